@@ -41,7 +41,7 @@ mod settings;
 
 pub use assemble::{Assembled, NodeParts, NodeSettings, assemble};
 pub use first_identities::OneTimePassword;
-pub use preflight::{obstacles, preflight};
+pub use preflight::{preflight, start_problems};
 pub use settings::{certificates, unread_files};
 
 /// How long transferring leadership may take when the node stops.
@@ -74,7 +74,7 @@ impl Node {
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
         let limits = settings::serve(&config)?;
-        private::tighten(&config);
+        private::restrict_permissions(&config);
         let listen = config.http_listen();
         let listener = maxine_api::listen(listen)
             .await
@@ -84,7 +84,7 @@ impl Node {
         settings::unread_files(&config).iter().for_each(|text| tracing::warn!("{text}"));
 
         if config.backend == BackendKind::Raft {
-            clock.ask_others();
+            clock.require_comparison();
         }
         let zone = (!config.zone.is_empty()).then(|| config.zone.clone());
         let view = View::in_zone(clock.clone(), zone);
@@ -137,7 +137,7 @@ impl Node {
             failed,
         );
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alarms));
-        let watched = alert_conditions::Watched {
+        let watched = alert_conditions::Monitored {
             node: config.name(),
             telemetry: telemetry.clone(),
             store: Arc::clone(&store),
@@ -148,7 +148,7 @@ impl Node {
             certificates: settings::certificates(&config),
         };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alert_conditions::watch(watched)));
-        let pointer = settings::point_to_first_password(Arc::clone(&view), config);
+        let pointer = settings::log_first_password_node(Arc::clone(&view), config);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(pointer));
         tasks.spawn(assembled.serve(listener, limits, cancel.clone()));
         tracing::info!(http = %http_addr, backend = store.kind(), "the node serves");

@@ -349,7 +349,7 @@ async fn run(args: RunArgs) -> anyhow::Result<bool> {
     });
     let mut options =
         scenario.options(backend, network, args.seed, args.rounds.unwrap_or(u64::MAX));
-    if options.network == NetworkKind::Namespaces && !Namespaces::are_possible() {
+    if options.network == NetworkKind::Namespaces && !Namespaces::are_available() {
         bail!("network namespaces cannot be made here: root, 'ip' and 'nft' are needed");
     }
     options.previous = args.previous.clone();

@@ -17,7 +17,7 @@ use crate::journal::{FaultRecord, Journal};
 use crate::network::Network;
 
 pub use kinds::{FAULTS, Fault};
-pub use possible::{Ground, fits, missing};
+pub use possible::{ClusterProperties, fits, missing};
 
 /// A fault that has begun.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ enum Held {
 
 /// The result of a fault that has ended.
 #[derive(Debug)]
-pub struct Over {
+pub struct FaultEnd {
     /// For the journal. The values that depend on the recovery are still 0.
     pub record: FaultRecord,
     /// The node that was cut off, and when it certainly was.
@@ -366,7 +366,7 @@ pub async fn end(
     cluster: &mut Cluster,
     active: &mut Active,
     journal: &Journal,
-) -> anyhow::Result<Over> {
+) -> anyhow::Result<FaultEnd> {
     let until_us = clock::now_us();
     let whose = active.nodes.first().copied();
     match active.fault {
@@ -421,7 +421,7 @@ pub async fn end(
         recovery_us: 0,
     };
     let cut = active.cut_us.map(|from_us| CutOff { node: active.nodes[0], from_us, until_us });
-    Ok(Over { record, cut })
+    Ok(FaultEnd { record, cut })
 }
 
 /// Frees space or repairs the disk, as an operator would, and starts the nodes that stopped.
@@ -493,7 +493,7 @@ async fn start_on_damage(
             break false;
         }
         if clock::now() >= deadline {
-            let words = cluster.node(id).last_words();
+            let words = cluster.node(id).log_tail();
             bail!("node {id} neither started nor ended on a damaged log\n{words}");
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
@@ -501,7 +501,7 @@ async fn start_on_damage(
     let outcome = if refused { "refused" } else { "harmless" };
     journal.count(&format!("{}_{outcome}", active.fault), 1);
     if refused {
-        let said = cluster.node(id).last_words();
+        let said = cluster.node(id).log_tail();
         if !said.contains("Nothing was changed") {
             let said = said.lines().last().unwrap_or_default().to_owned();
             journal.anomaly("damage", format!("node {id} ended without saying what to do: {said}"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cluster::Backend;
 use crate::engine::Options;
-use crate::nemesis::{Fault, Ground, fits};
+use crate::nemesis::{ClusterProperties, Fault, fits};
 use crate::network::NetworkKind;
 
 /// A named scenario.
@@ -314,7 +314,7 @@ impl Scenario {
         let preferred =
             if self.needs_namespaces { NetworkKind::Namespaces } else { NetworkKind::Proxied };
         let network = network.unwrap_or(preferred);
-        let ground = Ground { backend, network, sentinels: self.sentinels };
+        let ground = ClusterProperties { backend, network, sentinels: self.sentinels };
         let faults: Vec<Fault> =
             self.faults.iter().copied().filter(|fault| fits(*fault, ground)).collect();
         let mut options = Options::new(backend, network, seed, rounds, &faults);

@@ -134,7 +134,7 @@ impl Acknowledged {
 
     /// On a leader, allows that `node` gets again what it had acknowledged before. Otherwise the core assumes
     /// that the node still has it, and never fills it.
-    pub(crate) async fn fill_again(&self, node: NodeId) {
+    pub(crate) async fn allow_refill(&self, node: NodeId) {
         if let Some(raft) = self.raft.get() {
             // A node that does not lead cannot fill another one.
             let _ = raft.trigger().allow_next_revert(&node, true).await;

@@ -411,7 +411,7 @@ pub(crate) enum Request {
     /// Asks the leader how far the log is committed.
     Confirm,
     /// Asks how far the log of the receiver is applied.
-    Standing,
+    AppliedIndex,
     /// Asks for the membership that the receiver has applied.
     Membership,
 }
@@ -497,7 +497,7 @@ pub(crate) enum Response {
     NotMember(String),
     /// Nothing was done, because the peer was removed.
     Removed(String),
-    Standing {
+    AppliedIndex {
         applied: u64,
     },
     Membership {

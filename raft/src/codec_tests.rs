@@ -151,7 +151,7 @@ fn requests_keep_their_bytes() {
     let operation = AdminDto::Remove { id: 4, force: true };
     golden(Request::Admin { operation, timeout_ms: 5 }, "4d5801070c02040105");
     golden(Request::Confirm, "4d5801070d");
-    golden(Request::Standing, "4d5801070e");
+    golden(Request::AppliedIndex, "4d5801070e");
     golden(Request::Membership, "4d5801070f");
 }
 
@@ -186,7 +186,7 @@ fn responses_keep_their_bytes() {
     golden(Response::Confirmed(confirmed), "4d580108140209280103010208");
     golden(Response::NotMember("x".into()), "4d580108150178");
     golden(Response::Removed("x".into()), "4d580108160178");
-    golden(Response::Standing { applied: 5 }, "4d5801081705");
+    golden(Response::AppliedIndex { applied: 5 }, "4d5801081705");
     golden(
         Response::Membership { index: 5, membership: membership() },
         "4d580108180501020102010103613a3103623a32016e",

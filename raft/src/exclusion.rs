@@ -14,7 +14,7 @@ use crate::clock;
 use crate::config::NodeId;
 use crate::node::{Inner, RaftNode};
 use crate::quorum::majority_of;
-use crate::roster::Standing;
+use crate::roster::MembershipStatus;
 use crate::storage::node_dir::NodeDir;
 
 /// A refusal that is not repeated within this time no longer counts.
@@ -114,7 +114,7 @@ impl Inner {
         if let Some(reason) = self.dir.removal() {
             return Some(Exclusion::Removed(reason));
         }
-        if self.roster.standing(me) == Standing::Removed {
+        if self.roster.status_of(me) == MembershipStatus::Removed {
             return Some(Exclusion::Removed(removal_of(me)));
         }
         if self.leadership_now().leader.is_some() {

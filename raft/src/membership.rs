@@ -18,7 +18,7 @@ use crate::network::link::LinkError;
 use crate::network::links::Introduction;
 use crate::node::{Inner, RaftNode};
 use crate::propose::LeaderAt;
-use crate::roster::Standing;
+use crate::roster::MembershipStatus;
 use crate::transfer::transfer_here;
 use crate::{ReadLevel, quorum, read};
 
@@ -287,7 +287,7 @@ async fn was_used(inner: &Inner, id: NodeId, timeout: Duration) -> Result<bool, 
         .await
         .ok_or(AdminError::NoLeader)?;
     read::wait_applied(inner, index, timeout).await.map_err(|_| AdminError::NoLeader)?;
-    Ok(inner.roster.standing(id) == Standing::Removed)
+    Ok(inner.roster.status_of(id) == MembershipStatus::Removed)
 }
 
 async fn promote(

@@ -35,8 +35,8 @@ pub(crate) fn majority_of(voters: usize) -> usize {
 /// cluster and line of history.
 async fn applied_on(inner: &Inner, id: NodeId, addr: &str) -> Result<u64, String> {
     let link = inner.links.get(id, addr, Channel::App);
-    match link.request(&Request::Standing, ANSWER_TIMEOUT).await {
-        Ok(Response::Standing { applied }) => Ok(applied),
+    match link.request(&Request::AppliedIndex, ANSWER_TIMEOUT).await {
+        Ok(Response::AppliedIndex { applied }) => Ok(applied),
         Ok(other) => Err(format!("unexpected answer {other:?}")),
         Err(LinkError::Timeout) => {
             Err(format!("{addr}: no answer within {} ms", ANSWER_TIMEOUT.as_millis()))
@@ -116,7 +116,7 @@ pub(crate) async fn majority_answers(
 
 /// Asks every known member for the membership, after an unknown node has sent entries or asked for a vote.
 /// Only the answers of known members count, because an unknown node cannot vouch for itself.
-pub(crate) async fn ask_about_strangers(inner: &Inner) {
+pub(crate) async fn ask_about_unknown_nodes(inner: &Inner) {
     let known = known_members(inner);
     let asked = known.iter().map(|(id, member)| async move {
         let link = inner.links.get(*id, &member.peer_addr, Channel::App);
@@ -126,7 +126,7 @@ pub(crate) async fn ask_about_strangers(inner: &Inner) {
         if let Ok(Response::Membership { index, membership }) = answer
             && let Ok(membership) = consensus::membership_from_dto(membership)
         {
-            inner.roster.vouch(index, &membership);
+            inner.roster.record_report(index, &membership);
         }
     }
     tokio::select! {

@@ -12,7 +12,7 @@ use crate::consensus::{Membership, StoredMembership};
 
 /// A node's place in the committed membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum MembershipStatus {
     /// It is a voter or a learner.
     Member,
     /// It was a member and was removed. Ids are never reused, so this is final.
@@ -20,7 +20,7 @@ pub(crate) enum Standing {
     /// It was never a member, as far as this node has applied the log.
     Unknown,
     /// This node has applied no membership yet, because it waits to join a cluster.
-    Unfounded,
+    NoMembership,
 }
 
 /// The committed membership, and every id that was ever a member.
@@ -33,7 +33,7 @@ struct Applied {
     used_ids: BTreeSet<NodeId>,
     /// Nodes that a member named as members, with the log index of that membership. The log of this node has
     /// not reached that index.
-    vouched: BTreeMap<NodeId, u64>,
+    reported: BTreeMap<NodeId, u64>,
 }
 
 impl Roster {
@@ -52,7 +52,7 @@ impl Roster {
         let mut applied = self.0.lock();
         applied.used_ids.extend(membership.membership().nodes().map(|(id, _)| *id));
         let index = membership.log_id().as_ref().map_or(0, |id| id.index);
-        applied.vouched.retain(|_, named_at| *named_at > index);
+        applied.reported.retain(|_, named_at| *named_at > index);
         applied.membership = membership;
     }
 
@@ -68,32 +68,32 @@ impl Roster {
     }
 
     /// The place of `id` in the committed membership.
-    pub(crate) fn standing(&self, id: NodeId) -> Standing {
+    pub(crate) fn status_of(&self, id: NodeId) -> MembershipStatus {
         let applied = self.0.lock();
         if applied.membership.membership().get_node(&id).is_some() {
-            Standing::Member
+            MembershipStatus::Member
         } else if applied.used_ids.contains(&id) {
-            Standing::Removed
+            MembershipStatus::Removed
         } else if applied.used_ids.is_empty() {
-            Standing::Unfounded
+            MembershipStatus::NoMembership
         } else {
-            Standing::Unknown
+            MembershipStatus::Unknown
         }
     }
 
     /// Whether a member named `id` in a membership that this node has not applied yet.
-    pub(crate) fn is_vouched(&self, id: NodeId) -> bool {
-        self.0.lock().vouched.contains_key(&id)
+    pub(crate) fn is_reported_member(&self, id: NodeId) -> bool {
+        self.0.lock().reported.contains_key(&id)
     }
 
     /// Records a membership that another member has applied. It has no effect unless it is newer.
-    pub(crate) fn vouch(&self, index: u64, membership: &Membership) {
+    pub(crate) fn record_report(&self, index: u64, membership: &Membership) {
         let mut applied = self.0.lock();
         if applied.membership.log_id().as_ref().is_none_or(|id| id.index >= index) {
             return;
         }
         let named = membership.nodes().map(|(id, _)| (*id, index));
-        applied.vouched.extend(named);
+        applied.reported.extend(named);
     }
 }
 
@@ -117,25 +117,28 @@ mod tests {
     #[test]
     fn a_removed_node_is_told_from_one_that_was_never_added() {
         let roster = Roster::default();
-        assert_eq!(roster.standing(1), Standing::Unfounded);
+        assert_eq!(roster.status_of(1), MembershipStatus::NoMembership);
         roster.apply(StoredMembership::new(Some(log_id(0)), membership(&[1, 2, 3])));
         roster.apply(StoredMembership::new(Some(log_id(9)), membership(&[1, 2])));
-        assert_eq!(roster.standing(2), Standing::Member);
-        assert_eq!(roster.standing(3), Standing::Removed);
-        assert_eq!(roster.standing(4), Standing::Unknown);
+        assert_eq!(roster.status_of(2), MembershipStatus::Member);
+        assert_eq!(roster.status_of(3), MembershipStatus::Removed);
+        assert_eq!(roster.status_of(4), MembershipStatus::Unknown);
     }
 
     #[test]
     fn only_a_newer_membership_vouches_and_only_until_it_is_applied() {
         let roster = Roster::default();
-        roster.vouch(5, &membership(&[9]));
-        assert!(!roster.is_vouched(9), "a node that waits to join knows no member who could vouch");
+        roster.record_report(5, &membership(&[9]));
+        assert!(
+            !roster.is_reported_member(9),
+            "a node that waits to join knows no member who could vouch"
+        );
         roster.apply(StoredMembership::new(Some(log_id(7)), membership(&[1, 2, 3])));
-        roster.vouch(7, &membership(&[9]));
-        assert!(!roster.is_vouched(9), "an old membership");
-        roster.vouch(8, &membership(&[1, 2, 4]));
-        assert!(roster.is_vouched(4) && !roster.is_vouched(9));
+        roster.record_report(7, &membership(&[9]));
+        assert!(!roster.is_reported_member(9), "an old membership");
+        roster.record_report(8, &membership(&[1, 2, 4]));
+        assert!(roster.is_reported_member(4) && !roster.is_reported_member(9));
         roster.apply(StoredMembership::new(Some(log_id(8)), membership(&[1, 2, 5])));
-        assert!(!roster.is_vouched(4), "what this node applied itself decides");
+        assert!(!roster.is_reported_member(4), "what this node applied itself decides");
     }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use maxine_actors::clock_check::ClockReport;
-use maxine_actors::registry::WriteTally;
+use maxine_actors::registry::WriteCounters;
 use maxine_actors::{Registry, members};
 use maxine_clock::{Clock, SKEW_MAX_MS};
 use maxine_state::Leadership;
@@ -60,7 +60,7 @@ fn hold_ms(kind: AlertKind) -> u64 {
 }
 
 /// What is checked on this node.
-pub(super) struct Watched {
+pub(super) struct Monitored {
     pub(super) node: String,
     pub(super) telemetry: Telemetry,
     pub(super) store: Arc<dyn ControlStore>,
@@ -74,7 +74,7 @@ pub(super) struct Watched {
 }
 
 /// Runs until dropped.
-pub(super) async fn watch(watched: Watched) {
+pub(super) async fn watch(watched: Monitored) {
     let slow = Mutex::default();
     tokio::join!(watch_all(&watched, &slow), watch_slowly(&watched, &slow));
 }
@@ -82,12 +82,12 @@ pub(super) async fn watch(watched: Watched) {
 /// The result of the last check of disks and certificates, and since when the present one is in progress. It
 /// may hang with the disk, and nothing else may wait for it.
 #[derive(Default)]
-struct SlowLook {
+struct SlowChecks {
     holds: Vec<Notice>,
     since_ms: Option<u64>,
 }
 
-impl SlowLook {
+impl SlowChecks {
     fn holds(&self, node: &str, now_ms: u64) -> Vec<Notice> {
         let mut holds = self.holds.clone();
         let taken_ms = self.since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
@@ -102,16 +102,16 @@ impl SlowLook {
     }
 }
 
-async fn watch_slowly(watched: &Watched, slow: &Mutex<SlowLook>) {
+async fn watch_slowly(watched: &Monitored, slow: &Mutex<SlowChecks>) {
     loop {
         slow.lock().since_ms = Some(watched.clock.monotonic_ms());
         let holds = watched.look_slowly().await.unwrap_or_default();
-        *slow.lock() = SlowLook { holds, since_ms: None };
+        *slow.lock() = SlowChecks { holds, since_ms: None };
         tokio::time::sleep(SLOW_TICK).await;
     }
 }
 
-async fn watch_all(watched: &Watched, slow: &Mutex<SlowLook>) {
+async fn watch_all(watched: &Monitored, slow: &Mutex<SlowChecks>) {
     let mut watch = Watch::new(watched.node.clone());
     loop {
         let now_ms = watched.clock.monotonic_ms();
@@ -128,14 +128,14 @@ async fn watch_all(watched: &Watched, slow: &Mutex<SlowLook>) {
         }
         let slept_ms = watched.clock.monotonic_ms();
         tokio::time::sleep(TICK).await;
-        watched.tell_of_a_stall(slept_ms);
+        watched.alert_on_stall(slept_ms);
     }
 }
 
-impl Watched {
+impl Monitored {
     /// Raises an alert if this process did not run for a while. On the leader, expiry does, because it knows
     /// the effect on leases.
-    fn tell_of_a_stall(&self, slept_ms: u64) {
+    fn alert_on_stall(&self, slept_ms: u64) {
         let asleep_ms = self.clock.monotonic_ms().saturating_sub(slept_ms);
         let by_ms = asleep_ms.saturating_sub(TICK.as_millis() as u64);
         if by_ms >= STALL_MS && !self.store.leadership_now().is_leader {
@@ -145,8 +145,8 @@ impl Watched {
         }
     }
 
-    async fn look(&self) -> Seen {
-        Seen {
+    async fn look(&self) -> NodeCondition {
+        NodeCondition {
             leadership: self.store.leadership_now(),
             staleness_ms: self.store.staleness_ms(),
             lacks_acknowledged: self.store.lacks_acknowledged(),
@@ -198,7 +198,7 @@ struct Writes {
 }
 
 impl Writes {
-    fn of(tally: &WriteTally) -> Self {
+    fn of(tally: &WriteCounters) -> Self {
         let (decided, refused, unknown) = (tally.decided(), tally.refused(), tally.unknown());
         Self { decided, refused, unknown, last_refusal: tally.last_refusal() }
     }
@@ -206,7 +206,7 @@ impl Writes {
 
 /// The observations of one check.
 #[derive(Clone, Debug, Default)]
-struct Seen {
+struct NodeCondition {
     leadership: Leadership,
     staleness_ms: Option<u64>,
     /// The position up to which this node lacks entries that it had acknowledged.
@@ -222,7 +222,7 @@ struct Seen {
 
 /// The conditions that are observed, and those that are unknown.
 #[derive(Debug, Default)]
-struct Judged {
+struct Evaluation {
     holds: Vec<Notice>,
     unknown: Vec<(AlertKind, String)>,
 }
@@ -277,7 +277,7 @@ impl Watch {
     }
 
     /// Whether there has been no leader for so long that every live node reports the alerts of the cluster.
-    fn nobody_leads(&mut self, seen: &Seen, now_ms: u64) -> bool {
+    fn nobody_leads(&mut self, seen: &NodeCondition, now_ms: u64) -> bool {
         if seen.leadership.leader.is_some() || seen.is_excluded {
             self.nobody_since_ms = None;
             return false;
@@ -286,8 +286,8 @@ impl Watch {
         now_ms - since_ms >= hold_ms(AlertKind::NoLeader)
     }
 
-    fn judge(&mut self, seen: &Seen, now_ms: u64) -> Judged {
-        let mut judged = Judged { holds: seen.slow.clone(), unknown: Vec::new() };
+    fn judge(&mut self, seen: &NodeCondition, now_ms: u64) -> Evaluation {
+        let mut judged = Evaluation { holds: seen.slow.clone(), unknown: Vec::new() };
         if seen.is_excluded {
             return judged;
         }
@@ -341,10 +341,10 @@ impl Watch {
 
     fn judge_members(
         &mut self,
-        seen: &Seen,
+        seen: &NodeCondition,
         cluster: &ClusterStatus,
         now_ms: u64,
-        judged: &mut Judged,
+        judged: &mut Evaluation,
     ) {
         let nobody_leads = seen.leadership.leader.is_none();
         let is_heard = |member: &MemberView| match nobody_leads {
@@ -382,7 +382,7 @@ impl Watch {
     }
 
     /// Compares each member's position with the end of this node's log a while ago.
-    fn judge_lag(&mut self, cluster: &ClusterStatus, now_ms: u64, judged: &mut Judged) {
+    fn judge_lag(&mut self, cluster: &ClusterStatus, now_ms: u64, judged: &mut Evaluation) {
         let Some(log_end) = cluster.last_log_index else { return };
         self.log_ends.push_back((now_ms, log_end));
         while self.log_ends.get(1).is_some_and(|(at_ms, _)| now_ms - at_ms >= LAG_MS) {
@@ -410,7 +410,7 @@ impl Watch {
         }
     }
 
-    fn judge_writes(&mut self, seen: &Seen, now_ms: u64) -> Option<Notice> {
+    fn judge_writes(&mut self, seen: &NodeCondition, now_ms: u64) -> Option<Notice> {
         let now = &seen.writes;
         let before = std::mem::replace(&mut self.writes, now.clone());
         let (decided, refused) = (now.decided - before.decided, now.refused - before.refused);
@@ -443,7 +443,7 @@ impl Watch {
 
     /// What to raise and what to resolve. A condition must be observed for a while before it is raised, and
     /// absent for a while before it is resolved.
-    fn settle(&mut self, judged: Judged, now_ms: u64) -> Vec<Change> {
+    fn settle(&mut self, judged: Evaluation, now_ms: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         for unknown in &judged.unknown {
             if let Some(held) = self.held.get_mut(unknown) {

@@ -17,14 +17,14 @@ fn member(id: u64, reachable: Option<bool>, last_contact_ms: Option<u64>) -> Mem
 }
 
 /// Three voters as node 1 sees them: what it knows about the other two.
-fn seen(leader: Option<&str>, others: [(Option<bool>, Option<u64>); 2]) -> Seen {
+fn seen(leader: Option<&str>, others: [(Option<bool>, Option<u64>); 2]) -> NodeCondition {
     let [two, three] = others;
     let members =
         vec![member(1, Some(true), None), member(2, two.0, two.1), member(3, three.0, three.1)];
     let cluster = ClusterStatus { node_id: 1, members, ..ClusterStatus::default() };
     let leader = leader.map(str::to_owned);
     let leadership = Leadership { is_leader: leader.as_deref() == Some("node-1"), leader, term: 1 };
-    Seen { leadership, cluster: Some(cluster), ..Seen::default() }
+    NodeCondition { leadership, cluster: Some(cluster), ..NodeCondition::default() }
 }
 
 const UP: (Option<bool>, Option<u64>) = (Some(true), Some(10));
@@ -32,7 +32,7 @@ const DOWN: (Option<bool>, Option<u64>) = (Some(false), Some(60_000));
 const UNTOLD: (Option<bool>, Option<u64>) = (None, None);
 
 /// Checks every second from `from_s` to `to_s`. Returns when a condition was first raised, or was resolved.
-fn run(watch: &mut Watch, seen: &Seen, from_s: u64, to_s: u64) -> Vec<(u64, String)> {
+fn run(watch: &mut Watch, seen: &NodeCondition, from_s: u64, to_s: u64) -> Vec<(u64, String)> {
     let mut raised: Vec<(u64, String)> = Vec::new();
     for s in from_s..=to_s {
         let judged = watch.judge(seen, s * 1_000);
@@ -143,7 +143,7 @@ fn a_member_lags_that_has_not_got_what_the_log_had_ten_seconds_ago() {
 #[test]
 fn refused_writes_are_told_until_one_is_carried_out() {
     let mut watch = watch();
-    let with = |decided, refused| Seen {
+    let with = |decided, refused| NodeCondition {
         writes: Writes { decided, refused, unknown: 0, last_refusal: "no leader".into() },
         ..seen(Some("node-1"), [UP, UP])
     };
@@ -161,7 +161,7 @@ fn refused_writes_are_told_until_one_is_carried_out() {
 #[test]
 fn writes_are_refused_as_long_as_there_is_no_leader_and_an_unknown_outcome_is_named() {
     let mut watch = watch();
-    let with = |leader, refused, unknown| Seen {
+    let with = |leader, refused, unknown| NodeCondition {
         writes: Writes { decided: 5, refused, unknown, last_refusal: "nothing was written".into() },
         ..seen(leader, [UP, UP])
     };
@@ -203,7 +203,7 @@ fn a_disk_and_a_certificate_are_told_of_before_their_end() {
 #[test]
 fn a_clock_that_is_off_is_named_with_how_far() {
     let mut watch = watch();
-    let with = |ahead_ms: i64| Seen {
+    let with = |ahead_ms: i64| NodeCondition {
         clocks: ClockReport {
             agree: true,
             ahead_ms: vec![("node-1".into(), 20), ("node-3".into(), ahead_ms)],
@@ -222,7 +222,7 @@ fn a_clock_that_is_off_is_named_with_how_far() {
 fn a_disk_that_hangs_is_told_of_though_the_look_at_it_hangs_too() {
     let mut watch = watch();
     let nearly_full = disk_room("node-1 /data", 1, 1 << 30).unwrap();
-    let slow = SlowLook { holds: vec![nearly_full], since_ms: Some(0) };
+    let slow = SlowChecks { holds: vec![nearly_full], since_ms: Some(0) };
     let mut raised = Vec::new();
     for s in 0..20 {
         let mut seen = seen(Some("node-1"), [UP, UP]);
@@ -237,7 +237,8 @@ fn a_disk_that_hangs_is_told_of_though_the_look_at_it_hangs_too() {
 #[test]
 fn a_node_that_was_set_back_says_up_to_where_it_lacks_entries_until_it_has_them() {
     let mut watch = watch();
-    let lacking = |upto| Seen { lacks_acknowledged: upto, ..seen(Some("node-2"), [UP, UP]) };
+    let lacking =
+        |upto| NodeCondition { lacks_acknowledged: upto, ..seen(Some("node-2"), [UP, UP]) };
     assert_eq!(run(&mut watch, &lacking(None), 0, 9), []);
     let told = run(&mut watch, &lacking(Some(40)), 10, 19);
     let (since_s, text) = &told[0];
@@ -272,12 +273,12 @@ fn a_voter_that_answers_but_acknowledges_nothing_is_named() {
 #[test]
 fn a_removed_node_raises_nothing_about_the_cluster_and_speaks_for_nobody() {
     let mut watch = watch();
-    let removed = Seen { is_excluded: true, ..seen(None, [UP, DOWN]) };
+    let removed = NodeCondition { is_excluded: true, ..seen(None, [UP, DOWN]) };
     assert_eq!(run(&mut watch, &removed, 0, 60), []);
     assert!(!watch.nobody_leads(&removed, 61_000) && !watch.nobody_leads(&removed, 90_000));
     // Its disk is still its own.
     let disk = disk_room("node-1 /data", 1, 1 << 30).unwrap();
-    let full = Seen { slow: vec![disk], ..removed };
+    let full = NodeCondition { slow: vec![disk], ..removed };
     let raised = run(&mut watch, &full, 91, 95);
     assert_eq!(raised, [(91, "+node.disk_nearly_full node-1 /data".to_owned())]);
 }

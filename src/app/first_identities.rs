@@ -6,7 +6,7 @@ use rand::rngs::OsRng;
 
 use maxine_actors::{Registry, WriteError, WriteRequest};
 use maxine_clock::Clock;
-use maxine_identity::{Account, AskedBy, Passwords, Secret, SecuritySettings, hex};
+use maxine_identity::{Account, PasswordCaller, Passwords, Secret, SecuritySettings, hex};
 use maxine_state::{Actor, Command, Identities, Name, Rejection, Role, SigningKey, User};
 use maxine_view::View;
 
@@ -108,7 +108,7 @@ async fn ensure_account(
     if let Some(user) = identities.users.get(&name) {
         let hash = Some(user.password_hash.clone());
         let same = user.managed && user.role == account.role;
-        if same && passwords.verify(password, hash, AskedBy::Known).await.unwrap_or(false) {
+        if same && passwords.verify(password, hash, PasswordCaller::Known).await.unwrap_or(false) {
             return Ok(());
         }
     }

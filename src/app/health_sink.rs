@@ -18,9 +18,9 @@ impl HealthSink for TelemetryHealth {
         }
     }
 
-    fn panic_changed(&self, service: &ServiceKey, panics: bool) {
+    fn panic_mode_changed(&self, service: &ServiceKey, active: bool) {
         let object = service.to_string();
-        if !panics {
+        if !active {
             return self.0.clear(AlertKind::ServicePanic, &object);
         }
         let what = "so many instances are unhealthy that all are used";

@@ -1,5 +1,5 @@
 //! Checks before a node starts. [`preflight`] checks the settings, every file that they name, and the secrets from the
-//! environment. [`obstacles`] checks what else may keep a node with good settings from starting: another process that has
+//! environment. [`start_problems`] checks what else may keep a node with good settings from starting: another process that has
 //! its ports or its data.
 //!
 //! Both are called by `maxine serve` before it starts anything, and by `maxine config check`, so that the two never
@@ -26,7 +26,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         found.push(format!("{error:#}"));
     }
     let listen = config.http_listen();
-    // Port 0: only the address is checked here. `obstacles` checks the port.
+    // Port 0: only the address is checked here. `start_problems` checks the port.
     if let Err(error) = TcpListener::bind((listen.ip(), 0)) {
         found.push(format!("http.host: {}: {error}", listen.ip()));
     }
@@ -92,7 +92,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
 
 /// Returns what keeps a node with good settings from starting now, one line each. Blocks.
 #[must_use]
-pub fn obstacles(config: &NodeConfig) -> Vec<String> {
+pub fn start_problems(config: &NodeConfig) -> Vec<String> {
     let mut found = Vec::new();
     let mut listeners = Vec::new();
     let mut listen = |addr: SocketAddr, settings: &str| match TcpListener::bind(addr) {

@@ -18,7 +18,7 @@ const FILE_MODE: u32 = 0o600;
 
 /// Restricts the data directory and Maxine's files in it, and its files elsewhere. Files of other programs
 /// are not changed, because the data directory may have existed before.
-pub(super) fn tighten(config: &NodeConfig) {
+pub(super) fn restrict_permissions(config: &NodeConfig) {
     let mut narrowed = Narrowed::default();
     narrowed.dir(&config.data_dir);
     narrowed.tree(&config.data_dir.join("raft"));
@@ -40,7 +40,7 @@ pub(super) fn tighten(config: &NodeConfig) {
 }
 
 /// Restricts a directory and everything in it.
-pub fn tighten_tree(dir: &Path) {
+pub fn restrict_tree(dir: &Path) {
     let mut narrowed = Narrowed::default();
     narrowed.tree(dir);
     narrowed.report();

@@ -363,7 +363,7 @@ fn print_password(made: &OneTimePassword) {
 
 /// On a node that starts with an empty state: says which node showed the first administrator's password,
 /// if another one did. The node that led first makes it.
-pub(super) async fn point_to_first_password(view: Arc<View>, config: NodeConfig) {
+pub(super) async fn log_first_password_node(view: Arc<View>, config: NodeConfig) {
     let mut changes = view.index_changes();
     let is_empty = |view: &View| view.with_snapshot(|now| now.state.identities().users.is_empty());
     if !is_empty(&view) {

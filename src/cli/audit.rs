@@ -41,7 +41,7 @@ pub struct VerifyArgs {
 impl VerifyArgs {
     /// Whether files are to be checked, rather than the log of a node.
     #[must_use]
-    pub fn names_files(&self) -> bool {
+    pub fn checks_files(&self) -> bool {
         !self.files.is_empty()
     }
 }

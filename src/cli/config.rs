@@ -95,10 +95,10 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
                 if bad {
                     return Ok(ExitCode::from(2));
                 }
-                let obstacles = crate::app::obstacles(&config);
-                if !obstacles.is_empty() {
+                let start_problems = crate::app::start_problems(&config);
+                if !start_problems.is_empty() {
                     tell!("maxine: the settings are good, but a node cannot start with them now:");
-                    obstacles.iter().for_each(|text| tell!("maxine: {text}"));
+                    start_problems.iter().for_each(|text| tell!("maxine: {text}"));
                     return Ok(ExitCode::FAILURE);
                 }
                 match warnings {

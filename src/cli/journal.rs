@@ -84,7 +84,7 @@ pub async fn audit(args: AuditArgs, out: &mut Output) -> Result<(), CliError> {
             out.done(&answer.body, "the clock is confirmed: old records are removed again")
         }
         Some(AuditAction::Export { file }) => export(connect, &file, out).await,
-        Some(AuditAction::Verify(args)) if args.names_files() => {
+        Some(AuditAction::Verify(args)) if args.checks_files() => {
             super::audit::verify_files(connect, &args, out).await
         }
         Some(AuditAction::Verify(_)) => verify(connect, out).await,

@@ -8,9 +8,9 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{Node, obstacles, preflight};
+use crate::app::{Node, preflight, start_problems};
 use crate::config::keys::{KEYS, Key};
-use crate::config::{BadSettings, NodeConfig, strange};
+use crate::config::{InvalidSettings, NodeConfig, unread_variables};
 
 /// The flags of `maxine serve`: one for every setting, made from the table of settings.
 #[derive(Clone, Debug, Default)]
@@ -84,16 +84,16 @@ impl ServeArgs {
     ///
     /// # Errors
     /// All that keeps a node from starting.
-    pub fn load(&self) -> Result<Loaded, BadSettings> {
+    pub fn load(&self) -> Result<Loaded, InvalidSettings> {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         let config = NodeConfig::load(self.config.as_deref(), &environment, &self.flags)?;
         let problems = preflight(&config);
         if !problems.is_empty() {
-            return Err(BadSettings(problems));
+            return Err(InvalidSettings(problems));
         }
-        Ok(Loaded { config, unknown: strange(&environment).unknown })
+        Ok(Loaded { config, unknown: unread_variables(&environment).unknown })
     }
 }
 
@@ -115,9 +115,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let obstacles = obstacles(&config);
-    if !obstacles.is_empty() {
-        obstacles.iter().for_each(|text| tell!("maxine: {text}"));
+    let start_problems = start_problems(&config);
+    if !start_problems.is_empty() {
+        start_problems.iter().for_each(|text| tell!("maxine: {text}"));
         return Ok(ExitCode::FAILURE);
     }
     // Written out when this function ends, however it ends.

@@ -1,7 +1,7 @@
-//! The environment's `MAXINE_` variables: which ones there are, and what a strange one was meant to be.
+//! The environment's `MAXINE_` variables: which ones Maxine reads, and which setting a mistyped one was meant to be.
 //!
 //! A name that is almost that of a setting is refused, for otherwise the setting would silently keep
-//! its default. Any other strange one is only reported: other programs may use the prefix.
+//! its default. Any other unknown variable is only reported, because other programs may use the prefix.
 
 use std::collections::BTreeMap;
 
@@ -60,19 +60,19 @@ const OTHERS: &[&str] = &[
 /// Units that end the names of settings.
 const UNITS: &[&str] = &["_MS", "_S", "_BYTES", "_PERCENT"];
 
-/// What is said of the strange variables of an environment.
+/// The `MAXINE_` variables of an environment that Maxine does not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Strange {
-    /// Names that are almost those of settings, each with the one that was meant.
+pub struct UnreadVariables {
+    /// One line for each name that is almost the name of a setting.
     pub mistaken: Vec<String>,
-    /// Names that nothing here reads.
+    /// One line for each other name.
     pub unknown: Vec<String>,
 }
 
-/// Looks through the `MAXINE_` variables.
+/// Finds the `MAXINE_` variables that Maxine does not read.
 #[must_use]
-pub fn strange(environment: &BTreeMap<String, String>) -> Strange {
-    let mut found = Strange::default();
+pub fn unread_variables(environment: &BTreeMap<String, String>) -> UnreadVariables {
+    let mut found = UnreadVariables::default();
     for (name, value) in environment {
         if !name.starts_with(PREFIX) || is_known(name) || is_of_kubernetes(name, value) {
             continue;
@@ -159,8 +159,8 @@ fn is_one_letter_off(left: &str, right: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn of(name: &str, value: &str) -> Strange {
-        strange(&BTreeMap::from([(name.into(), value.into())]))
+    fn of(name: &str, value: &str) -> UnreadVariables {
+        unread_variables(&BTreeMap::from([(name.into(), value.into())]))
     }
 
     #[test]
@@ -205,10 +205,10 @@ mod tests {
             ("MAXINE_PORT_8080_TCP_ADDR", "10.0.0.1"),
             ("MAXINE_RAFT_PORT_7700_TCP_PROTO", "tcp"),
         ] {
-            assert_eq!(of(name, value), Strange::default(), "{name}");
+            assert_eq!(of(name, value), UnreadVariables::default(), "{name}");
         }
         for key in KEYS {
-            assert_eq!(of(key.env, "x"), Strange::default(), "{}", key.env);
+            assert_eq!(of(key.env, "x"), UnreadVariables::default(), "{}", key.env);
         }
     }
 }

@@ -11,7 +11,7 @@ mod raft;
 pub mod reference;
 mod values;
 
-pub use environment::{Strange, strange};
+pub use environment::{UnreadVariables, unread_variables};
 pub use values::has_password;
 
 use std::collections::BTreeMap;
@@ -273,7 +273,7 @@ pub struct NodeConfig {
 /// Invalid settings: all of them, one line each.
 #[derive(Debug, thiserror::Error)]
 #[error("{} bad setting{}:\n{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, .0.join("\n"))]
-pub struct BadSettings(pub Vec<String>);
+pub struct InvalidSettings(pub Vec<String>);
 
 /// Where a value comes from, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -299,7 +299,7 @@ impl NodeConfig {
         file: Option<&Path>,
         environment: &BTreeMap<String, String>,
         flags: &BTreeMap<&'static str, String>,
-    ) -> Result<Self, BadSettings> {
+    ) -> Result<Self, InvalidSettings> {
         let mut config = Self::defaults();
         let mut bad = Vec::new();
         let mut given: BTreeMap<&'static str, (String, Origin)> = BTreeMap::new();
@@ -348,9 +348,9 @@ impl NodeConfig {
                 bad.push(format!("{origin}: {} {problem}, got {shown}", key.name));
             }
         }
-        bad.extend(strange(environment).mistaken);
+        bad.extend(unread_variables(environment).mistaken);
         config.check(&mut bad);
-        if bad.is_empty() { Ok(config) } else { Err(BadSettings(bad)) }
+        if bad.is_empty() { Ok(config) } else { Err(InvalidSettings(bad)) }
     }
 
     /// All keys with their defaults.
@@ -505,7 +505,7 @@ mod tests {
         toml: Option<&str>,
         environment: &[(&str, &str)],
         flags: &[(&'static str, &str)],
-    ) -> Result<NodeConfig, BadSettings> {
+    ) -> Result<NodeConfig, InvalidSettings> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("maxine.toml");
         if let Some(text) = toml {

@@ -516,10 +516,10 @@ async fn what_the_proxy_saw_counts_where_the_policy_says_so() {
     rig.policy(r#"{"health":{"passive_observers":1}}"#).await;
     let server = server(|_| status(200)).await;
     let epoch = rig.register("a", server.address, None).await;
-    rig.health.held_by_proxy(key("a"), epoch, Some("9 of 10 requests failed".into())).unwrap();
+    rig.health.ejection_changed(key("a"), epoch, Some("9 of 10 requests failed".into())).unwrap();
     until("not ready", || rig.verdict("a").readiness == Readiness::NotReady).await;
     assert!(rig.verdict("a").reason.contains("9 of 10 requests failed"));
-    rig.health.held_by_proxy(key("a"), epoch, None).unwrap();
+    rig.health.ejection_changed(key("a"), epoch, None).unwrap();
     until("ready", || rig.verdict("a").readiness == Readiness::Ready).await;
 }
 

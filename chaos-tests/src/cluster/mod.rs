@@ -274,10 +274,10 @@ impl Cluster {
                 return Ok(ready);
             }
             if let Some(status) = self.node_mut(id).ended()? {
-                bail!("node {id} ended by itself: {status}\n{}", self.node(id).last_words());
+                bail!("node {id} ended by itself: {status}\n{}", self.node(id).log_tail());
             }
             if clock::now() >= deadline {
-                bail!("node {id} is not ready after {timeout:?}\n{}", self.node(id).last_words());
+                bail!("node {id} is not ready after {timeout:?}\n{}", self.node(id).log_tail());
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -320,7 +320,7 @@ impl Cluster {
     pub fn check_alive(&mut self) -> anyhow::Result<()> {
         for node in &mut self.nodes {
             if let Some(status) = node.ended()? {
-                bail!("node {} ended by itself: {status}\n{}", node.plan().id, node.last_words());
+                bail!("node {} ended by itself: {status}\n{}", node.plan().id, node.log_tail());
             }
         }
         Ok(())

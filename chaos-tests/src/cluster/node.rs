@@ -161,7 +161,7 @@ impl Node {
     }
 
     /// The end of its output, for error reports.
-    pub fn last_words(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let text = fs::read(&self.plan.log).unwrap_or_default();
         let from = text.len().saturating_sub(2_000);
         String::from_utf8_lossy(&text[from..]).into_owned()

@@ -61,7 +61,7 @@ pub(super) async fn verify(
         )
     };
     let ledger: Ledger = seen.ledgers.into_iter().flatten().collect();
-    if seen.active.fault.redis_forgets() {
+    if seen.active.fault.may_lose_redis_data() {
         return verify_what_redis_left(cluster, setting, &ledger, watches, journal).await;
     }
     // A node of the previous version may not keep the promises of this one.

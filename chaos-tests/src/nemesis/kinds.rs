@@ -162,7 +162,7 @@ impl Fault {
     }
 
     /// Whether Redis itself may lose what it acknowledged. The nodes must report it, and agree.
-    pub fn redis_forgets(self) -> bool {
+    pub fn may_lose_redis_data(self) -> bool {
         matches!(self, Self::FlushRedis | Self::DamageRedis | Self::FailoverRedis)
     }
 }

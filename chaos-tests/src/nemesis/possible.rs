@@ -8,7 +8,7 @@ use crate::network::{Namespaces, NetworkKind};
 
 /// The properties of a cluster that faults depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ground {
+pub struct ClusterProperties {
     /// The backend.
     pub backend: Backend,
     /// The kind of network.
@@ -18,7 +18,7 @@ pub struct Ground {
 }
 
 /// Whether a fault is possible in such a cluster.
-pub fn fits(fault: Fault, ground: Ground) -> bool {
+pub fn fits(fault: Fault, ground: ClusterProperties) -> bool {
     let raft = ground.backend == Backend::Raft;
     match fault {
         // Sentinels would answer each of these with a failover.
@@ -53,7 +53,7 @@ pub fn missing(fault: Fault, previous: Option<&Path>) -> Option<String> {
     match fault {
         fault if fault.needs_disk() => Disk::missing(),
         fault if fault.needs_wall_clock() => WallClock::missing(),
-        Fault::Loss | Fault::Rate if !Namespaces::are_possible() => {
+        Fault::Loss | Fault::Rate if !Namespaces::are_available() => {
             Some("network namespaces (root, 'ip' and 'nft')".into())
         }
         Fault::Degrade => Namespaces::netem_missing(),

@@ -18,7 +18,7 @@ pub struct Namespaces {
 
 impl Namespaces {
     /// Whether this process may create them.
-    pub fn are_possible() -> bool {
+    pub fn are_available() -> bool {
         let probe = format!("mxp{}", std::process::id());
         let made = run("ip", &["netns", "add", &probe]).is_ok();
         let rules = made

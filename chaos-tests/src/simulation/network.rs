@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use maxine_control::health::Observation;
-use maxine_control::leases::{Former, LeaseId};
+use maxine_control::leases::{LeaseId, RemainingTimes};
 use maxine_state::{Applied, Fence, Proposal};
 
 /// The sender or the receiver of a message.
@@ -37,7 +37,7 @@ pub(super) enum Message {
     /// A new leader asks the previous one for the remaining times of the leases.
     AskLeases { node: usize, former: Fence, present: Fence },
     /// The answer.
-    LeftLeases { present: Fence, left: Arc<Former> },
+    LeftLeases { present: Fence, left: Arc<RemainingTimes> },
     /// The observations of a node, for the leader.
     Observed { node: usize, ask: u128, items: Vec<Observation> },
     /// The leader has received them.

@@ -79,7 +79,7 @@ async fn work(
         fastrand::Rng::with_seed(setting.seed ^ u64::from(client).wrapping_mul(0xC2B2_AE35));
     let mut history = Vec::new();
     let mut nth = 0;
-    while go_on.yes() {
+    while go_on.is_running() {
         let register = rng.u64(..registers);
         let path = format!("/api/v1/services/{}/register-{register}/policy", setting.namespace);
         let (node, reader) = setting.any(&mut rng);

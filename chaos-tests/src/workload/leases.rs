@@ -58,7 +58,7 @@ impl Fleet {
             }
         }
         let ids: Vec<String> = (0..alive).map(|nth| format!("alive-{nth}")).collect();
-        while go_on.yes() {
+        while go_on.is_running() {
             for id in &ids {
                 if !self.holds_until_us.contains_key(id)
                     && let Some(sent_us) = self.register(id).await

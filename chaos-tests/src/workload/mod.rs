@@ -38,7 +38,7 @@ pub struct StopSignal(watch::Receiver<bool>);
 
 impl StopSignal {
     /// Whether to continue.
-    pub fn yes(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         !*self.0.borrow()
     }
 

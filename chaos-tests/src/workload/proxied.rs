@@ -93,7 +93,7 @@ async fn ask(
     let mut wrong = Vec::new();
     let mut seen = false;
     let mut nth = 0_u64;
-    while go_on.yes() {
+    while go_on.is_running() {
         nth += 1;
         let path = format!("/api/maxine/serviceops/proxy/{service}/{node}-{nth}");
         let start_us = clock::now_us();

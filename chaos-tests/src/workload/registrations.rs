@@ -62,7 +62,7 @@ impl Worker {
     }
 
     async fn work(mut self, go_on: StopSignal) -> Ledger {
-        while go_on.yes() {
+        while go_on.is_running() {
             let refused = match self.rng.u8(..100) {
                 0..70 => self.register().await,
                 70..82 => self.register_batch().await,

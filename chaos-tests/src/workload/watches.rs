@@ -41,7 +41,7 @@ pub fn watches(setting: &Setting, from: u64) -> Load<WatchLog> {
 }
 
 async fn follow(client: Client, mut log: WatchLog, go_on: StopSignal) -> WatchLog {
-    while go_on.yes() && log.changes.len() < INDEXES_MAX {
+    while go_on.is_running() && log.changes.len() < INDEXES_MAX {
         let path = format!("/api/v1/changes?index={}&wait_ms=500", log.until);
         match client.get(&path).await {
             Outcome::Ok { body, .. } => take(&mut log, &body),

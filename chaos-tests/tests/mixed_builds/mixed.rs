@@ -165,7 +165,7 @@ impl Mixed {
             assert!(started.elapsed() < PATIENCE, "an older node stays in an upgraded cluster");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        let words = self.cluster.node(id).last_words();
+        let words = self.cluster.node(id).log_tail();
         assert!(!status.success(), "{words}");
         let expected =
             "it has state version 2, and this build understands up to 1: upgrade this node";

@@ -100,11 +100,11 @@ async fn offset_of(store: &dyn ControlStore, clock: &Clock, id: u64) -> Option<i
 /// Waits until the clock is compared, for a limited time and only once. A proposal without the comparison has
 /// no time.
 pub async fn settled(clock: &Clock) {
-    if !clock.is_worth_waiting_for() {
+    if !clock.should_wait() {
         return;
     }
     let compared = async {
-        while clock.is_worth_waiting_for() {
+        while clock.should_wait() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

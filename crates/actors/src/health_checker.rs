@@ -21,7 +21,7 @@ use super::peer::{
     self, OBSERVATIONS_MAX, Observations, ObserverReports, PeerRouter, PeerService, REPORTS_MAX, To,
 };
 use super::registry::{Registry, WriteRequest};
-use super::supervisor::{Lifeline, SendError, Supervised};
+use super::supervisor::{DropNotifier, SendError, Supervised};
 use maxine_clock::Clock;
 use maxine_control::health::{
     ActiveDefaults, EffectiveProbe, Observation, Observer, ObserverReport, PROBE_TICK_MS,
@@ -47,7 +47,7 @@ pub trait HealthSink: Send + Sync + 'static {
     fn probed(&self, key: &InstanceKey, answer: &ProbeAnswer);
     /// A service came to use all of its instances because too many are unhealthy, or no longer does.
     /// Called on every node.
-    fn panic_changed(&self, service: &ServiceKey, panics: bool);
+    fn panic_mode_changed(&self, service: &ServiceKey, active: bool);
 }
 
 /// What the health checker stands on.
@@ -157,13 +157,13 @@ impl HealthChecker {
 
     /// Reports that the proxy has ejected an instance, with the reason, or has admitted it again. Fails if
     /// the actor cannot accept it now.
-    pub fn held_by_proxy(
+    pub fn ejection_changed(
         &self,
         key: InstanceKey,
         address_index: u64,
         reason: Option<String>,
     ) -> Result<(), SendError> {
-        self.actor.try_send(HeldByProxy { key, address_index, reason })
+        self.actor.try_send(EjectionChanged { key, address_index, reason })
     }
 
     /// How often the actor was restarted.
@@ -217,7 +217,7 @@ pub struct HealthCheckerActor {
     live_at_ms: Option<u64>,
     looking: bool,
     panicking: BTreeSet<ServiceKey>,
-    _lifeline: Lifeline,
+    _lifeline: DropNotifier,
 }
 
 #[derive(Message)]
@@ -232,7 +232,7 @@ struct Follow(Option<BTreeSet<ServiceKey>>);
 /// The proxy has ejected an instance, with the reason, or has admitted it again.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct HeldByProxy {
+struct EjectionChanged {
     key: InstanceKey,
     address_index: u64,
     reason: Option<String>,
@@ -249,7 +249,7 @@ struct Observed(Observations);
 struct AskReports(InstanceKey);
 
 impl HealthCheckerActor {
-    fn new(parts: Arc<HealthParts>, probes: ProbeTable, lifeline: Lifeline) -> Self {
+    fn new(parts: Arc<HealthParts>, probes: ProbeTable, lifeline: DropNotifier) -> Self {
         let rng = fastrand::Rng::new();
         let observer = Observer::new(&parts.node, parts.defaults.clone(), probes, rng);
         Self {
@@ -397,23 +397,23 @@ impl HealthCheckerActor {
     fn watch_panic(&mut self, services: Option<&BTreeSet<ServiceKey>>) {
         let parts = &self.parts;
         let snapshot = parts.view.snapshot();
-        let panics =
+        let panic_mode =
             |key: &ServiceKey| snapshot.state.service(key).is_some_and(|s| s.in_panic_mode());
         let candidates: BTreeMap<ServiceKey, bool> = match services {
-            Some(services) => services.iter().map(|key| (key.clone(), panics(key))).collect(),
+            Some(services) => services.iter().map(|key| (key.clone(), panic_mode(key))).collect(),
             None => {
                 let known = self.panicking.iter().cloned();
                 let all = snapshot.state.services().keys().cloned();
-                known.chain(all).map(|key| (key.clone(), panics(&key))).collect()
+                known.chain(all).map(|key| (key.clone(), panic_mode(&key))).collect()
             }
         };
         for (key, now) in candidates {
             let before = self.panicking.contains(&key);
             if now && !before {
-                parts.sink.panic_changed(&key, true);
+                parts.sink.panic_mode_changed(&key, true);
                 self.panicking.insert(key);
             } else if before && !now {
-                parts.sink.panic_changed(&key, false);
+                parts.sink.panic_mode_changed(&key, false);
                 self.panicking.remove(&key);
             }
         }
@@ -501,10 +501,10 @@ impl Handler<Tick> for HealthCheckerActor {
     }
 }
 
-impl Handler<HeldByProxy> for HealthCheckerActor {
+impl Handler<EjectionChanged> for HealthCheckerActor {
     type Result = ();
 
-    fn handle(&mut self, held: HeldByProxy, _: &mut Self::Context) {
+    fn handle(&mut self, held: EjectionChanged, _: &mut Self::Context) {
         let wall_ms = self.parts.clock.wall_ms();
         self.observer.passive(&held.key, held.address_index, held.reason, wall_ms);
     }

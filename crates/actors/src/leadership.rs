@@ -10,7 +10,7 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, Wrap
 use tokio::sync::watch;
 
 use super::clock_check;
-use super::supervisor::Lifeline;
+use super::supervisor::DropNotifier;
 use maxine_clock::Clock;
 use maxine_control::leadership::{
     FormerLeader, LeadershipEffect, LeadershipEngine, LeadershipEvent,
@@ -39,7 +39,7 @@ pub struct LeadershipActor {
     clock: Clock,
     duties: watch::Sender<Option<Fence>>,
     engine: LeadershipEngine,
-    _lifeline: Lifeline,
+    _lifeline: DropNotifier,
 }
 
 #[derive(Message)]
@@ -60,7 +60,7 @@ impl LeadershipActor {
         view: Arc<View>,
         clock: Clock,
         duties: watch::Sender<Option<Fence>>,
-        lifeline: Lifeline,
+        lifeline: DropNotifier,
     ) -> Self {
         let engine = LeadershipEngine::new(node.clone());
         Self { node, store, view, clock, duties, engine, _lifeline: lifeline }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler, Message, WrapFuture};
 
 use super::health_checker::HealthChecker;
-use super::supervisor::Lifeline;
+use super::supervisor::DropNotifier;
 use maxine_clock::Clock;
 use maxine_gateway::{Forwarder, UpstreamChange, UpstreamEvent};
 use maxine_state::InstanceKey;
@@ -25,7 +25,7 @@ pub struct ProxyActor {
     clock: Clock,
     /// Ejected instances that were reported to the health checker: until when, and at which address.
     reported: BTreeMap<InstanceKey, (u64, u64)>,
-    _lifeline: Lifeline,
+    _lifeline: DropNotifier,
 }
 
 #[derive(Message)]
@@ -39,7 +39,7 @@ impl ProxyActor {
         forwarder: Forwarder,
         health: Option<HealthChecker>,
         clock: Clock,
-        lifeline: Lifeline,
+        lifeline: DropNotifier,
     ) -> Self {
         Self { forwarder, health, clock, reported: BTreeMap::new(), _lifeline: lifeline }
     }
@@ -62,7 +62,7 @@ impl ProxyActor {
                 self.reported.insert(event.key.clone(), (until_ms, event.address_index));
                 // Without this report, the leader decides with the reports of other nodes.
                 let _lost =
-                    health.held_by_proxy(event.key, event.address_index, Some(event.reason));
+                    health.ejection_changed(event.key, event.address_index, Some(event.reason));
             }
             UpstreamChange::Returned => {
                 if let Some((until_ms, _)) = self.reported.get_mut(&event.key) {
@@ -80,7 +80,8 @@ impl ProxyActor {
         let Some(health) = &self.health else { return };
         self.reported.retain(|key, (until_ms, address_index)| {
             // If the health checker cannot accept it now, it is reported at the next tick.
-            *until_ms > now_ms || health.held_by_proxy(key.clone(), *address_index, None).is_err()
+            *until_ms > now_ms
+                || health.ejection_changed(key.clone(), *address_index, None).is_err()
         });
     }
 }

@@ -79,7 +79,7 @@ impl Voters {
 
     /// The voters that do not understand a version, as text.
     #[must_use]
-    pub fn who_lacks(&self, version: u32) -> String {
+    pub fn voters_without(&self, version: u32) -> String {
         let lacking = self.known.iter().filter_map(|voter| match voter.understands {
             Some(understood) if understood >= version => None,
             Some(understood) => {
@@ -128,12 +128,12 @@ mod tests {
 
     #[test]
     fn who_holds_a_version_back_is_named() {
-        let mixed = of(&[Some(2), Some(1), None], false).who_lacks(2);
+        let mixed = of(&[Some(2), Some(1), None], false).voters_without(2);
         let expected =
             "node-2 understands only version 1, it is not known which version node-3 understands";
         assert_eq!(mixed, expected);
-        assert!(of(&[Some(2)], false).who_lacks(2).contains("the upgrade is not finished"));
-        assert!(of(&[Some(2)], true).who_lacks(2).contains("the store did not say"));
+        assert!(of(&[Some(2)], false).voters_without(2).contains("the upgrade is not finished"));
+        assert!(of(&[Some(2)], true).voters_without(2).contains("the store did not say"));
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
         let mut voters = of(&[Some(2), Some(1)], false);
         voters.known[1].silent_ms = Some(90_000);
         assert_eq!(voters.common(), Some(1));
-        let lacks = voters.who_lacks(2);
+        let lacks = voters.voters_without(2);
         assert!(
             lacks.contains(
                 "silent for 90 s (if it does not come back: maxine cluster forget node-2)"

@@ -1,7 +1,7 @@
 //! Restarts actors that panic or stop, from the published snapshot.
 //!
 //! actix's own supervisor restarts an actor that stops, but a panic ends both the supervisor and the actor.
-//! So each actor holds a [`Lifeline`]. When that is dropped, for any reason, the next actor is started.
+//! So each actor holds a [`DropNotifier`]. When that is dropped, for any reason, the next actor is started.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ const RESTART_PAUSE: Duration = Duration::from_millis(50);
 
 /// Held by an actor as long as it lives.
 #[derive(Debug)]
-pub struct Lifeline(#[allow(dead_code, reason = "its drop is the signal")] oneshot::Sender<()>);
+pub struct DropNotifier(#[allow(dead_code, reason = "its drop is the signal")] oneshot::Sender<()>);
 
 /// The address of an actor across its restarts. Clones are cheap.
 pub struct Supervised<A: Actor> {
@@ -51,7 +51,7 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
     /// Starts an actor on `arbiter`, and restarts it whenever it ends, until [`Self::stop`].
     pub fn start(
         arbiter: &ArbiterHandle,
-        mut make: impl FnMut(Lifeline) -> A + Send + 'static,
+        mut make: impl FnMut(DropNotifier) -> A + Send + 'static,
     ) -> Self {
         let shared = Arc::new(Shared {
             addr: ArcSwapOption::empty(),
@@ -63,7 +63,7 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
         let _spawned = arbiter.spawn(async move {
             while !shared.stopped.load(Ordering::SeqCst) {
                 let (lifeline, ended) = oneshot::channel();
-                let addr = make(Lifeline(lifeline)).start();
+                let addr = make(DropNotifier(lifeline)).start();
                 shared.addr.store(Some(Arc::new(addr)));
                 let _dropped = ended.await;
                 shared.addr.store(None);

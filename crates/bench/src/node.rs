@@ -73,7 +73,7 @@ impl Node {
     }
 
     /// The end of its log.
-    fn last_words(&self) -> String {
+    fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(8)..].join("\n")
@@ -234,7 +234,7 @@ impl Cluster {
         })
         .await?;
         match self.nodes.iter().find(|node| node.has_ended()) {
-            Some(node) => Err(CliError::Failed(format!("a node ended:\n{}", node.last_words()))),
+            Some(node) => Err(CliError::Failed(format!("a node ended:\n{}", node.log_tail()))),
             None => Ok(()),
         }
     }

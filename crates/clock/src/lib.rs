@@ -110,7 +110,7 @@ impl Clock {
     }
 
     /// Declares that there are other nodes. This clock is not trusted until it has been compared with theirs.
-    pub fn ask_others(&self) {
+    pub fn require_comparison(&self) {
         let offset_ms = self.offset_ms();
         self.wall.set(&mut self.wall.trust.lock(), Trust::Unchecked { offset_ms, waited: false });
     }
@@ -124,7 +124,7 @@ impl Clock {
     /// Whether a write should wait for the comparison of the clocks. Once a write has waited without success,
     /// no other write waits.
     #[must_use]
-    pub fn is_worth_waiting_for(&self) -> bool {
+    pub fn should_wait(&self) -> bool {
         matches!(*self.wall.trust.lock(), Trust::Unchecked { waited: false, .. })
     }
 
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn a_clock_that_leaps_does_not_reach_a_proposal() {
         let (clock, skew) = skewed();
-        clock.ask_others();
+        clock.require_comparison();
         assert_eq!(clock.proposal_ms(), 0, "not compared yet");
         assert_eq!(clock.retention_ms(), None);
         let true_ms = clock.wall_ms();
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn a_node_that_starts_with_a_wrong_clock_takes_the_majoritys() {
         let (clock, skew) = skewed();
-        clock.ask_others();
+        clock.require_comparison();
         let others = [clock.offset_ms(), clock.offset_ms()];
         let true_ms = clock.wall_ms();
         skew.store(-DAYS_31_MS, Ordering::Relaxed);
@@ -358,7 +358,7 @@ mod tests {
         assert!(clock.retention_ms().is_some());
         // A node may learn only after its start that it is the only node of its cluster.
         let (clock, _) = skewed();
-        clock.ask_others();
+        clock.require_comparison();
         clock.note_start(clock.wall_ms() - DAYS_31_MS as u64);
         assert_eq!(clock.compare(&[], 1), Some(0));
         assert_eq!((clock.retention_ms(), clock.proposal_ms() > 0), (None, true));

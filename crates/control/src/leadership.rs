@@ -78,7 +78,7 @@ pub enum LeadershipEffect {
 }
 
 #[derive(Debug)]
-struct Former {
+struct PreviousLeader {
     name: String,
     /// When this node noticed that it no longer leads.
     lost_at_ms: Option<u64>,
@@ -92,7 +92,7 @@ pub struct LeadershipEngine {
     term: Option<u64>,
     held: Option<Fence>,
     /// The previous leader, as far as this node knows.
-    former: Option<Former>,
+    former: Option<PreviousLeader>,
 }
 
 impl LeadershipEngine {
@@ -152,7 +152,8 @@ impl LeadershipEngine {
             // A grant that an old leader requested may have arrived right after this one.
             Some(Reply::Granted(fence)) if latest == Some(fence) => {
                 self.held = Some(fence);
-                self.former = Some(Former { name: self.node.to_string(), lost_at_ms: None });
+                self.former =
+                    Some(PreviousLeader { name: self.node.to_string(), lost_at_ms: None });
                 effects.push(LeadershipEffect::TakeUp { term, fence });
             }
             _ => effects.push(LeadershipEffect::PauseBeforeGrant { term, ms: GRANT_PAUSE_MS }),
@@ -166,7 +167,7 @@ impl LeadershipEngine {
             }
             // While this node leads, the previous leader is remembered until the grant is committed.
             (Some(leader), _) if !now.is_leader => {
-                self.former = Some(Former { name: leader.clone(), lost_at_ms: None });
+                self.former = Some(PreviousLeader { name: leader.clone(), lost_at_ms: None });
             }
             _ => {}
         }

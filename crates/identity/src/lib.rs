@@ -34,8 +34,8 @@ pub use break_glass::{break_glass_file, make_break_glass_token};
 pub use caller::{AuthMethod, Caller, SessionRef};
 pub use error::{AuthError, MintError, SigninError};
 pub use password::{
-    AskedBy, PASSWORD_CHARS_MIN, PASSWORD_LEN_MAX, PasswordBusy, PasswordCost, PasswordError,
-    Passwords, check_password,
+    PASSWORD_CHARS_MIN, PASSWORD_LEN_MAX, PasswordBusy, PasswordCaller, PasswordCost,
+    PasswordError, Passwords, check_password,
 };
 pub use settings::{Account, EnvSigningKeys, Secret, SecuritySettings};
 
@@ -156,7 +156,7 @@ impl Security {
     /// because even an unaccepted form reveals the token. The cluster's name in the token is sufficient: a
     /// token that has expired, or that this node does not know yet, must not reach an instance either. Other
     /// credentials are not changed.
-    pub fn withhold_tokens(&self, headers: &mut HeaderMap) {
+    pub fn strip_tokens(&self, headers: &mut HeaderMap) {
         headers.remove(TOKEN_HEADER);
         let mut all = headers.get_all(header::AUTHORIZATION).iter();
         let is_own = |value: &HeaderValue| {
@@ -271,7 +271,7 @@ impl Security {
             .map_err(|retry_after_s| SigninError::TooManyAttempts { retry_after_s })?;
         let user = self.user(user_name);
         let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let asked_by = AskedBy::Stranger(client);
+        let asked_by = PasswordCaller::Stranger(client);
         let right = self.0.passwords.verify(password, hash, asked_by).await;
         let right = right.map_err(|_| self.take_back_attempt(user_name, client))?;
         let Some(user) = user.filter(|_| right) else { return Err(SigninError::Refused) };
@@ -317,7 +317,7 @@ impl Security {
             .try_begin(name, client, now_ms)
             .map_err(|retry_after_s| SigninError::TooManyAttempts { retry_after_s })?;
         let hash = Some(user.password_hash.clone());
-        let right = self.0.passwords.verify(password, hash, AskedBy::Known).await;
+        let right = self.0.passwords.verify(password, hash, PasswordCaller::Known).await;
         let right = right.map_err(|_| self.take_back_attempt(name, client))?;
         if right {
             self.0.limit.take_back(name, client);

@@ -74,7 +74,7 @@ pub enum PasswordError {
 
 /// Who asks for the check of a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AskedBy {
+pub enum PasswordCaller {
     /// A caller without a credential, at this address.
     Stranger(IpAddr),
     /// A caller with a credential, or the node itself.
@@ -111,13 +111,13 @@ impl Passwords {
         &self,
         password: &str,
         hash: Option<Box<str>>,
-        asked_by: AskedBy,
+        caller: PasswordCaller,
     ) -> Result<bool, PasswordBusy> {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.decoy.clone());
         let fits_length = password.len() <= PASSWORD_LEN_MAX;
         let password: Box<str> = if fits_length { password.into() } else { "".into() };
-        let fits = self.run(asked_by, move || verify_blocking(&password, &hash)).await?;
+        let fits = self.run(caller, move || verify_blocking(&password, &hash)).await?;
         Ok(fits && known && fits_length)
     }
 
@@ -126,7 +126,7 @@ impl Passwords {
         check_password("password", password)?;
         let (cost, password) = (self.cost, Box::<str>::from(password));
         let work = move || hash_blocking(cost, &password);
-        Ok(self.run(AskedBy::Known, work).await?.ok_or(PasswordBusy)?)
+        Ok(self.run(PasswordCaller::Known, work).await?.ok_or(PasswordBusy)?)
     }
 
     /// Runs hashing work on a thread of its own; starting a thread takes little time compared to the work.
@@ -134,12 +134,12 @@ impl Passwords {
     /// ended.
     async fn run<T: Send + 'static>(
         &self,
-        asked_by: AskedBy,
+        caller: PasswordCaller,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PasswordBusy> {
-        let (address, caller_class) = match asked_by {
-            AskedBy::Stranger(address) => (address, CallerClass::Stranger),
-            AskedBy::Known => (Ipv4Addr::UNSPECIFIED.into(), CallerClass::Trusted),
+        let (address, caller_class) = match caller {
+            PasswordCaller::Stranger(address) => (address, CallerClass::Stranger),
+            PasswordCaller::Known => (Ipv4Addr::UNSPECIFIED.into(), CallerClass::Trusted),
         };
         let admitted = self.admitted.take(address, caller_class, 1).map_err(|_| PasswordBusy)?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| PasswordBusy)?;
@@ -186,17 +186,23 @@ mod tests {
         assert!(hash.starts_with("$argon2id$") && !hash.contains("right one"));
         assert_ne!(hash, passwords.hash("right one").await.unwrap(), "salted");
         assert_eq!(
-            passwords.verify("right one", Some(hash.clone()), AskedBy::Known).await,
+            passwords.verify("right one", Some(hash.clone()), PasswordCaller::Known).await,
             Ok(true)
         );
         assert_eq!(
-            passwords.verify("wrong one", Some(hash.clone()), AskedBy::Known).await,
+            passwords.verify("wrong one", Some(hash.clone()), PasswordCaller::Known).await,
             Ok(false)
         );
-        assert_eq!(passwords.verify("no user has this", None, AskedBy::Known).await, Ok(false));
+        assert_eq!(
+            passwords.verify("no user has this", None, PasswordCaller::Known).await,
+            Ok(false)
+        );
         let long = "r".repeat(PASSWORD_LEN_MAX + 1);
-        assert_eq!(passwords.verify(&long, Some(hash), AskedBy::Known).await, Ok(false));
-        assert_eq!(passwords.verify("x", Some("damaged".into()), AskedBy::Known).await, Ok(false));
+        assert_eq!(passwords.verify(&long, Some(hash), PasswordCaller::Known).await, Ok(false));
+        assert_eq!(
+            passwords.verify("x", Some("damaged".into()), PasswordCaller::Known).await,
+            Ok(false)
+        );
     }
 
     #[test]
@@ -210,7 +216,7 @@ mod tests {
         let blocked = runtime.spawn_blocking(move || held.recv());
         let passwords = Passwords::new(CHEAP);
         let verified = runtime.block_on(async {
-            let verify = passwords.verify("x", None, AskedBy::Known);
+            let verify = passwords.verify("x", None, PasswordCaller::Known);
             tokio::time::timeout(std::time::Duration::from_secs(20), verify).await
         });
         assert!(!blocked.is_finished());
@@ -224,7 +230,7 @@ mod tests {
         let ip = |last| IpAddr::from([10, 0, 0, last]);
         let take = |last, count| passwords.admitted.take(ip(last), CallerClass::Stranger, count);
         let _one = take(1, PER_ADDRESS_MAX).unwrap();
-        let verify = |last| passwords.verify("x", None, AskedBy::Stranger(ip(last)));
+        let verify = |last| passwords.verify("x", None, PasswordCaller::Stranger(ip(last)));
         assert_eq!(verify(1).await, Err(PasswordBusy));
         assert_eq!(verify(2).await, Ok(false), "another address has its turn");
         let _others: Vec<_> = (2..=3).map(|last| take(last, PER_ADDRESS_MAX).unwrap()).collect();

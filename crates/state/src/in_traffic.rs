@@ -5,7 +5,7 @@ use crate::{Instance, Liveness, Name, ServiceState};
 
 /// Why an instance gets no traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoTraffic {
+pub enum NoTrafficReason {
     /// An operator drained it.
     Drained,
     /// Its health checks evicted it.
@@ -20,7 +20,7 @@ pub enum NoTraffic {
 #[derive(Debug)]
 pub struct InTraffic<'a> {
     service: &'a ServiceState,
-    panics: bool,
+    panic_mode: bool,
     /// The versions that share the traffic; empty if all instances do.
     versions: Vec<&'a Name>,
 }
@@ -30,14 +30,15 @@ impl ServiceState {
     #[must_use]
     pub fn in_traffic(&self) -> InTraffic<'_> {
         let mut decision =
-            InTraffic { service: self, panics: self.in_panic_mode(), versions: Vec::new() };
+            InTraffic { service: self, panic_mode: self.in_panic_mode(), versions: Vec::new() };
         let split = self.policy.as_ref().map_or(&[][..], |record| &record.policy.traffic.split);
         let mut shares = Vec::new();
         for share in split.iter().filter(|share| share.weight > 0) {
             let of_it = |instance: &Instance| {
                 instance.registration.version.as_ref() == Some(&share.version)
             };
-            if self.instances.values().any(|i| of_it(i) && decision.why_not(i).is_none()) {
+            if self.instances.values().any(|i| of_it(i) && decision.no_traffic_reason(i).is_none())
+            {
                 shares.push(&share.version);
             }
         }
@@ -50,32 +51,32 @@ impl ServiceState {
 impl InTraffic<'_> {
     /// Whether the service is in panic mode: so many instances are unhealthy that health is ignored.
     #[must_use]
-    pub fn panics(&self) -> bool {
-        self.panics
+    pub fn panic_mode(&self) -> bool {
+        self.panic_mode
     }
 
     /// Whether an instance of the service gets new traffic.
     #[must_use]
     pub fn has(&self, instance: &Instance) -> bool {
-        self.why_not(instance).is_none()
+        self.no_traffic_reason(instance).is_none()
     }
 
     /// Why an instance of the service gets no traffic; `None` if it gets traffic.
     #[must_use]
-    pub fn why_not(&self, instance: &Instance) -> Option<NoTraffic> {
+    pub fn no_traffic_reason(&self, instance: &Instance) -> Option<NoTrafficReason> {
         if !self.service.is_undrained(instance) {
-            return Some(NoTraffic::Drained);
+            return Some(NoTrafficReason::Drained);
         }
-        if !self.panics && !instance.is_healthy() {
+        if !self.panic_mode && !instance.is_healthy() {
             return Some(match instance.health().liveness {
-                Liveness::Evicted => NoTraffic::Evicted,
-                Liveness::Alive => NoTraffic::NotReady,
+                Liveness::Evicted => NoTrafficReason::Evicted,
+                Liveness::Alive => NoTrafficReason::NotReady,
             });
         }
         let version = instance.registration.version.as_ref();
         let has_share = self.versions.is_empty()
             || version.is_some_and(|version| self.versions.contains(&version));
-        (!has_share).then_some(NoTraffic::NoShare)
+        (!has_share).then_some(NoTrafficReason::NoShare)
     }
 }
 
@@ -148,10 +149,14 @@ mod tests {
         }
 
         /// For each instance, the reason why it gets no traffic.
-        fn decided(&self) -> Vec<Option<NoTraffic>> {
+        fn decided(&self) -> Vec<Option<NoTrafficReason>> {
             let service = self.state.service(&key()).unwrap();
             let decision = service.in_traffic();
-            service.instances.values().map(|instance| decision.why_not(instance)).collect()
+            service
+                .instances
+                .values()
+                .map(|instance| decision.no_traffic_reason(instance))
+                .collect()
         }
     }
 
@@ -160,12 +165,12 @@ mod tests {
         let mut world = World::new();
         world.policy(r#"{"health":{"panic_percent":50}}"#);
         world.evict("a");
-        assert_eq!(world.decided(), [Some(NoTraffic::Evicted), None, None]);
+        assert_eq!(world.decided(), [Some(NoTrafficReason::Evicted), None, None]);
         world.evict("b");
         assert_eq!(world.decided(), [None, None, None]);
         let key = key().instance(Name::trusted("c"));
         world.propose(Command::SetDrain { key, reason: Some("test".into()) });
-        assert_eq!(world.decided(), [None, None, Some(NoTraffic::Drained)]);
+        assert_eq!(world.decided(), [None, None, Some(NoTrafficReason::Drained)]);
     }
 
     #[test]
@@ -174,10 +179,10 @@ mod tests {
         world.policy(
             r#"{"traffic":{"split":[{"version":"1","weight":100},{"version":"2","weight":0}]}}"#,
         );
-        let no_share = Some(NoTraffic::NoShare);
+        let no_share = Some(NoTrafficReason::NoShare);
         assert_eq!(world.decided(), [None, no_share, no_share]);
         // No instance of the split's versions is left, so all instances are used.
         world.evict("a");
-        assert_eq!(world.decided(), [Some(NoTraffic::Evicted), None, None]);
+        assert_eq!(world.decided(), [Some(NoTrafficReason::Evicted), None, None]);
     }
 }

@@ -57,7 +57,7 @@ pub use event::{Event, EventKind, RemovalCause};
 pub use field::Field;
 pub use health::{Health, Liveness, Readiness};
 pub use identity::{EndedSession, Identities, Role, SigningKey, TokenRecord, User};
-pub use in_traffic::{InTraffic, NoTraffic};
+pub use in_traffic::{InTraffic, NoTrafficReason};
 pub use instance::{Drain, Expiry, Instance, Registration};
 pub use leadership::Leadership;
 pub use limits::{Given, Limit, LimitExceeded};

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{AlertKind, Notice, Telemetry};
 use maxine_state::Leadership;
 use maxine_state::{
-    Event, EventKind, Fence, Instance, InstanceKey, Liveness, NoTraffic, ServiceState,
+    Event, EventKind, Fence, Instance, InstanceKey, Liveness, NoTrafficReason, ServiceState,
 };
 use maxine_view::{View, WatchScope};
 
@@ -70,17 +70,17 @@ pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
 
 /// What the eviction of an instance means for its traffic.
 fn after_eviction(service: Option<&ServiceState>, instance: &Instance) -> &'static str {
-    match service.map(|service| service.in_traffic().why_not(instance)) {
+    match service.map(|service| service.in_traffic().no_traffic_reason(instance)) {
         Some(None) => {
             "failed its health checks, but gets traffic all the same: the service is in panic mode"
         }
-        Some(Some(NoTraffic::Drained)) => {
+        Some(Some(NoTrafficReason::Drained)) => {
             "failed its health checks; it is drained, so it got no traffic before either"
         }
-        Some(Some(NoTraffic::NoShare)) => {
+        Some(Some(NoTrafficReason::NoShare)) => {
             "failed its health checks; its version has no share of the traffic, so it got none before either"
         }
-        Some(Some(NoTraffic::Evicted | NoTraffic::NotReady)) | None => {
+        Some(Some(NoTrafficReason::Evicted | NoTrafficReason::NotReady)) | None => {
             "failed its health checks and gets no traffic"
         }
     }
@@ -214,10 +214,10 @@ mod tests {
             after_eviction(Some(service.as_ref()), instance)
         };
         assert_eq!(says(&[], &["a"], "a"), "failed its health checks and gets no traffic");
-        let panics = says(&[], &["a", "b"], "b");
+        let panic_mode = says(&[], &["a", "b"], "b");
         assert!(
-            panics.contains("gets traffic all the same") && panics.contains("panic"),
-            "{panics}"
+            panic_mode.contains("gets traffic all the same") && panic_mode.contains("panic"),
+            "{panic_mode}"
         );
         // Panic mode does not end a drain.
         let drained = says(&["c"], &["a", "b", "c"], "c");

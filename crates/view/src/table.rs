@@ -65,7 +65,7 @@ pub struct ServiceTable {
     strategy: SelectionStrategy,
     balancer: Balancer,
     /// Whether the service is in panic mode: so many instances are unhealthy that all get traffic.
-    panics: bool,
+    panic_mode: bool,
     /// The index of the state from which the table was built.
     index: u64,
 }
@@ -102,8 +102,8 @@ impl ServiceTable {
         let turns = counter.lookups.load(Ordering::Relaxed);
         let policy_now = policy.as_ref().map(|record| &record.policy);
         let balancer = balancer(strategy, policy_now, surroundings.zone, &endpoints, turns);
-        let panics = in_traffic.panics();
-        Self { counter, endpoints, policy, strategy, balancer, panics, index }
+        let panic_mode = in_traffic.panic_mode();
+        Self { counter, endpoints, policy, strategy, balancer, panic_mode, index }
     }
 
     /// The service.
@@ -153,7 +153,7 @@ impl ServiceTable {
     /// get traffic.
     #[must_use]
     pub fn in_panic_mode(&self) -> bool {
-        self.panics
+        self.panic_mode
     }
 
     /// Number of look-ups by round robin.

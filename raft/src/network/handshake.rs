@@ -20,7 +20,7 @@ use crate::codec::{self, Body, Channel, DirSeen, DirShown, Hello, HelloDto, Welc
 use crate::config::NodeId;
 use crate::consensus::{self, LogId};
 use crate::exclusion::{Refusals, removal_of};
-use crate::roster::{Roster, Standing};
+use crate::roster::{MembershipStatus, Roster};
 use crate::storage::node_dir::NodeDir;
 
 /// Protocol versions of this program. Builds before the first release used 1 to 3.
@@ -56,14 +56,14 @@ pub(crate) type Reader = FrameReader<ReadHalf<Box<dyn PeerStream>>>;
 pub(crate) type Writer = WriteHalf<Box<dyn PeerStream>>;
 
 /// The result of a finished handshake.
-pub(crate) struct Greeted {
+pub(crate) struct HandshakeResult {
     pub(crate) node_id: NodeId,
     pub(crate) app_version: u32,
     pub(crate) channel: Channel,
     /// The name and address that the other side gave, if this node greeted it.
     pub(crate) introduction: Introduction,
     /// The other side's data directory, if it was not recorded because the other side is no member yet.
-    pub(crate) unnoted_dir: Option<u64>,
+    pub(crate) unrecorded_dir: Option<u64>,
 }
 
 impl LocalIdentity {
@@ -84,7 +84,7 @@ pub(crate) async fn greet(
     target: NodeId,
     channel: Channel,
     frame_len_max: usize,
-) -> io::Result<(Reader, Writer, Greeted)> {
+) -> io::Result<(Reader, Writer, HandshakeResult)> {
     let (read, mut write) = tokio::io::split(stream);
     let mut reader = FrameReader::new(read, frame_len_max);
     let hello = Hello::V1(HelloDto {
@@ -126,8 +126,9 @@ pub(crate) async fn greet(
             me.refusals.accepted(target);
             show_dir(me, target, &mut reader, &mut write).await?;
             let introduction = Introduction { name, http_addr };
-            let unnoted_dir = None;
-            let greeted = Greeted { node_id, app_version, channel, introduction, unnoted_dir };
+            let unrecorded_dir = None;
+            let greeted =
+                HandshakeResult { node_id, app_version, channel, introduction, unrecorded_dir };
             Ok((reader, write, greeted))
         }
     }
@@ -139,7 +140,7 @@ pub(crate) async fn receive(
     stream: Box<dyn PeerStream>,
     certificate: Option<CertificateDer<'static>>,
     frame_len_max: usize,
-) -> io::Result<(Reader, Writer, Greeted)> {
+) -> io::Result<(Reader, Writer, HandshakeResult)> {
     let (read, mut write) = tokio::io::split(stream);
     let mut reader = FrameReader::new(read, frame_len_max);
     let (_, bytes) = reader
@@ -164,10 +165,14 @@ pub(crate) async fn receive(
     if let Err(refusal) = verdict {
         return Err(refused(format!("refused node {}: {}", hello.node_id, refusal.reason())));
     }
-    let unnoted_dir = see_dir(me, hello.node_id, before, &mut reader, &mut write).await?;
+    let unrecorded_dir = see_dir(me, hello.node_id, before, &mut reader, &mut write).await?;
     let HelloDto { node_id, app_version, channel, .. } = hello;
     let introduction = Introduction::default();
-    Ok((reader, write, Greeted { node_id, app_version, channel, introduction, unnoted_dir }))
+    Ok((
+        reader,
+        write,
+        HandshakeResult { node_id, app_version, channel, introduction, unrecorded_dir },
+    ))
 }
 
 /// Sends this node's directory id to `target`, and checks the other's.
@@ -198,7 +203,8 @@ async fn see_dir(
 ) -> io::Result<Option<u64>> {
     let shown: DirShown = codec::decode(&frame(reader).await?)?;
     let dir_id = shown.dir_id;
-    let notes = me.roster.standing(peer) != Standing::Unknown || me.roster.is_vouched(peer);
+    let notes = me.roster.status_of(peer) != MembershipStatus::Unknown
+        || me.roster.is_reported_member(peer);
     recognise(me, peer, shown, before, notes, write).await?;
     recognised(me, peer, reader).await?;
     Ok((!notes).then_some(dir_id))
@@ -208,7 +214,7 @@ async fn see_dir(
 /// with another directory since.
 pub(crate) async fn note_dir(me: &LocalIdentity, peer: NodeId, dir_id: u64) -> io::Result<()> {
     let dir = me.dir.clone();
-    let meeting = tokio::task::spawn_blocking(move || dir.meet(peer, dir_id));
+    let meeting = tokio::task::spawn_blocking(move || dir.check_or_record(peer, dir_id));
     if meeting.await.map_err(io::Error::other)? {
         return Ok(());
     }
@@ -231,7 +237,7 @@ async fn recognise(
 ) -> io::Result<()> {
     let dir = me.dir.clone();
     let meeting = tokio::task::spawn_blocking(move || {
-        if notes { dir.meet(peer, dir_id) } else { dir.may_be(peer, dir_id) }
+        if notes { dir.check_or_record(peer, dir_id) } else { dir.matches_or_is_new(peer, dir_id) }
     });
     if meeting.await.map_err(io::Error::other)? {
         if last.map(consensus::log_id_from_dto) < before {
@@ -239,7 +245,7 @@ async fn recognise(
                 peer,
                 "a node came back with an older copy of its data directory; it is filled again"
             );
-            me.acknowledged.fill_again(peer).await;
+            me.acknowledged.allow_refill(peer).await;
         }
         let acknowledged = before.as_ref().map(consensus::log_id_to_dto);
         let (_, term) = (me.log_end)();
@@ -351,7 +357,7 @@ async fn judge(
             .map_err(|reason| format!("certificate: {reason}"))?;
     }
     judge_lineage(me, hello).await?;
-    if me.roster.standing(hello.node_id) == Standing::Removed {
+    if me.roster.status_of(hello.node_id) == MembershipStatus::Removed {
         return Err(Refusal::Removed(removal_of(hello.node_id)));
     }
     (me.admit_version)(hello.app_version).map_err(Refusal::TooOld)

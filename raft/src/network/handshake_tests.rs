@@ -36,7 +36,7 @@ fn node(
 }
 
 /// Node 1 and node 2 greet each other; `one_opens` says which of them opens the connection.
-async fn meet(one: &LocalIdentity, two: &LocalIdentity, one_opens: bool) {
+async fn handshake_between(one: &LocalIdentity, two: &LocalIdentity, one_opens: bool) {
     let (near, far) = tokio::io::duplex(FRAME_LEN_MAX);
     let (opens, takes) = if one_opens { (one, two) } else { (two, one) };
     let greeting = greet(opens, Box::new(near), takes.node_id, Channel::Control, FRAME_LEN_MAX);
@@ -60,7 +60,7 @@ async fn what_is_acknowledged_during_the_greeting_is_no_sign_of_an_older_copy() 
             known.note(2, id(9));
             id(5)
         });
-        meet(&one, &two, one_opens).await;
+        handshake_between(&one, &two, one_opens).await;
         assert_eq!(two.acknowledged.lost(), None, "one_opens: {one_opens}");
     }
 }
@@ -71,7 +71,7 @@ async fn a_node_whose_log_ends_before_what_it_had_acknowledged_learns_that() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (node(dir.path(), 1, || id(9)), node(dir.path(), 2, || id(5)));
         one.acknowledged.note(2, id(9));
-        meet(&one, &two, one_opens).await;
+        handshake_between(&one, &two, one_opens).await;
         let lost = two.acknowledged.lost().expect("it is reported");
         assert_eq!(lost.last, id(9), "one_opens: {one_opens}");
         assert_eq!(one.acknowledged.lost(), None);

@@ -25,7 +25,7 @@ use crate::config::NodeId;
 use crate::consensus::{self, Raft, TypeConfig};
 use crate::exclusion::removal_of;
 use crate::node::Inner;
-use crate::roster::Standing;
+use crate::roster::MembershipStatus;
 use crate::storage::snapshots::{SnapshotFile, SnapshotStore};
 use crate::{forward, quorum};
 
@@ -61,7 +61,7 @@ impl Inbound {
         }
         match request {
             Request::Ping => self.pong(from),
-            Request::Standing => self.standing(),
+            Request::AppliedIndex => self.applied_index(),
             Request::Membership => self.membership(),
             Request::Append(append) => self.note_leader(from, append_to(&self.raft, append).await),
             Request::Heartbeat(append) => {
@@ -143,9 +143,9 @@ impl Inbound {
     /// because this node may have been off while the members changed. They are never accepted from a removed
     /// node.
     pub(crate) fn refusal(&self, from: NodeId, request: &Request) -> Option<Response> {
-        let standing = self.context.me.roster.standing(from);
+        let status = self.context.me.roster.status_of(from);
         match request {
-            Request::Ping | Request::Standing => None,
+            Request::Ping | Request::AppliedIndex => None,
             Request::Append(_)
             | Request::Heartbeat(_)
             | Request::Vote(_)
@@ -153,12 +153,12 @@ impl Inbound {
             | Request::TransferLeader { .. }
             | Request::SnapshotBegin { .. }
             | Request::SnapshotChunk { .. }
-            | Request::SnapshotEnd { .. } => match standing {
-                Standing::Member | Standing::Unfounded => None,
-                Standing::Removed => Some(Response::Removed(removal_of(from))),
-                Standing::Unknown if self.is_named(from) => None,
-                Standing::Unknown => {
-                    self.ask_about(from);
+            | Request::SnapshotEnd { .. } => match status {
+                MembershipStatus::Member | MembershipStatus::NoMembership => None,
+                MembershipStatus::Removed => Some(Response::Removed(removal_of(from))),
+                MembershipStatus::Unknown if self.is_named(from) => None,
+                MembershipStatus::Unknown => {
+                    self.ask_about_node(from);
                     Some(Response::Failed(format!("no member has named node {from} yet")))
                 }
             },
@@ -167,23 +167,23 @@ impl Inbound {
             | Request::App { .. }
             | Request::Admin { .. }
             | Request::Confirm
-            | Request::Membership => match (standing, request) {
-                (Standing::Member, _) => None,
-                (Standing::Removed, _) => Some(Response::Removed(removal_of(from))),
-                (Standing::Unknown, _) => Some(Response::NotMember(format!(
+            | Request::Membership => match (status, request) {
+                (MembershipStatus::Member, _) => None,
+                (MembershipStatus::Removed, _) => Some(Response::Removed(removal_of(from))),
+                (MembershipStatus::Unknown, _) => Some(Response::NotMember(format!(
                     "node {from} is not a member of this cluster; `maxine cluster add` makes it one"
                 ))),
                 // The founding is not committed on this node yet, so no request is answered.
-                (Standing::Unfounded, Request::Propose { .. }) => {
+                (MembershipStatus::NoMembership, Request::Propose { .. }) => {
                     Some(Response::ProposeRefused(ProposeRefusalDto::NoLeader))
                 }
-                (Standing::Unfounded, Request::ReadIndex { .. } | Request::Confirm) => {
+                (MembershipStatus::NoMembership, Request::ReadIndex { .. } | Request::Confirm) => {
                     Some(Response::ReadRefused)
                 }
-                (Standing::Unfounded, Request::Admin { .. }) => {
+                (MembershipStatus::NoMembership, Request::Admin { .. }) => {
                     Some(Response::AdminRefused(AdminRefusalDto::NoLeader))
                 }
-                (Standing::Unfounded, _) => {
+                (MembershipStatus::NoMembership, _) => {
                     Some(Response::AppRefused("this node has not joined a cluster yet".to_owned()))
                 }
             },
@@ -192,13 +192,13 @@ impl Inbound {
 
     /// Whether the node is a member, or a member has named it.
     pub(crate) fn is_added(&self, id: NodeId) -> bool {
-        self.context.me.roster.standing(id) == Standing::Member || self.is_named(id)
+        self.context.me.roster.status_of(id) == MembershipStatus::Member || self.is_named(id)
     }
 
     /// Whether a member has named the node, here or in entries that are not committed yet.
     fn is_named(&self, id: NodeId) -> bool {
         use openraft::async_runtime::watch::WatchReceiver;
-        self.context.me.roster.is_vouched(id)
+        self.context.me.roster.is_reported_member(id)
             || self
                 .raft
                 .metrics()
@@ -209,7 +209,7 @@ impl Inbound {
                 .is_some()
     }
 
-    fn ask_about(&self, stranger: NodeId) {
+    fn ask_about_node(&self, stranger: NodeId) {
         let Some(node) = self.node.upgrade() else { return };
         if self.asking.swap(true, Ordering::AcqRel) {
             return;
@@ -220,22 +220,22 @@ impl Inbound {
         );
         let asking = self.asking.clone();
         node.tasks.clone().spawn(async move {
-            quorum::ask_about_strangers(&node).await;
+            quorum::ask_about_unknown_nodes(&node).await;
             asking.store(false, Ordering::Release);
         });
     }
 
     /// The answer to a ping. A removed node learns of its removal from it.
     pub(crate) fn pong(&self, from: NodeId) -> Response {
-        match self.context.me.roster.standing(from) {
-            Standing::Removed => Response::Removed(removal_of(from)),
+        match self.context.me.roster.status_of(from) {
+            MembershipStatus::Removed => Response::Removed(removal_of(from)),
             _ => Response::Pong,
         }
     }
 
-    fn standing(&self) -> Response {
+    fn applied_index(&self) -> Response {
         match self.node.upgrade() {
-            Some(node) => Response::Standing { applied: *node.applied.borrow() },
+            Some(node) => Response::AppliedIndex { applied: *node.applied.borrow() },
             None => Response::Failed("the node is stopping".to_owned()),
         }
     }
@@ -262,7 +262,7 @@ impl Inbound {
             response,
             Response::AppendOk | Response::AppendPartial(_) | Response::AppendConflict
         ) {
-            self.context.contacts.led_by(from);
+            self.context.contacts.record_leader_contact(from);
         }
         response
     }
@@ -277,7 +277,7 @@ impl Inbound {
             return Err(io::Error::other("this node had acknowledged entries of a later leader"));
         }
         let snapshot = openraft::Snapshot { meta: file.meta()?, snapshot: file };
-        self.context.contacts.led_by(vote.node);
+        self.context.contacts.record_leader_contact(vote.node);
         let installed = self
             .raft
             .install_full_snapshot(consensus::vote_from_dto(vote), snapshot)

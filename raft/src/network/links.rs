@@ -52,7 +52,7 @@ pub(crate) struct Contact {
 }
 
 impl Contacts {
-    pub(crate) fn greeted(&self, node: NodeId, app_version: u32) {
+    pub(crate) fn connected(&self, node: NodeId, app_version: u32) {
         self.peers.lock().insert(node, Contact { app_version, heard: clock::now() });
     }
 
@@ -71,7 +71,7 @@ impl Contacts {
     }
 
     /// Records that a request of this leader was accepted.
-    pub(crate) fn led_by(&self, leader: NodeId) {
+    pub(crate) fn record_leader_contact(&self, leader: NodeId) {
         *self.leader.lock() = Some((leader, clock::now()));
     }
 

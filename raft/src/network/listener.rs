@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::handshake::{self, Greeted, HANDSHAKE_TIMEOUT, Reader, Writer};
+use super::handshake::{self, HANDSHAKE_TIMEOUT, HandshakeResult, Reader, Writer};
 use super::inbound::Inbound;
 use super::snapshot_receiver::SnapshotReceiver;
 use super::wire::put_frame;
@@ -120,7 +120,7 @@ impl Listener {
     }
 
     /// Receives the greeting of a connection; `None` if there is none, or the peer is refused.
-    async fn greet(&self, stream: TcpStream) -> Option<(Reader, Writer, Greeted)> {
+    async fn greet(&self, stream: TcpStream) -> Option<(Reader, Writer, HandshakeResult)> {
         let context = self.inbound.context();
         let greeting = async {
             stream.set_nodelay(true)?;
@@ -148,9 +148,9 @@ impl Listener {
         }
     }
 
-    async fn serve(&self, (reader, writer, mut peer): (Reader, Writer, Greeted)) {
+    async fn serve(&self, (reader, writer, mut peer): (Reader, Writer, HandshakeResult)) {
         let context = self.inbound.context();
-        context.contacts.greeted(peer.node_id, peer.app_version);
+        context.contacts.connected(peer.node_id, peer.app_version);
         let (answers, outgoing) = mpsc::channel(REQUESTS_MAX);
         let writing = write_answers(writer, outgoing);
         let reading = async {
@@ -175,7 +175,7 @@ impl Listener {
     async fn next_request(
         &self,
         reader: &mut Reader,
-        peer: &mut Greeted,
+        peer: &mut HandshakeResult,
     ) -> std::io::Result<Option<(u64, Request)>> {
         let from = peer.node_id;
         let Ok(frame) = tokio::time::timeout(IDLE_MAX, reader.next()).await else {
@@ -185,9 +185,9 @@ impl Listener {
             return Ok(None);
         };
         self.inbound.context().contacts.heard(from);
-        if let Some(dir_id) = peer.unnoted_dir.filter(|_| self.inbound.is_added(from)) {
+        if let Some(dir_id) = peer.unrecorded_dir.filter(|_| self.inbound.is_added(from)) {
             handshake::note_dir(&self.inbound.context().me, from, dir_id).await?;
-            peer.unnoted_dir = None;
+            peer.unrecorded_dir = None;
         }
         Ok(Some((id, codec::decode(&body)?)))
     }
@@ -195,7 +195,7 @@ impl Listener {
     async fn serve_concurrently(
         &self,
         mut reader: Reader,
-        peer: &mut Greeted,
+        peer: &mut HandshakeResult,
         answers: Answers,
     ) -> std::io::Result<()> {
         let from = peer.node_id;
@@ -228,7 +228,7 @@ impl Listener {
     async fn serve_appends(
         &self,
         mut reader: Reader,
-        peer: &mut Greeted,
+        peer: &mut HandshakeResult,
         answers: Answers,
     ) -> std::io::Result<()> {
         let from = peer.node_id;
@@ -262,7 +262,7 @@ impl Listener {
     async fn serve_snapshots(
         &self,
         mut reader: Reader,
-        peer: &mut Greeted,
+        peer: &mut HandshakeResult,
         answers: Answers,
     ) -> std::io::Result<()> {
         let from = peer.node_id;

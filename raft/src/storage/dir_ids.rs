@@ -44,7 +44,7 @@ impl DirIdsFile {
 
     /// Whether this is the directory with which `peer` was first met in this line of history. The first
     /// meeting is stored durably. If the disk accepts no writes, the next meeting stores it. Blocks.
-    pub(crate) fn meet(&self, lineage: u64, peer: NodeId, dir_id: u64) -> bool {
+    pub(crate) fn check_or_record(&self, lineage: u64, peer: NodeId, dir_id: u64) -> bool {
         let mut ids = self.ids.lock();
         let same_line = ids.lineage == lineage;
         if let Some(met) = met(&ids, lineage, peer) {
@@ -67,7 +67,7 @@ impl DirIdsFile {
     }
 
     /// Whether `peer` was never met in this line of history, or was met with this directory. Stores nothing.
-    pub(crate) fn may_be(&self, lineage: u64, peer: NodeId, dir_id: u64) -> bool {
+    pub(crate) fn matches_or_is_new(&self, lineage: u64, peer: NodeId, dir_id: u64) -> bool {
         met(&self.ids.lock(), lineage, peer).is_none_or(|met| met == dir_id)
     }
 }
@@ -86,12 +86,23 @@ mod tests {
     fn a_directory_keeps_its_number_and_those_of_its_peers() {
         let dir = tempfile::tempdir().unwrap();
         let first = DirIdsFile::open(dir.path()).unwrap();
-        assert!(first.meet(0, 2, 22) && first.meet(0, 3, 33) && first.meet(0, 2, 22));
+        assert!(
+            first.check_or_record(0, 2, 22)
+                && first.check_or_record(0, 3, 33)
+                && first.check_or_record(0, 2, 22)
+        );
         let again = DirIdsFile::open(dir.path()).unwrap();
         assert_eq!(again.own(), first.own());
-        assert!(!again.meet(0, 2, 23) && again.meet(0, 3, 33));
-        assert!(again.may_be(0, 4, 44) && again.may_be(0, 4, 45), "nothing is noted");
-        assert!(again.may_be(0, 2, 22) && !again.may_be(0, 2, 23) && again.may_be(9, 2, 23));
+        assert!(!again.check_or_record(0, 2, 23) && again.check_or_record(0, 3, 33));
+        assert!(
+            again.matches_or_is_new(0, 4, 44) && again.matches_or_is_new(0, 4, 45),
+            "nothing is noted"
+        );
+        assert!(
+            again.matches_or_is_new(0, 2, 22)
+                && !again.matches_or_is_new(0, 2, 23)
+                && again.matches_or_is_new(9, 2, 23)
+        );
         let other = tempfile::tempdir().unwrap();
         assert_ne!(DirIdsFile::open(other.path()).unwrap().own(), first.own());
     }
@@ -100,8 +111,8 @@ mod tests {
     fn another_line_of_history_begins_with_new_directories() {
         let dir = tempfile::tempdir().unwrap();
         let ids = DirIdsFile::open(dir.path()).unwrap();
-        assert!(ids.meet(0, 2, 22) && ids.meet(9, 2, 23));
-        assert!(!ids.meet(9, 2, 22));
+        assert!(ids.check_or_record(0, 2, 22) && ids.check_or_record(9, 2, 23));
+        assert!(!ids.check_or_record(9, 2, 22));
     }
 
     #[test]
@@ -110,9 +121,9 @@ mod tests {
         let ids = DirIdsFile::open(dir.path()).unwrap();
         let aside = dir.path().with_extension("aside");
         std::fs::rename(dir.path(), &aside).unwrap();
-        assert!(ids.meet(0, 2, 22) && ids.meet(0, 2, 23));
+        assert!(ids.check_or_record(0, 2, 22) && ids.check_or_record(0, 2, 23));
         std::fs::rename(&aside, dir.path()).unwrap();
-        assert!(ids.meet(0, 2, 24));
-        assert!(!ids.meet(0, 2, 25));
+        assert!(ids.check_or_record(0, 2, 24));
+        assert!(!ids.check_or_record(0, 2, 25));
     }
 }

@@ -97,13 +97,13 @@ impl NodeDir {
     }
 
     /// Whether `peer` still has the directory with which it was first met. Blocks.
-    pub(crate) fn meet(&self, peer: NodeId, dir_id: u64) -> bool {
-        self.dir_ids.meet(self.lineage(), peer, dir_id)
+    pub(crate) fn check_or_record(&self, peer: NodeId, dir_id: u64) -> bool {
+        self.dir_ids.check_or_record(self.lineage(), peer, dir_id)
     }
 
     /// Whether `peer` was never met, or was met with this directory. Stores nothing.
-    pub(crate) fn may_be(&self, peer: NodeId, dir_id: u64) -> bool {
-        self.dir_ids.may_be(self.lineage(), peer, dir_id)
+    pub(crate) fn matches_or_is_new(&self, peer: NodeId, dir_id: u64) -> bool {
+        self.dir_ids.matches_or_is_new(self.lineage(), peer, dir_id)
     }
 
     /// The reason that this node received when it was removed from its line of history.

@@ -155,7 +155,7 @@ impl Children {
     }
 
     /// The last lines of the children's logs, for when the start failed.
-    pub(super) fn last_words(&self) -> String {
+    pub(super) fn log_tail(&self) -> String {
         let mut words = String::new();
         for child in &self.children {
             let tail = tail(&child.log, 600).unwrap_or_default();

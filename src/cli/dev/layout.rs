@@ -94,7 +94,7 @@ impl Folder {
         lock.flush()?;
         let program = std::env::current_exe().context("the program's own path is not known")?;
         let is_new = !dir.join("dev.json").exists();
-        crate::app::private::tighten_tree(&dir);
+        crate::app::private::restrict_tree(&dir);
         Ok(Ok(Self { dir, is_new, program, _lock: lock }))
     }
 

@@ -160,12 +160,12 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
-            _ = restart.recv() => bring_back(&args, &folder, &nodes, &mut children).await,
+            _ = restart.recv() => restart_dead_children(&args, &folder, &nodes, &mut children).await,
             ended = children.next_ended() => {
                 tell!("{ended}");
                 if args.restart {
                     tokio::time::sleep(Duration::from_millis(500)).await;
-                    bring_back(&args, &folder, &nodes, &mut children).await;
+                    restart_dead_children(&args, &folder, &nodes, &mut children).await;
                 } else {
                     tell!("it stays stopped; to restart it, run 'maxine dev --restart --data-dir {}' in another terminal", args.data_dir.display());
                 }
@@ -194,15 +194,20 @@ async fn ready(nodes: &[DevNode], children: &mut Children) -> anyhow::Result<()>
     };
     tokio::select! {
         () = wait => Ok(()),
-        ended = children.next_ended() => bail!("{ended}\n{}", children.last_words()),
+        ended = children.next_ended() => bail!("{ended}\n{}", children.log_tail()),
         () = tokio::time::sleep(READY_TIMEOUT) => {
-            bail!("the cluster was not ready in {} s\n{}", READY_TIMEOUT.as_secs(), children.last_words())
+            bail!("the cluster was not ready in {} s\n{}", READY_TIMEOUT.as_secs(), children.log_tail())
         }
     }
 }
 
 /// Starts the processes that are down, and writes the nodes' new process ids for scripts.
-async fn bring_back(args: &DevArgs, folder: &Folder, nodes: &[DevNode], children: &mut Children) {
+async fn restart_dead_children(
+    args: &DevArgs,
+    folder: &Folder,
+    nodes: &[DevNode],
+    children: &mut Children,
+) {
     let back = children.restart_dead().await;
     if args.output.format == Format::Json {
         let back = nodes.iter().filter(|node| back.contains(&node.id));

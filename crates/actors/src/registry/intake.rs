@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use tokio::sync::oneshot;
 
-use super::super::supervisor::Lifeline;
+use super::super::supervisor::DropNotifier;
 use super::WriteError;
 use maxine_clock::Clock;
 use maxine_control::intake::{
@@ -27,7 +27,7 @@ pub struct RegistryActor {
     clock: Clock,
     pending_max: usize,
     engine: Intake<Reply>,
-    _lifeline: Lifeline,
+    _lifeline: DropNotifier,
 }
 
 /// Submits a write.
@@ -40,7 +40,7 @@ impl RegistryActor {
         store: Arc<dyn ControlStore>,
         clock: Clock,
         pending_max: usize,
-        lifeline: Lifeline,
+        lifeline: DropNotifier,
     ) -> Self {
         Self { store, clock, pending_max, engine: Intake::new(pending_max), _lifeline: lifeline }
     }

@@ -13,13 +13,14 @@ use actix::{
 use tokio::sync::watch;
 
 use super::super::leadership::Duties;
-use super::super::supervisor::Lifeline;
+use super::super::supervisor::DropNotifier;
 use super::RegistrySettings;
 use super::expiry_status::ExpiryStatus;
-use super::former;
+use super::handover;
 use maxine_clock::Clock;
 use maxine_control::leases::{
-    EXPIRY_TICK_MS, ExpiryEvent, Former, FormerLease, LeaseEffect, LeaseEvent, LeaseTable, Leases,
+    EXPIRY_TICK_MS, ExpiryEvent, FormerLease, LeaseEffect, LeaseEvent, LeaseTable, Leases,
+    RemainingTimes,
 };
 use maxine_state::{Actor as Who, Batch, Command, Event, Fence, Name, Proposal, Reply, RequestId};
 use maxine_store::{Consistency, ControlStore};
@@ -56,7 +57,7 @@ pub(super) struct LeaseActor {
     engine: Leases,
     /// The task that follows the registry, and its grant.
     following: Option<(Fence, SpawnHandle)>,
-    _lifeline: Lifeline,
+    _lifeline: DropNotifier,
 }
 
 #[derive(Message)]
@@ -91,7 +92,7 @@ pub(super) struct Inherit {
 
 /// Asks for the remaining times under the grant `former`, which the grant `present` ended.
 #[derive(Message)]
-#[rtype(result = "Result<Arc<Former>, String>")]
+#[rtype(result = "Result<Arc<RemainingTimes>, String>")]
 pub(super) struct HandOver {
     pub(super) former: Fence,
     pub(super) present: Fence,
@@ -103,7 +104,7 @@ pub(super) struct HandOver {
 pub(super) struct ConfirmSilence;
 
 impl LeaseActor {
-    pub(super) fn new(parts: LeaseParts, lifeline: Lifeline) -> Self {
+    pub(super) fn new(parts: LeaseParts, lifeline: DropNotifier) -> Self {
         let engine = Leases::new(
             parts.node.clone(),
             parts.settings.expiry.clone(),
@@ -121,12 +122,12 @@ impl LeaseActor {
             match effect {
                 LeaseEffect::AskFormer { former, present } => {
                     let RegistrySettings { expiry, takeover_extra_ms, .. } = &self.parts.settings;
-                    let heir = former::Heir {
+                    let client = handover::HandoverClient {
                         store: Arc::clone(&self.parts.store),
                         actor: ctx.address(),
                         extra_ms: expiry.grace_ms + takeover_extra_ms,
                     };
-                    let ask = async move { heir.take_over(&former, present).await };
+                    let ask = async move { client.take_over(&former, present).await };
                     ctx.spawn(ask.into_actor(self));
                 }
                 LeaseEffect::Confirm { attempt } => self.confirm(attempt, ctx),
@@ -347,7 +348,7 @@ impl Handler<Inherit> for LeaseActor {
 }
 
 impl Handler<HandOver> for LeaseActor {
-    type Result = Result<Arc<Former>, String>;
+    type Result = Result<Arc<RemainingTimes>, String>;
 
     fn handle(&mut self, ask: HandOver, _: &mut Self::Context) -> Self::Result {
         let (snapshot, now_ms) = (self.parts.view.snapshot(), self.parts.clock.monotonic_ms());

@@ -8,7 +8,7 @@
 
 mod confirm;
 pub mod expiry_status;
-mod former;
+mod handover;
 mod intake;
 mod leases;
 mod renewals;
@@ -42,7 +42,7 @@ pub use expiry_status::ExpiryStatus;
 pub use intake::RegistryActor;
 use intake::Submit;
 use leases::{LeaseActor, LeaseParts};
-use renewals::Gatherer;
+use renewals::RenewalBatcher;
 pub use write_error::WriteError;
 
 /// How long a heartbeat waits until the leases and this node's view agree, in milliseconds.
@@ -115,14 +115,14 @@ pub struct OwnReport {
 
 /// Counts the outcomes of writes through this node.
 #[derive(Debug, Default)]
-pub struct WriteTally {
+pub struct WriteCounters {
     decided: AtomicU64,
     refused: AtomicU64,
     unknown: AtomicU64,
     last_refusal: Mutex<String>,
 }
 
-impl WriteTally {
+impl WriteCounters {
     fn note<T>(&self, result: &Result<T, WriteError>) {
         match result {
             Ok(_) | Err(WriteError::Rejected { .. } | WriteError::TooLarge { .. }) => {
@@ -191,10 +191,10 @@ pub struct Registry {
     leases: Arc<LeaseTable>,
     handed_over: watch::Receiver<bool>,
     duties: Duties,
-    gatherer: Gatherer,
+    batcher: RenewalBatcher,
     expiry: ExpiryStatus,
     settings: RegistrySettings,
-    writes: Arc<WriteTally>,
+    writes: Arc<WriteCounters>,
 }
 
 impl Registry {
@@ -229,7 +229,7 @@ impl Registry {
             clock: clock.clone(),
             duties: duties.clone(),
         });
-        peers.former_leases.set(former::FormerService {
+        peers.former_leases.set(handover::HandoverService {
             actor: lease_actor.clone(),
             view: Arc::clone(&view),
             handed_over,
@@ -247,7 +247,7 @@ impl Registry {
             })
         };
         Self {
-            gatherer: Gatherer::start(Arc::clone(&store)),
+            batcher: RenewalBatcher::start(Arc::clone(&store)),
             actor,
             lease_actor,
             store,
@@ -491,12 +491,12 @@ impl Registry {
             }
         }
         let left_ms = answer_by_ms.map(|by_ms| by_ms.saturating_sub(self.clock.monotonic_ms()));
-        self.gatherer.renew(ids, left_ms.map(Duration::from_millis)).await
+        self.batcher.renew(ids, left_ms.map(Duration::from_millis)).await
     }
 
     /// The outcomes of writes through this node.
     #[must_use]
-    pub fn writes(&self) -> &Arc<WriteTally> {
+    pub fn writes(&self) -> &Arc<WriteCounters> {
         &self.writes
     }
 

@@ -1,6 +1,6 @@
 //! Sends heartbeats to the leader's lease table.
 //!
-//! On a node that does not lead they gather for a few milliseconds and are sent in one message,
+//! On a node that does not lead they send_batches for a few milliseconds and are sent in one message,
 //! 24 bytes each. The leader answers for each whether it is known.
 
 use std::sync::Arc;
@@ -45,13 +45,13 @@ struct Waiting {
 
 /// Collects heartbeats and sends them to the leader. Clones are cheap.
 #[derive(Clone)]
-pub(super) struct Gatherer(mpsc::Sender<Waiting>);
+pub(super) struct RenewalBatcher(mpsc::Sender<Waiting>);
 
-impl Gatherer {
+impl RenewalBatcher {
     pub(super) fn start(store: Arc<dyn ControlStore>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_LEN_MAX);
         // It ends by itself when the last sender is dropped.
-        tokio::spawn(gather(store, receiver));
+        tokio::spawn(send_batches(store, receiver));
         Self(sender)
     }
 
@@ -76,7 +76,7 @@ impl Gatherer {
     }
 }
 
-async fn gather(store: Arc<dyn ControlStore>, mut receiver: mpsc::Receiver<Waiting>) {
+async fn send_batches(store: Arc<dyn ControlStore>, mut receiver: mpsc::Receiver<Waiting>) {
     let in_flight = Arc::new(tokio::sync::Semaphore::new(MESSAGES_IN_FLIGHT_MAX));
     while let Some(first) = receiver.recv().await {
         let mut len = first.items.len();

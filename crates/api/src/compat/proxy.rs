@@ -246,7 +246,7 @@ async fn forward_to(
         return Err(Box::new(refused));
     }
     browsers::strip_session_cookie(request.headers_mut());
-    state.security().withhold_tokens(request.headers_mut());
+    state.security().strip_tokens(request.headers_mut());
     let headers = request.headers();
     if body_len_max.is_some_and(|max| declared_len(headers).is_some_and(|len| len > max)) {
         let max = body_len_max.unwrap_or(u64::MAX);

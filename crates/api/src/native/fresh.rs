@@ -306,7 +306,7 @@ impl Write {
             }) => {
                 let held_back =
                     state_version::voters(&**state.store(), &state.settings().instance_id).await;
-                let held_back = held_back.who_lacks(needs);
+                let held_back = held_back.voters_without(needs);
                 let mut problem = Problem::from(rejection);
                 problem.detail = format!("{}: {held_back}", problem.detail).into();
                 Err(problem)

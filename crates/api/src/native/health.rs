@@ -15,7 +15,8 @@ use crate::problem::Problem;
 use crate::{AppState, CalledBy};
 use maxine_control::health::ProbeFrom;
 use maxine_state::{
-    Expiry, InTraffic, Instance, Liveness, NoTraffic, ProbeSpec, Readiness, Role, ServiceState,
+    Expiry, InTraffic, Instance, Liveness, NoTrafficReason, ProbeSpec, Readiness, Role,
+    ServiceState,
 };
 
 /// Why an instance gets traffic, or does not.
@@ -113,12 +114,12 @@ fn why(
     let drain = service.drains.get(&instance.registration.id);
     let health = &instance.verdict();
     let reason = if health.reason.is_empty() { "no reason given" } else { &health.reason };
-    match (in_traffic.why_not(instance), drain) {
-        (Some(NoTraffic::Drained), Some(drain)) => {
+    match (in_traffic.no_traffic_reason(instance), drain) {
+        (Some(NoTrafficReason::Drained), Some(drain)) => {
             let reason = if drain.reason.is_empty() { "no reason given" } else { &drain.reason };
             return format!("drained by {}: {reason}", drain.by);
         }
-        (Some(NoTraffic::NoShare), _) => {
+        (Some(NoTrafficReason::NoShare), _) => {
             return match &instance.registration.version {
                 Some(version) => format!(
                     "the policy splits the traffic between versions, and version {version} has no share"
@@ -140,7 +141,7 @@ fn why(
             format!("{lives}, and {}", known.text(reason))
         }
     };
-    if in_traffic.panics() {
+    if in_traffic.panic_mode() {
         let why = "the service is in panic mode: so many instances are unhealthy that all are used";
         return format!("{why} ({verdict})");
     }

@@ -551,7 +551,7 @@ impl ServiceSummary {
             health,
             instances,
             routable,
-            panic_mode: in_traffic.panics(),
+            panic_mode: in_traffic.panic_mode(),
             unhealthy,
             evicted,
             draining,

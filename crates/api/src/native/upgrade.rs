@@ -52,10 +52,13 @@ pub(super) async fn finish_upgrade(
     let voters = state_version::voters(&**app.store(), &app.settings().instance_id).await;
     let conflict = |detail: String| Problem::new(ProblemKind::Conflict, detail);
     let common = voters.common().ok_or_else(|| {
-        conflict(format!("the upgrade cannot be finished: {}", voters.who_lacks(STATE_VERSION)))
+        conflict(format!(
+            "the upgrade cannot be finished: {}",
+            voters.voters_without(STATE_VERSION)
+        ))
     })?;
     if common < STATE_VERSION {
-        let lacking = voters.who_lacks(STATE_VERSION);
+        let lacking = voters.voters_without(STATE_VERSION);
         return Err(conflict(format!("the upgrade cannot be finished: {lacking}")));
     }
     let to = common.max(has);

@@ -6,13 +6,13 @@
 
 mod agenda;
 mod observer;
+mod probe_queue;
 mod spec;
 mod track;
-mod turns;
 mod verdict;
 
 pub use observer::{Observer, PROBE_TICK_MS, ProbeJob, ProbeTable, TrackView};
+pub use probe_queue::ProbeClass;
 pub use spec::{ActiveDefaults, EffectiveProbe, ProbeFrom, effective_probe};
 pub use track::{ProbeAnswer, ProbeRecord, ProbeStatus};
-pub use turns::ProbeClass;
 pub use verdict::{LastResult, Observation, ObserverReport, VerdictContext, Verdicts};

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::agenda::assigned;
+use super::probe_queue::{NEW_PROBE_TIMEOUT_MS, ProbeClass, ProbeQueue};
 use super::spec::{ActiveDefaults, effective_probe};
 use super::track::{ProbeAnswer, ProbeRecord, ProbeStatus, Track};
-use super::turns::{LOOK_MS, ProbeClass, Turns};
 use super::verdict::{LastResult, Observation};
 use maxine_state::{
     Address, ControlState, Instance, InstanceKey, ProbeSpec, ServiceKey, ServiceState,
@@ -84,7 +84,7 @@ pub struct Observer {
     tracks: BTreeMap<InstanceKey, Track>,
     /// The probes that are not due yet, by time.
     later: BTreeSet<(u64, InstanceKey)>,
-    turns: Turns,
+    turns: ProbeQueue,
     /// Instances of which the status or the last result changed and the leader does not know it.
     unsent: BTreeSet<InstanceKey>,
     /// The instances that the proxy has ejected or admitted again, by address index.
@@ -125,7 +125,7 @@ impl Observer {
             live: vec![node.into()],
             tracks: BTreeMap::new(),
             later: BTreeSet::new(),
-            turns: Turns::new(),
+            turns: ProbeQueue::new(),
             unsent: BTreeSet::new(),
             passive: BTreeMap::new(),
             unsent_passive: BTreeSet::new(),
@@ -268,10 +268,11 @@ impl Observer {
             track.in_flight = true;
             track.ready = None;
             let mut spec = track.spec.clone();
-            let is_look =
-                class == ProbeClass::New && spec.timeout_ms > LOOK_MS && self.turns.is_crowded();
+            let is_look = class == ProbeClass::New
+                && spec.timeout_ms > NEW_PROBE_TIMEOUT_MS
+                && self.turns.is_crowded();
             if is_look {
-                spec.timeout_ms = LOOK_MS;
+                spec.timeout_ms = NEW_PROBE_TIMEOUT_MS;
             }
             jobs.push(ProbeJob {
                 key,
@@ -306,7 +307,7 @@ impl Observer {
         else {
             return false;
         };
-        let is_cut_off = |answer: &ProbeAnswer| answer.latency_us >= LOOK_MS * 1_000;
+        let is_cut_off = |answer: &ProbeAnswer| answer.latency_us >= NEW_PROBE_TIMEOUT_MS * 1_000;
         if job.is_look && answer.is_some_and(is_cut_off) {
             track.set_slow();
             track.in_flight = false;

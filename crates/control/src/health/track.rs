@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bincode::{Decode, Encode};
 
 use super::observer::TrackView;
-use super::turns::ProbeClass;
+use super::probe_queue::ProbeClass;
 use maxine_state::ProbeSpec;
 
 /// Maximum length of the text that is kept of a result, in bytes.

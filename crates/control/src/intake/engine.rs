@@ -160,7 +160,7 @@ impl<R> Intake<R> {
             IntakeEvent::Paused { attempt } if attempt == self.attempts => {
                 self.attempt(now_ms, &mut effects);
             }
-            IntakeEvent::Tick => refuse(self.queues.take_late(now_ms), &mut effects),
+            IntakeEvent::Tick => refuse(self.queues.take_expired(now_ms), &mut effects),
             IntakeEvent::Attempted { .. } | IntakeEvent::Paused { .. } => {}
         }
         if self.flight.is_none() {

@@ -130,7 +130,7 @@ impl<R> Queues<R> {
     }
 
     /// Removes all writes that waited too long. Called while no batch can be taken.
-    pub(super) fn take_late(&mut self, now_ms: u64) -> Vec<R> {
+    pub(super) fn take_expired(&mut self, now_ms: u64) -> Vec<R> {
         let mut all_late = Vec::new();
         for queue in [&mut self.system, &mut self.known, &mut self.strangers] {
             if queue.iter().any(|write| write.time.begin_ms <= now_ms) {
@@ -322,7 +322,7 @@ mod tests {
         let (taken, late) = queues.take_batch(1_000);
         assert_eq!((taken.len(), late.len(), queues.stranger_items.all), (0, 1, 0));
         assert_eq!(refusal(&mut queues, write("", "10.0.0.1", 1, None)), None);
-        assert_eq!(queues.take_late(999).len(), 0, "it still waits");
-        assert_eq!((queues.take_late(1_000).len(), queues.stranger_items.all), (1, 0));
+        assert_eq!(queues.take_expired(999).len(), 0, "it still waits");
+        assert_eq!((queues.take_expired(1_000).len(), queues.stranger_items.all), (1, 0));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::former::{Former, FormerLease};
+use super::handover::{FormerLease, RemainingTimes};
 use super::settings::ExpirySettings;
 use super::table::{Lease, LeaseId, LeaseTable, Leased};
 use maxine_state::{ControlState, Fence, Instance, InstanceKey, Name};
@@ -55,7 +55,7 @@ pub(super) struct Deadlines {
     /// The checks that have leases, by the lease id of their instance. Most instances have none.
     checks: HashMap<LeaseId, Vec<Name>>,
     /// The remaining time of each lease when the table was last closed.
-    former: Option<Arc<Former>>,
+    former: Option<Arc<RemainingTimes>>,
 }
 
 impl Deadlines {
@@ -73,8 +73,8 @@ impl Deadlines {
     /// Ends the grant of the table. From then on no renewal is acknowledged, and the remaining time of each
     /// lease is kept for the next leader. Returns the grant, or `None` if the table was closed already.
     pub(super) fn close(&mut self, now_ms: u64) -> Option<Fence> {
-        let ended = self.table.end(now_ms).map(|(fence, left)| Former::new(fence, left));
-        let fence = ended.as_ref().map(Former::fence);
+        let ended = self.table.end(now_ms).map(|(fence, left)| RemainingTimes::new(fence, left));
+        let fence = ended.as_ref().map(RemainingTimes::fence);
         if let Some(former) = ended {
             self.former = Some(Arc::new(former));
         }
@@ -84,7 +84,7 @@ impl Deadlines {
 
     /// Closes the table if it belongs to the grant `fence`. Returns the remaining times under that grant, or
     /// `None` if they are not known.
-    pub(super) fn former(&mut self, fence: Fence, now_ms: u64) -> Option<Arc<Former>> {
+    pub(super) fn former(&mut self, fence: Fence, now_ms: u64) -> Option<Arc<RemainingTimes>> {
         if self.table.belongs_to(fence) {
             self.close(now_ms);
         }

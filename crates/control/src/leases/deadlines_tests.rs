@@ -166,7 +166,7 @@ fn what_was_decided_to_expire_cannot_be_renewed_while_that_is_in_flight() {
     assert!(table.table.renew(LeaseId::of_key(&key(0)), 9, 6_004));
 }
 
-fn left(former: &Former) -> Vec<(LeaseId, u64)> {
+fn left(former: &RemainingTimes) -> Vec<(LeaseId, u64)> {
     let mut left: Vec<_> = former.leases().iter().map(|lease| (lease.id, lease.left_ms)).collect();
     left.sort_unstable();
     left

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::deadlines::{Deadlines, Due};
-use super::former::{Former, FormerLease};
+use super::handover::{FormerLease, RemainingTimes};
 use super::settings::ExpirySettings;
 use super::table::{LeaseTable, Leased};
 use crate::faults::{self, Fault};
@@ -233,7 +233,7 @@ impl Leases {
         present: Fence,
         state: &ControlState,
         now_ms: u64,
-    ) -> Result<Arc<Former>, RemainingUnknown> {
+    ) -> Result<Arc<RemainingTimes>, RemainingUnknown> {
         let granted = state.grant().is_some_and(|grant| grant.fence >= present);
         if former >= present || !granted {
             return Err(RemainingUnknown::NotEnded);

@@ -10,12 +10,12 @@
 
 mod deadlines;
 mod expiry;
-mod former;
+mod handover;
 mod settings;
 mod table;
 
 pub use deadlines::Due;
 pub use expiry::{EXPIRY_TICK_MS, ExpiryEvent, LeaseEffect, LeaseEvent, Leases, RemainingUnknown};
-pub use former::{Former, FormerLease};
+pub use handover::{FormerLease, RemainingTimes};
 pub use settings::ExpirySettings;
 pub use table::{LeaseId, LeaseTable, Leased};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bincode::{Decode, Encode};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::former::FormerLease;
+use super::handover::FormerLease;
 use super::settings::ExpirySettings;
 use maxine_state::{Fence, InstanceKey, Name};
 

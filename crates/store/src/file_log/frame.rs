@@ -13,7 +13,7 @@ const HEAD_LEN: usize = 24;
 
 /// What was found at a position in the file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum FrameRead {
     /// A complete frame: the number of its first entry, its entries, its length, and the chain after it.
     Frame { first: u64, entries: Vec<Vec<u8>>, len: usize, chain: u32 },
     /// The end of the file.
@@ -54,19 +54,19 @@ fn length(len: usize) -> u32 {
 }
 
 /// Decodes the frame at the start of `bytes`, which extend to the end of the file.
-pub(super) fn read(bytes: &[u8]) -> Found {
+pub(super) fn read(bytes: &[u8]) -> FrameRead {
     if bytes.is_empty() {
-        return Found::End;
+        return FrameRead::End;
     }
     if let Some(head) = head(bytes)
         && let Some(body) = head.body(bytes)
         && let Some(entries) = split(body)
     {
         let len = HEAD_LEN + body.len();
-        return Found::Frame { first: head.first, entries, len, chain: head.chain };
+        return FrameRead::Frame { first: head.first, entries, len, chain: head.chain };
     }
     let follows = (1..bytes.len()).any(|at| is_whole(&bytes[at..]));
-    if follows { Found::Damaged } else { Found::Torn }
+    if follows { FrameRead::Damaged } else { FrameRead::Torn }
 }
 
 struct Head {
@@ -121,12 +121,12 @@ mod tests {
     fn a_frame_comes_back_and_every_cut_of_it_is_torn() {
         let (frame, chain) = encode(7, 9, &[b"one", b"", b"three"]);
         let entries = vec![b"one".to_vec(), Vec::new(), b"three".to_vec()];
-        assert_eq!(read(&frame), Found::Frame { first: 7, entries, len: frame.len(), chain });
-        assert_eq!(read(&[]), Found::End);
+        assert_eq!(read(&frame), FrameRead::Frame { first: 7, entries, len: frame.len(), chain });
+        assert_eq!(read(&[]), FrameRead::End);
         for cut in 1..frame.len() {
-            assert_eq!(read(&frame[..cut]), Found::Torn, "cut at {cut}");
+            assert_eq!(read(&frame[..cut]), FrameRead::Torn, "cut at {cut}");
         }
-        assert_eq!(read(&[0; 4096]), Found::Torn, "a file that was lengthened but not written");
+        assert_eq!(read(&[0; 4096]), FrameRead::Torn, "a file that was lengthened but not written");
     }
 
     #[test]
@@ -136,7 +136,7 @@ mod tests {
         for at in 0..first.len() {
             let mut bytes = [first.clone(), second.clone()].concat();
             bytes[at] ^= 0x10;
-            assert_eq!(read(&bytes), Found::Damaged, "flipped at {at}");
+            assert_eq!(read(&bytes), FrameRead::Damaged, "flipped at {at}");
         }
     }
 }

@@ -16,7 +16,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use self::frame::Found;
+use self::frame::FrameRead;
 use super::OpenError;
 use maxine_state::ControlState;
 
@@ -286,16 +286,16 @@ impl LogFile {
         let (mut seq, mut so_far) = (self.seq, self.chain);
         loop {
             match frame::read(rest) {
-                Found::End => return Ok((news, None)),
-                Found::Torn => {
+                FrameRead::End => return Ok((news, None)),
+                FrameRead::Torn => {
                     news.torn = true;
                     return Ok((news, None));
                 }
-                Found::Damaged => {
+                FrameRead::Damaged => {
                     let what = "a checksum is wrong and whole frames follow";
                     return Ok((news, Some(String::from(what))));
                 }
-                Found::Frame { first, entries, len, chain } => {
+                FrameRead::Frame { first, entries, len, chain } => {
                     let body = rest.get(len - frame::body_len(&entries)..len).unwrap_or_default();
                     if crc32c::crc32c_append(so_far, body) != chain {
                         let what = "a frame does not follow on those before it";

@@ -180,7 +180,7 @@ impl Keys {
     }
 
     /// The prefix of the keys that keep what was replaced.
-    pub(super) fn aside(&self) -> String {
+    pub(super) fn replaced_prefix(&self) -> String {
         format!("{}:aside:", self.prefix)
     }
 

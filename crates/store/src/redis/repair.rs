@@ -34,7 +34,7 @@ use super::connect::Link;
 use super::replica::{Entry, Position};
 use super::scripts;
 use super::snapshot::{self, Installed};
-use super::stream::{self, Found, PAGE_ENTRIES_MAX};
+use super::stream::{self, PAGE_ENTRIES_MAX, ReadLog};
 use super::survey::Survey;
 use super::tail::End;
 use crate::StoreEvent;
@@ -133,7 +133,7 @@ impl Core {
                 let after = format!("{}-0", mine.seq);
                 let page = stream::page(link, &self.keys, &after, 0, timeout).await?;
                 let next = page.entries.first();
-                here.next_is_there = next.is_some_and(|next| next.follows_on(&mine));
+                here.next_is_there = next.is_some_and(|next| next.is_next_after(&mine));
             }
             Some(head) => tail = self.replica.kept_after(head.seq, &head.nonce),
             None => {}
@@ -215,7 +215,7 @@ impl Core {
     }
 
     /// Continues with what was read, and reports what this node had and lost.
-    fn go_on_with(&self, found: Found) {
+    fn go_on_with(&self, found: ReadLog) {
         let mine = self.replica.position();
         let now = found.rebuilt.position().clone();
         let replaced = now.epoch != mine.epoch;

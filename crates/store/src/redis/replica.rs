@@ -56,7 +56,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Whether it is the next entry after `place`.
-    pub(super) fn follows_on(&self, place: &Position) -> bool {
+    pub(super) fn is_next_after(&self, place: &Position) -> bool {
         self.seq == place.seq + 1 && self.previous == place.nonce
     }
 
@@ -176,7 +176,7 @@ impl Replica {
         let inner = &mut *inner;
         let mut position = inner.position.clone();
         for entry in &entries {
-            if !entry.follows_on(&position) {
+            if !entry.is_next_after(&position) {
                 return Err(Refusal::Broken);
             }
             position.seq = entry.seq;
@@ -301,7 +301,7 @@ impl Rebuilt {
     pub(super) fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Refusal> {
         let mut events = Vec::new();
         for entry in entries {
-            if !entry.follows_on(&self.position) {
+            if !entry.is_next_after(&self.position) {
                 return Err(Refusal::Broken);
             }
             let batch = read_or_skip(&entry, &mut self.skipped)?;

@@ -246,7 +246,8 @@ pub(super) async fn install(
 ) -> RedisResult<Installed> {
     let data = keys.snapshot_data(&uploaded.id);
     let all = [&*keys.head, &*keys.log, &*keys.snapshot, &*data, &*keys.leader];
-    let (fields, parts_prefix, aside) = (uploaded.fields(), keys.snapshot_data(""), keys.aside());
+    let (fields, parts_prefix, aside) =
+        (uploaded.fields(), keys.snapshot_data(""), keys.replaced_prefix());
     let (epoch, seq, nonce) = match replaces {
         None => (&b""[..], String::new(), &b""[..]),
         Some(at) => (at.epoch.as_bytes(), at.seq.to_string(), &at.nonce[..]),

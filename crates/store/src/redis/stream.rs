@@ -153,7 +153,7 @@ fn parse(id: &str, fields: &[Vec<u8>]) -> Option<Entry> {
 }
 
 /// What can be read of the log.
-pub(super) struct Found {
+pub(super) struct ReadLog {
     pub(super) survey: Survey,
     /// The state, as far as the snapshot and the entries after it reach without a gap.
     pub(super) rebuilt: Rebuilt,
@@ -161,7 +161,7 @@ pub(super) struct Found {
     pub(super) damage: Option<String>,
 }
 
-impl Found {
+impl ReadLog {
     /// Whether it is the state at the head.
     pub(super) fn is_whole(&self) -> bool {
         self.survey.head.as_ref().is_some_and(|head| head.is_same_entry(self.rebuilt.position()))
@@ -189,7 +189,7 @@ pub(super) async fn rebuild(
     link: &mut Link,
     keys: &Keys,
     timeout: Duration,
-) -> Result<Found, RebuildError> {
+) -> Result<ReadLog, RebuildError> {
     let mut attempt = 1;
     loop {
         let found = try_rebuild(link, keys, timeout).await?;
@@ -208,7 +208,7 @@ async fn try_rebuild(
     link: &mut Link,
     keys: &Keys,
     timeout: Duration,
-) -> Result<Found, RebuildError> {
+) -> Result<ReadLog, RebuildError> {
     let survey = Survey::read(link, keys, timeout).await?;
     let mut damage = None;
     let mut rebuilt = empty(&survey);
@@ -241,7 +241,7 @@ async fn try_rebuild(
             }
         }
     }
-    Ok(Found { survey, rebuilt, damage })
+    Ok(ReadLog { survey, rebuilt, damage })
 }
 
 fn empty(survey: &Survey) -> Rebuilt {

@@ -210,7 +210,7 @@ impl Orderer {
             }
         }
         if self.shared.failure().is_none() {
-            self.give_lease_back();
+            self.release_lease();
         }
         self.node_files.leave();
         self.shared.end_lease();

@@ -100,7 +100,7 @@ impl Orderer {
         written.map_err(|error| Failure::Away(format!("the leader's file: {error}")))
     }
 
-    pub(super) fn give_lease_back(&mut self) {
+    pub(super) fn release_lease(&mut self) {
         let done = self.locked(|orderer| {
             if !orderer.confirms_lease() {
                 return Ok(());

@@ -3,7 +3,7 @@
 //! An instance that accepts a connection and never answers uses a place until the time limit of the probe,
 //! which its owner sets. Therefore probes have classes, which depend on earlier results, and each class has
 //! its own places. Within a class the services take turns, and no service gets more than half of the places.
-//! While more than half of the places for new instances are taken, a new instance has only [`LOOK_MS`] to answer. One
+//! While more than half of the places for new instances are taken, a new instance has only [`NEW_PROBE_TIMEOUT_MS`] to answer. One
 //! that does not answer in this time is probed again as a slow one, with its whole time limit. So a new instance that
 //! answers fast does not wait for thousands that never answer.
 
@@ -16,7 +16,7 @@ const ANSWERING_MAX: usize = 128;
 /// Maximum number of concurrent probes of new instances.
 const NEW_MAX: usize = 192;
 /// Time limit for a new instance while many new instances are probed, in milliseconds.
-pub(crate) const LOOK_MS: u64 = 200;
+pub(crate) const NEW_PROBE_TIMEOUT_MS: u64 = 200;
 /// Maximum number of concurrent probes of slow instances.
 const SLOW_MAX: usize = 64;
 /// A service gets at most one in this many places of a class.
@@ -110,13 +110,13 @@ impl Queue {
 
 /// The due probes, and the places for those in flight.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct ProbeQueue {
     answering: Queue,
     new: Queue,
     slow: Queue,
 }
 
-impl Turns {
+impl ProbeQueue {
     pub(crate) fn new() -> Self {
         Self {
             answering: Queue::new(ANSWERING_MAX),

@@ -25,14 +25,14 @@ const GRANT_TIMEOUT: Duration = Duration::from_millis(800);
 const ATTEMPTS_MAX: usize = 2;
 
 /// The former leader's side.
-pub(super) struct FormerService {
+pub(super) struct HandoverService {
     pub(super) actor: Supervised<LeaseActor>,
     pub(super) view: Arc<View>,
     /// Set to true once the next leader has all remaining times.
     pub(super) handed_over: watch::Sender<bool>,
 }
 
-impl PeerService<FormerLeases> for FormerService {
+impl PeerService<FormerLeases> for HandoverService {
     fn answer(&self, ask: FormerLeases) -> BoxFuture<'static, Result<LeasePage, String>> {
         let (actor, view) = (self.actor.clone(), Arc::clone(&self.view));
         let handed_over = self.handed_over.clone();
@@ -56,14 +56,14 @@ impl PeerService<FormerLeases> for FormerService {
 }
 
 /// The new leader's side.
-pub(super) struct Heir {
+pub(super) struct HandoverClient {
     pub(super) store: Arc<dyn ControlStore>,
     pub(super) actor: actix::Addr<LeaseActor>,
     /// What is added to the TTL of a lease whose remaining time is not known, in milliseconds.
     pub(super) extra_ms: u64,
 }
 
-impl Heir {
+impl HandoverClient {
     /// Takes over the remaining times of the previous leader, if it can still report them.
     pub(super) async fn take_over(&self, before: &FormerGrant, present: Fence) {
         let former = before.holder.as_str();

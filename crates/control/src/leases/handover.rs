@@ -25,12 +25,12 @@ pub struct FormerLease {
 
 /// The remaining times of all leases under a grant. They no longer change.
 #[derive(Debug)]
-pub struct Former {
+pub struct RemainingTimes {
     fence: Fence,
     leases: Vec<FormerLease>,
 }
 
-impl Former {
+impl RemainingTimes {
     /// The remaining times under the grant `fence`.
     #[must_use]
     pub fn new(fence: Fence, leases: Vec<FormerLease>) -> Self {
