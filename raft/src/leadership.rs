@@ -223,7 +223,7 @@ async fn watch_disk(inner: &Inner) {
     if !stalled && busy > inner.config.disk_stall_ms {
         tracing::error!(
             busy_ms = busy,
-            "the disk has stalled; this node gives up leading until it recovers"
+            "the disk has stalled; this node resigns as leader until the disk recovers"
         );
         inner.stalled.store(true, Ordering::Release);
         inner.counters.disk_stalls.fetch_add(1, Ordering::Relaxed);

@@ -119,7 +119,7 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
         }
         StoreEvent::Failed { .. } => (AlertKind::StoreFailed, "the store failed; the node stops"),
         StoreEvent::TornTailCut { .. } => {
-            (AlertKind::StoreTornTailCut, "an incomplete record at the end of the log was cut off")
+            (AlertKind::StoreTornTailCut, "an incomplete record at the end of the log was removed")
         }
     };
     telemetry.alert(Notice::new(kind, STORE, message).details(details(event)));

@@ -23,7 +23,7 @@ impl HealthSink for TelemetryHealth {
         if !active {
             return self.0.clear(AlertKind::ServicePanic, &object);
         }
-        let what = "so many instances are unhealthy that all are used";
+        let what = "too many instances are unhealthy, so all are used";
         let notice = Notice::new(AlertKind::ServicePanic, &*object, format!("{object}: {what}"));
         self.0.raise(notice.details(json!({
             "serviceName": service.service.as_str(),

@@ -357,7 +357,7 @@ fn print_password(made: &OneTimePassword) {
     let text =
         format!("\nfirst start: sign in as {name} with the password (shown this once) {word}\n");
     if let Err(error) = writeln!(std::io::stderr(), "{text}") {
-        tracing::error!(%error, "the one-time password could not be shown on standard error");
+        tracing::error!(%error, "the one-time password could not be written to standard error");
     }
 }
 

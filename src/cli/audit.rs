@@ -138,7 +138,7 @@ impl Verified {
         }
         if !self.hashes.keys().any(|seq| cluster.hashes.contains_key(seq)) {
             return Err(
-                "none of its records is still kept by the cluster: nothing can be compared".into(),
+                "the cluster no longer has any of its records, so nothing can be compared".into()
             );
         }
         if self.head == cluster.head {

@@ -106,7 +106,9 @@ async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Resul
     }
     let instance: Instance = answer.read()?;
     if instance.checks.is_empty() {
-        return out.line("it has no checks, neither of its own nor by the policy of its service");
+        return out.line(
+            "it has no checks: neither the instance nor the policy of its service defines any",
+        );
     }
     table(instance.checks, out)
 }

@@ -105,10 +105,7 @@ pub async fn policy(args: PolicyArgs, out: &mut Output) -> Result<(), CliError> 
         PolicyAction::Unset(service) => {
             let answer =
                 client.send(&Request::keyed(Method::DELETE, &policy_path(&service))).await?;
-            out.done(
-                &answer.body,
-                format!("{service} has no policy of its own now; the defaults apply"),
-            )
+            out.done(&answer.body, format!("{service} has no policy now; the defaults apply"))
         }
         PolicyAction::Set(set) => set_policy(&client, set, out).await,
         PolicyAction::Replace(replace) => {

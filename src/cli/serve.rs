@@ -133,7 +133,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         why = node.failed() => Some(why),
     };
     if let Some(why) = &failed {
-        tracing::error!(why, "this node cannot go on");
+        tracing::error!(why, "this node cannot continue");
     }
     // A second signal does not wait for the graceful way.
     tokio::select! {

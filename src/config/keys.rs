@@ -72,7 +72,7 @@ keys! {
     "http.connections_per_address_max" "http-connections-per-address-max" "MAXINE_HTTP_CONNECTIONS_PER_ADDRESS_MAX" "connections" "1 to 1000000" "12000"
         "Maximum open connections from one address (for IPv6, one /64 network). Beyond it, new connections are answered with 503 and closed. security.trusted_proxies are exempt." => |c, v| c.http.connections_per_address_max = number(v, 1, 1_000_000)?;
     "http.watchers_max" "http-watchers-max" "MAXINE_HTTP_WATCHERS_MAX" "watchers" "1 to 1000000" "20000"
-        "Maximum watch streams and long-polls at once. One in ten is kept for callers with a credential. Beyond it, 429." => |c, v| c.http.watchers_max = number(v, 1, 1_000_000)?;
+        "Maximum number of concurrent watch streams and long-polls. One in ten is reserved for callers with a credential. Beyond it, 429." => |c, v| c.http.watchers_max = number(v, 1, 1_000_000)?;
     "http.watchers_per_address_max" "http-watchers-per-address-max" "MAXINE_HTTP_WATCHERS_PER_ADDRESS_MAX" "watchers" "1 to 1000000" "10000"
         "Maximum watch streams and long-polls of one client address. Beyond it, 429." => |c, v| c.http.watchers_per_address_max = number(v, 1, 1_000_000)?;
     "http.bodies_len_max" "http-bodies-len-max" "MAXINE_HTTP_BODIES_LEN_MAX" "bytes" "8388608 to 1099511627776" "67108864"
@@ -86,7 +86,7 @@ keys! {
     "http.proxy_body_len_max" "proxy-body-len-max" "MAXINE_PROXY_BODY_LEN_MAX" "bytes" "0 to 1099511627776" "10485760"
         "Maximum length of a request body that is forwarded to an instance. A longer body is answered with 413. 0 means no limit." => |c, v| c.http.proxy_body_len_max = number(v, 0, 1 << 40)?;
     "http.proxy_connections_per_address_percent" "proxy-connections-per-address-percent" "MAXINE_PROXY_CONNECTIONS_PER_ADDRESS_PERCENT" "percent" "1 to 100" "25"
-        "Percentage of the connections to instances that one client address (for IPv6, one /64 network) may use at once, of those that other addresses do not use. Beyond it, proxied requests are answered with 503. Idle connections count for no address and are closed when a new one needs the place. One connection in eight is kept for callers with a credential. security.trusted_proxies that name no client are exempt. 100 means no such limit." => |c, v| c.http.proxy_connections_per_address_percent = number(v, 1, 100)?;
+        "Percentage of the connections to instances that one client address (for IPv6, one /64 network) may use at the same time, of those that other addresses do not use. Beyond it, proxied requests are answered with 503. Idle connections count for no address and are closed when a new one needs the place. One connection in eight is kept for callers with a credential. security.trusted_proxies that name no client are exempt. 100 means no such limit." => |c, v| c.http.proxy_connections_per_address_percent = number(v, 1, 100)?;
     "http.proxy_sandbox" "proxy-sandbox" "MAXINE_PROXY_SANDBOX" "switch" "true, false" "true"
         "If true, browsers treat a page that an instance serves through the proxy as a separate origin (CSP sandbox), so that its scripts cannot use the dashboard's session." => |c, v| c.http.proxy_sandbox = switch(v)?;
     "http.cors_allow_origin" "cors-allow-origin" "MAXINE_CORS_ALLOW_ORIGIN" "origin" "an origin, * or nothing" ""
@@ -132,7 +132,7 @@ keys! {
     "registry.expiry_rate_max" "expiry-rate-max" "MAXINE_EXPIRY_RATE_MAX" "instances per second" "1 to 1000000" "1000"
         "Maximum number of instances that expire per second." => |c, v| c.registry.expiry.rate_max_per_s = number(v, 1, 1_000_000)?;
     "registry.silent_share_max_percent" "silent-share-max-percent" "MAXINE_SILENT_SHARE_MAX_PERCENT" "percent" "1 to 100" "50"
-        "If a larger share of all instances stops sending heartbeats at once, expiry is suspended. 100 means never." => |c, v| c.registry.expiry.silent_share_max_percent = number(v, 1, 100)?;
+        "If a larger share of all instances stops sending heartbeats at the same time, expiry is suspended. 100 means never." => |c, v| c.registry.expiry.silent_share_max_percent = number(v, 1, 100)?;
     "registry.silent_fleet_min" "silent-fleet-min" "MAXINE_SILENT_FLEET_MIN" "instances" "1 to 1000000" "50"
         "Expiry is suspended only if at least this many instances are registered." => |c, v| c.registry.expiry.silent_fleet_min = number(v, 1, 1_000_000)?;
     "registry.suspension_max_ms" "suspension-max-ms" "MAXINE_SUSPENSION_MAX_MS" "milliseconds" "0 to 86400000" "600000"
@@ -200,7 +200,7 @@ keys! {
         "File to which recent audit events are appended. A relative path is inside the data directory." => |c, v| c.telemetry.audit_file = path(v);
 
     "state.file" "state-file" "MAXINE_REGISTRY_STATE_FILE" "path" "a file" ""
-        "Local and shared-file mode keep their log beside this file; the log's name ends in .log. If empty: `registry-state.json` in the data directory." => |c, v| c.state.file = path(v);
+        "Local and shared-file mode keep their log next to this file; the log's name ends in .log. If empty: `registry-state.json` in the data directory." => |c, v| c.state.file = path(v);
     "state.persistence" "persistence" "MAXINE_REGISTRY_PERSISTENCE" "switch" "true, false" "true"
         "Whether local mode keeps its state when it is restarted." => |c, v| c.state.persistence = switch(v)?;
     "state.lock_timeout_ms" "lock-timeout-ms" "MAXINE_REGISTRY_STATE_LOCK_TIMEOUT_MS" "milliseconds" "100 to 600000" "5000"

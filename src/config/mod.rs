@@ -272,7 +272,7 @@ pub struct NodeConfig {
 
 /// Invalid settings: all of them, one line each.
 #[derive(Debug, thiserror::Error)]
-#[error("{} bad setting{}:\n{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, .0.join("\n"))]
+#[error("{} invalid setting{}:\n{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, .0.join("\n"))]
 pub struct InvalidSettings(pub Vec<String>);
 
 /// Where a value comes from, for messages.

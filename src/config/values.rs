@@ -72,7 +72,7 @@ pub fn has_password(text: &str) -> bool {
 /// A hint about brackets if `text` looks like an IPv6 address without them; otherwise an empty text.
 fn brackets(text: &str) -> &'static str {
     if maxine_wording::lacks_brackets(text) {
-        "; an IPv6 address stands in brackets, such as [::1]:7700"
+        "; an IPv6 address must be in brackets, such as [::1]:7700"
     } else {
         ""
     }
@@ -142,7 +142,9 @@ pub(super) fn networks(value: &str) -> Result<Vec<ipnet::IpNet>, String> {
         text.parse::<ipnet::IpNet>()
             .or_else(|_| text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from))
             .map_err(|_| {
-                format!("must be networks such as 10.0.0.0/8, separated by commas; {text} is none")
+                format!(
+                    "must be networks such as 10.0.0.0/8, separated by commas; {text} is not valid"
+                )
             })
     };
     value.split(',').map(str::trim).filter(|text| !text.is_empty()).map(each).collect()
@@ -155,7 +157,7 @@ pub(super) fn hosts(value: &str) -> Result<Vec<String>, String> {
         if text.len() <= 253 && text.chars().all(is_plain) {
             return Ok(text.trim_end_matches('.').to_ascii_lowercase());
         }
-        Err(format!("must be host names without ports, separated by commas; {text} is none"))
+        Err(format!("must be host names without ports, separated by commas; {text} is not valid"))
     };
     value.split(',').map(str::trim).filter(|text| !text.is_empty()).map(each).collect()
 }
@@ -169,7 +171,7 @@ pub(super) fn members(value: &str) -> Result<Vec<MemberSetting>, String> {
         let (Some(id), Some(peer_addr), Some(http_addr)) =
             (parts.next(), parts.next(), parts.next())
         else {
-            return Err(format!("{FORM}; {item} is none"));
+            return Err(format!("{FORM}; {item} is not valid"));
         };
         let id: u64 = number(id, 1, u64::from(u32::MAX))
             .map_err(|_| format!("{FORM}; {item} has a bad ID"))?;

@@ -28,7 +28,7 @@ test('the leader is killed: the page goes on, and the timeline tells why and for
     await go(page, '/cluster');
     await page.getByRole('region', { name: 'Latest leaders' }).getByText(`node-${leader + 1} sent no more messages`).waitFor();
     await page.getByRole('region', { name: 'Nodes' }).getByText('Cut off').waitFor();
-    await page.getByRole('region', { name: 'What each node believes' }).getByText('does not answer').waitFor();
+    await page.getByRole('region', { name: 'What each node reports' }).getByText('does not answer').waitFor();
     assert.deepEqual(await violations(page), []);
   });
   const changes = (await on.cluster.call('GET', '/cluster/leadership', undefined, { node: other })).items;

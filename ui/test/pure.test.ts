@@ -8,7 +8,7 @@ import type { ClusterStatus, LeadershipGrant, Member, NodeReport, TraceEntry } f
 import { scaleOf } from '../src/parts/chart';
 import { diffLines, folded, stable } from '../src/parts/diff';
 import { bytes, duration, relative, short } from '../src/parts/format';
-import { disagreements } from '../src/screens/cluster/beliefs';
+import { disagreements } from '../src/screens/cluster/node-reports';
 import { reachOf, toleranceOf } from '../src/screens/cluster/reach';
 import { causeOf, gapsOf, termsOf } from '../src/screens/cluster/leadership';
 import { edgesOf } from '../src/screens/dependencies/graph';

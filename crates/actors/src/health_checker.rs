@@ -338,7 +338,7 @@ impl HealthCheckerActor {
         let send = async move {
             let sent = send(&parts, &observations).await;
             if let Err(error) = &sent {
-                tracing::debug!(%error, "the leader was not told of probe results yet");
+                tracing::debug!(%error, "probe results could not be sent to the leader yet");
             }
             (observations, sent.is_ok())
         };

@@ -37,10 +37,10 @@ pub enum CallerClass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoPlace {
     /// All places of the node are taken.
-    #[error("this node has no more places of this kind")]
+    #[error("the limit of this node is reached")]
     Node,
     /// The address has reached its limit.
-    #[error("this address has as many places of this kind as it may")]
+    #[error("the limit for your address is reached")]
     Address,
 }
 

@@ -78,7 +78,8 @@ impl From<WriteError> for CompatError {
                 "the outcome is unknown: the storage of this node failed".into()
             }
             WriteError::Refused(_) => {
-                "nothing was written: the leader takes no such write from this node".into()
+                "nothing was written: the leader does not accept this kind of write from this node"
+                    .into()
             }
             _ => error.to_string(),
         };

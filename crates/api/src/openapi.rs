@@ -109,7 +109,7 @@ fn complete_operation(table: &AccessTable, path: &str, method: &Method, operatio
     if *method != Method::GET && path != "/api/v1/session" {
         let about = "1 to 255 visible characters: a repeat takes effect once.";
         add_header(operation, "Idempotency-Key", about);
-        let about = "1 to 600000: how long the client waits. A change that has not begun by then is given up.";
+        let about = "1 to 600000: how long the client waits. A change that has not begun by then is not made.";
         add_header(operation, TIMEOUT_NAME, about);
     }
 }
@@ -198,7 +198,7 @@ fn conditions(method: &Method, operation: &mut Operation) {
         operation.responses.responses.insert("304".into(), unchanged);
         return;
     }
-    let about = "The revision that the change stands on, quoted, as `ETag` gave it.";
+    let about = "The revision that the change is based on: the quoted value of `ETag`.";
     add_header(operation, "If-Match", about);
 }
 

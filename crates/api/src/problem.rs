@@ -211,7 +211,7 @@ impl ProblemKind {
                 "PUT replaces the whole document. Send the missing fields too, or send only the changes with PATCH."
             }
             Self::KeyReused => {
-                "Nothing was changed. Send the request with a new Idempotency-Key, unless it was meant to repeat the first one."
+                "Nothing was changed. Send the request with a new Idempotency-Key, unless it should repeat the first one."
             }
             Self::TooManyRequests => "Wait for the time in Retry-After.",
             Self::Internal => {
@@ -510,7 +510,7 @@ impl From<WriteError> for Problem {
                 (ProblemKind::Unavailable, "too many writes are in flight".into())
             }
             WriteError::AddressOverloaded { .. } => {
-                (ProblemKind::Unavailable, "too many writes of your address are in flight".into())
+                (ProblemKind::Unavailable, "too many writes from your address are in flight".into())
             }
             WriteError::OutcomeUnknown { .. } => {
                 let detail = "there was no answer in time: the write may or may not take effect";
@@ -519,7 +519,7 @@ impl From<WriteError> for Problem {
             WriteError::TooLarge { .. } => (ProblemKind::PayloadTooLarge, error.to_string()),
             // The causes of these two are for the node's own log, not for clients.
             WriteError::Refused(_) => {
-                let detail = "the leader takes no such write from this node";
+                let detail = "the leader does not accept this kind of write from this node";
                 (ProblemKind::Unavailable, detail.into())
             }
             WriteError::Storage(_) => {

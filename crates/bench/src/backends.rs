@@ -171,7 +171,7 @@ fn section(bench: &Bench, trials: u32, all: &[Figures]) -> Section {
         ],
         rows: all.iter().map(row).collect(),
         goals: vec![Goal {
-            text: "discovery on the slowest backend beside the fastest".into(),
+            text: "discovery on the slowest backend compared to the fastest".into(),
             aim: format!("{:.0} %", DISCOVERY_SHARE_AIM * 100.0),
             seen: format!("{:.0} %", share * 100.0),
             met: share >= DISCOVERY_SHARE_AIM,

@@ -45,7 +45,12 @@ impl Watchers {
             tokio::spawn(watchers.stop.clone().run_until_cancelled_owned(watching));
         }
         let all = || async { watchers.opened.load(Ordering::Relaxed) == count };
-        wait_until("the watchers are not all told that they watch", TIME_TO_OPEN, all).await?;
+        wait_until(
+            "not all watchers have received the confirmation of their watch",
+            TIME_TO_OPEN,
+            all,
+        )
+        .await?;
         Ok(watchers)
     }
 }

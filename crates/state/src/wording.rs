@@ -77,12 +77,12 @@ impl Display for Limit {
             Self::SomeAdmin => "left with at least one admin",
             Self::Url => "a URL such as http://10.0.0.1:8080 with an optional base path",
             Self::UrlBrackets => {
-                "a URL whose IPv6 address stands in brackets, such as http://[::1]:8080"
+                "a URL with the IPv6 address in brackets, such as http://[::1]:8080"
             }
-            Self::UrlScheme => "a URL whose scheme is http or https",
+            Self::UrlScheme => "a URL with the scheme http or https",
             Self::UrlUser => "a URL without user information",
             Self::UrlHost => "a URL with a host",
-            Self::UrlPort => "a URL whose port is 1 to 65535",
+            Self::UrlPort => "a URL with a port from 1 to 65535",
             Self::UrlPath => "a URL without query, fragment, space, quote or backslash",
             Self::RootedPath => "a path on the instance that begins with /",
             Self::UrlDots => "a URL without . or .. in its path",

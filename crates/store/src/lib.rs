@@ -103,7 +103,7 @@ pub enum ProposeError {
     /// The store failed, and the node stops.
     #[error("storage failed: {0}")]
     Storage(String),
-    /// Nothing was written: the leader takes no such write from this node. Another node may be allowed to send it.
+    /// Nothing was written: the leader does not accept this kind of write from this node. Another node may be allowed to send it.
     #[error("the leader refused it: {0}")]
     Refused(String),
     /// Nothing was written, because the node is stopping. A retry through another node is safe.

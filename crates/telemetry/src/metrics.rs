@@ -176,7 +176,7 @@ impl Metrics {
             ),
             telemetry_dropped: counter(
                 "maxine_telemetry_dropped_total",
-                "Records of requests and look-ups that were dropped because too many came at once",
+                "Records of requests and look-ups that were dropped because too many arrived at the same time",
             ),
             connections_refused: counter(
                 "maxine_http_connections_refused_total",

@@ -72,7 +72,7 @@ pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
 fn after_eviction(service: Option<&ServiceState>, instance: &Instance) -> &'static str {
     match service.map(|service| service.in_traffic().no_traffic_reason(instance)) {
         Some(None) => {
-            "failed its health checks, but gets traffic all the same: the service is in panic mode"
+            "failed its health checks, but still gets traffic, because the service is in panic mode"
         }
         Some(Some(NoTrafficReason::Drained)) => {
             "failed its health checks; it is drained, so it got no traffic before either"

@@ -220,7 +220,7 @@ pub fn lacks_brackets(host_and_port: &str) -> bool {
 pub fn not_a_url(text: &str) -> String {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let hint = if lacks_brackets(rest) {
-        "; an IPv6 address stands in brackets, such as http://[::1]:8080"
+        "; an IPv6 address must be in brackets, such as http://[::1]:8080"
     } else {
         ""
     };

@@ -148,7 +148,7 @@ impl Joiner {
                 Ok(self.open.take().map(|(record, _, _)| record))
             }
             Some((record, len, _)) if record.bytes.len() > *len => {
-                Err(damaged(format!("log entry {index} is longer than it says")))
+                Err(damaged(format!("log entry {index} is longer than its header states")))
             }
             _ => Ok(None),
         }

@@ -93,7 +93,7 @@ impl DiskHealth {
     /// Records the first failure. The disk is not used again.
     pub(crate) fn fail(&self, reason: &str) {
         if self.failure.set(reason.to_owned()).is_ok() {
-            tracing::error!(reason, "this node can't go on with its log and stops taking part");
+            tracing::error!(reason, "this node cannot continue its log and leaves the consensus");
             self.failed.send_replace(true);
         }
     }

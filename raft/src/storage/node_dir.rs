@@ -194,7 +194,7 @@ pub(crate) fn write_identity(path: &Path, identity: &IdentityDto) -> io::Result<
 fn refuse_without_identity(path: &Path) -> io::Result<()> {
     for name in ["dir-ids", "log.mark", "snapshots"] {
         if path.join(name).exists() {
-            return Err(damaged(format!("the file {IDENTITY_FILE} is missing beside {name}")));
+            return Err(damaged(format!("the file {IDENTITY_FILE} is missing next to {name}")));
         }
     }
     Ok(())

@@ -95,7 +95,7 @@ impl Index {
                 }
                 if index != self.next() {
                     return Err(damaged(format!(
-                        "log entry {index} stands where {} is expected",
+                        "log entry {index} was found where {} is expected",
                         self.next()
                     )));
                 }

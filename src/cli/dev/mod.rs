@@ -92,7 +92,10 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         (nodes, _) => nodes.unwrap_or(3),
     };
     if args.restart && !args.data_dir.exists() {
-        bail!("{}: there is no such directory, so nothing to restart", args.data_dir.display());
+        bail!(
+            "{}: the directory does not exist, so there is nothing to restart",
+            args.data_dir.display()
+        );
     }
     let folder = match Folder::open(&args.data_dir, args.fresh)? {
         Ok(folder) => folder,

@@ -12,9 +12,7 @@ pub const MESSAGE_LEN_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// It has a kind, or a value, that this build does not know.
-    #[error(
-        "this version of Maxine does not know this message: it comes from a newer version, or is damaged"
-    )]
+    #[error("unknown message: it comes from a newer version of Maxine, or is damaged")]
     Unknown,
     /// It is cut off, too long, or not written by Maxine.
     #[error("the message is damaged, or comes from a newer version of Maxine: {0}")]

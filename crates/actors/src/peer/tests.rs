@@ -117,7 +117,7 @@ async fn a_question_gets_its_answer_or_says_why_not() {
 
 #[tokio::test]
 async fn messages_of_a_newer_node_are_refused_with_the_reason() {
-    let newer = "this version of Maxine does not know this message: it comes from a newer version, or is damaged";
+    let newer = "unknown message: it comes from a newer version of Maxine, or is damaged";
     let refused = PeerRouter::new().handle(Bytes::from_static(b"\x09")).await;
     assert_eq!(refused, Err(newer.to_owned()));
     let answer = call(&store(Arc::new(Raw(b"\x09"))), To::Leader, WallTime, SOON).await;

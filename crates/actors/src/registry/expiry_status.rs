@@ -58,12 +58,12 @@ impl ExpiryStatus {
                 tracing::error!(
                     silent,
                     fleet,
-                    "expiry is suspended: too many instances stopped sending heartbeats at once"
+                    "expiry is suspended: too many instances stopped sending heartbeats at the same time"
                 );
             }
             ExpiryEvent::Resumed => {
                 self.suspended.store(false, Ordering::SeqCst);
-                tracing::warn!("expiry goes on");
+                tracing::warn!("expiry is resumed");
             }
             ExpiryEvent::Stalled { by_ms } => tracing::warn!(
                 stalled_ms = by_ms,

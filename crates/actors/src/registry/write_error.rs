@@ -24,7 +24,7 @@ pub enum WriteError {
         retry_after_s: u64,
     },
     /// Nothing was written: too many writes of one address are in flight.
-    #[error("nothing was written: too many writes of your address are in flight")]
+    #[error("nothing was written: too many writes from your address are in flight")]
     AddressOverloaded {
         /// When a retry makes sense, in seconds.
         retry_after_s: u64,
@@ -43,7 +43,7 @@ pub enum WriteError {
         /// The limit in bytes.
         max: usize,
     },
-    /// Nothing was written: the leader takes no such write from this node.
+    /// Nothing was written: the leader does not accept this kind of write from this node.
     #[error("nothing was written: {0}")]
     Refused(String),
     /// Nothing was changed: the command does not fit the state.

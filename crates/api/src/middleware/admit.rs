@@ -134,7 +134,7 @@ fn refusal(path: &str, error: AuthError) -> Response<Body> {
 /// The compatible API has no 405; the native API does.
 fn no_such_method(path: &str) -> CompatError {
     if is_native(path) {
-        let text = "this path has no such method; the OpenAPI document lists what it has";
+        let text = "this path does not support the method; the OpenAPI document lists its methods";
         return CompatError::new(StatusCode::METHOD_NOT_ALLOWED, text);
     }
     CompatError::not_found()

@@ -85,7 +85,7 @@ impl Totals {
 /// State of expiry on this node.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ExpiryView {
-    /// Whether expiry is suspended because too many instances stopped sending heartbeats at once; null on a node
+    /// Whether expiry is suspended because too many instances stopped sending heartbeats at the same time; null on a node
     /// that does not lead, because only the leader expires instances.
     suspended: Option<bool>,
     /// How many instances this node has expired.
@@ -208,7 +208,7 @@ fn warnings(
         ),
     }
     if app.registry().expiry().is_suspended() {
-        warn("expiry is suspended: too many instances stopped sending heartbeats at once");
+        warn("expiry is suspended: too many instances stopped sending heartbeats at the same time");
     }
     if app.settings().registration_access == AccessMode::Open {
         warn("registration is open: anyone who reaches this port can register instances");

@@ -124,7 +124,7 @@ fn why(
                 Some(version) => format!(
                     "the policy splits the traffic between versions, and version {version} has no share"
                 ),
-                None => "the policy splits the traffic between versions, and it has none".into(),
+                None => "the policy splits the traffic between versions, and the instance has no version".into(),
             };
         }
         _ => {}
@@ -142,7 +142,7 @@ fn why(
         }
     };
     if in_traffic.panic_mode() {
-        let why = "the service is in panic mode: so many instances are unhealthy that all are used";
+        let why = "the service is in panic mode: too many instances are unhealthy, so all are used";
         return format!("{why} ({verdict})");
     }
     verdict

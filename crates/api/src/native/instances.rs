@@ -360,7 +360,6 @@ async fn set_drain(
 pub(super) fn none_routable(service: &str) -> Problem {
     let detail = format!("no instance of service {service} is routable now");
     let mut problem = Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1);
-    problem.action =
-        "Look at the instances of the service: all are unhealthy or drained, or there is none.";
+    problem.action = "Look at the instances of the service: all are unhealthy or drained, or the service has no instances.";
     problem
 }

@@ -95,7 +95,7 @@ async fn report(app: &AppState) -> Result<NodeReport, String> {
     })
 }
 
-/// Asks every node what it knows and believes. If the backend has no members: this node and the
+/// Asks every node for its report about itself and the cluster. If the backend has no members: this node and the
 /// leader.
 #[utoipa::path(
     get, path = "/api/v1/cluster/nodes", tag = "cluster", operation_id = "clusterNodes",

@@ -81,7 +81,7 @@ pub enum Refusal {
         /// The limit in bytes.
         max: usize,
     },
-    /// Nothing was written; the leader takes no such write from this node. Contains the reason as text.
+    /// Nothing was written; the leader does not accept this kind of write from this node. Contains the reason as text.
     Refused(String),
     /// The outcome is unknown: it may have taken effect, or may still take effect.
     Unknown,

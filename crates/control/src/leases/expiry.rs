@@ -120,10 +120,10 @@ pub enum ExpiryEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RemainingUnknown {
     /// As far as this node knows, the log has no grant that ended the named one.
-    #[error("no grant has ended that one")]
+    #[error("that grant has not ended yet")]
     NotEnded,
     /// The node did not have that grant, or was restarted since.
-    #[error("nothing is kept of that grant")]
+    #[error("the remaining lease times of that grant are not stored")]
     NotKnown,
 }
 

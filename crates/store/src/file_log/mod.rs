@@ -122,7 +122,7 @@ impl LogFile {
             return Err(damaged("it is not a regular file"));
         }
         let mut header = [0; HEADER_LEN];
-        file.read_exact(&mut header).map_err(|_| damaged("the header is cut off"))?;
+        file.read_exact(&mut header).map_err(|_| damaged("the header is incomplete"))?;
         let number = |from: usize| {
             let bytes = header[from..from + 8].try_into().expect("eight bytes of the header");
             u64::from_le_bytes(bytes)
@@ -302,7 +302,7 @@ impl LogFile {
                         return Ok((news, Some(String::from(what))));
                     }
                     if first != seq + 1 {
-                        let what = format!("entry {first} stands where {} belongs", seq + 1);
+                        let what = format!("entry {first} is at the position of entry {}", seq + 1);
                         return Ok((news, Some(what)));
                     }
                     seq += entries.len() as u64;

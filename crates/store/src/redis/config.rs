@@ -123,7 +123,7 @@ impl RedisConfig {
             // The URL is not shown, because it may contain a password.
             wrong.push(String::from(
                 "a Redis URL must be redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// \
-                 for TLS; an IPv6 address stands in brackets, and characters such as @ : / ? # in a \
+                 for TLS; an IPv6 address must be in brackets, and characters such as @ : / ? # in a \
                  password are percent-encoded",
             ));
         }

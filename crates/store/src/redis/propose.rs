@@ -204,7 +204,10 @@ impl Core {
             let have: u64 = from_redis_value(answers.next().unwrap_or(Value::Nil))?;
             return Ok((word, text, have >= u64::from(self.config.wait_replicas)));
         }
-        Err(RedisError::from((ErrorKind::Client, "redis forgot the script at once")))
+        Err(RedisError::from((
+            ErrorKind::Client,
+            "redis lost the script immediately after it was loaded",
+        )))
     }
 
     fn not_leader(&self) -> ProposeError {

@@ -42,7 +42,7 @@ pub enum TransferError {
     #[error("nothing is stored at {0}")]
     Absent(String),
     /// The target contains another state.
-    #[error("{place} holds another state (index {index}); give --replace to overwrite it")]
+    #[error("{place} holds another state (index {index}); use --replace to overwrite it")]
     Occupied {
         /// The target.
         place: String,

@@ -63,7 +63,7 @@ export function Keys() {
         danger={keep === 0}
         effect={
           keep === 0 ? (
-            <p>A new key signs new sessions. <b>Every session that was signed before ends at once, including yours</b>: everybody must sign in again.</p>
+            <p>A new key signs new sessions. <b>Every session that was signed before ends immediately, including yours</b>: everybody must sign in again.</p>
           ) : (
             <p>A new key signs new sessions. Sessions signed by the latest {keep} earlier keys go on.</p>
           )

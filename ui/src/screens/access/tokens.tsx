@@ -116,7 +116,7 @@ export function Tokens() {
         title={`Revoke ${revoked?.note || revoked?.id || ''}?`}
         danger
         verb="Revoke"
-        effect={<p>Requests with this token are refused at once, on every node. This cannot be undone.</p>}
+        effect={<p>Requests with this token are refused immediately on every node. This cannot be undone.</p>}
         act={async () => {
           if (!revoked) return;
           await revokeToken(revoked.id);

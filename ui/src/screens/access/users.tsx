@@ -121,7 +121,7 @@ function UserDialog({ user, onClose, done }: { user: User | 'new' | null; onClos
       verb={known ? 'Change' : 'Add'}
       blocked={blocked}
       effect={
-        known ? <p>Every session of {known.name} ends at once: they sign in again.</p> : <p>They can sign in at every node immediately.</p>
+        known ? <p>Every session of {known.name} ends immediately, and they must sign in again.</p> : <p>They can sign in at every node immediately.</p>
       }
       act={async () => {
         await putUser(known?.name ?? name.trim(), role, password || null, known?.credential_version ?? null);

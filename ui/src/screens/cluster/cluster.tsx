@@ -1,4 +1,4 @@
-/** The cluster: its nodes, present and earlier leaders, what each node believes, and the actions of an admin. */
+/** The cluster: its nodes, present and earlier leaders, what each node reports, and the actions of an admin. */
 import { useQuery } from '@tanstack/react-query';
 import { clusterQuery, nodesQuery } from '../../api/queries';
 import type { ClusterStatus } from '../../api/types';
@@ -8,7 +8,7 @@ import { Loaded } from '../../parts/states';
 import { Badge, Status } from '../../parts/status';
 import { Ago } from '../../parts/time';
 import { clusterHealth, Warnings } from '../overview/overview';
-import { Beliefs } from './beliefs';
+import { NodeReports } from './node-reports';
 import { ClusterActions } from './cluster-actions';
 import { Leadership } from './leadership';
 import { Members } from './members';
@@ -44,7 +44,7 @@ export function ClusterScreen() {
             )}
             <Leadership status={status} />
             <div className="two-columns">
-              <Beliefs />
+              <NodeReports />
               <ThisNode status={status} />
             </div>
           </>

@@ -215,7 +215,7 @@ function MemberDialogs({
         effect={
           <>
             <p>
-              <b>{m.name}</b> stops taking part. {after} {after === 1 ? 'voter remains' : 'voters remain'}, of which{' '}
+              <b>{m.name}</b> is removed from the cluster. {after} {after === 1 ? 'voter remains' : 'voters remain'}, of which{' '}
               <b>{Math.max(0, Math.floor((after - 1) / 2))}</b> may fail without losing writes.
             </p>
             <p>

@@ -102,7 +102,7 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
         onClose={() => setApplying(false)}
         title="Apply this configuration?"
         verb="Apply"
-        effect={<p>It applies on every node at once. Instances keep the time to live with which they registered.</p>}
+        effect={<p>It applies on every node immediately. Instances keep the time to live with which they registered.</p>}
         act={() => change(draft, 'The configuration applies')}
       >
         <Diff label="Change of the configuration" before={before} after={after} />
@@ -112,7 +112,7 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
         onClose={() => setBack(null)}
         title={`Go back to revision ${back?.revision ?? ''}?`}
         verb="Roll back"
-        effect={<p>The values of that revision apply on every node at once, as a new revision.</p>}
+        effect={<p>The values of that revision apply on every node immediately, as a new revision.</p>}
         act={async () => {
           if (back) await change(back.config, `Revision ${back.revision} applies again,`);
         }}

@@ -160,7 +160,7 @@ export function WeightDialog({ open, onClose, instance }: Props) {
       effect={
         <>
           <p>
-            It gets requests in proportion to its weight, now {instance.weight}. The change applies on every node at once.
+            It gets requests in proportion to its weight, now {instance.weight}. The change applies on every node immediately.
           </p>
           <p className="muted">
             It is registered again as it is, with the new weight. If its owner registers again with another weight, the

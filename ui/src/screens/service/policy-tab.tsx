@@ -160,7 +160,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
         onClose={() => setApplying(false)}
         title={`Apply this policy to ${service.name}?`}
         verb="Apply"
-        effect={<p>It applies on every node at once, for each new request and probe. Requests in flight keep the old one.</p>}
+        effect={<p>It applies on every node immediately, for each new request and probe. Requests in flight keep the old one.</p>}
         act={async () => {
           try {
             await apply();

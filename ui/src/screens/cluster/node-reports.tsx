@@ -28,12 +28,12 @@ export function disagreements(reports: readonly NodeReport[]): string[] {
   return out;
 }
 
-export function Beliefs() {
+export function NodeReports() {
   const query = useQuery(nodesQuery());
   const reports = (query.data ?? []).flatMap((n) => (n.report ? [n.report] : []));
   const wrong = disagreements(reports);
   return (
-    <Panel title="What each node believes" aside={query.data ? `${reports.length} of ${query.data.length} answer` : null} flush>
+    <Panel title="What each node reports" aside={query.data ? `${reports.length} of ${query.data.length} answer` : null} flush>
       {wrong.map((text) => (
         <div key={text} className="pad">
           <Note tone="bad">{text}</Note>
@@ -41,12 +41,12 @@ export function Beliefs() {
       ))}
       <Loaded query={query} what="the nodes" rows={3}>
         {(nodes) => (
-          <div className="scroll-x" role="region" aria-label="What each node believes" tabIndex={0}>
+          <div className="scroll-x" role="region" aria-label="What each node reports" tabIndex={0}>
             <table className="plain">
               <thead>
                 <tr>
                   <th scope="col">Node</th>
-                  <th scope="col">Believes the leader is</th>
+                  <th scope="col">Reported leader</th>
                   <th scope="col" className="end">
                     Term
                   </th>
