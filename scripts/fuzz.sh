@@ -5,7 +5,7 @@
 #   scripts/fuzz.sh [TARGET...]
 #   SECONDS_EACH   how long each target runs (default: 60)
 #
-# Needs a nightly compiler (rustup toolchain install nightly) and a C++ compiler; cargo-fuzz is installed where it is missing.
+# Needs a nightly compiler (rustup toolchain install nightly) and a C++ compiler; installs cargo-fuzz if it is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

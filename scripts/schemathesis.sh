@@ -4,7 +4,7 @@
 #
 #   MAXINE_BIN   the binary (default: target/debug/maxine)
 #   EXAMPLES     requests per operation (default: 25)
-#   SEED         where the generator starts (default: 1, so that each run makes the same requests; "random" for others)
+#   SEED         seed of the generator (default: 1, so that each run makes the same requests; "random" for others)
 #   VENV         where schemathesis is installed (default: target/schemathesis)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,7 +16,7 @@ VENV=${VENV:-target/schemathesis}
 SCHEMATHESIS_VERSION=4.32.5
 
 if [ ! -x "$BIN" ]; then echo "$BIN is not there: cargo build" >&2; exit 1; fi
-# Anew where it is not there or is another version.
+# Installed if it is missing, or if it has another version.
 if ! "$VENV/bin/st" --version 2>/dev/null | grep -qF "$SCHEMATHESIS_VERSION"; then
   rm -rf "$VENV"
   if ! python3 -m venv "$VENV" || ! "$VENV/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$SCHEMATHESIS_VERSION"; then

@@ -192,7 +192,7 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     assert!(table.contains("by ada") && !table.contains("(by ada)"), "{table}");
     assert!(dev.run(&["undrain", "orders", "a"]).status.success());
 
-    // A full disk behind the output: what was done is said, and a token that nobody has seen is named.
+    // The output is on a full disk: the error says what was done, and names the token that nobody has seen.
     let full = |args: &[&str]| {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let output = dev.command(args).stdout(full).output().unwrap();
@@ -581,7 +581,7 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
         assert_eq!(status, 503, "{path}: {body}");
         assert!(body.to_string().contains("was removed from the cluster"), "{path}: {body}");
     }
-    // It says so itself, and sends nobody to wait: only another node can answer.
+    // The node reports this itself, without a time to retry, because only another node can answer.
     let status = &dev.json(&["cluster", "status", "--server", &http(leader)])[0];
     assert_eq!(status["raft"]["role"], "removed", "{status}");
     let members = status["raft"]["members"].as_array().unwrap();
@@ -620,7 +620,7 @@ fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
     assert_eq!(code(&no_redis), 4, "{}", text(&no_redis.stderr));
 }
 
-/// `config check` accepts what `config example` prints, and says of every mistake which setting it is
+/// `config check` accepts what `config example` prints, and names the setting of every mistake
 /// in and what is accepted; `serve` refuses the same ones.
 #[test]
 fn settings_are_checked_before_a_node_starts() {
@@ -672,7 +672,7 @@ fn settings_are_checked_before_a_node_starts() {
     assert!(text(&told.stderr).contains("it ends too early"), "{}", text(&told.stderr));
 }
 
-/// Good settings are not all that a start needs. The check says what `serve` says, and ends as it does.
+/// Valid settings are not sufficient for a start. The check reports the same as `serve`, and has the same exit code.
 fn what_a_start_would_say(home: &Path) {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -742,7 +742,7 @@ fn serving(flags: &[String]) -> Serving {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let told = lines.by_ref().map_while(Result::ok).find(|line| line.contains("the node serves"));
     assert!(told.is_some(), "{flags:?} did not start");
-    // Somebody must go on reading, or the node would have nowhere to write.
+    // The output must be read, because otherwise the node could not write.
     std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
     Serving(child)
 }

@@ -1,5 +1,5 @@
 //! The SDKs as their users have them: each runs `sdks/spec/cases.json` with its language's ordinary HTTP client,
-//! then its own client, against a real cluster of three nodes and an upstream that says what it got.
+//! then its own client, against a real cluster of three nodes and an upstream that returns what it received.
 //!
 //! Node.js and Python are required; Go and Java are run where they are installed, Rust where its example was built, as
 //! `cargo test --workspace` does.
@@ -79,7 +79,7 @@ fn set_accounts(command: &mut Command) {
     }
 }
 
-/// What `sdks/spec/README.md` says of the upstream.
+/// The upstream that `sdks/spec/README.md` describes.
 async fn answer(request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
@@ -242,7 +242,7 @@ fn a_runner_fails_where_an_answer_is_not_the_expected_one() {
     for file in ["maxine.mjs", "conformance.mjs"] {
         std::fs::copy(sdks.join("node").join(file), node.join(file)).unwrap();
     }
-    // The upstream stands for a server here; it answers anything with 200 and JSON.
+    // The upstream takes the part of a server here. It answers anything with 200 and JSON.
     let step =
         |expect: Value| json!({"request": {"method": "GET", "path": "/x"}, "expect": expect});
     let good = [

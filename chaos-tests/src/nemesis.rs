@@ -450,7 +450,7 @@ async fn mend_disk(
 }
 
 /// Whether a node stopped by itself on its full disk. A node that did not stop must have everything that was
-/// acknowledged by then: there may be a little room where it wrote last.
+/// acknowledged by then, because a little space may be free where it wrote last.
 async fn stopped_or_whole(
     cluster: &mut Cluster,
     id: u64,

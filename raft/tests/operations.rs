@@ -298,7 +298,7 @@ async fn a_backup_becomes_a_new_cluster_that_the_old_one_cannot_join() {
     assert!(!stranger.connected && stranger.matched_index.is_none());
     assert!(is_refused(restored.node(1).promote(9, false).await, "cannot connect"));
 
-    // A founder whose directory was emptied is no part of the restored history, and knows that.
+    // A founder whose directory was emptied is not part of the restored history, and knows it.
     restored.node(1).remove(9, false).await.unwrap();
     let emptied = restored.follower().await;
     restored.kill(emptied).await;

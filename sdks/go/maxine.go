@@ -1,8 +1,8 @@
 // Package maxine is a client of Maxine with nothing but Go's standard library.
 //
 // It registers a service and keeps it registered, finds instances of others, calls them through the
-// proxy, and watches for changes. Where several nodes are given, it goes on with the next one when one
-// cannot be reached. A Client may be used by several goroutines.
+// proxy, and watches for changes. If a node cannot be reached, the client uses the next one of the given
+// nodes. A Client may be used by several goroutines.
 package maxine
 
 import (
@@ -123,7 +123,7 @@ func (c *Client) SignIn(ctx context.Context, userName, password string) (string,
 	return answer.Role, nil
 }
 
-// Registration is what a service says of one of its nodes. HostName, NodeName and ServiceName are required.
+// Registration describes one instance of a service. HostName, NodeName and ServiceName are required.
 type Registration struct {
 	HostName        string `json:"hostName"`
 	NodeName        string `json:"nodeName"`
@@ -149,8 +149,8 @@ func (c *Client) Register(ctx context.Context, registration Registration) (Regis
 	return registered, err
 }
 
-// KeepRegistered registers, and repeats it twice within each TimeOut until ctx is done. It answers once the
-// first registration is done; beat, which may be nil, is told of every later one.
+// KeepRegistered registers, and repeats the registration twice within each TimeOut until ctx is done. It returns
+// after the first registration. It calls beat, which may be nil, with the result of every later one.
 func (c *Client) KeepRegistered(ctx context.Context, registration Registration, beat func(error)) (Registered, error) {
 	registered, err := c.Register(ctx, registration)
 	if err != nil {
@@ -213,7 +213,7 @@ func (c *Client) Config(ctx context.Context) (map[string]any, error) {
 	return config, err
 }
 
-// ChangeConfig changes fields of the configuration and gives what became of each. It needs an operator.
+// ChangeConfig changes fields of the configuration and returns the outcome for each. It needs the role operator.
 func (c *Client) ChangeConfig(ctx context.Context, fields map[string]any) (map[string]string, error) {
 	var report map[string]string
 	err := c.json(ctx, http.MethodPut, configPath, fields, &report)
@@ -230,9 +230,9 @@ type Change struct {
 	Data     json.RawMessage `json:"data"`
 }
 
-// Watch tells the changes of one service, without a gap, after an index (nil: from now on), until ctx is done,
-// tell answers false, or an error that a retry does not mend. When they can no longer be told without a gap, a
-// change of type "compacted" comes last: read what there is, and watch again.
+// Watch passes the changes of one service to tell, without a gap, after an index (nil: from now on). It ends when
+// ctx is done, when tell returns false, or on an error that a retry cannot solve. If changes are no longer available
+// without a gap, the last change has the type "compacted": read the present state, and watch again.
 func (c *Client) Watch(ctx context.Context, serviceName string, index *uint64, tell func(Change) bool) error {
 	last := ""
 	if index != nil {

@@ -1,8 +1,7 @@
 // A client of Maxine without dependencies, for Node.js 20 and newer.
 //
 // It registers a service and keeps it registered, finds instances of others, calls them through the
-// proxy, and watches for changes. Where several nodes are given, it goes on with the next one when
-// one cannot be reached.
+// proxy, and watches for changes. If a node cannot be reached, it uses the next one of the given nodes.
 
 const REGISTER = "/api/maxine/serviceops/register";
 const DISCOVER = "/api/maxine/serviceops/discover";
@@ -20,13 +19,13 @@ export class Maxine {
   #at = 0;
   #token;
 
-  /** @param {string | string[]} nodes where the nodes are, such as `http://127.0.0.1:8080` */
+  /** @param {string | string[]} nodes the addresses of the nodes, such as `http://127.0.0.1:8080` */
   constructor(nodes, { timeoutMs = 10_000 } = {}) {
     this.#nodes = [nodes].flat().map((node) => node.replace(/\/+$/, ""));
     this.timeoutMs = timeoutMs;
   }
 
-  /** Sends a request to the node in use, and to each other one while none can be reached. */
+  /** Sends a request to the node in use. If it cannot be reached, sends it to the other nodes in turn. */
   async send(path, { headers = {}, signal, ...options } = {}) {
     const authorization = this.#token ? { authorization: `Bearer ${this.#token}` } : {};
     signal ??= AbortSignal.timeout(this.timeoutMs);
@@ -94,12 +93,12 @@ export class Maxine {
 
   /** Sends a request to an instance through Maxine's proxy; options are those of `fetch`. */
   call(serviceName, path = "/", options = {}) {
-    // A URL takes these for another path, however they are encoded.
+    // In a URL these names mean another path, in any encoding.
     if (["", ".", ".."].includes(serviceName)) throw new TypeError(`"${serviceName}" cannot be a service's name`);
     return this.send(`/api/maxine/serviceops/proxy/${encodeURIComponent(serviceName)}${path}`, options);
   }
 
-  /** The whole registry. Needs a viewer. */
+  /** The whole registry. Needs the role viewer. */
   servers() {
     return this.#json("/api/maxine/serviceops/servers");
   }
@@ -108,14 +107,14 @@ export class Maxine {
     return this.#json("/api/maxine/control/config");
   }
 
-  /** Changes fields of the configuration; answers what became of each. Needs an operator. */
+  /** Changes fields of the configuration, and returns the outcome for each. Needs the role operator. */
   changeConfig(fields) {
     return this.#json("/api/maxine/control/config", "PUT", fields);
   }
 
   /**
-   * The changes of one service, without a gap, from now on or after `index`. When they can no longer be
-   * told without one, a change of type `compacted` comes: read what there is, and watch again.
+   * The changes of one service, without a gap, from now on or after `index`. If changes are no longer
+   * available without a gap, a change of type `compacted` comes: read the present state, and watch again.
    */
   async *watch(serviceName, { index, signal } = {}) {
     let last = index;

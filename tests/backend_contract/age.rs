@@ -1,4 +1,4 @@
-//! What a node says of the age of its state is compared with what was acknowledged elsewhere.
+//! Compares the age of its state that a node reports with what other nodes acknowledged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::split_brain::Partition;
 const WRITE_PAUSE: Duration = Duration::from_millis(3);
 const SAMPLE_PAUSE: Duration = Duration::from_millis(1);
 
-/// What a reader said while it was watched.
+/// What a reader reported while it was watched.
 #[derive(Default)]
 struct Said {
     /// Samples in which it lacked a write that was acknowledged already.
@@ -26,7 +26,7 @@ struct Said {
 }
 
 /// Writes through one node while `trouble` befalls another, and checks all the time that the other is
-/// never older than it says: whatever was acknowledged longer ago is in its state.
+/// never older than it reports: every write that was acknowledged longer ago is in its state.
 async fn watched(writer: &Node, reader: &Node, trouble: impl Future<Output = ()>) -> Said {
     let clock = Clock::system();
     let stop = Arc::new(AtomicBool::new(false));
@@ -60,7 +60,7 @@ async fn watched(writer: &Node, reader: &Node, trouble: impl Future<Output = ()>
                 let total = reader.view.with_snapshot(|snapshot| snapshot.state.instances_len());
                 let due = acknowledged.lock().clone();
                 if let Some(age_ms) = age_ms {
-                    // A millisecond is lost where the age is rounded down.
+                    // Rounding down the age loses up to a millisecond.
                     let since_us = now_us.saturating_sub((age_ms + 1) * 1_000);
                     let must_have = due.partition_point(|at_us| *at_us < since_us);
                     assert!(

@@ -122,8 +122,8 @@ pub(crate) async fn expiry(fixture: &dyn Fixture) {
     stop(&nodes).await;
 }
 
-/// A watcher on any node sees every change once and in order, whoever made it; or it is told to
-/// start again from a snapshot, and misses nothing that way either.
+/// A watcher on any node sees every change once and in order, whichever node made it. Or it must
+/// start again from a snapshot, and then misses nothing either.
 pub(crate) async fn watch_without_gaps(fixture: &dyn Fixture) {
     const CHANGES: usize = 300;
     let nodes = nodes(fixture).await;
@@ -246,7 +246,7 @@ pub(crate) async fn calls_reach_the_leader(fixture: &dyn Fixture) {
     assert_eq!(after, Err(CallError::Unreachable), "a stopped node answers at once");
 }
 
-/// Too large a write is refused as such, and a stopped node says that it stops.
+/// A write that is too large is refused with that reason, and a stopped node answers that it stops.
 pub(crate) async fn limits(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
     let text = "x".repeat(1_000_000);
@@ -263,8 +263,8 @@ pub(crate) async fn limits(fixture: &dyn Fixture) {
     stop(&nodes).await;
 }
 
-/// Where nodes meet only in the store, it says which there are. One that stops leaves; one that was forgotten is back
-/// as long as it runs.
+/// If nodes are connected only through the store, it lists them. A node that stops is removed from the list. A node that
+/// was removed while it runs is listed again.
 pub(crate) async fn nodes_are_known(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
     let meets_in_the_store = matches!(nodes[0].store.kind(), "redis" | "shared-file");

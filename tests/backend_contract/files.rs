@@ -181,8 +181,8 @@ async fn a_torn_tail_is_cut_off() {
     }
 }
 
-/// A flipped bit in front of whole frames is no torn tail: the node refuses to start, says where,
-/// and changes nothing.
+/// A flipped bit before complete frames is not a torn tail. The node refuses to start, reports the
+/// position, and changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_is_refused_and_left_as_it_is() {
     let dir = OneDirectory::new(1 << 30);
@@ -208,8 +208,8 @@ async fn damage_is_refused_and_left_as_it_is() {
     }
 }
 
-/// The disk takes no more: the node says so and writes nothing further, and what it acknowledged
-/// before is there when it is started again with room.
+/// The disk is full: the node reports it and writes nothing more. After a restart with free space,
+/// everything that it had acknowledged is present.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_stops_the_node_and_loses_nothing() {
     for prefix in ["local:", ""] {
@@ -237,7 +237,7 @@ async fn a_full_disk_stops_the_node_and_loses_nothing() {
     }
 }
 
-/// A local log whose directory is gone: told, and the node must stop.
+/// The directory of a local log was removed: the node reports it and stops.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_local_log_that_is_gone_stops_the_node() {
     let dir = OneDirectory::new(1 << 30);
@@ -255,7 +255,7 @@ async fn a_local_log_that_is_gone_stops_the_node() {
     node.store.shutdown().await;
 }
 
-/// Another process has the lock: a write whose time to begin ends meanwhile was not made, and is not made later.
+/// Another process has the lock. A write that cannot begin in time is not made, not even later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_waits_for_the_lock_until_its_time_ends_is_not_made() {
     let dir = OneDirectory::new(1 << 30);
@@ -274,8 +274,8 @@ async fn a_write_that_waits_for_the_lock_until_its_time_ends_is_not_made() {
     stop(&nodes).await;
 }
 
-/// The shared storage goes away: reads go on, writes are refused, nobody leads; when it is back the
-/// nodes go on without a restart.
+/// The shared storage becomes unavailable: reads continue, writes are refused, no node leads. When it is
+/// available again, the nodes continue without a restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_shared_storage_goes_away_and_comes_back() {
     let dir = OneDirectory::new(1 << 30);
@@ -341,7 +341,7 @@ async fn a_node_does_not_start_where_the_shared_storage_that_it_used_is_away() {
     let again = open_shared(config()).await;
     assert!(again.has("orders", "a"));
     again.store.shutdown().await;
-    // Another log, or an operator's word, begins a registry.
+    // Another log, or a decision of an operator, begins a new registry.
     let other = SharedFileConfig { path: mounted.join("other.log"), ..config() };
     open_shared(other).await.store.shutdown().await;
 }
@@ -365,7 +365,7 @@ async fn the_wall_clock_of_a_local_node_jumps() {
     node.store.shutdown().await;
 }
 
-/// The same on a shared file: the lease neither ends nor lasts.
+/// The same on a shared file: the lease ends neither early nor late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wall_clock_jumps_on_a_shared_file() {
     let dir = OneDirectory::new(1 << 30);
@@ -441,7 +441,7 @@ async fn stop(nodes: &[Node]) {
     }
 }
 
-/// Among several nodes the next writer cuts off what a dead one left, and all go on alike.
+/// The next writer removes the incomplete frame of a dead writer, and all nodes continue with the same state.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_torn_tail_of_a_shared_log_is_cut_off_by_the_next_writer() {
     let dir = OneDirectory::new(1 << 30);
@@ -485,8 +485,8 @@ async fn a_deleted_or_older_shared_log_is_put_back() {
     fresh.store.shutdown().await;
 }
 
-/// A damaged record behind the nodes' places, with a whole one after it: the nodes put their state in
-/// its place and go on, keep what was there aside, and a node that starts finds the state.
+/// A record before the nodes' positions is damaged, and the record after it is complete. The nodes write
+/// their state in its place, keep a copy of the old log, and continue. A node that starts finds the state.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_record_of_a_shared_log_does_not_stop_running_nodes() {
     let dir = OneDirectory::new(1 << 30);
@@ -598,7 +598,7 @@ async fn entries_of_a_shared_log_that_cannot_be_read_stop_nobody() {
     let nodes = three(&dir.path()).await;
     nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
-    // No instance may be where the leader takes calls, or the node itself would.
+    // An instance must not have the leader's address, because a request to it would reach the node itself.
     let call_addr = leader(&nodes).await.store.own_addresses().swap_remove(0);
     for node in &nodes {
         eventually("the leader's call port is known", async || {
@@ -659,7 +659,7 @@ async fn without_its_lock_a_shared_log_is_away_and_no_copy_is_current() {
     stop(&nodes).await;
 }
 
-/// Another log in the place of the old one: every node follows it, and says what that costs.
+/// The log was replaced by another one: every node follows it, and reports what was lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_shared_log_is_followed_and_the_loss_told() {
     let dir = OneDirectory::new(1 << 30);

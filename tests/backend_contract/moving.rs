@@ -146,8 +146,8 @@ fn maxine() -> std::process::Command {
     command
 }
 
-/// `maxine migrate raft TO` takes a backup of the running cluster, copies it, and leaves nothing
-/// of its own behind. The cluster serves on. A second run replaces the copy where it is told to.
+/// `maxine migrate raft TO` takes a backup of the running cluster, copies it, and leaves no
+/// temporary files. The cluster continues to serve. A second run replaces the copy only with `--replace`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_a_running_raft_cluster() {
     // Another test of this process may have been first.
@@ -206,8 +206,8 @@ async fn from_a_running_raft_cluster() {
     moved.store.shutdown().await;
 }
 
-/// A password stands in a file and in no argument; the name of the Node.js Maxine's state file leads
-/// to the log beside it.
+/// A password is in a file and never in an argument. The name of the Node.js Maxine's state file leads
+/// to the log next to it.
 #[test]
 fn places_are_read() {
     let dir = tempfile::tempdir().expect("a directory");

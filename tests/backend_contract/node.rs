@@ -57,7 +57,7 @@ pub(crate) trait Fixture: Send + Sync {
     fn nodes_max(&self) -> usize {
         3
     }
-    /// Whether the log is trimmed so eagerly that a watcher may be told to start again.
+    /// Whether the log is trimmed so early that a watcher may have to start again.
     fn trims(&self) -> bool {
         false
     }
@@ -141,7 +141,7 @@ impl Node {
         self.propose_as(proposal).await.reply
     }
 
-    /// Expires once, and tells what became of it.
+    /// Expires once, and returns the outcome.
     pub(crate) async fn try_expire(
         &self,
         fence: Fence,
@@ -197,7 +197,7 @@ pub(crate) async fn leader(nodes: &[Node]) -> Node {
     .await
 }
 
-/// Asks until there is an answer; fails the test where there is none in time.
+/// Asks until there is an answer. Fails the test if there is none in time.
 pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {

@@ -19,13 +19,13 @@ use crate::node::{Fixture, Node, Peers, SOON, batch, eventually, instance, leade
 use crate::redis_server::free_port;
 use crate::split_brain::{ChildNode, Partition, paused};
 
-/// Where three nodes keep their logs and reach each other. As text it is what a child is told.
+/// Where three nodes keep their logs and reach each other. As text, it is the argument of a child process.
 #[derive(Clone)]
 pub(crate) struct Layout {
     dir: PathBuf,
     /// Where each listens.
     listen: [u16; 3],
-    /// Where each is reached by the others: at the same ports, unless something stands between.
+    /// The ports at which the others reach each node: the same, unless a proxy is between them.
     reached: [u16; 3],
 }
 
@@ -53,7 +53,7 @@ impl Layout {
         format!("raft:{number}:{a}:{b}:{c}:{}", self.dir.display())
     }
 
-    /// The node that a child was told to be.
+    /// The node that a child process runs.
     pub(crate) async fn child(place: &str) -> Node {
         let mut parts = place.splitn(6, ':').skip(1);
         let mut next = || parts.next().expect("a whole place");
@@ -132,8 +132,8 @@ async fn stop(nodes: &[Node]) {
     }
 }
 
-/// The leader, a process of its own, is stopped for longer than an election takes and goes on: it
-/// never says again that it leads, and nothing that it does as leader takes effect.
+/// The leader, a process of its own, is stopped for longer than an election takes and resumes. It
+/// never claims again that it leads, and nothing that it does as leader takes effect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_leader() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -185,8 +185,8 @@ async fn every_link_is_cut() {
     let unwritten = [Err(ProposeError::NoLeader), Err(ProposeError::OutcomeUnknown)];
     assert!(unwritten.contains(&refused), "{refused:?}");
     let late = led.try_expire(fence, (instance("orders", "a"), epoch)).await;
-    // Refused, or never told as done: an answer that was under way when the links were cut may have
-    // let it believe for a moment longer.
+    // It was refused, or at least not acknowledged: an answer that was in flight when the links were cut may
+    // have let the node believe for a moment longer that it leads.
     let untold = matches!(late, Err(ProposeError::NotLeader { .. } | ProposeError::OutcomeUnknown));
     assert!(untold, "{late:?}");
     let read = led.store.barrier(maxine_store::Consistency::Strong, Duration::from_secs(1));

@@ -75,7 +75,7 @@ async fn settles(nodes: &[Node], told: &[Told], what: &str) {
     }
 }
 
-/// Writes through `node` until told to stop; keeps what was acknowledged.
+/// Writes through `node` until it is stopped, and keeps what was acknowledged.
 async fn write(node: Node, stop: Arc<AtomicBool>, acknowledged: Arc<Mutex<BTreeSet<String>>>) {
     let mut n = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -90,7 +90,7 @@ async fn write(node: Node, stop: Arc<AtomicBool>, acknowledged: Arc<Mutex<BTreeS
     }
 }
 
-/// Damages Redis in one way; says which.
+/// Damages Redis in one way, and returns its name.
 async fn damage(server: &RedisServer, rng: &mut StdRng) -> String {
     let key = |name: &str| format!("{PREFIX}:{name}");
     let run = async |words: &[&str]| {
@@ -271,8 +271,8 @@ async fn a_value_that_is_too_long_is_not_read() {
     stop(&all).await;
 }
 
-/// A snapshot whose bytes were changed, and no entries from the start: a node that starts cannot use
-/// it, and the leader writes a new one.
+/// The bytes of the snapshot were changed, and the first entries are missing. A node that starts cannot
+/// use the snapshot, and the leader writes a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_snapshot_is_written_anew() {
     let server = RedisServer::start_with(&["--appendonly", "no"]).await;

@@ -103,7 +103,7 @@ impl Watched {
     }
 }
 
-/// The master dies and its replica has everything: the nodes go on with the new master.
+/// The master dies and its replica has everything: the nodes continue with the new master.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failover_without_loss() {
     let mut redis = Watched::start().await;
@@ -137,8 +137,8 @@ async fn failover_without_loss() {
     }
 }
 
-/// The master dies with writes that it had acknowledged and its replica never got: they are
-/// noticed to be missing, told, and put back from the nodes' memory.
+/// The master dies with writes that it had acknowledged and not sent to its replica. The nodes notice
+/// and report the loss, and restore the writes from their memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failover_that_loses_acknowledged_writes() {
     let mut redis = Watched::start().await;
@@ -223,7 +223,7 @@ async fn a_redis_cluster() {
     }
 }
 
-/// A server of another kind than the settings mean is refused at once, and the error says what to
+/// A server of another kind than the settings name is refused immediately, and the error says what to
 /// set: two plain servers, a node of a Cluster on its own, a Sentinel in place of its master, and a
 /// master in place of its Sentinels.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,8 +38,8 @@ async fn nobody_leads(nodes: &[Node]) {
     .await;
 }
 
-/// Away and back: reads go on with their age, writes are refused cleanly, nobody leads; on return
-/// everything goes on by itself.
+/// Redis is unavailable for a while: reads continue and report their age, writes are refused, no node
+/// leads. When Redis is available again, everything continues without an operator.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_away_and_back() {
     let mut server =
@@ -112,7 +112,7 @@ async fn redis_hangs() {
     stop(&nodes).await;
 }
 
-/// Flushed: a node that remembers puts the whole state back, and everyone goes on at their place.
+/// Redis was flushed: a node that has the state in memory writes it back, and every node continues at its position.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_flushed() {
     let server = RedisServer::start().await;
@@ -178,8 +178,8 @@ async fn redis_loses_the_last_writes() {
     fresh.store.shutdown().await;
 }
 
-/// An old dump after which others have written already: the loss is told, every node follows
-/// Redis, nobody differs, and what instances send again is there again.
+/// Redis was restored from an old dump and written since: the loss is reported, every node follows
+/// Redis, all nodes agree, and instances that register again are present.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_restored_from_an_old_dump_and_written_since() {
     let mut server = RedisServer::start_with(&["--appendonly", "no"]).await;
@@ -226,7 +226,7 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
     stop(&nodes).await;
 }
 
-/// `READONLY`: the server became a replica. Reads go on, writes are refused and told.
+/// `READONLY`: the server became a replica. Reads continue, and writes are refused and reported.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_answers_readonly() {
     let server = RedisServer::start().await;
@@ -356,8 +356,8 @@ async fn redis_answers_misconf() {
     stop(&nodes).await;
 }
 
-/// The server takes no more clients after it threw all of them out: nobody leads, reads go on, and
-/// when there is room again everything goes on by itself.
+/// The server disconnects all clients and accepts no new ones: no node leads, and reads continue. When
+/// it accepts clients again, everything continues without an operator.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_takes_no_more_clients() {
     let server = RedisServer::start().await;
@@ -387,7 +387,7 @@ async fn redis_takes_no_more_clients() {
     stop(&nodes).await;
 }
 
-/// The server forgets the scripts, and pauses all clients for longer than a lease: the nodes go on.
+/// The server loses the scripts, and pauses all clients for longer than a lease: the nodes continue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_are_forgotten_and_clients_paused() {
     let server = RedisServer::start().await;
@@ -427,8 +427,8 @@ async fn the_password_is_changed() {
     node.store.shutdown().await;
 }
 
-/// Keys of the same names that are not Maxine's, or a log without its head, at a first start: it is
-/// reported, and within two leases the nodes go on; what was there is kept aside as it was.
+/// At a first start, keys of the same names exist that are not Maxine's, or a log without its head. It
+/// is reported, and within two leases the nodes continue. The old keys are kept under another name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_keys_are_reported_and_moved_aside() {
     let server = RedisServer::start().await;
@@ -499,7 +499,7 @@ async fn trimming_loses_nothing() {
     stop(&nodes).await;
 }
 
-/// The whole log is taken away by hand: the state is put back, and newcomers find it.
+/// The whole log was deleted by an operator: the state is restored, and nodes that start find it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_stream_is_made_good_by_a_snapshot() {
     let server = RedisServer::start().await;

@@ -178,7 +178,7 @@ pub(crate) async fn open_with_clock(config: RedisConfig, clock: Clock) -> Node {
     Node { name, store, view, router }
 }
 
-/// Everything that a store told since it was opened, kept for the test to look at.
+/// Every event that a store reported since it was opened, kept for the test.
 pub(crate) struct Told(Arc<Mutex<Vec<StoreEvent>>>);
 
 impl Told {

@@ -101,8 +101,8 @@ fn on_a_system(test: impl Future<Output = ()>) {
     system.block_on(test);
 }
 
-/// Registered through one node, and renewed through the same node at once: the leader knows it,
-/// however far behind its own copy is; and it still says of a stranger that it is one.
+/// An instance is registered through one node, and renewed through the same node immediately. The leader
+/// knows the lease even if its own copy lags. It still reports an unknown lease as unknown.
 async fn known_at_once(fixture: &dyn Fixture) {
     let nodes = contract::nodes(fixture).await;
     let stacks: Vec<Stack> = nodes.into_iter().map(Stack::on).collect();
@@ -191,8 +191,8 @@ fn a_leader_that_is_behind_does_not_deny_a_lease_that_another_node_acknowledged(
     });
 }
 
-/// A leader whose leadership has lapsed acknowledges no heartbeat, even before its actors have
-/// heard of that: the next leader would know nothing of it.
+/// A leader whose leadership has lapsed acknowledges no heartbeat, even before its actors know it. The
+/// next leader would not know about that heartbeat.
 #[test]
 fn a_leader_that_lapsed_unnoticed_acknowledges_no_heartbeat() {
     on_a_system(async {
@@ -218,8 +218,8 @@ fn a_leader_that_lapsed_unnoticed_acknowledges_no_heartbeat() {
     });
 }
 
-/// Leadership moves again and again. A silent lease ends when its time is over, and not once more
-/// after each move; and one that is renewed goes on.
+/// Leadership moves again and again. A lease without heartbeats ends when its time is over, and a move
+/// does not extend it. A lease that is renewed does not end.
 #[test]
 fn a_lease_has_the_same_time_however_often_leadership_is_handed_over() {
     const TTL_MS: u64 = 4_000;

@@ -140,8 +140,8 @@ impl Drop for ChildNode {
     }
 }
 
-/// The leader is stopped for longer than its lease, another takes over, the first goes on: it never
-/// says again that it leads, and nothing that it does as leader takes effect.
+/// The leader is stopped for longer than its lease, another node takes over, and the first one resumes. It
+/// never claims again that it leads, and nothing that it does as leader takes effect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_leader() {
     let server = RedisServer::start().await;
@@ -164,7 +164,7 @@ async fn a_paused_leader_on_a_shared_file() {
     new.store.shutdown().await;
 }
 
-/// Stops `old`, which leads, until one of the others has its duties, and lets it go on.
+/// Stops `old`, which leads, until another node has its duties, and then resumes it.
 pub(crate) async fn paused(mut old: ChildNode, others: &[Node]) {
     let granted = old.ask("take");
     assert!(granted.starts_with("Some(Fence("), "{granted}");
@@ -173,7 +173,7 @@ pub(crate) async fn paused(mut old: ChildNode, others: &[Node]) {
     old.signal(Signal::SIGSTOP);
     let new = leader(others).await;
     let fence = new.take_duties().await;
-    // Asked while it is stopped: these are the first things that it does when it goes on.
+    // Asked while it is stopped, so that these are the first things that it does when it resumes.
     old.say("leads");
     old.say(&format!("expire {epoch}"));
     old.say("grant");
@@ -240,7 +240,7 @@ async fn relay(
     let _ = to.shutdown().await;
 }
 
-/// Forwards to a port, until it is told to let nothing through in either direction any more.
+/// Forwards to a port, until it is set to drop everything in both directions.
 pub(crate) struct Partition {
     pub(crate) port: u16,
     passage: watch::Sender<Passage>,
@@ -306,8 +306,8 @@ impl Partition {
     }
 }
 
-/// The leader is cut off from Redis: it steps down before anyone else leads, says how old its view
-/// is, and takes its place again when the partition heals.
+/// The leader is cut off from Redis: it steps down before another node leads, reports the age of its
+/// view, and continues when the partition ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_from_redis() {
     let server = RedisServer::start().await;
@@ -350,7 +350,7 @@ async fn takes_over_alone(old: &Node, new: &Node) -> Fence {
 }
 
 /// The wall clock of the leader, and of one that wants to lead, jumps a day in either direction:
-/// the lease neither ends nor lasts.
+/// the lease ends neither early nor late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wall_clock_jumps() {
     let server = RedisServer::start().await;
@@ -364,7 +364,7 @@ async fn the_wall_clock_jumps() {
 
 pub(crate) const DAY_MS: i64 = 24 * 3_600 * 1_000;
 
-/// `leads` leads, and `follows` does when that one goes, whatever the clock of both says.
+/// `leads` leads, and `follows` takes over when it ends, whatever the clocks of both show.
 pub(crate) async fn wall_clock_jumps(leads: &Node, follows: &Node, jump: &AtomicI64) {
     let fence = leads.take_duties().await;
     let term = leads.store.leadership_now().term;

@@ -1,4 +1,4 @@
-//! What an operator is told when something is lost, and when it is back.
+//! The alerts that an operator gets when something fails, and when it works again.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::dev::{Dev, PATIENCE};
 
-/// A webhook that keeps what it is told.
+/// A webhook that keeps the alerts that it receives.
 #[derive(Clone, Default)]
 struct Hook(Arc<Mutex<Vec<Value>>>);
 
@@ -86,7 +86,7 @@ async fn a_killed_leader_and_a_lost_majority_are_told_with_their_names_and_resol
     assert!(over["resolved"].is_string(), "{over}");
     assert_eq!(hook.of(&key, "active").len(), 1, "one node told, once");
 
-    // A majority is lost: the survivor says so, and whom it misses.
+    // The majority is lost: the survivor reports it, and names the unreachable nodes.
     let survivor = dev.leader().await;
     let lost: Vec<usize> = (0..3).filter(|node| *node != survivor).collect();
     for node in &lost {

@@ -89,7 +89,7 @@ fn a_clock_that_leaps_31_days_for_one_registration_moves_no_time_and_empties_no_
         for (n, node) in nodes.iter().enumerate() {
             skews[n].store(DAYS_31_MS, Ordering::Relaxed);
             register(node, &format!("leapt{n}")).await;
-            // It is told, by whoever lives; and the node itself goes on writing.
+            // A live node reports it, and the node itself continues to write.
             let started = Instant::now();
             let name = format!("node-{}", n + 1);
             let is_told = || {

@@ -1,4 +1,4 @@
-//! What the dashboard stands on in a real cluster: members let each other's pages in, each node can
+//! What the dashboard relies on in a real cluster: members let each other's pages in, each node can
 //! be asked through any other, and the log remembers configurations and changes of leadership.
 
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ async fn pages_of_members_are_let_in_and_of_nobody_else() {
         (native, "http://127.0.0.1:1"),
         (native, "null"),
         (native, "https://evil.example"),
-        // Services are reached through these: what they answer is none of a member's page.
+        // Services are reached through these paths, and their answers are not for a member's page.
         ("/api/maxine/serviceops/discover?serviceName=x", other.as_str()),
         ("/api/maxine/serviceops/proxy/x/y", other.as_str()),
     ] {

@@ -66,7 +66,7 @@ impl Dev {
         assert_eq!(answer.status(), 200, "{path}: {:?}", answer.text().await);
     }
 
-    /// What a node says of an instance's health; nothing where it is gone.
+    /// The health of an instance as a node reports it; `None` if it is not registered.
     async fn health(&self, node: usize, service: &str, id: &str) -> Option<Value> {
         let url = format!(
             "{}/api/v1/services/default/{service}/instances/{id}/health",
@@ -77,7 +77,7 @@ impl Dev {
         request.send().await.ok()?.json().await.ok()
     }
 
-    /// Waits until a node's word on an instance is what is wanted.
+    /// Waits until a node reports the expected health of an instance.
     async fn until_health(
         &self,
         node: usize,
@@ -306,7 +306,7 @@ async fn a_private_authority_vouches_for_instances_and_a_body_over_the_limit_is_
     assert_eq!(answer.text().await.unwrap(), "1000");
     let refused = post(1_001).await.unwrap();
     assert_eq!(refused.status(), 413);
-    // The same where the length is not told before.
+    // The same without a `Content-Length`.
     let stream = futures::stream::iter((0..11).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 100])));
     let body = reqwest::Body::wrap_stream(stream);
     let refused = dev.client.post(&url).body(body).send().await.unwrap();

@@ -140,14 +140,14 @@ impl Dev {
         self.client.get(url).send().await.unwrap()
     }
 
-    /// What a node says of itself, if it answers.
+    /// The report of a node about itself, if it answers.
     pub async fn ready(&self, node: usize) -> Option<Value> {
         let url = format!("{}/api/v1/ready", self.nodes[node].http);
         let request = self.client.get(url).timeout(Duration::from_secs(2));
         request.send().await.ok()?.json().await.ok()
     }
 
-    /// The position of the node that leads, by its own word.
+    /// The position of the node that reports that it leads.
     pub async fn leader(&self) -> usize {
         let started = Instant::now();
         loop {

@@ -54,7 +54,7 @@ fn serve_on_small_disk(disk: &Path, port: u16, peer_port: u16) -> Child {
          --data-dir='{here}/data' --port={port} 2>'{here}/stderr'",
         env!("CARGO_BIN_EXE_maxine"),
     );
-    // Without root the namespace needs a user namespace. Where neither is allowed, the test fails and says so.
+    // Without root the namespace needs a user namespace. If neither is allowed, the test fails with that reason.
     let namespaces: &[&str] = if nix::unistd::geteuid().is_root() {
         &["--mount"]
     } else {

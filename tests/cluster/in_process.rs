@@ -13,7 +13,7 @@ async fn node(dir: &std::path::Path) -> Node {
     node_of(dir, &[1]).await
 }
 
-/// Node 1 of a cluster of these members, of which no other runs.
+/// Node 1 of a cluster of these members. No other member runs.
 async fn node_of(dir: &std::path::Path, members: &[u64]) -> Node {
     let mut config = NodeConfig::defaults();
     config.backend = maxine::config::BackendKind::Raft;
@@ -103,7 +103,7 @@ fn discovery_answers_while_every_actor_is_stalled() {
 }
 
 /// To a node that has not received a state yet, everything would seem not to exist, and every credential to be forged.
-/// It says that it cannot tell, so that callers ask another node.
+/// It answers that it does not know, so that callers ask another node.
 #[test]
 fn a_node_without_a_state_answers_nothing_definite() {
     let system = actix_rt::System::with_tokio_rt(|| {

@@ -115,7 +115,7 @@ async fn two_survivors_of_five_name_no_leader_and_stay_not_ready() {
         tokio::time::sleep(ELECTION_TIMEOUT / 8).await;
     }
     assert!(samples >= 5, "{samples} samples in {WATCHED:?}");
-    // Where there is a pre-vote the term may stand still; it never goes back.
+    // With pre-votes the term may stay the same. It never decreases.
     assert!(term().await.as_u64() >= first_term.as_u64());
 }
 

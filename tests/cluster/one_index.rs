@@ -1,4 +1,4 @@
-//! The index is one number for people: the same wherever it is told, and never that of a log entry.
+//! Users see one index: the same number everywhere, and never the number of a log entry.
 
 use std::process::Command;
 use std::time::Instant;

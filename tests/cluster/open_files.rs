@@ -1,4 +1,4 @@
-//! A low limit of open files: a node says so, keeps within it, and goes on accepting and writing.
+//! A low limit of open files: a node reports it, stays below it, and continues to accept and write.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -53,7 +53,7 @@ fn a_node_keeps_within_its_limit_of_open_files_and_goes_on() {
         assert!(started.elapsed() < PATIENCE, "it does not start");
         std::thread::sleep(Duration::from_millis(50));
     }
-    // Three quarters of 512, although the setting says far more.
+    // Three quarters of 512, although the setting allows many more.
     let mut held = Vec::new();
     let over = loop {
         let (stream, status) = ask(port, HEALTH).unwrap();

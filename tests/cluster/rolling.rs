@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::dev::Dev;
 
 /// Every request that was answered was answered well while one node after the other stopped and
-/// came back; a client whose node is gone goes to the next one, as clients do.
+/// came back; a client whose node is gone uses the next one, as clients do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_under_load_loses_no_request_but_those_on_the_stopping_node() {
     let dir = tempfile::tempdir().unwrap();

@@ -394,7 +394,7 @@ async fn uses_of_the_break_glass_token_outlive_a_restart_until_they_are_recorded
         })
     };
     let scraped = "GET /api/actuator/prometheus, answered 200";
-    // Each says when it was, not only when it could be written.
+    // Each record has the time of the request, not of its writing.
     let expected = [format!("{scraped}, at 20"), format!("{scraped}, 3 times, from 20")];
     let recorded = || {
         let used = used();

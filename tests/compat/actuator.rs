@@ -251,7 +251,7 @@ async fn the_webhook_is_told_that_a_condition_began_and_that_it_is_over_though_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traces() {
-    // A query can hold a token: it is kept only where the operator asks for it.
+    // A query can contain a token, so it is kept only if the operator allows it.
     for (log_queries, path) in [(false, "/nowhere"), (true, "/nowhere?a=1")] {
         let server = Server::start_with(|options| options.api.log_queries = log_queries).await;
         let token = server.admin().await;

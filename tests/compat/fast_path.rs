@@ -308,7 +308,7 @@ async fn an_idle_connection_is_let_go_and_a_busy_one_kept() {
     }
     assert!(!connection.more().await, "it is told something");
     assert_eq!(taken(&server), 10);
-    // Known failure: a connection whose first request was there before it was first looked at was held for good.
+    // Known failure: a connection was held forever if its first request arrived before the first read.
     let mut connections = Vec::new();
     for _ in 0..100 {
         let mut connection = Connection::open(&server).await;

@@ -25,7 +25,7 @@ const PROXY: &str = "/api/maxine/serviceops/proxy";
 /// What reads a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// The fast path, where the request is plain enough.
+    /// The fast path, if the request is simple enough.
     Bytes,
     /// The HTTP library, as a later request of a connection.
     Library,

@@ -1,5 +1,5 @@
-//! One selection: the same caller gets the same instance by redirect, by proxy and by resolve, and where callers are not
-//! told apart, all ways give the same shares.
+//! One selection: the same caller gets the same instance by redirect, by proxy and by resolve, and if callers are not
+//! distinguished, all ways give the same shares.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -115,7 +115,7 @@ impl Way {
     }
 }
 
-/// What answers an instance's requests: the target, whose first segment is the instance.
+/// Answers requests to an instance with their target. Its first segment is the instance.
 async fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -194,7 +194,7 @@ impl Rig {
         assert_eq!(put.status(), 200, "{}", put.text().await.unwrap());
     }
 
-    /// Asks by HTTP/1.1 or HTTP/2 and says which instance the caller got.
+    /// Asks by HTTP/1.1 or HTTP/2, and returns the instance that the caller got.
     async fn ask(&mut self, path: &str, caller: &Caller, over_http2: bool) -> String {
         let authority = self.server.addr;
         if !over_http2 {

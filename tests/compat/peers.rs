@@ -12,7 +12,7 @@ use super::support::{Server, node};
 
 /// The path of the service below which instances are reached.
 pub(crate) const PROXIED: &str = "/api/maxine/serviceops/proxy/s";
-/// A request that stands behind another one.
+/// A request that follows another one on its connection.
 pub(crate) const INNER: &str =
     "GET /api/maxine/serviceops/proxy/s/smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
 /// Longest wait for anything.
@@ -40,7 +40,7 @@ impl Rig {
             .await
     }
 
-    /// An instance whose connections each run `serve`.
+    /// An instance that runs `serve` for each connection.
     pub(crate) async fn with<F>(seen: Seen, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Option<()>> + Send + 'static,
@@ -259,7 +259,7 @@ impl Wire {
         wire
     }
 
-    /// A server's; `None` where the client does not speak HTTP/2.
+    /// The settings of a server; `None` if the client does not speak HTTP/2.
     pub(crate) async fn server(mut stream: TcpStream) -> Option<Self> {
         let mut preface = [0; PREFACE.len()];
         stream.read_exact(&mut preface).await.ok()?;
@@ -327,7 +327,7 @@ impl Frame {
     }
 }
 
-/// What a client is told.
+/// The outcome of a request for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// An answer.
@@ -352,7 +352,7 @@ pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 /// The status that a field block begins with: an entry of the static table, or its name from there
 /// and three digits, which may be in Huffman's code.
 fn status_in(block: &[u8]) -> u16 {
-    // A change of the table's size may stand in front.
+    // A change of the table's size may come first.
     let block = if block[0] & 0xe0 == 0x20 { &block[1..] } else { block };
     match block[0] {
         0x88..=0x8e => [200, 204, 206, 304, 400, 404, 500][usize::from(block[0] - 0x88)],

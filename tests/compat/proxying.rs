@@ -1,4 +1,4 @@
-//! Proxying: `discover` in proxy mode and the proxy route, against an upstream that says what it got.
+//! Proxying: `discover` in proxy mode and the proxy route, against an upstream that returns what it received.
 
 use std::net::SocketAddr;
 
@@ -145,8 +145,8 @@ async fn a_tag_of_an_instance_is_compared_by_nobody_else() {
     }
 }
 
-/// `OPTIONS` is Maxine's to answer, unless the service's policy leaves it to the instance; locations
-/// and cookies lead through the proxy where the policy says so.
+/// Maxine answers `OPTIONS`, unless the service's policy forwards it to the instance. Locations
+/// and cookies lead through the proxy if the policy says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_leaves_options_to_instances_and_has_paths_lead_through_the_proxy() {
     let server = server_with_upstream().await;
@@ -180,7 +180,7 @@ async fn a_policy_leaves_options_to_instances_and_has_paths_lead_through_the_pro
     assert_eq!(answer.headers()["location"], format!("{root}/elsewhere").as_str());
 }
 
-/// What a request was is said by whoever answered it, not guessed from its URL.
+/// The kind of a request is recorded by the code that answered it, and not guessed from its URL.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_discovery_that_forwards_counts_as_proxied_whatever_its_url_says() {
     let server = server_with_upstream().await;
@@ -347,7 +347,7 @@ async fn a_page_of_an_instance_has_an_origin_of_its_own_in_a_browser() {
         let worker = server.get(path).header("sec-fetch-dest", "serviceworker");
         let worker = worker.header("service-worker", "script").send().await.unwrap();
         assert_eq!(message(worker).await.0, 403, "{path}");
-        // Other clients get what the instance said.
+        // Other clients get the instance's answer.
         let plain = server.get(path).header("user-agent", "curl/8.9").send().await.unwrap();
         assert_eq!(policies(&plain), ["img-src 'self'"], "{path}");
         for name in OF_THE_ORIGIN {

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::peers::*;
 
-/// The fields of a message as they stand in it.
+/// The fields of a message, unchanged.
 fn has(message: &str, field: &str) -> bool {
     message.contains(&format!("\r\n{field}\r\n"))
 }
@@ -143,7 +143,7 @@ async fn max_forwards_is_counted_down_for_options_alone() {
     assert_eq!(values(&rig.seen().remove(0), "max-forwards"), ["0"]);
 }
 
-/// Maxine's own answers: a method that a resource does not have is told which ones it has.
+/// Maxine's own answers: a method that a resource does not have is answered with the methods that it has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_method_that_is_not_allowed_is_told_which_ones_are() {
     let rig = Rig::http1(|_| ok()).await;
@@ -288,7 +288,7 @@ async fn a_status_passes_whatever_it_is_and_an_answer_without_a_date_gets_one() 
     }
 }
 
-/// 1xx answers and `Expect` are HTTP/1.1's; an expectation without content is none.
+/// 1xx answers and `Expect` exist only in HTTP/1.1. `Expect` without content is ignored.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expectation_is_for_http11_requests_with_content() {
     let rig = Rig::http1(|head| {
@@ -363,7 +363,7 @@ async fn a_change_of_protocol_needs_an_offer_of_http11_and_the_offered_protocol(
     assert!(got.to_ascii_lowercase().contains("connection: upgrade"), "{got}");
 }
 
-/// An instance that sends content where there is none: none of it is ever taken for an answer.
+/// An instance sends content where none is allowed: it is never treated as part of an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_without_content_have_none_whatever_the_instance_sends() {
     let rig = Rig::http1(|head| {

@@ -117,7 +117,7 @@ async fn a_target_or_a_head_that_is_too_long_says_so() {
 async fn a_request_with_a_framing_that_is_no_one_is_refused() {
     let rig = Rig::http1(|_| ok()).await;
     for (fields, statuses) in [
-        // Lengths that are none, or differ.
+        // Invalid lengths, or lengths that differ.
         ("Content-Length: 3, 4\r\n", &[400][..]),
         ("Content-Length: 3\r\nContent-Length: 4\r\n", &[400]),
         ("Content-Length: -3\r\n", &[400]),
@@ -305,7 +305,7 @@ async fn a_malformed_answer_becomes_502_and_its_connection_is_closed() {
             let head = String::from_utf8_lossy(&head).into_owned();
             let number: usize = head.split(['/', ' ']).nth(2)?.parse().ok()?;
             stream.write_all(shapes[number].as_bytes()).await.ok()?;
-            // It would go on with this connection; close-delimited answers must not be waited for.
+            // The connection stays open. If it were used again, this read would return a byte.
             let rest = stream.read_u8().await;
             assert!(rest.is_err(), "the connection was used again");
             None

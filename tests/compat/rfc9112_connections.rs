@@ -26,7 +26,7 @@ async fn a_client_of_http10_gets_what_http10_knows() {
         .await;
     assert!(got.starts_with("HTTP/1.0 200") && body_of(&got) == "ok", "{got}");
     assert!(values(&got, "transfer-encoding").is_empty(), "{got}");
-    // A length is known here: kept where it was asked for, closed otherwise.
+    // The length is known: the connection is kept if the client asked for it, and closed otherwise.
     let plain = rig.raw(format!("GET {PROXIED}/x HTTP/1.0\r\n\r\n{INNER}")).await;
     assert_eq!(plain.matches("HTTP/1.").count(), 1, "{plain}");
     assert!(!values(&plain, "connection").contains(&"keep-alive"), "{plain}");
@@ -148,8 +148,7 @@ async fn an_answer_that_breaks_off_never_looks_whole() {
     assert_eq!(body_of(&got), "3\r\nall\r\n0\r\n\r\n", "{got}");
 }
 
-/// A used connection that ends when a request has gone out on it: what goes out again, and what does not,
-/// is what the page says.
+/// A used connection ends after a request was sent on it. Which requests are sent again is as documented.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_crosses_the_end_of_its_connection_goes_out_again_only_if_it_may() {
     let seen = Seen::default();

@@ -77,7 +77,7 @@ async fn a_malformed_request_is_an_error_of_its_stream_and_reaches_no_instance()
         wire.send(bytes).await;
         match wire.outcome(1).await {
             Outcome::Reset(PROTOCOL_ERROR) | Outcome::Status(400) => {
-                // The connection goes on.
+                // The connection continues.
                 wire.send(get(3, HEALTH)).await;
                 let next = wire.outcome(3).await;
                 if next != Outcome::Status(200) {
@@ -201,7 +201,7 @@ async fn a_breach_of_the_framing_ends_the_connection_with_its_code() {
         |id: u8, value: u32| frame(SETTINGS, 0, 0, [&[0, id][..], &value.to_be_bytes()].concat());
     let window = |stream: u32, by: u32| frame(WINDOW_UPDATE, 0, stream, by.to_be_bytes());
     let go_away = Outcome::GoAway;
-    // The RFC names these codes; the library says PROTOCOL_ERROR.
+    // The RFC names these codes; the library uses PROTOCOL_ERROR.
     let generic = |_exact: u32| Outcome::GoAway(PROTOCOL_ERROR);
     let mut wrong = Vec::new();
     for (what, bytes, expected) in [
@@ -338,7 +338,7 @@ async fn settings_are_announced_and_those_of_the_client_acknowledged_and_kept_to
     wire.send(frame(WINDOW_UPDATE, 0, 1, 9_u32.to_be_bytes())).await;
     let data = wire.next(DATA).await.unwrap();
     assert_eq!(data.payload.len(), 2);
-    // The answer is given up by a reset, and the connection goes on.
+    // The client resets the answer's stream, and the connection continues.
     wire.send(frame(RST_STREAM, 0, 1, 8_u32.to_be_bytes())).await;
     wire.send(get(3, HEALTH)).await;
     assert_eq!(wire.outcome(3).await, Outcome::Status(200));
@@ -406,7 +406,7 @@ async fn floods_end_the_connection_or_stay_bounded() {
     }
     wire.send(bytes).await;
     assert_eq!(ended(&mut wire).await, Outcome::GoAway(ENHANCE_YOUR_CALM), "rapid reset");
-    // The same, where the client has the server reset its streams: content behind their end.
+    // The same, but the client makes the server reset the streams, by content after their end.
     let mut wire = Wire::client(&rig.server).await;
     let mut bytes = Vec::new();
     for n in 0..3_000 {
@@ -429,7 +429,7 @@ async fn floods_end_the_connection_or_stay_bounded() {
         matches!(outcome, Outcome::GoAway(ENHANCE_YOUR_CALM | COMPRESSION_ERROR | PROTOCOL_ERROR)),
         "continuation: {outcome:?}"
     );
-    // A list of fields over the limit is told so; the connection goes on.
+    // A list of fields over the limit is refused with that reason, and the connection continues.
     let mut wire = Wire::client(&rig.server).await;
     let long = "a".repeat(8_000);
     let fields: Vec<(&str, &str)> = vec![("x", &long); 9];
@@ -448,7 +448,7 @@ async fn floods_end_the_connection_or_stay_bounded() {
     assert_eq!(wire.outcome(1).await, Outcome::Status(431));
     wire.send(get(3, HEALTH)).await;
     assert_eq!(wire.outcome(3).await, Outcome::Status(200));
-    // Pings and settings whose acknowledgements nobody reads: answered one by one, not gathered.
+    // Pings and settings whose acknowledgements nobody reads are answered one by one, and not collected.
     let mut wire = Wire::client(&rig.server).await;
     for kind in [PING, SETTINGS] {
         let payload: &[u8] = if kind == PING { &[0; 8] } else { &[] };

@@ -83,7 +83,7 @@ async fn a_request_that_an_instance_did_not_process_goes_out_once_more() {
         assert_eq!(status_of(&rig.get("/x", "").await), 200, "{what}");
         assert_eq!(count(&counts), (2, 3), "{what}");
     }
-    // Twice refused: the client is told, and that a repetition is safe.
+    // Refused twice: the client gets that error, with the note that a retry is safe.
     let (rig, counts) = instance(|_, stream| refuse(stream)).await;
     let got = rig.get("/x", "").await;
     assert_eq!(status_of(&got), 503, "{got}");
@@ -104,7 +104,7 @@ async fn a_request_that_an_instance_did_not_process_goes_out_once_more() {
     }
 }
 
-/// A server of HTTP/2 that refuses the requests of its first connection; then it says what it was sent.
+/// A server of HTTP/2 that refuses the requests of its first connection. Later it answers with what it received.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_request_goes_out_again_whole_and_to_the_instances_own_authority() {
     let connections = Arc::new(AtomicUsize::new(0));
@@ -223,7 +223,7 @@ async fn an_instance_of_http2_is_asked_within_its_limits() {
         instance(|_, stream| [good(stream), frame(RST_STREAM, 0, stream, [0; 4])].concat()).await;
     let got = rig.get("/x", "").await;
     assert!(status_of(&got) == 200 && got.contains("ok"), "{got}");
-    // It says that it takes one request at a time.
+    // Its settings allow one request at a time.
     let most = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&most);
     let port = listen(move |mut stream| {

@@ -206,7 +206,7 @@ async fn names_of_every_kind_are_names() {
     }
     let token = server.admin().await;
     assert_eq!(list(&server, &token).await.as_object().unwrap().len(), 7);
-    // In a URL these mean another path: what is called so could be neither shown nor removed.
+    // In a URL these mean another path, so a service with such a name could neither be shown nor removed.
     for (service, id, name) in
         [(".", "a", "."), ("..", "a", ".."), ("s", ".", "."), ("s", "..", "..")]
     {

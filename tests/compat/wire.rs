@@ -231,7 +231,7 @@ async fn a_share_of_the_connections_is_kept_for_callers_with_a_credential() {
         format!("GET /api/v1/me HTTP/1.1\r\nhost: h\r\n{credential}connection: close\r\n\r\n")
     };
     let known = ask(&format!("authorization: Bearer {token}\r\n"));
-    // Whoever says nothing has to give way.
+    // A connection without a request loses its place.
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(tokio::net::TcpStream::connect(server.addr).await.unwrap());
@@ -595,8 +595,8 @@ async fn http2_keeps_to_the_limit_of_header_fields_too() {
     assert!(hyper::body::Body::is_end_stream(answer.body()));
 }
 
-/// Every kind of answer that Maxine makes itself, at each place that makes one: a body must not be taken for
-/// another type than it is told to be.
+/// Every kind of answer that Maxine makes itself, at each place that makes one: a client must not treat a body
+/// as another type than its `Content-Type`.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_answer_that_maxine_makes_is_to_be_sniffed() {
     let server = Server::start_with(|options| options.api.body_timeout_ms = 300).await;
@@ -664,7 +664,7 @@ async fn no_answer_that_maxine_makes_is_to_be_sniffed() {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {target}: {answer}");
         let head = head.to_ascii_lowercase();
-        // What the HTTP library itself refuses has neither a body nor a type.
+        // A refusal of the HTTP library itself has neither a body nor a type.
         let is_bare = body.is_empty() && !head.contains("content-type");
         let is_told = head.contains("x-content-type-options: nosniff");
         assert!(is_told || (is_bare && status == 431), "{method} {target}: {answer}");
@@ -678,7 +678,7 @@ async fn no_answer_that_maxine_makes_is_to_be_sniffed() {
     assert!(refused.contains("x-content-type-options: nosniff"), "{refused}");
 }
 
-/// An instance of which each answer announces `len` bytes and has `sent`.
+/// An instance whose answers announce `len` bytes and contain `sent`.
 async fn announcing(server: &Server, service: &str, len: usize, sent: usize) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     server

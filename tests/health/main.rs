@@ -47,7 +47,7 @@ use tokio::task::JoinHandle;
 /// How long an answer may take.
 const SOON: Duration = Duration::from_secs(10);
 
-/// A whole node, whose store is in memory.
+/// A whole node with a store in memory.
 struct Rig {
     node: Assembled,
     view: Arc<View>,
@@ -156,7 +156,7 @@ impl Rig {
 
     async fn write(&self, command: Command) -> Reply {
         let actor = Actor::system("test");
-        // The actors start on their own thread; until then the registry says so.
+        // The actors start on their own thread. Until then the registry answers that it is not ready.
         for _ in 0..100 {
             let request = WriteRequest {
                 actor: actor.clone(),
@@ -417,7 +417,7 @@ async fn node_wide_checks_take_the_path_that_clients_register() {
     assert!(rig.health.track(&key("silent")).is_none());
 }
 
-/// Its owner goes on registering it, as clients of the compatible API do for a heartbeat.
+/// Its owner continues to register it, as clients of the compatible API do for a heartbeat.
 async fn a_heartbeat_does_not_undo_an_eviction() {
     let rig = Rig::new(ActiveDefaults::default()).await;
     let well = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -447,7 +447,7 @@ async fn a_heartbeat_does_not_undo_an_eviction() {
         assert_eq!(rig.register("a", here.address, spec()).await, epoch, "by the log");
         assert_eq!((rig.verdict("a"), rig.routed()), (verdict.clone(), vec![]));
     }
-    // What its owner says of it beside the address changes no verdict, and no probe starts over.
+    // Other fields than the address change no verdict, and restart no probe.
     let probed = rig.health.track(&key("a")).unwrap().failures;
     registration.weight = 7;
     assert_ne!(beat(&registration).await, epoch);

@@ -55,8 +55,8 @@ async fn every_guarded_route_refuses_the_unknown_and_the_lower_role() {
     assert!(seen > 40, "{seen} routes were walked");
 }
 
-/// Sign-outs and changed passwords are lost where the state goes back to an older copy. So a session counts only in
-/// the history in which it was opened, and the keys that signed the ones before sign no more.
+/// Sign-outs and changed passwords are lost if the state is restored from an older copy. So a session is valid only in
+/// the history in which it began, and the keys that signed earlier sessions are no longer used.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_with_the_history_in_which_it_was_opened() {
     let server = Server::start().await;
@@ -229,7 +229,7 @@ async fn a_session_that_was_signed_out_of_is_over() {
     let answer = rebound.send().await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.headers().get("set-cookie")), (403, None));
     assert_eq!(me(&session).await, 200);
-    // Another session of the same second goes on when this one ends.
+    // Another session of the same second stays valid when this one ends.
     let other = server.sign_in(&user, &password).await;
     assert_ne!(other, session);
     let answer = out().header("x-maxine-csrf", "1").send().await.unwrap();

@@ -50,7 +50,7 @@ async fn an_instance_is_registered_listed_resolved_and_taken_out() {
     assert_eq!((status.as_u16(), &problem["type"]), (404, &json!("/problems/not-found")));
 }
 
-/// Whoever may register any address must not choose what is asked there, nor read what was answered.
+/// A caller that may register any address must not choose what a probe requests there, or read its answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_credential_a_probe_is_a_path_and_its_outcome_is_not_shown() {
     let server = Server::start().await;
@@ -481,7 +481,7 @@ async fn reads_tell_their_freshness_and_strong_ones_need_a_majority() {
     let answer = server.admin(Method::GET, "/services?consistency=strong").send().await.unwrap();
     assert_eq!(answer.status(), 503);
     assert!(answer.headers().contains_key("retry-after"));
-    // What this node has is still told.
+    // The node still answers with what it has.
     assert_eq!(
         server.open(Method::GET, "/resolve/default/orders").send().await.unwrap().status(),
         200

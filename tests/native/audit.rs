@@ -62,7 +62,7 @@ async fn refusals_are_recorded_with_who_tried_what() {
     let viewer = json!({"role": "viewer", "password": "long enough"});
     server.json(server.admin(Method::PUT, "/users/eve").json(&viewer)).await;
     let eve = server.sign_in("eve", "long enough").await;
-    // Neither is a refusal that says something of anyone.
+    // A refusal that concerns no user is not recorded either.
     assert_eq!(server.json(server.open(Method::GET, "/config")).await.0, 401);
     let change = server.open(Method::PUT, "/config").bearer_auth(&eve).json(&json!({}));
     let (status, problem) = server.json(change.header("x-trace-id", "tried")).await;
@@ -190,7 +190,7 @@ async fn registrations_push_no_other_record_out_and_what_leaves_is_counted() {
     assert_eq!(class("identities")["dropped"], 0);
 }
 
-/// The hashes cover the code of a refusal: another code is found, another text is not, but it is told.
+/// The hashes cover the code of a refusal. So a changed code is detected, and a changed text is only reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_proved_by_its_code_and_not_by_its_words() {
     let server = Server::start().await;

@@ -77,8 +77,8 @@ async fn every_refusal_has_an_index() {
     }
 }
 
-/// A service is created and deleted without a pause; whoever asks learns at which index it was there or was
-/// not, and that is compared with what the writer was told.
+/// A service is created and deleted without a pause; each read returns an index and whether the service
+/// existed, and that is compared with the answers to the writer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_name_the_state_that_gave_them_while_it_changes() {
     const ROUNDS: usize = 150;

@@ -103,7 +103,7 @@ async fn a_version_without_a_share_is_nowhere_said_to_get_traffic() {
     assert!(text.contains("version 2 has no share"), "{text}");
 }
 
-/// With an idempotency key, too: nothing is written, and no watcher is told.
+/// With an idempotency key, too: nothing is written, and no watcher gets an event.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_equal_registration_with_a_key_is_a_heartbeat() {
     let server = Server::start().await;

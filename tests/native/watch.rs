@@ -156,7 +156,7 @@ async fn a_place_in_a_history_that_has_ended_is_gone() {
     assert!(detail.contains("a history that has ended; 00000000000000a1 holds now"), "{detail}");
     let resumed = server.open(Method::GET, "/watch?service=orders").header("last-event-id", &old);
     assert_eq!(Events::open(resumed).await.next().await.unwrap().kind, "compacted");
-    // Whoever has a bare index is told where it counts.
+    // A caller with an index but no history gets the history in the answer.
     let answer = list(&index.to_string()).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["x-maxine-history"], "00000000000000a1");
@@ -208,8 +208,8 @@ fn resident_kib() -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
 }
 
-/// Ten thousand watchers that never read cost a bounded amount of memory, and discovery goes on
-/// beside them. They call the router itself: ten thousand sockets are not what is tested.
+/// Ten thousand watchers that never read cost a bounded amount of memory, and discovery continues.
+/// They call the router directly, because the sockets are not part of the test.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_watchers_that_do_not_read_cost_bounded_memory_and_do_not_hinder_discovery() {
     use axum::body::Body;
@@ -295,7 +295,7 @@ async fn watchers_share_a_change_and_a_part_of_a_stream_is_bounded_in_bytes() {
     assert_eq!(seen, expected);
 }
 
-/// A watcher that is slower than the ring is long is told so, and its stream ends.
+/// A watcher that falls behind by more than the ring's length gets that error, and its stream ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_that_falls_behind_is_cut_off_and_told() {
     use axum::body::Body;

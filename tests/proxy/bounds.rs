@@ -365,7 +365,7 @@ async fn idle_connections_to_instances_are_given_up_first() {
         }
     };
     let idle = |name: &str| rig.forwarder.upstreams(named(name).as_ref())[0].idle_connections;
-    // Each of three services has an idle connection of the same client, whose share is one connection at once.
+    // Each of three services has an idle connection of the same client, whose share is one connection.
     for name in ["a", "b", "c"] {
         assert_eq!(get(name, "/").await.0, 200);
         until(|| idle(name) == 1).await;

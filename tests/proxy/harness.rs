@@ -1,5 +1,5 @@
 //! A proxy in front of real sockets: upstreams that do what a test says, byte by byte, and a front
-//! server that hands every request to the forwarder.
+//! server that passes every request to the forwarder.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -235,7 +235,7 @@ pub(crate) fn body_of(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
 }
 
-/// An upstream whose connections each run `serve`.
+/// An upstream that runs `serve` for each connection.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,

@@ -53,7 +53,7 @@ async fn an_answer_that_is_no_http_is_502_and_the_next_request_is_served() {
         "HTTP/1.1 200 OK\r\nx: a\0b\r\n\r\n".into(),
         format!("HTTP/1.1 200 OK\r\n{many}\r\n"),
         format!("HTTP/1.1 200 OK\r\n{huge}\r\n"),
-        // Two lengths that differ, and lengths that are none.
+        // Two lengths that differ, and invalid lengths.
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd".into(),
         "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n".into(),
         "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n".into(),
@@ -71,7 +71,7 @@ async fn an_answer_that_is_no_http_is_502_and_the_next_request_is_served() {
 async fn a_body_with_broken_framing_is_cut_off_and_never_taken_for_whole() {
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     for rest in [
-        // Ends within a chunk, without the last one, with a size that is none, with too much.
+        // Ends within a chunk, lacks the last chunk, has an invalid size, or has too many bytes.
         "8\r\nabc",
         "3\r\nabc\r\n",
         "zz\r\nabc\r\n0\r\n\r\n",
@@ -213,7 +213,7 @@ async fn hostile_requests_get_one_answer_and_nothing_of_theirs_is_smuggled() {
         // No host, two hosts that differ, no version.
         "GET /\r\n\r\n".into(),
         uri,
-        // Methods that are none, or not handed on.
+        // Methods that are invalid, or not forwarded.
         "GE T / HTTP/1.1\r\nHost: x\r\n\r\n".into(),
         "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n".into(),
         "TRACE / HTTP/1.1\r\nHost: x\r\n\r\n".into(),
@@ -228,7 +228,7 @@ async fn hostile_requests_get_one_answer_and_nothing_of_theirs_is_smuggled() {
     // A field that the client calls one of the connection's stays behind.
     let named = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close, x-secret\r\nX-Secret: 1\r\n\r\n";
     assert_eq!(body_of(&rig.raw(named).await), "ok");
-    // An absolute target is taken by its path; where it points to is nobody's business.
+    // Only the path of an absolute target is used. Its host is ignored.
     let absolute =
         "GET http://elsewhere.invalid/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     assert_eq!(body_of(&rig.raw(absolute).await), "ok");

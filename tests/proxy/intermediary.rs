@@ -1,4 +1,4 @@
-//! What the RFCs ask of intermediaries, told by an instance that keeps what it was sent.
+//! What the RFCs require of intermediaries, checked at an instance that keeps what it receives.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -55,7 +55,7 @@ async fn a_body_reaches_the_instance_whatever_the_method() {
         assert!(body_of(&seen).contains("content-length: 5\r\n"), "{method}: {seen}");
         assert!(seen.ends_with("\r\n\r\nhello"), "{method}: {seen}");
     }
-    // A policy that keeps bodies leaves the framing as it is where the body is too long to keep.
+    // A policy that keeps bodies does not change the framing of a body that is too long to keep.
     rig.policy(r#"{"traffic":{"retries":{"methods":["PUT"],"body_len_max":4}}}"#).await;
     let long = "x".repeat(20_000);
     let put = format!("PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{long}", long.len());
@@ -217,7 +217,7 @@ async fn a_connection_that_is_too_old_or_about_to_be_closed_is_not_used_again() 
     rig.policy(r#"{"traffic":{"connections":{"age_max_ms":1}}}"#).await;
     ask(5).await;
     assert_eq!(upstream.connections(), 6);
-    // One whose instance says that it closes it at once.
+    // A connection that its instance announces to close immediately.
     let leaving = Upstream::http(|_| async {
         let answer = hyper::Response::builder().header("keep-alive", "timeout=0");
         answer.body(Body::from("ok")).unwrap()

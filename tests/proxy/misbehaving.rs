@@ -262,7 +262,7 @@ async fn smuggling_shapes_are_refused_or_made_harmless() {
         // Two lengths.
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef"
             .to_owned(),
-        // A length that is none.
+        // An invalid length.
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nabcde".into(),
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5x\r\n\r\nabcde".into(),
         // Chunked is not last.

@@ -96,7 +96,7 @@ async fn a_slow_reader_holds_the_upstream_back() {
     let mut client = TcpStream::connect(rig.front).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     read_head(&mut client).await.unwrap();
-    // Wait until the upstream stands still.
+    // Wait until the upstream makes no more progress.
     let mut last = u64::MAX;
     while last != sent.load(std::sync::atomic::Ordering::SeqCst) {
         last = sent.load(std::sync::atomic::Ordering::SeqCst);

@@ -60,7 +60,7 @@ fn every_row_of_the_conformance_page_names_a_test_that_exists() {
     for (default, cell) in &rows {
         let names = cell.split('`').skip(1).step_by(2).filter(|name| !name.starts_with("http."));
         let names: Vec<&str> = names.collect();
-        // What does not apply, or is not met, says so instead.
+        // A requirement that does not apply or is not met has that text instead.
         let is_open = ["not applicable: ", "**not met**: "].iter().any(|why| cell.starts_with(why));
         if names.is_empty() && !is_open {
             missing.push(format!("no test named: {cell}"));

@@ -1,4 +1,4 @@
-//! Instances behind TLS: believed where their certificate is, or where the policy asks for none.
+//! Instances behind TLS: trusted if their certificate is valid, or if the policy does not check it.
 
 use std::sync::Arc;
 
@@ -99,7 +99,7 @@ async fn a_handshake_that_fails_says_why() {
     assert!(answer.contains("it does not speak TLS"), "{answer}");
 }
 
-/// Content that ends with its connection is whole only where TLS says that the connection has ended.
+/// Content that ends with its connection is complete only if TLS confirms the end of the connection.
 #[tokio::test]
 async fn an_end_without_the_alert_of_tls_is_no_end_of_the_content() {
     let (config, pem) = crate::authority::server_for_loopback();

@@ -120,7 +120,7 @@ export async function violations(page) {
   // Evaluated by the debugger, which the page's policy does not govern.
   await page.evaluate(AXE);
   return page.evaluate(async () => {
-    // Colours on their way from one theme to the other, or of what is still appearing, belong to neither.
+    // During a transition between the themes, colours belong to neither theme.
     const frame = () => new Promise(requestAnimationFrame);
     await frame();
     await frame();

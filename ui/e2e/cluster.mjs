@@ -73,7 +73,7 @@ class Cluster {
     return this.call('PUT', `/users/${name}`, { role, password: `${name}-has-a-long-password` });
   }
 
-  /** An upstream of one's own, whose health can be switched; with `letGo` it answers after that. */
+  /** An upstream whose health can be switched. With `letGo`, it answers after that promise. */
   async upstream(name, { letGo = null } = {}) {
     const state = { healthy: true, delayMs: 3, failing: 0 };
     const server = createServer((request, response) => {

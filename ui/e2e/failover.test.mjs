@@ -1,4 +1,4 @@
-// What the page does when nodes go away: says so, goes on, and recovers by itself.
+// When nodes fail, the page reports it, continues with another node, and recovers without a reload.
 import assert from 'node:assert/strict';
 import { go, violations } from './browser.mjs';
 import { startCluster, until } from './cluster.mjs';

@@ -128,7 +128,7 @@ test('the history of the configuration is the same in another browser', async ()
     await clean(page, 'the rollback dialog');
     await page.getByRole('alertdialog').getByRole('button', { name: 'Roll back' }).click();
     await until(async () => (await on.cluster.call('GET', '/config')).config.heartbeat_timeout_s === 11, 60_000, 'the rollback');
-    // Where a disk stalls, the answer may be late although the change holds; the dialog says so, and stays.
+    // If a disk stalls, the answer may be late although the change was made. The dialog reports that, and stays open.
     const dialog = page.getByRole('alertdialog');
     const cancel = () => dialog.getByRole('button', { name: 'Cancel' }).click();
     await dialog.waitFor({ state: 'hidden', timeout: 20_000 }).catch(cancel);

@@ -1,4 +1,4 @@
-// Redis mode: the page names the backend, and says so when Redis is down.
+// Redis mode: the page names the backend, and reports when Redis is down.
 import assert from 'node:assert/strict';
 import { go, violations } from './browser.mjs';
 import { startCluster } from './cluster.mjs';

@@ -1,7 +1,7 @@
 //! A client of Maxine.
 //!
 //! It registers a service and keeps it registered, finds instances of others or chooses them itself, calls them through
-//! the proxy, and watches for changes. Where several nodes are given, it goes on with the next one when one cannot be reached. Cloning is
+//! the proxy, and watches for changes. If a node cannot be reached, it uses the next one of the given nodes. Cloning is
 //! cheap; all futures can be dropped safely.
 
 mod local;
@@ -24,7 +24,7 @@ pub use watch::Change;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a node may take to answer, so that the answer arrives within [`TIMEOUT`]: a node that has not begun
-/// a write by then says that nothing was changed.
+/// a write by then answers that nothing was changed.
 const ANSWER_MS: &str = "9000";
 const CONFIG: &str = "/api/maxine/control/config";
 
@@ -39,19 +39,19 @@ pub enum Error {
         /// The server's text.
         message: String,
     },
-    /// No node could be reached, or what came is no answer.
+    /// No node could be reached, or the answer was not valid HTTP.
     #[error(transparent)]
     Transport(#[from] reqwest::Error),
-    /// A URL takes this service's name for another path; nothing was sent.
+    /// In a URL this service's name means another path. Nothing was sent.
     #[error("{0:?} cannot be a service's name")]
     Name(String),
-    /// An answer that is not what it should be.
+    /// The answer does not have the expected content.
     #[error("an answer that cannot be read: {0}")]
     Malformed(String),
 }
 
 impl Error {
-    /// The status, where the server refused.
+    /// The status, if the server refused the request.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         match self {
@@ -61,7 +61,7 @@ impl Error {
     }
 }
 
-/// What a service says of one of its nodes; what is `None` is left to the server.
+/// The registration of one instance of a service. The server decides about fields that are `None`.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Registration {
@@ -204,8 +204,8 @@ impl Maxine {
         self.json(Method::POST, "/api/maxine/serviceops/register", Some(&body)).await
     }
 
-    /// Registers, and repeats it twice within each time-out until what is returned is dropped. `beat` is told of every
-    /// repetition.
+    /// Registers, and repeats the registration twice within each time-out until the returned value is dropped. `beat` is
+    /// called with the result of every repetition.
     pub async fn keep_registered(
         &self,
         registration: Registration,
@@ -263,7 +263,7 @@ impl Maxine {
         self.json(Method::GET, CONFIG, None).await
     }
 
-    /// Changes fields of the configuration; gives what became of each. Needs an operator.
+    /// Changes fields of the configuration, and returns the outcome for each. Needs the role operator.
     pub async fn change_config(&self, fields: &Value) -> Result<Map<String, Value>, Error> {
         self.json(Method::PUT, CONFIG, Some(fields)).await
     }
@@ -293,6 +293,6 @@ async fn refused(answer: Response) -> Error {
         Err(error) => return error.into(),
     };
     let body: Value = serde_json::from_str(&text).unwrap_or_default();
-    let told = ["message", "detail"].into_iter().find_map(|field| body[field].as_str());
-    Error::Refused { status, message: told.unwrap_or(&text).into() }
+    let text_of_server = ["message", "detail"].into_iter().find_map(|field| body[field].as_str());
+    Error::Refused { status, message: text_of_server.unwrap_or(&text).into() }
 }

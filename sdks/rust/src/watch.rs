@@ -1,4 +1,4 @@
-//! Changes of a service as they happen: one stream after the other, each from where the last one ended.
+//! The changes of a service as they happen. Each new stream continues where the last one ended.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct Change {
     /// What changed: `instance_registered`, `instance_removed`, `health_changed`, `drain_changed`, `policy_changed`; or
-    /// `compacted`, the last one: read what there is, and watch again.
+    /// `compacted`, which is the last one: read the present state, and watch again.
     pub kind: String,
     /// Its fields.
     pub fields: Map<String, Value>,
@@ -80,7 +80,7 @@ impl Watch {
         }
     }
 
-    /// Reads a piece; whether the stream goes on.
+    /// Reads a piece. Returns whether the stream continues.
     async fn read(&mut self) -> Result<bool, Error> {
         let Some(body) = &mut self.body else {
             let last = self.last.clone();

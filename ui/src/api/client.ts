@@ -98,7 +98,7 @@ export async function call<T>(route: string, request: Request = {}): Promise<Ans
   }
 }
 
-/** `crypto.randomUUID` is missing where the page came over plain HTTP from another machine. */
+/** `crypto.randomUUID` is missing if the page was loaded over plain HTTP from another machine. */
 function fallbackKey(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (b) => b.toString(16).padStart(2, '0')).join('');

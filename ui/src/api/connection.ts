@@ -15,7 +15,7 @@ export interface Connection {
   heardAt: number;
   leader: 'known' | 'unknown';
   leaderLostAt: number | null;
-  /** How old the state of the answering node can be; null where the node does not know. */
+  /** How old the state of the answering node can be; null if the node does not know. */
   stalenessMs: number | null;
   index: number;
   lastError: string | null;

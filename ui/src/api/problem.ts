@@ -55,7 +55,7 @@ export async function problemOf(response: Response): Promise<Problem> {
     const message = (body as { message?: unknown } | null)?.message;
     if (typeof message === 'string') return plain(response.status, message);
   } catch {
-    // Not JSON: said below by its status alone, for the body may come from something in between.
+    // Not JSON: only the status is shown below, because the body may come from a proxy in between.
   }
   return plain(response.status, `The node answered ${response.status} ${response.statusText}`.trim());
 }

@@ -35,7 +35,7 @@ export interface ServicesFilter {
 
 export interface ServicesData {
   items: ServiceSummary[];
-  /** False where the cluster has more services than the page loads at once. */
+  /** False if the cluster has more services than the page loads at a time. */
   complete: boolean;
   index: number;
 }
@@ -178,7 +178,7 @@ export const policyQuery = (ns: string, name: string) =>
         });
         return { revision: data.revision, value: data.policy };
       } catch (error) {
-        // 404 says that none is set: the defaults hold.
+        // 404 means that no policy is set, and the defaults apply.
         if ((error as { status?: number }).status === 404) return null;
         throw error;
       }

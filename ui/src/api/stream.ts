@@ -25,7 +25,7 @@ interface Place {
 
 export interface StreamHandler {
   change(change: Change): void;
-  /** The stream stands at `index`; `gap` when changes before it may have been missed. */
+  /** The stream has reached `index`; `gap` if changes before it may have been missed. */
   ready(index: number, gap: boolean): void;
 }
 
@@ -113,7 +113,7 @@ async function one(
         handler.change(data);
       }
     }
-    // The server ends streams now and then on purpose; one goes on where this one stopped.
+    // The server ends streams regularly. The next one continues where this one stopped.
     return last;
   } catch (error) {
     if (error instanceof StreamRefused) throw error;

@@ -222,7 +222,7 @@ export interface LeadershipGrant {
   holder: string;
   fence: number;
   cause?: LeadershipCause;
-  /** Who led before, where the new leader knew. */
+  /** The previous leader, if the new leader knew it. */
   from?: string | null;
   /** For how long nobody could acknowledge a write. */
   gap_ms?: number | null;

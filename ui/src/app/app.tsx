@@ -28,7 +28,7 @@ export function newQueryClient(): QueryClient {
         retryDelay: (n) => Math.min(4_000, 300 * 2 ** n),
         refetchOnWindowFocus: true,
         staleTime: 2_000,
-        // The browser's idea of "online" says nothing of a cluster on a private network.
+        // Whether the browser is "online" means nothing for a cluster on a private network.
         networkMode: 'always',
       },
       mutations: { networkMode: 'always' },

@@ -1,4 +1,4 @@
-/** The banner that says how old the data on the page is, why, and what still works. */
+/** The banner that shows how old the data on the page is, why, and what still works. */
 import { useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { connection, stalenessOf } from '../api/connection';

@@ -1,4 +1,4 @@
-/** Links to the same screen at the other nodes that this browser has heard of. */
+/** Links to the same screen at the other nodes that this browser knows. */
 import { knownBases } from '../api/peers';
 import { Icon } from '../parts/icons';
 

@@ -38,7 +38,7 @@ export function Palette({ open, onClose }: { open: boolean; onClose: () => void 
   );
 }
 
-/** Whether each word typed is somewhere in `text`. */
+/** Whether `text` contains every typed word. */
 export function fits(text: string, typed: string): boolean {
   const low = text.toLowerCase();
   return typed

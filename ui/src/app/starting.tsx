@@ -1,4 +1,4 @@
-/** Shown until the node has said who is signed in. */
+/** Shown until the node has answered who is signed in. */
 import { connection } from '../api/connection';
 import { useStore } from '../api/store';
 import { Logo } from '../parts/icons';

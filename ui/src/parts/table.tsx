@@ -11,7 +11,7 @@ export interface Column<T> {
   head: ReactNode;
   /** A CSS grid track. A fixed width must leave room for increased text spacing. */
   track: string;
-  /** Left out where the table is narrower than this many pixels. */
+  /** Hidden if the table is narrower than this many pixels. */
   from?: number;
   end?: boolean;
   cell: (row: T) => ReactNode;

@@ -66,7 +66,7 @@ public final class Conformance {
         return value;
     }
 
-    /** Whether a value has the type that is named; null if the name is none of a type. */
+    /** Whether a value has the type that is named; null if the name is not the name of a type. */
     private static Boolean hasType(Object name, Object value) {
         return name instanceof String text ? switch (text) {
             case "$string" -> value instanceof String;

@@ -24,8 +24,8 @@ import java.util.stream.Stream;
 
 /**
  * A client of Maxine with nothing but the JDK (17 and newer). It registers a service and keeps it registered, finds
- * instances of others, calls them through the proxy, and watches for changes. Where several nodes are given, it goes
- * on with the next one when one cannot be reached. It may be used by several threads.
+ * instances of others, calls them through the proxy, and watches for changes. If a node
+ * cannot be reached, it uses the next one of the given nodes. It may be used by several threads.
  */
 public final class Maxine {
     private static final String CONFIG = "/api/maxine/control/config";
@@ -113,8 +113,8 @@ public final class Maxine {
     }
 
     /**
-     * Registers, and repeats it twice within each timeOut until the result is closed. {@code beat} is told of every
-     * repetition: null, or what was wrong.
+     * Registers, and repeats the registration twice within each timeOut until the result is closed. {@code beat} is
+     * called after every repetition, with null or with the error.
      */
     public AutoCloseable keepRegistered(Map<String, ?> registration, Consumer<Exception> beat)
             throws IOException, InterruptedException {
@@ -172,15 +172,15 @@ public final class Maxine {
         return json("GET", CONFIG, null);
     }
 
-    /** Changes fields of the configuration; gives what became of each. Needs an operator. */
+    /** Changes fields of the configuration, and returns the outcome for each. Needs the role operator. */
     public Map<String, Object> changeConfig(Map<String, ?> fields) throws IOException, InterruptedException {
         return json("PUT", CONFIG, fields);
     }
 
     /**
-     * Tells the changes of one service, without a gap, after an index (null: from now on), until {@code tell} answers
-     * false. When they can no longer be told without a gap, a change of type "compacted" comes last: read what there
-     * is, and watch again.
+     * Passes the changes of one service to {@code tell}, without a gap, after an index (null: from now on), until
+     * {@code tell} returns false. If changes are no longer available without a gap, the last change has the type
+     * "compacted": read the present state, and watch again.
      */
     public void watch(String serviceName, Long index, Predicate<Map<String, Object>> tell)
             throws IOException, InterruptedException {
@@ -204,7 +204,7 @@ public final class Maxine {
                     throw error;
                 }
             } catch (IOException | java.io.UncheckedIOException error) {
-                // The next connection goes on after the last change.
+                // The next connection continues after the last change.
             }
             Thread.sleep(500);
         }
