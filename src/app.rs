@@ -48,7 +48,7 @@ pub use settings::{certificates, unread_files};
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the next leader may take to ask what is left of the leases.
 const LEASES_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long requests in flight may go on after the node was told to stop.
+/// How long requests in flight may continue after the node began to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running node.
@@ -193,9 +193,9 @@ impl Node {
                 None => std::future::pending().await,
             }
         };
-        let mut told = self.store_failed.clone();
+        let mut store_failed = self.store_failed.clone();
         let other = async {
-            match told.wait_for(Option::is_some).await {
+            match store_failed.wait_for(Option::is_some).await {
                 Ok(why) => why.clone().unwrap_or_default(),
                 Err(_) => std::future::pending().await,
             }

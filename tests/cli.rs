@@ -79,18 +79,18 @@ impl Dev {
 
     /// Signs in, as soon as the account of the environment has reached the node.
     fn login(&self) {
-        let mut told = String::new();
+        let mut shown = String::new();
         for _ in 0..40 {
             let mut command = self.command(&["login", "--user", "ada"]);
             let output = command.env("MAXINE_PASSWORD", PASSWORD).output().unwrap();
             if output.status.success() {
                 return;
             }
-            told = text(&output.stderr);
-            assert_eq!(code(&output), 5, "{told}");
+            shown = text(&output.stderr);
+            assert_eq!(code(&output), 5, "{shown}");
             std::thread::sleep(Duration::from_millis(100));
         }
-        panic!("{told}");
+        panic!("{shown}");
     }
 }
 
@@ -141,8 +141,8 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     let wrong =
         dev.command(&["login", "--user", "ada"]).env("MAXINE_PASSWORD", "wrong").output().unwrap();
     assert_eq!(code(&wrong), 5);
-    let told = text(&wrong.stderr);
-    assert!(told.contains("password is wrong") && !told.contains("maxine login"), "{told}");
+    let shown = text(&wrong.stderr);
+    assert!(shown.contains("password is wrong") && !shown.contains("maxine login"), "{shown}");
     dev.login();
     let mode = std::os::unix::fs::MetadataExt::mode(
         &dev.home.path().join("session.json").metadata().unwrap(),
@@ -200,11 +200,14 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
         text(&output.stderr)
     };
     let register = ["register", "orders", "b", "--address", "http://127.0.0.1:9002"];
-    let told = full(&register);
+    let shown = full(&register);
     let lost = "no space left on device; it was: registered b in default/orders (index ";
-    assert!(told.contains(lost), "{told}");
-    let told = full(&["token", "create"]);
-    assert!(told.contains("revoke it: maxine token revoke ") && !told.contains("mxt_"), "{told}");
+    assert!(shown.contains(lost), "{shown}");
+    let shown = full(&["token", "create"]);
+    assert!(
+        shown.contains("revoke it: maxine token revoke ") && !shown.contains("mxt_"),
+        "{shown}"
+    );
     assert!(dev.run(&["deregister", "orders", "b"]).status.success());
 
     assert!(dev.run(&["drain", "orders", "a"]).status.success());
@@ -284,10 +287,10 @@ fn users_tokens_and_keys_are_kept_without_a_secret_in_an_argument() {
     assert!(users.lines().any(|line| line.contains("bob") && line.contains("viewer")), "{users}");
 
     let removed = dev.run(&["user", "remove", "bob", "--yes"]);
-    let told = text(&removed.stdout);
-    assert!(told.contains("API tokens that bob made still work"), "{told}");
+    let shown = text(&removed.stdout);
+    assert!(shown.contains("API tokens that bob made still work"), "{shown}");
     let id = dev.json(&["token", "list"])[0]["id"].as_str().unwrap().to_owned();
-    assert!(told.contains(&id), "{told}");
+    assert!(shown.contains(&id), "{shown}");
     assert!(dev.run(&["token", "revoke", &id, "--yes"]).status.success());
     assert_eq!(code(&with_token()), 5);
 
@@ -508,15 +511,15 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
     let add =
         ["cluster", "add", "4", "--peer-addr", "127.0.0.1:1", "--http-addr", "http://127.0.0.1:1"];
     let absent = dev.run(&[&add[..], &["--promote"]].concat());
-    let told = text(&absent.stderr);
-    assert_eq!(code(&absent), 5, "{told}");
+    let shown = text(&absent.stderr);
+    assert_eq!(code(&absent), 5, "{shown}");
     assert!(
-        told.contains("node 4 was not made a voter: the leader cannot connect to it"),
-        "{told}"
+        shown.contains("node 4 was not made a voter: the leader cannot connect to it"),
+        "{shown}"
     );
     assert!(
-        told.contains("node-4 was added as a learner") && !told.contains("Nothing was changed"),
-        "{told}"
+        shown.contains("node-4 was added as a learner") && !shown.contains("Nothing was changed"),
+        "{shown}"
     );
     let status = &dev.json(&["cluster", "status"])[0];
     let voters =
@@ -524,9 +527,9 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
     assert_eq!(voters.count(), 3, "{status}");
     // A member that did not answer is no equal one.
     let digest = dev.run(&["cluster", "digest"]);
-    let told = text(&digest.stderr);
-    assert_eq!(code(&digest), 4, "{told}");
-    assert!(told.contains("1 of 4 nodes gave no digest: node-4"), "{told}");
+    let shown = text(&digest.stderr);
+    assert_eq!(code(&digest), 4, "{shown}");
+    assert!(shown.contains("1 of 4 nodes gave no digest: node-4"), "{shown}");
     let unasked = dev.run(&["cluster", "promote", "4", "--force"]);
     assert!(text(&unasked.stderr).contains("writes stop"), "{}", text(&unasked.stderr));
     assert_eq!(code(&unasked), 2);
@@ -632,12 +635,12 @@ fn settings_are_checked_before_a_node_starts() {
     let check = |environment: &[(&str, &str)], flags: &[&str], code_wanted: i32, parts: &[&str]| {
         let mut command = plain(&[&["config", "check", "--config", file], flags].concat());
         let output = command.envs(environment.iter().copied()).output().unwrap();
-        let told = text(&output.stderr);
-        assert_eq!(code(&output), code_wanted, "{environment:?} {flags:?}: {told}");
+        let shown = text(&output.stderr);
+        assert_eq!(code(&output), code_wanted, "{environment:?} {flags:?}: {shown}");
         for part in parts {
-            assert!(told.contains(part), "{part} in {told}");
+            assert!(shown.contains(part), "{part} in {shown}");
         }
-        assert!(!told.contains("hunter2"), "{told}");
+        assert!(!shown.contains("hunter2"), "{shown}");
     };
     check(&[], &[], 0, &[]);
     check(&[("MAXINE_TEAM_COLOUR", "red")], &[], 0, &["MAXINE_TEAM_COLOUR is not read"]);
@@ -659,17 +662,17 @@ fn settings_are_checked_before_a_node_starts() {
 
     let from = format!("nodejs+{url}");
     let migrated = plain(&["migrate", &from, url]).output().unwrap();
-    let told = text(&migrated.stderr);
-    assert!(!migrated.status.success() && told.contains("redis-file:PATH"), "{told}");
-    assert!(!told.contains("hunter2"), "{told}");
+    let shown = text(&migrated.stderr);
+    assert!(!migrated.status.success() && shown.contains("redis-file:PATH"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
 
     let server = plain(&["services", "list", "--server", "::1:8080"]).output().unwrap();
     assert!(text(&server.stderr).contains("[::1]:8080"), "{}", text(&server.stderr));
     let policy = home.path().join("policy.json");
     std::fs::write(&policy, "{\"probe\": ").unwrap();
     let set = ["policy", "replace", "orders", policy.to_str().unwrap()];
-    let told = plain(&set).output().unwrap();
-    assert!(text(&told.stderr).contains("it ends too early"), "{}", text(&told.stderr));
+    let shown = plain(&set).output().unwrap();
+    assert!(text(&shown.stderr).contains("it ends too early"), "{}", text(&shown.stderr));
 }
 
 /// Valid settings are not sufficient for a start. The check reports the same as `serve`, and has the same exit code.
@@ -679,14 +682,14 @@ fn what_a_start_would_say(home: &Path) {
     let (http, peers) = (port.to_string(), format!("127.0.0.1:{port}"));
     let data = |name: &str| home.join(name).to_str().unwrap().to_owned();
     let both = |flags: &[&str], part: &str| {
-        let told = ["check", "serve"].map(|kind| {
+        let shown = ["check", "serve"].map(|kind| {
             let command: &[&str] = if kind == "serve" { &["serve"] } else { &["config", "check"] };
             let output = plain(&[command, flags].concat()).output().unwrap();
             assert_eq!(code(&output), 1, "{kind} {flags:?}: {}", text(&output.stderr));
             text(&output.stderr)
         });
-        for told in told {
-            assert!(told.contains(part), "{part} in {told}");
+        for shown in shown {
+            assert!(shown.contains(part), "{part} in {shown}");
         }
     };
     both(&["--port", &http, "--data-dir", &data("a")], "http.port): address already in use");
@@ -711,8 +714,12 @@ fn what_a_start_would_say(home: &Path) {
     // In another mode the node would start with an empty registry.
     let other_mode = ["config", "check", "--mode", "local", "--port", "0", "--data-dir", &dir];
     let output = plain(&other_mode).output().unwrap();
-    let (warned, told) = (text(&output.stderr), text(&output.stdout));
-    assert_eq!((code(&output), &*told), (0, "the settings are good, with 1 warning\n"), "{warned}");
+    let (warned, shown) = (text(&output.stderr), text(&output.stdout));
+    assert_eq!(
+        (code(&output), &*shown),
+        (0, "the settings are good, with 1 warning\n"),
+        "{warned}"
+    );
     assert!(warned.contains("the log of a node in Raft mode, and is not read"), "{warned}");
 
     let dir = data("d");
@@ -740,8 +747,8 @@ fn serving(flags: &[String]) -> Serving {
     command.args(flags).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let told = lines.by_ref().map_while(Result::ok).find(|line| line.contains("the node serves"));
-    assert!(told.is_some(), "{flags:?} did not start");
+    let shown = lines.by_ref().map_while(Result::ok).find(|line| line.contains("the node serves"));
+    assert!(shown.is_some(), "{flags:?} did not start");
     // The output must be read, because otherwise the node could not write.
     std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
     Serving(child)

@@ -1,6 +1,6 @@
 //! Tells cargo that a release carries the dashboard's files, so that one that was built after the
 //! last `cargo build` is built in. A debug build reads them from the disk and needs no rebuild.
-#![allow(clippy::print_stdout, reason = "this is how cargo is told")]
+#![allow(clippy::print_stdout, reason = "cargo reads these lines")]
 
 fn main() {
     let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");

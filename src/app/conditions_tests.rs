@@ -240,10 +240,10 @@ fn a_node_that_was_set_back_says_up_to_where_it_lacks_entries_until_it_has_them(
     let lacking =
         |upto| NodeCondition { lacks_acknowledged: upto, ..seen(Some("node-2"), [UP, UP]) };
     assert_eq!(run(&mut watch, &lacking(None), 0, 9), []);
-    let told = run(&mut watch, &lacking(Some(40)), 10, 19);
-    let (since_s, text) = &told[0];
-    assert_eq!((told.len(), text.as_str()), (1, "+node.set_back node-1"));
-    assert!(*since_s <= 13, "{told:?}");
+    let reported = run(&mut watch, &lacking(Some(40)), 10, 19);
+    let (since_s, text) = &reported[0];
+    assert_eq!((reported.len(), text.as_str()), (1, "+node.set_back node-1"));
+    assert!(*since_s <= 13, "{reported:?}");
     let judged = watch.judge(&lacking(Some(40)), 20_000);
     let notice = &judged.holds[0];
     assert_eq!(notice.severity, Severity::Critical);

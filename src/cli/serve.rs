@@ -151,11 +151,11 @@ async fn stdin_closed(matters: bool) {
     }
     // On a thread of its own: a read on the runtime's blocking threads cannot be taken back, and the
     // runtime would wait for it when the node is stopped in another way.
-    let (closed, told) = tokio::sync::oneshot::channel();
+    let (closed, closing) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         // Its end or an error: either way whoever held the other end is gone.
         let _end = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         let _stopping = closed.send(());
     });
-    let _closed = told.await;
+    let _closed = closing.await;
 }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::contract::agree;
 use crate::node::{Fixture, Node, Peers, eventually, leader};
-use crate::redis_server::Told;
+use crate::redis_server::EventLog;
 use crate::split_brain::{ChildNode, DAY_MS, wall_clock_jumps};
 
 async fn try_local(config: LocalConfig) -> Result<Node, OpenError> {
@@ -242,14 +242,16 @@ async fn a_full_disk_stops_the_node_and_loses_nothing() {
 async fn a_local_log_that_is_gone_stops_the_node() {
     let dir = OneDirectory::new(1 << 30);
     let node = local(&dir.path(), "a").await;
-    let told = Told::by(&node);
+    let event_log = EventLog::by(&node);
     node.register("orders", "a", 80).await;
     let elsewhere = tempfile::tempdir().expect("a directory");
     fs::rename(dir.path(), elsewhere.path().join("taken")).unwrap();
     // What is open still could be written to, and would be nowhere after a restart.
     let refused = node.try_propose(crate::node::register("orders", "b", 80)).await;
     assert!(matches!(refused, Err(ProposeError::Storage(_))), "{refused:?}");
-    told.until("the failure is told", |event| matches!(event, StoreEvent::Failed { .. })).await;
+    event_log
+        .until("the failure is reported", |event| matches!(event, StoreEvent::Failed { .. }))
+        .await;
     assert!(!node.is_leader());
     assert!(node.has("orders", "a"), "reads go on until it stops");
     node.store.shutdown().await;
@@ -285,11 +287,13 @@ async fn the_shared_storage_goes_away_and_comes_back() {
     let nodes = three(&path).await;
     nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     let away = dir.dir.path().join("away");
     fs::rename(&mounted, &away).unwrap();
-    for told in &told {
-        told.until("it is told", |event| matches!(event, StoreEvent::Unreachable { .. })).await;
+    for event_log in &event_log {
+        event_log
+            .until("it is reported", |event| matches!(event, StoreEvent::Unreachable { .. }))
+            .await;
     }
     eventually("nobody leads", async || nodes.iter().all(|node| !node.is_leader()).then_some(()))
         .await;
@@ -311,7 +315,7 @@ async fn the_shared_storage_goes_away_and_comes_back() {
     leader(&nodes).await;
     nodes[2].register("orders", "c", 80).await;
     agree(&nodes).await;
-    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
+    assert!(!event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)));
     stop(&nodes).await;
 }
 
@@ -446,7 +450,7 @@ async fn stop(nodes: &[Node]) {
 async fn a_torn_tail_of_a_shared_log_is_cut_off_by_the_next_writer() {
     let dir = OneDirectory::new(1 << 30);
     let nodes = three(&dir.path()).await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
     append_garbage(&dir.path(), &[7, 0, 0, 0, 1, 2, 3]);
@@ -454,7 +458,7 @@ async fn a_torn_tail_of_a_shared_log_is_cut_off_by_the_next_writer() {
     agree(&nodes).await;
     assert!(nodes.iter().all(|node| node.has("orders", "a") && node.has("orders", "b")));
     let cut = |event: &StoreEvent| matches!(event, StoreEvent::TornTailCut { len_bytes: 7 });
-    assert!(told.iter().any(|told| told.any(cut)));
+    assert!(event_log.iter().any(|event_log| event_log.any(cut)));
     stop(&nodes).await;
 }
 
@@ -466,7 +470,7 @@ async fn a_deleted_or_older_shared_log_is_put_back() {
     nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
     let older = fs::read(dir.path()).unwrap();
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     nodes[1].register("orders", "b", 80).await;
     agree(&nodes).await;
     fs::remove_file(dir.path()).unwrap();
@@ -480,7 +484,7 @@ async fn a_deleted_or_older_shared_log_is_put_back() {
     for id in ["a", "b", "c", "d"] {
         assert!(fresh.has("orders", id), "{id}");
     }
-    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
+    assert!(!event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)));
     stop(&nodes).await;
     fresh.store.shutdown().await;
 }
@@ -496,16 +500,16 @@ async fn a_damaged_record_of_a_shared_log_does_not_stop_running_nodes() {
     let before = fs::read(dir.path()).unwrap();
     nodes[1].register("orders", "b", 80).await;
     agree(&nodes).await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     let mut bytes = fs::read(dir.path()).unwrap();
     let frame = bytes[before.len()..].to_vec();
     bytes.extend_from_slice(&[7; 50]);
     bytes.extend_from_slice(&frame);
     let mut file = fs::File::options().write(true).open(dir.path()).unwrap();
     std::io::Write::write_all(&mut file, &bytes).unwrap();
-    eventually("it is told", async || {
+    eventually("it is reported", async || {
         let damaged = |event: &StoreEvent| matches!(event, StoreEvent::Damaged { .. });
-        told.iter().any(|told| told.any(damaged)).then_some(())
+        event_log.iter().any(|event_log| event_log.any(damaged)).then_some(())
     })
     .await;
     for (node, id) in nodes.iter().zip(["c", "d", "e"]) {
@@ -516,7 +520,7 @@ async fn a_damaged_record_of_a_shared_log_does_not_stop_running_nodes() {
     for id in ["a", "b", "c", "d", "e"] {
         assert!(fresh.has("orders", id), "{id}");
     }
-    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
+    assert!(!event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)));
     let mut aside = dir.path().into_os_string();
     aside.push(".damaged");
     assert_eq!(fs::read(aside).unwrap(), bytes);
@@ -532,16 +536,19 @@ async fn a_shared_log_that_is_cut_off_at_its_front_is_put_back_by_running_nodes(
     nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
     for (len, id) in [(0, "b"), (7, "c"), (100, "d")] {
-        let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+        let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
         fs::File::options().write(true).open(dir.path()).unwrap().set_len(len).unwrap();
         eventually("the state is put back", async || {
             let put_back = |event: &StoreEvent| matches!(event, StoreEvent::StatePutBack { .. });
-            told.iter().any(|told| told.any(put_back)).then_some(())
+            event_log.iter().any(|event_log| event_log.any(put_back)).then_some(())
         })
         .await;
         nodes[1].register("orders", id, 80).await;
         agree(&nodes).await;
-        assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)), "cut to {len}");
+        assert!(
+            !event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)),
+            "cut to {len}"
+        );
     }
     let fresh = shared(&dir.path(), "z").await;
     for id in ["a", "b", "c", "d"] {
@@ -608,20 +615,20 @@ async fn entries_of_a_shared_log_that_cannot_be_read_stop_nobody() {
         })
         .await;
     }
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     append_foreign(&dir.path(), &[b"garbage", b"MXC\x03\xff\xff"]);
     for (node, id) in nodes.iter().zip(["b", "c", "d"]) {
         node.register("orders", id, 80).await;
     }
     agree(&nodes).await;
     let skipped = |event: &StoreEvent| matches!(event, StoreEvent::EntriesSkipped { .. });
-    for told in &told {
-        told.until("each node reports what it passed over", skipped).await;
+    for event_log in &event_log {
+        event_log.until("each node reports what it passed over", skipped).await;
     }
     let fresh = shared(&dir.path(), "z").await;
     agree(&[&nodes[..], std::slice::from_ref(&fresh)].concat()).await;
     assert!(["a", "b", "c", "d"].iter().all(|id| fresh.has("orders", id)));
-    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
+    assert!(!event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)));
     stop(&nodes).await;
     fresh.store.shutdown().await;
 
@@ -639,7 +646,7 @@ async fn without_its_lock_a_shared_log_is_away_and_no_copy_is_current() {
     let nodes = three(&dir.path()).await;
     nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     let lock = PathBuf::from(format!("{}.lock", dir.path().display()));
     fs::remove_file(&lock).unwrap();
     for node in &nodes {
@@ -649,8 +656,8 @@ async fn without_its_lock_a_shared_log_is_away_and_no_copy_is_current() {
         .await;
     }
     let away = |event: &StoreEvent| matches!(event, StoreEvent::Unreachable { .. });
-    for told in &told {
-        told.until("the node reports that the storage is away", away).await;
+    for event_log in &event_log {
+        event_log.until("the node reports that the storage is away", away).await;
     }
     fs::write(&lock, b"").unwrap();
     nodes[1].register("orders", "b", 80).await;
@@ -672,10 +679,10 @@ async fn another_shared_log_is_followed_and_the_loss_told() {
         other.register("orders", &format!("o{i}"), 80).await;
     }
     other.store.shutdown().await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     fs::rename(&other_path, dir.path()).unwrap();
-    for told in &told {
-        told.until("the loss is told", StoreEvent::is_loss).await;
+    for event_log in &event_log {
+        event_log.until("the loss is reported", StoreEvent::is_loss).await;
     }
     nodes[1].register("orders", "lost", 80).await;
     agree(&nodes).await;
@@ -699,14 +706,14 @@ async fn a_fork_of_a_shared_log_is_noticed() {
         fork.register("orders", &format!("f{i}"), 80).await;
     }
     fork.store.shutdown().await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     // Over the old one, in place: the same file with other contents.
     let bytes = fs::read(&fork_path).unwrap();
     let file = OpenOptions::new().write(true).open(dir.path()).unwrap();
     file.write_all_at(&bytes, 0).unwrap();
     file.set_len(bytes.len() as u64).unwrap();
-    for told in &told {
-        told.until("the loss is told", StoreEvent::is_loss).await;
+    for event_log in &event_log {
+        event_log.until("the loss is reported", StoreEvent::is_loss).await;
     }
     nodes[1].register("orders", "later", 80).await;
     agree(&nodes).await;

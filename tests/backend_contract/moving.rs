@@ -195,9 +195,13 @@ async fn from_a_running_raft_cluster() {
     let (done, out, err) = migrate(&[]);
     assert!(!done && err.contains("--replace"), "{out}{err}");
     let (done, out, err) = migrate(&["--replace", "--output", "json"]);
-    let told: serde_json::Value = serde_json::from_str(&out).expect("one document");
+    let event_log: serde_json::Value = serde_json::from_str(&out).expect("one document");
     assert!(done, "{err}");
-    assert_eq!((&told["unchanged"], &told["instances"]), (&false.into(), &1.into()), "{told}");
+    assert_eq!(
+        (&event_log["unchanged"], &event_log["instances"]),
+        (&false.into(), &1.into()),
+        "{event_log}"
+    );
     let left = std::fs::read_dir(dir.path()).expect("it is there");
     let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("migration")), "{left:?}");

@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::node::{Node, batch, register};
-use crate::redis_server::{RedisServer, Told, open, quick};
+use crate::redis_server::{EventLog, RedisServer, open, quick};
 
 const LEASE_MS: u64 = 600;
 /// The documented bound is two leases and the time that one snapshot takes; the rest is for a busy
@@ -49,7 +49,7 @@ async fn stop(nodes: &[Node]) {
 }
 
 /// Every node takes a write, and all hold the same state.
-async fn settles(nodes: &[Node], told: &[Told], what: &str) {
+async fn settles(nodes: &[Node], event_log: &[EventLog], what: &str) {
     let settled = async {
         'again: loop {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -70,8 +70,8 @@ async fn settles(nodes: &[Node], told: &[Told], what: &str) {
     };
     if tokio::time::timeout(SETTLES_WITHIN, settled).await.is_err() {
         let digests: Vec<_> = nodes.iter().map(Node::digest).collect();
-        let told: Vec<_> = told.iter().map(Told::all).collect();
-        panic!("the nodes found no way on after {what}: {digests:?}, told {told:#?}");
+        let event_log: Vec<_> = event_log.iter().map(EventLog::all).collect();
+        panic!("the nodes found no way on after {what}: {digests:?}, reported {event_log:#?}");
     }
 }
 
@@ -126,7 +126,7 @@ async fn damaged_again_and_again(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let server = RedisServer::start_with(&["--appendonly", "no"]).await;
     let mut nodes = three(&server).await;
-    let mut told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let mut event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
     for round in 0..6 {
         let end = Arc::new(AtomicBool::new(false));
@@ -144,18 +144,18 @@ async fn damaged_again_and_again(seed: u64) {
             writer.await.expect("a writer does not panic");
         }
         let what = format!("seed {seed}, round {round}: {done:?}");
-        settles(&nodes, &told, &what).await;
+        settles(&nodes, &event_log, &what).await;
         // A node that remembers nothing finds the same state, and takes the place of another.
         let fresh = open(config(&server, &format!("fresh-{round}"))).await;
         let leaves = rng.random_range(0..nodes.len());
-        told.push(Told::by(&fresh));
+        event_log.push(EventLog::by(&fresh));
         nodes.push(fresh);
-        settles(&nodes, &told, &format!("{what}, a fresh node")).await;
+        settles(&nodes, &event_log, &format!("{what}, a fresh node")).await;
         nodes.swap_remove(leaves).store.shutdown().await;
     }
     let missing: Vec<String> =
         acknowledged.lock().iter().filter(|id| !nodes[0].has("orders", id)).cloned().collect();
-    let reported = told.iter().any(|told| told.any(StoreEvent::is_loss));
+    let reported = event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss));
     assert!(missing.is_empty() || reported, "seed {seed}: lost and not reported: {missing:?}");
     stop(&nodes).await;
 }
@@ -181,8 +181,8 @@ async fn damage_under_writes_never_locks_the_nodes_up_seed_3() {
 async fn what_a_stranger_writes_stops_nobody() {
     let server = RedisServer::start_with(&["--appendonly", "no"]).await;
     let nodes = three(&server).await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
-    settles(&nodes, &told, "the start").await;
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
+    settles(&nodes, &event_log, "the start").await;
     let forged = "local h = redis.call('HMGET', KEYS[1], 'seq', 'nonce') \
          local next = string.format('%.0f', tonumber(h[1]) + 1) \
          redis.call('XADD', KEYS[2], next .. '-0', 'n', 'aaaaaaaaaaaaaaaa', 'p', h[2], 'v', '1', 'b', 'garbage') \
@@ -221,7 +221,7 @@ async fn what_a_stranger_writes_stops_nobody() {
     ];
     for (what, words) in writes {
         server.command(words).await;
-        settles(&nodes, &told, what).await;
+        settles(&nodes, &event_log, what).await;
         // A lease that was taken away is noticed at the next renewal: until then two may lead.
         crate::node::eventually("one node leads", async || {
             (nodes.iter().filter(|node| node.is_leader()).count() == 1).then_some(())
@@ -229,12 +229,12 @@ async fn what_a_stranger_writes_stops_nobody() {
         .await;
         let fresh = open(config(&server, "fresh")).await;
         let all: Vec<Node> = nodes.iter().cloned().chain([fresh.clone()]).collect();
-        settles(&all, &told, &format!("{what}, a fresh node")).await;
+        settles(&all, &event_log, &format!("{what}, a fresh node")).await;
         fresh.store.shutdown().await;
     }
-    for told in &told {
+    for event_log in &event_log {
         let skipped = |event: &StoreEvent| matches!(event, StoreEvent::EntriesSkipped { .. });
-        assert!(told.any(skipped), "each node reports what it skipped");
+        assert!(event_log.any(skipped), "each node reports what it skipped");
     }
     stop(&nodes).await;
 }
@@ -246,8 +246,8 @@ async fn a_value_that_is_too_long_is_not_read() {
     let server = RedisServer::start_with(&["--appendonly", "no"]).await;
     let config = |name| RedisConfig { snapshot_every_entries: 10_000_000, ..config(&server, name) };
     let nodes = vec![open(config("a")).await, open(config("b")).await];
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
-    settles(&nodes, &told, "the start").await;
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
+    settles(&nodes, &event_log, "the start").await;
     let forged = "local h = redis.call('HMGET', KEYS[1], 'seq', 'nonce') \
          local next = string.format('%.0f', tonumber(h[1]) + 1) \
          redis.call('XADD', KEYS[2], next .. '-0', 'n', 'aaaaaaaaaaaaaaaa', 'p', h[2], 'v', '1', 'b', \
@@ -255,7 +255,7 @@ async fn a_value_that_is_too_long_is_not_read() {
          redis.call('HSET', KEYS[1], 'seq', next, 'nonce', 'aaaaaaaaaaaaaaaa')";
     let (head, log) = (format!("{PREFIX}:log:head"), format!("{PREFIX}:log"));
     server.command(&["EVAL", forged, "2", &head, &log]).await;
-    settles(&nodes, &told, "a long value").await;
+    settles(&nodes, &event_log, "a long value").await;
     let sent = async || {
         let stats = server.command(&["INFO", "stats"]).await;
         let sent = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
@@ -264,10 +264,13 @@ async fn a_value_that_is_too_long_is_not_read() {
     let before = sent().await;
     let fresh = open(config("fresh")).await;
     let all = [&nodes[..], &[fresh]].concat();
-    settles(&all, &told, "a long value, a fresh node").await;
+    settles(&all, &event_log, "a long value, a fresh node").await;
     let read_len = sent().await - before;
     assert!(read_len < 16 * 1024 * 1024, "{read_len} bytes were sent");
-    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)), "nothing was lost");
+    assert!(
+        !event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)),
+        "nothing was lost"
+    );
     stop(&all).await;
 }
 
@@ -277,20 +280,23 @@ async fn a_value_that_is_too_long_is_not_read() {
 async fn a_damaged_snapshot_is_written_anew() {
     let server = RedisServer::start_with(&["--appendonly", "no"]).await;
     let nodes = three(&server).await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     for i in 0..200 {
         nodes[0].register("orders", &format!("i{i}"), 80).await;
     }
-    settles(&nodes, &told, "the start").await;
+    settles(&nodes, &event_log, "the start").await;
     let spoil = "local id = redis.call('HGET', KEYS[1], 'id') \
          return redis.call('LSET', ARGV[1] .. id, 0, 'spoilt')";
     let prefix = format!("{PREFIX}:snapshot2:data:");
     server.command(&["EVAL", spoil, "1", &format!("{PREFIX}:snapshot2"), &prefix]).await;
     let fresh = open(config(&server, "fresh")).await;
     let all: Vec<Node> = nodes.iter().cloned().chain([fresh]).collect();
-    settles(&all, &told, "a spoilt snapshot").await;
+    settles(&all, &event_log, "a spoilt snapshot").await;
     assert!(all.iter().all(|node| node.has("orders", "i0")));
-    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)), "nothing was lost");
+    assert!(
+        !event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)),
+        "nothing was lost"
+    );
     stop(&all).await;
 }
 
@@ -306,14 +312,17 @@ async fn a_log_that_nobody_can_read_is_cut_where_it_ends() {
     stop(&nodes).await;
     server.command(&["XDEL", &format!("{PREFIX}:log"), "30-0"]).await;
     let mut nodes = Vec::new();
-    let mut told = Vec::new();
+    let mut event_log = Vec::new();
     for name in ["d", "e"] {
         let config = RedisConfig { connect_timeout_ms: 200, ..config(&server, name) };
         nodes.push(open(config).await);
-        told.push(Told::by(&nodes[nodes.len() - 1]));
+        event_log.push(EventLog::by(&nodes[nodes.len() - 1]));
     }
-    settles(&nodes, &told, "a hole").await;
+    settles(&nodes, &event_log, "a hole").await;
     assert!(nodes[0].has("orders", "i20") && !nodes[0].has("orders", "i39"));
-    assert!(told.iter().any(|told| told.any(StoreEvent::is_loss)), "the loss is reported");
+    assert!(
+        event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)),
+        "the loss is reported"
+    );
     stop(&nodes).await;
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::contract::agree;
 use crate::node::{Node, eventually, leader};
-use crate::redis_server::{RedisServer, Told, free_port, open, quick};
+use crate::redis_server::{EventLog, RedisServer, free_port, open, quick};
 
 struct Sentinel {
     child: Child,
@@ -108,7 +108,7 @@ impl Watched {
 async fn failover_without_loss() {
     let mut redis = Watched::start().await;
     let nodes = redis.nodes().await;
-    let told = Told::by(&nodes[0]);
+    let event_log = EventLog::by(&nodes[0]);
     for i in 0..10 {
         nodes[i % 3].register("orders", &format!("i{i}"), 80).await;
     }
@@ -131,7 +131,7 @@ async fn failover_without_loss() {
     let role = redis.replica.command(&["INFO", "replication"]).await;
     assert!(role.contains("role:master"));
     assert!(nodes.iter().all(|node| node.has("orders", "i9") && node.has("orders", "later")));
-    assert!(!told.any(StoreEvent::is_loss));
+    assert!(!event_log.any(StoreEvent::is_loss));
     for node in &nodes {
         node.store.shutdown().await;
     }
@@ -143,7 +143,7 @@ async fn failover_without_loss() {
 async fn failover_that_loses_acknowledged_writes() {
     let mut redis = Watched::start().await;
     let nodes = redis.nodes().await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     nodes[0].register("orders", "before", 80).await;
     redis.master.command(&["WAIT", "1", "5000"]).await;
     redis.replica.signal(Signal::SIGSTOP);
@@ -159,7 +159,7 @@ async fn failover_that_loses_acknowledged_writes() {
         let put_back = |event: &StoreEvent| {
             matches!(event, StoreEvent::WritesPutBack { .. } | StoreEvent::StatePutBack { .. })
         };
-        told.iter().any(|told| told.any(put_back)).then_some(())
+        event_log.iter().any(|event_log| event_log.any(put_back)).then_some(())
     })
     .await;
     nodes[2].register("orders", "later", 80).await;

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::contract::agree;
 use crate::node::{Node, SOON, eventually, instance, leader, register};
-use crate::redis_server::{RedisServer, Told, open, quick};
+use crate::redis_server::{EventLog, RedisServer, open, quick};
 
 async fn three(server: &RedisServer) -> Vec<Node> {
     let mut nodes = Vec::new();
@@ -45,13 +45,15 @@ async fn redis_away_and_back() {
     let mut server =
         RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let nodes = three(&server).await;
-    let told = Told::by(&nodes[0]);
+    let event_log = EventLog::by(&nodes[0]);
     nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
     let terms = nodes[0].store.leadership_now().term;
 
     server.crash();
-    told.until("the outage is told", |event| matches!(event, StoreEvent::Unreachable { .. })).await;
+    event_log
+        .until("the outage is reported", |event| matches!(event, StoreEvent::Unreachable { .. }))
+        .await;
     nobody_leads(&nodes).await;
     for node in &nodes {
         assert!(node.has("orders", "a"), "discovery goes on from the last view");
@@ -59,11 +61,13 @@ async fn redis_away_and_back() {
         assert_eq!(refused, Err(ProposeError::NoLeader), "nothing was written, a retry is safe");
         let strong = node.store.barrier(Consistency::Strong, Duration::from_secs(1)).await;
         assert_eq!(strong, Err(ReadError::NoLeader));
-        assert!(node.store.staleness_ms() > Some(500), "the view's age is told");
+        assert!(node.store.staleness_ms() > Some(500), "the view's age is reported");
     }
 
     server.resume().await;
-    told.until("the return is told", |event| matches!(event, StoreEvent::Reachable { .. })).await;
+    event_log
+        .until("the return is reported", |event| matches!(event, StoreEvent::Reachable { .. }))
+        .await;
     let leader = leader(&nodes).await;
     assert!(leader.store.leadership_now().term > terms, "a new lease has a new token");
     nodes[2].register("orders", "b", 80).await;
@@ -73,7 +77,7 @@ async fn redis_away_and_back() {
         nodes[1].store.staleness_ms().is_some_and(|age_ms| age_ms < 1_000).then_some(())
     })
     .await;
-    assert!(!told.any(StoreEvent::is_loss));
+    assert!(!event_log.any(StoreEvent::is_loss));
     stop(&nodes).await;
 }
 
@@ -117,7 +121,7 @@ async fn redis_hangs() {
 async fn redis_flushed() {
     let server = RedisServer::start().await;
     let nodes = three(&server).await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     for i in 0..20 {
         nodes[i % 3].register("orders", &format!("i{i}"), 80).await;
     }
@@ -126,13 +130,13 @@ async fn redis_flushed() {
     server.command(&["FLUSHALL"]).await;
     eventually("the state is put back", async || {
         let put_back = |event: &StoreEvent| matches!(event, StoreEvent::StatePutBack { .. });
-        told.iter().any(|told| told.any(put_back)).then_some(())
+        event_log.iter().any(|event_log| event_log.any(put_back)).then_some(())
     })
     .await;
     nodes[1].register("orders", "later", 80).await;
     agree(&nodes).await;
     assert!(nodes.iter().all(|node| node.has("orders", "i7")));
-    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
+    assert!(!event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)));
     // It only looks on: the leader that is asked for below must be one of the three.
     let watching = RedisConfig { election_enabled: false, ..quick(server.url(), "d") };
     let fresh = open(watching).await;
@@ -151,7 +155,7 @@ async fn redis_loses_the_last_writes() {
     let nodes = three(&server).await;
     nodes[0].register("orders", "before", 80).await;
     server.command(&["SAVE"]).await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     for i in 0..10 {
         nodes[i % 3].register("orders", &format!("i{i}"), 80).await;
     }
@@ -160,7 +164,7 @@ async fn redis_loses_the_last_writes() {
     server.resume().await;
     eventually("the writes are put back", async || {
         let put_back = |event: &StoreEvent| matches!(event, StoreEvent::WritesPutBack { .. });
-        told.iter().any(|told| told.any(put_back)).then_some(())
+        event_log.iter().any(|event_log| event_log.any(put_back)).then_some(())
     })
     .await;
     nodes[0].register("orders", "later", 80).await;
@@ -168,10 +172,10 @@ async fn redis_loses_the_last_writes() {
     let fresh = open(quick(server.url(), "d")).await;
     fresh.reaches(nodes[0].view.index()).await;
     assert!(fresh.has("orders", "i9") && fresh.has("orders", "later"));
-    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
-    eventually("the new process is told", async || {
+    assert!(!event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)));
+    eventually("the new process is reported", async || {
         let changed = |event: &StoreEvent| matches!(event, StoreEvent::ServerChanged { .. });
-        told[0].any(changed).then_some(())
+        event_log[0].any(changed).then_some(())
     })
     .await;
     stop(&nodes).await;
@@ -187,7 +191,7 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
     nodes[0].register("orders", "before", 80).await;
     agree(&nodes).await;
     server.command(&["SAVE"]).await;
-    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
     let keepers: Vec<_> = nodes
         .iter()
         .map(|node| {
@@ -209,8 +213,8 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
     elsewhere.command(&["SAVE"]).await;
     drop(elsewhere);
     server.resume().await;
-    for told in &told {
-        told.until("the loss is told", StoreEvent::is_loss).await;
+    for event_log in &event_log {
+        event_log.until("the loss is reported", StoreEvent::is_loss).await;
     }
     // Indexes are given out again: they count in another history, which begins once.
     let history = || nodes[0].view.snapshot().state.history();
@@ -231,13 +235,13 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
 async fn redis_answers_readonly() {
     let server = RedisServer::start().await;
     let nodes = three(&server).await;
-    let told = Told::by(&nodes[0]);
+    let event_log = EventLog::by(&nodes[0]);
     nodes[0].register("orders", "a", 80).await;
     let nowhere = crate::redis_server::free_port().to_string();
     server.command(&["REPLICAOF", "127.0.0.1", &nowhere]).await;
     let refused = nodes[0].try_propose(register("orders", "b", 80)).await;
     assert_eq!(refused, Err(ProposeError::NoLeader));
-    told.until("the refusal is told", |event| {
+    event_log.until("the refusal is reported", |event| {
         matches!(event, StoreEvent::WritesRefused { reason } if reason.contains("READONLY"))
     })
     .await;
@@ -264,7 +268,7 @@ async fn redis_answers_loading() {
     ])
     .await;
     let nodes = three(&server).await;
-    let told = Told::by(&nodes[0]);
+    let event_log = EventLog::by(&nodes[0]);
     nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
     let fill = "for i = 1, 250 do redis.call('SET', 'filler' .. i, string.rep('x', 100000)) end";
@@ -272,13 +276,14 @@ async fn redis_answers_loading() {
     server.command(&["SAVE"]).await;
     server.crash();
     server.spawn();
-    told.until("the refusal is told", |event| match event {
-        StoreEvent::Unreachable { reason } | StoreEvent::WritesRefused { reason } => {
-            !reason.is_empty()
-        }
-        _ => false,
-    })
-    .await;
+    event_log
+        .until("the refusal is reported", |event| match event {
+            StoreEvent::Unreachable { reason } | StoreEvent::WritesRefused { reason } => {
+                !reason.is_empty()
+            }
+            _ => false,
+        })
+        .await;
     eventually("the server says that it loads", async || {
         server.error_of(&["GET", "x"]).await.filter(|code| code == "LOADING")
     })
@@ -296,7 +301,7 @@ async fn redis_answers_loading() {
 async fn redis_answers_oom() {
     let server = RedisServer::start().await;
     let nodes = three(&server).await;
-    let told = Told::by(&nodes[0]);
+    let event_log = EventLog::by(&nodes[0]);
     let epoch = nodes[0].register("orders", "a", 80).await;
     let leads = leader(&nodes).await;
     let fence = leads.take_duties().await;
@@ -307,11 +312,12 @@ async fn redis_answers_oom() {
         let refused = node.try_propose(register("orders", "b", 80)).await;
         assert_eq!(refused, Err(ProposeError::NoLeader), "nothing was written");
     }
-    told.until(
-        "the refusal is told",
-        |event| matches!(event, StoreEvent::WritesRefused { reason } if reason.contains("OOM")),
-    )
-    .await;
+    event_log
+        .until(
+            "the refusal is reported",
+            |event| matches!(event, StoreEvent::WritesRefused { reason } if reason.contains("OOM")),
+        )
+        .await;
     tokio::time::sleep(Duration::from_millis(2_000)).await;
     assert!(leads.is_leader(), "the lease is renewed all the same");
     agree(&nodes).await;
@@ -328,7 +334,7 @@ async fn redis_answers_oom() {
 async fn redis_answers_misconf() {
     let server = RedisServer::start_with(&["--appendonly", "no"]).await;
     let nodes = three(&server).await;
-    let told = Told::by(&nodes[0]);
+    let event_log = EventLog::by(&nodes[0]);
     nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
     server.command(&["CONFIG", "SET", "save", "3600 1"]).await;
@@ -344,8 +350,8 @@ async fn redis_answers_misconf() {
         assert_eq!(refused, Err(ProposeError::NoLeader), "nothing was written");
         assert!(node.has("orders", "a"), "reads go on");
     }
-    told.until(
-        "the refusal is told",
+    event_log.until(
+        "the refusal is reported",
         |event| matches!(event, StoreEvent::WritesRefused { reason } if reason.contains("MISCONF")),
     )
     .await;
@@ -362,7 +368,7 @@ async fn redis_answers_misconf() {
 async fn redis_takes_no_more_clients() {
     let server = RedisServer::start().await;
     let nodes = three(&server).await;
-    let told = Told::by(&nodes[0]);
+    let event_log = EventLog::by(&nodes[0]);
     nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
     // One that stays: every other one is refused from here on.
@@ -375,7 +381,9 @@ async fn redis_takes_no_more_clients() {
     };
     say(&["CONFIG", "SET", "maxclients", "1"]).await;
     say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
-    told.until("it is told", |event| matches!(event, StoreEvent::Unreachable { .. })).await;
+    event_log
+        .until("it is reported", |event| matches!(event, StoreEvent::Unreachable { .. }))
+        .await;
     nobody_leads(&nodes).await;
     let refused = nodes[1].try_propose(register("orders", "b", 80)).await;
     assert_eq!(refused, Err(ProposeError::NoLeader));
@@ -413,11 +421,13 @@ async fn the_password_is_changed() {
     server.command(&["ACL", "SETUSER", "mx", "on", ">old", "~*", "+@all"]).await;
     let url = format!("redis://mx:old@127.0.0.1:{}", server.port);
     let node = open(quick(url, "a")).await;
-    let told = Told::by(&node);
+    let event_log = EventLog::by(&node);
     node.register("orders", "a", 80).await;
     server.command(&["ACL", "SETUSER", "mx", "resetpass", ">new"]).await;
     server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
-    told.until("it is told", |event| matches!(event, StoreEvent::Unreachable { .. })).await;
+    event_log
+        .until("it is reported", |event| matches!(event, StoreEvent::Unreachable { .. }))
+        .await;
     nobody_leads(std::slice::from_ref(&node)).await;
     assert!(node.has("orders", "a"));
     assert!(node.try_propose(register("orders", "b", 80)).await.is_err());
@@ -458,11 +468,11 @@ async fn foreign_keys_are_reported_and_moved_aside() {
             ..quick(server.url(), "a")
         };
         let node = open(config).await;
-        let told = Told::by(&node);
+        let event_log = EventLog::by(&node);
         node.register("orders", "a", 80).await;
         node.leads().await;
         let put_back = |event: &StoreEvent| matches!(event, StoreEvent::StatePutBack { .. });
-        told.until("it is told", put_back).await;
+        event_log.until("it is reported", put_back).await;
         assert_eq!(server.command(&["DUMP", aside]).await, before, "{key} is kept as it was");
         node.store.shutdown().await;
     }

@@ -179,19 +179,19 @@ pub(crate) async fn open_with_clock(config: RedisConfig, clock: Clock) -> Node {
 }
 
 /// Every event that a store reported since it was opened, kept for the test.
-pub(crate) struct Told(Arc<Mutex<Vec<StoreEvent>>>);
+pub(crate) struct EventLog(Arc<Mutex<Vec<StoreEvent>>>);
 
-impl Told {
+impl EventLog {
     pub(crate) fn by(node: &Node) -> Self {
         let mut events = node.store.events().expect("redis tells events");
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let list = Arc::clone(&told);
+        let event_log = Arc::new(Mutex::new(Vec::new()));
+        let list = Arc::clone(&event_log);
         tokio::spawn(async move {
             while let Ok(event) = events.recv().await {
                 list.lock().push(event);
             }
         });
-        Self(told)
+        Self(event_log)
     }
 
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&StoreEvent) -> bool) {

@@ -15,7 +15,7 @@ use crate::contract;
 use crate::files::{Local, OneDirectory, Shared};
 use crate::node::{Fixture, Node, SOON, caller, instance, service};
 use crate::raft::ThreeDisks;
-use crate::redis_server::{OneServer, RedisServer, Told, open, quick};
+use crate::redis_server::{EventLog, OneServer, RedisServer, open, quick};
 
 /// A node with its registry on top.
 struct Stack {
@@ -169,12 +169,13 @@ fn a_leader_that_is_behind_does_not_deny_a_lease_that_another_node_acknowledged(
         other.register("before").await;
         assert!(other.renew("before", None).await);
 
-        let told = Told::by(&leader.node);
+        let event_log = EventLog::by(&leader.node);
         server.command(&["ACL", "SETUSER", "leader", "-xread", "-xrange"]).await;
-        told.until("the leader follows no more", |event| {
-            matches!(event, StoreEvent::Unreachable { .. })
-        })
-        .await;
+        event_log
+            .until("the leader follows no more", |event| {
+                matches!(event, StoreEvent::Unreachable { .. })
+            })
+            .await;
         let epoch = other.register("meanwhile").await;
         assert!(leader.node.is_leader() && !leader.node.has("fleet", "meanwhile"), "it is behind");
         let item = || Renewal { key: instance("fleet", "meanwhile"), lease_epoch: Some(epoch) };

@@ -17,9 +17,9 @@ struct Hook(Arc<Mutex<Vec<Value>>>);
 
 impl Hook {
     async fn serve(&self) -> String {
-        let told = Arc::clone(&self.0);
+        let reported = Arc::clone(&self.0);
         let take = post(async move |body: String| {
-            told.lock().push(serde_json::from_str(&body).unwrap());
+            reported.lock().push(serde_json::from_str(&body).unwrap());
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -29,8 +29,8 @@ impl Hook {
     }
 
     fn of(&self, key: &str, state: &str) -> Vec<Value> {
-        let told = self.0.lock();
-        told.iter().filter(|b| b["key"] == key && b["state"] == state).cloned().collect()
+        let reported = self.0.lock();
+        reported.iter().filter(|b| b["key"] == key && b["state"] == state).cloned().collect()
     }
 
     async fn until(&self, key: &str, state: &str) -> Value {
@@ -68,9 +68,9 @@ async fn a_killed_leader_and_a_lost_majority_are_told_with_their_names_and_resol
     let name = dev.nodes[leader].instance.clone();
     let key = format!("maxine-dev/cluster.member_unreachable/{name}");
     dev.signal(leader, Signal::SIGKILL);
-    let told = hook.until(&key, "active").await;
-    assert_eq!(told["severity"], "critical");
-    assert_ne!(told["node"], name.as_str(), "who still lives tells");
+    let reported = hook.until(&key, "active").await;
+    assert_eq!(reported["severity"], "critical");
+    assert_ne!(reported["node"], name.as_str(), "a live node reports it");
 
     let (code, listed) = alerts(&dev, &token);
     assert_eq!(code, Some(4), "one node did not answer: {listed}");
@@ -84,7 +84,7 @@ async fn a_killed_leader_and_a_lost_majority_are_told_with_their_names_and_resol
     assert_eq!(dev.hear_of_return(), leader);
     let over = hook.until(&key, "resolved").await;
     assert!(over["resolved"].is_string(), "{over}");
-    assert_eq!(hook.of(&key, "active").len(), 1, "one node told, once");
+    assert_eq!(hook.of(&key, "active").len(), 1, "one node reported it, once");
 
     // The majority is lost: the survivor reports it, and names the unreachable nodes.
     let survivor = dev.leader().await;
@@ -93,9 +93,9 @@ async fn a_killed_leader_and_a_lost_majority_are_told_with_their_names_and_resol
         dev.signal(*node, Signal::SIGKILL);
     }
     let key = "maxine-dev/cluster.no_majority/cluster";
-    let told = hook.until(key, "active").await;
+    let reported = hook.until(key, "active").await;
     let missing: Vec<&str> = lost.iter().map(|node| dev.nodes[*node].instance.as_str()).collect();
-    let message = told["message"].as_str().unwrap();
+    let message = reported["message"].as_str().unwrap();
     assert!(missing.iter().all(|name| message.contains(name)), "{message}");
     dev.restart_dead();
     dev.hear_of_return();

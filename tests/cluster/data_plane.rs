@@ -335,11 +335,11 @@ async fn when_every_instance_is_unhealthy_all_are_used_and_an_alert_says_so() {
         let url = format!("{}/api/v1/alerts", dev.nodes[0].http);
         let alerts: Value =
             dev.client.get(url).bearer_auth(&token).send().await.unwrap().json().await.unwrap();
-        let told = alerts["items"].as_array().unwrap().iter().any(|alert| {
+        let reported = alerts["items"].as_array().unwrap().iter().any(|alert| {
             alert["type"] == "service.panic"
                 && alert["message"].as_str().is_some_and(|text| text.contains("panicking"))
         });
-        if told {
+        if reported {
             break;
         }
         assert!(started.elapsed() < PATIENCE, "no alert: {alerts}");

@@ -43,7 +43,7 @@ impl Survivor<'_> {
 
         let metrics = self.ask("/api/actuator/prometheus").await.text().await.unwrap();
         for line in ["maxine_cluster_has_leader 0", "maxine_cluster_is_leader 0"] {
-            assert!(metrics.lines().any(|told| told == line), "{line} in {metrics}");
+            assert!(metrics.lines().any(|reported| reported == line), "{line} in {metrics}");
         }
 
         let answer = self.ask("/api/v1/cluster/status").await;
@@ -60,8 +60,8 @@ impl Survivor<'_> {
         assert_eq!(raft["majority"], 3);
         // Who was heard within two seconds counts as reachable.
         if quiet_for > Duration::from_secs(3) {
-            let told = (&raft["reachable_voters"], &raft["failures_tolerated"]);
-            assert_eq!(told, (&2.into(), &0.into()));
+            let reported = (&raft["reachable_voters"], &raft["failures_tolerated"]);
+            assert_eq!(reported, (&2.into(), &0.into()));
         }
         let warnings = status["warnings"].to_string();
         assert!(warnings.contains("no leader is known"), "{warnings}");
@@ -168,8 +168,8 @@ async fn without_a_leader_every_change_ends_in_its_time_as_not_made() {
         async move { (args, command.output().await.unwrap()) }
     });
     for (args, output) in futures::future::join_all(running).await {
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(4), "{args:?}: {told}");
-        assert!(!told.contains("no answer in time"), "{args:?}: {told}");
+        let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{args:?}: {reported}");
+        assert!(!reported.contains("no answer in time"), "{args:?}: {reported}");
     }
 }

@@ -36,7 +36,7 @@ impl Operator<'_> {
     }
 
     /// The index as every place of a node tells it, with the place.
-    async fn told(&self, node: usize) -> Vec<(&'static str, Value)> {
+    async fn reported(&self, node: usize) -> Vec<(&'static str, Value)> {
         let ready = self.ask(node, "/api/v1/ready").await;
         let header = ready.headers()["x-maxine-index"].to_str().unwrap();
         let header = header.parse::<u64>().unwrap().into();
@@ -117,8 +117,8 @@ async fn a_backup_and_every_answer_tell_one_index_and_a_missing_snapshot_is_null
         while operator.json(node, "/api/v1/ready").await["index"] != after {
             assert!(started.elapsed() < PATIENCE, "node {node} does not come to {after}");
         }
-        for (place, told) in operator.told(node).await {
-            assert_eq!(told, after, "{place} of node {node}");
+        for (place, reported) in operator.reported(node).await {
+            assert_eq!(reported, after, "{place} of node {node}");
         }
     }
 }

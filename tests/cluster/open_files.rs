@@ -42,10 +42,13 @@ fn a_node_keeps_within_its_limit_of_open_files_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut too_few = serve(dir.path(), port, 200);
-    let mut told = String::new();
-    too_few.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    let mut reported = String::new();
+    too_few.stderr.take().unwrap().read_to_string(&mut reported).unwrap();
     assert!(!too_few.wait().unwrap().success());
-    assert!(told.contains("the limit of open files is 200, at least 256 are needed"), "{told}");
+    assert!(
+        reported.contains("the limit of open files is 200, at least 256 are needed"),
+        "{reported}"
+    );
 
     let mut node = serve(dir.path(), port, 512);
     let started = std::time::Instant::now();
@@ -63,7 +66,7 @@ fn a_node_keeps_within_its_limit_of_open_files_and_goes_on() {
         held.push(stream);
         assert!(held.len() <= 384, "more connections than there is room for");
     };
-    assert_eq!(over, "503", "the next one is told so");
+    assert_eq!(over, "503", "the next one is refused");
     assert!(held.len() > 300, "{} connections were taken", held.len());
     // One that is open already can write, which needs files.
     let mut stream = held.pop().unwrap();
@@ -85,8 +88,8 @@ fn a_node_keeps_within_its_limit_of_open_files_and_goes_on() {
         std::thread::sleep(Duration::from_millis(50));
     }
     drop(node.stdin.take());
-    let mut told = String::new();
-    node.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    let mut reported = String::new();
+    node.stderr.take().unwrap().read_to_string(&mut reported).unwrap();
     assert!(node.wait().unwrap().success());
-    assert!(told.contains("but the limit of open files is 512: at most 384"), "{told}");
+    assert!(reported.contains("but the limit of open files is 512: at most 384"), "{reported}");
 }

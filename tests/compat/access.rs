@@ -426,7 +426,7 @@ async fn a_node_without_contact_refuses_credentials_but_its_break_glass_token() 
         let native = server.get("/api/v1/me").bearer_auth(token).send().await.unwrap();
         assert_eq!(native.status(), 503);
         let text = native.text().await.unwrap();
-        assert!(text.contains("break-glass"), "an operator is told the way in: {text}");
+        assert!(text.contains("break-glass"), "an operator reads how to sign in: {text}");
     }
     let right = json!({ "userName": "admin", "password": server.admin_password });
     assert_eq!(server.post(SIGNIN, &right).send().await.unwrap().status(), 503);

@@ -210,12 +210,12 @@ async fn the_webhook_is_told_that_a_condition_began_and_that_it_is_over_though_i
     })
     .await;
     let until = async |len: usize| {
-        let told = async {
+        let reported = async {
             while posted.lock().len() < len {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), told).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(20), reported).await.unwrap();
     };
     let telemetry = server.state.telemetry();
     for _ in 0..3 {
@@ -237,16 +237,16 @@ async fn the_webhook_is_told_that_a_condition_began_and_that_it_is_over_though_i
     telemetry.clear(AlertKind::MemberUnreachable, "node-2");
     until(2).await;
     assert!(metrics().await.contains(&active(0)));
-    let told = posted.lock().clone();
-    let states: Vec<&Value> = told.iter().map(|body| &body["state"]).collect();
+    let reported = posted.lock().clone();
+    let states: Vec<&Value> = reported.iter().map(|body| &body["state"]).collect();
     assert_eq!(states, [&json!("active"), &json!("resolved")]);
-    for body in &told {
+    for body in &reported {
         assert_eq!(body["key"], "maxine/cluster.member_unreachable/node-2");
         assert_eq!((&body["object"], &body["severity"]), (&json!("node-2"), &json!("critical")));
         assert_eq!((&body["node"], &body["runbook"]), (&json!("node-1"), &json!("replica-lost")));
     }
-    assert_eq!(told[0]["resolved"], Value::Null);
-    assert!(told[1]["resolved"].is_string(), "{}", told[1]);
+    assert_eq!(reported[0]["resolved"], Value::Null);
+    assert!(reported[1]["resolved"].is_string(), "{}", reported[1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -306,7 +306,7 @@ async fn an_idle_connection_is_let_go_and_a_busy_one_kept() {
         assert_eq!(connection.answer().await.status, "HTTP/1.1 302 Found");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(!connection.more().await, "it is told something");
+    assert!(!connection.more().await, "the client got an answer");
     assert_eq!(taken(&server), 10);
     // Known failure: a connection was held forever if its first request arrived before the first read.
     let mut connections = Vec::new();
@@ -317,7 +317,7 @@ async fn an_idle_connection_is_let_go_and_a_busy_one_kept() {
     }
     for mut connection in connections {
         connection.answer().await;
-        assert!(!connection.more().await, "it is told something");
+        assert!(!connection.more().await, "the client got an answer");
     }
     assert_eq!(server.state.telemetry().metrics().connections.get(), 0);
 }
@@ -330,7 +330,7 @@ async fn a_node_that_stops_lets_idle_connections_go() {
     connection.send(&discover("serviceName=orders", "")).await;
     connection.answer().await;
     drop(server);
-    assert!(!connection.more().await, "it is told something");
+    assert!(!connection.more().await, "the client got an answer");
 }
 
 #[tokio::test(flavor = "multi_thread")]

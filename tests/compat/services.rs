@@ -211,11 +211,11 @@ async fn names_of_every_kind_are_names() {
         [(".", "a", "."), ("..", "a", ".."), ("s", ".", "."), ("s", "..", "..")]
     {
         let answer = server.post(REGISTER, &node(service, id, 80)).send().await.unwrap();
-        let (status, told) = message(answer).await;
+        let (status, reported) = message(answer).await;
         assert_eq!(status, 400);
         assert!(
-            told.ends_with(&format!("must be a name other than . and .., got {name}")),
-            "{told}"
+            reported.ends_with(&format!("must be a name other than . and .., got {name}")),
+            "{reported}"
         );
     }
 }

@@ -228,7 +228,7 @@ async fn ten_thousand_watchers_that_do_not_read_cost_bounded_memory_and_do_not_h
         let answer = ask("/watch?service=orders").await;
         assert_eq!(answer.status(), 200);
         let mut body = answer.into_body().into_data_stream();
-        assert!(body.next().await.is_some_and(|first| first.is_ok()), "it is told that it watches");
+        assert!(body.next().await.is_some_and(|first| first.is_ok()), "the watch is confirmed");
         watchers.push(body);
     }
     for n in 0..2_000 {

@@ -235,10 +235,10 @@ async fn a_hedge_overtakes_a_slow_instance() {
         };
         let forwarded = rig.forwarder.forward(context, Request::new(Body::empty())).await;
         let trail = forwarded.trail.as_slice().iter();
-        let told = |attempt: &maxine_telemetry::AttemptRecord| {
+        let summary = |attempt: &maxine_telemetry::AttemptRecord| {
             (attempt.instance.registration.id.to_string(), attempt.outcome)
         };
-        trails.push(trail.map(told).collect::<Vec<_>>());
+        trails.push(trail.map(summary).collect::<Vec<_>>());
     }
     let fast = ("b".to_owned(), AttemptOutcome::Answered(StatusCode::OK));
     assert!(

@@ -116,7 +116,7 @@ async fn an_end_without_the_alert_of_tls_is_no_end_of_the_content() {
             }
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\ncontent").await;
             let _ = stream.flush().await;
-            if head.starts_with(b"GET /told") {
+            if head.starts_with(b"GET /confirmed") {
                 let _ = stream.shutdown().await;
             }
         }
@@ -126,8 +126,8 @@ async fn an_end_without_the_alert_of_tls_is_no_end_of_the_content() {
         Rig::with(RigOptions { roots: TlsRoots::Pem(pem.into_bytes()), ..RigOptions::default() })
             .await;
     rig.register_with("a", &format!("https://{}", upstream.address), |_| {}).await;
-    let told = rig.get("/told").await;
-    assert!(told.ends_with("content\r\n0\r\n\r\n"), "{told}");
+    let confirmed = rig.get("/confirmed").await;
+    assert!(confirmed.ends_with("content\r\n0\r\n\r\n"), "{confirmed}");
     let cut = rig.get("/cut").await;
     assert!(cut.contains("content") && !cut.ends_with("0\r\n\r\n"), "{cut}");
 }

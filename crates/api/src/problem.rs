@@ -584,9 +584,9 @@ mod tests {
         for kind in ProblemKind::ALL {
             let without = Problem::new(kind, "x");
             let json = serde_json::to_value(&without).unwrap();
-            let told = json["action"].as_str().unwrap().contains("Retry-After");
+            let names_retry = json["action"].as_str().unwrap().contains("Retry-After");
             // An answer with an unknown outcome always says when to check again.
-            assert_eq!(told, kind == ProblemKind::OutcomeUnknown, "{json}");
+            assert_eq!(names_retry, kind == ProblemKind::OutcomeUnknown, "{json}");
             let response = without.with_retry_after_s(3).into_response();
             assert_eq!(response.headers()[header::RETRY_AFTER], "3", "{kind:?}");
         }
@@ -622,12 +622,12 @@ mod tests {
 
     #[test]
     fn what_was_to_be_created_and_exists_was_not_changed_by_somebody_else() {
-        let told = |expected| {
+        let title_at = |expected| {
             let problem = Problem::from(Rejection::RevisionMismatch { expected, actual: 17 });
             serde_json::to_value(&problem).unwrap()["title"].as_str().unwrap().to_owned()
         };
-        assert_eq!(told(0), "It exists already");
-        assert_eq!(told(16), "Changed by somebody else in the meantime");
+        assert_eq!(title_at(0), "It exists already");
+        assert_eq!(title_at(16), "Changed by somebody else in the meantime");
     }
 
     #[test]

@@ -119,17 +119,17 @@ pub(super) fn cores() -> usize {
 
 /// Runs `work` with this thread bound to one core. A process that is started inside inherits that.
 pub(super) fn on_core<T>(core: Option<usize>, work: impl FnOnce() -> T) -> Result<T, CliError> {
-    let told = |error: nix::Error| CliError::Failed(format!("binding to a core: {error}"));
+    let failure = |error: nix::Error| CliError::Failed(format!("binding to a core: {error}"));
     let me = Pid::from_raw(0);
     let Some(core) = core.filter(|_| cores() > 1) else { return Ok(work()) };
-    let before = sched_getaffinity(me).map_err(told)?;
+    let before = sched_getaffinity(me).map_err(failure)?;
     let mut one = CpuSet::new();
     let allowed: Vec<usize> =
         (0..CpuSet::count()).filter(|core| before.is_set(*core).unwrap_or(false)).collect();
-    one.set(allowed[core % allowed.len()]).map_err(told)?;
-    sched_setaffinity(me, &one).map_err(told)?;
+    one.set(allowed[core % allowed.len()]).map_err(failure)?;
+    sched_setaffinity(me, &one).map_err(failure)?;
     let result = work();
-    sched_setaffinity(me, &before).map_err(told)?;
+    sched_setaffinity(me, &before).map_err(failure)?;
     Ok(result)
 }
 

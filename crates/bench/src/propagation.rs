@@ -86,10 +86,10 @@ pub(super) async fn follow(
     let client = cluster.client(&[watcher]).await?;
     let service = format!("watched-{writer}-{watcher}");
     let watch = tokio::spawn(watch(client, service.clone(), bench.clock.clone(), sender));
-    let told = |error: io::Error| CliError::Failed(format!("propagation: {error}"));
+    let failure = |error: io::Error| CliError::Failed(format!("propagation: {error}"));
     // The first event of the stream shows that the watch is active.
-    next_sight(&mut sights).await.map_err(told)?;
-    let mut connection = Connection::open(&cluster.nodes[writer].addr()).await.map_err(told)?;
+    next_sight(&mut sights).await.map_err(failure)?;
+    let mut connection = Connection::open(&cluster.nodes[writer].addr()).await.map_err(failure)?;
     let (mut after_ack, mut after_start) = (histogram(), histogram());
     let end_ms = bench.clock.monotonic_ms() + bench.seconds * 1_000;
     let mut n = 0;
@@ -97,7 +97,7 @@ pub(super) async fn follow(
         let path = format!("/api/v1/services/default/{service}/instances/i{n}");
         let request = wire::with_json("PUT", &path, &node::registration(n));
         let start_us = bench.clock.monotonic_us();
-        let (status, body) = connection.call(&request).await.map_err(told)?;
+        let (status, body) = connection.call(&request).await.map_err(failure)?;
         let ack_us = bench.clock.monotonic_us();
         let answer: Value = serde_json::from_slice(body).unwrap_or_default();
         let Some(index) = answer["index"].as_u64().filter(|_| status == 200) else {
@@ -106,7 +106,7 @@ pub(super) async fn follow(
             )));
         };
         let seen_us = loop {
-            let (seen, at_us) = next_sight(&mut sights).await.map_err(told)?;
+            let (seen, at_us) = next_sight(&mut sights).await.map_err(failure)?;
             if seen >= index {
                 break at_us;
             }

@@ -158,13 +158,13 @@ pub(super) async fn measure(bench: &Bench, count: u64) -> Result<Section, CliErr
         method: format!(
             "One node (a Raft cluster of one) on one core with {SERVICES} services of three instances; redirects over 64 keep-alive \
              connections from the other core, {TURNS} turns of {:.1} s each, median. The watchers are connections of GET /watch, \
-             spread over the services; with changes, each of them is told to the watchers of its service.",
+             spread over the services; with changes, each of them is sent to the watchers of its service.",
             turn_length(bench).as_secs_f64()
         ),
         columns: vec![
             "watchers",
             "changes per second",
-            "events told",
+            "events sent",
             "redirects per second",
             "% of none",
             "p50 ms",

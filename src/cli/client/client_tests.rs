@@ -151,7 +151,7 @@ async fn a_write_that_every_answer_called_unwritten_ends_as_unavailable() {
 /// A node can say that nothing was changed only if it knows how long it may take to find out.
 #[tokio::test]
 async fn a_write_tells_the_node_to_answer_before_its_time_is_up() {
-    for (timeout_ms, told) in [(1_000, 700..=750), (20_000, 18_900..=19_000)] {
+    for (timeout_ms, expected_ms) in [(1_000, 700..=750), (20_000, 18_900..=19_000)] {
         let node = Node::start(&[OK]).await;
         let client = client(&[&node.url], timeout_ms);
         client.send(&Request::keyed(Method::PUT, &["config"])).await.unwrap();
@@ -165,7 +165,7 @@ async fn a_write_tells_the_node_to_answer_before_its_time_is_up() {
                 line.map(|ms| ms.parse().unwrap())
             })
             .collect();
-        assert!(told.contains(&told_ms[0].unwrap()), "{told_ms:?} of {timeout_ms}");
+        assert!(expected_ms.contains(&told_ms[0].unwrap()), "{told_ms:?} of {timeout_ms}");
         assert_eq!(told_ms[1], None, "a read needs no such time");
     }
 }

@@ -399,12 +399,12 @@ impl Client {
     }
 
     async fn attempt(&self, server: &Url, request: &Request, budget_ms: u64) -> Attempt {
-        let mut told = request.clone();
+        let mut outgoing = request.clone();
         if request.repeat != Repeat::Read {
             let answer_ms = budget_ms - (budget_ms / 4).min(RETURN_MS_MAX);
-            told = told.header("x-maxine-timeout-ms", Some(answer_ms.max(1).to_string()));
+            outgoing = outgoing.header("x-maxine-timeout-ms", Some(answer_ms.max(1).to_string()));
         }
-        let builder = match self.build(server, &told) {
+        let builder = match self.build(server, &outgoing) {
             Ok(builder) => builder.timeout(Duration::from_millis(budget_ms)),
             Err(error) => return Attempt::NotSent(error.to_string()),
         };

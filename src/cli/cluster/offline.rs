@@ -232,12 +232,13 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
 
 /// The index of the state in a backup. A file that is no whole backup is a wrong argument: nothing was written.
 fn backup_index(file: &Path) -> Result<u64, CliError> {
-    let told = |why: String| CliError::Usage(format!("{}: {why}", file.display()));
+    let usage_error = |why: String| CliError::Usage(format!("{}: {why}", file.display()));
     let opened = std::fs::File::open(file).and_then(|opened| opened.metadata());
-    if opened.map_err(|error| told(maxine_wording::io(&error)))?.is_dir() {
-        return Err(told("it is a folder, not a file".into()));
+    if opened.map_err(|error| usage_error(maxine_wording::io(&error)))?.is_dir() {
+        return Err(usage_error("it is a folder, not a file".into()));
     }
-    maxine_store::backup_index(file).map_err(|why| told(format!("it is not a whole backup: {why}")))
+    maxine_store::backup_index(file)
+        .map_err(|why| usage_error(format!("it is not a whole backup: {why}")))
 }
 
 pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliError> {
@@ -321,20 +322,20 @@ mod tests {
     fn init_tls_says_which_files_it_made() {
         let dir = tempfile::tempdir().unwrap();
         let validity = Validity { now_ms: 1_795_440_992_705, node_days: 365 };
-        let told = |nodes: &[NodeId]| {
+        let summary = |nodes: &[NodeId]| {
             let pki = issue_cluster(dir.path(), "shop", nodes, validity).unwrap();
             (pki.nodes.iter().map(|node| node.kept).collect::<Vec<_>>(), what_was_made(&pki, 365))
         };
-        let (kept, text) = told(&[1, 2]);
+        let (kept, text) = summary(&[1, 2]);
         assert_eq!(kept, [false, false]);
         assert!(
             text.starts_with("2 certificates made, valid for 365 days; the authority "),
             "{text}"
         );
-        let (kept, text) = told(&[1, 2]);
+        let (kept, text) = summary(&[1, 2]);
         assert_eq!(kept, [true, true]);
         assert!(text.contains("nothing was written") && !text.contains("365"), "{text}");
-        let (kept, text) = told(&[2, 3]);
+        let (kept, text) = summary(&[2, 3]);
         assert_eq!(kept, [true, false]);
         assert!(
             text.starts_with("1 certificate made") && text.contains("existed and signed"),
@@ -347,17 +348,17 @@ mod tests {
     fn a_backup_that_is_missing_or_is_none_is_a_wrong_argument() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.backup");
-        let told = |why: &str| {
+        let is_refused_with = |why: &str| {
             let error = backup_index(&file).unwrap_err();
             assert_eq!(error.exit_code(), crate::cli::exit::USAGE, "{error}");
             assert!(error.to_string().contains(why), "{error}");
         };
-        told("there is no such file");
+        is_refused_with("there is no such file");
         std::fs::write(&file, "somebody's notes, which are no backup at all").unwrap();
-        told("it is not a whole backup: ");
+        is_refused_with("it is not a whole backup: ");
         std::fs::remove_file(&file).unwrap();
         std::fs::create_dir(&file).unwrap();
-        told("it is a folder, not a file");
+        is_refused_with("it is a folder, not a file");
     }
 
     /// The directory of a node in local mode is one of a node, too.

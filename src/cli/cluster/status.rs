@@ -137,7 +137,7 @@ fn registry(totals: &BTreeMap<String, u64>) -> String {
         ("unhealthy", ""),
         ("draining", ""),
     ];
-    let told = things.iter().filter_map(|(field, noun)| {
+    let counts = things.iter().filter_map(|(field, noun)| {
         let number = totals.get(*field)?;
         Some(if noun.is_empty() {
             format!("{number} {field}")
@@ -145,7 +145,7 @@ fn registry(totals: &BTreeMap<String, u64>) -> String {
             maxine_wording::count(number, noun)
         })
     });
-    told.collect::<Vec<_>>().join(", ")
+    counts.collect::<Vec<_>>().join(", ")
 }
 
 /// How many nodes may still be lost, as far as that is known.

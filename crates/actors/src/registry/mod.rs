@@ -511,7 +511,7 @@ impl Registry {
     pub async fn handed_over(&self, timeout: Duration) -> bool {
         let mut handed_over = self.handed_over.clone();
         let handed_over = handed_over.wait_for(|handed_over| *handed_over);
-        tokio::time::timeout(timeout, handed_over).await.is_ok_and(|told| told.is_ok())
+        tokio::time::timeout(timeout, handed_over).await.is_ok_and(|done| done.is_ok())
     }
 
     /// The lease table, which is filled only on the leader.

@@ -292,7 +292,7 @@ struct ExportHead {
 
 /// Exports the kept records, oldest first, one JSON object a line; the first line says where the
 /// chain ends, how many records it has, and how many have left each class. That there was an export, with
-/// its head, is recorded: so an export whose end was cut off can be told from a whole one.
+/// its head, is recorded: so an export without its end can be distinguished from a complete one.
 #[utoipa::path(
     get, path = "/api/v1/audit/export", tag = "audit", operation_id = "exportAudit",
     params(Freshness),
