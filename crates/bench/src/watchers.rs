@@ -146,7 +146,7 @@ pub(super) async fn measure(bench: &Bench, count: u64) -> Result<Section, CliErr
         ]);
         if watching > 0 && per_second == 0 {
             goals.push(Goal {
-                text: format!("discovery beside {watching} watchers"),
+                text: format!("discovery with {watching} watchers"),
                 aim: format!("at least {:.0} % of discovery without", SHARE_AIM * 100.0),
                 seen: format!("{:.0} %", share * 100.0),
                 met: share >= SHARE_AIM,
@@ -154,7 +154,7 @@ pub(super) async fn measure(bench: &Bench, count: u64) -> Result<Section, CliErr
         }
     }
     Ok(Section {
-        name: "Discovery beside watchers",
+        name: "Discovery with watchers",
         method: format!(
             "One node (a Raft cluster of one) on one core with {SERVICES} services of three instances; redirects over 64 keep-alive \
              connections from the other core, {TURNS} turns of {:.1} s each, median. The watchers are connections of GET /watch, \
