@@ -11,6 +11,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "architecture/circles.rs"]
+mod circles;
+
 /// A folder, and what its files must not name: directions that no manifest can keep.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     (
@@ -120,6 +123,30 @@ fn a_crate_depends_only_on_those_that_the_design_names() {
         let ours = dependencies.lines().filter_map(|line| line.strip_prefix("maxine-"));
         let ours: Vec<_> = ours.map(|line| line.split(['.', ' ']).next().unwrap()).collect();
         assert!(ours.iter().all(|other| may_know.contains(other)), "{name} depends on {ours:?}");
+    }
+}
+
+/// Crates that still have modules that import each other in a circle.
+const WITH_CIRCLES: &[&str] = &["actors", "api", "balance", "control", "gateway", "state"];
+
+/// A module in a circle cannot be understood, tested or changed without all others of the circle.
+#[test]
+fn modules_of_a_crate_import_each_other_in_no_circle() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut parts = vec!["raft".to_owned(), "chaos-tests".to_owned(), "sdks/rust".to_owned()];
+    for entry in fs::read_dir(root.join("crates")).unwrap() {
+        parts.push(format!("crates/{}", entry.unwrap().file_name().to_str().unwrap()));
+    }
+    for part in parts {
+        let src = root.join(&part).join("src");
+        assert!(!sources(&src).is_empty(), "{part} is gone: change the test");
+        let circles = circles::circles(&src);
+        let name = part.trim_start_matches("crates/");
+        if WITH_CIRCLES.contains(&name) {
+            assert!(!circles.is_empty(), "{part} has no circle any more: take it off the list");
+        } else {
+            assert!(circles.is_empty(), "circles in {part}:\n{}", circles.join("\n"));
+        }
     }
 }
 

@@ -26,8 +26,8 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::codec::{LogIdDto, VoteRequestDto};
 use crate::config::NodeId;
-use crate::consensus::{self, LogId, Raft};
-use crate::quorum;
+use crate::consensus::{self, LogId};
+use crate::consensus_core::Raft;
 
 /// Maximum number of remembered nodes. A cluster has far fewer members.
 const NODES_MAX: usize = 4_096;
@@ -190,7 +190,8 @@ fn enough_have_reported(
     voters: &BTreeSet<NodeId>,
 ) -> bool {
     let others = voters.iter().filter(|id| **id != me);
-    let needed = others.clone().count().min(voters.len() + 1 - quorum::majority_of(voters.len()));
+    let needed =
+        others.clone().count().min(voters.len() + 1 - consensus::majority_of(voters.len()));
     others.filter(|id| reported.contains(id)).count() >= needed
 }
 
@@ -231,7 +232,7 @@ mod tests {
     fn those_who_told_meet_every_majority_that_the_node_was_part_of() {
         for count in 1..=7_u64 {
             let voters: BTreeSet<NodeId> = (1..=count).collect();
-            let majority = quorum::majority_of(voters.len());
+            let majority = consensus::majority_of(voters.len());
             for set in 0..1_u64 << (count - 1) {
                 let reported: BTreeSet<NodeId> =
                     (2..=count).filter(|id| set >> (id - 2) & 1 == 1).collect();

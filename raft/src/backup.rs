@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::error::AdminError;
+use crate::inner::RaftNode;
 use crate::membership::snapshot_here;
-use crate::node::RaftNode;
 
 const CHUNK_LEN: usize = 256 * 1024;
 

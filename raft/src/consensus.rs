@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::Instant as _;
 
 use crate::codec::{EntryDto, LogIdDto, MemberDto, MembershipDto, PayloadDto, VoteDto};
 use crate::config::{Member, NodeId};
 use crate::runtime::Runtime;
-use crate::storage::state_machine::StateMachine;
 
 /// An opaque proposal.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,7 +47,6 @@ openraft::declare_raft_types!(
         AsyncRuntime = Runtime,
 );
 
-pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub(crate) type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
 pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
@@ -140,4 +140,21 @@ pub(crate) fn entry_weight(entry: &Entry) -> usize {
         openraft::EntryPayload::Membership(membership) => 128 * membership.nodes().count(),
         openraft::EntryPayload::Blank => 0,
     }
+}
+
+/// The majority of `voters`.
+pub(crate) fn majority_of(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// Number of entries that a member lacks, by the leader's comparison of the logs; `None` if the leader has
+/// none.
+pub(crate) fn lag(metrics: &Metrics, id: NodeId) -> Option<u64> {
+    let matched = metrics.replication.as_ref()?.get(&id)?.as_ref()?;
+    Some(metrics.last_log_index?.saturating_sub(matched.index))
+}
+
+/// Time since the latest request was sent that a quorum has answered.
+pub(crate) fn quorum_ack_age(metrics: &Metrics) -> Option<Duration> {
+    metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed())
 }

@@ -1,4 +1,4 @@
-//! Whether this node still belongs to its cluster.
+//! Why a node does not belong to its cluster, and what the other members have reported about that.
 //!
 //! A removed node gets no entries and no requests of a leader, so it cannot learn of its removal from the
 //! log. It learns it when members refuse its connections, and stores it in its directory.
@@ -6,19 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use crate::clock;
 use crate::config::NodeId;
-use crate::node::{Inner, RaftNode};
-use crate::quorum::majority_of;
-use crate::roster::MembershipStatus;
 use crate::storage::node_dir::NodeDir;
-
-/// A refusal that is not repeated within this time no longer counts.
-const REFUSAL_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Why a node does not belong to its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +63,7 @@ impl ExclusionCell {
 /// The reasons that members gave when they refused this node.
 pub(crate) struct Refusals {
     dir: Arc<NodeDir>,
-    other_history: Mutex<BTreeMap<NodeId, (Instant, String)>>,
+    pub(crate) other_history: Mutex<BTreeMap<NodeId, (Instant, String)>>,
 }
 
 impl Refusals {
@@ -97,46 +91,6 @@ impl Refusals {
     /// A member has accepted this node.
     pub(crate) fn accepted(&self, by: NodeId) {
         self.other_history.lock().remove(&by);
-    }
-}
-
-impl RaftNode {
-    /// Why this node does not belong to its cluster. `None` if it does, or if that is unknown. Cheap enough
-    /// for every request.
-    pub fn exclusion(&self) -> Option<Exclusion> {
-        self.inner.exclusion.get()
-    }
-}
-
-impl Inner {
-    pub(crate) fn exclusion_now(&self) -> Option<Exclusion> {
-        let me = self.config.node_id;
-        if let Some(reason) = self.dir.removal() {
-            return Some(Exclusion::Removed(reason));
-        }
-        if self.roster.status_of(me) == MembershipStatus::Removed {
-            return Some(Exclusion::Removed(removal_of(me)));
-        }
-        if self.leadership_now().leader.is_some() {
-            return None;
-        }
-        let refusals = self.links.context.me.refusals.other_history.lock();
-        let recent =
-            |id: &NodeId| refusals.get(id).filter(|(at, _)| clock::since(*at) < REFUSAL_AGE_MAX);
-        let voters: Vec<NodeId> = self.with_metrics(|m| m.membership_config.voter_ids().collect());
-        let by: Vec<NodeId> = voters.iter().copied().filter(|id| recent(id).is_some()).collect();
-        // A single such member may itself be the one with the old history.
-        if by.is_empty() || voters.len() - by.len() >= majority_of(voters.len()) {
-            return None;
-        }
-        let (_, first) = recent(&by[0])?;
-        Some(Exclusion::OtherHistory(format!(
-            "{} of {} voters refuse this node. Node {}: {first}. If the cluster was restored without this directory, \
-             stop this node, remove its number and add a node with a number that was never used",
-            by.len(),
-            voters.len(),
-            by[0],
-        )))
     }
 }
 

@@ -9,13 +9,23 @@ use crate::application::PeerHandler;
 use crate::codec::{Channel, ProposeRefusalDto, Request, Response};
 use crate::config::NodeId;
 use crate::error::CallError;
+use crate::inner::Inner;
+use crate::leadership::LeaderAt;
 use crate::network::link::LinkError;
-use crate::node::Inner;
-use crate::propose::{self, LeaderAt};
-use crate::{ReadLevel, Target, membership, read};
+use crate::read::ReadLevel;
+use crate::{membership, propose, read};
 
 /// Maximum time for a forwarded request, whatever time it requests.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// The receiver of a message of `RaftNode::call`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One node by its id.
+    Node(NodeId),
+    /// The present leader.
+    Leader,
+}
 
 /// Carries out a request that the member `from` forwarded, if this node leads.
 pub(crate) async fn answer(

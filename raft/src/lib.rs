@@ -12,10 +12,12 @@
 mod acknowledged;
 mod application;
 mod backup;
+mod belonging;
 mod clock;
 mod codec;
 mod config;
 mod consensus;
+mod consensus_core;
 mod error;
 mod exclusion;
 mod faults;
@@ -23,6 +25,7 @@ mod forward;
 mod freshness;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod inner;
 mod leadership;
 mod membership;
 mod network;
@@ -36,8 +39,11 @@ mod roster;
 mod runtime;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+mod state_age;
 mod status;
+mod status_report;
 mod storage;
+mod supervision;
 mod transfer;
 
 pub use application::{Application, CommittedEntry, PeerHandler, SnapshotEncoder};
@@ -45,24 +51,8 @@ pub use backup::BackupInfo;
 pub use config::{Config, EngineKind, Member, NodeId, PeerTls};
 pub use error::{AdminError, CallError, ProposeError, ReadError, StartError};
 pub use exclusion::Exclusion;
-pub use node::RaftNode;
+pub use forward::Target;
+pub use inner::RaftNode;
 pub use propose::{ProposeTime, Proposed};
+pub use read::ReadLevel;
 pub use status::{Counters, Leadership, MemberStatus, Role, Status};
-
-/// How fresh a read must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadLevel {
-    /// The leader's lease is sufficient. If it is too old, a quorum is asked.
-    Leader,
-    /// A quorum confirms the leader after the call began.
-    Strong,
-}
-
-/// The receiver of a message of [`RaftNode::call`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// One node by its id.
-    Node(NodeId),
-    /// The present leader.
-    Leader,
-}

@@ -14,13 +14,14 @@ use crate::codec::{AdminDto, AdminRefusalDto, Channel, Request, Response};
 use crate::config::{Member, NodeId};
 use crate::consensus;
 use crate::error::AdminError;
+use crate::inner::{Inner, RaftNode};
+use crate::leadership::LeaderAt;
+use crate::network::contacts::Introduction;
 use crate::network::link::LinkError;
-use crate::network::links::Introduction;
-use crate::node::{Inner, RaftNode};
-use crate::propose::LeaderAt;
+use crate::read::ReadLevel;
 use crate::roster::MembershipStatus;
 use crate::transfer::transfer_here;
-use crate::{ReadLevel, quorum, read};
+use crate::{quorum, read};
 
 /// Position of the founding members' entry in the log.
 const FOUNDING: u64 = 0;
@@ -345,13 +346,6 @@ async fn remove(
         return Err(AdminError::NotLeader { hint: inner.leadership_now().leader });
     }
     change(inner, ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
-}
-
-/// Number of entries that a member lacks, by the leader's comparison of the logs; `None` if the leader has
-/// none.
-pub(crate) fn lag(metrics: &consensus::Metrics, id: NodeId) -> Option<u64> {
-    let matched = metrics.replication.as_ref()?.get(&id)?.as_ref()?;
-    Some(metrics.last_log_index?.saturating_sub(matched.index))
 }
 
 pub(crate) async fn snapshot_here(inner: &Inner) -> Result<u64, AdminError> {

@@ -18,13 +18,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::application::{Application, PeerHandler};
 use crate::config::{Config, Member, NodeId};
-use crate::consensus::{Metrics, Raft};
+use crate::consensus_core::{Raft, core_config};
 use crate::error::{AdminError, CallError, ReadError, StartError};
 use crate::exclusion::{ExclusionCell, Refusals};
-use crate::freshness::Freshness;
+use crate::forward::Target;
+use crate::inner::{Inner, RaftNode};
+use crate::network::contacts::{Contacts, Introduction};
+use crate::network::context::Context;
 use crate::network::handshake::LocalIdentity;
 use crate::network::inbound::Inbound;
-use crate::network::links::{Contacts, Context, Introduction, Links};
+use crate::network::links::Links;
 use crate::network::listener::Listener;
 use crate::network::outbound::Outbound;
 use crate::network::tls::Transport;
@@ -35,52 +38,7 @@ use crate::storage::log_store::{LogStore, drop_contradicted};
 use crate::storage::node_dir::NodeDir;
 use crate::storage::snapshots::SnapshotStore;
 use crate::storage::state_machine::{self, SnapshotOrigin, StateMachine};
-use crate::{Target, clock, forward, freshness, leadership, storage};
-
-/// A handle to a running node. Clones share it. Dropping the last one stops the node abruptly, so call
-/// [`RaftNode::shutdown`] first.
-#[derive(Clone)]
-pub struct RaftNode {
-    pub(crate) inner: Arc<Inner>,
-}
-
-pub(crate) struct Inner {
-    pub(crate) config: Config,
-    pub(crate) raft: Raft,
-    pub(crate) links: Arc<Links>,
-    pub(crate) log: LogStore,
-    pub(crate) snapshots: Arc<SnapshotStore>,
-    pub(crate) health: Arc<DiskHealth>,
-    pub(crate) dir: Arc<NodeDir>,
-    pub(crate) applied: watch::Receiver<u64>,
-    pub(crate) freshness: Arc<Freshness>,
-    pub(crate) roster: Arc<Roster>,
-    pub(crate) exclusion: ExclusionCell,
-    /// Whether every other member was asked since there has been no known leader.
-    pub(crate) pinged: AtomicBool,
-    pub(crate) leadership: watch::Sender<Leadership>,
-    /// Since when this node has led without interruption, while it leads.
-    pub(crate) leads_since: Mutex<Option<std::time::Instant>>,
-    pub(crate) in_flight: Arc<Semaphore>,
-    pub(crate) accepting: AtomicBool,
-    pub(crate) stalled: AtomicBool,
-    pub(crate) counters: CounterCells,
-    pub(crate) stop: CancellationToken,
-    pub(crate) tasks: TaskTracker,
-    listen_addr: SocketAddr,
-    app_thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
-    runtime: Mutex<Option<tokio::runtime::Runtime>>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        // Dropping a runtime blocks, which is not allowed where this may run.
-        if let Some(runtime) = self.runtime.lock().take() {
-            runtime.shutdown_background();
-        }
-    }
-}
+use crate::{belonging, clock, forward, state_age, storage, supervision};
 
 /// What is opened on the disk before the consensus core starts.
 struct Opened {
@@ -299,10 +257,10 @@ async fn start_inside(
         refused: Mutex::default(),
     });
     inner.tasks.spawn(listener.run(tcp));
-    leadership::watch_exclusion(&inner);
-    inner.tasks.spawn(leadership::watch_over(Arc::downgrade(&inner), inner.stop.clone()));
-    inner.tasks.spawn(freshness::ask_leader(Arc::downgrade(&inner), inner.stop.clone()));
-    inner.tasks.spawn(leadership::look_for_members(Arc::downgrade(&inner), inner.stop.clone()));
+    belonging::watch_exclusion(&inner);
+    inner.tasks.spawn(supervision::watch_over(Arc::downgrade(&inner), inner.stop.clone()));
+    inner.tasks.spawn(state_age::ask_leader(Arc::downgrade(&inner), inner.stop.clone()));
+    inner.tasks.spawn(supervision::look_for_members(Arc::downgrade(&inner), inner.stop.clone()));
     Ok(RaftNode { inner })
 }
 
@@ -385,66 +343,4 @@ fn links(
         runtime: tokio::runtime::Handle::current(),
         contacts: Contacts::default(),
     })))
-}
-
-pub(crate) fn core_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
-    // A follower that receives a snapshot while the next one is made must find the entries between the two.
-    // Otherwise it would get one snapshot after the other. With a full disk, compaction must still be able to
-    // free space.
-    let keep = config.snapshot_every_entries.min(5_000);
-    let core = openraft::Config {
-        cluster_name: config.cluster_id.clone(),
-        heartbeat_interval: config.heartbeat_interval_ms,
-        election_timeout_min: config.election_timeout_min_ms,
-        election_timeout_max: config.election_timeout_max_ms,
-        install_snapshot_timeout: 60_000,
-        max_payload_entries: 1_024,
-        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(config.snapshot_every_entries),
-        replication_lag_threshold: 2 * config.snapshot_every_entries + keep,
-        max_in_snapshot_log_to_keep: keep,
-        purge_batch_size: keep.min(1_000),
-        api_channel_size: Some(8_192),
-        api_batch_capacity: 1_024,
-        enable_pre_vote: Some(true),
-        quorum_loss_probe_interval: Some((2 * config.election_timeout_max_ms).max(3_000)),
-        enable_leader_restore: Some(false),
-        // A conflict that was in flight while the follower caught up may arrive after its acknowledgement.
-        // The core would take that for a lost log. In debug builds it would panic; in release builds it would
-        // rely on an acknowledgement that is no longer true. With this setting it searches again for the end
-        // of the follower's log. Whether a node lost what it had acknowledged is checked when nodes connect
-        // (`acknowledged`).
-        allow_log_reversion: Some(true),
-        broadcast_submitted_on_append: Some(true),
-        backoff: "50ms 100ms 200ms ...500ms".to_owned(),
-        ..openraft::Config::default()
-    };
-    core.validate().map(Arc::new).map_err(|error| StartError::Consensus(error.to_string()))
-}
-
-impl Inner {
-    /// Reads the newest metrics of the core.
-    pub(crate) fn with_metrics<T>(&self, read: impl FnOnce(&Metrics) -> T) -> T {
-        use openraft::async_runtime::watch::WatchReceiver;
-        read(&self.raft.metrics().borrow_watched())
-    }
-
-    pub(crate) fn member_addr(&self, node: NodeId) -> Option<String> {
-        self.with_metrics(|metrics| {
-            metrics
-                .membership_config
-                .membership()
-                .get_node(&node)
-                .map(|member| member.peer_addr.clone())
-        })
-    }
-
-    pub(crate) fn other_voters(&self) -> usize {
-        self.with_metrics(|metrics| {
-            metrics.membership_config.voter_ids().filter(|id| *id != self.config.node_id).count()
-        })
-    }
-
-    pub(crate) fn is_accepting(&self) -> bool {
-        self.accepting.load(Ordering::Acquire)
-    }
 }

@@ -4,7 +4,7 @@
 //! is reported as unknown.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -14,12 +14,11 @@ use crate::codec::{Channel, ProposeRefusalDto, Request, Response};
 use crate::config::NodeId;
 use crate::consensus::Payload;
 use crate::error::ProposeError;
+use crate::inner::{Inner, RaftNode};
+use crate::leadership::LeaderAt;
 use crate::network::link::LinkError;
-use crate::node::{Inner, RaftNode};
 use crate::status::Leadership;
 
-/// Pause before the next search for a leader.
-const RETRY_PAUSE: Duration = Duration::from_millis(15);
 /// How long a replaced leader may still answer. One that transferred its leadership in an orderly way does
 /// answer.
 const LATE_ANSWER: Duration = Duration::from_millis(100);
@@ -85,23 +84,7 @@ impl RaftNode {
     }
 }
 
-/// Where the leader is.
-pub(crate) enum LeaderAt {
-    Here,
-    There(NodeId, String),
-    Unknown,
-}
-
 impl Inner {
-    pub(crate) fn leader_at(&self) -> LeaderAt {
-        if self.leads() {
-            return LeaderAt::Here;
-        }
-        let heard = self.heard_leader();
-        let reached = heard.and_then(|leader| Some((leader, self.member_addr(leader)?)));
-        reached.map_or(LeaderAt::Unknown, |(leader, addr)| LeaderAt::There(leader, addr))
-    }
-
     fn check_payload(&self, payload: &Bytes) -> Result<(), ProposeError> {
         if !self.is_accepting() {
             return Err(ProposeError::ShuttingDown);
@@ -155,13 +138,6 @@ impl Inner {
             }
             self.pause(begin_by).await;
         }
-    }
-
-    /// Waits a moment, or until leadership changes.
-    pub(crate) async fn pause(&self, deadline: Instant) {
-        let mut leadership = self.leadership.subscribe();
-        let left = deadline.saturating_duration_since(clock::now());
-        let _ = tokio::time::timeout(RETRY_PAUSE.min(left), leadership.changed()).await;
     }
 
     pub(crate) async fn propose_here(

@@ -11,11 +11,10 @@ use futures::future::join_all;
 use crate::clock;
 use crate::codec::{Channel, Request, Response};
 use crate::config::{Member, NodeId};
-use crate::consensus;
+use crate::consensus::{self, majority_of};
 use crate::error::AdminError;
-use crate::membership;
+use crate::inner::Inner;
 use crate::network::link::LinkError;
-use crate::node::Inner;
 
 /// Maximum number of entries that a learner may lack to become a voter.
 const PROMOTE_LAG_MAX: u64 = 1_000;
@@ -25,11 +24,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_000);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Pause before the members are asked again about an unknown node.
 const STRANGER_PAUSE: Duration = Duration::from_millis(300);
-
-/// The majority of `voters`.
-pub(crate) fn majority_of(voters: usize) -> usize {
-    voters / 2 + 1
-}
 
 /// Asks a member for the index that it has applied. The handshake has proven that it is this member, of this
 /// cluster and line of history.
@@ -58,7 +52,7 @@ pub(crate) async fn caught_up(
             Err(reason) => format!("the leader cannot connect to it: {reason}"),
             Ok(applied) => {
                 let (last, lag) = inner.with_metrics(|metrics| {
-                    (metrics.last_log_index.unwrap_or(0), membership::lag(metrics, id))
+                    (metrics.last_log_index.unwrap_or(0), consensus::lag(metrics, id))
                 });
                 match lag {
                     None => "it was reached, but has stored no entry yet".to_owned(),

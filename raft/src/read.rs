@@ -7,9 +7,18 @@ use openraft::LinearizerOption;
 
 use crate::codec::{Channel, Request, Response};
 use crate::error::ReadError;
-use crate::node::{Inner, RaftNode};
-use crate::propose::LeaderAt;
-use crate::{ReadLevel, clock, faults};
+use crate::inner::{Inner, RaftNode};
+use crate::leadership::LeaderAt;
+use crate::{clock, faults};
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadLevel {
+    /// The leader's lease is sufficient. If it is too old, a quorum is asked.
+    Leader,
+    /// A quorum confirms the leader after the call began.
+    Strong,
+}
 
 impl RaftNode {
     /// Takes an index at which a read is as fresh as `level` requires, on any node, and returns it once the

@@ -11,10 +11,9 @@ use openraft::ServerState;
 use openraft::raft::VoteRequest;
 
 use crate::config::NodeId;
-use crate::consensus::{TypeConfig, Vote};
+use crate::consensus::{self, TypeConfig, Vote};
 use crate::error::AdminError;
-use crate::membership;
-use crate::node::Inner;
+use crate::inner::Inner;
 
 /// How long a new leader may take to be connected. It is longer than the pause between two attempts.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(1_000);
@@ -27,7 +26,7 @@ pub(crate) fn best_successor(inner: &Inner) -> Option<NodeId> {
         let voters = metrics.membership_config.voter_ids().filter(|id| *id != inner.config.node_id);
         voters
             .filter(|id| inner.links.is_connected(*id))
-            .min_by_key(|id| membership::lag(metrics, *id).unwrap_or(u64::MAX))
+            .min_by_key(|id| consensus::lag(metrics, *id).unwrap_or(u64::MAX))
     })
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
-use super::links::Introduction;
+use super::contacts::Introduction;
 use super::tls;
 use super::wire::{FrameReader, PeerStream, put_frame};
 use crate::acknowledged::Acknowledged;

@@ -15,16 +15,17 @@ use openraft::raft::{
 };
 use openraft::storage::RaftStateMachine;
 
-use super::links::Context;
+use super::context::Context;
 use crate::application::PeerHandler;
 use crate::clock;
 use crate::codec::{
     AdminRefusalDto, AppendDto, ProposeRefusalDto, Request, Response, VoteDto, VoteRequestDto,
 };
 use crate::config::NodeId;
-use crate::consensus::{self, Raft, TypeConfig};
+use crate::consensus::{self, TypeConfig};
+use crate::consensus_core::Raft;
 use crate::exclusion::removal_of;
-use crate::node::Inner;
+use crate::inner::Inner;
 use crate::roster::MembershipStatus;
 use crate::storage::snapshots::{SnapshotFile, SnapshotStore};
 use crate::{forward, quorum};

@@ -15,8 +15,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::context::Context;
 use super::handshake::{self, HANDSHAKE_TIMEOUT, Reader, Writer};
-use super::links::Context;
 use super::wire::{put_encoded, put_frame};
 use crate::clock;
 use crate::codec::{self, Channel, Request, Response};

@@ -5,6 +5,8 @@
 //! requests with the consensus core or the application. The consensus core sends through [`outbound`].
 //! Nothing here decides about leadership or state.
 
+pub(crate) mod contacts;
+pub(crate) mod context;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 pub(crate) mod handshake;

@@ -16,10 +16,9 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::KnownFault;
-use super::machine::SimSnapshot;
 use super::world::{Shared, hash_of};
 use crate::codec::StoredEntry;
-use crate::consensus::{Entry, LogId, TypeConfig, Vote};
+use crate::consensus::{Entry, LogId, SnapshotMeta, TypeConfig, Vote};
 
 /// The content of a disk, synced or not.
 #[derive(Clone, Default)]
@@ -54,6 +53,13 @@ impl Image {
             }
         }
     }
+}
+
+/// A snapshot: what it covers, and its bytes.
+#[derive(Clone, Debug)]
+pub(super) struct SimSnapshot {
+    pub(super) meta: SnapshotMeta,
+    pub(super) bytes: Arc<Vec<u8>>,
 }
 
 /// A node's disk. It outlives the node's processes.

@@ -8,20 +8,13 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 
-use super::disk::{SharedDisk, entry_hash};
+use super::disk::{SharedDisk, SimSnapshot, entry_hash};
 use super::step::Step;
 use super::world::Shared;
 use super::{KnownFault, SimApplication};
 use crate::application::CommittedEntry;
 use crate::config::NodeId;
 use crate::consensus::{self, Entry, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
-
-/// A snapshot: what it covers, and its bytes.
-#[derive(Clone, Debug)]
-pub(super) struct SimSnapshot {
-    pub(super) meta: SnapshotMeta,
-    pub(super) bytes: Arc<Vec<u8>>,
-}
 
 /// How many entries are applied between two digests. A digest after every entry would take most of the run's
 /// time.

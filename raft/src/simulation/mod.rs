@@ -11,6 +11,7 @@ mod invariants;
 mod machine;
 mod network;
 mod node;
+mod running;
 mod step;
 mod trouble;
 mod virtual_clock;

@@ -19,8 +19,8 @@ use openraft::raft::{
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
 
-use super::machine::SimSnapshot;
-use super::node::Running;
+use super::disk::SimSnapshot;
+use super::running::Running;
 use super::step::Step;
 use super::virtual_clock;
 use super::world::{Shared, hash_of};

@@ -9,25 +9,12 @@ use openraft::async_runtime::watch::WatchReceiver;
 use super::disk::{SharedDisk, SimLog};
 use super::machine::SimMachine;
 use super::network::{SimNet, SimOutbound};
+use super::running::{Running, SimRaft};
 use super::step::Step;
 use super::virtual_clock;
 use super::{KnownFault, SimApplication};
 use crate::config::{Config, NodeId};
-use crate::consensus::TypeConfig;
 use crate::storage::log_store::drop_contradicted;
-
-pub(super) type SimRaft = openraft::Raft<TypeConfig, SimMachine>;
-
-/// A process.
-#[derive(Clone)]
-pub(super) struct Running {
-    pub(super) raft: SimRaft,
-    /// The number of the process on this node.
-    pub(super) process: u64,
-    /// Until this time the process grants no vote, because votes that it granted before a stop are not on its
-    /// disk.
-    pub(super) votes_from: tokio::time::Instant,
-}
 
 /// A node, running or not.
 pub(super) struct SimNode {
@@ -66,7 +53,8 @@ impl SimNode {
         fault: Option<KnownFault>,
     ) -> Result<(), String> {
         let config = self.config();
-        let core = crate::node::core_config(&config).map_err(|error| error.to_string())?;
+        let core =
+            crate::consensus_core::core_config(&config).map_err(|error| error.to_string())?;
         let mut core = openraft::Config::clone(&core);
         core.max_in_snapshot_log_to_keep = 15;
         let process = self.disk.lock().process();

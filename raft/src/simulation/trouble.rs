@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 
 use super::disk::entry_hash;
 use super::network::SimNet;
-use super::node::{NewApp, Running, SimNode};
+use super::node::{NewApp, SimNode};
+use super::running::Running;
 use super::step::Step;
 use super::virtual_clock;
 use super::world::{Violation, World, hash_of};

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::disk_health::DiskHealth;
 use super::log_mark::LogMarkFile;
+use super::log_memory::{Memory, Shared};
 use super::log_writer::{LogOp, LogWriter};
 use super::{LogEngine, MetaKey, damaged};
 use crate::codec::{self, StoredEntry, StoredLogId, StoredVote};
@@ -31,73 +32,6 @@ const QUEUE_KIB_MAX: usize = 256 * 1024;
 pub(crate) const APPEND_BYTES_MAX: usize = 1024 * 1024;
 /// Size of one read during the check at the start, in bytes.
 const SCAN_BYTES: usize = 4 * 1024 * 1024;
-
-struct Memory {
-    vote: Option<Vote>,
-    committed: Option<LogId>,
-    purged: Option<LogId>,
-    last: Option<LogId>,
-    /// The newest entries. They are consecutive and end at `last`.
-    tail: VecDeque<Entry>,
-    tail_bytes: usize,
-    synced_next: u64,
-    /// Grows with each truncation, so that a late completion does not count for rewritten entries.
-    epoch: u64,
-}
-
-impl Memory {
-    fn last_next(&self) -> u64 {
-        self.last.as_ref().map_or(0, |id| id.index + 1)
-    }
-
-    fn tail_first(&self) -> u64 {
-        self.last_next() - self.tail.len() as u64
-    }
-
-    fn push(&mut self, entry: Entry) {
-        self.tail_bytes += consensus::entry_weight(&entry);
-        self.last = Some(entry.log_id);
-        self.tail.push_back(entry);
-    }
-
-    fn pop_front(&mut self) {
-        if let Some(entry) = self.tail.pop_front() {
-            self.tail_bytes -= consensus::entry_weight(&entry);
-        }
-    }
-}
-
-/// What the core, the readers and the writer thread share.
-pub(crate) struct Shared {
-    engine: RwLock<Option<Arc<dyn LogEngine>>>,
-    memory: RwLock<Memory>,
-    tail_bytes_max: usize,
-}
-
-impl Shared {
-    pub(crate) fn mark_synced(&self, epoch: u64, index: u64) {
-        let mut memory = self.memory.write();
-        if memory.epoch != epoch {
-            return;
-        }
-        memory.synced_next = memory.synced_next.max(index + 1);
-        while memory.tail_bytes > self.tail_bytes_max
-            && !memory.tail.is_empty()
-            && memory.tail_first() < memory.synced_next
-        {
-            memory.pop_front();
-        }
-    }
-
-    /// Releases the engine, so that the directory can be opened again.
-    pub(crate) fn close(&self) {
-        self.engine.write().take();
-    }
-
-    fn engine(&self) -> io::Result<Arc<dyn LogEngine>> {
-        self.engine.read().clone().ok_or_else(|| io::Error::other("the log is closed"))
-    }
-}
 
 /// A handle to the log. Clones use the same log.
 #[derive(Clone)]

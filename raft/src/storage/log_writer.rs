@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::disk_health::DiskHealth;
 use super::log_mark::LogMarkFile;
-use super::log_store::Shared;
+use super::log_memory::Shared;
 use super::{LogEngine, MetaKey, Record};
 use crate::codec::{self, LogIdDto, StoredEntry, StoredLogId, StoredVote, VoteDto};
 use crate::consensus::{self, Entry, TypeConfig};

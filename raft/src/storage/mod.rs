@@ -13,6 +13,7 @@ pub(crate) mod disk_health;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 pub(crate) mod log_mark;
+pub(crate) mod log_memory;
 pub(crate) mod log_store;
 pub(crate) mod log_writer;
 pub(crate) mod node_dir;

@@ -1,0 +1,98 @@
+//! The parts of a running node, which the operations on it share.
+//!
+//! Each operation is in the module of its name and imports this module. This module imports none of them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, NodeId};
+use crate::consensus::Metrics;
+use crate::consensus_core::Raft;
+use crate::exclusion::ExclusionCell;
+use crate::freshness::Freshness;
+use crate::network::links::Links;
+use crate::roster::Roster;
+use crate::status::{CounterCells, Leadership};
+use crate::storage::disk_health::DiskHealth;
+use crate::storage::log_store::LogStore;
+use crate::storage::node_dir::NodeDir;
+use crate::storage::snapshots::SnapshotStore;
+
+/// A handle to a running node. Clones share it. Dropping the last one stops the node abruptly, so call
+/// [`RaftNode::shutdown`] first.
+#[derive(Clone)]
+pub struct RaftNode {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) raft: Raft,
+    pub(crate) links: Arc<Links>,
+    pub(crate) log: LogStore,
+    pub(crate) snapshots: Arc<SnapshotStore>,
+    pub(crate) health: Arc<DiskHealth>,
+    pub(crate) dir: Arc<NodeDir>,
+    pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) freshness: Arc<Freshness>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) exclusion: ExclusionCell,
+    /// Whether every other member was asked since there has been no known leader.
+    pub(crate) pinged: AtomicBool,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    /// Since when this node has led without interruption, while it leads.
+    pub(crate) leads_since: Mutex<Option<std::time::Instant>>,
+    pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) accepting: AtomicBool,
+    pub(crate) stalled: AtomicBool,
+    pub(crate) counters: CounterCells,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) listen_addr: SocketAddr,
+    pub(crate) app_thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
+    pub(crate) runtime: Mutex<Option<tokio::runtime::Runtime>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        // Dropping a runtime blocks, which is not allowed where this may run.
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Inner {
+    /// Reads the newest metrics of the core.
+    pub(crate) fn with_metrics<T>(&self, read: impl FnOnce(&Metrics) -> T) -> T {
+        use openraft::async_runtime::watch::WatchReceiver;
+        read(&self.raft.metrics().borrow_watched())
+    }
+
+    pub(crate) fn member_addr(&self, node: NodeId) -> Option<String> {
+        self.with_metrics(|metrics| {
+            metrics
+                .membership_config
+                .membership()
+                .get_node(&node)
+                .map(|member| member.peer_addr.clone())
+        })
+    }
+
+    pub(crate) fn other_voters(&self) -> usize {
+        self.with_metrics(|metrics| {
+            metrics.membership_config.voter_ids().filter(|id| *id != self.config.node_id).count()
+        })
+    }
+
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.accepting.load(Ordering::Acquire)
+    }
+}
