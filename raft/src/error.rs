@@ -73,16 +73,6 @@ pub enum ProposeError {
     ShuttingDown,
 }
 
-impl ProposeError {
-    /// Whether nothing was appended, so that any retry is safe.
-    pub fn is_safe_to_retry(&self) -> bool {
-        matches!(
-            self,
-            Self::NotLeader { .. } | Self::NoLeader | Self::Overloaded | Self::ShuttingDown
-        )
-    }
-}
-
 /// Why a read could not be served. A retry is always safe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {

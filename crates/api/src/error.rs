@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 
 use super::problem::{Problem, ProblemKind};
 use maxine_actors::WriteError;
-use maxine_state::Rejection;
+use maxine_store::{Retry, WriteOutcome};
 
 /// `Content-Type` of the compatible API's answers.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -16,21 +16,41 @@ pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charse
 /// set it themselves.
 pub const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// An error of the compatible API.
+/// Where the compatible API answers with another status than the native one, because existing clients know it.
+const OWN_STATUSES: [(ProblemKind, StatusCode); 1] =
+    [(ProblemKind::LimitExceeded, StatusCode::BAD_REQUEST)];
+
+/// An error of the compatible API. Its clients see the status, `message` and `Retry-After`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompatError {
     /// The status.
     pub status: StatusCode,
     /// The text of `message`.
     pub message: String,
+    /// Whether the request took effect.
+    pub outcome: WriteOutcome,
+    /// Whether sending the same request again can help.
+    pub retry: Retry,
     /// `Retry-After`, in seconds.
     pub retry_after_s: Option<u64>,
 }
 
 impl CompatError {
-    /// An error with a text.
+    /// An error with a text. Its outcome and retry are those of the status.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after_s: None }
+        let kind = ProblemKind::of_status(status);
+        let (outcome, retry) = (kind.outcome(), kind.retry());
+        Self { status, message: message.into(), outcome, retry, retry_after_s: None }
+    }
+
+    /// Sets when to retry, in seconds.
+    #[must_use]
+    pub fn with_retry_after_s(mut self, retry_after_s: Option<u64>) -> Self {
+        self.retry_after_s = retry_after_s;
+        if retry_after_s.is_some() && self.retry == Retry::AnotherNode {
+            self.retry = Retry::Later;
+        }
+        self
     }
 
     /// 400.
@@ -67,11 +87,9 @@ impl IntoResponse for CompatError {
 
 impl From<WriteError> for CompatError {
     fn from(error: WriteError) -> Self {
-        let status = match &error {
-            WriteError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            WriteError::Rejected { rejection, .. } => status_of(rejection),
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        };
+        let kind = ProblemKind::of_write(&error);
+        let own = OWN_STATUSES.iter().find(|(other, _)| *other == kind);
+        let status = own.map_or(kind.status(), |(_, status)| *status);
         // The cause is for the node's own log, not for clients.
         let message = match &error {
             WriteError::Storage(_) => {
@@ -83,22 +101,13 @@ impl From<WriteError> for CompatError {
             }
             _ => error.to_string(),
         };
-        Self { status, message, retry_after_s: error.retry_after_s() }
-    }
-}
-
-/// The status for a refusal.
-#[must_use]
-pub fn status_of(rejection: &Rejection) -> StatusCode {
-    match rejection {
-        Rejection::Limit(_) => StatusCode::BAD_REQUEST,
-        Rejection::NotFound { .. } => StatusCode::NOT_FOUND,
-        Rejection::Exists { .. } | Rejection::Managed(_) | Rejection::StateVersion { .. } => {
-            StatusCode::CONFLICT
+        Self {
+            status,
+            message,
+            outcome: error.outcome(),
+            retry: error.retry(),
+            retry_after_s: error.retry_after_s(),
         }
-        Rejection::RevisionMismatch { .. } => StatusCode::PRECONDITION_FAILED,
-        Rejection::RequestIdReused => StatusCode::UNPROCESSABLE_ENTITY,
-        Rejection::StaleFence { .. } | Rejection::FenceMissing => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -114,15 +123,8 @@ pub fn edge_error(path: &str, error: CompatError) -> Response<Body> {
     if !is_native(path) {
         return error.into_response();
     }
-    let kind = match error.status {
-        StatusCode::UNAUTHORIZED => ProblemKind::Unauthorized,
-        StatusCode::FORBIDDEN => ProblemKind::Forbidden,
-        StatusCode::NOT_FOUND => ProblemKind::NotFound,
-        StatusCode::METHOD_NOT_ALLOWED => ProblemKind::MethodNotAllowed,
-        StatusCode::TOO_MANY_REQUESTS => ProblemKind::TooManyRequests,
-        _ => ProblemKind::Unavailable,
-    };
-    let mut problem = Problem::new(kind, error.message);
+    let mut problem = Problem::new(ProblemKind::of_status(error.status), error.message);
+    problem.retry = error.retry;
     problem.retry_after_s = error.retry_after_s;
     problem.into_response()
 }
@@ -142,8 +144,72 @@ pub(super) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Respon
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use maxine_state::{Limit, LimitExceeded, ObjectKind, Rejection};
+
+    fn rejections() -> Vec<Rejection> {
+        let (kind, name) = (ObjectKind::Service, Box::<str>::from("orders"));
+        vec![
+            Rejection::Limit(LimitExceeded::new("weight", Limit::Range { min: 1, max: 9 }, 10)),
+            Rejection::NotFound { kind, name: name.clone() },
+            Rejection::Exists { kind, name: name.clone() },
+            Rejection::RevisionMismatch { expected: 1, actual: 2 },
+            Rejection::StaleFence { got: 1, current: 2 },
+            Rejection::FenceMissing,
+            Rejection::Managed(name),
+            Rejection::StateVersion { needs: 2, has: 1 },
+            Rejection::RequestIdReused,
+        ]
+    }
+
+    /// One of each kind.
+    pub(crate) fn write_errors() -> Vec<WriteError> {
+        let rejected = |rejection| WriteError::Rejected { rejection, index: 1 };
+        let mut errors = vec![
+            WriteError::Unavailable { retry_after_s: 2, reason: "no leader is known".into() },
+            WriteError::Overloaded { retry_after_s: 2 },
+            WriteError::AddressOverloaded { retry_after_s: 2 },
+            WriteError::OutcomeUnknown { retry_after_s: 2 },
+            WriteError::TooLarge { len: 2, max: 1 },
+            WriteError::Refused("x".into()),
+            WriteError::Storage("x".into()),
+        ];
+        errors.extend(rejections().into_iter().map(rejected));
+        errors
+    }
+
+    #[test]
+    fn both_apis_answer_a_failed_write_alike_except_where_clients_know_another_status() {
+        for error in write_errors() {
+            let problem = Problem::from(error.clone());
+            let compat = CompatError::from(error.clone());
+            let statuses = (problem.status().as_u16(), compat.status.as_u16());
+            let expected = match &error {
+                WriteError::Rejected { rejection, .. } => match rejection {
+                    Rejection::Limit(_) => (422, 400),
+                    Rejection::NotFound { .. } => (404, 404),
+                    Rejection::Exists { .. }
+                    | Rejection::Managed(_)
+                    | Rejection::StateVersion { .. } => (409, 409),
+                    Rejection::RevisionMismatch { .. } => (412, 412),
+                    Rejection::RequestIdReused => (422, 422),
+                    Rejection::StaleFence { .. } | Rejection::FenceMissing => (503, 503),
+                },
+                WriteError::TooLarge { .. } => (413, 413),
+                WriteError::Unavailable { .. }
+                | WriteError::Overloaded { .. }
+                | WriteError::AddressOverloaded { .. }
+                | WriteError::OutcomeUnknown { .. }
+                | WriteError::Refused(_)
+                | WriteError::Storage(_) => (503, 503),
+            };
+            assert_eq!(statuses, expected, "{error:?}");
+            assert_eq!(compat.outcome, problem.kind.outcome(), "{error:?}");
+            assert_eq!(compat.retry, problem.retry, "{error:?}");
+            assert_eq!(compat.retry_after_s, problem.retry_after_s, "{error:?}");
+        }
+    }
 
     #[test]
     fn a_client_does_not_learn_what_is_wrong_with_the_disk_or_the_cluster() {

@@ -64,7 +64,7 @@ impl From<NotListed> for CompatError {
                 (StatusCode::SERVICE_UNAVAILABLE, "too many lists are to be built before this one")
             }
         };
-        Self { retry_after_s: Some(1), ..Self::new(status, text) }
+        Self::new(status, text).with_retry_after_s(Some(1))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Errors for clients: `application/problem+json` (RFC 9457), with one stable `type` for each kind.
 //!
 //! Place in the flow: handlers of the native API return a [`Problem`]. Only this module maps the errors of the
-//! registry, the store and the state to its statuses (`error.rs` does so for the compatible API). A problem says
-//! whose fault it is and what to do, and never contains a
+//! registry, the store and the state to kinds and statuses, also for the compatible API (`error.rs` lists where
+//! that answers with another status). A problem says whose fault it is and what to do, and never contains a
 //! secret.
 
 use std::borrow::Cow;
@@ -233,16 +233,100 @@ impl ProblemKind {
         match self {
             // A handler that failed half way may have written something before.
             Self::OutcomeUnknown | Self::Internal => WriteOutcome::Unknown,
-            _ => WriteOutcome::NotDone,
+            Self::InvalidRequest
+            | Self::UnknownField
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::RequestTimeout
+            | Self::Conflict
+            | Self::Managed
+            | Self::Compacted
+            | Self::RevisionMismatch
+            | Self::PayloadTooLarge
+            | Self::UnsupportedMediaType
+            | Self::LimitExceeded
+            | Self::Incomplete
+            | Self::KeyReused
+            | Self::TooManyRequests
+            | Self::NotSupported
+            | Self::Unavailable => WriteOutcome::NotDone,
         }
     }
 
     /// Whether the same request can succeed without a change by somebody.
-    fn retry(self) -> Retry {
+    #[must_use]
+    pub fn retry(self) -> Retry {
         match self {
             Self::Unavailable => Retry::AnotherNode,
             Self::RequestTimeout | Self::TooManyRequests | Self::OutcomeUnknown => Retry::Later,
-            _ => Retry::Never,
+            Self::InvalidRequest
+            | Self::UnknownField
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::Conflict
+            | Self::Managed
+            | Self::Compacted
+            | Self::RevisionMismatch
+            | Self::PayloadTooLarge
+            | Self::UnsupportedMediaType
+            | Self::LimitExceeded
+            | Self::Incomplete
+            | Self::KeyReused
+            | Self::Internal
+            | Self::NotSupported => Retry::Never,
+        }
+    }
+
+    /// The kind of a rejection. Both APIs take their statuses from here.
+    #[must_use]
+    pub fn of_rejection(rejection: &Rejection) -> Self {
+        match rejection {
+            Rejection::Limit(_) => Self::LimitExceeded,
+            Rejection::NotFound { .. } => Self::NotFound,
+            Rejection::Exists { .. } | Rejection::StateVersion { .. } => Self::Conflict,
+            Rejection::RevisionMismatch { .. } => Self::RevisionMismatch,
+            Rejection::Managed(_) => Self::Managed,
+            Rejection::RequestIdReused => Self::KeyReused,
+            // The node that sent the command does not lead any more. Another one does, or will.
+            Rejection::StaleFence { .. } | Rejection::FenceMissing => Self::Unavailable,
+        }
+    }
+
+    /// The kind of a failed write. Both APIs take their statuses from here.
+    #[must_use]
+    pub fn of_write(error: &WriteError) -> Self {
+        match error {
+            WriteError::Rejected { rejection, .. } => Self::of_rejection(rejection),
+            WriteError::TooLarge { .. } => Self::PayloadTooLarge,
+            WriteError::Unavailable { .. }
+            | WriteError::Overloaded { .. }
+            | WriteError::AddressOverloaded { .. }
+            | WriteError::Refused(_) => Self::Unavailable,
+            WriteError::OutcomeUnknown { .. } | WriteError::Storage(_) => Self::OutcomeUnknown,
+        }
+    }
+
+    /// The kind of an error of which only the status is known.
+    #[must_use]
+    pub fn of_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::UNAUTHORIZED => Self::Unauthorized,
+            StatusCode::FORBIDDEN => Self::Forbidden,
+            StatusCode::NOT_FOUND => Self::NotFound,
+            StatusCode::METHOD_NOT_ALLOWED => Self::MethodNotAllowed,
+            StatusCode::REQUEST_TIMEOUT => Self::RequestTimeout,
+            StatusCode::CONFLICT => Self::Conflict,
+            StatusCode::PAYLOAD_TOO_LARGE => Self::PayloadTooLarge,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::UnsupportedMediaType,
+            StatusCode::TOO_MANY_REQUESTS => Self::TooManyRequests,
+            StatusCode::INTERNAL_SERVER_ERROR => Self::Internal,
+            StatusCode::NOT_IMPLEMENTED => Self::NotSupported,
+            status if status.is_client_error() => Self::InvalidRequest,
+            _ => Self::Unavailable,
         }
     }
 
@@ -472,59 +556,49 @@ impl From<LimitExceeded> for Problem {
 impl From<Rejection> for Problem {
     fn from(rejection: Rejection) -> Self {
         let detail = rejection.to_string();
-        let kind = match rejection {
+        let mut problem = Self::new(ProblemKind::of_rejection(&rejection), detail);
+        match rejection {
             Rejection::Limit(limit) => return limit.into(),
-            Rejection::NotFound { .. } => ProblemKind::NotFound,
-            Rejection::Exists { .. } => ProblemKind::Conflict,
             // This is the answer that `If-None-Match: *` asks for; nobody has changed anything.
             Rejection::RevisionMismatch { expected: 0, .. } => {
-                let mut problem = Self::new(ProblemKind::RevisionMismatch, detail);
                 problem.title = "It exists already";
                 problem.action = "Read it. To replace it, send its ETag as If-Match.";
-                return problem;
             }
-            Rejection::RevisionMismatch { .. } => ProblemKind::RevisionMismatch,
-            Rejection::Managed(_) => ProblemKind::Managed,
-            Rejection::RequestIdReused => {
-                return Self::new(ProblemKind::KeyReused, detail).with_field("Idempotency-Key");
-            }
+            Rejection::RequestIdReused => return problem.with_field("Idempotency-Key"),
             Rejection::StateVersion { .. } => {
-                let mut problem = Self::new(ProblemKind::Conflict, detail);
                 problem.action = "Upgrade every node, finish the upgrade (maxine cluster upgrade finish), and send the request again.";
-                return problem;
             }
-            // Clients do not send commands of the leader.
-            Rejection::StaleFence { .. } | Rejection::FenceMissing => ProblemKind::Internal,
-        };
-        Self::new(kind, detail)
+            Rejection::NotFound { .. }
+            | Rejection::Exists { .. }
+            | Rejection::RevisionMismatch { .. }
+            | Rejection::Managed(_)
+            | Rejection::StaleFence { .. }
+            | Rejection::FenceMissing => {}
+        }
+        problem
     }
 }
 
 impl From<WriteError> for Problem {
     fn from(error: WriteError) -> Self {
-        let retry_after_s = error.retry_after_s();
-        let (kind, detail) = match error {
+        let (kind, retry_after_s) = (ProblemKind::of_write(&error), error.retry_after_s());
+        let detail = match error {
             WriteError::Rejected { rejection, .. } => return rejection.into(),
-            WriteError::Unavailable { reason, .. } => (ProblemKind::Unavailable, reason),
-            WriteError::Overloaded { .. } => {
-                (ProblemKind::Unavailable, "too many writes are in flight".into())
-            }
+            WriteError::Unavailable { reason, .. } => reason,
+            WriteError::Overloaded { .. } => "too many writes are in flight".into(),
             WriteError::AddressOverloaded { .. } => {
-                (ProblemKind::Unavailable, "too many writes from your address are in flight".into())
+                "too many writes from your address are in flight".into()
             }
             WriteError::OutcomeUnknown { .. } => {
-                let detail = "there was no answer in time: the write may or may not take effect";
-                (ProblemKind::OutcomeUnknown, detail.into())
+                "there was no answer in time: the write may or may not take effect".into()
             }
-            WriteError::TooLarge { .. } => (ProblemKind::PayloadTooLarge, error.to_string()),
+            WriteError::TooLarge { .. } => error.to_string(),
             // The causes of these two are for the node's own log, not for clients.
             WriteError::Refused(_) => {
-                let detail = "the leader does not accept this kind of write from this node";
-                (ProblemKind::Unavailable, detail.into())
+                "the leader does not accept this kind of write from this node".into()
             }
             WriteError::Storage(_) => {
-                let detail = "this node's storage failed: the write may or may not take effect";
-                (ProblemKind::OutcomeUnknown, detail.into())
+                "this node's storage failed: the write may or may not take effect".into()
             }
         };
         let problem = Self::new(kind, detail);
@@ -537,7 +611,11 @@ impl From<WriteError> for Problem {
 
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
-        Self::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
+        let problem = Self::new(ProblemKind::Unavailable, error.to_string());
+        match error.retry() {
+            Retry::Later => problem.with_retry_after_s(1),
+            Retry::AnotherNode | Retry::Never => problem,
+        }
     }
 }
 
@@ -560,7 +638,7 @@ impl From<AdminError> for Problem {
             AdminError::OutcomeUnknown(_) => {
                 let mut problem = Self::new(ProblemKind::OutcomeUnknown, error.to_string());
                 problem.action = "Look at GET /api/v1/cluster/status before repeating it.";
-                problem.retry = Retry::Never;
+                problem.retry = error.retry();
                 problem.with_retry_after_s(5)
             }
         }
@@ -593,22 +671,29 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_says_of_a_failed_write_what_the_error_says() {
-        let key = || Rejection::RequestIdReused;
-        for error in [
-            WriteError::Unavailable { retry_after_s: 2, reason: "no leader is known".into() },
-            WriteError::Overloaded { retry_after_s: 2 },
-            WriteError::AddressOverloaded { retry_after_s: 2 },
-            WriteError::OutcomeUnknown { retry_after_s: 2 },
-            WriteError::TooLarge { len: 2, max: 1 },
-            WriteError::Refused("x".into()),
-            WriteError::Rejected { rejection: key(), index: 1 },
-            WriteError::Storage("x".into()),
-        ] {
+    fn a_problem_says_what_the_error_says() {
+        for error in crate::error::tests::write_errors() {
             let problem = Problem::from(error.clone());
+            assert_eq!(problem.kind, ProblemKind::of_write(&error), "{error:?}");
             assert_eq!(problem.kind.outcome(), error.outcome(), "{error:?}");
             assert_eq!(problem.retry, error.retry(), "{error:?}");
             assert_eq!(problem.retry_after_s, error.retry_after_s(), "{error:?}");
+        }
+        for error in [ReadError::NoLeader, ReadError::Behind, ReadError::ShuttingDown] {
+            let problem = Problem::from(error.clone());
+            assert_eq!(problem.kind.outcome(), WriteOutcome::NotDone, "{error:?}");
+            assert_eq!(problem.retry, error.retry(), "{error:?}");
+        }
+        let admin_errors: [fn(String) -> AdminError; 4] = [
+            AdminError::Invalid,
+            AdminError::NotFound,
+            AdminError::Unavailable,
+            AdminError::OutcomeUnknown,
+        ];
+        for error in admin_errors.map(|error| error("x".into())) {
+            let problem = Problem::from(error.clone());
+            assert_eq!(problem.kind.outcome(), error.outcome(), "{error:?}");
+            assert_eq!(problem.retry, error.retry(), "{error:?}");
         }
         let json = |problem: Problem| serde_json::to_value(&problem).unwrap();
         let refused = json(WriteError::Refused("x".into()).into());

@@ -359,7 +359,7 @@ impl CredentialCheck {
         self.0.refused.notify_one();
         let text = "too many connections are open; requests with a credential are still taken; retry in 1 s";
         let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);
-        let mut refusal = CompatError { retry_after_s: Some(1), ..refusal }.into_response();
+        let mut refusal = refusal.with_retry_after_s(Some(1)).into_response();
         refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         Some(refusal)
     }
@@ -430,7 +430,7 @@ impl ConnectionContext {
         taken.map(Some).map_err(|why| {
             let text = format!("too many requests are being answered: {why}");
             let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);
-            Box::new(CompatError { retry_after_s: Some(1), ..refusal }.into_response())
+            Box::new(refusal.with_retry_after_s(Some(1)).into_response())
         })
     }
 }

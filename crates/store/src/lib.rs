@@ -117,7 +117,13 @@ impl ProposeError {
     pub fn outcome(&self) -> WriteOutcome {
         match self {
             Self::OutcomeUnknown | Self::Storage(_) => WriteOutcome::Unknown,
-            _ => WriteOutcome::NotDone,
+            Self::NoLeader
+            | Self::NotLeader { .. }
+            | Self::NotBegun
+            | Self::Overloaded
+            | Self::TooLarge { .. }
+            | Self::Refused(_)
+            | Self::ShuttingDown => WriteOutcome::NotDone,
         }
     }
 
@@ -148,6 +154,17 @@ pub enum ReadError {
     /// The node is stopping.
     #[error("the node is stopping")]
     ShuttingDown,
+}
+
+impl ReadError {
+    /// Whether a retry can help. A read changes nothing, so it is always safe.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NoLeader | Self::Behind => Retry::Later,
+            Self::ShuttingDown => Retry::AnotherNode,
+        }
+    }
 }
 
 /// Why a store could not be opened.
@@ -444,6 +461,27 @@ pub enum AdminError {
     /// The outcome is unknown.
     #[error("{0}")]
     OutcomeUnknown(String),
+}
+
+impl AdminError {
+    /// Whether the operation took effect.
+    #[must_use]
+    pub fn outcome(&self) -> WriteOutcome {
+        match self {
+            Self::OutcomeUnknown(_) => WriteOutcome::Unknown,
+            Self::Invalid(_) | Self::NotFound(_) | Self::Unavailable(_) => WriteOutcome::NotDone,
+        }
+    }
+
+    /// Whether a retry can help. An operation whose outcome is unknown has no request id, so it must not be repeated
+    /// before the status of the cluster was read.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Unavailable(_) => Retry::Later,
+            Self::Invalid(_) | Self::NotFound(_) | Self::OutcomeUnknown(_) => Retry::Never,
+        }
+    }
 }
 
 /// Membership and backups.

@@ -65,7 +65,12 @@ impl WriteError {
     pub fn outcome(&self) -> WriteOutcome {
         match self {
             Self::OutcomeUnknown { .. } | Self::Storage(_) => WriteOutcome::Unknown,
-            _ => WriteOutcome::NotDone,
+            Self::Unavailable { .. }
+            | Self::Overloaded { .. }
+            | Self::AddressOverloaded { .. }
+            | Self::TooLarge { .. }
+            | Self::Refused(_)
+            | Self::Rejected { .. } => WriteOutcome::NotDone,
         }
     }
 
@@ -74,8 +79,23 @@ impl WriteError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Refused(_) => Retry::AnotherNode,
-            Self::TooLarge { .. } | Self::Rejected { .. } => Retry::Never,
-            _ => Retry::Later,
+            Self::TooLarge { .. } => Retry::Never,
+            Self::Rejected { rejection, .. } => match rejection {
+                // The node that sent the command does not lead any more.
+                Rejection::StaleFence { .. } | Rejection::FenceMissing => Retry::AnotherNode,
+                Rejection::Limit(_)
+                | Rejection::NotFound { .. }
+                | Rejection::Exists { .. }
+                | Rejection::RevisionMismatch { .. }
+                | Rejection::Managed(_)
+                | Rejection::StateVersion { .. }
+                | Rejection::RequestIdReused => Retry::Never,
+            },
+            Self::Unavailable { .. }
+            | Self::Overloaded { .. }
+            | Self::AddressOverloaded { .. }
+            | Self::OutcomeUnknown { .. }
+            | Self::Storage(_) => Retry::Later,
         }
     }
 

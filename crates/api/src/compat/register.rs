@@ -25,7 +25,7 @@ pub(super) async fn register(
     registrants::admit(&state, &caller, &context.client, &key.instance(asked.id.clone())).map_err(
         |refused| {
             let refusal = CompatError::new(StatusCode::TOO_MANY_REQUESTS, refused.to_string());
-            CompatError { retry_after_s: Some(registrants::RETRY_AFTER_S), ..refusal }
+            refusal.with_retry_after_s(Some(registrants::RETRY_AFTER_S))
         },
     )?;
     let item = (key.clone(), asked.clone());

@@ -90,7 +90,7 @@ impl From<SigninError> for CompatError {
             | SigninError::NoState
             | SigninError::Stale { .. } => (StatusCode::SERVICE_UNAVAILABLE, Some(1)),
         };
-        Self { status, message: error.to_string(), retry_after_s }
+        Self::new(status, error.to_string()).with_retry_after_s(retry_after_s)
     }
 }
 

@@ -65,7 +65,7 @@ impl Shared {
         {
             let error = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, reason);
             let retry_after_s = self.state.store().exclusion().is_none().then_some(1);
-            return Err(Box::new(edge_error(path, CompatError { retry_after_s, ..error })));
+            return Err(Box::new(edge_error(path, error.with_retry_after_s(retry_after_s))));
         }
         if decision == Decision::OtherMethod {
             let mut refusal = edge_error(path, no_such_method(path));
@@ -121,14 +121,16 @@ fn refusal(path: &str, error: AuthError) -> Response<Body> {
     let retry_after_s = matches!(error, AuthError::Stale { .. } | AuthError::NoState).then_some(5);
     if !is_native(path) {
         let text = error.to_string();
-        return CompatError { retry_after_s, ..CompatError::new(error.status(), text) }
+        return CompatError::new(error.status(), text)
+            .with_retry_after_s(retry_after_s)
             .into_response();
     }
     let status = match error {
         AuthError::Invalid => StatusCode::UNAUTHORIZED,
         other => other.status(),
     };
-    edge_error(path, CompatError { retry_after_s, ..CompatError::new(status, error.explanation()) })
+    let refusal = CompatError::new(status, error.explanation());
+    edge_error(path, refusal.with_retry_after_s(retry_after_s))
 }
 
 /// The compatible API has no 405; the native API does.
