@@ -7,12 +7,14 @@ use std::collections::BTreeSet;
 
 use futures::future::join_all;
 use reqwest::{Method, Url};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client, ConnectArgs, Request, shapes};
 use super::exit::CliError;
 use super::journal::cell;
 use super::output::{Output, timestamp};
+use maxine_telemetry::AlertState;
 
 /// Alerts of two nodes on one object that began within this time are one, in milliseconds.
 const SAME_WITHIN_MS: u64 = 60_000;
@@ -231,13 +233,18 @@ async fn gather(nodes: &[Node]) -> Result<(Vec<(&Node, Value)>, Vec<Silent>), Cl
     answered(gathered, silent)
 }
 
+/// The state of an alert; `None` for one that this program does not know.
+fn state(item: &Value) -> Option<AlertState> {
+    AlertState::deserialize(&item["state"]).ok()
+}
+
 fn begun_ms(item: &Value) -> u64 {
     item["time_ms"].as_u64().unwrap_or(0)
 }
 
 /// Whether two nodes report the same: one condition of one object, at about the same time.
 fn is_same(a: &Value, b: &Value) -> bool {
-    a["state"] != "event"
+    state(a) != Some(AlertState::Event)
         && ["type", "object", "state"].iter().all(|field| a[field] == b[field])
         && a["node"] != b["node"]
         && begun_ms(a).abs_diff(begun_ms(b)) < SAME_WITHIN_MS
@@ -247,7 +254,9 @@ async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
     let (items, silent) = gather(nodes).await?;
     let mut items: Vec<Value> = items.into_iter().map(|(_, item)| item).collect();
     // What holds now comes first, then the newest.
-    items.sort_by_key(|item| (item["state"] != "active", std::cmp::Reverse(begun_ms(item))));
+    items.sort_by_key(|item| {
+        (state(item) != Some(AlertState::Active), std::cmp::Reverse(begun_ms(item)))
+    });
     if out.is_json() {
         items.iter().try_for_each(|item| out.json(item))?;
         return show_silent(&silent, out);

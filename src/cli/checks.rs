@@ -1,5 +1,6 @@
 //! `maxine checks`: the checks of an instance, and reports of those that its owner makes.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
@@ -8,6 +9,7 @@ use super::client::{ConnectArgs, FreshArgs, Request};
 use super::exit::CliError;
 use super::instances::InstanceArg;
 use super::output::{Output, or_dash, timestamp};
+use maxine_state::CheckStatus;
 
 /// Arguments of `maxine checks`.
 #[derive(Debug, clap::Args)]
@@ -41,11 +43,19 @@ struct ReportArgs {
     /// Id of the check
     check: String,
     /// The status: with warning the instance gets traffic, with critical it gets none
-    #[arg(value_parser = ["passing", "warning", "critical", "unknown"])]
-    status: String,
+    #[arg(value_parser = status_parser())]
+    status: CheckStatus,
     /// What was found, up to 4096 bytes
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     note: String,
+}
+
+fn status_parser() -> impl TypedValueParser<Value = CheckStatus> {
+    let names = CheckStatus::ALL.map(CheckStatus::as_str);
+    PossibleValuesParser::new(names).try_map(|name| {
+        let named = CheckStatus::ALL.into_iter().find(|status| status.as_str() == name);
+        named.ok_or("no such status")
+    })
 }
 
 impl ChecksArgs {
@@ -62,7 +72,7 @@ pub(super) struct Check {
     id: String,
     kind: String,
     ttl_ms: Option<u64>,
-    status: String,
+    status: CheckStatus,
     output: String,
     since_ms: Option<u64>,
 }
@@ -73,7 +83,7 @@ pub(super) fn table(checks: Vec<Check>, out: &mut Output) -> Result<(), CliError
         vec![
             check.id,
             check.kind,
-            check.status,
+            check.status.as_str().to_owned(),
             or_dash(check.since_ms.map(timestamp)),
             or_dash(check.ttl_ms.map(|ttl_ms| ttl_ms.to_string())),
             check.output,
@@ -122,5 +132,5 @@ async fn report(
     let body = json!({"status": args.status, "output": args.note});
     // A repeated report changes nothing, so it needs no key.
     let answer = connect.client()?.send(&Request::once(Method::PUT, &path).json(body)).await?;
-    out.done(&answer.body, format!("check {} is {}", args.check, args.status))
+    out.done(&answer.body, format!("check {} is {}", args.check, args.status.as_str()))
 }

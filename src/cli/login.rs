@@ -79,8 +79,7 @@ pub async fn login(args: LoginArgs, out: &mut Output) -> Result<(), CliError> {
     let answer = match client.send(&Request::once(Method::POST, &["session"]).json(body)).await {
         Err(CliError::Problem(problem)) if problem.status == 401 => {
             return Err(CliError::Problem(Box::new(super::client::Problem {
-                // Not the advice to sign in, which is what just failed.
-                kind: "/problems/sign-in".into(),
+                is_of_sign_in: true,
                 action: "check both; upper and lower case matter".into(),
                 detail: format!("the name {} or the password is wrong", args.user),
                 ..*problem

@@ -4,6 +4,7 @@ use super::client::{ConnectArgs, FreshArgs, Request, shapes};
 use super::exit::CliError;
 use super::instances::ServiceArg;
 use super::output::{Output, or_dash};
+use maxine_state::{Liveness, Readiness};
 
 /// Most services that a list shows by default.
 const LIST_MAX: u32 = 1_000;
@@ -213,8 +214,8 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
 }
 
 fn instance_row(instance: shapes::Instance) -> Vec<String> {
-    let evicted = instance.health.liveness == "evicted";
-    let bad = evicted || instance.health.readiness == "not_ready";
+    let evicted = instance.health.liveness == Liveness::Evicted;
+    let bad = evicted || instance.health.readiness == Readiness::NotReady;
     let (state, why) = match (&instance.drain, instance.routable) {
         (Some(drain), _) => ("draining", drained_by(drain)),
         (None, true) if bad => {

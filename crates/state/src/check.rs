@@ -43,6 +43,22 @@ pub enum CheckStatus {
 
 first_version!(CheckStatus { Unknown, Passing, Warning, Critical });
 
+impl CheckStatus {
+    /// All statuses, as they are offered to people: from the best to the worst, then the unknown one.
+    pub const ALL: [Self; 4] = [Self::Passing, Self::Warning, Self::Critical, Self::Unknown];
+
+    /// Its name in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
 /// A check as the owner of the instance registered it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {

@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::alert_kind::{AlertForm, AlertKind, Scope, Severity};
@@ -25,7 +25,7 @@ const RETRY_MS: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 60_000;
 
 /// The state of an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AlertState {
     /// An event; it has no end.

@@ -10,9 +10,6 @@ use maxine_store::{Retry, WriteOutcome};
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Problem {
-    /// Which kind, such as `/problems/not-found`.
-    #[serde(rename = "type")]
-    pub kind: String,
     /// The kind in words.
     pub title: String,
     /// The HTTP status.
@@ -30,6 +27,9 @@ pub struct Problem {
     /// The body as it came.
     #[serde(skip)]
     pub raw: Value,
+    /// Whether it answers a sign-in, so that the advice to sign in does not help.
+    #[serde(skip)]
+    pub is_of_sign_in: bool,
     /// Whether a web page came: no Maxine node sends one to this client.
     #[serde(skip)]
     pub is_web_page: bool,
@@ -98,7 +98,7 @@ impl Problem {
     #[must_use]
     pub fn advice(&self) -> Option<String> {
         match self.status {
-            401 if self.kind != "/problems/sign-in" => Some(
+            401 if !self.is_of_sign_in => Some(
                 "sign in with 'maxine login --user NAME', or give a token with MAXINE_TOKEN or --token-file".into(),
             ),
             412 => Some("somebody else has changed it in the meantime: read it again, then repeat the change".into()),
@@ -145,6 +145,15 @@ mod tests {
         let elsewhere = json!({"outcome": "not_done", "retry": "another_node", "status": 503});
         let elsewhere = Problem::read(503, elsewhere, None);
         assert_eq!((elsewhere.exit_code(), elsewhere.is_passing()), (4, true));
+    }
+
+    #[test]
+    fn a_failed_sign_in_is_not_answered_with_the_advice_to_sign_in() {
+        let body = json!({"type": "/problems/unauthorized", "action": "check both"});
+        let problem = Problem::read(401, body, None);
+        assert!(problem.advice().unwrap().contains("maxine login"));
+        let problem = Problem { is_of_sign_in: true, ..problem };
+        assert_eq!(problem.advice().unwrap(), "check both");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use maxine_state::{Liveness, Readiness};
 use maxine_store::NodeRole;
 
 /// One page of a list.
@@ -81,8 +82,8 @@ pub struct Instance {
 #[serde(default)]
 #[allow(missing_docs, reason = "the API's own names; the reference describes them")]
 pub struct Health {
-    pub readiness: String,
-    pub liveness: String,
+    pub readiness: Readiness,
+    pub liveness: Liveness,
     pub reason: String,
 }
 
