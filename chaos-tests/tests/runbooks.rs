@@ -80,7 +80,7 @@ async fn every_runbook_says_what_is_seen_done_and_lost_in_names_that_exist() {
             "- Metric: ",
             "- Alert: ",
             "- Dashboard: ",
-            "**Maxine does by itself**",
+            "**Maxine does automatically**",
         ];
         for part in parts.into_iter().chain(["**Do**", "**Can be lost**"]) {
             assert!(text.contains(part), "{} has no {part:?}", page.display());

@@ -122,7 +122,7 @@ kinds! {
     WritesRefused = "node.writes_refused": Condition, Critical, Node, "quorum-lost";
     /// This node was stalled: its process did not run for a while.
     NodeStalled = "node.stalled": Event, Warning, Node, "disk-full";
-    /// Too many instances became silent at once, so expiry is suspended.
+    /// Too many instances became silent at the same time, so expiry is suspended.
     ExpirySuspended = "registry.expiry_suspended": Condition, Critical, Cluster, "partition";
     /// A service is in panic mode: so many instances are unhealthy that all get traffic. The object is the
     /// service.

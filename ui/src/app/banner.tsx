@@ -71,7 +71,7 @@ export function Banner() {
   if (data?.expiry?.suspended) {
     return (
       <Bar tone="warn">
-        <strong>Expiry is suspended.</strong> A large share of all instances became silent at once. No instance is removed until
+        <strong>Expiry is suspended.</strong> A large share of all instances became silent at the same time. No instance is removed until
         they send heartbeats again or an operator confirms that they are gone, under <Link to="/cluster">Cluster</Link>.
       </Bar>
     );

@@ -29,7 +29,7 @@ impl Default for ExpiryStatus {
 }
 
 impl ExpiryStatus {
-    /// Whether expiry is suspended because too many instances became silent at once.
+    /// Whether expiry is suspended because too many instances became silent at the same time.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         self.suspended.load(Ordering::SeqCst)

@@ -18,7 +18,7 @@ pub enum Due {
     /// These leases may be expired once leadership is confirmed. Each has the `registered_index` with which
     /// it was opened.
     Expire(Vec<(Leased, u64)>),
-    /// So large a share of the fleet became silent at once that nothing is expired.
+    /// Too large a share of the instances became silent at the same time, so nothing is expired.
     Suspended {
         /// The number of silent leases.
         silent: usize,

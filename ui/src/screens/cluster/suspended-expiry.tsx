@@ -1,4 +1,4 @@
-/** Suspended expiry: too many instances became silent at once, and an operator can confirm that they are gone. */
+/** Suspended expiry: too many instances became silent at the same time, and an operator can confirm that they are gone. */
 import { useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { confirmExpiry } from '../../api/actions';
