@@ -4,6 +4,7 @@ use crate::support::Server;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+const INSTANCES: &str = "/services/default/orders/instances";
 const PATH: &str = "/services/default/orders/instances/a";
 
 async fn put(server: &Server, body: Value) -> (u16, Value) {
@@ -269,4 +270,33 @@ async fn a_wrong_check_or_report_is_refused_and_named() {
     assert_eq!(status, 400);
     let (status, _) = report(&server, json!({"status": "passing", "lease_epoch": 1})).await;
     assert_eq!(status, 404, "another registration");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_no_node_probes_shows_no_probe_among_its_checks() {
+    let server = Server::start().await;
+    let none = "its lease has not expired, and only the lease decides: it has no checks";
+    // A client of the compatible API registers a path. Without node-wide health checks nobody asks for it.
+    let heartbeat = json!({"kind": "heartbeat", "path": "/health"});
+    for (probe, list, from) in [
+        (Value::Null, json!([]), Value::Null),
+        (heartbeat, json!([]), Value::Null),
+        (json!({"kind": "http", "path": "/health"}), json!(["probe"]), json!("instance")),
+    ] {
+        let mut body = json!({"address": "http://127.0.0.1:9", "ttl_ms": 600_000});
+        if !probe.is_null() {
+            body["probe"] = probe.clone();
+        }
+        assert_eq!(put(&server, body).await.0, 200, "{probe}");
+        let ids = |checks: &Value| -> Value {
+            checks.as_array().unwrap().iter().map(|check| check["id"].clone()).collect()
+        };
+        let (_, shown) = server.json(server.open(Method::GET, PATH)).await;
+        assert_eq!(ids(&shown["checks"]), list, "{probe}");
+        let (_, all) = server.json(server.open(Method::GET, INSTANCES)).await;
+        assert_eq!(ids(&all["items"][0]["checks"]), list, "{probe}");
+        let health = server.get(&format!("{PATH}/health")).await;
+        assert_eq!((ids(&health["checks"]), &health["probe_from"]), (list, &from), "{probe}");
+        assert_eq!(health["why"] == none, from.is_null(), "{probe} {health}");
+    }
 }

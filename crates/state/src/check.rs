@@ -244,13 +244,15 @@ impl Instance {
         reported.filter_map(move |state| Some((state, ttl_ms(&state.id)?)))
     }
 
-    /// All checks, sorted by id. The probe is included if the owner registered one, or if there is a verdict on it.
+    /// All checks, sorted by id. The probe is included if the owner registered one that nodes make, or if there is a
+    /// verdict on it. What a policy or a node's settings ask for is not known here.
     pub fn checks(&self) -> impl Iterator<Item = CheckReading<'_>> {
-        self.checks_if(false)
+        let is_registered = self.registration.probe().is_some_and(ProbeSpec::is_made);
+        self.checks_if(is_registered || self.health().readiness != Readiness::Unknown)
     }
 
-    /// The same for an instance that `is_probed`, whoever asks for that: then the probe is among its checks from the
-    /// beginning.
+    /// All checks, sorted by id. The probe is included if nodes probe the instance (`is_probed`), or if a verdict on it
+    /// takes the instance out of traffic.
     pub fn checks_if(&self, is_probed: bool) -> impl Iterator<Item = CheckReading<'_>> {
         let registered = &self.registration.checks;
         let kind_of = |id: &str| {
@@ -260,7 +262,7 @@ impl Instance {
         let health = self.health();
         let probe_kind = kind_of(Check::PROBE);
         let health_index = self.known.as_ref().map_or(0, |known| known.health_index);
-        let has_probe = is_probed || probe_kind.is_some() || health_index > 0;
+        let has_probe = is_probed || !health.is_routable();
         let probe = has_probe.then(|| CheckReading {
             id: Check::PROBE,
             kind: probe_kind,

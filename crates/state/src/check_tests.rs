@@ -22,7 +22,7 @@ fn registration() -> Registration {
     let mut registration = Registration::new(Name::trusted("a"), address, 5_000);
     let checks = [ttl("queue", CheckStatus::Passing), ttl("disk", CheckStatus::Unknown)];
     registration.checks = checks.into();
-    registration.with_probe(ProbeSpec::default())
+    registration.with_probe(ProbeSpec { kind: ProbeKind::Tcp, ..ProbeSpec::default() })
 }
 
 impl World {

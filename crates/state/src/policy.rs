@@ -156,6 +156,12 @@ pub(super) fn redact(fields: &mut [(String, String)]) {
 }
 
 impl ProbeSpec {
+    /// Whether nodes make this probe. With the kind `heartbeat` there is none, and only the lease counts.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        self.kind != ProbeKind::Heartbeat
+    }
+
     /// The total length of its texts, in bytes.
     pub(super) fn texts_len(&self) -> usize {
         let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);

@@ -132,9 +132,12 @@ fn why(
     let verdict = match (health.liveness, health.readiness) {
         (Liveness::Evicted, _) => format!("evicted by its health checks: {reason}"),
         (Liveness::Alive, Readiness::NotReady) => format!("its health checks fail: {reason}"),
-        (Liveness::Alive, Readiness::Ready) => known.text(reason),
-        (Liveness::Alive, Readiness::Unknown) => {
+        (Liveness::Alive, Readiness::Ready) if !known.is_empty() => known.text(reason),
+        (Liveness::Alive, Readiness::Ready | Readiness::Unknown) => {
             let lives = match instance.registration.expiry {
+                Expiry::AfterSilence { .. } if known.is_empty() => {
+                    return "its lease has not expired, and only the lease decides: it has no checks".into();
+                }
                 Expiry::AfterSilence { .. } => "its lease has not expired",
                 Expiry::Never => "it is permanent",
             };

@@ -85,14 +85,19 @@ impl KnownChecks {
         }
         if parts.is_empty() { "it has no checks".into() } else { parts.join(", and ") }
     }
+
+    /// Whether there is no check at all, so that only the lease decides.
+    pub(super) fn is_empty(&self) -> bool {
+        self.checks.is_empty()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use maxine_state::{
-        Actor, Address, CheckKind, Command, ControlState, Name, ProbeSpec, Proposal, Registration,
-        RequestId, ServiceKey,
+        Actor, Address, CheckKind, Command, ControlState, Name, ProbeKind, ProbeSpec, Proposal,
+        Registration, RequestId, ServiceKey,
     };
 
     fn probe(at_ms: u64, ok: bool) -> ProbeObservation {
@@ -110,7 +115,8 @@ mod tests {
         };
         registration.checks = owned.iter().enumerate().map(check).collect();
         if probed {
-            registration = registration.with_probe(ProbeSpec::default());
+            let spec = ProbeSpec { kind: ProbeKind::Tcp, ..ProbeSpec::default() };
+            registration = registration.with_probe(spec);
         }
         let key = ServiceKey::new(Name::trusted("default"), Name::trusted("s"));
         let proposal = Proposal {

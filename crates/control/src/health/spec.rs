@@ -71,9 +71,8 @@ pub fn effective_probe(
 ) -> Option<EffectiveProbe> {
     let own = instance.registration.probe();
     let of_policy = policy.and_then(|policy| policy.probe.as_ref());
-    let asks = |spec: &&ProbeSpec| spec.kind != ProbeKind::Heartbeat;
     for (spec, from) in [(own, ProbeFrom::Instance), (of_policy, ProbeFrom::Policy)] {
-        if let Some(spec) = spec.filter(asks) {
+        if let Some(spec) = spec.filter(|spec| spec.is_made()) {
             return Some(EffectiveProbe { spec: spec.clone(), from });
         }
     }
