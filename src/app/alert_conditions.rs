@@ -541,8 +541,11 @@ fn disk_room(object: &str, free: u64, size: u64) -> Option<Notice> {
         () if below(DISK_WARN) => Severity::Warning,
         () => return None,
     };
-    let message =
-        format!("the disk is nearly full: {} MiB of {} MiB are free", free >> 20, size >> 20);
+    let message = format!(
+        "the disk is nearly full: {} of {} are free",
+        maxine_wording::size(free),
+        maxine_wording::size(size)
+    );
     let details = json!({"free_bytes": free, "size_bytes": size});
     let notice = Notice::new(AlertKind::DiskNearlyFull, object, message);
     Some(notice.severity(severity).details(details))

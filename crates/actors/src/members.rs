@@ -39,6 +39,7 @@ pub async fn status(store: &dyn ControlStore) -> Option<ClusterStatus> {
     let mut status = store.cluster()?.status();
     if status.role != NodeRole::Leader
         && status.leader.is_some()
+        && status.reachable_voters.is_some()
         && let Ok(heard) = peer::call(store, To::Leader, HeardMembers, CALL_TIMEOUT).await
     {
         status = filled(status, &heard);
@@ -88,22 +89,29 @@ mod tests {
             ClusterStatus::default().with_members(each.collect())
         };
         let alone = of(&[Some(true), None, Some(false)]);
-        assert_eq!((alone.majority, alone.reachable_voters, alone.failures_tolerated), (2, 1, 0));
+        assert_eq!(
+            (alone.majority, alone.reachable_voters, alone.failures_tolerated),
+            (2, Some(1), Some(0))
+        );
         assert!(alone.lacks_majority());
         let led = of(&[Some(true), Some(true), None]);
-        assert_eq!((led.reachable_voters, led.failures_tolerated), (2, 0));
+        assert_eq!((led.reachable_voters, led.failures_tolerated), (Some(2), Some(0)));
         assert!(!led.lacks_majority());
+        // A node that does not belong to the cluster any more knows no number, and so claims no lack either.
+        let excluded = of(&[Some(true), None, None]).without_counts();
+        assert_eq!((excluded.reachable_voters, excluded.failures_tolerated), (None, None));
+        assert!(!excluded.lacks_majority());
         // A voter that answers and acknowledges nothing does not count as a working one.
         let mute = MemberView { acknowledges: Some(false), ..member(3, Some(true)) };
         let members = vec![member(1, Some(true)), member(2, Some(true)), mute];
         let mute = ClusterStatus::default().with_members(members);
-        assert_eq!((mute.reachable_voters, mute.failures_tolerated), (2, 0));
+        assert_eq!((mute.reachable_voters, mute.failures_tolerated), (Some(2), Some(0)));
         // A follower that asks the leader counts the members that the leader hears.
         let filled = filled(led, &of(&[None, None, Some(true)]).members);
         assert_eq!(filled.members[2].reachable, Some(true));
-        assert_eq!(filled.failures_tolerated, 1);
+        assert_eq!(filled.failures_tolerated, Some(1));
         let dead = filled_with_dead();
-        assert_eq!((dead.members[2].reachable, dead.failures_tolerated), (Some(false), 0));
+        assert_eq!((dead.members[2].reachable, dead.failures_tolerated), (Some(false), Some(0)));
     }
 
     fn filled_with_dead() -> ClusterStatus {

@@ -419,10 +419,11 @@ pub struct ClusterStatus {
     /// How many voters must be reachable for writes to go on.
     pub majority: usize,
     /// How many voters are known to be reachable, by this node or by the leader, this node included. One that
-    /// acknowledges no log entry is not counted.
-    pub reachable_voters: usize,
-    /// How many more voters may fail before writes stop. A voter of which nothing is known counts as failed.
-    pub failures_tolerated: usize,
+    /// acknowledges no log entry is not counted. Null on a node that does not belong to the cluster any more.
+    pub reachable_voters: Option<usize>,
+    /// How many more voters may fail before writes stop. A voter of which nothing is known counts as failed. Null on a node
+    /// that does not belong to the cluster any more.
+    pub failures_tolerated: Option<usize>,
     /// The members.
     pub members: Vec<MemberView>,
 }
@@ -433,16 +434,25 @@ impl ClusterStatus {
     pub fn with_members(mut self, members: Vec<MemberView>) -> Self {
         let voters = members.iter().filter(|member| member.voter);
         self.majority = voters.clone().count() / 2 + 1;
-        self.reachable_voters = voters.filter(|member| member.works()).count();
-        self.failures_tolerated = self.reachable_voters.saturating_sub(self.majority);
+        let reachable = voters.filter(|member| member.works()).count();
+        self.reachable_voters = Some(reachable);
+        self.failures_tolerated = Some(reachable.saturating_sub(self.majority));
         self.members = members;
+        self
+    }
+
+    /// Leaves out how many voters can be reached. A node that does not belong to the cluster any more does not know it.
+    #[must_use]
+    pub fn without_counts(mut self) -> Self {
+        self.reachable_voters = None;
+        self.failures_tolerated = None;
         self
     }
 
     /// Whether too few voters are known to be reachable for writes.
     #[must_use]
     pub fn lacks_majority(&self) -> bool {
-        self.reachable_voters < self.majority
+        self.reachable_voters.is_some_and(|reachable| reachable < self.majority)
     }
 }
 

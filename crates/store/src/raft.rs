@@ -334,11 +334,12 @@ impl ClusterAdmin for RaftAdmin {
         };
         // A removed node receives nothing more from the cluster. It shows the members at the time of its
         // removal, without itself.
-        let is_removed = matches!(self.0.exclusion(), Some(raft::Exclusion::Removed(_)));
+        let exclusion = self.0.exclusion();
+        let is_removed = matches!(exclusion, Some(raft::Exclusion::Removed(_)));
         let role = if is_removed { NodeRole::Removed } else { role };
         let members = status.members.iter().filter(|m| !(is_removed && m.id == status.node_id));
         let members: Vec<MemberView> = members.map(each).collect();
-        ClusterStatus {
+        let shown = ClusterStatus {
             cluster_id: status.cluster_id.clone(),
             node_id: status.node_id,
             role,
@@ -354,7 +355,8 @@ impl ClusterAdmin for RaftAdmin {
             log_disk_bytes: status.log_disk_bytes,
             ..ClusterStatus::default()
         }
-        .with_members(members)
+        .with_members(members);
+        if exclusion.is_some() { shown.without_counts() } else { shown }
     }
 
     async fn add_learner(

@@ -208,6 +208,16 @@ pub fn count(number: impl std::fmt::Display, noun: &str) -> String {
     }
 }
 
+/// A size, rounded down: bytes below 1 KiB, KiB below 10 MiB, else MiB. So a size above zero is never shown as zero.
+#[must_use]
+pub fn size(len_bytes: u64) -> String {
+    match len_bytes {
+        0..0x400 => count(len_bytes, "byte"),
+        0x400..0xA0_0000 => format!("{} KiB", len_bytes >> 10),
+        _ => format!("{} MiB", len_bytes >> 20),
+    }
+}
+
 /// Whether a host, with or without a port, looks like an IPv6 address that lacks its brackets.
 #[must_use]
 pub fn lacks_brackets(host_and_port: &str) -> bool {
@@ -295,6 +305,13 @@ mod tests {
             complaint("", "limit: invalid digit found in string").text,
             "limit must be a whole number"
         );
+    }
+
+    #[test]
+    fn a_size_above_zero_is_never_shown_as_zero() {
+        let shown = [0, 1, 1_023, 1_024, 614_400, 10_485_759, 10_485_760, 25_165_824].map(size);
+        let expected = "0 bytes, 1 byte, 1023 bytes, 1 KiB, 600 KiB, 10239 KiB, 10 MiB, 24 MiB";
+        assert_eq!(shown.join(", "), expected);
     }
 
     #[test]

@@ -169,8 +169,8 @@ pub struct Raft {
     pub disk_stalled: bool,
     pub log_disk_bytes: u64,
     pub majority: u64,
-    pub reachable_voters: u64,
-    pub failures_tolerated: u64,
+    pub reachable_voters: Option<u64>,
+    pub failures_tolerated: Option<u64>,
     pub members: Vec<Member>,
 }
 

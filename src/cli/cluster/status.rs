@@ -21,6 +21,8 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         (Some(leader), false) => leader.clone(),
         (None, _) => "none known".into(),
     };
+    // Only Raft has elections with terms. Elsewhere the number is the fencing token of the leader's lease.
+    let term = if cluster.raft.is_some() { "term" } else { "fencing token" };
     let mut rows = vec![
         vec![
             "node".to_owned(),
@@ -28,7 +30,7 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         ],
         vec!["backend".into(), cluster.backend.clone()],
         vec!["state version".into(), state_version(cluster.state_version)],
-        vec!["leader".into(), format!("{leader}, term {}", cluster.leadership.term)],
+        vec!["leader".into(), format!("{leader}, {term} {}", cluster.leadership.term)],
         vec![
             "index".into(),
             match (cluster.index, cluster.staleness_ms) {
@@ -95,11 +97,11 @@ fn log_entries(raft: &shapes::Raft) -> String {
         None => format!("no entry {done}"),
     };
     format!(
-        "{}, {}, {}; {} KiB on disk{}",
+        "{}, {}, {}; {} on disk{}",
         upto("committed", raft.committed_index),
         upto("applied", raft.applied_index),
         raft.snapshot_index.map_or("no snapshot".into(), |last| format!("snapshot at {last}")),
-        raft.log_disk_bytes / 1_024,
+        maxine_wording::size(raft.log_disk_bytes),
         if raft.disk_stalled { ", DISK STALLED" } else { "" },
     )
 }
@@ -160,13 +162,15 @@ fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
     if voters == 0 {
         return "its members are not known: this node has no state yet".into();
     }
-    if raft.reachable_voters < raft.majority {
-        return format!(
-            "NO MAJORITY: {} of {voters} needed, {} reachable",
-            raft.majority, raft.reachable_voters
-        );
+    let (Some(reachable), Some(tolerated)) = (raft.reachable_voters, raft.failures_tolerated)
+    else {
+        return "this node does not belong to it any more; the members are the last that it knew"
+            .into();
+    };
+    if reachable < raft.majority {
+        return format!("NO MAJORITY: {} of {voters} needed, {reachable} reachable", raft.majority);
     }
-    match raft.failures_tolerated {
+    match tolerated {
         _ if !has_leader => "no leader yet".to_owned(),
         0 => "can lose no node".into(),
         n => format!("can lose {}", maxine_wording::count(n, "node")),
@@ -218,6 +222,12 @@ mod tests {
         assert_eq!(tolerance(true, &raft(1, 0)), "NO MAJORITY: 2 of 3 needed, 1 reachable");
         assert_eq!(tolerance(false, &raft(3, 1)), "no leader yet");
         assert_eq!(tolerance(true, &raft(2, 0)), "can lose no node");
+        let out = serde_json::json!({
+            "majority": 2, "reachable_voters": null, "failures_tolerated": null,
+            "members": [{"id": 1, "name": "n", "voter": true}],
+        });
+        let out = serde_json::from_value::<shapes::Raft>(out).unwrap();
+        assert!(tolerance(true, &out).starts_with("this node does not belong to it any more"));
         let none = serde_json::json!({"majority": 1, "reachable_voters": 0, "failures_tolerated": 0, "members": []});
         let none = serde_json::from_value::<shapes::Raft>(none).unwrap();
         assert!(tolerance(false, &none).starts_with("its members are not known"));

@@ -183,7 +183,7 @@ export interface RaftStatus {
   last_sync_us: number | null;
   disk_stalled: boolean;
   log_disk_bytes: number;
-  failures_tolerated: number;
+  failures_tolerated: number | null;
   members: Member[];
 }
 

@@ -107,17 +107,13 @@ fn page(html: String) -> Response<Body> {
 
 /// `GET /api/actuator/status`: the status of the process as a page without scripts.
 pub(super) async fn status(State(state): State<AppState>) -> Response<Body> {
-    const MIB: u64 = 1_024 * 1_024;
     let memory = memory();
     let uptime_s = state.telemetry().uptime_us() / 1_000_000;
     let metrics = state.telemetry().metrics();
     let rows = [
         ("Version", env!("CARGO_PKG_VERSION").to_owned()),
         ("Uptime", format!("{uptime_s} s")),
-        (
-            "Resident memory",
-            memory.resident.map_or_else(|| "unknown".into(), |len| format!("{} MiB", len / MIB)),
-        ),
+        ("Resident memory", memory.resident.map_or_else(|| "unknown".into(), maxine_wording::size)),
         ("Open connections", metrics.connections.get().to_string()),
         ("Requests answered", metrics.requests.get().to_string()),
         ("Look-ups answered", metrics.discoveries.get().to_string()),

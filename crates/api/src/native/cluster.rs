@@ -199,7 +199,7 @@ fn warnings(
         Some(staleness_ms) => {
             let age_s = staleness_ms / 1_000;
             warn(&format!(
-                "this node's state may be {age_s} s old: it lacks what was written since"
+                "this node's state may be {age_s} s old: it lacks what has been written since, if anything has"
             ));
         }
         None if !snapshot.has_state() => warn(NO_STATE),
@@ -231,9 +231,9 @@ fn warnings(
             warn(&format!(
                 "no majority: writes need {}, {} reachable",
                 maxine_wording::count(raft.majority, "voter"),
-                raft.reachable_voters
+                raft.reachable_voters.unwrap_or_default()
             ));
-        } else if raft.members.len() > 1 && raft.failures_tolerated == 0 {
+        } else if raft.members.len() > 1 && raft.failures_tolerated == Some(0) {
             warn("one more lost voter stops writes");
         }
     }
