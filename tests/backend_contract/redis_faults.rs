@@ -81,6 +81,32 @@ async fn redis_away_and_back() {
     stop(&nodes).await;
 }
 
+/// A broken connection, or a time limit that ended while the node was paused, says nothing of Redis. The node
+/// reports that Redis does not answer only after another attempt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_connection_to_a_redis_that_answers_is_no_outage() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    let logs: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
+    for round in 0..3 {
+        let killed_at = std::time::Instant::now();
+        let killed = server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        assert!(killed.contains(|digit: char| ('1'..='9').contains(&digit)), "{killed}");
+        for node in &nodes {
+            eventually("a new connection reads the log", async || {
+                let age = Duration::from_millis(node.store.staleness_ms()?);
+                (age < killed_at.elapsed()).then_some(())
+            })
+            .await;
+        }
+        nodes[round].register("orders", &format!("i{round}"), 80).await;
+        agree(&nodes).await;
+    }
+    let outage = |event: &StoreEvent| matches!(event, StoreEvent::Unreachable { .. });
+    assert!(!logs.iter().any(|log| log.any(outage)), "{:?}", logs[0].all());
+    stop(&nodes).await;
+}
+
 /// A node that starts while Redis is away comes to life when Redis does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_may_start_before_redis() {
@@ -257,14 +283,16 @@ async fn redis_answers_readonly() {
 /// `LOADING`: the server is up, but still reads its data.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_answers_loading() {
-    // Loading is slowed down by a delay per key, so that the state can be seen.
+    // A delay for each key keeps Redis loading until the test lifts the delay.
     let mut server = RedisServer::start_with(&[
         "--appendonly",
         "no",
         "--rdbcompression",
         "no",
         "--key-load-delay",
-        "10000",
+        "100000",
+        "--loading-process-events-interval-bytes",
+        "1024",
     ])
     .await;
     let nodes = three(&server).await;
@@ -291,6 +319,7 @@ async fn redis_answers_loading() {
     let refused = nodes[0].try_propose(register("orders", "b", 80)).await;
     assert_eq!(refused, Err(ProposeError::NoLeader));
     assert!(nodes[0].has("orders", "a"));
+    server.command(&["CONFIG", "SET", "key-load-delay", "0"]).await;
     nodes[1].register("orders", "b", 80).await;
     agree(&nodes).await;
     stop(&nodes).await;

@@ -109,7 +109,6 @@ impl Core {
     }
 
     fn note_unreachable(&self, reason: &str) {
-        self.caught_up.send_replace(false);
         let mut away = self.away_since_ms.lock();
         if away.is_none() {
             *away = Some(self.clock.monotonic_ms());

@@ -54,6 +54,8 @@ impl From<RebuildError> for End {
 impl Core {
     /// Follows the log until the node stops.
     pub(super) async fn run_tail(self: Arc<Self>) {
+        // The last complete read before the last failure.
+        let mut failed_after_ms = None;
         while !self.stop.is_cancelled() {
             let connected = tokio::select! {
                 () = self.stop.cancelled() => break,
@@ -70,9 +72,14 @@ impl Core {
                     break;
                 }
                 End::Redis(error) => {
-                    // A server that started later than this node may be of another kind than expected.
-                    let mismatch = super::topology::check(&self.config).await.err();
-                    self.note_unreachable(&mismatch.unwrap_or_else(|| error.to_string()));
+                    self.caught_up.send_replace(false);
+                    let complete_ms = self.complete_ms.load(Ordering::Acquire);
+                    let is_repeated = failed_after_ms.replace(complete_ms) == Some(complete_ms);
+                    // A node that was paused finds that its own time limits are over, although Redis answers.
+                    // So only an attempt that began after the first failure shows that Redis does not.
+                    if is_repeated {
+                        self.report_unreachable(&error).await;
+                    }
                     self.connector.backoff()
                 }
                 End::Damaged(text) => {
@@ -85,6 +92,12 @@ impl Core {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    async fn report_unreachable(&self, error: &RedisError) {
+        // A server that started later than this node may be of another kind than expected.
+        let mismatch = super::topology::check(&self.config).await.err();
+        self.note_unreachable(&mismatch.unwrap_or_else(|| error.to_string()));
     }
 
     async fn session(&self, link: &mut Link) -> End {
