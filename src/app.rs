@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** imported by the command line alone.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,7 @@ mod alert_conditions;
 mod alert_events;
 mod assemble;
 mod cluster_contact;
+mod data_dir;
 mod first_identities;
 mod health_sink;
 mod own_addresses;
@@ -60,6 +62,8 @@ pub struct Node {
     cancel: CancellationToken,
     tasks: TaskTracker,
     store_failed: watch::Receiver<Option<String>>,
+    /// Held until the node has stopped.
+    _data_dir_lock: Option<File>,
 }
 
 impl Node {
@@ -73,6 +77,7 @@ impl Node {
         maxine_identity::tls::install_crypto_provider();
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
+        let data_dir_lock = data_dir::lock(&config)?;
         let limits = settings::serve(&config)?;
         private::restrict_permissions(&config);
         let listen = config.http_listen();
@@ -152,7 +157,17 @@ impl Node {
         tasks.spawn(cancel.clone().run_until_cancelled_owned(pointer));
         tasks.spawn(assembled.serve(listener, limits, cancel.clone()));
         tracing::info!(http = %http_addr, backend = store.kind(), "the node serves");
-        Ok(Self { http_addr, raft, assembled, arbiter, cancel, tasks, store_failed })
+        let _data_dir_lock = data_dir_lock;
+        Ok(Self {
+            http_addr,
+            raft,
+            assembled,
+            arbiter,
+            cancel,
+            tasks,
+            store_failed,
+            _data_dir_lock,
+        })
     }
 
     /// The address that it serves HTTP on.

@@ -123,6 +123,7 @@ pub fn start_problems(config: &NodeConfig) -> Vec<String> {
         BackendKind::Redis => Ok(()),
     };
     found.extend(data.err());
+    found.extend(super::data_dir::check(config).err());
     found.extend(settings::serve(config).err().map(|error| format!("{error:#}")));
     found
 }
