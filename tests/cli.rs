@@ -413,7 +413,10 @@ fn the_cluster_is_shown_compared_backed_up_and_restored() {
     let unasked = dev.run(&restore);
     assert_eq!(code(&unasked), 2, "without a terminal it wants --yes: {}", text(&unasked.stderr));
     assert!(!Path::new(fresh).exists());
-    dev.json(&[&restore[..], &["--yes"]].concat());
+    let restored = dev.run(&[&restore[..], &["--yes"]].concat());
+    let told = text(&restored.stderr);
+    assert_eq!(code(&restored), 0, "{told}");
+    assert!(told.contains("does not accept the API tokens in the backup"), "{told}");
     let found = &dev.json(&["cluster", "inspect", fresh])[0];
     assert_eq!(
         (found["node_id"].as_u64(), found["members"].as_array().unwrap().len()),
@@ -587,6 +590,10 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
     // The node reports this itself, without a time to retry, because only another node can answer.
     let status = &dev.json(&["cluster", "status", "--server", &http(leader)])[0];
     assert_eq!(status["raft"]["role"], "removed", "{status}");
+    // It does not know who can be reached now.
+    for count in ["reachable_voters", "failures_tolerated"] {
+        assert_eq!(status["raft"][count], Value::Null, "{status}");
+    }
     let members = status["raft"]["members"].as_array().unwrap();
     assert!(members.iter().all(|member| member["id"] != leader), "{status}");
     let shown = dev.run(&["cluster", "status", "--server", &http(leader)]);
@@ -733,7 +740,9 @@ fn what_a_start_would_say(home: &Path) {
     let shared =
         ["--mode", "shared-file", "--port", "0", "--data-dir", &dir, "--state-file", &file];
     let shared = shared.map(str::to_owned).to_vec();
-    serving(&shared).stop();
+    let mut other = serving(&shared);
+    borrowed(&shared, "another process uses the data directory");
+    other.stop();
     std::fs::rename(home.join("shared"), home.join("away")).unwrap();
     borrowed(&shared, "is its storage mounted?");
     assert!(!home.join("shared").exists(), "an empty mount point must stay empty");

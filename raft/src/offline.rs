@@ -272,6 +272,11 @@ pub fn backup_body(backup_file: &Path) -> Result<impl Read + use<>, StartError> 
     Ok(SnapshotFile::open(backup_file).map_err(storage)?.body())
 }
 
+/// The name of the cluster that was backed up.
+pub fn backup_cluster(backup_file: &Path) -> Result<String, StartError> {
+    Ok(SnapshotFile::open(backup_file).map_err(storage)?.head.cluster_id)
+}
+
 fn write_snapshot(
     data_dir: &Path,
     backup: &SnapshotFile,

@@ -100,9 +100,10 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
             AlertKind::StoreEntriesSkipped,
             "the log has entries that cannot be read; every node skips them",
         ),
-        StoreEvent::ServerChanged { .. } => {
-            (AlertKind::StoreServerChanged, "the store is another server than before")
-        }
+        StoreEvent::ServerChanged { .. } => (
+            AlertKind::StoreServerChanged,
+            "the store was restarted, or another server took its place",
+        ),
         StoreEvent::WritesPutBack { .. } => {
             (AlertKind::StoreWritesPutBack, "the store lost writes; they were written again")
         }

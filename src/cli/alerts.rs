@@ -81,7 +81,9 @@ pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
             let until = answer["until_ms"].as_u64().map_or_else(|| "then".into(), timestamp);
             out.done(
                 &answer,
-                format!("alerts of type {kind} are not sent to the webhook until {until}"),
+                format!(
+                    "until {until}, alerts of type {kind} are listed and not sent to a webhook"
+                ),
             )?;
             show_unchanged(nodes.len(), &silent, out)
         }

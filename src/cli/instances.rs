@@ -350,7 +350,7 @@ pub async fn resolve(args: ResolveArgs, out: &mut Output) -> Result<(), CliError
     let request = args.fresh.of(request);
     let mut tally = Tally::default();
     let mut outcome = Ok(());
-    for _ in 0..args.count {
+    for turn in 0..args.count {
         let answer = match client.send(&request).await {
             Ok(answer) => answer,
             Err(error) => {
@@ -358,6 +358,9 @@ pub async fn resolve(args: ResolveArgs, out: &mut Output) -> Result<(), CliError
                 break;
             }
         };
+        if turn == 0 {
+            answer.tell_if_stale();
+        }
         let resolution: shapes::Resolution = answer.read()?;
         if args.count == 1 || args.verbose {
             out.done(&answer.body, &resolution.url)?;

@@ -157,7 +157,10 @@ pub async fn key(args: KeyArgs, out: &mut Output) -> Result<(), CliError> {
         KeyAction::Rotate(args) => {
             let what = match args.keep {
                 0 => "make a new signing key and end every session".to_owned(),
-                n => format!("make a new signing key and keep {n} older ones"),
+                n => format!(
+                    "make a new signing key and keep at most {}",
+                    maxine_wording::count(n, "older one")
+                ),
             };
             confirm(&what, args.yes)?;
             let request = Request::keyed(Method::POST, &["keys", "rotate"]);

@@ -36,6 +36,7 @@ struct Health {
     verdict: Verdict,
     #[serde(default)]
     checks: Vec<Check>,
+    probe_from: Option<String>,
     proxy: Option<ProxyStatus>,
     observations: Vec<Observation>,
 }
@@ -73,6 +74,7 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
     if out.is_json() {
         return out.json(&answer.body);
     }
+    answer.tell_if_stale();
     let health: Health = answer.read()?;
     let state = if health.routable { "gets traffic" } else { "gets no traffic" };
     out.line(format!("{} {state}: {}", health.id, health.why))?;
@@ -103,7 +105,10 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
     });
     let rows: Vec<Vec<String>> = rows.collect();
     if rows.is_empty() {
-        return out.line("this node has no probe result for it");
+        return out.line(match health.probe_from {
+            Some(_) => "this node has no probe result for it",
+            None => "no node probes it",
+        });
     }
     out.table(&["when", "node", "result", "ms", "detail"], rows)
 }

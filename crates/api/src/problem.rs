@@ -44,7 +44,7 @@ pub enum ProblemKind {
     Conflict,
     /// The account is managed by the operator's environment variables.
     Managed,
-    /// The requested index is no longer kept.
+    /// No changes can be read from the requested index.
     Compacted,
     /// `If-Match` did not match.
     RevisionMismatch,
@@ -162,7 +162,7 @@ impl ProblemKind {
             Self::RequestTimeout => "Request timeout",
             Self::Conflict => "Conflict with the current state",
             Self::Managed => "Managed by the environment of the nodes",
-            Self::Compacted => "Changes since that index are no longer kept",
+            Self::Compacted => "No changes can be read from that index",
             Self::RevisionMismatch => "Changed by somebody else in the meantime",
             Self::PayloadTooLarge => "Body too large",
             Self::UnsupportedMediaType => "Unsupported media type",
@@ -172,7 +172,7 @@ impl ProblemKind {
             Self::TooManyRequests => "Too many requests",
             Self::Internal => "Internal error",
             Self::NotSupported => "Not supported by this backend",
-            Self::Unavailable => "Temporarily unavailable",
+            Self::Unavailable => "Unavailable",
             Self::OutcomeUnknown => "Outcome unknown",
         }
     }
@@ -206,7 +206,9 @@ impl ProblemKind {
             }
             Self::PayloadTooLarge => "Send a smaller body, or split the request.",
             Self::UnsupportedMediaType => "Send JSON, with the Content-Type that the detail names.",
-            Self::LimitExceeded => "Choose a value within the limit, and send the request again.",
+            Self::LimitExceeded => {
+                "Correct the value as the detail says, and send the request again."
+            }
             Self::Incomplete => {
                 "PUT replaces the whole document. Send the missing fields too, or send only the changes with PATCH."
             }

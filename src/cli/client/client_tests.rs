@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
+use reqwest::header::{HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -215,5 +216,30 @@ fn paths_are_encoded_segment_by_segment() {
     assert_eq!(
         api_path(&["services", "default", "a/b c€"]),
         "/api/v1/services/default/a%2Fb%20c%E2%82%AC"
+    );
+}
+
+#[test]
+fn an_old_copy_is_told() {
+    let note = |headers: &[(&'static str, &'static str)]| {
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        let headers = headers.iter().map(pair).collect();
+        Answer { headers, body: Value::Null }.stale_note()
+    };
+    let (known, unknown) = (("x-maxine-leader", "known"), ("x-maxine-leader", "unknown"));
+    assert_eq!(note(&[known, ("x-maxine-staleness-ms", "400")]), None);
+    assert_eq!(
+        note(&[known, ("x-maxine-staleness-ms", "12000")]).unwrap(),
+        "the copy of the node that answered is at most 12s old"
+    );
+    assert_eq!(
+        note(&[unknown, ("x-maxine-staleness-ms", "31000")]).unwrap(),
+        "the node that answered knows no leader; its copy is at most 31s old"
+    );
+    assert_eq!(
+        note(&[unknown, ("x-maxine-staleness", "unknown")]).unwrap(),
+        "the node that answered knows no leader; its copy is of unknown age"
     );
 }

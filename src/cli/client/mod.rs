@@ -169,6 +169,9 @@ pub fn api_path(segments: &[&str]) -> String {
     path
 }
 
+/// The user is told of a copy that may be older than this, in milliseconds.
+const STALE_MS: u64 = 10_000;
+
 /// A successful answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -191,6 +194,27 @@ impl Answer {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Tells the user if the copy that answered may be old.
+    pub fn tell_if_stale(&self) {
+        if let Some(note) = self.stale_note() {
+            tell!("note: {note}");
+        }
+    }
+
+    fn stale_note(&self) -> Option<String> {
+        let age_ms: Option<u64> =
+            self.header("x-maxine-staleness-ms").and_then(|text| text.parse().ok());
+        let age = age_ms.map_or_else(
+            || "of unknown age".to_owned(),
+            |ms| format!("at most {} old", super::output::human_ms(ms)),
+        );
+        if self.header("x-maxine-leader") == Some("unknown") {
+            return Some(format!("the node that answered knows no leader; its copy is {age}"));
+        }
+        let is_old = age_ms.is_some_and(|ms| ms > STALE_MS);
+        is_old.then(|| format!("the copy of the node that answered is {age}"))
     }
 
     /// The index of the state that answered.
@@ -321,6 +345,9 @@ impl Client {
             let page =
                 request.clone().query("limit", Some(page_len)).query("cursor", cursor.as_ref());
             let answer = self.send(&page).await?;
+            if cursor.is_none() {
+                answer.tell_if_stale();
+            }
             list.index = list.index.or(answer.index());
             let mut page: shapes::Page = answer.read()?;
             list.items.append(&mut page.items);

@@ -211,6 +211,14 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
         members.len(),
         args.file.display()
     );
+    let before = maxine_raft::offline::backup_cluster(&args.file).map_err(describe)?;
+    if before != args.cluster_id {
+        tell!(
+            "warning: the backup is of cluster {before}, and the new cluster is {}: it does not accept the API tokens in the \
+             backup. To keep them valid, use --cluster-id {before}, and set the same name in the nodes' settings",
+            args.cluster_id
+        );
+    }
     confirm(&what, args.yes)?;
     let report = maxine_raft::offline::restore(
         &args.file,
