@@ -414,3 +414,60 @@ pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
     }
     panic!("the condition did not come about in 5 s");
 }
+
+/// Writes so many bytes in small parts.
+async fn write_many(stream: &mut (impl AsyncWriteExt + Unpin), len: usize) {
+    let part = [b'a'; 64 * 1024];
+    for _ in 0..len / part.len() {
+        stream.write_all(&part).await.unwrap();
+    }
+}
+
+/// Reads up to so many bytes and drops them; how many there were.
+async fn read_many(stream: &mut (impl AsyncReadExt + Unpin), len: usize) -> usize {
+    let mut part = [0; 64 * 1024];
+    let mut read = 0;
+    while read < len {
+        match stream.read(&mut part).await.unwrap() {
+            0 => break,
+            more => read += more,
+        }
+    }
+    read
+}
+
+/// An instance that answers while the request arrives, to a client that reads nothing until it has sent everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_answers_early_gets_the_whole_request_though_the_client_reads_later() {
+    const LEN: usize = 8 * 1024 * 1024;
+    let rig = Rig::new().await;
+    let upstream = Upstream::raw(|mut stream| async move {
+        if read_head(&mut stream).await.is_none() {
+            return;
+        }
+        let (mut read, mut write) = stream.into_split();
+        let answering = tokio::spawn(async move {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n");
+            write.write_all(head.as_bytes()).await.unwrap();
+            write_many(&mut write, LEN).await;
+            write
+        });
+        assert_eq!(read_many(&mut read, LEN).await, LEN);
+        drop(answering.await);
+    })
+    .await;
+    rig.register("a", upstream.address).await;
+    let mut client = TcpStream::connect(rig.front).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {LEN}\r\n\r\n");
+    let within = Duration::from_secs(20);
+    let sent = tokio::time::timeout(within, async {
+        client.write_all(head.as_bytes()).await.unwrap();
+        write_many(&mut client, LEN).await;
+    });
+    sent.await.expect("the request does not wait for the answer to be read");
+    let head = tokio::time::timeout(within, read_head(&mut client)).await.unwrap().unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    let read = tokio::time::timeout(within, read_many(&mut client, LEN)).await;
+    assert_eq!(read, Ok(LEN), "the answer is read to its end");
+    until(|| rig.forwarder.in_flight(&rig.key("a")) == 0).await;
+}

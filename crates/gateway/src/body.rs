@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use super::error::ProxyError;
 use super::forward::InFlightGuard;
 use super::framing;
+use super::http1;
 use super::pool::Lease;
 use super::upstream::InFlight;
 use maxine_admission::Place;
@@ -316,35 +317,88 @@ pub(crate) struct ResponseWatch {
 }
 
 impl ResponseWatch {
-    /// The last byte has passed.
-    fn end(self) {
-        self.lease.return_to_pool();
+    /// The last byte has passed. `connection` is that of HTTP/1, if it may be used again.
+    fn end(self, connection: Option<http1::Connection>) {
+        self.lease.return_to_pool(connection);
         drop((self.in_flight, self.in_flight_guard));
+    }
+}
+
+/// The content of an instance's response.
+pub(crate) enum Content {
+    Http1(http1::Received),
+    Http2(Incoming),
+}
+
+impl Content {
+    /// The connection of HTTP/1, if the response was read whole and it may be used again.
+    pub(crate) fn take_connection(&mut self) -> Option<http1::Connection> {
+        match self {
+            Self::Http1(received) => received.take_connection(),
+            Self::Http2(_) => None,
+        }
+    }
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Http1(received) => Pin::new(received).poll_frame(cx).map_err(Into::into),
+            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(received) => received.is_end_stream(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(received) => received.size_hint(),
+            Self::Http2(incoming) => incoming.size_hint(),
+        }
     }
 }
 
 /// A response body for the client. Until its last byte, it holds the connection and counts the request as in
 /// flight. It gives up if the instance stalls.
 pub(crate) struct ResponseBody {
-    incoming: Incoming,
+    content: Content,
     watch: Option<ResponseWatch>,
     idle_timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
+    /// Why the content ends early.
+    broken: Option<BoxError>,
 }
 
 impl ResponseBody {
     /// The body; an empty one ends at once.
-    pub(crate) fn wrap(incoming: Incoming, watch: ResponseWatch) -> AxumBody {
-        if incoming.is_end_stream() {
-            watch.end();
+    pub(crate) fn wrap(mut content: Content, watch: ResponseWatch) -> AxumBody {
+        if content.is_end_stream() {
+            watch.end(content.take_connection());
             return AxumBody::empty();
         }
-        AxumBody::new(Self { incoming, watch: Some(watch), idle_timer: None, waiting: false })
+        AxumBody::new(Self {
+            content,
+            watch: Some(watch),
+            idle_timer: None,
+            waiting: false,
+            broken: None,
+        })
     }
 
     fn finish(&mut self) {
         if let Some(watch) = self.watch.take() {
-            watch.end();
+            watch.end(self.content.take_connection());
         }
     }
 
@@ -398,21 +452,27 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match Pin::new(&mut this.content).poll_frame(cx) {
             Poll::Pending => match this.poll_stalled(cx) {
                 Some(error) => Poll::Ready(Some(Err(this.break_off(error)))),
                 None => Poll::Pending,
             },
             Poll::Ready(Some(Ok(frame))) => {
                 this.waiting = false;
-                if this.incoming.is_end_stream() {
+                if this.content.is_end_stream() {
                     this.finish();
                 }
                 Poll::Ready(Some(Ok(without_misplaced(frame))))
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "an upstream's response broke off");
-                Poll::Ready(Some(Err(this.break_off(ProxyError::Reset))))
+                // The server writes what it has only when nothing more is there. So the error comes one turn later.
+                this.broken = Some(this.break_off(ProxyError::Reset));
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             Poll::Ready(None) => {
                 this.finish();
@@ -422,11 +482,11 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.content.size_hint()
     }
 }
 

@@ -60,11 +60,28 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// The byte counters of the connection. They can still be read after the stream is dropped.
+    /// Who uses the connection.
     pub(crate) fn wire(&self) -> &Arc<WireState> {
         match self {
             Self::Plain(wire) => wire.state(),
             Self::Tls(tls) => tls.get_ref().0.state(),
+        }
+    }
+
+    /// Whether the other side has neither closed nor sent anything, as far as the system has reported it.
+    pub(crate) fn is_silent(&self) -> bool {
+        match self {
+            Self::Plain(wire) => wire.is_silent(),
+            // TLS may hold bytes that it has read and nobody has taken.
+            Self::Tls(tls) => tls.get_ref().0.is_silent() && tls.get_ref().1.wants_read(),
+        }
+    }
+
+    /// Like [`Self::is_silent`], but asks the system.
+    pub(crate) fn is_silent_now(&self) -> bool {
+        match self {
+            Self::Plain(wire) => wire.is_silent_now(),
+            Self::Tls(tls) => tls.get_ref().0.is_silent_now() && tls.get_ref().1.wants_read(),
         }
     }
 }

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
-use super::body::{ExpectGate, Phase, Progress, RequestBody, timer_now};
+use super::body::{Content, ExpectGate, Phase, Progress, RequestBody, timer_now};
 use super::error::ProxyError;
+use super::http1::OnInterim;
 use super::interim::InterimSink;
 use super::pool::{Lease, Pool, Reuse, SendFailure};
 use super::request::{Head, Outgoing};
@@ -21,7 +21,7 @@ use maxine_clock::Clock;
 
 /// The response's head, and what is held until its last byte.
 pub(crate) struct Answer {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<Content>,
     pub(crate) lease: Lease,
     pub(crate) in_flight: InFlight,
 }
@@ -81,10 +81,11 @@ impl Exchange<'_> {
         pool: &Arc<Pool>,
         headers: HeaderMap,
         body: &mut Outgoing,
-    ) -> Result<(Response<Incoming>, Lease), ProxyError> {
+    ) -> Result<(Response<Content>, Lease), ProxyError> {
         let fresh = self.head.upgrade.is_some();
         let reuse = if fresh { Reuse::NewerThan(0) } else { Reuse::Any };
-        let mut lease = pool.lease(self.holder, self.connect_time()?, reuse).await?;
+        let lease = pool.lease(self.holder, self.connect_time()?, reuse).await?;
+        let (is_reused, another) = (lease.reused, lease.newer_connection());
         let gate = (self.head.expects_continue && !matches!(body, Outgoing::Empty))
             .then(|| Arc::new(ExpectGate::default()));
         // A used connection may turn out to be closed. If nothing of the request was written, or if it may be
@@ -94,22 +95,19 @@ impl Exchange<'_> {
         let may_repeat = may_resend && is_idempotent(&self.head.method);
         let spare = may_resend.then(|| headers.clone());
         let taken = body.take(gate.as_ref()).ok_or(ProxyError::ClientBody)?;
-        let mut request = self.head.request(headers, pool, self.path.clone(), taken)?;
-        self.listen(&mut request, gate.as_ref());
-        let failure = match self.await_head(&mut lease, request, may_repeat).await? {
-            Ok(response) => return Ok((response, lease)),
+        let request = self.head.request(headers, pool, self.path.clone(), taken)?;
+        let on_interim = |status, fields| self.pass_interim(gate.as_deref(), status, fields);
+        let failure = match self.await_head(lease, request, may_repeat, &on_interim).await? {
+            Ok(answered) => return Ok(answered),
             Err(failure) => failure,
         };
         if let Some(error) = self.progress.failure(self.body_limit) {
             return Err(error);
         }
-        let refused = failure.is_refusal();
-        if !lease.reused && !refused {
-            return Err(classify(&failure));
-        }
-        let reason = classify(&failure);
-        // The answer is not HTTP, and a repeated request would get the same answer.
-        if reason == ProxyError::BadResponse {
+        let reason = failure.error;
+        let refused = reason == ProxyError::Refused;
+        // An answer that is not HTTP would be the same for a repeated request.
+        if (!is_reused && !refused) || reason == ProxyError::BadResponse {
             return Err(reason);
         }
         let again = match (failure.unsent, spare) {
@@ -122,32 +120,20 @@ impl Exchange<'_> {
             }
             (None, _) => return Err(reason),
         };
-        let another = lease.newer_connection();
-        drop(lease);
-        let mut lease = pool.lease(self.holder, self.connect_time()?, another).await?;
-        match self.await_head(&mut lease, again, false).await? {
-            Ok(response) => Ok((response, lease)),
-            Err(failure) => {
-                Err(self.progress.failure(self.body_limit).unwrap_or_else(|| classify(&failure)))
-            }
-        }
+        let lease = pool.lease(self.holder, self.connect_time()?, another).await?;
+        let sent = self.await_head(lease, again, false, &on_interim).await?;
+        sent.map_err(|failure| self.progress.failure(self.body_limit).unwrap_or(failure.error))
     }
 
-    /// Handles interim answers: `100 Continue` opens the gate, and others are forwarded.
-    fn listen(&self, request: &mut Request<RequestBody>, gate: Option<&Arc<ExpectGate>>) {
-        let (gate, interim) = (gate.cloned(), self.interim.cloned());
-        if gate.is_none() && interim.is_none() {
-            return;
-        }
-        hyper::ext::on_informational(request, move |head| {
-            if head.status() == StatusCode::CONTINUE {
-                if let Some(gate) = &gate {
-                    gate.open();
-                }
-            } else if let Some(interim) = &interim {
-                interim.send(head.status(), head.headers().clone());
+    /// Handles an interim answer: `100 Continue` opens the gate, and others are forwarded.
+    fn pass_interim(&self, gate: Option<&ExpectGate>, status: StatusCode, fields: HeaderMap) {
+        if status == StatusCode::CONTINUE {
+            if let Some(gate) = gate {
+                gate.open();
             }
-        });
+        } else if let Some(interim) = self.interim {
+            interim.send(status, fields);
+        }
     }
 
     fn connect_time(&self) -> Result<Duration, ProxyError> {
@@ -166,11 +152,12 @@ impl Exchange<'_> {
     /// Waits for the response's head. The instance's time does not run while the client has to send.
     async fn await_head(
         &self,
-        lease: &mut Lease,
+        lease: Lease,
         request: Request<RequestBody>,
         may_repeat: bool,
-    ) -> Result<Result<Response<Incoming>, SendFailure>, ProxyError> {
-        let mut sending = std::pin::pin!(lease.send(request, may_repeat));
+        on_interim: OnInterim<'_>,
+    ) -> Result<Result<(Response<Content>, Lease), SendFailure>, ProxyError> {
+        let mut sending = std::pin::pin!(lease.send(request, may_repeat, on_interim));
         let started = timer_now();
         let mut allowed_until = started + self.times.response;
         loop {
@@ -212,16 +199,4 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
     )
-}
-
-fn classify(failure: &SendFailure) -> ProxyError {
-    let error = &failure.error;
-    tracing::debug!(%error, "an upstream gave no answer");
-    if failure.is_refusal() {
-        return ProxyError::Refused;
-    }
-    if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
-        return ProxyError::BadResponse;
-    }
-    ProxyError::Reset
 }

@@ -13,7 +13,7 @@ use hyper::{Request, Response, StatusCode};
 use maxine_balance::{Draw, HashInput, Pick};
 use tokio::time::Instant;
 
-use super::body::{Progress, ResponseBody, ResponseWatch, timer_now};
+use super::body::{Content, Progress, ResponseBody, ResponseWatch, timer_now};
 use super::client::ClientAddr;
 use super::compiled::{CompiledPolicy, StickyCookie};
 use super::error::ProxyError;
@@ -544,7 +544,7 @@ impl Forwarder {
         client_upgrade: Option<hyper::upgrade::OnUpgrade>,
         in_flight_guard: InFlightGuard,
     ) -> Forwarded {
-        let Answer { mut response, lease, in_flight } = answer;
+        let Answer { response, lease, in_flight } = answer;
         let made = attempts.made;
         let policy = &attempts.runtime.policy;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -552,14 +552,19 @@ impl Forwarder {
             let protocol = protocol.filter(|taken| {
                 attempts.head.upgrade.as_ref().is_some_and(|o| headers::was_offered(o, taken))
             });
-            let (Some(protocol), Some(client)) = (protocol, client_upgrade) else {
+            let (mut parts, content) = response.into_parts();
+            let upstream = match content {
+                Content::Http1(received) => received.into_stream(),
+                Content::Http2(_) => None,
+            };
+            let (Some(protocol), Some(client), Some(upstream)) =
+                (protocol, client_upgrade, upstream)
+            else {
                 in_flight.response_failed(&ProxyError::BadResponse);
                 return Forwarded::failed(ProxyError::BadResponse, chosen, made);
             };
-            let upstream = hyper::upgrade::on(&mut response);
             let hold: TunnelHold = (lease, in_flight, in_flight_guard);
             self.0.tasks.spawn(tunnel::run(client, upstream, policy.idle, hold));
-            let (mut parts, _) = response.into_parts();
             headers::strip_hop_by_hop(&mut parts.headers, false);
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             parts.headers.insert(header::UPGRADE, protocol);

@@ -1,4 +1,5 @@
-//! Fuzz targets: any path stays below the instance's base path, and no field of the connection is forwarded.
+//! Fuzz targets: any path stays below the instance's base path, no field of the connection is forwarded, and an
+//! instance's answer is read as by the HTTP library.
 
 use maxine_fuzzing::Target;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,6 +9,7 @@ use http::header;
 use super::headers::{
     Origin, accepts_trailers, cookie, offered_upgrade, set_forwarded, strip_hop_by_hop,
 };
+use super::http1;
 use super::target::UpstreamAddress;
 use super::{RequestTarget, TrustedProxies};
 use maxine_fuzzing::first_line;
@@ -16,6 +18,7 @@ use maxine_state::Address;
 /// Every target of this crate.
 pub const TARGETS: &[Target] = &[
     Target { name: "proxy_target", run: target, seeds: target_seeds },
+    Target { name: "instance_answer", run: http1::fuzz::answer, seeds: http1::fuzz::seeds },
     Target { name: "proxy_headers", run: headers, seeds: header_seeds },
 ];
 

@@ -20,6 +20,7 @@ mod framing;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod headers;
+mod http1;
 mod interim;
 mod limit;
 mod lookup;

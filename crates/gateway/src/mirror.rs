@@ -131,7 +131,7 @@ impl Forwarder {
                 while let Some(Ok(_)) = incoming.frame().await {}
             });
             if drained.await.is_ok() {
-                answer.lease.return_to_pool();
+                answer.lease.return_to_pool(incoming.take_connection());
             }
             drop(answer.in_flight);
         })

@@ -9,16 +9,16 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper::Request;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http2};
 use hyper::header::{HeaderMap, HeaderName};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
-use super::body::RequestBody;
+use super::body::{Content, RequestBody};
 use super::connect::{Connector, Security};
 use super::error::ProxyError;
+use super::http1::{self, OnInterim};
 use super::lookup::LookupCaller;
 use super::slots::{Holder, Slot, Slots};
 use super::target::UpstreamAddress;
@@ -27,20 +27,13 @@ use maxine_admission::{NoPlace, Places};
 use maxine_clock::Clock;
 use maxine_state::{ConnectionPolicy, UpstreamProtocol};
 
-/// Maximum time for a used connection to become ready for the next request, in milliseconds.
-const SETTLE_MS: u64 = 1_000;
-/// Largest head of a response, in bytes.
-const HEAD_LEN_MAX: usize = 64 * 1024;
-/// Maximum number of bytes that are read of an HTTP/1 response at once. If the client reads nothing, the
-/// connection holds this much.
-const READ_LEN_MAX: usize = 64 * 1024;
 /// Window of one HTTP/2 stream: the most that an instance may send of an answer whose client takes nothing, in bytes.
 /// A connection as a whole has four times as much.
 const WIDE_WINDOW_LEN: u32 = 512 * 1024;
 /// HTTP/2 connections with wide windows at once: together they hold at most 256 MiB.
 pub(crate) const WIDE_MAX: usize = 128;
 /// Window of each further connection and of its streams, in bytes: it holds as much as a connection of HTTP/1.
-const NARROW_WINDOW_LEN: u32 = READ_LEN_MAX as u32;
+const NARROW_WINDOW_LEN: u32 = http1::READ_LEN_MAX as u32;
 /// Most bytes that wait to be sent on one HTTP/2 stream.
 const SEND_BUFFER_LEN: usize = 512 * 1024;
 /// When all places for connections are taken, one in so many is made free at once, if nobody uses its connection.
@@ -56,8 +49,7 @@ pub(crate) struct PoolSettings {
 
 /// An HTTP/1 connection.
 struct Http1 {
-    sender: http1::SendRequest<RequestBody>,
-    wire: Arc<WireState>,
+    connection: http1::Connection,
     opened_ms: u64,
     /// How long it may be idle, in milliseconds.
     idle_max_ms: u64,
@@ -140,24 +132,30 @@ impl Pools {
 }
 
 enum Sender {
+    /// A connection that waits for its request.
     Http1(Http1),
+    /// One whose request was sent; the content of the answer has the connection.
+    Http1Sent {
+        opened_ms: u64,
+        idle_max_ms: u64,
+    },
     Http2(Http2),
 }
 
-/// The use of one connection for one request. Dropping it closes an HTTP/1 connection; [`Lease::give_back`]
-/// keeps the connection.
+/// The use of one connection for one request. Without [`Lease::return_to_pool`], an HTTP/1 connection is closed.
 pub(crate) struct Lease {
-    sender: Option<Sender>,
-    in_use: Option<InUse>,
+    sender: Sender,
+    in_use: InUse,
     pool: Arc<Pool>,
-    slot: Option<Slot>,
+    slot: Slot,
     /// Whether the connection carried a request before.
     pub(crate) reused: bool,
 }
 
 /// A request that was not answered.
 pub(crate) struct SendFailure {
-    pub(crate) error: hyper::Error,
+    /// What the client is told, if the request is not sent again.
+    pub(crate) error: ProxyError,
     /// The request itself, if the connection never took it.
     pub(crate) unsent: Option<Request<RequestBody>>,
     /// Whether the connection took it, and wrote no byte of it.
@@ -165,16 +163,39 @@ pub(crate) struct SendFailure {
 }
 
 impl SendFailure {
-    /// Whether the instance states that it did nothing with the request. Then it refused the stream, or it
-    /// left the stream behind when it closed the connection (RFC 9113 sections 6.8 and 8.7). The library
-    /// reports a stream that the instance had processed before as broken.
-    pub(crate) fn is_refusal(&self) -> bool {
-        let source = std::error::Error::source(&self.error);
-        source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|error| {
-            error.is_remote()
-                && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
-        })
+    fn over_http1(failure: http1::Failure) -> Self {
+        let http1::Failure { reason, unsent, nothing_written } = failure;
+        tracing::debug!(?reason, "an upstream gave no answer");
+        let error = match reason {
+            http1::Reason::NotHttp => ProxyError::BadResponse,
+            http1::Reason::Closed | http1::Reason::Content => ProxyError::Reset,
+        };
+        Self { error, unsent, nothing_written }
     }
+
+    fn over_http2(mut failure: TrySendError<Request<RequestBody>>) -> Self {
+        let unsent = failure.take_message();
+        let error = failure.into_error();
+        tracing::debug!(%error, "an upstream gave no answer");
+        let is_bad = error.is_parse() || error.is_parse_too_large() || error.is_parse_status();
+        let error = match is_bad {
+            _ if is_refusal(&error) => ProxyError::Refused,
+            true => ProxyError::BadResponse,
+            false => ProxyError::Reset,
+        };
+        Self { error, unsent, nothing_written: false }
+    }
+}
+
+/// Whether an instance states that it did nothing with a request over HTTP/2. Then it refused the stream, or it left
+/// the stream behind when it closed the connection (RFC 9113 sections 6.8 and 8.7). The library reports a stream that
+/// the instance had processed before as broken.
+fn is_refusal(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|error| {
+        error.is_remote()
+            && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
 }
 
 impl Pool {
@@ -251,17 +272,22 @@ impl Pool {
 
     fn leased(self: &Arc<Self>, sender: Sender, in_use: InUse, slot: Slot, reused: bool) -> Lease {
         let pool = Arc::clone(self);
-        Lease { sender: Some(sender), in_use: Some(in_use), pool, slot: Some(slot), reused }
+        Lease { sender, in_use, pool, slot, reused }
     }
 
     /// An idle connection, now in use for this holder. An error where the holder uses as many as it may.
     fn pop_idle(&self, holder: Holder) -> Result<Option<(Http1, InUse)>, ProxyError> {
         let mut idle = self.idle.lock();
         while let Some(candidate) = idle.pop() {
-            if !candidate.connection.sender.is_ready() || self.is_stale(&candidate) {
+            if self.is_stale(&candidate) {
                 continue;
             }
-            match candidate.connection.wire.enter(holder.address, holder.caller_class()) {
+            match candidate
+                .connection
+                .connection
+                .wire()
+                .enter(holder.address, holder.caller_class())
+            {
                 Ok(in_use) => return Ok(Some((candidate.connection, in_use))),
                 Err(NoPlace::Address) => {
                     idle.push(candidate);
@@ -269,7 +295,7 @@ impl Pool {
                 }
                 // It was given up, or strangers may have no more: it is closed.
                 Err(NoPlace::Node) => {
-                    candidate.connection.wire.give_up();
+                    candidate.connection.connection.wire().give_up();
                 }
             }
         }
@@ -282,7 +308,7 @@ impl Pool {
         let closed = {
             let mut idle = self.idle.lock();
             let len = most.min(idle.len());
-            idle.drain(..len).filter(|idle| idle.connection.wire.give_up()).count()
+            idle.drain(..len).filter(|idle| idle.connection.connection.wire().give_up()).count()
         };
         if closed == most {
             return closed;
@@ -298,7 +324,7 @@ impl Pool {
 
     fn is_stale(&self, idle: &Idle) -> bool {
         let idle_ms = self.clock.monotonic_ms().saturating_sub(idle.since_ms);
-        idle.connection.sender.is_closed()
+        !idle.connection.connection.is_silent()
             || idle_ms > idle.connection.idle_max_ms
             || self.is_too_old(idle.connection.opened_ms)
     }
@@ -364,21 +390,10 @@ impl Pool {
         let asker = self.lookup_caller(holder);
         let stream = self.connector.connect(&self.address, security, asker).await?;
         let wire = Arc::clone(stream.wire());
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(HEAD_LEN_MAX)
-            .max_buf_size(READ_LEN_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| ProxyError::Connect)?;
-        self.tasks.spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "connection to an upstream ended");
-            }
-        });
         let idle_max_ms = self.settings.limits.keep_alive_ms;
         let in_use = wire.first_use();
         let opened_ms = self.clock.monotonic_ms();
-        Ok((Http1 { sender, wire, opened_ms, idle_max_ms }, in_use))
+        Ok((Http1 { connection: http1::Connection::new(stream), opened_ms, idle_max_ms }, in_use))
     }
 
     async fn open_http2(
@@ -438,77 +453,57 @@ fn announced_idle_ms(headers: &HeaderMap) -> Option<u64> {
 impl Lease {
     /// Sends a request and waits for the response's head. `may_repeat` says that the request may go out a second time
     /// even after it was written; otherwise it is not written at all to a connection that the instance has closed.
+    /// A lease sends one request.
     pub(crate) async fn send(
-        &mut self,
+        mut self,
         request: Request<RequestBody>,
         may_repeat: bool,
-    ) -> Result<hyper::Response<Incoming>, SendFailure> {
-        let failed = |mut failure: TrySendError<Request<RequestBody>>| {
-            let unsent = failure.take_message();
-            SendFailure { error: failure.into_error(), unsent, nothing_written: false }
-        };
-        match self.sender.as_mut() {
-            Some(Sender::Http1(connection)) => {
-                let written = connection.wire.written();
+        on_interim: OnInterim<'_>,
+    ) -> Result<(hyper::Response<Content>, Self), SendFailure> {
+        match self.sender {
+            Sender::Http1(Http1 { connection, opened_ms, idle_max_ms }) => {
                 // The check costs a system call.
-                if self.reused && !may_repeat {
-                    connection.wire.check_before_next_write();
-                }
+                let check = self.reused && !may_repeat;
+                let sent = connection.send(request, check, on_interim).await;
+                let response = sent.map_err(SendFailure::over_http1)?;
+                let announced = announced_idle_ms(response.headers());
+                let idle_max_ms = announced.map_or(idle_max_ms, |ms| ms.min(idle_max_ms));
+                self.sender = Sender::Http1Sent { opened_ms, idle_max_ms };
+                Ok((response.map(Content::Http1), self))
+            }
+            Sender::Http2(ref mut connection) => {
                 let sent = connection.sender.try_send_request(request).await;
-                let response = sent.map_err(|failure| SendFailure {
-                    nothing_written: connection.wire.written() == written,
-                    ..failed(failure)
-                })?;
-                if let Some(idle_ms) = announced_idle_ms(response.headers()) {
-                    connection.idle_max_ms = connection.idle_max_ms.min(idle_ms);
-                }
-                Ok(response)
+                let response = sent.map_err(SendFailure::over_http2)?;
+                Ok((response.map(Content::Http2), self))
             }
-            Some(Sender::Http2(connection)) => {
-                connection.sender.try_send_request(request).await.map_err(failed)
-            }
-            None => unreachable!("a lease has its connection until it is given back"),
+            Sender::Http1Sent { .. } => unreachable!("a lease sends one request"),
         }
     }
 
     /// The reuse to ask for if a request may not use this connection again.
     pub(crate) fn newer_connection(&self) -> Reuse {
         match &self.sender {
-            Some(Sender::Http2(connection)) => Reuse::NewerThan(connection.number),
-            _ => Reuse::NewerThan(0),
+            Sender::Http2(connection) => Reuse::NewerThan(connection.number),
+            Sender::Http1(_) | Sender::Http1Sent { .. } => Reuse::NewerThan(0),
         }
     }
 
     /// Whether the connection is HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
-        matches!(self.sender, Some(Sender::Http2(_)))
+        matches!(self.sender, Sender::Http2(_))
     }
 
-    /// Returns the connection once the request and the response are complete.
-    pub(crate) fn return_to_pool(mut self) {
-        let slot = self.slot.take();
+    /// Returns the connection once the request and the response are complete. `connection` is that of HTTP/1, if it
+    /// may be used again.
+    pub(crate) fn return_to_pool(self, connection: Option<http1::Connection>) {
         // From now on no request uses the connection.
-        drop(self.in_use.take());
-        let Some(Sender::Http1(mut connection)) = self.sender.take() else { return };
-        if connection.sender.is_closed() {
-            return;
+        drop(self.in_use);
+        if let (Sender::Http1Sent { opened_ms, idle_max_ms }, Some(connection)) =
+            (self.sender, connection)
+        {
+            self.pool.put_idle(Http1 { connection, opened_ms, idle_max_ms });
         }
-        if connection.sender.is_ready() {
-            self.pool.put_idle(connection);
-            drop(slot);
-            return;
-        }
-        // The connection's own task has one step left; the slot is free from now on.
-        drop(slot);
-        let pool = Arc::clone(&self.pool);
-        let tasks = pool.tasks.clone();
-        tasks.spawn(async move {
-            let ready = connection.sender.ready();
-            let settled = tokio::time::timeout(Duration::from_millis(SETTLE_MS), ready).await;
-            if let Ok(Ok(())) = settled {
-                pool.put_idle(connection);
-            }
-        });
+        drop(self.slot);
     }
 }
 

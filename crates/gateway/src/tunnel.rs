@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use super::connect::Stream;
 use super::forward::InFlightGuard;
 use super::pool::Lease;
 use super::upstream::InFlight;
@@ -22,9 +24,15 @@ const BUFFER_LEN: usize = 16 * 1024;
 pub(crate) type TunnelHold = (Lease, InFlight, InFlightGuard);
 
 /// Copies bytes until the end.
-pub(crate) async fn run(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, hold: TunnelHold) {
-    let (client, upstream) = match tokio::try_join!(client, upstream) {
-        Ok(both) => both,
+/// `upstream` is the instance's connection, and what was already read of it.
+pub(crate) async fn run(
+    client: OnUpgrade,
+    (upstream, mut read): (Stream, Bytes),
+    idle: Duration,
+    hold: TunnelHold,
+) {
+    let client = match client.await {
+        Ok(client) => client,
         Err(error) => {
             tracing::debug!(%error, "an upgrade was not completed");
             return;
@@ -32,13 +40,13 @@ pub(crate) async fn run(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, 
     };
     let moved = Arc::new(AtomicU64::new(0));
     let mut client = Counted { io: TokioIo::new(client), moved: Arc::clone(&moved) };
-    let mut upstream = Counted { io: TokioIo::new(upstream), moved: Arc::clone(&moved) };
-    let carry = tokio::io::copy_bidirectional_with_sizes(
-        &mut client,
-        &mut upstream,
-        BUFFER_LEN,
-        BUFFER_LEN,
-    );
+    let mut upstream = Counted { io: upstream, moved: Arc::clone(&moved) };
+    let carry = async {
+        client.write_all_buf(&mut read).await?;
+        client.flush().await?;
+        tokio::io::copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER_LEN, BUFFER_LEN)
+            .await
+    };
     let stalled = async {
         let mut seen = moved.load(Ordering::Relaxed);
         loop {

@@ -1,15 +1,10 @@
-//! A TCP connection to an instance that counts the written bytes, and knows the client that uses it.
-//!
-//! A request on a used connection can cross the instance's close of that connection. Whether the request may be
-//! sent again depends on whether any of it was written. This type counts the bytes. Right before the first byte of
-//! a request, it checks once more whether the other side has closed.
+//! A TCP connection to an instance that knows the client that uses it, and whether the instance is silent.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use nix::errno::Errno;
@@ -20,13 +15,9 @@ use tokio::net::TcpStream;
 
 use maxine_admission::{CallerClass, NoPlace, Place};
 
-/// The counters of a connection.
+/// Who uses a connection.
 #[derive(Debug)]
-pub(crate) struct WireState {
-    written: AtomicU64,
-    check_next: AtomicBool,
-    usage: Mutex<Usage>,
-}
+pub(crate) struct WireState(Mutex<Usage>);
 
 /// How many requests use a connection. The address of the first of them is charged with it.
 #[derive(Debug)]
@@ -42,7 +33,7 @@ pub(crate) struct InUse(Arc<WireState>);
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        let mut usage = self.0.usage.lock();
+        let mut usage = self.0.0.lock();
         usage.requests -= 1;
         if usage.requests == 0
             && let Some(place) = &mut usage.place
@@ -55,8 +46,7 @@ impl Drop for InUse {
 impl WireState {
     /// In use for the request that opened the connection, whose client holds `place`.
     fn opened(place: Place) -> Arc<Self> {
-        let usage = Mutex::new(Usage { requests: 1, place: Some(place) });
-        Arc::new(Self { written: AtomicU64::new(0), check_next: AtomicBool::new(false), usage })
+        Arc::new(Self(Mutex::new(Usage { requests: 1, place: Some(place) })))
     }
 
     /// The use of the request that opened the connection. Call it once; without a call, that use ends with the
@@ -72,7 +62,7 @@ impl WireState {
         address: IpAddr,
         caller_class: CallerClass,
     ) -> Result<InUse, NoPlace> {
-        let mut usage = self.usage.lock();
+        let mut usage = self.0.lock();
         let is_first = usage.requests == 0;
         let Some(place) = &mut usage.place else { return Err(NoPlace::Node) };
         if is_first {
@@ -85,18 +75,8 @@ impl WireState {
     /// Gives the place back if no request uses the connection; whether that was so. Whoever asked closes the
     /// connection: [`enter`](Self::enter) refuses from now on.
     pub(crate) fn give_up(&self) -> bool {
-        let mut usage = self.usage.lock();
+        let mut usage = self.0.lock();
         usage.requests == 0 && usage.place.take().is_some()
-    }
-
-    /// Bytes written so far.
-    pub(crate) fn written(&self) -> u64 {
-        self.written.load(Ordering::Acquire)
-    }
-
-    /// Makes the next write fail, without writing anything, if the other side has closed or sent something.
-    pub(crate) fn check_before_next_write(&self) {
-        self.check_next.store(true, Ordering::Release);
     }
 }
 
@@ -109,7 +89,7 @@ pub(crate) struct Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        let place = self.state.usage.lock().place.take();
+        let place = self.state.0.lock().place.take();
         drop(place);
     }
 }
@@ -124,24 +104,17 @@ impl Wire {
         &self.state
     }
 
-    /// Whether a request may begin here. Between two requests an instance has nothing to send.
-    fn check(&self) -> io::Result<()> {
-        if !self.state.check_next.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        self.state.check_next.store(false, Ordering::Release);
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        match recv(self.tcp.as_raw_fd(), &mut [0], flags) {
-            Err(Errno::EAGAIN) => Ok(()),
-            _ => Err(io::ErrorKind::ConnectionReset.into()),
-        }
+    /// Whether the other side has neither closed nor sent anything, as far as the system has reported it. That costs
+    /// no system call where nothing was reported.
+    pub(crate) fn is_silent(&self) -> bool {
+        let mut cx = Context::from_waker(futures::task::noop_waker_ref());
+        self.tcp.poll_read_ready(&mut cx).is_pending() || self.is_silent_now()
     }
 
-    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(len)) = &written {
-            self.state.written.fetch_add(*len as u64, Ordering::AcqRel);
-        }
-        written
+    /// Like [`Self::is_silent`], but asks the system.
+    pub(crate) fn is_silent_now(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        recv(self.tcp.as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN)
     }
 }
 
@@ -161,10 +134,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.check()?;
-        let written = Pin::new(&mut this.tcp).poll_write(cx, buf);
-        this.count(written)
+        Pin::new(&mut self.get_mut().tcp).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -172,10 +142,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.check()?;
-        let written = Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs);
-        this.count(written)
+        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -201,7 +168,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_that_was_closed_takes_nothing_of_the_next_request() {
+    async fn a_connection_that_was_closed_is_not_silent_and_its_place_becomes_free() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
@@ -209,13 +176,14 @@ mod tests {
         let place = places.take([127, 0, 0, 1].into(), CallerClass::Stranger, 1).unwrap();
         let mut wire = Wire::new(tcp, place);
         let state = Arc::clone(wire.state());
-        state.check_before_next_write();
+        assert!(wire.is_silent() && wire.is_silent_now());
         wire.write_all(b"one").await.unwrap();
-        assert_eq!(state.written(), 3);
+        assert!(wire.is_silent_now());
+        server.set_zero_linger().unwrap();
         drop(server);
-        state.check_before_next_write();
-        wire.write_all(b"two").await.unwrap_err();
-        assert_eq!(state.written(), 3, "nothing was written");
+        assert!(!wire.is_silent_now());
+        wire.tcp.readable().await.unwrap();
+        assert!(!wire.is_silent(), "the system has reported it");
         assert_eq!((places.taken(), places.unused()), (1, 0));
         drop(state.first_use());
         assert_eq!((places.taken(), places.unused()), (1, 1));

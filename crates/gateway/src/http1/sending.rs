@@ -1,0 +1,217 @@
+//! A request on its way to an instance: its head, and then its content as it comes.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use hyper::body::{Body, Frame};
+use hyper::header::{self, HeaderMap};
+use hyper::http::request;
+use tokio::io::AsyncWrite;
+
+use super::super::body::RequestBody;
+use super::super::connect::Stream;
+use super::head;
+
+/// Content up to this length is copied behind what waits before it, so that both leave in one packet. In bytes.
+const COPIED_LEN_MAX: usize = 4 * 1_024;
+/// No more content is taken while so much waits to be written. In bytes.
+const FRONT_LEN_MAX: usize = 16 * 1_024;
+
+/// Why a request could not be written whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SendError {
+    /// The connection takes no more.
+    Connection,
+    /// The content did not arrive, or is not what its head announced.
+    Content,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    /// So many bytes are left.
+    Length(u64),
+    Chunked,
+}
+
+/// A request that is being written.
+pub(super) struct Sending {
+    /// `None` once all of it was taken.
+    body: Option<RequestBody>,
+    coding: Coding,
+    /// The trailer fields that the head announces; others are left out (RFC 9110 section 6.6.2).
+    announced: Vec<header::HeaderName>,
+    /// Written first.
+    front: Vec<u8>,
+    front_written: usize,
+    /// Written after `front`.
+    data: Bytes,
+    /// Written after `data`.
+    back: &'static [u8],
+    is_flushed: bool,
+    is_any_written: bool,
+}
+
+impl Sending {
+    /// The request with this head and content.
+    pub(super) fn new(parts: &request::Parts, body: RequestBody) -> Self {
+        let is_chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
+        let (is_empty, len) = (body.is_end_stream(), body.size_hint().exact());
+        let (coding, announced_len) = match len {
+            _ if is_empty => (Coding::Length(0), None),
+            Some(len) if !is_chunked => (Coding::Length(len), Some(len)),
+            _ => (Coding::Chunked, None),
+        };
+        let mut front = Vec::with_capacity(1_024);
+        head::push_request(&mut front, parts, announced_len);
+        Self {
+            body: (!is_empty).then_some(body),
+            coding,
+            announced: if coding == Coding::Chunked { announced(&parts.headers) } else { vec![] },
+            front,
+            front_written: 0,
+            data: Bytes::new(),
+            back: b"",
+            is_flushed: false,
+            is_any_written: false,
+        }
+    }
+
+    /// Whether the whole request was written.
+    pub(super) fn is_done(&self) -> bool {
+        self.body.is_none() && self.is_flushed
+    }
+
+    /// Whether a byte of it was written.
+    pub(super) fn is_any_written(&self) -> bool {
+        self.is_any_written
+    }
+
+    /// Gives up what was not written.
+    pub(super) fn abandon(&mut self) {
+        self.body = None;
+        self.is_flushed = true;
+    }
+
+    /// Writes as much as the connection takes. Ready once everything was written.
+    pub(super) fn poll_write(
+        &mut self,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), SendError>> {
+        loop {
+            // The content that is there leaves with the head, and a request whose content is faulty from its beginning
+            // does not leave at all.
+            let is_content_awaited = self.fill(cx)?;
+            ready!(self.poll_waiting(stream, cx)).map_err(|_| SendError::Connection)?;
+            if self.body.is_none() {
+                return Poll::Ready(Ok(()));
+            }
+            if is_content_awaited {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes content until enough waits to be written. Whether more of it has to arrive first.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, SendError> {
+        while self.data.is_empty() && self.back.is_empty() && self.front.len() < FRONT_LEN_MAX {
+            let Some(body) = &mut self.body else { break };
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Pending => return Ok(true),
+                Poll::Ready(Some(Err(_))) => return Err(SendError::Content),
+                Poll::Ready(Some(Ok(frame))) => self.take(frame)?,
+                Poll::Ready(None) => self.end(None)?,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes what waits, and flushes it.
+    fn poll_waiting(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut stream = Pin::new(stream);
+        loop {
+            let front = &self.front[self.front_written..];
+            let parts = [IoSlice::new(front), IoSlice::new(&self.data), IoSlice::new(self.back)];
+            let written = match (front.is_empty(), self.data.is_empty() && self.back.is_empty()) {
+                (true, true) => break,
+                (false, true) => ready!(stream.as_mut().poll_write(cx, front))?,
+                _ => ready!(stream.as_mut().poll_write_vectored(cx, &parts))?,
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.is_any_written = true;
+            self.is_flushed = false;
+            let of_front = written.min(front.len());
+            self.front_written += of_front;
+            let of_data = (written - of_front).min(self.data.len());
+            self.data.advance(of_data);
+            self.back = &self.back[written - of_front - of_data..];
+        }
+        self.front.clear();
+        self.front_written = 0;
+        if !self.is_flushed {
+            ready!(stream.poll_flush(cx))?;
+            self.is_flushed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), SendError> {
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => return self.end(frame.into_trailers().ok()),
+        };
+        if data.is_empty() {
+            return Ok(());
+        }
+        match &mut self.coding {
+            Coding::Length(left) => {
+                *left = left.checked_sub(data.len() as u64).ok_or(SendError::Content)?;
+            }
+            Coding::Chunked => {
+                self.front.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+                self.back = b"\r\n";
+            }
+        }
+        if data.len() > COPIED_LEN_MAX {
+            self.data = data;
+        } else {
+            self.front.extend_from_slice(&data);
+            self.front.extend_from_slice(std::mem::take(&mut self.back));
+        }
+        if self.coding == Coding::Length(0) { self.end(None) } else { Ok(()) }
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), SendError> {
+        self.body = None;
+        match self.coding {
+            Coding::Length(0) => {}
+            Coding::Length(_) => return Err(SendError::Content),
+            Coding::Chunked => {
+                self.front.extend_from_slice(b"0\r\n");
+                if let Some(mut fields) = trailers {
+                    let unannounced: Vec<_> = fields
+                        .keys()
+                        .filter(|name| !self.announced.contains(name))
+                        .cloned()
+                        .collect();
+                    for name in &unannounced {
+                        fields.remove(name);
+                    }
+                    head::push_fields(&mut self.front, &fields);
+                }
+                self.front.extend_from_slice(b"\r\n");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names that `Trailer` lists.
+fn announced(headers: &HeaderMap) -> Vec<header::HeaderName> {
+    let values = headers.get_all(header::TRAILER).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
+}
