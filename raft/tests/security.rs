@@ -101,16 +101,18 @@ async fn another_cluster_and_plain_tcp_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_valid_certificate_under_a_false_name_is_refused_by_the_server() {
     let cluster = tls_cluster().await;
-    let answers = [claim(&cluster, 4, 4).await.1, claim(&cluster, 4, 2).await.1];
+    let answers = [claim(&cluster, 4, 4, &KNOWN).await.1, claim(&cluster, 4, 2, &KNOWN).await.1];
     assert_eq!(answers, [0, 1], "variant 0 accepts, variant 1 refuses");
 }
 
 /// A connection to node 1 over mutual TLS with the certificate of `certified`, greeted as `node_id`; the second part is
-/// the variant of the welcome: 0 accepts, 1 refuses, 2 says that the node was removed.
+/// the variant of the welcome: 0 accepts, 1 refuses, 2 says that the node was removed. `seen` is what the peer says about
+/// the directory of node 1.
 async fn claim(
     cluster: &Cluster,
     certified: u64,
     node_id: u8,
+    seen: &[u8],
 ) -> (tokio_rustls::client::TlsStream<tokio::net::TcpStream>, u8) {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
     let pki = cluster.tls.as_ref().unwrap();
@@ -141,9 +143,9 @@ async fn claim(
     let answer = exchange(&mut stream, &hello).await;
     if answer[4] == 0 {
         // Each sends its data directory id, here 44 with an empty log, and confirms the other's.
-        let seen = exchange(&mut stream, &[b'M', b'X', 1, DIR_SHOWN, 44, 0]).await;
-        assert_eq!(seen[..5], [b'M', b'X', 1, DIR_SEEN, 0], "the directory is known");
-        send(&mut stream, &[b'M', b'X', 1, DIR_SEEN, 0, 44, 0, 0, 0]).await;
+        let answer = exchange(&mut stream, &[b'M', b'X', 1, DIR_SHOWN, 44, 0]).await;
+        assert_eq!(answer[..5], [b'M', b'X', 1, DIR_SEEN, 0], "the directory is known");
+        send(&mut stream, &[&[b'M', b'X', 1, DIR_SEEN][..], seen].concat()).await;
     }
     (stream, answer[4])
 }
@@ -178,6 +180,11 @@ async fn exchange(
 /// The kind of the envelopes with data directory ids.
 const DIR_SHOWN: u8 = 12;
 const DIR_SEEN: u8 = 13;
+/// What a peer says about a directory: it knows it, and no acknowledged entries; it knows that entries up to index 200
+/// in term 100 were acknowledged; it knows another directory.
+const KNOWN: [u8; 5] = [0, 44, 0, 0, 0];
+const ACKNOWLEDGED_MORE: [u8; 8] = [0, 44, 0, 1, 100, 0, 200, 100];
+const REPLACED: [u8; 1] = [1];
 /// The answers, by their variants in an envelope of kind 8.
 const FAILED: u8 = 18;
 const NOT_MEMBER: u8 = 21;
@@ -189,7 +196,7 @@ async fn a_certified_node_that_is_no_member_can_do_nothing() {
     assert_eq!(cluster.leader().await, 1);
     let term = cluster.node(1).leadership().term;
     // The cluster's authority created a certificate for node 4, which was never added.
-    let (mut stranger, welcome) = claim(&cluster, 4, 4).await;
+    let (mut stranger, welcome) = claim(&cluster, 4, 4, &KNOWN).await;
     assert_eq!(welcome, 0, "the certificate is good");
     let request = |variant: u8, body: &[u8]| [b"MX\x01\x07", &[variant][..], body].concat();
     for (what, bytes) in [
@@ -220,8 +227,32 @@ async fn a_certified_node_that_is_no_member_can_do_nothing() {
 
     cluster.node(1).remove(3, false).await.unwrap();
     cluster.kill(3).await;
-    let (_, welcome) = claim(&cluster, 3, 3).await;
+    let (_, welcome) = claim(&cluster, 3, 3, &KNOWN).await;
     assert_eq!(welcome, 2, "a removed node is turned away");
+}
+
+/// Only a member may say that a node has lost its directory or entries, because a node that hears that stops, or
+/// neither votes nor stands for election.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certified_node_that_is_no_member_neither_stops_a_node_nor_sets_it_back() {
+    let cluster = tls_cluster().await;
+    cluster.node(1).transfer_leadership(Some(1)).await.unwrap();
+    assert_eq!(cluster.leader().await, 1);
+    let (mut stranger, welcome) = claim(&cluster, 4, 4, &ACKNOWLEDGED_MORE).await;
+    assert_eq!(welcome, 0, "the certificate is good");
+    // The answer shows that node 1 has read what was said before.
+    let answer = exchange(&mut stranger, b"MX\x01\x07\x0a\x01\x64").await;
+    assert_eq!(answer[..5], [b'M', b'X', 1, 8, NOT_MEMBER]);
+    assert_eq!(cluster.node(1).lost_index(), None, "it believes a stranger");
+
+    let (mut stranger, _) = claim(&cluster, 4, 4, &REPLACED).await;
+    let mut rest = Vec::new();
+    let closing = tokio::io::AsyncReadExt::read_to_end(&mut stranger, &mut rest);
+    let _closed = tokio::time::timeout(TIMEOUT, closing).await.expect("the connection is closed");
+    assert_eq!(cluster.node(1).status().failure, None);
+    cluster.propose(1, "goes on").await;
+    cluster.converged().await;
+    assert_eq!(cluster.node(1).leadership().leader, Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,8 +62,16 @@ pub(crate) struct HandshakeResult {
     pub(crate) channel: Channel,
     /// The name and address that the other side gave, if this node greeted it.
     pub(crate) introduction: Introduction,
-    /// The other side's data directory, if it was not recorded because the other side is no member yet.
-    pub(crate) unrecorded_dir: Option<u64>,
+    /// What the other side said while it was no member. `None` if this node believes it.
+    pub(crate) unbelieved: Option<Unbelieved>,
+}
+
+/// What a node that is no member said in the greeting. It has an effect only if the node becomes a member, as
+/// far as this node knows.
+pub(crate) struct Unbelieved {
+    dir_id: u64,
+    acknowledged: Option<LogId>,
+    term: u64,
 }
 
 impl LocalIdentity {
@@ -126,20 +134,22 @@ pub(crate) async fn greet(
             me.refusals.accepted(target);
             show_dir(me, target, &mut reader, &mut write).await?;
             let introduction = Introduction { name, http_addr };
-            let unrecorded_dir = None;
+            let unbelieved = None;
             let greeted =
-                HandshakeResult { node_id, app_version, channel, introduction, unrecorded_dir };
+                HandshakeResult { node_id, app_version, channel, introduction, unbelieved };
             Ok((reader, write, greeted))
         }
     }
 }
 
-/// Receives the greeting on a connection that a peer opened.
+/// Receives the greeting on a connection that a peer opened. `believes` tells whether this node believes what
+/// a peer says: a certificate of the cluster alone makes no member.
 pub(crate) async fn receive(
     me: &LocalIdentity,
     stream: Box<dyn PeerStream>,
     certificate: Option<CertificateDer<'static>>,
     frame_len_max: usize,
+    believes: impl Fn(NodeId) -> bool,
 ) -> io::Result<(Reader, Writer, HandshakeResult)> {
     let (read, mut write) = tokio::io::split(stream);
     let mut reader = FrameReader::new(read, frame_len_max);
@@ -165,14 +175,15 @@ pub(crate) async fn receive(
     if let Err(refusal) = verdict {
         return Err(refused(format!("refused node {}: {}", hello.node_id, refusal.reason())));
     }
-    let unrecorded_dir = see_dir(me, hello.node_id, before, &mut reader, &mut write).await?;
+    let unbelieved = if believes(hello.node_id) {
+        see_dir(me, hello.node_id, before, &mut reader, &mut write).await?;
+        None
+    } else {
+        Some(hear(me, hello.node_id, before, &mut reader, &mut write).await?)
+    };
     let HelloDto { node_id, app_version, channel, .. } = hello;
     let introduction = Introduction::default();
-    Ok((
-        reader,
-        write,
-        HandshakeResult { node_id, app_version, channel, introduction, unrecorded_dir },
-    ))
+    Ok((reader, write, HandshakeResult { node_id, app_version, channel, introduction, unbelieved }))
 }
 
 /// Sends this node's directory id to `target`, and checks the other's.
@@ -186,39 +197,86 @@ async fn show_dir(
     send(write, &me.shown()).await?;
     let theirs = recognised(me, target, reader).await?;
     // This node connects to it, so it is a member or is becoming one.
-    recognise(me, target, theirs, before, true, write).await
+    recognise(me, target, theirs, before, write).await
 }
 
-/// Checks the directory of `peer`, which greeted, and sends this node's directory id. Returns the directory
-/// if it was not recorded.
-///
-/// Only the directory of a member is recorded, or any while this node waits to join. Otherwise a node that
-/// nobody added could block its id for the node that will be added.
+/// Checks the directory of `peer`, which greeted, and sends this node's directory id.
 async fn see_dir(
     me: &LocalIdentity,
     peer: NodeId,
     before: Option<LogId>,
     reader: &mut Reader,
     write: &mut Writer,
-) -> io::Result<Option<u64>> {
+) -> io::Result<()> {
     let shown: DirShown = codec::decode(&frame(reader).await?)?;
-    let dir_id = shown.dir_id;
-    let notes = me.roster.status_of(peer) != MembershipStatus::Unknown
-        || me.roster.is_reported_member(peer);
-    recognise(me, peer, shown, before, notes, write).await?;
+    recognise(me, peer, shown, before, write).await?;
     recognised(me, peer, reader).await?;
-    Ok((!notes).then_some(dir_id))
+    Ok(())
 }
 
-/// Records the directory of a peer that was no member when it connected. Fails if its id has been recorded
-/// with another directory since.
-pub(crate) async fn note_dir(me: &LocalIdentity, peer: NodeId, dir_id: u64) -> io::Result<()> {
+/// Does the same with a peer that is no member, and returns what it said. Nothing that it says has an effect
+/// on this node: it cannot stop it, set it back, or block its own id for the node that will be added.
+async fn hear(
+    me: &LocalIdentity,
+    peer: NodeId,
+    before: Option<LogId>,
+    reader: &mut Reader,
+    write: &mut Writer,
+) -> io::Result<Unbelieved> {
+    let DirShown { dir_id, .. } = codec::decode(&frame(reader).await?)?;
+    if !me.dir.matches_or_is_new(peer, dir_id) {
+        return Err(other_dir(peer, write).await);
+    }
+    send(write, &known(me, before)).await?;
+    match codec::decode(&frame(reader).await?)? {
+        DirSeen::Known { acknowledged, term, .. } => {
+            let acknowledged = acknowledged.map(consensus::log_id_from_dto);
+            Ok(Unbelieved { dir_id, acknowledged, term })
+        }
+        DirSeen::Replaced => Err(refused(format!(
+            "node {peer} knows this node with another data directory, but is no member: it is not believed"
+        ))),
+    }
+}
+
+/// Believes what `peer` said before this node knew it as a member. Fails if its id has been recorded with
+/// another directory since.
+pub(crate) async fn believe(
+    me: &LocalIdentity,
+    peer: NodeId,
+    Unbelieved { dir_id, acknowledged, term }: Unbelieved,
+) -> io::Result<()> {
+    if !meets(me, peer, dir_id).await? {
+        return Err(refused(format!("node {peer} became a member with another data directory")));
+    }
+    note_report(me, peer, acknowledged, term);
+    Ok(())
+}
+
+/// Whether `peer` has the directory with which it was first met.
+async fn meets(me: &LocalIdentity, peer: NodeId, dir_id: u64) -> io::Result<bool> {
     let dir = me.dir.clone();
     let meeting = tokio::task::spawn_blocking(move || dir.check_or_record(peer, dir_id));
-    if meeting.await.map_err(io::Error::other)? {
-        return Ok(());
+    meeting.await.map_err(io::Error::other)
+}
+
+/// Tells `peer` that it is known with another directory. Returns the reason for closing the connection.
+async fn other_dir(peer: NodeId, write: &mut Writer) -> io::Error {
+    let told = send(write, &DirSeen::Replaced).await;
+    told.err().unwrap_or_else(|| {
+        refused(format!(
+            "node {peer} came back with another data directory: it must join under a number that was never used"
+        ))
+    })
+}
+
+/// Notes how far this node had acknowledged the log, as `peer` reports it.
+fn note_report(me: &LocalIdentity, peer: NodeId, acknowledged: Option<LogId>, term: u64) {
+    let (last, _) = (me.log_end)();
+    if let Some(acknowledged) = acknowledged.filter(|id| last < Some(*id)) {
+        me.acknowledged.note_lost(acknowledged, term);
     }
-    Err(refused(format!("node {peer} became a member with another data directory")))
+    me.acknowledged.reported_by(peer);
 }
 
 /// Answers `peer` whether it has the directory with which it was first met, and how far it is known to have
@@ -232,42 +290,35 @@ async fn recognise(
     peer: NodeId,
     DirShown { dir_id, last }: DirShown,
     before: Option<LogId>,
-    notes: bool,
     write: &mut Writer,
 ) -> io::Result<()> {
-    let dir = me.dir.clone();
-    let meeting = tokio::task::spawn_blocking(move || {
-        if notes { dir.check_or_record(peer, dir_id) } else { dir.matches_or_is_new(peer, dir_id) }
-    });
-    if meeting.await.map_err(io::Error::other)? {
-        if last.map(consensus::log_id_from_dto) < before {
-            tracing::error!(
-                peer,
-                "a node came back with an older copy of its data directory; it is filled again"
-            );
-            me.acknowledged.allow_refill(peer).await;
-        }
-        let acknowledged = before.as_ref().map(consensus::log_id_to_dto);
-        let (_, term) = (me.log_end)();
-        return send(write, &DirSeen::Known { shown: me.shown(), acknowledged, term }).await;
+    if !meets(me, peer, dir_id).await? {
+        return Err(other_dir(peer, write).await);
     }
-    send(write, &DirSeen::Replaced).await?;
-    Err(refused(format!(
-        "node {peer} came back with another data directory: it must join under a number that was never used"
-    )))
+    if last.map(consensus::log_id_from_dto) < before {
+        tracing::error!(
+            peer,
+            "a node came back with an older copy of its data directory; it is filled again"
+        );
+        me.acknowledged.allow_refill(peer).await;
+    }
+    send(write, &known(me, before)).await
 }
 
-/// Reads what `peer` reports about this node's directory, and the peer's own directory. Stops this node if
-/// its directory is not the one that the peer knows.
+/// The answer to a peer with the directory that it had before, which is known to have acknowledged the log up
+/// to `before`.
+fn known(me: &LocalIdentity, before: Option<LogId>) -> DirSeen {
+    let acknowledged = before.as_ref().map(consensus::log_id_to_dto);
+    let (_, term) = (me.log_end)();
+    DirSeen::Known { shown: me.shown(), acknowledged, term }
+}
+
+/// Reads what `peer`, which this node believes, reports about this node's directory, and the peer's own
+/// directory. Stops this node if its directory is not the one that the peer knows.
 async fn recognised(me: &LocalIdentity, peer: NodeId, reader: &mut Reader) -> io::Result<DirShown> {
     match codec::decode(&frame(reader).await?)? {
         DirSeen::Known { shown, acknowledged, term } => {
-            let (last, _) = (me.log_end)();
-            let acknowledged = acknowledged.map(consensus::log_id_from_dto);
-            if let Some(acknowledged) = acknowledged.filter(|id| last < Some(*id)) {
-                me.acknowledged.note_lost(acknowledged, term);
-            }
-            me.acknowledged.reported_by(peer);
+            note_report(me, peer, acknowledged.map(consensus::log_id_from_dto), term);
             Ok(shown)
         }
         DirSeen::Replaced => {

@@ -41,7 +41,7 @@ async fn handshake_between(one: &LocalIdentity, two: &LocalIdentity, one_opens: 
     let (opens, takes) = if one_opens { (one, two) } else { (two, one) };
     let greeting = greet(opens, Box::new(near), takes.node_id, Channel::Control, FRAME_LEN_MAX);
     let (greeted, received) =
-        tokio::join!(greeting, receive(takes, Box::new(far), None, FRAME_LEN_MAX));
+        tokio::join!(greeting, receive(takes, Box::new(far), None, FRAME_LEN_MAX, |_| true));
     greeted.unwrap();
     received.unwrap();
 }
@@ -76,4 +76,56 @@ async fn a_node_whose_log_ends_before_what_it_had_acknowledged_learns_that() {
         assert_eq!(lost.last, id(9), "one_opens: {one_opens}");
         assert_eq!(one.acknowledged.lost(), None);
     }
+}
+
+/// Node 1 greets node 2, which does not know it as a member, and says `seen` about node 2's directory.
+async fn says_as_stranger(
+    one: &LocalIdentity,
+    two: &LocalIdentity,
+    seen: DirSeen,
+) -> io::Result<HandshakeResult> {
+    let (near, far) = tokio::io::duplex(FRAME_LEN_MAX);
+    let speaking = async {
+        let (read, mut write) = tokio::io::split(Box::new(near) as Box<dyn PeerStream>);
+        let mut reader = FrameReader::new(read, FRAME_LEN_MAX);
+        let hello = HelloDto {
+            cluster_id: one.cluster_id.clone(),
+            lineage: one.dir.lineage(),
+            node_id: one.node_id,
+            target_id: two.node_id,
+            channel: Channel::Control,
+            app_version: 1,
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+        };
+        send(&mut write, &Hello::V1(hello)).await.unwrap();
+        frame(&mut reader).await.unwrap();
+        send(&mut write, &one.shown()).await.unwrap();
+        frame(&mut reader).await.unwrap();
+        send(&mut write, &seen).await.unwrap();
+    };
+    let (_, received) =
+        tokio::join!(speaking, receive(two, Box::new(far), None, FRAME_LEN_MAX, |_| false));
+    received.map(|(_, _, greeted)| greeted)
+}
+
+#[tokio::test]
+async fn what_a_node_that_is_no_member_says_counts_only_once_it_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (node(dir.path(), 1, || id(9)), node(dir.path(), 2, || id(5)));
+    // `stop_for` of this node 2 would panic.
+    let Err(closed) = says_as_stranger(&one, &two, DirSeen::Replaced).await else {
+        panic!("the connection goes on")
+    };
+    assert!(closed.to_string().contains("not believed"), "{closed}");
+    let ahead = Some(consensus::log_id_to_dto(&id(9)));
+    let lost = DirSeen::Known { shown: one.shown(), acknowledged: ahead, term: 3 };
+    let greeted = says_as_stranger(&one, &two, lost).await.unwrap();
+    assert_eq!(two.acknowledged.lost(), None);
+    assert!(two.dir.matches_or_is_new(1, 12_345), "its directory is not recorded");
+
+    believe(&two, 1, greeted.unbelieved.unwrap()).await.unwrap();
+    let lost = two.acknowledged.lost().expect("a member named it, so its report counts");
+    assert_eq!((lost.last, lost.term), (id(9), 3));
+    assert!(!two.dir.matches_or_is_new(1, 12_345));
 }

@@ -154,15 +154,16 @@ impl Inbound {
             | Request::TransferLeader { .. }
             | Request::SnapshotBegin { .. }
             | Request::SnapshotChunk { .. }
-            | Request::SnapshotEnd { .. } => match status {
-                MembershipStatus::Member | MembershipStatus::NoMembership => None,
-                MembershipStatus::Removed => Some(Response::Removed(removal_of(from))),
-                MembershipStatus::Unknown if self.is_named(from) => None,
-                MembershipStatus::Unknown => {
-                    self.ask_about_node(from);
-                    Some(Response::Failed(format!("no member has named node {from} yet")))
+            | Request::SnapshotEnd { .. } => {
+                if status == MembershipStatus::Removed {
+                    return Some(Response::Removed(removal_of(from)));
                 }
-            },
+                if self.believes(from) {
+                    return None;
+                }
+                self.ask_about_node(from);
+                Some(Response::Failed(format!("no member has named node {from} yet")))
+            }
             Request::Propose { .. }
             | Request::ReadIndex { .. }
             | Request::App { .. }
@@ -191,23 +192,28 @@ impl Inbound {
         }
     }
 
-    /// Whether the node is a member, or a member has named it.
-    pub(crate) fn is_added(&self, id: NodeId) -> bool {
-        self.context.me.roster.status_of(id) == MembershipStatus::Member || self.is_named(id)
-    }
-
-    /// Whether a member has named the node, here or in entries that are not committed yet.
-    fn is_named(&self, id: NodeId) -> bool {
+    /// Whether this node believes what `id` says, and accepts entries, votes and snapshots from it. It must be
+    /// a member, or a member must have named it, here or in entries that are not committed yet. A node whose
+    /// log names no member waits to join a cluster and cannot know better, so it believes every node with a
+    /// certificate of the cluster.
+    pub(crate) fn believes(&self, id: NodeId) -> bool {
         use openraft::async_runtime::watch::WatchReceiver;
-        self.context.me.roster.is_reported_member(id)
-            || self
-                .raft
-                .metrics()
-                .borrow_watched()
-                .membership_config
-                .membership()
-                .get_node(&id)
-                .is_some()
+        let roster = &self.context.me.roster;
+        let named = || {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let membership = metrics.membership_config.membership();
+            (membership.nodes().next().is_none(), membership.get_node(&id).is_some())
+        };
+        match roster.status_of(id) {
+            MembershipStatus::Member => true,
+            MembershipStatus::Removed => false,
+            MembershipStatus::Unknown => roster.is_reported_member(id) || named().1,
+            MembershipStatus::NoMembership => {
+                let (waits_to_join, is_named) = named();
+                waits_to_join || is_named || roster.is_reported_member(id)
+            }
+        }
     }
 
     fn ask_about_node(&self, stranger: NodeId) {

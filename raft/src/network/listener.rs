@@ -125,7 +125,9 @@ impl Listener {
         let greeting = async {
             stream.set_nodelay(true)?;
             let (stream, certificate) = context.transport.accept(stream).await?;
-            handshake::receive(&context.me, stream, certificate, context.frame_len_max).await
+            let believes = |peer| self.inbound.believes(peer);
+            handshake::receive(&context.me, stream, certificate, context.frame_len_max, believes)
+                .await
         };
         match tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, greeting).await {
             Ok(Ok(greeted)) => Some(greeted),
@@ -150,7 +152,9 @@ impl Listener {
 
     async fn serve(&self, (reader, writer, mut peer): (Reader, Writer, HandshakeResult)) {
         let context = self.inbound.context();
-        context.contacts.connected(peer.node_id, peer.app_version);
+        if peer.unbelieved.is_none() {
+            context.contacts.connected(peer.node_id, peer.app_version);
+        }
         let (answers, outgoing) = mpsc::channel(REQUESTS_MAX);
         let writing = write_answers(writer, outgoing);
         let reading = async {
@@ -184,11 +188,12 @@ impl Listener {
         let Some((id, body)) = frame? else {
             return Ok(None);
         };
-        self.inbound.context().contacts.heard(from);
-        if let Some(dir_id) = peer.unrecorded_dir.filter(|_| self.inbound.is_added(from)) {
-            handshake::note_dir(&self.inbound.context().me, from, dir_id).await?;
-            peer.unrecorded_dir = None;
+        let context = self.inbound.context();
+        if let Some(unbelieved) = peer.unbelieved.take_if(|_| self.inbound.believes(from)) {
+            handshake::believe(&context.me, from, unbelieved).await?;
+            context.contacts.connected(from, peer.app_version);
         }
+        context.contacts.heard(from);
         Ok(Some((id, codec::decode(&body)?)))
     }
 
