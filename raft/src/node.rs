@@ -250,12 +250,7 @@ async fn start_inside(
         asking: Arc::default(),
         request_timeout: Duration::from_millis(inner.config.request_timeout_ms),
     };
-    let listener = Arc::new(Listener {
-        inbound: Arc::new(inbound),
-        stop: inner.stop.clone(),
-        tasks: inner.tasks.clone(),
-        refused: Mutex::default(),
-    });
+    let listener = Arc::new(Listener::new(inbound, inner.stop.clone(), inner.tasks.clone()));
     inner.tasks.spawn(listener.run(tcp));
     belonging::watch_exclusion(&inner);
     inner.tasks.spawn(supervision::watch_over(Arc::downgrade(&inner), inner.stop.clone()));

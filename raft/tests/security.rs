@@ -255,6 +255,33 @@ async fn a_certified_node_that_is_no_member_neither_stops_a_node_nor_sets_it_bac
     assert_eq!(cluster.node(1).leadership().leader, Some(1));
 }
 
+/// A connection of a certified node that is no member takes a place on the peer port. The members need theirs, also when
+/// they come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certified_node_that_is_no_member_cannot_take_the_places_of_members() {
+    let mut cluster = tls_cluster().await;
+    cluster.kill(3).await;
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        let (stream, welcome) = claim(&cluster, 4, 4, &KNOWN).await;
+        assert_eq!(welcome, 0, "the certificate is good");
+        held.push(stream);
+    }
+    let (mut newest, _) = claim(&cluster, 4, 4, &KNOWN).await;
+    let answer = exchange(&mut newest, b"MX\x01\x07\x00").await;
+    assert_eq!(answer[3], 8, "its newest connection is served");
+    // Of the older ones all but 31 are closed.
+    let mut rest = [0; 1];
+    for stream in &mut held[..250] {
+        let closing = tokio::io::AsyncReadExt::read(stream, &mut rest);
+        let read = tokio::time::timeout(TIMEOUT, closing).await.expect("it is closed");
+        assert!(!matches!(read, Ok(1..)), "{read:?}");
+    }
+    cluster.start_node(3).await;
+    cluster.propose(3, "through the one that came back").await;
+    cluster.converged().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_on_the_peer_port_does_no_harm() {
     use tokio::io::AsyncWriteExt;

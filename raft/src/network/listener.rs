@@ -4,8 +4,6 @@
 //! connection. Other requests are answered concurrently, up to a limit; beyond it the peer gets the answer
 //! that this node is busy.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,22 +13,27 @@ use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handshake::{self, HANDSHAKE_TIMEOUT, HandshakeResult, Reader, Writer};
 use super::inbound::Inbound;
+use super::places::Places;
 use super::snapshot_receiver::SnapshotReceiver;
 use super::wire::put_frame;
 use crate::clock;
 use crate::codec::{self, Channel, Request, Response};
+use crate::config::NodeId;
 
-/// Maximum number of connections.
-const CONNECTIONS_MAX: usize = 256;
+/// Maximum number of connections of members. If there is one more, the oldest connection of the member with
+/// the most is closed.
+const MEMBER_CONNECTIONS_MAX: usize = 256;
+/// Maximum number of connections of nodes that are no members, as far as this node knows. They have places of
+/// their own, so they cannot keep a member out. A leader that this node does not know yet is such a node, so
+/// the same rule holds among them: the oldest connection of the node with the most is closed.
+const STRANGER_CONNECTIONS_MAX: usize = 32;
 /// Maximum number of connections that have not finished the greeting. If there is one more, the oldest
-/// connection of the address with the most is closed. So an address that opens many connections only closes
-/// its own.
+/// connection of the address with the most is closed.
 const GREETINGS_MAX: usize = 256;
 /// Minimum interval between two log lines about refused connections, because anyone can cause one.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(10);
@@ -45,33 +48,35 @@ const WRITE_BYTES_MAX: usize = 256 * 1024;
 type Answers = mpsc::Sender<(u64, Response)>;
 
 pub(crate) struct Listener {
-    pub(crate) inbound: Arc<Inbound>,
-    pub(crate) stop: CancellationToken,
-    pub(crate) tasks: TaskTracker,
-    pub(crate) refused: Mutex<Refused>,
+    inbound: Arc<Inbound>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    refused: Mutex<Refused>,
+    members: Mutex<Places<NodeId>>,
+    strangers: Mutex<Places<NodeId>>,
 }
 
 /// Connections that were refused.
 #[derive(Debug, Default)]
-pub(crate) struct Refused {
+struct Refused {
     since_logged: u64,
     logged_at: Option<Instant>,
 }
 
-/// The connection to close if there are too many without a greeting: the oldest of the address with the most.
-fn one_to_close<T>(greetings: &VecDeque<(IpAddr, T)>) -> Option<usize> {
-    let mut counts: HashMap<IpAddr, usize> = HashMap::new();
-    for (from, _) in greetings {
-        *counts.entry(*from).or_insert(0) += 1;
-    }
-    let most = counts.values().copied().max()?;
-    greetings.iter().position(|(from, _)| counts.get(from) == Some(&most))
-}
-
 impl Listener {
+    pub(crate) fn new(inbound: Inbound, stop: CancellationToken, tasks: TaskTracker) -> Self {
+        Self {
+            inbound: Arc::new(inbound),
+            stop,
+            tasks,
+            refused: Mutex::default(),
+            members: Mutex::new(Places::new(MEMBER_CONNECTIONS_MAX)),
+            strangers: Mutex::new(Places::new(STRANGER_CONNECTIONS_MAX)),
+        }
+    }
+
     pub(crate) async fn run(self: Arc<Self>, tcp: TcpListener) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut greetings: VecDeque<(IpAddr, JoinHandle<()>)> = VecDeque::new();
+        let mut greetings = Places::new(GREETINGS_MAX);
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -85,38 +90,36 @@ impl Listener {
                     continue;
                 }
             };
-            greetings.retain(|(_, greeting)| !greeting.is_finished());
-            if greetings.len() >= GREETINGS_MAX
-                && let Some((_, closed)) =
-                    one_to_close(&greetings).and_then(|at| greetings.remove(at))
-            {
-                closed.abort();
-            }
-            let (listener, places) = (self.clone(), places.clone());
-            let greeting = async move {
-                let Some(greeted) = listener.greet(stream).await else { return };
-                let Ok(place) = places.try_acquire_owned() else {
-                    tracing::warn!(
-                        limit = CONNECTIONS_MAX,
-                        "too many peer connections; one was closed"
-                    );
-                    return;
-                };
-                let tasks = listener.tasks.clone();
-                tasks.spawn(async move {
-                    tokio::select! {
-                        () = listener.stop.cancelled() => {}
-                        () = listener.serve(greeted) => {}
-                    }
-                    drop(place);
-                });
-            };
-            let greeting = self.stop.clone().run_until_cancelled_owned(greeting);
-            let greeting = self.tasks.spawn(async move {
-                let _ended = greeting.await;
+            let (place, _) = greetings.take(from.ip(), &self.stop);
+            let listener = self.clone();
+            self.tasks.spawn(async move {
+                let _freed = place.clone().drop_guard();
+                let greeted = place.run_until_cancelled(listener.greet(stream)).await;
+                if let Some(Some(greeted)) = greeted {
+                    listener.admit(greeted);
+                }
             });
-            greetings.push_back((from.ip(), greeting));
         }
+    }
+
+    /// Serves a connection that was greeted, until it ends or its place is taken back.
+    fn admit(self: Arc<Self>, greeted: (Reader, Writer, HandshakeResult)) {
+        let peer = &greeted.2;
+        let (places, max) = match peer.unbelieved {
+            None => (&self.members, MEMBER_CONNECTIONS_MAX),
+            Some(_) => (&self.strangers, STRANGER_CONNECTIONS_MAX),
+        };
+        let (place, lost_by) = places.lock().take(peer.node_id, &self.stop);
+        if let Some(node) = lost_by {
+            let reason =
+                format!("node {node} has the most of {max} connections; its oldest was closed");
+            self.log_refusal(&std::io::Error::other(reason));
+        }
+        let listener = self.clone();
+        self.tasks.spawn(async move {
+            let _freed = place.clone().drop_guard();
+            let _ended = place.run_until_cancelled(listener.serve(greeted)).await;
+        });
     }
 
     /// Receives the greeting of a connection; `None` if there is none, or the peer is refused.

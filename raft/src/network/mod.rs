@@ -15,6 +15,7 @@ pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod listener;
 pub(crate) mod outbound;
+mod places;
 pub(crate) mod snapshot_receiver;
 pub(crate) mod tls;
 pub(crate) mod wire;
