@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -339,17 +339,23 @@ pub(super) fn show_password(config: &NodeConfig, made: &OneTimePassword) {
         print_password(made);
         return;
     }
-    let written = std::fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| writeln!(file, "{word}"));
+    let written = new_private_file(path).and_then(|mut file| writeln!(file, "{word}"));
     if let Err(error) = written {
         tracing::error!(%error, path = %path.display(), "the one-time password cannot be written");
         print_password(made);
     }
+}
+
+/// Creates a file that only its owner may read, in place of a file that has the path. Otherwise whoever made
+/// that file could read the new content. A link, or what is no file, is refused: it leads elsewhere.
+fn new_private_file(path: &Path) -> std::io::Result<std::fs::File> {
+    match std::fs::symlink_metadata(path) {
+        Ok(present) if present.is_file() => std::fs::remove_file(path)?,
+        Ok(_) => return Err(std::io::Error::other("it exists and is not a file")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    std::fs::File::options().write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn print_password(made: &OneTimePassword) {

@@ -205,3 +205,29 @@ fn a_name_that_no_account_can_have_is_refused_before_the_node_starts() {
         assert!(text.contains("security.admin_username") && text.contains("colon"), "{text}");
     }
 }
+
+/// The file may be in a folder that others can write.
+#[test]
+fn the_one_time_password_goes_into_no_file_of_somebody_else() {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("password");
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut opened_before = std::fs::File::open(&path).unwrap();
+    writeln!(new_private_file(&path).unwrap(), "word").unwrap();
+    let mut seen = String::new();
+    opened_before.read_to_string(&mut seen).unwrap();
+    assert_eq!(seen, "", "whoever made the file reads the password");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "word\n");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for refused in [link.as_path(), dir.path()] {
+        let error = new_private_file(refused).unwrap_err();
+        assert!(error.to_string().contains("is not a file"), "{error}");
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "word\n");
+}

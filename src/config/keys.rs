@@ -149,7 +149,7 @@ keys! {
     "security.admin_username" "admin-username" "MAXINE_INITIAL_ADMIN_USERNAME" "text" "1 to 255 bytes" "admin"
         "Name of the administrator account that is made at the first start." => |c, v| c.security.admin_username = text(v, 255)?;
     "security.initial_password_file" "initial-password-file" "MAXINE_INITIAL_PASSWORD_FILE" "path" "a file to be made" ""
-        "File that the password of that account is written to. If empty, it is written to standard error." => |c, v| c.security.initial_password_file = path(v);
+        "File that the password of that account is written to. The file is made new, for its owner alone. If empty, or if the file cannot be made, the password is written to standard error." => |c, v| c.security.initial_password_file = path(v);
     "security.token_ttl_s" "token-ttl-s" "MAXINE_TOKEN_TTL_S" "seconds" "60 to 86400" "1800"
         "Lifetime of a session token." => |c, v| c.security.token_ttl_s = number(v, 60, 86_400)?;
     "security.credential_staleness_max_ms" "credential-staleness-max-ms" "MAXINE_CREDENTIAL_STALENESS_MAX_MS" "milliseconds" "1000 to 86400000" "600000"

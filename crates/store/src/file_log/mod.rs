@@ -344,14 +344,24 @@ impl LogFile {
 /// Maximum number of bytes of entries in one frame.
 pub(super) const GROUP_LEN_MAX: usize = frame::BODY_LEN_MAX / 2;
 
-/// Locks a file next to the log for this process. `None` if another process has the lock.
+/// Locks a file next to the log for this process. `None` if another process has the lock. A link at the path is
+/// refused, and nothing is created through it.
 pub(super) fn try_lock(path: &Path) -> Result<Option<File>, LogError> {
     let fail = |error| LogError::Io(path.into(), error);
     if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(directory).map_err(fail)?;
     }
-    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-    let file = opened.map_err(fail)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    let file = match options.clone().create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if !fs::symlink_metadata(path).map_err(fail)?.is_file() {
+                return Err(fail(io::Error::other("the lock is not a file")));
+            }
+            options.open(path).map_err(fail)?
+        }
+        created => created.map_err(fail)?,
+    };
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -401,4 +411,26 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_not_made_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (dir.path().join("log.lock"), dir.path().join("elsewhere"));
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        let refused = try_lock(&path).unwrap_err();
+        assert!(refused.to_string().contains("is not a file"), "{refused}");
+        assert!(!elsewhere.exists(), "nothing is created where the link leads");
+        fs::write(&elsewhere, "precious").unwrap();
+        assert!(try_lock(&path).is_err());
+        fs::remove_file(&path).unwrap();
+        let held = try_lock(&path).unwrap();
+        assert!(held.is_some() && try_lock(&path).unwrap().is_none());
+        drop(held);
+        assert!(try_lock(&path).unwrap().is_some(), "a file that exists is locked again");
+    }
 }
