@@ -271,7 +271,8 @@ async fn open_store(
             Ok((Arc::clone(&store) as _, Some(store)))
         }
         BackendKind::Redis => {
-            let settings = settings::redis(config)?;
+            let mut settings = settings::redis(config)?;
+            settings.api_addresses = own_addresses::of_api(advertise);
             Ok((RedisStore::open(settings, view, clock.clone(), peers).await?, None))
         }
         BackendKind::Local => {
@@ -279,7 +280,8 @@ async fn open_store(
             Ok((LocalStore::open(settings, view, clock.clone(), peers).await?, None))
         }
         BackendKind::SharedFile => {
-            let settings = settings::shared_file(config);
+            let mut settings = settings::shared_file(config);
+            settings.api_addresses = own_addresses::of_api(advertise);
             Ok((SharedFileStore::open(settings, view, clock.clone(), peers).await?, None))
         }
     }

@@ -51,7 +51,7 @@ pub(super) async fn follow(
     }
 }
 
-/// The configured addresses, the members, and the servers that the store has found.
+/// The configured addresses, the members or other nodes, and the servers that the store has found.
 pub(super) fn with_members(configured: &[HostPort], store: &dyn ControlStore) -> Vec<HostPort> {
     let mut own = configured.to_vec();
     own.extend(store.own_addresses().iter().filter_map(|address| HostPort::parse(address)));
@@ -62,6 +62,11 @@ pub(super) fn with_members(configured: &[HostPort], store: &dyn ControlStore) ->
         }
     }
     own
+}
+
+/// The address of this node's API, as `host:port`, for the other nodes that share its store.
+pub(super) fn of_api(advertise: &str) -> Vec<String> {
+    of_http(advertise).map(|HostPort { host, port }| format!("{host}:{port}")).into_iter().collect()
 }
 
 fn of_http(url: &str) -> Option<HostPort> {

@@ -263,8 +263,8 @@ pub(crate) async fn limits(fixture: &dyn Fixture) {
     stop(&nodes).await;
 }
 
-/// If nodes are connected only through the store, it lists them. A node that stops is removed from the list. A node that
-/// was removed while it runs is listed again.
+/// If nodes are connected only through the store, it lists them, and the addresses of their APIs, which are no instances.
+/// A node that stops is removed from the list. A node that was removed while it runs is listed again.
 pub(crate) async fn nodes_are_known(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
     let meets_in_the_store = matches!(nodes[0].store.kind(), "redis" | "shared-file");
@@ -282,6 +282,11 @@ pub(crate) async fn nodes_are_known(fixture: &dyn Fixture) {
     };
     let all: BTreeSet<String> = nodes.iter().map(|node| node.name.clone()).collect();
     eventually("all are known", async || names().await.filter(|known| *known == all)).await;
+    eventually("the addresses of all are known", async || {
+        let own = first.store.own_addresses();
+        all.iter().all(|name| own.contains(&format!("{name}.test:80"))).then_some(())
+    })
+    .await;
     assert!(first.store.forget_node(&last.name).await.unwrap());
     assert!(!first.store.forget_node("nobody").await.unwrap());
     eventually("a node that runs is back", async || names().await.filter(|known| *known == all))

@@ -45,6 +45,7 @@ fn quick(path: &Path, name: &str) -> SharedFileConfig {
     SharedFileConfig {
         path: path.into(),
         instance_id: name.into(),
+        api_addresses: vec![format!("{name}.test:80")],
         lease_ms: 1_500,
         renew_ms: 300,
         poll_ms: 5,

@@ -151,6 +151,7 @@ pub(crate) fn quick(url: String, name: &str) -> RedisConfig {
     RedisConfig {
         url,
         instance_id: name.into(),
+        api_addresses: vec![format!("{name}.test:80")],
         lease_ms: 1_500,
         renew_ms: 300,
         connect_timeout_ms: 1_000,

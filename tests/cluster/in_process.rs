@@ -261,3 +261,44 @@ fn only_a_silent_node_can_be_forgotten() {
         a.stop().await;
     });
 }
+
+/// Nodes that share a store know each other's API from the store. Through the proxy of one node, a caller could reach
+/// the API of another one that is hidden from them.
+#[test]
+fn the_api_of_another_node_that_shares_the_store_is_no_instance() {
+    let system = actix_rt::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+    });
+    system.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let start = async |name: &str| {
+            let mut config = NodeConfig::defaults();
+            config.backend = maxine::config::BackendKind::SharedFile;
+            config.instance_id = name.into();
+            config.data_dir = dir.path().join(name);
+            config.http.port = 0;
+            config.state.file = dir.path().join("state.json");
+            config.security.initial_password_file = dir.path().join(name).join("password");
+            Node::start(config).await.unwrap()
+        };
+        let (a, b) = (start("a").await, start("b").await);
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        for (asked, other) in [(&a, &b), (&b, &a)] {
+            let url = format!("http://{}/api/maxine/serviceops/register", asked.http_addr());
+            let body = serde_json::json!({"hostName": "127.0.0.1", "port": other.http_addr().port(),
+                "serviceName": "other", "nodeName": "a"});
+            let started = Instant::now();
+            loop {
+                let answer = client.post(&url).json(&body).send().await.unwrap();
+                let (status, text) = (answer.status(), answer.text().await.unwrap());
+                if status == 400 && text.contains("is an address of Maxine itself") {
+                    break;
+                }
+                assert!(started.elapsed() < PATIENCE, "{status} {text}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        a.stop().await;
+        b.stop().await;
+    });
+}

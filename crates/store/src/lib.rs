@@ -273,7 +273,8 @@ pub trait ControlStore: Send + Sync + 'static {
     fn kind(&self) -> &'static str;
 
     /// The known addresses of the store itself, in addition to those of its members, as `host:port`: the
-    /// ports on which it listens, and the servers that it found. They are no instances.
+    /// ports on which it listens, the servers that it found, and the nodes that share it without connections to
+    /// each other. They are no instances.
     fn own_addresses(&self) -> Vec<String> {
         Vec::new()
     }

@@ -2,7 +2,8 @@
 //! with the version that each understands.
 //!
 //! Place in the flow: each node reports to the store every [`REPORT_MS`], with the store's own time, and
-//! removes its entry when it stops. The end of an upgrade reads the entries. A node counts as long as its
+//! removes its entry when it stops. The end of an upgrade reads the entries. Each node also reads the addresses
+//! of the others from them, because those may not be registered as instances. A node counts as long as its
 //! entry exists, even if it does not run. An entry is removed after [`KEPT_MS`] without a report, or when an
 //! operator forgets the node.
 
@@ -24,6 +25,10 @@ pub struct StoreNode {
     pub state_version: u32,
     /// Time since its last report, by the store's clock, in milliseconds. A node reports every two seconds.
     pub last_seen_ms: u64,
+    /// The addresses of its API and, in shared-file mode, of its call port, as `host:port`. They are no
+    /// instances.
+    #[serde(skip)]
+    pub addresses: Vec<String>,
 }
 
 impl StoreNode {

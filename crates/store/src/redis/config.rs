@@ -40,6 +40,8 @@ pub struct RedisConfig {
     pub command_timeout_ms: u64,
     /// This node's name (`MAXINE_INSTANCE_ID`).
     pub instance_id: String,
+    /// The addresses of this node's API, as `host:port`. No node may call them as instances.
+    pub api_addresses: Vec<String>,
     /// Whether this node competes to lead. If false, it becomes leader only when there has been none for two
     /// lease periods (`MAXINE_LEADER_ELECTION_ENABLED`).
     pub election_enabled: bool,
@@ -75,6 +77,7 @@ impl Default for RedisConfig {
             connect_timeout_ms: 5_000,
             command_timeout_ms: 2_000,
             instance_id: String::from("maxine"),
+            api_addresses: Vec::new(),
             election_enabled: true,
             lease_ms: 15_000,
             renew_ms: 5_000,

@@ -91,6 +91,8 @@ struct Core {
     failed: Mutex<Option<String>>,
     /// The servers that Sentinels or the nodes of a Redis Cluster name, as `host:port`.
     servers: Mutex<Vec<String>>,
+    /// The addresses of all nodes that report, as `host:port`.
+    node_addresses: Mutex<Vec<String>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -214,6 +216,7 @@ impl RedisStore {
             last_refusal: Mutex::default(),
             failed: Mutex::default(),
             servers: Mutex::default(),
+            node_addresses: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,
@@ -326,7 +329,9 @@ impl ControlStore for RedisStore {
     }
 
     fn own_addresses(&self) -> Vec<String> {
-        self.core.servers.lock().clone()
+        let mut own = self.core.servers.lock().clone();
+        own.extend_from_slice(&self.core.node_addresses.lock());
+        own
     }
 
     async fn shutdown(&self) {

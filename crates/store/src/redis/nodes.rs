@@ -11,16 +11,26 @@ use crate::node_register::{KEPT_MS, NODES_MAX, REPORT_MS, StoreNode};
 use maxine_state::STATE_VERSION;
 
 impl Core {
-    /// Reports until the node stops, and then removes its entry.
+    /// Reports and reads the addresses of the others until the node stops, and then removes its entry.
     pub(super) async fn run_node_register(self: Arc<Self>) {
         let (version, kept) = (STATE_VERSION.to_string(), KEPT_MS.to_string());
         let max = NODES_MAX.to_string();
         let name = self.config.instance_id.as_bytes();
+        let addresses = self.config.api_addresses.join(",");
         loop {
-            let args = [name, version.as_bytes(), kept.as_bytes(), max.as_bytes()];
+            let args =
+                [name, version.as_bytes(), kept.as_bytes(), max.as_bytes(), addresses.as_bytes()];
             let reported: RedisResult<u64> = self.ask_nodes(&scripts::REPORT, &args).await;
-            if let Err(error) = reported {
-                tracing::debug!(%error, "this node could not report to redis");
+            let nodes = match reported {
+                Ok(_) => self.registered_nodes().await,
+                Err(error) => Err(error),
+            };
+            match nodes {
+                Ok(nodes) => {
+                    let addresses = nodes.into_iter().flat_map(|node| node.addresses).collect();
+                    *self.node_addresses.lock() = addresses;
+                }
+                Err(error) => tracing::debug!(%error, "this node could not report to redis"),
             }
             tokio::select! {
                 () = self.stop.cancelled() => break,
@@ -35,10 +45,14 @@ impl Core {
     /// The nodes that report to Redis.
     pub(super) async fn registered_nodes(&self) -> RedisResult<Vec<StoreNode>> {
         let max = NODES_MAX.to_string();
-        let found: Vec<(String, u32, u64)> =
+        let found: Vec<(String, u32, u64, String)> =
             self.ask_nodes(&scripts::NODES, &[max.as_bytes()]).await?;
-        let node =
-            |(name, state_version, last_seen_ms)| StoreNode { name, state_version, last_seen_ms };
+        let node = |(name, state_version, last_seen_ms, addresses): (_, _, _, String)| StoreNode {
+            name,
+            state_version,
+            last_seen_ms,
+            addresses: addresses.split(',').map(str::to_owned).collect(),
+        };
         Ok(found.into_iter().map(node).collect())
     }
 

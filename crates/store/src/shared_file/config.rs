@@ -36,6 +36,8 @@ pub struct SharedFileConfig {
     pub call_bind: SocketAddr,
     /// The host at which other nodes reach this one; by default that of `call_bind`.
     pub call_host: Option<String>,
+    /// The addresses of this node's API, as `host:port`. No node may call them as instances.
+    pub api_addresses: Vec<String>,
     /// The file is compacted when its entries are longer than this and longer than the state, in bytes.
     pub compact_after_len: u64,
 }
@@ -54,6 +56,7 @@ impl Default for SharedFileConfig {
             renew_ms: 5_000,
             call_bind: SocketAddr::from(([127, 0, 0, 1], 0)),
             call_host: None,
+            api_addresses: Vec::new(),
             compact_after_len: 32 * 1024 * 1024,
         }
     }

@@ -63,6 +63,8 @@ struct LeaseState {
 
 /// What the thread and the tasks share.
 struct Shared {
+    /// The addresses of all nodes that report, as `host:port`.
+    addresses: Mutex<Vec<String>>,
     config: SharedFileConfig,
     leader_path: PathBuf,
     clock: Clock,
@@ -240,6 +242,7 @@ impl SharedFileStore {
             events: StoreEvents::default(),
             failed: Mutex::default(),
             away_since_ms: Mutex::default(),
+            addresses: Mutex::default(),
             config,
         });
         let (machine, opening) = (Machine::new(view), Arc::clone(&shared));
@@ -385,7 +388,9 @@ impl ControlStore for SharedFileStore {
         // The address for calls is only known while a node leads.
         let record = self.shared.lease.lock().record.clone();
         let leader = record.map(|record| record.call_addr);
-        std::iter::once(self.bound.to_string()).chain(advertised).chain(leader).collect()
+        let nodes = self.shared.addresses.lock().clone();
+        let own = std::iter::once(self.bound.to_string()).chain(advertised);
+        own.chain(leader).chain(nodes).collect()
     }
 
     async fn shutdown(&self) {

@@ -1,5 +1,5 @@
 //! The list of nodes in the shared-file mode. Each node has a small file in a folder next to the log, which
-//! says what version it understands.
+//! says what version it understands, and which addresses it has.
 //!
 //! A node rewrites its file while it runs and removes it when it stops. The age of another node's file is the
 //! difference of the two files' times, which the storage sets. So no clocks are compared.
@@ -25,6 +25,7 @@ const FILE_LEN_MAX: u64 = 4_096;
 struct Entry {
     name: String,
     state_version: u32,
+    addresses: Vec<String>,
 }
 
 /// Whether a file in the folder has a name that nodes give: no other file is read or removed.
@@ -34,16 +35,17 @@ fn is_own_name(path: &Path) -> bool {
     is_hash && path.extension().is_none_or(|extension| extension == "new")
 }
 
-/// The folder, and the name of this node.
+/// The folder, and the name and addresses of this node.
 #[derive(Debug)]
 pub(super) struct NodeFiles {
     dir: PathBuf,
     own_name: String,
+    own_addresses: Vec<String>,
 }
 
 impl NodeFiles {
-    pub(super) fn new(log: &Path, own_name: &str) -> Self {
-        Self { dir: beside(log, ".nodes"), own_name: own_name.to_owned() }
+    pub(super) fn new(log: &Path, own_name: &str, own_addresses: Vec<String>) -> Self {
+        Self { dir: beside(log, ".nodes"), own_name: own_name.to_owned(), own_addresses }
     }
 
     /// The name of a file is a hash of the node's name, because that may have any characters.
@@ -63,7 +65,11 @@ impl NodeFiles {
         }
         let path = self.path(&self.own_name);
         let temporary = beside(&path, ".new");
-        let entry = Entry { name: self.own_name.clone(), state_version: STATE_VERSION };
+        let entry = Entry {
+            name: self.own_name.clone(),
+            state_version: STATE_VERSION,
+            addresses: self.own_addresses.clone(),
+        };
         let mut file = create_new(&temporary)?;
         file.write_all(&serde_json::to_vec(&entry)?)?;
         let modified = file.metadata()?.modified()?;
@@ -78,6 +84,7 @@ impl NodeFiles {
             name: self.own_name.clone(),
             state_version: STATE_VERSION,
             last_seen_ms: 0,
+            addresses: self.own_addresses.clone(),
         };
         let mut nodes = vec![own];
         for file in fs::read_dir(&self.dir)?.take(2 * NODES_MAX) {
@@ -98,11 +105,12 @@ impl NodeFiles {
                 continue;
             }
             let Ok(Some(bytes)) = read_short(&path, FILE_LEN_MAX) else { continue };
-            let Ok(Entry { name, state_version }) = serde_json::from_slice(&bytes) else {
+            let Ok(Entry { name, state_version, addresses }) = serde_json::from_slice(&bytes)
+            else {
                 continue;
             };
             if name != self.own_name {
-                nodes.push(StoreNode { name, state_version, last_seen_ms });
+                nodes.push(StoreNode { name, state_version, last_seen_ms, addresses });
             }
         }
         Ok(nodes)
@@ -133,7 +141,8 @@ mod tests {
     fn nodes_see_each_other_until_one_leaves_is_forgotten_or_is_silent_for_too_long() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("state.log");
-        let (one, two) = (NodeFiles::new(&log, "one"), NodeFiles::new(&log, "../two"));
+        let files = |name: &str| NodeFiles::new(&log, name, vec![format!("{name}:80")]);
+        let (one, two) = (files("one"), files("../two"));
         one.report().unwrap();
         two.report().unwrap();
         let names = |files: &NodeFiles| {
@@ -144,6 +153,7 @@ mod tests {
             nodes.into_iter().map(|node| node.name).collect::<Vec<_>>()
         };
         assert_eq!(names(&one), ["one", "../two"]);
+        assert_eq!(one.nodes().unwrap()[1].addresses, ["../two:80"]);
         fs::write(one.dir.join("garbage"), b"{").unwrap();
         assert_eq!(names(&two), ["../two", "one"]);
         two.leave();
@@ -168,7 +178,7 @@ mod tests {
     #[test]
     fn links_pipes_and_files_of_others_in_the_folder_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let files = NodeFiles::new(&dir.path().join("log"), "one");
+        let files = NodeFiles::new(&dir.path().join("log"), "one", Vec::new());
         files.report().unwrap();
         let victim = dir.path().join("victim");
         fs::write(&victim, "precious").unwrap();
@@ -184,7 +194,7 @@ mod tests {
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
         assert!(old.exists(), "a file of another program is not removed");
 
-        let linked = NodeFiles::new(&dir.path().join("other"), "one");
+        let linked = NodeFiles::new(&dir.path().join("other"), "one", Vec::new());
         std::os::unix::fs::symlink(&files.dir, &linked.dir).unwrap();
         let refused = linked.nodes().unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::NotADirectory);

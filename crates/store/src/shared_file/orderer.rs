@@ -159,7 +159,8 @@ impl Orderer {
         used.as_deref().map_or(Ok(()), |used| remember_use(used, &path))?;
         let observed = (None, shared.clock.monotonic_ms());
         let places = VecDeque::new();
-        let node_files = NodeFiles::new(&path, &shared.config.instance_id);
+        let addresses = shared.config.api_addresses.iter().chain([&call_addr]).cloned().collect();
+        let node_files = NodeFiles::new(&path, &shared.config.instance_id, addresses);
         let mut orderer = Self {
             shared,
             machine,
@@ -219,13 +220,15 @@ impl Orderer {
         }
     }
 
-    /// Reports that this node runs, if a report is due.
+    /// Reports that this node runs and reads the addresses of the others, if a report is due.
     fn report(&mut self) -> Result<(), Failure> {
         let now_ms = self.shared.clock.monotonic_ms();
         if now_ms >= self.report_due_ms {
             self.check_storage()?;
             self.report_due_ms = now_ms + REPORT_MS;
-            self.node_files.report().map_err(node_files_away)?;
+            let nodes = self.node_files.nodes().map_err(node_files_away)?;
+            let addresses = nodes.into_iter().flat_map(|node| node.addresses).collect();
+            *self.shared.addresses.lock() = addresses;
         }
         Ok(())
     }
