@@ -241,7 +241,8 @@ async fn a_request_that_comes_round_to_maxine_again_is_508() {
     rig.register("a", rig.front).await;
     let answer = rig.get("/").await;
     assert_eq!(status_of(&answer), 508, "{answer}");
-    assert!(answer.contains("x-maxine-error: loop_detected"), "{answer}");
+    // The last hop made the answer. For the first one it is an instance's, which may not set Maxine's fields.
+    assert!(!answer.contains("x-maxine-error"), "{answer}");
     until(|| rig.forwarder.in_flight(&rig.key("a")) == 0).await;
 }
 

@@ -566,6 +566,8 @@ impl Forwarder {
             let hold: TunnelHold = (lease, in_flight, in_flight_guard);
             self.0.tasks.spawn(tunnel::run(client, upstream, policy.idle, hold));
             headers::strip_hop_by_hop(&mut parts.headers, false);
+            headers::strip_maxines_own(&mut parts.headers);
+            parts.headers.remove(header::CONTENT_LENGTH);
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             parts.headers.insert(header::UPGRADE, protocol);
             parts.version = hyper::Version::HTTP_11;
@@ -591,6 +593,7 @@ impl Forwarder {
             .then(|| parts.headers.get(header::UPGRADE).cloned())
             .flatten();
         headers::strip_hop_by_hop(&mut parts.headers, attempts.head.takes_trailers);
+        headers::strip_maxines_own(&mut parts.headers);
         if let Some(protocol) = wanted {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             parts.headers.insert(header::UPGRADE, protocol);

@@ -2,7 +2,9 @@
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::headers::{is_reserved_for_proxies, strip_hop_by_hop};
+use super::headers::{
+    affects_whole_origin, is_maxines_own, is_reserved_for_proxies, strip_hop_by_hop,
+};
 
 /// Whether a message has no transfer coding, or only `chunked`. No other coding is decoded here, so a message
 /// with another one cannot be forwarded.
@@ -52,14 +54,16 @@ const NO_TRAILERS: [HeaderName; 15] = [
     header::WWW_AUTHENTICATE,
 ];
 
-/// Removes from trailers the fields that are only allowed before the content, and those that no client may
-/// set: the origin of the request, and Maxine's own fields.
+/// Removes from trailers the fields that are only allowed before the content, and those that neither a client
+/// nor an instance may set: the origin of the request, fields that affect the node's whole origin, and Maxine's
+/// own fields.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers, false);
     let misplaced = |name: &HeaderName| {
         NO_TRAILERS.contains(name)
-            || name.as_str().starts_with("x-maxine-")
+            || is_maxines_own(name.as_str())
             || is_reserved_for_proxies(name.as_str())
+            || affects_whole_origin(name.as_str())
     };
     let misplaced: Vec<HeaderName> = trailers.keys().filter(|n| misplaced(n)).cloned().collect();
     for name in &misplaced {
@@ -90,6 +94,17 @@ mod tests {
             merge_content_length(&mut headers);
             assert_eq!(headers, lengths(once), "{values:?}");
         }
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_only_maxine_may_say() {
+        let mut trailers = HeaderMap::new();
+        for name in ["x-sum", "clear-site-data", "x-maxine-index", "x-accel-redirect", "set-cookie"]
+        {
+            trailers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-sum"]);
     }
 
     #[test]

@@ -45,6 +45,53 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, keep_trailer: bool) {
     }
 }
 
+/// Removes from an instance's answer the fields that only Maxine may set in it. Otherwise a client could not
+/// tell whether Maxine or the instance answered.
+pub(crate) fn strip_maxines_own(headers: &mut HeaderMap) {
+    let is_maxines = |name: &&HeaderName| is_maxines_own(name.as_str());
+    while let Some(name) = headers.keys().find(is_maxines).cloned() {
+        headers.remove(name);
+    }
+}
+
+/// Whether only Maxine may set a field.
+pub(crate) fn is_maxines_own(name: &str) -> bool {
+    name.starts_with("x-maxine-")
+}
+
+/// Whether a field of an answer affects every page of its origin, which is the node's, or is an order to a
+/// proxy in front of the node. No instance may set it.
+#[must_use]
+pub fn affects_whole_origin(name: &str) -> bool {
+    matches!(
+        name,
+        "clear-site-data"
+            | "service-worker-allowed"
+            | "strict-transport-security"
+            | "alt-svc"
+            | "nel"
+            | "report-to"
+            | "expect-ct"
+            | "public-key-pins"
+            | "reporting-endpoints"
+            | "set-login"
+            | "speculation-rules"
+            | "use-as-dictionary"
+            | "accept-ch"
+            | "critical-ch"
+            | "sec-session-registration"
+            | "secure-session-registration"
+            // A proxy in front of this node would obey these as the node's own wish.
+            | "x-accel-redirect"
+            | "x-sendfile"
+            | "x-sendfile2"
+            | "x-lighttpd-send-file"
+            | "x-litespeed-location"
+            | "x-reproxy-file"
+            | "x-reproxy-url"
+    )
+}
+
 /// Whether a field concerns one connection only, whatever `Connection` lists.
 fn concerns_connection(name: &str) -> bool {
     match name.len() {

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use hyper::StatusCode;
-use hyper::header::HeaderMap;
+use hyper::header::{self, HeaderMap};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -95,6 +95,11 @@ impl InterimSink {
     /// Sends an interim answer, or drops it.
     pub(crate) fn send(&self, status: StatusCode, mut fields: HeaderMap) {
         headers::strip_hop_by_hop(&mut fields, false);
+        headers::strip_maxines_own(&mut fields);
+        // It has no content, so a length would be wrong (RFC 9110 section 8.6). A cookie belongs to the final
+        // answer, where its path is checked.
+        fields.remove(header::CONTENT_LENGTH);
+        fields.remove(header::SET_COOKIE);
         (self.filter)(&mut fields);
         let reason = status.canonical_reason().unwrap_or_default();
         let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
@@ -222,14 +227,22 @@ mod tests {
     use super::*;
 
     fn hint() -> HeaderMap {
-        [("link", "</a>"), ("connection", "x-own"), ("x-own", "1"), ("set-cookie", "a=1")]
-            .into_iter()
-            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
-            .collect::<HeaderMap>()
+        [
+            ("link", "</a>"),
+            ("connection", "x-own"),
+            ("x-own", "1"),
+            ("set-cookie", "a=1"),
+            ("content-length", "100"),
+            ("x-maxine-index", "5"),
+            ("x-filtered", "1"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+        .collect::<HeaderMap>()
     }
 
-    fn without_cookies(fields: &mut HeaderMap) {
-        fields.remove("set-cookie");
+    fn filter(fields: &mut HeaderMap) {
+        fields.remove("x-filtered");
     }
 
     const WIRE: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
@@ -239,7 +252,7 @@ mod tests {
         let (near, mut far) = duplex(1024);
         let interim = Interim::default();
         let mut stream = InterimStream::new(near, interim.clone());
-        let turn = interim.begin(without_cookies);
+        let turn = interim.begin(filter);
         let sink = turn.sink();
         stream.flush().await.unwrap();
         sink.send(StatusCode::EARLY_HINTS, hint());
@@ -249,7 +262,7 @@ mod tests {
         stream.flush().await.unwrap();
         drop(turn);
         sink.send(StatusCode::EARLY_HINTS, hint());
-        let next = interim.begin(without_cookies);
+        let next = interim.begin(filter);
         sink.send(StatusCode::EARLY_HINTS, hint());
         next.sink().send(StatusCode::EARLY_HINTS, hint());
         stream.flush().await.unwrap();
@@ -262,7 +275,7 @@ mod tests {
     #[tokio::test]
     async fn hints_are_bounded() {
         let interim = Interim::default();
-        let turn = interim.begin(without_cookies);
+        let turn = interim.begin(filter);
         for _ in 0..100 {
             turn.sink().send(StatusCode::EARLY_HINTS, hint());
         }

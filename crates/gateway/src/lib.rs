@@ -60,7 +60,7 @@ pub use egress::{EgressDenied, EgressPolicy, HostPort, OwnAddresses};
 pub use error::{ProxyError, TlsFailure};
 pub use forward::{Chosen, ForwardContext, Forwarded};
 pub use framing::is_chunked_or_unencoded;
-pub use headers::is_last_forward;
+pub use headers::{affects_whole_origin, is_last_forward};
 pub use interim::{Interim, InterimPermit, InterimSink, InterimStream};
 pub use metrics::{NoMetrics, ProxyMetrics, RequestRecord};
 pub use probe::Prober;

@@ -11,35 +11,13 @@
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
 
+use maxine_gateway::affects_whole_origin;
 use maxine_identity::SESSION_COOKIE;
 
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 /// What a page may still do. It is added to a policy of the instance, and both apply.
 const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
-
-/// Whether a field of an answer affects every page of its origin.
-fn affects_whole_origin(name: &str) -> bool {
-    matches!(
-        name,
-        "clear-site-data"
-            | "service-worker-allowed"
-            | "strict-transport-security"
-            | "alt-svc"
-            | "nel"
-            | "report-to"
-            | "expect-ct"
-            | "public-key-pins"
-            | "reporting-endpoints"
-            | "set-login"
-            | "speculation-rules"
-            | "use-as-dictionary"
-            | "critical-ch"
-            // A proxy in front of this node would obey these as the node's own wish.
-            | "x-accel-redirect"
-            | "x-sendfile"
-    )
-}
 
 /// Whether the request comes from a browser. Browsers state this on trusted addresses; elsewhere all of them
 /// have the same product name. What a browser loads for a page gets the policy too, where it has no effect,
@@ -128,7 +106,11 @@ pub(super) fn limit_cookies_to(prefix: &str, headers: &mut HeaderMap) {
         if last.is_some_and(is_below) {
             return Some(value.clone());
         }
-        let mut parts: Vec<&[u8]> = pairs(value).filter(|part| !is_path(part)).collect();
+        // The first part is the cookie itself, whatever its name. Without it the second part would be the
+        // cookie, which nobody has checked.
+        let is_kept = |(at, part): &(usize, &[u8])| *at == 0 || !is_path(part);
+        let parts = pairs(value).enumerate().filter(is_kept);
+        let mut parts: Vec<&[u8]> = parts.map(|(_, part)| part).collect();
         let path = [b"Path=", prefix.as_bytes()].concat();
         parts.push(&path);
         // Parts of a valid header value are valid.
@@ -226,6 +208,31 @@ mod tests {
                 "d=4; Path=/api/maxine/serviceops/proxy/shop",
                 "e=5; Path=/api/maxine/serviceops/proxy/shop",
             ]
+        );
+    }
+
+    #[test]
+    fn a_cookie_named_path_uncovers_no_other_cookie() {
+        let mut headers = map(&[
+            ("set-cookie", "Path=x; maxine_session=planted; Max-Age=9"),
+            ("set-cookie", "path; maxine_session=planted"),
+            ("set-cookie", "PATH=/; =maxine_session=planted"),
+            ("set-cookie", "\tPath=/;Path=/;maxine_session=planted;HttpOnly"),
+            ("set-cookie", "; maxine_session=planted"),
+        ]);
+        strip_reserved_fields(&mut headers);
+        limit_cookies_to("/p", &mut headers);
+        let left: Vec<_> = headers.get_all("set-cookie").iter().collect();
+        assert_eq!(
+            left,
+            [
+                "Path=x; maxine_session=planted; Max-Age=9; Path=/p",
+                "path; maxine_session=planted; Path=/p",
+                "PATH=/; =maxine_session=planted; Path=/p",
+                "Path=/; maxine_session=planted; HttpOnly; Path=/p",
+                "; maxine_session=planted; Path=/p",
+            ],
+            "a browser reads the first part as the cookie and the others as its attributes"
         );
     }
 
