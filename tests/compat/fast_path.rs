@@ -88,6 +88,8 @@ fn levelled(name: &str, value: &str) -> String {
     let is_made = matches!(name, "x-trace-id" | "traceparent") && !value.starts_with("00-4bf9");
     let shape = |c: char| if c.is_ascii_hexdigit() { '0' } else { c };
     match name {
+        // How old a copy is differs from one moment to the next.
+        "x-maxine-staleness-ms" => "an age".into(),
         "date" | "Date" => {
             assert!(value.len() == 29 && value.ends_with(" GMT"), "{value}");
             "a date".into()
@@ -157,8 +159,32 @@ async fn both_ways_answer_alike() {
              if-none-match: *\r\norigin: https://a.example\r\ncookie: a=b\r\n",
         ),
     ];
+    let resolve = |path: &str, fields: &str| {
+        format!("GET /api/v1/resolve/{path} HTTP/1.1\r\nHost: h\r\n{fields}\r\n")
+    };
+    let shorts = shorts.into_iter().chain([
+        resolve("default/orders?redirect=1", ""),
+        resolve("default/orders?path=/x?a=1&redirect=1&key=me", "accept: text/html\r\n"),
+        resolve("default/orders?redirect=1", "x-trace-id: my own\r\nauthorization: Bearer x\r\n"),
+    ]);
     let others = [
         // Not a redirect.
+        resolve("default/none?redirect=1", ""),
+        resolve("default/orders?redirect=0", ""),
+        resolve("default/orders?key=a", ""),
+        resolve("default/orders?redirect=1&redirect=1", ""),
+        resolve("default/orders?redirect=1&path=x", ""),
+        resolve("default/orders?redirect=1&path=/../x", ""),
+        resolve("default/orders?redirect=1&other=1", ""),
+        resolve("default/orders?redirect=1&consistency=nonsense", ""),
+        resolve("default/o_r(d)ers?redirect=1", ""),
+        // Not a plain one.
+        resolve("default/orders?redirect=1&consistency=leader", ""),
+        resolve("default/orders?redirect=1&min_index=1", ""),
+        resolve("default/orders?redirect=1&key=%61", ""),
+        resolve("default/order%73?redirect=1", ""),
+        resolve("default/orders/?redirect=1", ""),
+        resolve("default/orders?redirect=1", "").replace("GET", "HEAD"),
         discover("", ""),
         discover("serviceName=none", ""),
         discover("serviceName=orders&mode=PROXY", ""),
@@ -177,6 +203,7 @@ async fn both_ways_answer_alike() {
         discover("serviceName=orders", "").replace("GET", "OPTIONS"),
         discover("serviceName=orders", "no colon\r\n"),
     ];
+    let shorts: Vec<String> = shorts.collect();
     for (requests, short) in [(&shorts[..], true), (&others[..], false)] {
         for request in requests {
             let before = taken(&server);

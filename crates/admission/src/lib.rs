@@ -4,10 +4,10 @@
 //! and password checks that wait. Each kind of place has a limit for the node, a limit for each address, and
 //! a reserve that only callers with a credential may use. So strangers cannot lock an operator out.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 /// The limits for one kind of place.

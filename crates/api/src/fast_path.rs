@@ -1,9 +1,9 @@
-//! The fast path: discovery by redirect, answered from the connection's own bytes.
+//! The fast path: discovery by redirect and `resolve?redirect=1`, answered from the connection's own bytes.
 //!
 //! Place in the flow: between the socket and the HTTP library, where every connection begins. Most of what a
 //! look-up costs behind the library is the library: a map of the headers in, another one out, a state
 //! machine around both. Here a request of the plainest shape is read where it stands and its answer
-//! written whole. Route and look-up are those of the [`super::Front`]; only the answer is encoded here. Whatever is not of
+//! written whole. Route, look-up and choice are those of the [`super::Front`] and of the router's handler; only the answer is encoded here. Whatever is not of
 //! that shape, or not answered by a redirect, goes to the library as it came, with all that follows on its connection;
 //! nothing has been done for it before.
 //!
@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use axum::http::Method;
-use axum::http::header::{self, HeaderName};
+use axum::http::header::{self, HeaderMap, HeaderName};
 use bytes::Bytes;
 use httparse::{Header, Status};
 use maxine_balance::Fields;
@@ -30,13 +30,15 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::AppState;
-use super::compat::{self, Preferred};
+use super::compat::{self, LookUp, Preferred};
 use super::middleware::{Shared, TRACEPARENT, context_of};
+use super::native::{Basis, NO_STORE, PlainResolve};
 use super::route::Route;
 use super::well_formed;
+use super::{AppState, RequestContext};
 use maxine_discovery::{Outcome, TEXT_PREFIX};
 use maxine_gateway::FieldLines;
+use maxine_telemetry::Subject;
 
 /// Maximum number of bytes that are read at once. Longer requests take the slow path.
 const READ_LEN_MAX: usize = 8 * 1_024;
@@ -44,8 +46,9 @@ const READ_LEN_MAX: usize = 8 * 1_024;
 const FIELDS_MAX: usize = 32;
 /// Fields that the fast path reads or writes. If the header of the trace id had one of these names, there
 /// would be two of it.
-const FIELDS: [HeaderName; 13] = [
+const FIELDS: [HeaderName; 14] = [
     header::ACCEPT,
+    header::CACHE_CONTROL,
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::CONTENT_TYPE,
@@ -95,7 +98,9 @@ enum Turn {
 impl FastPath {
     /// For a node with open discovery whose answers have the usual fields; `None` for other nodes.
     pub(super) fn new(state: AppState, edge: Arc<Shared>) -> Option<Self> {
-        let is_usual = edge.allows_fast_path() && !FIELDS.contains(edge.trace_header());
+        let is_usual = edge.allows_fast_path()
+            && !FIELDS.contains(edge.trace_header())
+            && !edge.trace_header().as_str().starts_with("x-maxine-");
         is_usual.then_some(Self { state, edge })
     }
 
@@ -221,17 +226,40 @@ impl FastPath {
         let parsed = head.parse_with_uninit_headers(bytes, &mut fields);
         let Ok(Status::Complete(len)) = parsed else { return None };
         let (path, query) = plain_target(&head)?;
-        let route = Route::of(&self.state, &Method::GET, path, Some(query));
-        let Route::LookUp(look_up) = route else { return None };
         let given = Given::of(head.headers, self.edge.trace_header().as_str())?;
-        let body = compat::preferred(given.accept);
+        let fields = ReadFields(head.headers);
+        let client = self.edge.resolve(peer, &fields);
+        let context = context_of(given.trace_id, given.traceparent, client);
+        let subject = match Route::of(&self.state, &Method::GET, path, Some(query)) {
+            Route::LookUp(look_up) => {
+                self.discover(&look_up, given.accept, &fields, &context, date, out)?
+            }
+            Route::Router => {
+                let resolve = PlainResolve::of(path, query)?;
+                self.resolve(&resolve, &fields, &context, date, out)?
+            }
+            Route::Forward(_) => return None,
+        };
+        self.state.telemetry().metrics().fast_path.inc();
+        self.edge.redirected(head.path?, subject, context, read_us);
+        Some(len)
+    }
+
+    /// A redirect of the compatible API.
+    fn discover(
+        &self,
+        look_up: &LookUp<'_>,
+        accept: Option<&[u8]>,
+        fields: &ReadFields<'_, '_>,
+        context: &RequestContext,
+        date: &mut Date,
+        out: &mut Vec<u8>,
+    ) -> Option<Subject> {
+        let body = compat::preferred(accept);
         if body == Preferred::Html {
             return None;
         }
-        let read = ReadFields(head.headers);
-        let client = self.edge.resolve(peer, &read);
-        let context = context_of(given.trace_id, given.traceparent, client);
-        let outcome = look_up.outcome(&self.state, context.client.ip, &read);
+        let outcome = look_up.outcome(&self.state, context.client.ip, fields);
         let Outcome::Found(choice) = &outcome else { return None };
 
         let now_ms = self.state.clock().wall_ms();
@@ -246,11 +274,7 @@ impl FastPath {
             push_field(out, "Content-Type", compat::PLAIN_TEXT.as_bytes());
             body_len = TEXT_PREFIX.len() + location.len();
         }
-        push_field(out, self.edge.trace_header().as_str(), b"");
-        context.trace_id.push_to(out);
-        push_field(out, TRACEPARENT.as_str(), b"");
-        context.traceparent.push_to(out);
-        push_field(out, header::X_CONTENT_TYPE_OPTIONS.as_str(), b"nosniff");
+        self.push_usual(context, out);
         push_field(out, "Content-Length", itoa::Buffer::new().format(body_len).as_bytes());
         push_field(out, "Date", date.at(now_ms));
         out.extend_from_slice(b"\r\n\r\n");
@@ -258,10 +282,46 @@ impl FastPath {
             out.extend_from_slice(TEXT_PREFIX);
             out.extend_from_within(location);
         }
-        self.state.telemetry().metrics().fast_path.inc();
-        let subject = look_up.account(&self.state, outcome, &Method::GET, &context, now_ms);
-        self.edge.redirected(head.path?, subject, context, read_us);
-        Some(len)
+        Some(look_up.account(&self.state, outcome, &Method::GET, context, now_ms))
+    }
+
+    /// A redirect of the native API.
+    fn resolve(
+        &self,
+        resolve: &PlainResolve,
+        fields: &ReadFields<'_, '_>,
+        context: &RequestContext,
+        date: &mut Date,
+        out: &mut Vec<u8>,
+    ) -> Option<Subject> {
+        let (basis, _) = Basis::present(&self.state);
+        let (index, outcome) = resolve.outcome(&self.state, context.client.ip, fields);
+        let Outcome::Found(choice) = &outcome else { return None };
+
+        let now_ms = self.state.clock().wall_ms();
+        out.extend_from_slice(b"HTTP/1.1 302 Found\r\nlocation: ");
+        let address = choice.instance.registration.address.as_str();
+        maxine_discovery::push_location(out, address, resolve.appended());
+        let mut freshness = HeaderMap::with_capacity(8);
+        freshness.insert(header::CACHE_CONTROL, NO_STORE);
+        basis.at(index).put_headers(&self.state, &mut freshness);
+        for (name, value) in &freshness {
+            push_field(out, name.as_str(), value.as_bytes());
+        }
+        self.push_usual(context, out);
+        push_field(out, "content-length", b"0");
+        push_field(out, "date", date.at(now_ms));
+        out.extend_from_slice(b"\r\n\r\n");
+        Some(resolve.account(&self.state, outcome, context, now_ms))
+    }
+
+    /// The fields of every answer.
+    fn push_usual(&self, context: &RequestContext, out: &mut Vec<u8>) {
+        push_field(out, self.edge.trace_header().as_str(), b"");
+        context.trace_id.push_to(out);
+        push_field(out, TRACEPARENT.as_str(), b"");
+        context.traceparent.push_to(out);
+        push_field(out, header::X_CONTENT_TYPE_OPTIONS.as_str(), b"nosniff");
     }
 }
 

@@ -5,10 +5,11 @@
 //! places, the next one three quarters of the rest, and so on. One place in 16 is kept for callers with a credential. The queue
 //! is shared in the same way.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 

@@ -37,7 +37,8 @@ pub(super) const STALENESS_HEADER: HeaderName = HeaderName::from_static("x-maxin
 pub(super) const LEADER_HEADER: HeaderName = HeaderName::from_static("x-maxine-leader");
 
 const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// `Cache-Control` of an answer that sets no other.
+pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// How long a read waits for the requested freshness, in milliseconds.
 const FRESH_TIMEOUT_MS: u64 = 3_000;
@@ -58,7 +59,7 @@ pub(crate) struct Freshness {
 
 /// The state on which an answer is based.
 #[derive(Clone, Copy)]
-pub(super) struct Basis {
+pub(crate) struct Basis {
     index: u64,
     history: u64,
     /// Its staleness at `at_ms`.
@@ -69,7 +70,7 @@ pub(super) struct Basis {
 impl Basis {
     /// The present state of this node, and its staleness. The staleness is read first, because entries that
     /// are applied in between must not make an older state seem younger.
-    pub(super) fn present(state: &AppState) -> (Self, Arc<Snapshot>) {
+    pub(crate) fn present(state: &AppState) -> (Self, Arc<Snapshot>) {
         let at_ms = state.clock().monotonic_ms();
         let staleness_ms = state.store().staleness_ms();
         let snapshot = state.view().snapshot();
@@ -83,7 +84,13 @@ impl Basis {
         self.staleness_ms.map(|then_ms| then_ms + since_ms)
     }
 
-    fn put_headers(&self, state: &AppState, headers: &mut HeaderMap) {
+    /// The same for an answer that is true at `index`, which is published by now.
+    pub(crate) fn at(self, index: u64) -> Self {
+        Self { index, ..self }
+    }
+
+    /// Adds the headers that report it.
+    pub(crate) fn put_headers(&self, state: &AppState, headers: &mut HeaderMap) {
         let known = state.store().leadership_now().leader.is_some();
         headers.insert(INDEX_HEADER, self.index.into());
         headers.insert(HISTORY_HEADER, history_value(self.history));
@@ -116,7 +123,8 @@ impl Answered {
 
     /// The answer is based on the state at `index`, which is published by now.
     pub(super) fn at(&self, index: u64) {
-        self.0.lock().index = index;
+        let mut basis = self.0.lock();
+        *basis = basis.at(index);
     }
 }
 

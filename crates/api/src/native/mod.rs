@@ -37,8 +37,10 @@ mod upgrade;
 mod watch;
 
 pub(super) use fresh::add_freshness_headers;
+pub(super) use fresh::{Basis, NO_STORE};
 pub use instance_nodes::InstanceReports;
 pub use nodes::NodeReports;
+pub(super) use resolve::PlainResolve;
 
 use std::sync::Arc;
 

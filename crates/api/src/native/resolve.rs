@@ -1,14 +1,17 @@
 //! Resolution: chooses one instance of a service by the service's strategy. It reads only the view, never
 //! waits and takes no lock.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use maxine_balance::{HashInput, query_of};
+use maxine_balance::{Fields, HashInput, query_of};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{Params, ServicePath};
+use super::extract::{Params, ServicePath, service_key};
 use super::fresh::{Answered, Fresh, Freshness};
 use super::instances::none_routable;
 use crate::look_ups::LookUpRequest;
@@ -19,6 +22,9 @@ use maxine_state::limits::{ADDRESS_LEN_MAX, check_text};
 use maxine_state::{Given, Registration, SelectionStrategy, ServiceKey};
 use maxine_telemetry::Subject;
 use maxine_view::ServiceTable;
+
+/// What precedes the namespace in the path.
+const PATH: &str = "/api/v1/resolve/";
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -83,33 +89,29 @@ pub(super) async fn resolve(
     let (answer, subject) = match query.check() {
         Err(problem) => (Err(problem), Subject::Lookup(state.view().counter(key.as_ref()))),
         Ok(()) => {
-            let (index, table) = state.view().table_at(&key);
+            let (index, table, outcome) = query.choose(&state, &key, context.client.ip, &headers);
             answered.at(index);
-            let path = query.path.as_deref().unwrap_or_default();
-            let input = HashInput {
-                address: context.client.ip,
-                fields: &headers,
-                queries: [query_of(path), ""],
-                key: query.key.as_deref(),
-            };
-            let table = table.as_deref();
-            let outcome =
-                table.map_or(Outcome::NoService, |table| maxine_discovery::choose(table, &input));
-            let answer = answer(&fresh, &key, &query, &outcome, table);
-            let request = LookUpRequest {
-                service: key.as_ref(),
-                way: "resolve",
-                mode: None,
-                method: &method,
-                context: &context,
-                time_ms: state.clock().wall_ms(),
-            };
-            (answer, request.account(&state, outcome))
+            let answer = answer(&fresh, &key, &query, &outcome, table.as_deref());
+            let time_ms = state.clock().wall_ms();
+            (answer, account(&state, &key, outcome, &method, &context, time_ms))
         }
     };
     let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     response.extensions_mut().insert(subject);
     response
+}
+
+/// Counts and notes the outcome, and says what the request was.
+fn account(
+    state: &AppState,
+    key: &ServiceKey,
+    outcome: Outcome,
+    method: &Method,
+    context: &RequestContext,
+    time_ms: u64,
+) -> Subject {
+    let (service, way) = (key.as_ref(), "resolve");
+    LookUpRequest { service, way, mode: None, method, context, time_ms }.account(state, outcome)
 }
 
 fn answer(
@@ -154,7 +156,84 @@ fn shown(
     }
 }
 
+/// A resolution that is answered by a redirect to an instance, from this node's state as it is.
+pub(crate) struct PlainResolve {
+    key: ServiceKey,
+    query: Resolve,
+}
+
+impl PlainResolve {
+    /// The resolution of a `GET`, if it is one without escapes, without a wish for freshness, and without a fault.
+    pub(crate) fn of(path: &str, raw_query: &str) -> Option<Self> {
+        let (namespace, service) = path.strip_prefix(PATH)?.split_once('/')?;
+        if path.contains('%') || service.contains('/') || raw_query.contains(['%', '+']) {
+            return None;
+        }
+        let mut query = Resolve { key: None, path: None, redirect: None };
+        for pair in raw_query.split('&') {
+            let (name, value) = pair.split_once('=')?;
+            let was_given = match name {
+                "key" => query.key.replace(value.to_owned()).is_some(),
+                "path" => query.path.replace(value.to_owned()).is_some(),
+                "redirect" if value == "1" => query.redirect.replace(1).is_some(),
+                _ => return None,
+            };
+            if was_given {
+                return None;
+            }
+        }
+        query.redirect?;
+        query.check().ok()?;
+        Some(Self { key: service_key(namespace, service).ok()?, query })
+    }
+
+    /// Chooses an instance, and gives the index at which the choice is true. Nothing is counted or noted before
+    /// [`Self::account`].
+    pub(crate) fn outcome(
+        &self,
+        state: &AppState,
+        client: IpAddr,
+        fields: &dyn Fields,
+    ) -> (u64, Outcome) {
+        let (index, _, outcome) = self.query.choose(state, &self.key, client, fields);
+        (index, outcome)
+    }
+
+    /// What is appended to the instance's address.
+    pub(crate) fn appended(&self) -> Option<&str> {
+        self.query.path.as_deref()
+    }
+
+    /// Counts and notes the outcome, and says what the request was.
+    pub(crate) fn account(
+        &self,
+        state: &AppState,
+        outcome: Outcome,
+        context: &RequestContext,
+        time_ms: u64,
+    ) -> Subject {
+        account(state, &self.key, outcome, &Method::GET, context, time_ms)
+    }
+}
+
 impl Resolve {
+    /// The index at which the choice is true, the service's table, and the choice.
+    fn choose(
+        &self,
+        state: &AppState,
+        key: &ServiceKey,
+        client: IpAddr,
+        fields: &dyn Fields,
+    ) -> (u64, Option<Arc<ServiceTable>>, Outcome) {
+        let (index, table) = state.view().table_at(key);
+        let path = self.path.as_deref().unwrap_or_default();
+        let queries = [query_of(path), ""];
+        let input = HashInput { address: client, fields, queries, key: self.key.as_deref() };
+        let choose = |table| maxine_discovery::choose(table, &input);
+        let outcome = table.as_deref().map_or(Outcome::NoService, choose);
+        (index, table, outcome)
+    }
+
     /// Refuses parameters that are out of their limits.
     fn check(&self) -> Result<(), Problem> {
         check_path(self.path.as_deref().unwrap_or_default())?;
