@@ -417,7 +417,7 @@ pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
 
 /// Writes so many bytes in small parts.
 async fn write_many(stream: &mut (impl AsyncWriteExt + Unpin), len: usize) {
-    let part = [b'a'; 64 * 1024];
+    let part = vec![b'a'; 64 * 1024];
     for _ in 0..len / part.len() {
         stream.write_all(&part).await.unwrap();
     }
@@ -425,7 +425,7 @@ async fn write_many(stream: &mut (impl AsyncWriteExt + Unpin), len: usize) {
 
 /// Reads up to so many bytes and drops them; how many there were.
 async fn read_many(stream: &mut (impl AsyncReadExt + Unpin), len: usize) -> usize {
-    let mut part = [0; 64 * 1024];
+    let mut part = vec![0; 64 * 1024];
     let mut read = 0;
     while read < len {
         match stream.read(&mut part).await.unwrap() {
