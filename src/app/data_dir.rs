@@ -9,10 +9,13 @@ use anyhow::Context as _;
 
 use crate::config::{BackendKind, NodeConfig};
 
+/// Name of the lock file.
+pub(super) const LOCK_FILE: &str = "node.lock";
+
 /// The lock file, in the modes that need one.
 fn lock_file(config: &NodeConfig) -> Option<PathBuf> {
     matches!(config.backend, BackendKind::Redis | BackendKind::SharedFile)
-        .then(|| config.data_dir.join("node.lock"))
+        .then(|| config.data_dir.join(LOCK_FILE))
 }
 
 fn is_used(config: &NodeConfig) -> String {

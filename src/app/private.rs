@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::settings;
+use super::{data_dir, settings};
 use crate::config::NodeConfig;
 
 /// Mode of a private directory, and of a private file.
@@ -28,6 +28,7 @@ pub(super) fn restrict_permissions(config: &NodeConfig) {
         narrowed.dir(&logs);
     }
     narrowed.beginning_with(&logs, "maxine");
+    narrowed.beginning_with(&config.data_dir, data_dir::LOCK_FILE);
     narrowed.beginning_with(&config.data_dir, "pending-audit");
     narrowed.beginning_with(&config.data_dir, "alert-silences");
     narrowed.beginning_with(&config.data_dir, "shared-log");

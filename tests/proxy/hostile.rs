@@ -267,3 +267,19 @@ async fn an_early_answer_ends_the_upload_and_frees_the_connection() {
     drop(client);
     until(|| rig.forwarder.in_flight(&rig.key("a")) == 0).await;
 }
+
+#[tokio::test]
+async fn an_instance_that_sends_interim_answers_without_end_is_502() {
+    let rig = Rig::new().await;
+    let upstream = Upstream::raw(|mut stream| async move {
+        if read_head(&mut stream).await.is_some() {
+            let many = "HTTP/1.1 102 Processing\r\n\r\n".repeat(1_000);
+            while stream.write_all(many.as_bytes()).await.is_ok() {}
+        }
+    })
+    .await;
+    rig.register("a", upstream.address).await;
+    let answer = rig.get("/").await;
+    assert_eq!(status_of(&answer), 502, "{answer}");
+    assert!(answer.contains("x-maxine-error: bad_response"), "{answer}");
+}

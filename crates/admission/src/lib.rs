@@ -129,7 +129,9 @@ impl Places {
         count: usize,
     ) -> Result<Place, NoPlace> {
         let user = (network_of(address), caller_class);
-        self.add(&mut self.taken.lock(), user, count, count)?;
+        if count > 0 {
+            self.add(&mut self.taken.lock(), user, count, count)?;
+        }
         Ok(Place { places: Arc::clone(self), user: Some(user), count })
     }
 
@@ -145,9 +147,6 @@ impl Places {
         let max = if caller_class == CallerClass::Stranger { max - reserved.min(max) } else { max };
         if taken.all.saturating_add(new) > max {
             return Err(NoPlace::Node);
-        }
-        if count == 0 {
-            return Ok(());
         }
         let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
         let of_others = (taken.all - taken.unused).saturating_sub(of_address);
@@ -177,6 +176,9 @@ impl Place {
     /// Takes `count` more places for the user. The places held before are kept, even if this fails.
     pub fn grow(&mut self, count: usize) -> Result<(), NoPlace> {
         let Some(user) = self.user else { return Err(NoPlace::Address) };
+        if count == 0 {
+            return Ok(());
+        }
         self.places.add(&mut self.places.taken.lock(), user, count, count)?;
         self.count += count;
         Ok(())
@@ -212,6 +214,9 @@ impl Place {
     }
 
     fn give_back(&mut self, count: usize) {
+        if count == 0 {
+            return;
+        }
         let mut taken = self.places.taken.lock();
         taken.all -= count;
         self.count -= count;

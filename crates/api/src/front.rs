@@ -24,7 +24,7 @@ use maxine_identity::CookieUse;
 use super::compat::{Forwarding, LookUp};
 use super::fast_path::FastPath;
 use super::route::{DISCOVER, Route};
-use super::{AppState, compat, error, routes};
+use super::{AppState, compat, compat_error, routes};
 
 /// Receives every request.
 pub struct Front {
@@ -120,7 +120,7 @@ impl Front {
                         record.about(subject);
                         response
                     }
-                    Err(panic) => error::panicked(panic),
+                    Err(panic) => compat_error::panicked(panic),
                 }
             }
             Err(refusal) => *refusal,
@@ -154,7 +154,7 @@ impl Front {
                         record.about(subject);
                         response
                     }
-                    Err(panic) => error::panicked(panic),
+                    Err(panic) => compat_error::panicked(panic),
                 }
             }
             Err(refusal) => *refusal,

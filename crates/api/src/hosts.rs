@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::{self, Response, StatusCode, header};
 use axum::response::IntoResponse;
 
-use super::error::CompatError;
+use super::compat_error::CompatError;
 use super::{AppState, origins};
 
 /// Whether a request calls the node by one of its own names. A request without a name does not come from a

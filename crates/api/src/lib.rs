@@ -11,7 +11,7 @@ mod body;
 mod body_tracker;
 pub mod caller;
 mod compat;
-pub mod error;
+pub mod compat_error;
 mod fast_path;
 mod field_names;
 mod front;
@@ -38,6 +38,7 @@ mod routes;
 mod send_monitor;
 pub mod serve;
 mod state;
+mod status_of_error;
 mod ui;
 mod well_formed;
 

@@ -18,7 +18,7 @@ use axum::http::{Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::{CompatError, edge_error};
+use super::compat_error::{CompatError, edge_error};
 use super::{AppState, CalledBy, RequestContext};
 use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
 

@@ -5,7 +5,7 @@ use axum::routing::MethodRouter;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::middleware::EdgeLayer;
-use super::{AppState, compat, error, native, openapi, ui};
+use super::{AppState, compat, compat_error, native, openapi, ui};
 
 /// Collects routes for the router, and records each for the test that compares them with the access table.
 pub(super) struct Routes {
@@ -34,7 +34,7 @@ impl Routes {
 pub(super) fn build(state: AppState) -> Router {
     let routes = collect(|native| native::wrap(native, &state));
     let router = routes.router.fallback(ui::fallback);
-    let router = router.layer(CatchPanicLayer::custom(error::panicked));
+    let router = router.layer(CatchPanicLayer::custom(compat_error::panicked));
     router.layer(EdgeLayer::new(state.clone())).with_state(state)
 }
 

@@ -21,7 +21,7 @@ use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::error::CompatError;
+use super::compat_error::CompatError;
 use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
 use maxine_clock::Clock;
 
@@ -280,7 +280,7 @@ impl SendMonitor {
 
 /// Over HTTP/2 the refusal has no body: a client that takes no body would leave that untaken, too.
 fn too_many_unsent_bytes(version: Version) -> Response<Body> {
-    let text = "Too many bytes of earlier answers wait to be taken by your address";
+    let text = "Your address must first read the answers to its earlier requests: too many bytes of them are waiting";
     let mut response = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     if version >= Version::HTTP_2 {

@@ -33,7 +33,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Front;
 use super::body_tracker::BodyTracker;
-use super::error::CompatError;
+use super::compat_error::CompatError;
 use super::front::Begun;
 use super::lazy_timer::LazyTimer;
 use super::linger::{LingeringStream, TunnelMark};

@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use rust_embed::RustEmbed;
 
-use super::error::{CompatError, edge_error, is_native};
+use super::compat_error::{CompatError, edge_error, is_native};
 use super::routes::Routes;
 use super::send_monitor::SharedBytes;
 use super::{AppState, hosts, origins};

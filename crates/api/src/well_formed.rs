@@ -8,7 +8,7 @@ use axum::http::uri::Scheme;
 use axum::http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use axum::response::IntoResponse;
 
-use super::error::CompatError;
+use super::compat_error::CompatError;
 use super::serve::ServeLimits;
 use maxine_gateway::is_chunked_or_unencoded;
 

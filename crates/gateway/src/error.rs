@@ -44,7 +44,7 @@ pub enum TlsFailure {
     #[error("the handshake failed")]
     Protocol,
     /// The connection ended during the handshake.
-    #[error("the connection ended within the handshake")]
+    #[error("the connection ended during the handshake")]
     Broken,
 }
 
@@ -55,10 +55,12 @@ pub enum ProxyError {
     #[error("no instance of the service gets traffic")]
     NoInstance,
     /// There are instances, but each is ejected or has an open circuit breaker.
-    #[error("every instance of the service is ejected for now, because it failed")]
+    #[error("every instance of the service is ejected at the moment, because its requests failed")]
     CircuitOpen,
     /// Too many requests wait for the instance, in total or of one client.
-    #[error("too many requests, of this client or of all, wait for a connection to the instance")]
+    #[error(
+        "too many requests (of this client, or of all clients) are waiting for a connection to the instance"
+    )]
     Overloaded,
     /// Over the rate limit.
     #[error("the service's rate limit is reached")]
@@ -70,24 +72,26 @@ pub enum ProxyError {
     #[error("the instance's host name could not be resolved")]
     Resolve,
     /// Too many host names are being resolved. It is unknown whether this one can be resolved.
-    #[error("too many host names are being resolved; the instance's is not among them")]
+    #[error(
+        "too many host names are being resolved at the moment, so the instance's name was not resolved"
+    )]
     LookupsBusy,
     /// This node, or one client, has reached its limit of connections to instances.
-    #[error("too many connections to instances, of this client or of all, are open")]
+    #[error("too many connections to instances are open (for this client, or for all clients)")]
     ConnectionsBusy,
     /// Too many bytes of request bodies are being collected.
     #[error(
-        "too many bytes of request bodies, of this client or of all, are waiting to be sent on"
+        "too many bytes of request bodies are waiting to be forwarded (of this client, or of all clients)"
     )]
     BodiesBusy,
     /// The instance's address may not be called.
     #[error("the instance's address may not be called: {0}")]
     Egress(EgressDenied),
     /// The connection was refused, or broke while it was opened.
-    #[error("the instance could not be connected to")]
+    #[error("no connection to the instance could be opened")]
     Connect,
     /// The connection was not opened in time.
-    #[error("the instance could not be connected to in time")]
+    #[error("no connection to the instance could be opened in time")]
     ConnectTimeout,
     /// The instance's certificate or protocol is not acceptable.
     #[error("no secure connection to the instance could be made: {0}")]
@@ -105,7 +109,7 @@ pub enum ProxyError {
     #[error("the instance did not answer in time")]
     ResponseTimeout,
     /// The total time limit was reached.
-    #[error("the total time of the request is over")]
+    #[error("the time limit for the whole request has passed")]
     TotalTimeout,
     /// The client stopped sending its body.
     #[error("the request's body did not arrive in time")]

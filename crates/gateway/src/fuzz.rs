@@ -80,11 +80,11 @@ fn headers(bytes: &[u8]) {
         let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
         let origin = Origin { peer, https: false, host: host.as_ref(), trusted: is_trusted };
         set_forwarded(&mut headers, &origin);
-        let told = headers.get("x-forwarded-for").expect("it is told");
-        let told = told.to_str().expect("addresses are ASCII");
-        assert!(told.ends_with("192.0.2.7"), "{told}");
+        let sent = headers.get("x-forwarded-for").expect("the field is set");
+        let sent = sent.to_str().expect("addresses are ASCII");
+        assert!(sent.ends_with("192.0.2.7"), "{sent}");
         if !is_trusted {
-            assert_eq!(told, "192.0.2.7", "a stranger's word goes on");
+            assert_eq!(sent, "192.0.2.7", "the claim of an untrusted client is forwarded");
             assert_eq!(headers.get_all("forwarded").iter().count(), 1);
         }
     }

@@ -154,7 +154,7 @@ pub(crate) struct Lease {
 
 /// A request that was not answered.
 pub(crate) struct SendFailure {
-    /// What the client is told, if the request is not sent again.
+    /// The error for the client, if the request is not sent again.
     pub(crate) error: ProxyError,
     /// The request itself, if the connection never took it.
     pub(crate) unsent: Option<Request<RequestBody>>,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::json::answer;
 use crate::AppState;
-use crate::error::CompatError;
+use crate::compat_error::CompatError;
 use crate::lists::Listing;
 use maxine_telemetry::events::iso_8601;
 use maxine_telemetry::{Gauges, Trace, alert_as_json};

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::json::answer;
 use crate::AppState;
-use crate::error::CompatError;
+use crate::compat_error::CompatError;
 use maxine_telemetry::http_client;
 
 /// Time limit for fetching the performance report.

@@ -6,7 +6,7 @@ use axum::http::Response;
 use serde_json::{Map, Value, json};
 
 use super::json::{answer, read_object};
-use crate::error::CompatError;
+use crate::compat_error::CompatError;
 use crate::{AppState, CalledBy, RequestContext};
 use maxine_actors::{WriteError, WriteRequest};
 use maxine_state::{

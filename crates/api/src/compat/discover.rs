@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use maxine_balance::{Fields, HashInput};
 
 use super::NAMESPACE;
-use crate::error::CompatError;
+use crate::compat_error::CompatError;
 use crate::look_ups::LookUpRequest;
 use crate::{AppState, RequestContext};
 use maxine_discovery::{DiscoverQuery, Outcome, Redirect};

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::AppState;
 use crate::body::{self, BodyError};
-use crate::error::{CompatError, JSON};
+use crate::compat_error::{CompatError, JSON};
 use crate::state::ApiSettings;
 
 /// Maximum length of a body that is read only to be refused, in bytes.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use tokio_util::io::ReaderStream;
 
 use super::json::answer;
-use crate::error::CompatError;
+use crate::compat_error::CompatError;
 use crate::{AppState, CalledBy, RequestContext};
 use maxine_state::AuditAction;
 use maxine_telemetry::Telemetry;

@@ -20,7 +20,7 @@ mod time;
 
 use axum::routing::{any, get, post, put};
 
-use super::error::CompatError;
+use super::compat_error::CompatError;
 use super::route::DISCOVER;
 use super::routes::Routes;
 

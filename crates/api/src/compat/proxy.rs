@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 
 use super::json::{declared_len, refuse_body};
 use super::{NAMESPACE, browsers};
-use crate::error::CompatError;
+use crate::compat_error::CompatError;
 use crate::look_ups::{self, shown};
 use crate::middleware::leave_out_body;
 use crate::route::DISCOVER;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::json::{answer, read_object};
 use super::registration;
 use super::time::us_english;
-use crate::error::CompatError;
+use crate::compat_error::CompatError;
 use crate::{AppState, CalledBy, RequestContext, registrants};
 
 pub(super) async fn register(

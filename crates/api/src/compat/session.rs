@@ -6,7 +6,7 @@ use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::json::{answer, read_object, text};
-use crate::error::CompatError;
+use crate::compat_error::CompatError;
 use crate::own_password::{self, OwnPasswordError};
 use crate::{AppState, CalledBy, Caller, RequestContext};
 use maxine_identity::SigninError;

@@ -11,7 +11,7 @@ use axum::response::IntoResponse;
 
 use super::edge::Shared;
 use crate::access::{self, Decision};
-use crate::error::{CompatError, edge_error, is_native};
+use crate::compat_error::{CompatError, edge_error, is_native};
 use crate::{AuthMethod, Caller, RequestContext, hosts};
 use maxine_identity::{AuthError, CookieUse};
 use maxine_state::AuditAction;

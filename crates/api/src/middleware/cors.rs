@@ -8,7 +8,7 @@ use axum::http;
 use axum::http::header::{self, HeaderValue};
 use axum::http::{HeaderMap, Response, StatusCode};
 
-use crate::error::{NOSNIFF, is_native};
+use crate::compat_error::{NOSNIFF, is_native};
 use crate::{AppState, origins};
 
 /// Routes of the compatible API from which the dashboard reads counters and records.

@@ -23,7 +23,7 @@ use super::break_glass::BreakGlassUse;
 use super::cors::Cors;
 use super::trace::{TRACEPARENT, context_of};
 use crate::access::AccessMode;
-use crate::error::{NOSNIFF, is_native};
+use crate::compat_error::{NOSNIFF, is_native};
 use crate::native::add_freshness_headers;
 use crate::send_monitor::{self, Streamed};
 use crate::{AppState, AuthMethod, Caller, RequestContext, caller, field_names};

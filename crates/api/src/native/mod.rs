@@ -54,7 +54,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::{Problem, ProblemKind};
-use super::{AppState, Caller, error, openapi};
+use super::{AppState, Caller, compat_error, openapi};
 use maxine_state::{Given, ProbeKind, ProbeSpec, Registration};
 
 /// The routes, each with its entry in the OpenAPI document.
@@ -152,7 +152,7 @@ pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppStat
 
 /// The answer for a handler that panicked. The log has the panic itself.
 fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
-    error::log_panic(panic.as_ref());
+    compat_error::log_panic(panic.as_ref());
     Problem::new(ProblemKind::Internal, "an internal error occurred").into_response()
 }
 

@@ -24,6 +24,8 @@ pub(crate) const READ_LEN_MAX: usize = 64 * 1_024;
 /// A head that arrives in pieces is read again with each of them up to this length, and later only when its end may
 /// have come. In bytes.
 const EAGER_LEN: usize = 64;
+/// Most interim answers to one request.
+const INTERIM_MAX: usize = 4_096;
 
 /// Receives interim answers, except `101`.
 pub(crate) type OnInterim<'a> = &'a (dyn Fn(StatusCode, HeaderMap) + Send + Sync);
@@ -49,6 +51,14 @@ pub(crate) struct Failure {
     pub(crate) unsent: Option<Request<RequestBody>>,
     /// Whether no byte of it was written.
     pub(crate) nothing_written: bool,
+}
+
+/// The wait for the head of an answer.
+#[derive(Default)]
+struct HeadWait {
+    /// How many of the bytes that wait were looked at.
+    seen_len: usize,
+    interim_answers: usize,
 }
 
 /// A connection without a request.
@@ -90,10 +100,9 @@ impl Connection {
         }
         let (parts, body) = request.into_parts();
         let mut sending = Sending::new(&parts, body);
-        let mut seen_len = 0;
-        let head = poll_fn(|cx| {
-            self.poll_head(cx, &mut sending, &parts.method, &mut seen_len, on_interim)
-        });
+        let mut wait = HeadWait::default();
+        let head =
+            poll_fn(|cx| self.poll_head(cx, &mut sending, &parts.method, &mut wait, on_interim));
         match head.await {
             Ok(head) => Ok(Received::answer(head, self, sending)),
             Err(reason) => {
@@ -130,23 +139,27 @@ impl Connection {
         cx: &mut Context<'_>,
         sending: &mut Sending,
         asked: &Method,
-        seen_len: &mut usize,
+        wait: &mut HeadWait,
         on_interim: OnInterim<'_>,
     ) -> Poll<Result<AnswerHead, Reason>> {
         loop {
             self.poll_send(cx, sending)?;
             let is_worth_reading = !self.bytes.is_empty()
-                && (*seen_len < EAGER_LEN
+                && (wait.seen_len < EAGER_LEN
                     || self.bytes.len() >= head::LEN_MAX
-                    || head::may_end(&self.bytes, *seen_len));
-            *seen_len = self.bytes.len();
+                    || head::may_end(&self.bytes, wait.seen_len));
+            wait.seen_len = self.bytes.len();
             if is_worth_reading {
                 let read =
                     head::read_answer(&mut self.bytes, asked).map_err(|_| Reason::NotHttp)?;
                 match read {
                     Some(interim) if is_interim(interim.parts.status) => {
+                        wait.interim_answers += 1;
+                        if wait.interim_answers > INTERIM_MAX {
+                            return Poll::Ready(Err(Reason::NotHttp));
+                        }
                         on_interim(interim.parts.status, interim.parts.headers);
-                        *seen_len = 0;
+                        wait.seen_len = 0;
                         continue;
                     }
                     Some(head) => return Poll::Ready(Ok(head)),

@@ -54,15 +54,16 @@ impl From<RebuildError> for End {
 impl Core {
     /// Follows the log until the node stops.
     pub(super) async fn run_tail(self: Arc<Self>) {
-        // The last complete read before the last failure.
-        let mut failed_after_ms = None;
+        // Attempts that failed since the log was followed.
+        let mut failed = 0_u32;
         while !self.stop.is_cancelled() {
             let connected = tokio::select! {
                 () = self.stop.cancelled() => break,
                 connected = self.connector.connect() => connected,
             };
+            let mut is_following = false;
             let end = match connected {
-                Ok(mut link) => self.session(&mut link).await,
+                Ok(mut link) => self.session(&mut link, &mut is_following).await,
                 Err(error) => End::Redis(error),
             };
             let pause = match end {
@@ -73,11 +74,10 @@ impl Core {
                 }
                 End::Redis(error) => {
                     self.caught_up.send_replace(false);
-                    let complete_ms = self.complete_ms.load(Ordering::Acquire);
-                    let is_repeated = failed_after_ms.replace(complete_ms) == Some(complete_ms);
+                    failed = if is_following { 1 } else { failed.saturating_add(1) };
                     // A node that was paused finds that its own time limits are over, although Redis answers.
                     // So only an attempt that began after the first failure shows that Redis does not.
-                    if is_repeated {
+                    if failed > 1 {
                         self.report_unreachable(&error).await;
                     }
                     self.connector.backoff()
@@ -100,12 +100,17 @@ impl Core {
         self.note_unreachable(&mismatch.unwrap_or_else(|| error.to_string()));
     }
 
-    async fn session(&self, link: &mut Link) -> End {
-        let Err(end) = self.try_session(link).await;
+    /// Follows the log until a failure. Sets `is_following` once it has followed.
+    async fn session(&self, link: &mut Link, is_following: &mut bool) -> End {
+        let Err(end) = self.try_session(link, is_following).await;
         end
     }
 
-    async fn try_session(&self, link: &mut Link) -> Result<std::convert::Infallible, End> {
+    async fn try_session(
+        &self,
+        link: &mut Link,
+        is_following: &mut bool,
+    ) -> Result<std::convert::Infallible, End> {
         self.note_server(link).await?;
         self.synchronise(link).await?;
         let timeout = self.config.command_timeout();
@@ -119,6 +124,7 @@ impl Core {
                 () = self.stop.cancelled() => return Err(End::Stop),
                 page = stream::page(link, &self.keys, &after, BLOCK_MS, timeout) => page?,
             };
+            *is_following = true;
             let repair = self.repair_wanted.swap(false, Ordering::AcqRel);
             if let Some(last) = page.skipped.last().filter(|last| last.id != passed) {
                 self.report_skipped(&page.skipped);

@@ -234,7 +234,7 @@ function Bar({ tone, startMs, tookMs, lengthMs }: { tone: string; startMs: numbe
 /** Texts for the proxy's codes. Other codes are shown unchanged. */
 const FAILURES: Record<string, string> = {
   lost_hedge: 'another was first',
-  connect_failed: 'could not be connected to',
+  connect_failed: 'no connection could be opened',
   connect_timeout: 'no connection in time',
   upstream_reset: 'closed the connection',
   response_timeout: 'no answer in time',
