@@ -76,11 +76,11 @@ keys! {
     "http.watchers_per_address_max" "http-watchers-per-address-max" "MAXINE_HTTP_WATCHERS_PER_ADDRESS_MAX" "watchers" "1 to 1000000" "10000"
         "Maximum watch streams and long-polls of one client address. Beyond it, 429." => |c, v| c.http.watchers_per_address_max = number(v, 1, 1_000_000)?;
     "http.bodies_len_max" "http-bodies-len-max" "MAXINE_HTTP_BODIES_LEN_MAX" "bytes" "8388608 to 1099511627776" "67108864"
-        "Maximum bytes of JSON request bodies that are still arriving. A quarter is kept for callers with a credential. Beyond it, 503." => |c, v| c.http.bodies_len_max = number(v, 8 << 20, 1 << 40)?;
+        "Maximum bytes of JSON request bodies that are still arriving, and of requests over HTTP/2 that are being answered (8 KiB each, and their heads). A quarter is kept for callers with a credential. Beyond it, 503." => |c, v| c.http.bodies_len_max = number(v, 8 << 20, 1 << 40)?;
     "http.bodies_per_address_len_max" "http-bodies-per-address-len-max" "MAXINE_HTTP_BODIES_PER_ADDRESS_LEN_MAX" "bytes" "4194304 to 1099511627776" "33554432"
-        "Maximum bytes of JSON request bodies that are still arriving from one client address. Beyond it, 503." => |c, v| c.http.bodies_per_address_len_max = number(v, 4 << 20, 1 << 40)?;
+        "The same for one client address. With the default, one address has at most 4,096 requests over HTTP/2 that are being answered, long-polls included. Beyond it, 503." => |c, v| c.http.bodies_per_address_len_max = number(v, 4 << 20, 1 << 40)?;
     "http.header_timeout_ms" "http-header-timeout-ms" "MAXINE_HTTP_HEADER_TIMEOUT_MS" "milliseconds" "100 to 600000" "10000"
-        "Time limit for receiving the head of a request. The connection of a slower client is closed." => |c, v| c.http.header_timeout_ms = number(v, 100, 600_000)?;
+        "Time limit for receiving the head of a request, and for a connection without a request. Then the connection is closed." => |c, v| c.http.header_timeout_ms = number(v, 100, 600_000)?;
     "http.request_timeout_ms" "http-request-timeout-ms" "MAXINE_HTTP_REQUEST_TIMEOUT_MS" "milliseconds" "100 to 3600000" "30000"
         "Time limit for reading the body of a request and answering it. Streams and proxied requests have their own limits." => |c, v| c.http.request_timeout_ms = number(v, 100, 3_600_000)?;
     "http.proxy_body_len_max" "proxy-body-len-max" "MAXINE_PROXY_BODY_LEN_MAX" "bytes" "0 to 1099511627776" "10485760"

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::peers::*;
+use super::support::Server;
 
 const HEALTH: &str = "/api/actuator/health";
 
@@ -550,5 +551,27 @@ async fn a_node_that_stops_says_so_and_finishes_what_it_has() {
     assert_eq!(leaving.code(4), NO_ERROR);
     go_on.notify_one();
     assert_eq!(wire.outcome(1).await, Outcome::Status(200));
+    while wire.read().await.is_some() {}
+}
+
+/// As over HTTP/1, a connection without a request is closed after a while, even if its client answers pings.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_closed_and_the_client_is_told_first() {
+    let server = Server::start_with(|options| options.limits.header_timeout_ms = 300).await;
+    let mut wire = Wire::client(&server).await;
+    let fields = [(":method", "HEAD"), (":scheme", "http"), (":authority", "h")];
+    let head = [&fields[..], &[(":path", HEALTH)]].concat();
+    wire.send(request(&head)).await;
+    assert_eq!(wire.outcome(1).await, Outcome::Status(200));
+    // A change of a watch that began on the same connection may come at any time.
+    wire.send(get(3, "/api/v1/watch?service=s")).await;
+    assert_eq!(wire.outcome(3).await, Outcome::Status(200));
+    for _ in 0..4 {
+        // Each ping of the server comes after the time of an idle connection.
+        while wire.next(PING).await.expect("it is not idle").flags & END != 0 {}
+    }
+    wire.send(frame(RST_STREAM, 0, 3, 8_u32.to_be_bytes())).await;
+    let leaving = wire.next(GOAWAY).await.expect("the client is told");
+    assert_eq!(leaving.code(4), NO_ERROR);
     while wire.read().await.is_some() {}
 }

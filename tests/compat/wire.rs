@@ -351,7 +351,7 @@ async fn instances_that_one_address_registers_without_a_credential_are_bounded()
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_over_http2_count_while_their_requests_are_answered() {
     let server = Server::start_with(|options| {
-        // Each request counts 16 KiB as long as its body has not ended.
+        // Each request counts 8 KiB, and 8 KiB more as long as its body has not ended.
         options.api.bodies.per_address_max = 160_000;
         options.api.body_timeout_ms = 3_000;
     })
@@ -383,6 +383,50 @@ async fn heads_over_http2_count_while_their_requests_are_answered() {
         (refused, begun) = (refused + 1, rest);
     }
     assert_eq!(begin(100).await.unwrap(), 408, "a short one fits, and waits for its body in vain");
+}
+
+/// A read that waits for an index holds its task, however short its head is.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_over_http2_that_wait_are_bounded_for_each_address() {
+    let server = Server::start_with(|options| {
+        options.api.bodies.per_address_max = 10 * 9_000;
+        let proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        options.api.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
+        options.limits.trusted_proxies = options.api.trusted_proxies.clone();
+    })
+    .await;
+    server.register(super::support::node("s", "a", 80)).await;
+    let stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let get = |path: &str, client: &str| {
+        let request = axum::http::Request::get(format!("http://{}{path}", server.addr))
+            .header("x-forwarded-for", client)
+            .body(axum::body::Body::empty());
+        sender.clone().send_request(request.unwrap())
+    };
+    let (one, other) = ("203.0.113.1", "203.0.113.2");
+    let (reads, waits) =
+        ("/api/v1/resolve/default/s", "/api/v1/resolve/default/s?min_index=999999");
+    let mut waiting: Vec<_> = (0..16).map(|_| tokio::spawn(get(waits, one))).collect();
+    for _ in 0..6 {
+        let (refused, _, rest) = futures::future::select_all(waiting).await;
+        let refused = refused.unwrap().unwrap();
+        assert_eq!(refused.status(), 503, "ten fit");
+        let text = http_body_util::BodyExt::collect(refused).await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.contains("too many requests are being answered"), "{text}");
+        waiting = rest;
+    }
+    // Ten still wait, each for three seconds.
+    assert_eq!(get(reads, one).await.unwrap().status(), 503);
+    assert_eq!(get(reads, other).await.unwrap().status(), 200, "another client");
+    for waited in futures::future::join_all(waiting).await {
+        assert_eq!(waited.unwrap().unwrap().status(), 503, "this index is not reached");
+    }
+    assert_eq!(get(reads, one).await.unwrap().status(), 200);
 }
 
 /// One address cannot take all connections.

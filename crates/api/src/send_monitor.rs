@@ -6,10 +6,12 @@
 //! answer and for a stream of changes, only the part that has arrived and was not read. If an answer makes no
 //! progress for too long, its connection is closed. That happens earlier if the node, or the address, is short
 //! of memory for such bytes. A connection whose answers are refused again and again is closed, too.
+//!
+//! An HTTP/2 connection is idle if none of its requests is being answered, and no answer is being delivered.
 
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -98,6 +100,18 @@ impl UnsentBytes {
     }
 }
 
+/// A request over HTTP/2, until its answer has been written.
+#[derive(Debug)]
+pub(super) struct OpenRequest(Arc<Shared>);
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        // Stored before the number falls, because a connection is idle since then.
+        self.0.idle_since_ms.store(self.0.clock.monotonic_ms(), Ordering::Release);
+        self.0.open.fetch_sub(1, Ordering::Release);
+    }
+}
+
 /// Watches how fast one connection's client reads its answers.
 #[derive(Clone, Debug)]
 pub(super) struct SendMonitor(Arc<Shared>);
@@ -109,6 +123,12 @@ struct Shared {
     answers: Mutex<Vec<Weak<Answer>>>,
     /// Wakes [`SendMonitor::stalled`] once there is something to watch.
     began: Notify,
+    /// The number of open requests over HTTP/2.
+    open: AtomicUsize,
+    /// When the last of them ended.
+    idle_since_ms: AtomicU64,
+    /// Notified when the first of them begins.
+    opened: Notify,
     /// How many answers over HTTP/2 were refused.
     refused: AtomicU32,
     refused_too_often: Notify,
@@ -122,6 +142,7 @@ struct Answer {
     /// Since when the client must make progress, in milliseconds; 0 if it need not.
     waiting_since_ms: AtomicU64,
     held: Mutex<Held>,
+    _open: Option<OpenRequest>,
 }
 
 /// What is held of an answer.
@@ -181,9 +202,47 @@ impl Drop for PassedBytes {
 
 impl SendMonitor {
     pub(super) fn new(clock: Clock, unsent: UnsentBytes) -> Self {
-        let (answers, began) = (Mutex::default(), Notify::new());
-        let (refused, refused_too_often) = (AtomicU32::new(0), Notify::new());
-        Self(Arc::new(Shared { clock, unsent, answers, began, refused, refused_too_often }))
+        Self(Arc::new(Shared {
+            clock,
+            unsent,
+            answers: Mutex::default(),
+            began: Notify::new(),
+            open: AtomicUsize::new(0),
+            idle_since_ms: AtomicU64::new(0),
+            opened: Notify::new(),
+            refused: AtomicU32::new(0),
+            refused_too_often: Notify::new(),
+        }))
+    }
+
+    /// A request has arrived. Over HTTP/1 the library knows itself when a connection is idle.
+    pub(super) fn begin(&self, version: Version) -> Option<OpenRequest> {
+        if version < Version::HTTP_2 {
+            return None;
+        }
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+        self.0.opened.notify_one();
+        Some(OpenRequest(Arc::clone(&self.0)))
+    }
+
+    /// Returns once an HTTP/2 connection had no open request for `patience`, counted from this call at the
+    /// earliest. Never returns for a connection without a request over HTTP/2.
+    pub(super) async fn idle(&self, patience: Duration) {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.0.opened.notified().await;
+        // The next call must return, too.
+        self.0.opened.notify_one();
+        let called_ms = self.0.clock.monotonic_ms();
+        loop {
+            let is_open = self.0.open.load(Ordering::Acquire) > 0;
+            let since_ms = self.0.idle_since_ms.load(Ordering::Acquire).max(called_ms);
+            let idle_ms = self.0.clock.monotonic_ms().saturating_sub(since_ms);
+            match patience_ms.saturating_sub(idle_ms) {
+                _ if is_open => tokio::time::sleep(patience).await,
+                0 => return,
+                left_ms => tokio::time::sleep(Duration::from_millis(left_ms)).await,
+            }
+        }
     }
 
     /// Counts and watches an answer, or refuses it if too much waits already.
@@ -192,8 +251,9 @@ impl SendMonitor {
         version: Version,
         reader: Reader,
         response: Response<Body>,
+        open: Option<OpenRequest>,
     ) -> Response<Body> {
-        if response.body().is_end_stream() || !is_watched(version, &response) {
+        if !is_watched(version, &response) {
             return response;
         }
         let is_shared = response.extensions().get::<SharedBytes>().is_some();
@@ -216,7 +276,7 @@ impl SendMonitor {
         let stream_len = is_streamed.then_some(stream_len);
         let held = Mutex::new(Held { place, rest_len: 0, given_len: 0, stream_len });
         let (clock, waiting_since_ms) = (self.0.clock.clone(), AtomicU64::new(0));
-        let answer = Arc::new(Answer { clock, reader, waiting_since_ms, held });
+        let answer = Arc::new(Answer { clock, reader, waiting_since_ms, held, _open: open });
         answer.start_waiting();
         {
             let mut answers = self.0.answers.lock();
@@ -224,6 +284,9 @@ impl SendMonitor {
             answers.push(Arc::downgrade(&answer));
         }
         self.0.began.notify_one();
+        if response.body().is_end_stream() {
+            return watch_head(response, answer);
+        }
         response.map(|inner| Body::new(MonitoredBody { inner, rest: Bytes::new(), answer }))
     }
 
@@ -276,6 +339,22 @@ impl SendMonitor {
             }
         }
     }
+}
+
+/// Watches an answer over HTTP/2 that is only a head. The library drops the values of its header fields when it has
+/// written them, so one value holds the account of the answer. Every answer has a field with a value.
+fn watch_head(mut response: Response<Body>, answer: Arc<Answer>) -> Response<Body> {
+    let mut values = response.headers_mut().values_mut();
+    let Some(value) = values.find(|value| !value.is_empty()) else { return response };
+    let bytes = Bytes::copy_from_slice(value.as_bytes());
+    answer.held.lock().given_len = bytes.len();
+    let given = Bytes::from_owner(PassedBytes { bytes, answer });
+    if let Ok(mut given) = HeaderValue::from_maybe_shared(given) {
+        // Otherwise the library may keep the value in the table that compresses header fields.
+        given.set_sensitive(true);
+        *value = given;
+    }
+    response
 }
 
 /// Over HTTP/2 the refusal has no body: a client that takes no body would leave that untaken, too.
@@ -388,8 +467,12 @@ mod tests {
     async fn an_answer_is_handed_on_in_pieces_and_whole() {
         let monitor = monitor(&UnsentBytes::default());
         let bytes: Vec<u8> = (0..40_000_u32).map(|at| at as u8).collect();
-        let watched =
-            monitor.watch(Version::HTTP_2, reader(1), Response::new(Body::from(bytes.clone())));
+        let watched = monitor.watch(
+            Version::HTTP_2,
+            reader(1),
+            Response::new(Body::from(bytes.clone())),
+            None,
+        );
         let mut body = watched.into_body();
         assert_eq!(body.size_hint().exact(), Some(40_000));
         let (mut lens, mut seen) = (Vec::new(), Vec::new());
@@ -410,7 +493,7 @@ mod tests {
         let unsent = UnsentBytes::default();
         let monitor = monitor(&unsent);
         let big = || Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX / 2 + 1]));
-        let watch = |version, response| monitor.watch(version, reader(1), response);
+        let watch = |version, response| monitor.watch(version, reader(1), response, None);
         let first = watch(Version::HTTP_11, big());
         assert_eq!(watch(Version::HTTP_11, big()).status(), 503);
         let mut shared = big();
@@ -427,8 +510,9 @@ mod tests {
     async fn short_answers_over_http2_that_nobody_takes_are_bounded_by_their_number() {
         let unsent = UnsentBytes::default();
         // Each on its own connection, because one connection has hundreds at most.
-        let short =
-            || monitor(&unsent).watch(Version::HTTP_2, reader(1), Response::new(Body::from("x")));
+        let short = || {
+            monitor(&unsent).watch(Version::HTTP_2, reader(1), Response::new(Body::from("x")), None)
+        };
         let mut held = Vec::new();
         let refused = loop {
             let answer = short();
@@ -449,7 +533,8 @@ mod tests {
     async fn of_an_instances_answer_only_what_is_held_counts() {
         let unsent = UnsentBytes::default();
         let monitor = monitor(&unsent);
-        let mut body = monitor.watch(Version::HTTP_11, reader(1), streamed(60_000)).into_body();
+        let mut body =
+            monitor.watch(Version::HTTP_11, reader(1), streamed(60_000), None).into_body();
         assert_eq!(unsent.0.taken(), 1, "nothing has come yet");
         let mut passed = 0;
         while passed < 2 * UNSENT_PER_ADDRESS_LEN_MAX {
@@ -471,13 +556,15 @@ mod tests {
         let each = UNSENT_PER_ADDRESS_LEN_MAX / 4 + 1;
         let mut slow = Vec::new();
         for _ in 0..5 {
-            let mut body = monitor.watch(Version::HTTP_11, reader(1), streamed(each)).into_body();
+            let mut body =
+                monitor.watch(Version::HTTP_11, reader(1), streamed(each), None).into_body();
             let first = body.frame().await.unwrap();
             slow.push((body, first));
         }
         let served: Vec<bool> = slow.iter().map(|(_, first)| first.is_ok()).collect();
         assert_eq!(served, [true, true, true, false, false], "each began with one byte");
-        let mut other = monitor.watch(Version::HTTP_11, reader(2), streamed(60_000)).into_body();
+        let mut other =
+            monitor.watch(Version::HTTP_11, reader(2), streamed(60_000), None).into_body();
         other.frame().await.unwrap().unwrap();
         assert!(unsent.0.taken() <= UNSENT_PER_ADDRESS_LEN_MAX + 60_000);
     }
@@ -490,14 +577,14 @@ mod tests {
         let mut held = Vec::new();
         for last in 0..10 {
             let mut body =
-                monitor.watch(Version::HTTP_11, reader(last), streamed(part - 1)).into_body();
+                monitor.watch(Version::HTTP_11, reader(last), streamed(part - 1), None).into_body();
             body.frame().await.unwrap().unwrap();
             held.push(body);
         }
         assert!(unsent.is_short());
         let clock = Clock::manual();
         let other = SendMonitor::new(clock.clone(), unsent.clone());
-        let _slow = other.watch(Version::HTTP_2, reader(19), Response::new(Body::from("x")));
+        let _slow = other.watch(Version::HTTP_2, reader(19), Response::new(Body::from("x")), None);
         clock.advance(patience / 10 + Duration::from_millis(1));
         other.stalled(patience).await;
         drop(held);
@@ -517,7 +604,7 @@ mod tests {
         let change = stream::iter([Ok::<_, axum::Error>(Bytes::from(vec![0; 700]))]);
         let mut response = Response::new(Body::from_stream(change.chain(stream::pending())));
         response.extensions_mut().insert(Streamed);
-        let mut body = monitor.watch(Version::HTTP_2, reader(1), response).into_body();
+        let mut body = monitor.watch(Version::HTTP_2, reader(1), response, None).into_body();
         let given = body.frame().await.unwrap().unwrap();
         assert!(futures::poll!(body.frame()).is_pending());
         assert_eq!(unsent.0.taken(), STREAM_LEN + 700);
@@ -534,9 +621,10 @@ mod tests {
     async fn a_connection_whose_answers_are_refused_again_and_again_is_closed() {
         let unsent = UnsentBytes::default();
         let held = Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX]));
-        let _held = monitor(&unsent).watch(Version::HTTP_11, reader(1), held);
+        let _held = monitor(&unsent).watch(Version::HTTP_11, reader(1), held, None);
         let monitor = monitor(&unsent);
-        let answered = || monitor.watch(Version::HTTP_2, reader(1), Response::new(Body::from("x")));
+        let answered =
+            || monitor.watch(Version::HTTP_2, reader(1), Response::new(Body::from("x")), None);
         for _ in 1..REFUSED_MAX {
             assert_eq!(answered().status(), 503);
         }
@@ -552,11 +640,11 @@ mod tests {
         let unsent = UnsentBytes::default();
         let (clock, patience) = (Clock::manual(), Duration::from_secs(3_600));
         let long = Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX / 8 * 7]));
-        let _long = monitor(&unsent).watch(Version::HTTP_11, reader(1), long);
+        let _long = monitor(&unsent).watch(Version::HTTP_11, reader(1), long, None);
         let monitor = |last: u8| {
             let monitor = SendMonitor::new(clock.clone(), unsent.clone());
             let short = Response::new(Body::from("x"));
-            let answer = monitor.watch(Version::HTTP_2, reader(last), short);
+            let answer = monitor.watch(Version::HTTP_2, reader(last), short, None);
             (monitor, answer)
         };
         let (slow, _slow) = monitor(1);
@@ -568,6 +656,56 @@ mod tests {
         stalled.expect_err("its address has room");
     }
 
+    /// The library holds the head of each until it has written it.
+    #[tokio::test]
+    async fn answers_over_http2_without_a_body_are_counted_and_timed_until_their_heads_are_written()
+    {
+        let unsent = UnsentBytes::default();
+        let clock = Clock::manual();
+        let monitor = SendMonitor::new(clock.clone(), unsent.clone());
+        let patience = Duration::from_secs(3_600);
+        let mut head = Response::new(Body::empty());
+        let trace = HeaderValue::from_static("my own");
+        head.headers_mut().insert("x-trace-id", trace.clone());
+        let open = monitor.begin(Version::HTTP_2);
+        let head = monitor.watch(Version::HTTP_2, reader(1), head, open);
+        assert!(head.body().is_end_stream(), "the end of the stream is in its head");
+        assert_eq!(head.headers()["x-trace-id"], trace);
+        assert_eq!(unsent.0.taken(), STREAM_LEN);
+        clock.advance(patience + Duration::from_millis(1));
+        monitor.stalled(patience).await;
+        drop(head);
+        assert_eq!(unsent.0.taken(), 0);
+        let stalled =
+            tokio::time::timeout(Duration::from_millis(50), monitor.stalled(patience)).await;
+        stalled.expect_err("its client has taken all");
+        monitor.idle(Duration::ZERO).await;
+    }
+
+    /// A connection is not idle while a request is answered or its answer is delivered.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_over_http2_is_idle_after_its_last_answer_was_written() {
+        let clock = Clock::manual();
+        let monitor = SendMonitor::new(clock.clone(), UnsentBytes::default());
+        let patience = Duration::from_secs(30);
+        let is_idle = async || {
+            let idle = monitor.idle(patience);
+            tokio::pin!(idle);
+            assert!(futures::poll!(&mut idle).is_pending());
+            clock.advance(patience);
+            tokio::time::timeout(2 * patience, idle).await.is_ok()
+        };
+        assert!(!is_idle().await, "the library times a connection without a request");
+        let open = monitor.begin(Version::HTTP_2);
+        assert!(!is_idle().await, "its request is being answered");
+        let answer = Response::new(Body::from("x"));
+        let answer = monitor.watch(Version::HTTP_2, reader(1), answer, open);
+        assert!(!is_idle().await, "its answer is being delivered");
+        drop(answer);
+        assert!(is_idle().await);
+        assert!(is_idle().await, "as long again");
+    }
+
     #[tokio::test]
     async fn only_an_answer_that_its_client_does_not_take_stalls() {
         let monitor = monitor(&UnsentBytes::default());
@@ -575,12 +713,12 @@ mod tests {
         // If the source of an answer is silent, the client is not at fault.
         let silent = Body::from_stream(futures::stream::pending::<Result<Bytes, axum::Error>>());
         let mut quiet =
-            monitor.watch(Version::HTTP_2, reader(1), Response::new(silent)).into_body();
+            monitor.watch(Version::HTTP_2, reader(1), Response::new(silent), None).into_body();
         assert!(futures::poll!(quiet.frame()).is_pending());
         let stalled = tokio::time::timeout(3 * patience, monitor.stalled(patience)).await;
         stalled.expect_err("a quiet stream has stalled");
         let answer = Response::new(Body::from(vec![0; 20_000]));
-        let taken = monitor.watch(Version::HTTP_2, reader(1), answer);
+        let taken = monitor.watch(Version::HTTP_2, reader(1), answer, None);
         let mut taken = taken.into_body();
         taken.frame().await.unwrap().unwrap();
         let stalled = tokio::time::timeout(10 * patience, monitor.stalled(patience)).await;

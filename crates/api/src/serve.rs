@@ -22,7 +22,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
 use nix::sys::socket::{setsockopt, sockopt};
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
@@ -39,7 +38,7 @@ use super::lazy_timer::LazyTimer;
 use super::linger::{LingeringStream, TunnelMark};
 use super::middleware::leave_out_body;
 use super::provisional::{ProvisionalConnection, ProvisionalConnections};
-use super::send_monitor::{Reader, SendMonitor, UnsentBytes};
+use super::send_monitor::{OpenRequest, Reader, SendMonitor, UnsentBytes};
 use super::well_formed::{self, Bounds};
 use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
 use maxine_gateway::{Interim, InterimStream, TrustedProxies};
@@ -72,9 +71,11 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 const SEND_BUFFER_LEN: usize = 32 * 1_024;
 /// One in this many connections is reserved for callers with a credential and for operators on this machine.
 const RESERVED_ONE_IN: usize = 8;
-/// What an HTTP/2 request with an unfinished body counts, in bytes: its state, and the first part of its
-/// body.
-const OPEN_REQUEST_LEN: usize = 16 * 1_024;
+/// What a request over HTTP/2 counts in addition to its head, in bytes: its stream, and the task that answers
+/// it. A request may wait for seconds, for example for an index.
+const REQUEST_LEN: usize = 8 * 1_024;
+/// What it counts in addition while its body has not ended, in bytes: the first part of its body.
+const OPEN_BODY_LEN: usize = 8 * 1_024;
 
 /// Limits of the server.
 #[derive(Clone, Debug)]
@@ -126,7 +127,6 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let builder = Arc::new(builder(&limits));
-    let graceful = GracefulShutdown::new();
     let connections = Places::fair(PlaceLimits {
         max: limits.connections_max,
         per_address_max: limits.connections_per_address_max,
@@ -178,7 +178,6 @@ pub async fn serve(
             }
         };
         set_socket_options(&stream, &limits);
-        let watcher = graceful.watcher();
         let (builder, front) = (Arc::clone(&builder), Arc::clone(&front));
         let (limits, metrics) = (limits.clone(), metrics.clone());
         let monitor = SendMonitor::new(front.clock().clone(), unsent.clone());
@@ -219,7 +218,6 @@ pub async fn serve(
             let context = ConnectionContext {
                 front,
                 peer,
-                caller_class,
                 bounds,
                 credential_check: credential_check.clone(),
             };
@@ -228,7 +226,6 @@ pub async fn serve(
             builder.http1().timer(LazyTimer::default());
             let connection =
                 builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-            let connection = watcher.watch(connection);
             tokio::pin!(connection);
             // While the version of the protocol is being determined, hyper has no timer running.
             let first = tokio::time::sleep(match &credential_check {
@@ -236,12 +233,24 @@ pub async fn serve(
                 None => idle,
             });
             let patience = Duration::from_millis(limits.send_timeout_ms.into());
+            let no_request = async {
+                first.await;
+                if began.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+            };
             let served = async {
                 tokio::select! {
+                    ended = &mut connection => return ended,
+                    () = no_request => return Ok(()),
+                    () = monitor.idle(idle) => {}
+                    () = stop.cancelled() => {}
+                }
+                // The client is told to open another connection. What it has asked is answered.
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
                     ended = &mut connection => ended,
-                    () = first => {
-                        if began.load(Ordering::Relaxed) { connection.await } else { Ok(()) }
-                    }
+                    () = monitor.idle(idle) => Ok(()),
                 }
             };
             let ended = tokio::select! {
@@ -269,11 +278,7 @@ pub async fn serve(
     drop(listener);
     tasks.close();
     let drain = Duration::from_millis(limits.drain_timeout_ms);
-    let drained = async {
-        graceful.shutdown().await;
-        tasks.wait().await;
-    };
-    if tokio::time::timeout(drain, drained).await.is_err() {
+    if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
         tracing::warn!(left = tasks.len(), "requests in flight were closed at shutdown");
     }
 }
@@ -318,11 +323,12 @@ impl ConnectionState {
         version: Version,
         reader: Reader,
         response: Response<Body>,
+        open: Option<OpenRequest>,
     ) -> Response<Body> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.mark.set();
         }
-        self.monitor.watch(version, reader, response)
+        self.monitor.watch(version, reader, response, open)
     }
 }
 
@@ -393,7 +399,6 @@ impl CredentialCheck {
 struct ConnectionContext {
     front: Arc<Front>,
     peer: SocketAddr,
-    caller_class: CallerClass,
     bounds: Bounds,
     credential_check: Option<CredentialCheck>,
 }
@@ -405,11 +410,12 @@ impl ConnectionContext {
         refusal.or_else(|| self.credential_check.as_ref()?.refusal(&self.front, request))
     }
 
-    /// Counts a request while it is answered: its head and, while its body has not ended, its state. Over
-    /// HTTP/1 a connection has one request. Over HTTP/2 it has hundreds, which are limited together with the
-    /// bodies that arrive.
+    /// Counts a request until it is answered: its state, its head and, if its body has not ended, the first
+    /// part of it. Over HTTP/1 a connection has one request. Over HTTP/2 it has hundreds, which are limited
+    /// together with the bodies that arrive.
     fn count_request<B: HttpBody>(
         &self,
+        reader: Reader,
         request: &Request<B>,
     ) -> Result<Option<Place>, Box<Response<Body>>> {
         if request.version() < Version::HTTP_2 {
@@ -419,13 +425,13 @@ impl ConnectionContext {
         let fields_len: usize = fields.map(|(name, value)| name.as_str().len() + value.len()).sum();
         let target_len = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
         let bodies = self.front.bodies();
-        let open_len = if request.body().is_end_stream() { 0 } else { OPEN_REQUEST_LEN };
-        let len = fields_len + target_len + open_len;
-        let ip = self.peer.ip();
+        let open_len = if request.body().is_end_stream() { 0 } else { OPEN_BODY_LEN };
+        let len = REQUEST_LEN + fields_len + target_len + open_len;
+        let Reader { address, caller_class } = reader;
         // Strangers never get all places. A credential is only checked once their share is taken.
-        let taken = bodies.take(ip, self.caller_class, len).or_else(|why| {
+        let taken = bodies.take(address, caller_class, len).or_else(|why| {
             let is_known = why == NoPlace::Node && self.front.has_valid_credential(request);
-            if is_known { bodies.take(ip, CallerClass::Known, len) } else { Err(why) }
+            if is_known { bodies.take(address, CallerClass::Known, len) } else { Err(why) }
         });
         taken.map(Some).map_err(|why| {
             let text = format!("too many requests are being answered: {why}");
@@ -448,22 +454,22 @@ fn request_service(
     service_fn(move |request: Request<Incoming>| {
         connection_state.began.store(true, Ordering::Relaxed);
         let (version, reader) = (request.version(), connection_state.reader(request.headers()));
+        let open = connection_state.monitor.begin(version);
         let is_head = request.method() == Method::HEAD;
         // A refusal is an answer, too, which its client may leave untaken.
-        let refuse = |mut refusal: Response<Body>| {
+        let refuse = |mut refusal: Response<Body>, open: Option<OpenRequest>| {
             if is_head {
                 leave_out_body(&mut refusal);
             }
-            Either::Left(std::future::ready(Ok(
-                connection_state.watch_answer(version, reader, refusal)
-            )))
+            let answer = connection_state.watch_answer(version, reader, refusal, open);
+            Either::Left(std::future::ready(Ok(answer)))
         };
         if let Some(refusal) = context.refusal(&request) {
-            return refuse(refusal);
+            return refuse(refusal, open);
         }
-        let head = match context.count_request(&request) {
-            Ok(head) => head,
-            Err(refusal) => return refuse(*refusal),
+        let counted = match context.count_request(reader, &request) {
+            Ok(counted) => counted,
+            Err(refusal) => return refuse(*refusal, open),
         };
         let ConnectionContext { front, peer, .. } = &context;
         let peer = *peer;
@@ -472,7 +478,7 @@ fn request_service(
         let rest = match begun {
             Begun::Answered(mut response) => {
                 body_tracker.close_if_unread(&mut response);
-                let response = connection_state.watch_answer(version, reader, response);
+                let response = connection_state.watch_answer(version, reader, response, open);
                 return Either::Left(std::future::ready(Ok(response)));
             }
             Begun::Open(rest) => rest,
@@ -481,9 +487,9 @@ fn request_service(
             (Arc::clone(front), interim.clone(), connection_state.clone());
         Either::Right(async move {
             let mut response = front.answer(peer, rest, &interim, request.map(Body::new)).await;
-            drop(head);
+            drop(counted);
             body_tracker.close_if_unread(&mut response);
-            Ok(connection_state.watch_answer(version, reader, response))
+            Ok(connection_state.watch_answer(version, reader, response, open))
         })
     })
 }
