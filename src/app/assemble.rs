@@ -171,6 +171,7 @@ impl Assembled {
         first_password: impl Fn(&OneTimePassword) + Send + Sync + 'static,
     ) {
         let state = &self.state;
+        let health = state.health().clone();
         let projection = projection::run(
             ProjectionParts {
                 telemetry: state.telemetry().clone(),
@@ -178,6 +179,12 @@ impl Assembled {
                 duties: self.duties.clone(),
                 leadership: state.store().leadership(),
                 instance_id: state.settings().instance_id.clone(),
+                health_url: Box::new(move |instance, policy| {
+                    health
+                        .effective_probe(instance, policy)?
+                        .spec
+                        .url_on(&instance.registration.address)
+                }),
             },
             cancel.clone(),
         );

@@ -22,7 +22,8 @@ pub struct ChecksArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// List the checks of an instance
+    /// List the checks of an instance. Until there is a verdict on its probe, nodes may give different answers: each
+    /// shows the latest probe that it knows of
     List(ListArgs),
     /// Report a check of an instance. Repeat it within the check's time to live
     Report(ReportArgs),

@@ -80,7 +80,7 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
     out.line(format!("{} {state}: {}", health.id, health.why))?;
     if let Some(since_ms) = health.verdict.since_ms {
         let (since, score) = (timestamp(since_ms), health.verdict.flap_score);
-        out.line(format!("its health has not changed since {since}; flap score {score}"))?;
+        out.line(format!("its health has not changed since {since}; flap score now {score}"))?;
     }
     if let Some(proxy) = &health.proxy {
         out.line(format!(

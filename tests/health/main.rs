@@ -43,6 +43,8 @@ use maxine_telemetry::{AlertKind, AlertState, TelemetrySettings};
 use maxine_view::View;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How long an answer may take.
 const SOON: Duration = Duration::from_secs(10);
@@ -476,6 +478,35 @@ async fn when_too_many_are_unhealthy_all_are_used() {
     until("an alert", || rig.has_panic_alert()).await;
 }
 
+/// The probe may be that of the policy. Whoever repeats it by hand must ask the same.
+async fn the_alert_of_an_eviction_names_the_url_that_was_asked() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+    rig.node.keep_duties(&tasks, &cancel, |_| {});
+    let server =
+        server(|request| status(if request.uri().path() == "/h" { 500 } else { 200 })).await;
+    rig.policy(
+        r#"{"probe":{"kind":"http","path":"/h","interval_ms":100,"timeout_ms":1000,"fall":1}}"#,
+    )
+    .await;
+    rig.register("a", server.address, None).await;
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    rig.register("b", gone, Some(probe(ProbeKind::Tcp, ""))).await;
+    let url_of = |id: &str| {
+        let alerts = rig.node.state.telemetry().alerts().newest_first();
+        let of_it = |alert: &&maxine_telemetry::Alert| {
+            alert.kind == AlertKind::UpstreamEvicted && alert.object == key(id).to_string()
+        };
+        alerts.iter().find(of_it).map(|alert| alert.details["healthUrl"].clone())
+    };
+    until("both evicted", || url_of("a").is_some() && url_of("b").is_some()).await;
+    assert_eq!(url_of("a").unwrap(), format!("http://{}/h", server.address));
+    assert!(url_of("b").unwrap().is_null(), "a connection asks no URL");
+    cancel.cancel();
+    tasks.close();
+    tasks.wait().await;
+}
+
 async fn other_nodes_observations_count_and_two_have_to_agree() {
     let rig = Rig::new(ActiveDefaults::default()).await;
     rig.policy(r#"{"health":{"observers":2}}"#).await;
@@ -638,6 +669,7 @@ in_a_system!(
     node_wide_checks_take_the_path_that_clients_register,
     a_heartbeat_does_not_undo_an_eviction,
     when_too_many_are_unhealthy_all_are_used,
+    the_alert_of_an_eviction_names_the_url_that_was_asked,
     other_nodes_observations_count_and_two_have_to_agree,
     what_the_proxy_saw_counts_where_the_policy_says_so,
     https_probes_verify_the_certificate_unless_told_not_to,

@@ -49,6 +49,7 @@ export function service(change: Partial<Service> = {}): Service {
     unhealthy: 0,
     evicted: 0,
     draining: 0,
+    no_traffic: { drained: 0, evicted: 0, unhealthy: 0, no_share: 0 },
     strategy: 'round_robin',
     policy_revision: null,
     modified_index: 21,

@@ -18,7 +18,7 @@ const HOSTILE = '<script>alert("x")</script>';
 const status = {
   node: 'n1', backend: 'raft', version: '1.0.0', state_version: { current: 1, understood: 1 }, nodes: null, uptime_ms: 1, index: 21, time_ms: 1, staleness_ms: 0,
   leadership: { leader: 'n1', is_leader: true, term: 3 }, grant: null,
-  totals: { namespaces: 1, services: 2, instances: 3, routable: 2, unhealthy: 1, draining: 0 }, warnings: [], raft: null,
+  totals: { namespaces: 1, services: 2, instances: 6, routable: 2, unhealthy: 1, evicted: 3, draining: 2, no_traffic: { drained: 2, evicted: 1, unhealthy: 1, no_share: 0 } }, warnings: [], raft: null,
 };
 
 function routes(extra: Record<string, (asked: Asked) => unknown> = {}) {
@@ -63,6 +63,13 @@ describe('screens', () => {
     const { container } = await open('#/services');
     expect(await screen.findByText(HOSTILE, {}, { timeout: 5_000 })).toBeInstanceOf(HTMLAnchorElement);
     expect(container.querySelector('script')).toBeNull();
+  });
+
+  it('count every instance once, and name the evicted that count elsewhere', async () => {
+    scriptFetch(routes());
+    const { container } = await open('#/');
+    await screen.findByText('2 get traffic · 1 unhealthy · 2 drained · 1 evicted', {}, { timeout: 5_000 });
+    expect(container.textContent).toContain('with those drained or used in panic mode: 1 unhealthy, 3 evicted');
   });
 
   it('lead from the unhealthy instance to its reason, drain it, and offer the way back', async () => {

@@ -147,7 +147,8 @@ fn upstream(
 
 /// Until when a recovered instance is in slow start, on the monotonic clock, and for how long in total.
 fn ramp(instance: &Instance, slow_start_ms: u64, clock: &Clock) -> (u64, u64) {
-    let since_ms = instance.verdict().since_ms;
+    // Checks that the owner reports start no slow start: a report is no recovery.
+    let since_ms = instance.health().since_ms;
     if slow_start_ms == 0 || since_ms == 0 {
         return (0, 0);
     }

@@ -289,7 +289,8 @@ impl Instance {
     }
 
     /// The verdict on the instance. It is the verdict of the probe, unless a check that the owner reports is
-    /// worse.
+    /// worse. It changes when the probe's verdict changes, and when a check changes; while a check is critical,
+    /// the other checks that the owner reports do not matter.
     #[must_use]
     pub fn verdict(&self) -> Health {
         let health = self.health();
@@ -297,22 +298,27 @@ impl Instance {
         let worst =
             reported.iter().max_by_key(|check| (check.status, std::cmp::Reverse(&check.id)));
         let Some(worst) = worst.filter(|_| health.is_routable()) else { return health.clone() };
-        let readiness = match (worst.status, health.readiness) {
-            (CheckStatus::Critical, _) => Readiness::NotReady,
-            (CheckStatus::Unknown, known) => return Health { readiness: known, ..health.clone() },
-            (CheckStatus::Passing, _) => {
-                return Health { readiness: Readiness::Ready, ..health.clone() };
+        let last_ms = reported.iter().map(|check| check.since_ms).max().unwrap_or_default();
+        let last_ms = health.since_ms.max(last_ms);
+        let (readiness, since_ms) = match worst.status {
+            CheckStatus::Critical => (Readiness::NotReady, health.since_ms.max(worst.since_ms)),
+            CheckStatus::Unknown => return health.clone(),
+            CheckStatus::Passing => {
+                let readiness = Readiness::Ready;
+                return Health { readiness, since_ms: last_ms, ..health.clone() };
             }
-            (CheckStatus::Warning, _) => Readiness::Ready,
+            CheckStatus::Warning => (Readiness::Ready, last_ms),
         };
         Health {
             readiness,
             liveness: Liveness::Alive,
-            reason: match &*worst.output {
-                "" => format!("check {}, without a reason", worst.id).into(),
-                output => format!("check {}: {output}", worst.id).into(),
-            },
-            since_ms: worst.since_ms,
+            reason: match (&*worst.output, worst.status) {
+                ("", CheckStatus::Warning) => format!("check {} warns, without a note", worst.id),
+                ("", _) => format!("check {} is critical, without a note", worst.id),
+                (output, _) => format!("check {}: {output}", worst.id),
+            }
+            .into(),
+            since_ms,
             flap_score: health.flap_score,
         }
     }

@@ -124,6 +124,38 @@ fn a_warning_routes_and_a_critical_check_does_not() {
     assert_eq!(&*world.instance().verdict().reason, "500");
 }
 
+/// Its health is as old as its last change, whichever check it was.
+#[test]
+fn a_verdict_is_as_old_as_the_last_change_of_a_check_or_of_the_probe() {
+    use CheckStatus::{Critical, Passing, Warning};
+    let mut world = World::new();
+    let probe = |world: &mut World, liveness, readiness| {
+        let address_index = world.instance().address_index;
+        let health = Health { liveness, readiness, ..Health::default() };
+        let items = vec![HealthReport { key: key(), address_index, health }];
+        world.propose(Command::ReportHealth { items });
+        1_000 * world.requests as u64
+    };
+    let check = |world: &mut World, id, status| {
+        world.report(id, status, "");
+        1_000 * world.requests as u64
+    };
+    let since_ms = |world: &World| world.instance().verdict().since_ms;
+    let critical = check(&mut world, "disk", Critical);
+    assert_eq!(since_ms(&world), critical);
+    let evicted = probe(&mut world, Liveness::Evicted, Readiness::NotReady);
+    assert_eq!(since_ms(&world), evicted);
+    let back = probe(&mut world, Liveness::Alive, Readiness::Ready);
+    assert_eq!(world.instance().verdict().readiness, Readiness::NotReady, "the check decides");
+    assert_eq!(since_ms(&world), back, "it was evicted until then");
+    check(&mut world, "queue", Warning);
+    assert_eq!(since_ms(&world), back, "the critical check decides as before");
+    let recovered = check(&mut world, "disk", Passing);
+    assert_eq!(since_ms(&world), recovered, "the warning is older");
+    let good = check(&mut world, "queue", Passing);
+    assert_eq!(since_ms(&world), good);
+}
+
 #[test]
 fn an_equal_report_changes_nothing_but_outlives_an_expiry_that_was_decided_before_it() {
     let mut world = World::new();

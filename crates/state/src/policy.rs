@@ -8,6 +8,7 @@ use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::address::Address;
 use super::codec;
 use super::limits::{
     self, Given, Limit, LimitExceeded, check_range, check_text, is_field_value, is_token,
@@ -160,6 +161,14 @@ impl ProbeSpec {
     #[must_use]
     pub fn is_made(&self) -> bool {
         self.kind != ProbeKind::Heartbeat
+    }
+
+    /// The URL that this probe asks on an instance, for its liveness. `None` if it sends no HTTP request.
+    #[must_use]
+    pub fn url_on(&self, address: &Address) -> Option<String> {
+        let base = address.as_str().trim_end_matches('/');
+        let path = self.path.trim_start_matches('/');
+        (self.kind == ProbeKind::Http).then(|| format!("{base}/{path}"))
     }
 
     /// The total length of its texts, in bytes.

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::{AlertKind, Notice, Telemetry};
 use maxine_state::Leadership;
 use maxine_state::{
-    Event, EventKind, Fence, Instance, InstanceKey, Liveness, NoTrafficReason, ServiceState,
+    Event, EventKind, Fence, Instance, InstanceKey, Liveness, NoTrafficReason, ServicePolicy,
+    ServiceState,
 };
 use maxine_view::{View, WatchScope};
 
@@ -31,7 +32,13 @@ pub struct ProjectionParts {
     pub leadership: watch::Receiver<Leadership>,
     /// This node's name.
     pub instance_id: String,
+    /// The URL that the health checks of an instance ask.
+    pub health_url: HealthUrl,
 }
+
+/// Finds the URL that the health checks of an instance ask, from the instance and the policy of its service. `None` if
+/// they ask none.
+pub type HealthUrl = Box<dyn Fn(&Instance, Option<&ServicePolicy>) -> Option<String> + Send + Sync>;
 
 /// Runs until `stop`. Whoever spawns it awaits it at shutdown.
 pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
@@ -99,10 +106,11 @@ impl ProjectionParts {
     }
 
     fn evicted(&self, key: &InstanceKey, instance: &Instance) {
-        let registration = &instance.registration;
-        let path = registration.probe().map_or("", |probe| probe.path.as_str());
-        let address = registration.address.as_str();
-        let health_url = format!("{address}/{}", path.trim_start_matches('/'));
+        let address = instance.registration.address.as_str();
+        let health_url = self.view.with_snapshot(|snapshot| {
+            let policy = snapshot.state.service(&key.service).and_then(|s| s.policy.as_ref());
+            (self.health_url)(instance, policy.map(|record| &record.policy))
+        });
         let fields = vec![
             ("serviceName", Value::from(key.service.service.as_str())),
             ("parentNode", key.instance.as_str().into()),
@@ -216,7 +224,7 @@ mod tests {
         assert_eq!(says(&[], &["a"], "a"), "failed its health checks and gets no traffic");
         let panic_mode = says(&[], &["a", "b"], "b");
         assert!(
-            panic_mode.contains("gets traffic all the same") && panic_mode.contains("panic"),
+            panic_mode.contains("still gets traffic") && panic_mode.contains("panic"),
             "{panic_mode}"
         );
         // Panic mode does not end a drain.

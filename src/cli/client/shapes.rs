@@ -19,6 +19,29 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
+/// What is registered.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct Totals {
+    pub namespaces: u64,
+    pub services: u64,
+    pub instances: u64,
+    pub routable: u64,
+    pub unhealthy: u64,
+    pub evicted: u64,
+    pub no_traffic: NoTraffic,
+}
+
+/// Instances that get no traffic, by the reason.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct NoTraffic {
+    pub drained: u64,
+    pub evicted: u64,
+    pub unhealthy: u64,
+    pub no_share: u64,
+}
+
 /// A service in a list.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs, reason = "the API's own names; the reference describes them")]
@@ -130,7 +153,7 @@ pub struct Cluster {
     #[serde(default)]
     pub leadership: Leadership,
     #[serde(default)]
-    pub totals: Option<BTreeMap<String, u64>>,
+    pub totals: Option<Totals>,
     #[serde(default)]
     pub warnings: Vec<String>,
     #[serde(default)]

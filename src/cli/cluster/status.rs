@@ -1,7 +1,6 @@
 //! `maxine cluster status`.
 
-use std::collections::BTreeMap;
-
+use crate::cli::client::shapes::{NoTraffic, Totals};
 use crate::cli::client::{Client, Request, shapes};
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, human_ms, or_dash};
@@ -130,24 +129,26 @@ fn member_row(member: shapes::Member) -> Vec<String> {
 }
 
 /// What is registered.
-fn registry(totals: &BTreeMap<String, u64>) -> String {
-    let things = [
-        ("namespaces", "namespace"),
-        ("services", "service"),
-        ("instances", "instance"),
-        ("routable", ""),
-        ("unhealthy", ""),
-        ("draining", ""),
-    ];
-    let counts = things.iter().filter_map(|(field, noun)| {
-        let number = totals.get(*field)?;
-        Some(if noun.is_empty() {
-            format!("{number} {field}")
-        } else {
-            maxine_wording::count(number, noun)
-        })
-    });
-    counts.collect::<Vec<_>>().join(", ")
+fn registry(totals: &Totals) -> String {
+    let Totals { namespaces, services, instances, routable, unhealthy, evicted, no_traffic } =
+        totals;
+    let things = [(namespaces, "namespace"), (services, "service"), (instances, "instance")];
+    let things = things.map(|(number, noun)| maxine_wording::count(number, noun)).join(", ");
+    let NoTraffic { drained, no_share, .. } = no_traffic;
+    let mut parts = format!(
+        "{routable} routable, {} unhealthy, {} evicted, {drained} drained",
+        no_traffic.unhealthy, no_traffic.evicted
+    );
+    if *no_share > 0 {
+        parts.push_str(&format!(", {no_share} without a share"));
+    }
+    // A drained instance, and one that is used in panic mode, may be unhealthy or evicted, too.
+    if *unhealthy > no_traffic.unhealthy || *evicted > no_traffic.evicted {
+        parts.push_str(&format!(
+            "; with those drained or used in panic mode {unhealthy} unhealthy and {evicted} evicted"
+        ));
+    }
+    format!("{things}: {parts}")
 }
 
 /// How many nodes may still be lost, as far as that is known.
@@ -206,6 +207,25 @@ mod tests {
         assert_eq!(of(Some(2)), "2");
         assert!(of(Some(1)).starts_with("1; this node understands 2: finish the upgrade"));
         assert_eq!(state_version(None), "unknown");
+    }
+
+    #[test]
+    fn the_counts_of_instances_add_up_and_name_the_evicted() {
+        let said = |routable: u64, evicted: u64, part: u64| {
+            let totals = serde_json::json!({
+                "namespaces": 1, "services": 2, "instances": 11, "routable": routable,
+                "unhealthy": 2, "evicted": evicted, "draining": 2,
+                "no_traffic": {"drained": 2, "evicted": part, "unhealthy": 2, "no_share": 0},
+            });
+            registry(&serde_json::from_value(totals).unwrap())
+        };
+        assert_eq!(
+            said(6, 1, 1),
+            "1 namespace, 2 services, 11 instances: 6 routable, 2 unhealthy, 1 evicted, 2 drained"
+        );
+        assert!(said(6, 3, 1).ends_with(
+            "2 drained; with those drained or used in panic mode 2 unhealthy and 3 evicted"
+        ));
     }
 
     #[test]

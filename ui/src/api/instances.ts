@@ -1,5 +1,5 @@
 /** Derives the state of an instance from its data, without a request. Pure functions. */
-import type { Instance, ServiceSummary } from './types';
+import type { Instance, NoTraffic, ServiceSummary } from './types';
 
 export type InstanceState = 'ready' | 'unknown' | 'unhealthy' | 'evicted' | 'draining';
 
@@ -50,4 +50,16 @@ export function bySeverity(a: ServiceSummary, b: ServiceSummary): number {
 export function byName(a: ServiceSummary, b: ServiceSummary): number {
   if (a.namespace !== b.namespace) return a.namespace < b.namespace ? -1 : 1;
   return a.name < b.name ? -1 : a.name > b.name ? 1 : 0;
+}
+
+/** The instances by what becomes of them. Each counts once. */
+export function partsOf(of: { routable: number; no_traffic: NoTraffic }) {
+  const { drained, evicted, unhealthy, no_share } = of.no_traffic;
+  return [
+    { name: 'get traffic', n: of.routable, tone: 'good' },
+    { name: 'unhealthy', n: unhealthy, tone: 'bad' },
+    { name: 'drained', n: drained, tone: 'hold' },
+    { name: 'evicted', n: evicted, tone: 'muted' },
+    { name: 'without a share', n: no_share, tone: 'muted' },
+  ];
 }

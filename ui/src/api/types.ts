@@ -14,12 +14,21 @@ export interface Page<T> {
   next_cursor: string | null;
 }
 
+/** Instances that get no traffic, by the reason. With those that get traffic they are all instances. */
+export interface NoTraffic {
+  drained: number;
+  evicted: number;
+  unhealthy: number;
+  no_share: number;
+}
+
 export interface ServiceSummary {
   namespace: string;
   name: string;
   health: ServiceHealth;
   instances: number;
   routable: number;
+  no_traffic: NoTraffic;
   /** Whether all that are not drained are used, healthy or not. */
   panic_mode?: boolean;
   unhealthy: number;
@@ -205,7 +214,9 @@ export interface ClusterStatus {
     instances: number;
     routable: number;
     unhealthy: number;
+    evicted: number;
     draining: number;
+    no_traffic: NoTraffic;
   } | null;
   expiry?: { suspended: boolean | null; expired_total: number };
   warnings: string[];

@@ -108,12 +108,12 @@ impl Change {
         };
         match &event.kind {
             EventKind::InstanceRegistered { key, data } => Self {
-                data: Some(InstanceRecord::new(&key.service, data, detail)),
+                data: Some(InstanceRecord::changed(&key.service, data, detail)),
                 ..of_instance(ChangeType::InstanceRegistered, key)
             },
             EventKind::HealthChanged { key, data } | EventKind::CheckReported { key, data, .. } => {
                 Self {
-                    data: Some(InstanceRecord::new(&key.service, data, detail)),
+                    data: Some(InstanceRecord::changed(&key.service, data, detail)),
                     ..of_instance(ChangeType::HealthChanged, key)
                 }
             }

@@ -12,6 +12,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::counts::InstanceCounts;
 use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write};
 use super::upgrade::StateVersions;
@@ -22,7 +23,7 @@ use maxine_actors::peer::Confirmation;
 use maxine_actors::{members, state_version};
 use maxine_state::Leadership;
 use maxine_state::limits::check_text;
-use maxine_state::{AuditAction, ControlState, Liveness, Name, STATE_VERSION, StateDigest};
+use maxine_state::{AuditAction, ControlState, Name, STATE_VERSION, StateDigest};
 use maxine_store::{AdminError, ClusterAdmin, ClusterStatus, MemberView, StoreNode};
 use maxine_view::NO_STATE;
 
@@ -51,14 +52,8 @@ pub(super) struct Totals {
     namespaces: usize,
     /// Services.
     services: usize,
-    /// Instances, those evicted included.
-    instances: usize,
-    /// Those that get traffic.
-    routable: usize,
-    /// Those that are alive but not ready.
-    unhealthy: usize,
-    /// Those that an operator drained.
-    draining: usize,
+    #[serde(flatten)]
+    counts: InstanceCounts,
 }
 
 impl Totals {
@@ -68,14 +63,7 @@ impl Totals {
         for (key, service) in state.services() {
             namespaces.insert(key.namespace.as_str());
             totals.services += 1;
-            totals.instances += service.instances.len();
-            let in_traffic = service.in_traffic();
-            for (id, instance) in &service.instances {
-                let alive = instance.health().liveness == Liveness::Alive;
-                totals.routable += usize::from(in_traffic.has(instance));
-                totals.unhealthy += usize::from(alive && !instance.is_healthy());
-                totals.draining += usize::from(service.drains.contains_key(id));
-            }
+            totals.counts.add(service);
         }
         totals.namespaces = namespaces.len();
         totals

@@ -94,7 +94,7 @@ pub(super) async fn instance_health(
         id: key.instance.as_str().into(),
         routable,
         why,
-        verdict: HealthView::from(&instance.verdict()),
+        verdict: HealthView::present(service, instance, state.clock().wall_ms()),
         permanent: instance.registration.expiry == Expiry::Never,
         checks: known.into_views(),
         drain: drain.map(|drain| DrainView::from(drain.as_ref())),

@@ -100,6 +100,7 @@ impl ListInstances {
     responses((status = 200, body = Page<InstanceView>)),
 )]
 pub(super) async fn list_instances(
+    State(state): State<AppState>,
     fresh: Fresh,
     ServicePath(key): ServicePath,
     Params(query): Params<ListInstances>,
@@ -125,8 +126,9 @@ pub(super) async fn list_instances(
         .range((start, Bound::Unbounded))
         .filter(|(_, instance)| query.matches(service, &in_traffic, instance, wanted.as_deref()));
     let cursor = |(id, _): &(&Name, &Arc<Instance>)| page::cursor_of(&[id.as_str()]);
+    let now_ms = state.clock().wall_ms();
     let show = |(_, instance): (&Name, &Arc<Instance>)| {
-        InstanceView::new(&key, service, in_traffic.has(instance), instance, detail)
+        InstanceView::new(&key, service, in_traffic.has(instance), instance, (detail, now_ms))
     };
     Ok(listing.answer(fresh.json(Page::take(instances, limit, cursor, show))))
 }
@@ -153,6 +155,7 @@ pub(super) async fn get_instance(
     let policy = service.policy.as_ref().map(|record| &record.policy);
     let is_probed = state.health().effective_probe(instance, policy).is_some();
     let known = KnownChecks::of(instance, is_probed, detail, &observations::own(&state, &key));
+    let detail = (detail, state.clock().wall_ms());
     let view = InstanceView::new(&key.service, service, routable, instance, detail);
     Ok(fresh.json(view.with_checks(known)))
 }

@@ -23,8 +23,16 @@ impl KnownChecks {
         observations: &[ProbeObservation],
     ) -> Self {
         let readings = instance.checks_if(is_probed);
-        let mut checks: Vec<CheckView> =
-            readings.map(|check| CheckView::new(&check, detail)).collect();
+        let checks = readings.map(|check| CheckView::new(&check, detail)).collect();
+        Self::with_probes(checks, detail, observations)
+    }
+
+    /// The stored checks, and what the latest probe found while there is no verdict on it.
+    fn with_probes(
+        mut checks: Vec<CheckView>,
+        detail: Detail,
+        observations: &[ProbeObservation],
+    ) -> Self {
         let is_open = |check: &&mut CheckView| {
             check.id == Check::PROBE && check.status == CheckStatus::Unknown
         };
@@ -33,7 +41,8 @@ impl KnownChecks {
         let last_probe = match (checks.iter_mut().find(is_open), last) {
             (Some(probe), Some(last)) => {
                 if last.ok {
-                    probe.status = CheckStatus::Passing;
+                    // The stored time is that of the status `unknown`. Which probe was the first to pass is not known.
+                    (probe.status, probe.since_ms) = (CheckStatus::Passing, None);
                 }
                 if detail != Detail::WithoutProbes {
                     probe.output.clone_from(&last.detail);
@@ -96,8 +105,8 @@ impl KnownChecks {
 mod tests {
     use super::*;
     use maxine_state::{
-        Actor, Address, CheckKind, Command, ControlState, Name, ProbeKind, ProbeSpec, Proposal,
-        Registration, RequestId, ServiceKey,
+        Actor, Address, CheckKind, CheckReading, Command, ControlState, Name, ProbeKind, ProbeSpec,
+        Proposal, Registration, RequestId, ServiceKey,
     };
 
     fn probe(at_ms: u64, ok: bool) -> ProbeObservation {
@@ -171,5 +180,28 @@ mod tests {
         says(&["cpu", "mem"], false, false, &[], other, "cpu passing, mem unknown");
         let none = "its other health checks pass, and this node knows no result of its probe";
         says(&["cpu"], true, true, &[], none, "cpu passing, probe unknown");
+    }
+
+    /// The stored verdict says since when nothing was known.
+    #[test]
+    fn a_probe_that_passes_before_there_is_a_verdict_has_no_known_beginning() {
+        let withdrawn = || {
+            let reading = CheckReading {
+                id: Check::PROBE,
+                kind: None,
+                status: CheckStatus::Unknown,
+                output: "no node had probed it",
+                since_ms: Some(1_000),
+                modified_index: 7,
+            };
+            vec![CheckView::new(&reading, Detail::Full)]
+        };
+        let since_ms = |seen: &[ProbeObservation]| {
+            let known = KnownChecks::with_probes(withdrawn(), Detail::Full, seen);
+            known.into_views()[0].since_ms
+        };
+        assert_eq!(since_ms(&[]), Some(1_000));
+        assert_eq!(since_ms(&[probe(9_000, false)]), Some(1_000), "it is unknown as before");
+        assert_eq!(since_ms(&[probe(9_000, true)]), None);
     }
 }

@@ -10,6 +10,7 @@ mod batches;
 mod change;
 mod checks;
 mod cluster;
+mod counts;
 mod extract;
 mod fresh;
 #[cfg(any(test, feature = "fuzz"))]

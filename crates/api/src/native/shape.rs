@@ -2,19 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::counts::InstanceCounts;
 use super::known_checks::KnownChecks;
 use crate::Caller;
 use crate::problem::{Problem, ProblemKind};
+use maxine_control::health::flap_score;
 use maxine_state::limits::{self, check_count, check_range};
 use maxine_state::{
     Address, AddressParts, Check, CheckKind, CheckReading, CheckStatus, Drain, Expiry, Given,
-    Health, Instance, Limit, LimitExceeded, Liveness, Name, ProbeSpec, Readiness, Registration,
-    Role, RuntimeConfig, Scheme, SelectionStrategy, ServiceKey, ServiceState,
+    Instance, Limit, LimitExceeded, Liveness, Name, ProbeSpec, Readiness, Registration, Role,
+    RuntimeConfig, Scheme, SelectionStrategy, ServiceKey, ServiceState,
 };
 
 /// Entries with unique keys; a repeated key is refused.
@@ -240,12 +243,22 @@ pub(super) struct HealthView {
     pub(super) reason: String,
     /// Since when, in milliseconds since 1970; null if nothing has been observed.
     pub(super) since_ms: Option<u64>,
-    /// How often its health changed recently (flap score).
+    /// How often its health changed recently (flap score): at the time of the answer; in the change of a watch, at the
+    /// time of the last change of its health.
     pub(super) flap_score: u32,
 }
 
-impl From<&Health> for HealthView {
-    fn from(health: &Health) -> Self {
+impl HealthView {
+    /// The verdict on an instance, with its present flap score.
+    pub(super) fn present(service: &ServiceState, instance: &Instance, now_ms: u64) -> Self {
+        let policy = service.policy.as_ref().and_then(|record| record.policy.health);
+        let flap_score = flap_score(instance.health(), policy, now_ms);
+        Self { flap_score, ..Self::changed(instance) }
+    }
+
+    /// The verdict on an instance, with its flap score at the last change.
+    fn changed(instance: &Instance) -> Self {
+        let health = instance.verdict();
         Self {
             readiness: health.readiness,
             liveness: health.liveness,
@@ -282,8 +295,8 @@ pub(super) struct CheckView {
     pub(super) status: CheckStatus,
     /// What was found; empty to callers without a credential.
     pub(super) output: String,
-    /// Since when it has this status, in milliseconds since 1970; null if nothing is known.
-    since_ms: Option<u64>,
+    /// Since when it has this status, in milliseconds since 1970; null if that is not known.
+    pub(super) since_ms: Option<u64>,
     /// The index of the last change to it.
     modified_index: u64,
 }
@@ -407,9 +420,13 @@ impl Detail {
 }
 
 impl InstanceRecord {
-    pub(crate) fn new(key: &ServiceKey, instance: &Instance, detail: Detail) -> Self {
+    /// The instance as it was at a change.
+    pub(crate) fn changed(key: &ServiceKey, instance: &Instance, detail: Detail) -> Self {
+        Self::new(key, instance, HealthView::changed(instance), detail)
+    }
+
+    fn new(key: &ServiceKey, instance: &Instance, mut health: HealthView, detail: Detail) -> Self {
         let registration = &instance.registration;
-        let mut health = HealthView::from(&instance.verdict());
         if detail == Detail::WithoutProbes {
             health.reason.clear();
         }
@@ -462,16 +479,22 @@ pub(super) struct InstanceView {
 }
 
 impl InstanceView {
+    /// The instance at `now_ms`, in milliseconds since 1970.
     pub(super) fn new(
         key: &ServiceKey,
         service: &ServiceState,
         routable: bool,
         instance: &Instance,
-        detail: Detail,
+        (detail, now_ms): (Detail, u64),
     ) -> Self {
         let drain = service.drains.get(&instance.registration.id);
         Self {
-            record: InstanceRecord::new(key, instance, detail),
+            record: InstanceRecord::new(
+                key,
+                instance,
+                HealthView::present(service, instance, now_ms),
+                detail,
+            ),
             routable,
             drain: drain.map(|drain| DrainView::from(drain.as_ref())),
         }
@@ -505,18 +528,10 @@ pub(super) struct ServiceSummary {
     name: String,
     /// Its state.
     pub(super) health: ServiceHealth,
-    /// Its instances, those evicted included.
-    pub(super) instances: usize,
-    /// Those that get traffic now.
-    pub(super) routable: usize,
+    #[serde(flatten)]
+    pub(super) counts: InstanceCounts,
     /// Whether so many are unhealthy that all that are not drained are used, healthy or not.
     panic_mode: bool,
-    /// Those that are alive but not ready.
-    pub(super) unhealthy: usize,
-    /// Those that are evicted; they are still probed.
-    evicted: usize,
-    /// Those that an operator drained.
-    pub(super) draining: usize,
     /// The strategy in force.
     strategy: SelectionStrategy,
     /// The policy's revision; null where none is set.
@@ -527,21 +542,13 @@ pub(super) struct ServiceSummary {
 
 impl ServiceSummary {
     pub(super) fn new(key: &ServiceKey, service: &ServiceState, config: &RuntimeConfig) -> Self {
-        let (mut routable, mut unhealthy, mut evicted, mut draining) = (0, 0, 0, 0);
-        let in_traffic = service.in_traffic();
-        let mut has_bad = false;
-        for (id, instance) in &service.instances {
-            draining += usize::from(service.drains.contains_key(id));
-            routable += usize::from(in_traffic.has(instance));
-            has_bad |= service.is_undrained(instance) && !instance.is_healthy();
-            let gone = instance.health().liveness == Liveness::Evicted;
-            evicted += usize::from(gone);
-            unhealthy += usize::from(!gone && !instance.is_healthy());
-        }
-        let instances = service.instances.len();
-        let health = match routable {
+        let mut counts = InstanceCounts::default();
+        counts.add(service);
+        let is_bad =
+            |instance: &Arc<Instance>| service.is_undrained(instance) && !instance.is_healthy();
+        let health = match counts.routable {
             0 => ServiceHealth::Down,
-            _ if has_bad => ServiceHealth::Degraded,
+            _ if service.instances.values().any(is_bad) => ServiceHealth::Degraded,
             _ => ServiceHealth::Healthy,
         };
         let policy = service.policy.as_ref();
@@ -549,12 +556,8 @@ impl ServiceSummary {
             namespace: key.namespace.as_str().into(),
             name: key.service.as_str().into(),
             health,
-            instances,
-            routable,
-            panic_mode: in_traffic.panic_mode(),
-            unhealthy,
-            evicted,
-            draining,
+            counts,
+            panic_mode: service.in_panic_mode(),
             strategy: policy
                 .and_then(|record| record.policy.selection.strategy)
                 .unwrap_or(config.selection_strategy),

@@ -15,4 +15,4 @@ pub use observer::{Observer, PROBE_TICK_MS, ProbeJob, ProbeTable, TrackView};
 pub use probe_queue::ProbeClass;
 pub use spec::{ActiveDefaults, EffectiveProbe, ProbeFrom, effective_probe};
 pub use track::{ProbeAnswer, ProbeRecord, ProbeStatus};
-pub use verdict::{LastResult, Observation, ObserverReport, VerdictContext, Verdicts};
+pub use verdict::{LastResult, Observation, ObserverReport, VerdictContext, Verdicts, flap_score};

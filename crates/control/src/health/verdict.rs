@@ -12,6 +12,7 @@ use super::track::ProbeStatus;
 use crate::faults::{self, Fault};
 use maxine_state::{
     ControlState, Fence, Health, HealthPolicy, HealthReport, InstanceKey, Liveness, Readiness,
+    ServiceState,
 };
 
 /// How long a report counts if it is not repeated, in milliseconds.
@@ -199,7 +200,7 @@ impl Verdicts {
                 return false;
             };
             if instance.address_index == heard.address_index {
-                let policy = service.and_then(|s| s.policy.as_ref()).and_then(|p| p.policy.health);
+                let policy = service.and_then(|service| policy_of(service));
                 let present = instance.health();
                 if let Some(health) = judge(heard, present, policy, context) {
                     reports.push(HealthReport {
@@ -231,9 +232,9 @@ fn take_back(key: &InstanceKey, context: &VerdictContext<'_>) -> Option<HealthRe
         return None;
     }
     let health = Health {
-        reason: "no node probes it any more".into(),
+        reason: "no node had probed it for a while, so its last verdict no longer counts".into(),
         since_ms: context.wall_ms,
-        flap_score: instance.health().flap_score,
+        flap_score: flap_score(instance.health(), policy_of(service), context.wall_ms),
         ..Health::default()
     };
     let address_index = instance.address_index;
@@ -281,7 +282,7 @@ fn judge(
     if known == (liveness, readiness) || neutral && readiness == Readiness::Ready {
         return None;
     }
-    let score = decayed(present, settings.flap_half_life_ms, context.wall_ms);
+    let score = flap_score(present, policy, context.wall_ms);
     let recovers = readiness == Readiness::Ready;
     if recovers && settings.flap_score_max > 0 && score >= settings.flap_score_max {
         return None;
@@ -304,8 +305,14 @@ fn count(reports: &BTreeMap<String, Report>, status: ProbeStatus) -> usize {
     reports.values().filter(|report| report.status == Some(status)).count()
 }
 
-/// The flap score after the time since the last change.
-fn decayed(health: &Health, half_life_ms: u64, wall_ms: u64) -> u32 {
+fn policy_of(service: &ServiceState) -> Option<HealthPolicy> {
+    service.policy.as_ref().and_then(|record| record.policy.health)
+}
+
+/// The flap score at `wall_ms`, in milliseconds since 1970: that of the last change, which has decayed since.
+#[must_use]
+pub fn flap_score(health: &Health, policy: Option<HealthPolicy>, wall_ms: u64) -> u32 {
+    let half_life_ms = policy.unwrap_or_default().flap_half_life_ms;
     let age_ms = wall_ms.saturating_sub(health.since_ms);
     let halvings = age_ms as f64 / half_life_ms.max(1) as f64;
     let left = f64::from(health.flap_score) * 0.5_f64.powf(halvings);
@@ -502,6 +509,13 @@ mod tests {
         let health = world.settle().unwrap();
         assert_eq!(health.readiness, Readiness::Ready, "and comes when the score has halved");
         assert!(health.flap_score < 4_000);
+        // Five half-lives later little of it is left.
+        let service = world.state.service(&key.service).unwrap();
+        let stored = service.instances[&key.instance].health().clone();
+        assert_eq!(stored.flap_score, health.flap_score);
+        let later_ms = stored.since_ms + 50_000;
+        let left = flap_score(&stored, policy_of(service), later_ms);
+        assert_eq!(left, stored.flap_score / 32);
     }
 
     #[test]
@@ -529,7 +543,10 @@ mod tests {
         world.now_ms += 1;
         let health = world.settle().unwrap();
         assert_eq!((health.liveness, health.readiness), (Liveness::Alive, Readiness::Unknown));
-        assert_eq!(&*health.reason, "no node probes it any more");
+        let reason = "no node had probed it for a while, so its last verdict no longer counts";
+        assert_eq!(&*health.reason, reason);
+        let decayed = f64::from(FLAP_STEP) * 0.5_f64.powf((REPORT_MS + 1) as f64 / 60_000.0);
+        assert_eq!(health.flap_score, decayed as u32, "it decays from the eviction on");
         assert_eq!(world.settle(), None, "it is taken back once");
     }
 }

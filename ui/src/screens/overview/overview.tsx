@@ -3,7 +3,7 @@ import { useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { useMemo } from 'react';
 import { alertsQuery, auditQuery, clusterQuery, isOpen, nodesQuery, servicesQuery } from '../../api/queries';
-import { bySeverity } from '../../api/instances';
+import { bySeverity, partsOf } from '../../api/instances';
 import type { ClusterNode, ClusterStatus, ServiceSummary } from '../../api/types';
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { Bar } from '../../parts/chart';
@@ -96,7 +96,8 @@ function Figures({ status }: { status: ClusterStatus }) {
   const t = status.totals;
   const nodes = useQuery(nodesQuery());
   if (!t) return null;
-  const evicted = Math.max(0, t.instances - t.routable - t.unhealthy - t.draining);
+  // Instances that are drained, or used in panic mode, count there and not here.
+  const elsewhere = t.unhealthy > t.no_traffic.unhealthy || t.evicted > t.no_traffic.evicted;
   const tolerated = toleranceOf(status, nodes.data);
   return (
     <div className="figures">
@@ -144,19 +145,19 @@ function Figures({ status }: { status: ClusterStatus }) {
           <span className="figure-value">{count(t.instances)}</span>
           <Bar
             label="Instances"
-            parts={[
-              { name: 'get traffic', n: t.routable, tone: 'good' },
-              { name: 'unhealthy', n: t.unhealthy, tone: 'bad' },
-              { name: 'drained', n: t.draining, tone: 'hold' },
-              { name: 'evicted', n: evicted, tone: 'muted' },
-            ]}
+            parts={partsOf(t)}
           />
           <div className="figure-note">
-            {count(t.routable)} get traffic
-            {t.unhealthy ? ` · ${count(t.unhealthy)} unhealthy` : ''}
-            {t.draining ? ` · ${count(t.draining)} drained` : ''}
-            {evicted ? ` · ${count(evicted)} evicted` : ''}
+            {partsOf(t)
+              .filter((part, at) => at === 0 || part.n > 0)
+              .map((part) => `${count(part.n)} ${part.name}`)
+              .join(' · ')}
           </div>
+          {elsewhere ? (
+            <div className="figure-note">
+              with those drained or used in panic mode: {count(t.unhealthy)} unhealthy, {count(t.evicted)} evicted
+            </div>
+          ) : null}
         </dd>
       </dl>
     </div>

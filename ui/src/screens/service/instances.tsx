@@ -72,7 +72,9 @@ function None() {
 /** The reason in one line: that of the operator, or that of the probes. */
 export function reasonOf(i: Instance): string {
   if (i.drain) return `${i.drain.by}${i.drain.reason ? `: ${i.drain.reason}` : ''}`;
-  return i.health.reason ?? '';
+  const reason = i.health.reason ?? '';
+  const used = i.routable && (i.health.liveness === 'evicted' || i.health.readiness === 'not_ready');
+  return used ? `in use, because the service is in panic mode; ${reason}` : reason;
 }
 
 const ORDER = { unhealthy: 0, evicted: 1, draining: 2, unknown: 3, ready: 4 } as const;

@@ -4,7 +4,7 @@ import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useDeferredValue, useMemo } from 'react';
 import { fits } from '../../app/palette';
 import { path } from '../../api/client';
-import { byName, bySeverity } from '../../api/instances';
+import { byName, bySeverity, partsOf } from '../../api/instances';
 import { servicesQuery } from '../../api/queries';
 import type { ServiceSummary } from '../../api/types';
 import { Bar } from '../../parts/chart';
@@ -41,13 +41,7 @@ const COLUMNS: readonly Column<ServiceSummary>[] = [
     cell: (s) => (
       <Bar
         label={`Instances of ${s.name}`}
-        parts={[
-          { name: 'get traffic', n: s.routable, tone: 'good' },
-          // In panic mode they get traffic too.
-          { name: 'unhealthy', n: s.panic_mode ? 0 : s.unhealthy, tone: 'bad' },
-          { name: 'drained', n: s.draining, tone: 'hold' },
-          { name: 'evicted', n: s.panic_mode ? 0 : s.evicted, tone: 'muted' },
-        ]}
+        parts={partsOf(s)}
       />
     ),
   },
