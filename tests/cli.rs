@@ -659,6 +659,13 @@ fn settings_are_checked_before_a_node_starts() {
     let raft = ["--mode", "raft", "--node-id", "1", "--raft-listen", "::1:7700"];
     check(&[], &raft, 2, &["raft.listen", "[::1]:7700"]);
 
+    check(&[], &["--log-filter", "???=="], 2, &["telemetry.log_filter must be a filter"]);
+    check(&[], &["--cors-allow-origin", "foo"], 2, &["http.cors_allow_origin must be an origin"]);
+    check(&[], &["--log-dir", "/dev/null"], 2, &["telemetry.log_dir", "it is not a directory"]);
+    check(&[], &["--zone", "a\nb"], 2, &[r"got a\nb"]);
+    let filter = plain(&["serve", "--port", "0", "--log-filter", "???=="]).output().unwrap();
+    assert_eq!(code(&filter), 2, "{}", text(&filter.stderr));
+
     let mut serve = plain(&["serve", "--port", "0", "--data-dir"]);
     serve.arg(home.path().join("data")).env("MAXINE_MODE", "raft");
     let output = serve.output().unwrap();
@@ -680,6 +687,29 @@ fn settings_are_checked_before_a_node_starts() {
     let set = ["policy", "replace", "orders", policy.to_str().unwrap()];
     let shown = plain(&set).output().unwrap();
     assert!(text(&shown.stderr).contains("it ends too early"), "{}", text(&shown.stderr));
+}
+
+/// Nothing is sent when a file or a value on the command line is wrong.
+#[test]
+fn wrong_input_files_and_values_end_with_2() {
+    let absent = "/no/such/place";
+    let ttl = "1 s to 400 days in milliseconds, 1000 to 34560000000";
+    let register = ["register", "s", "--address", "http://127.0.0.1:1"];
+    for (command, part) in [
+        (&["audit", "verify", absent][..], absent),
+        (&["audit", "verify", "--contains", "x", absent], "64 hexadecimal digits"),
+        (&["cluster", "inspect", absent], absent),
+        (&["policy", "replace", "orders", absent], absent),
+        (&["login", "--user", "ada", "--password-file", absent], absent),
+        (&["services", "--token-file", absent], absent),
+        (&[&register[..], &["--ttl-ms", "999"]].concat(), ttl),
+        (&[&register[..], &["--check", "disk=34560000001"]].concat(), ttl),
+    ] {
+        let output = plain(command).output().unwrap();
+        let shown = text(&output.stderr);
+        assert_eq!(code(&output), 2, "{command:?}: {shown}");
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
 }
 
 /// Valid settings are not sufficient for a start. The check reports the same as `serve`, and has the same exit code.

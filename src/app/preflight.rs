@@ -33,6 +33,23 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     if let Err(why) = check_data_dir(&config.data_dir) {
         found.push(format!("node.data_dir: {}: {why}", config.data_dir.display()));
     }
+    let telemetry = &config.telemetry;
+    // Inside the data directory the check of that directory counts.
+    let is_elsewhere = |path: &Path| path.is_absolute() && !path.starts_with(&config.data_dir);
+    let (log_dir, audit_file) = (&telemetry.log_dir, &telemetry.audit_file);
+    if is_elsewhere(log_dir)
+        && let Err(why) = check_data_dir(log_dir)
+    {
+        found.push(format!("telemetry.log_dir: {}: {why}", log_dir.display()));
+    }
+    if is_elsewhere(audit_file)
+        && let Err(why) = match audit_file.parent() {
+            Some(directory) if !audit_file.is_dir() => check_data_dir(directory),
+            _ => Err("it is a directory".into()),
+        }
+    {
+        found.push(format!("telemetry.audit_file: {}: {why}", audit_file.display()));
+    }
     let webhook = &config.telemetry.alert_webhook_url;
     if !webhook.is_empty() {
         let url = webhook.parse::<axum::http::Uri>();

@@ -54,6 +54,30 @@ impl Files {
 }
 
 #[test]
+fn log_files_elsewhere_need_a_directory_that_can_be_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let problems = |log_dir: &Path, audit_file: &Path| {
+        let mut config = NodeConfig::defaults();
+        config.data_dir = dir.path().join("data");
+        config.telemetry.log_dir = log_dir.into();
+        config.telemetry.audit_file = audit_file.into();
+        preflight(&config)
+    };
+    let (logs, audit) = (dir.path().join("logs"), dir.path().join("audit/y"));
+    assert_eq!(problems(&logs, &audit), Vec::<String>::new(), "both can be made");
+    let null = Path::new("/dev/null");
+    assert_eq!(
+        problems(null, &null.join("y")),
+        [
+            "telemetry.log_dir: /dev/null: /dev/null: it is not a directory",
+            "telemetry.audit_file: /dev/null/y: /dev/null: it is not a directory",
+        ]
+    );
+    let directory = problems(&logs, dir.path());
+    assert!(directory[0].ends_with(": it is a directory"), "{directory:?}");
+}
+
+#[test]
 fn files_that_fit_together_are_good() {
     assert_eq!(Files::new(false).raft("ca.pem", "cert.pem", "key.pem"), Vec::<String>::new());
 }

@@ -91,7 +91,7 @@ pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
             let request = Request::keyed(Method::DELETE, &["alerts", "silences", &kind]);
             let (_, silent) = on_each(&nodes, &request).await?;
             let done = json!({"type": kind, "silenced": false});
-            out.done(&done, format!("alerts of type {kind} are not silenced"))?;
+            out.done(&done, format!("alerts of type {kind} are no longer silenced"))?;
             show_unchanged(nodes.len(), &silent, out)
         }
     }

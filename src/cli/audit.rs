@@ -322,7 +322,7 @@ pub async fn verify_files(
     args: &VerifyArgs,
     out: &mut Output,
 ) -> Result<(), CliError> {
-    let not_a_hash = || CliError::Failed("--contains must be 64 hexadecimal digits".into());
+    let not_a_hash = || CliError::Usage("--contains must be 64 hexadecimal digits".into());
     let contains = args.contains.as_deref().map(|text| unhex_hash(text).ok_or_else(not_a_hash));
     let contains = contains.transpose()?;
     let cluster = if args.cluster { Some(of_cluster(connect).await?) } else { None };
@@ -415,12 +415,12 @@ fn hex(bytes: &[u8]) -> String {
 
 async fn read(path: &Path) -> Result<String, CliError> {
     let failed = |error: std::io::Error| {
-        CliError::Failed(format!("{}: {}", path.display(), maxine_wording::io(&error)))
+        CliError::Usage(format!("{}: {}", path.display(), maxine_wording::io(&error)))
     };
     let len = tokio::fs::metadata(path).await.map_err(failed)?.len();
     if len > EXPORT_LEN_MAX {
         let text = format!("{} is {len} bytes long, the limit is {EXPORT_LEN_MAX}", path.display());
-        return Err(CliError::Failed(text));
+        return Err(CliError::Usage(text));
     }
     tokio::fs::read_to_string(path).await.map_err(failed)
 }

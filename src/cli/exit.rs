@@ -20,7 +20,7 @@ pub const USAGE: u8 = 2;
 pub const NOT_FOUND: u8 = 3;
 /// No node answered, or none could serve the request now; nothing was written. Trying later may help.
 pub const UNAVAILABLE: u8 = 4;
-/// The cluster refused: no permission, a limit, a conflict, a changed revision.
+/// The cluster refused: an invalid value, no permission, a limit, a conflict, a changed revision.
 pub const REFUSED: u8 = 5;
 /// The write may or may not have taken effect; look before you repeat it.
 pub const OUTCOME_UNKNOWN: u8 = 6;
@@ -32,7 +32,10 @@ pub const CODES: [(u8, &str); 7] = [
     (USAGE, "wrong arguments or input file; nothing was sent"),
     (NOT_FOUND, "what was named does not exist"),
     (UNAVAILABLE, "no node could serve the request now; nothing was changed; try again later"),
-    (REFUSED, "refused: permission, limit, conflict, or changed by somebody else in the meantime"),
+    (
+        REFUSED,
+        "refused by the cluster: invalid value, permission, limit, conflict, or changed by somebody else in the meantime",
+    ),
     (OUTCOME_UNKNOWN, "unknown whether the change was made; look before you repeat it"),
 ];
 

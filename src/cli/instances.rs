@@ -73,9 +73,9 @@ pub struct RegisterArgs {
     /// Its share of the traffic, relative to the other instances (1 to 100)
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(limits::WEIGHT_MAX)))]
     weight: u16,
-    /// Time after which the registration expires without a heartbeat, in milliseconds [default: the cluster's
-    /// setting]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(limits::TTL_MS_MIN..=limits::TTL_MS_MAX))]
+    /// Time after which the registration expires without a heartbeat, in milliseconds, from 1 s to 400 days
+    /// [default: the cluster's setting]
+    #[arg(long, value_name = "MS", value_parser = ttl_ms)]
     ttl_ms: Option<u64>,
     /// The registration never expires: it needs no heartbeats, and stays until it is deregistered
     #[arg(long, conflicts_with_all = ["ttl_ms", "heartbeat"])]
@@ -118,7 +118,17 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 fn check(text: &str) -> Result<(String, u64), String> {
     let (id, ttl_ms) = key_value(text).map_err(|_| "expected ID=MS")?;
-    Ok((id, ttl_ms.parse().map_err(|_| "expected ID=MS, with a number of milliseconds")?))
+    let ttl_ms = self::ttl_ms(&ttl_ms).map_err(|why| format!("expected ID=MS: {why}"))?;
+    Ok((id, ttl_ms))
+}
+
+fn ttl_ms(text: &str) -> Result<u64, String> {
+    let (min, max) = (limits::TTL_MS_MIN, limits::TTL_MS_MAX);
+    let in_range = text.parse().ok().filter(|ttl_ms| (min..=max).contains(ttl_ms));
+    in_range.ok_or_else(|| {
+        let (shortest_s, longest_days) = (min / 1_000, max / 86_400_000);
+        format!("{shortest_s} s to {longest_days} days in milliseconds, {min} to {max}")
+    })
 }
 
 impl RegisterArgs {

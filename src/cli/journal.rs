@@ -81,7 +81,10 @@ pub async fn audit(args: AuditArgs, out: &mut Output) -> Result<(), CliError> {
         Some(AuditAction::ConfirmClock) => {
             let request = Request::keyed(Method::POST, &["audit", "clock", "confirm"]);
             let answer = connect.client()?.send(&request).await?;
-            out.done(&answer.body, "the clock is confirmed: old records are removed again")
+            out.done(
+                &answer.body,
+                "the clock is confirmed: from now on old records are removed when they are due",
+            )
         }
         Some(AuditAction::Export { file }) => export(connect, &file, out).await,
         Some(AuditAction::Verify(args)) if args.checks_files() => {

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use super::values::{
-    access, backend, host_and_port, hosts, members, networks, number, one_of, parsed, path,
-    socket_address, switch, text,
+    access, backend, host_and_port, hosts, log_filter, members, networks, number, one_of, origin,
+    parsed, path, socket_address, switch, text,
 };
 use super::{
     Access, BackendKind, HealthConfig, HttpConfig, NodeConfig, RaftConfig, SecurityConfig,
@@ -90,7 +90,7 @@ keys! {
     "http.proxy_sandbox" "proxy-sandbox" "MAXINE_PROXY_SANDBOX" "switch" "true, false" "true"
         "If true, browsers treat a page that an instance serves through the proxy as a separate origin (CSP sandbox), so that its scripts cannot use the dashboard's session." => |c, v| c.http.proxy_sandbox = switch(v)?;
     "http.cors_allow_origin" "cors-allow-origin" "MAXINE_CORS_ALLOW_ORIGIN" "origin" "an origin, * or nothing" ""
-        "Origin whose pages may call the API from a browser (CORS), in addition to pages of this cluster's members. * means any origin." => |c, v| c.http.cors_allow_origin = text(v, 255)?;
+        "Origin whose pages may call the API from a browser (CORS), in addition to pages of this cluster's members. * means any origin." => |c, v| c.http.cors_allow_origin = origin(v)?;
     "http.allowed_hosts" "allowed-hosts" "MAXINE_HTTP_ALLOWED_HOSTS" "list" "host names without ports, comma-separated" ""
         "Additional host names under which browsers may open the dashboard, such as the name of a load balancer. IP addresses, localhost, the name of this machine and the advertised names of the nodes are always allowed. Clients with a token are not restricted." => |c, v| c.http.allowed_hosts = hosts(v)?;
 
@@ -176,8 +176,8 @@ keys! {
     "health.observers_min" "health-observers-min" "MAXINE_HEALTH_OBSERVERS_MIN" "nodes" "1 to 9" "1"
         "Number of nodes that must agree before the health of an instance changes." => |c, v| c.health.observers_min = number(v, 1, 9)?;
 
-    "telemetry.log_filter" "log-filter" "MAXINE_LOG" "filter" "as in tracing's EnvFilter" "info,openraft=error"
-        "Which log lines of Maxine itself are written." => |c, v| c.telemetry.log_filter = text(v, 1_024)?;
+    "telemetry.log_filter" "log-filter" "MAXINE_LOG" "filter" "LEVEL or TARGET=LEVEL, separated by commas" "info,openraft=error"
+        "Which log lines of Maxine itself are written." => |c, v| c.telemetry.log_filter = log_filter(v)?;
     "telemetry.log_dir" "log-dir" "MAXINE_LOG_DIR" "path" "a folder" "logs"
         "Directory of the request logs. A relative path is inside the data directory." => |c, v| c.telemetry.log_dir = path(v);
     "telemetry.log_queries" "log-queries" "MAXINE_LOG_QUERIES" "switch" "true, false" "false"

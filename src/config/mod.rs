@@ -345,6 +345,11 @@ impl NodeConfig {
             }
             if let Err(problem) = (key.set)(&mut config, value.trim()) {
                 let shown = if key.secret || has_password { "(hidden)" } else { value.as_str() };
+                // In one line, whatever was given.
+                let escape = |c: char| {
+                    if c.is_control() { c.escape_default().to_string() } else { c.into() }
+                };
+                let shown: String = shown.chars().map(escape).collect();
                 bad.push(format!("{origin}: {} {problem}, got {shown}", key.name));
             }
         }
@@ -611,6 +616,35 @@ mod tests {
         let error = load(None, &[("MAXINE_MODE", "raft")], &[]).unwrap_err().to_string();
         assert!(error.contains("did you mean MAXINE_REGISTRY_STATE_MODE?"), "{error}");
         assert!(load(None, &[("MAXINE_TEAM", "x")], &[]).is_ok());
+    }
+
+    /// A start reads these texts again.
+    #[test]
+    fn filters_and_origins_that_mean_nothing_are_refused() {
+        let is_good = |flag: &'static str, value: &str| {
+            load(None, &[], &[(flag, value)]).map(drop).map_err(|error| error.to_string())
+        };
+        for good in
+            ["", "*", "https://app.example.com", "http://localhost:3000", "http://[::1]:3000"]
+        {
+            assert_eq!(is_good("http.cors_allow_origin", good), Ok(()));
+        }
+        for bad in [
+            "foo",
+            "https://",
+            "https://app.example.com/",
+            "https://APP.example.com",
+            "a, b",
+            "https://u@h",
+        ] {
+            let error = is_good("http.cors_allow_origin", bad).unwrap_err();
+            assert!(error.contains("must be an origin as browsers send it"), "{error}");
+        }
+        assert_eq!(is_good("telemetry.log_filter", "warn,maxine=debug,openraft=error"), Ok(()));
+        let error = is_good("telemetry.log_filter", "???==").unwrap_err();
+        assert!(error.contains("telemetry.log_filter must be a filter such as"), "{error}");
+        let error = is_good("node.zone", "a\nb").unwrap_err();
+        assert!(error.ends_with(r"without control characters, got a\nb"), "{error}");
     }
 
     #[test]

@@ -112,6 +112,37 @@ pub(super) fn text(value: &str, len_max: usize) -> Result<String, String> {
     Ok(value.into())
 }
 
+/// Parses the filter of the log as a start does.
+pub(super) fn log_filter(value: &str) -> Result<String, String> {
+    let value = text(value, 1_024)?;
+    match tracing_subscriber::EnvFilter::try_new(&value) {
+        Ok(_) => Ok(value),
+        Err(error) => Err(format!("must be a filter such as info,openraft=error ({error})")),
+    }
+}
+
+/// Parses an origin as browsers send it: a scheme and a host, with a port if it is not the scheme's own. Also `*`, and
+/// nothing.
+pub(super) fn origin(value: &str) -> Result<String, String> {
+    let value = text(value, 255)?;
+    let is_origin = || {
+        let (scheme, authority) = value.split_once("://")?;
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+            && scheme
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c));
+        let authority: axum::http::uri::Authority = authority.parse().ok()?;
+        let is_host = !authority.host().is_empty()
+            && !authority.as_str().contains('@')
+            && !authority.as_str().chars().any(|c| c.is_ascii_uppercase());
+        (is_scheme && is_host).then_some(())
+    };
+    if value.is_empty() || value == "*" || is_origin().is_some() {
+        return Ok(value);
+    }
+    Err("must be an origin as browsers send it, such as https://app.example.com (in lower case, without a path), or *".into())
+}
+
 pub(super) fn one_of(value: &str, choices: &[&str]) -> Result<String, String> {
     if choices.contains(&value) {
         return Ok(value.into());

@@ -14,6 +14,13 @@ impl Error for Rejection {}
 
 impl Display for LimitExceeded {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        if self.limit == Limit::SomeAdmin {
+            return write!(
+                f,
+                "at least one user must be an admin, and {} is the only one",
+                self.given()
+            );
+        }
         write!(f, "{} must be {}, got {}", self.field, self.limit, self.given())
     }
 }

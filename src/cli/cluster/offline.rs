@@ -115,7 +115,7 @@ fn log_dir(data_dir: &Path) -> PathBuf {
 
 fn look(data_dir: &Path) -> Result<(PathBuf, maxine_raft::offline::Inspection), CliError> {
     if !data_dir.is_dir() {
-        return Err(CliError::NotFound(format!("{} is not a directory", data_dir.display())));
+        return Err(CliError::Usage(format!("{} is not a directory", data_dir.display())));
     }
     let dir = log_dir(data_dir);
     let inspection = maxine_raft::offline::inspect(&dir).map_err(|error| match error {

@@ -1,5 +1,6 @@
 //! Rotates log files: the newest is written to, and the oldest is removed.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -16,11 +17,11 @@ pub struct LogFile {
     pub path: PathBuf,
 }
 
-/// The file that is written to, `STEM.log`, and older ones: `STEM.1.log` and higher numbers, the highest
-/// being the oldest.
+/// The file that is written to, for example `name.log`, and older ones: `name.1.log` and higher numbers, the
+/// highest being the oldest.
 pub(super) struct LogFiles {
-    directory: PathBuf,
-    stem: String,
+    /// The file that is written to.
+    path: PathBuf,
     len_max: u64,
     files_max: usize,
     current: BufWriter<File>,
@@ -29,20 +30,27 @@ pub(super) struct LogFiles {
 }
 
 impl LogFiles {
-    pub(super) fn open(
-        directory: &Path,
-        stem: &str,
-        len_max: u64,
-        files_max: usize,
-    ) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
-        let (current, len) = open_current(&directory.join(numbered(stem, 0)))?;
-        let (directory, files_max) = (directory.to_owned(), files_max.max(1));
-        Ok(Self { directory, stem: stem.into(), len_max, files_max, current, len, failed: false })
+    pub(super) fn open(path: &Path, len_max: u64, files_max: usize) -> io::Result<Self> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let (current, len) = open_current(path)?;
+        let (path, files_max) = (path.to_owned(), files_max.max(1));
+        Ok(Self { path, len_max, files_max, current, len, failed: false })
     }
 
     fn path(&self, number: usize) -> PathBuf {
-        self.directory.join(numbered(&self.stem, number))
+        let name = |part: Option<&OsStr>| part.unwrap_or_default().to_os_string();
+        if number == 0 {
+            return self.path.clone();
+        }
+        let mut numbered = name(self.path.file_stem());
+        numbered.push(format!(".{number}"));
+        if let Some(extension) = self.path.extension() {
+            numbered.push(".");
+            numbered.push(extension);
+        }
+        self.path.with_file_name(numbered)
     }
 
     /// Writes a line. If writing fails, the failure is reported once, until writing works again.
@@ -98,14 +106,11 @@ impl LogFiles {
     pub(super) fn list(&mut self) -> Vec<LogFile> {
         self.flush(false);
         (0..self.files_max)
-            .map(|number| LogFile { name: numbered(&self.stem, number), path: self.path(number) })
-            .filter(|file| file.path.is_file())
+            .map(|number| self.path(number))
+            .filter(|path| path.is_file())
+            .filter_map(|path| Some(LogFile { name: path.file_name()?.to_str()?.into(), path }))
             .collect()
     }
-}
-
-fn numbered(stem: &str, number: usize) -> String {
-    if number == 0 { format!("{stem}.log") } else { format!("{stem}.{number}.log") }
 }
 
 fn open_current(path: &Path) -> io::Result<(BufWriter<File>, u64)> {
@@ -121,7 +126,8 @@ mod tests {
     #[test]
     fn files_take_turns_and_the_oldest_goes() {
         let directory = tempfile::tempdir().unwrap();
-        let mut files = LogFiles::open(directory.path(), "maxine-requests", 20, 3).unwrap();
+        let path = directory.path().join("maxine-requests.log");
+        let mut files = LogFiles::open(&path, 20, 3).unwrap();
         for n in 0..9 {
             files.write_line(format!("line {n} ...").as_bytes());
         }
@@ -133,5 +139,18 @@ mod tests {
         let text = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
         assert_eq!(text("maxine-requests.log"), "line 8 ...\n");
         assert_eq!(text("maxine-requests.2.log"), "line 6 ...\n");
+    }
+
+    #[test]
+    fn a_file_has_exactly_the_name_that_was_set() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, older) in [("y", "y.1"), ("audit.json", "audit.1.json"), (".x", ".x.1")] {
+            let path = directory.path().join("made").join(name);
+            let mut files = LogFiles::open(&path, 5, 2).unwrap();
+            files.write_line(b"first");
+            files.write_line(b"second");
+            let names: Vec<String> = files.list().into_iter().map(|file| file.name).collect();
+            assert_eq!(names, [name, older]);
+        }
     }
 }

@@ -27,7 +27,7 @@ pub use files::LogFile;
 use files::LogFiles;
 
 /// Name of the request log's files.
-const REQUESTS: &str = "maxine-requests";
+const REQUESTS: &str = "maxine-requests.log";
 /// Maximum number of events between two rounds of the writer.
 const EVENTS_MAX: usize = 4_096;
 /// Maximum number of records between two rounds of the writer.
@@ -103,11 +103,8 @@ impl RequestLog {
         settings: &RequestLogSettings,
     ) -> Arc<Self> {
         let files = settings.directory.as_ref();
-        let files = files.and_then(|directory| open_files(directory, REQUESTS, settings));
-        let audit = settings.audit_file.as_ref().and_then(|path| {
-            let stem = path.file_stem()?.to_str()?;
-            open_files(path.parent()?, stem, settings)
-        });
+        let files = files.and_then(|directory| open_files(&directory.join(REQUESTS), settings));
+        let audit = settings.audit_file.as_ref().and_then(|path| open_files(path, settings));
         let log = Arc::new(Self {
             clock,
             view,
@@ -306,11 +303,11 @@ impl RequestLog {
     }
 }
 
-fn open_files(directory: &Path, stem: &str, settings: &RequestLogSettings) -> Option<LogFiles> {
-    LogFiles::open(directory, stem, settings.file_len_max, settings.files_max)
+fn open_files(path: &Path, settings: &RequestLogSettings) -> Option<LogFiles> {
+    LogFiles::open(path, settings.file_len_max, settings.files_max)
         .inspect_err(|error| {
-            let directory = directory.display();
-            tracing::error!(%directory, stem, %error, "log files cannot be written");
+            let path = path.display();
+            tracing::error!(%path, %error, "the log file cannot be written");
         })
         .ok()
 }
