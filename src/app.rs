@@ -74,7 +74,7 @@ impl Node {
 
     /// Starts a node that goes by `clock`.
     pub async fn start_with(config: NodeConfig, clock: Clock) -> anyhow::Result<Self> {
-        maxine_identity::tls::install_crypto_provider();
+        maxine_identity::crypto_provider::install_crypto_provider();
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
         let data_dir_lock = data_dir::lock(&config)?;

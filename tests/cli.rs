@@ -496,7 +496,7 @@ fn free_port() -> u16 {
 
 /// What a node answers to anyone: the status and the body.
 fn get(url: &str) -> (u16, Value) {
-    maxine_identity::tls::install_crypto_provider();
+    maxine_identity::crypto_provider::install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let answer =

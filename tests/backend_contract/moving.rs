@@ -165,7 +165,7 @@ async fn from_a_running_raft_cluster() {
         .stdin(std::process::Stdio::piped())
         .spawn();
     let _node = Process(serve.expect("it starts"));
-    maxine_identity::tls::install_crypto_provider();
+    maxine_identity::crypto_provider::install_crypto_provider();
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let credentials = serde_json::json!({"user": "root", "password": "correct horse battery"});
     let token = eventually("the account is there", async || {

@@ -42,7 +42,7 @@ impl Dev {
 
     /// Starts it with settings in the environment, which each node takes over.
     pub fn start_in(dir: &Path, more: &[&str], env: &[(&str, &str)]) -> Self {
-        maxine_identity::tls::install_crypto_provider();
+        maxine_identity::crypto_provider::install_crypto_provider();
         let mut child = Command::new(env!("CARGO_BIN_EXE_maxine"))
             .args(["dev", "--output", "json", "--no-samples", "--port", "0", "--data-dir"])
             .arg(dir)

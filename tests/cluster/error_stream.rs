@@ -103,7 +103,7 @@ async fn ended(child: &mut Child) -> Option<i32> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_can_write_no_line_of_its_log_serves_and_stops() {
-    maxine_identity::tls::install_crypto_provider();
+    maxine_identity::crypto_provider::install_crypto_provider();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for stream in [full as fn() -> _, blocked] {
         let dir = tempfile::tempdir().unwrap();
@@ -137,7 +137,7 @@ async fn a_node_that_can_write_no_line_of_its_log_serves_and_stops() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raft_node_stops_when_its_disk_is_full_and_its_error_stream_is_on_it() {
-    maxine_identity::tls::install_crypto_provider();
+    maxine_identity::crypto_provider::install_crypto_provider();
     let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let free_port = || {

@@ -10,6 +10,7 @@ mod api_token;
 mod audience;
 mod break_glass;
 mod caller;
+pub mod crypto_provider;
 mod error;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
@@ -17,7 +18,6 @@ mod jwt;
 mod password;
 mod settings;
 mod signin_limit;
-pub mod tls;
 pub mod tls_files;
 
 use std::net::IpAddr;

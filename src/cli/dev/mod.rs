@@ -74,7 +74,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client for loopback servers.
 pub(super) fn http_client() -> reqwest::Client {
-    maxine_identity::tls::install_crypto_provider();
+    maxine_identity::crypto_provider::install_crypto_provider();
     reqwest::Client::builder()
         .timeout(Duration::from_secs(3))
         .no_proxy()
