@@ -39,9 +39,11 @@ const LAG_MS: u64 = 10_000;
 /// The window in which changes of the leader are counted, in milliseconds.
 const LEADERS_WITHIN_MS: u64 = 5 * 60_000;
 const LEADERS_MAX: usize = 4;
-/// While there is a leader, writes count as refused until one succeeds, or none was refused for this long, in
-/// milliseconds.
+/// While there is a leader and the store takes writes, writes count as refused until one succeeds, or none was
+/// refused for this long, in milliseconds.
 const REFUSALS_OVER_MS: u64 = 30_000;
+/// A write that is refused may have been waiting for this long, in milliseconds.
+const WRITE_WAIT_MS_MAX: u64 = 10_000;
 /// A disk is nearly full if less than this share, and less than this number of bytes, is free.
 const DISK_WARN: (u64, u64) = (10, 2 << 30);
 const DISK_CRITICAL: (u64, u64) = (5, 512 << 20);
@@ -150,6 +152,7 @@ impl Monitored {
             leadership: self.store.leadership_now(),
             staleness_ms: self.store.staleness_ms(),
             lacks_acknowledged: self.store.lacks_acknowledged(),
+            store_refuses: self.store.refuses_writes().is_some(),
             is_excluded: self.store.exclusion().is_some(),
             cluster: members::status(self.store.as_ref()).await,
             writes: Writes::of(self.registry.writes()),
@@ -211,6 +214,8 @@ struct NodeCondition {
     staleness_ms: Option<u64>,
     /// The position up to which this node lacks entries that it had acknowledged.
     lacks_acknowledged: Option<u64>,
+    /// Whether the store takes no writes, whoever sends them.
+    store_refuses: bool,
     /// Whether this node no longer belongs to the cluster. Then it knows nothing about the cluster.
     is_excluded: bool,
     cluster: Option<ClusterStatus>,
@@ -250,6 +255,8 @@ struct Watch {
     log_ends: VecDeque<(u64, u64)>,
     writes: Writes,
     refusing: Option<Refusing>,
+    /// When no write could be carried out last: there was no leader, or the store took no writes.
+    blocked_ms: Option<u64>,
 }
 
 /// Writes that were refused since the last success.
@@ -258,8 +265,6 @@ struct Refusing {
     refused: u64,
     unknown: u64,
     latest_ms: u64,
-    /// Whether there was a time without a leader since the last change.
-    leaderless: bool,
 }
 
 impl Watch {
@@ -273,6 +278,7 @@ impl Watch {
             log_ends: VecDeque::new(),
             writes: Writes::default(),
             refusing: None,
+            blocked_ms: None,
         }
     }
 
@@ -414,20 +420,24 @@ impl Watch {
         let now = &seen.writes;
         let before = std::mem::replace(&mut self.writes, now.clone());
         let (decided, refused) = (now.decided - before.decided, now.refused - before.refused);
-        let leaderless = seen.leadership.leader.is_none();
+        let is_blocked = seen.leadership.leader.is_none() || seen.store_refuses;
+        if is_blocked {
+            self.blocked_ms = Some(now_ms);
+        }
         let mut refusing = self.refusing.take().unwrap_or_default();
         if refused > 0 {
             refusing.refused += refused;
             refusing.unknown += now.unknown - before.unknown;
-            (refusing.latest_ms, refusing.leaderless) = (now_ms, false);
+            refusing.latest_ms = now_ms;
         }
-        // Without a leader no write can be carried out. The return of a leader ends this.
-        let came_back = refusing.leaderless && !leaderless;
-        let quiet = !leaderless && now_ms - refusing.latest_ms >= REFUSALS_OVER_MS;
+        // A leader that is back, or a store that carried out a write of its own, ends this. The latest refusal
+        // may be reported after that, because its write waited.
+        let since_ms = refusing.latest_ms.saturating_sub(WRITE_WAIT_MS_MAX);
+        let came_back = !is_blocked && self.blocked_ms.is_some_and(|at_ms| at_ms >= since_ms);
+        let quiet = !is_blocked && now_ms - refusing.latest_ms >= REFUSALS_OVER_MS;
         if decided > 0 || refusing.refused == 0 || came_back || quiet {
             return None;
         }
-        refusing.leaderless |= leaderless;
         self.refusing = Some(refusing);
         let Refusing { refused, unknown, .. } = refusing;
         let outcome = match unknown {

@@ -79,13 +79,12 @@ fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent) {
 
 fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
     let (kind, message) = match event {
-        StoreEvent::Unreachable { .. } => {
-            let message = match has_state {
-                true => "the store does not answer: reads continue, writes fail",
-                false => {
-                    "the store does not answer, and this node has no state yet: reads and writes fail"
-                }
+        StoreEvent::Unreachable { reason } => {
+            let effect = match has_state {
+                true => "reads continue, writes fail",
+                false => "this node has no state yet, so reads and writes fail",
             };
+            let message = format!("the store does not answer ({reason}): {effect}");
             let notice = Notice::new(AlertKind::StoreUnreachable, STORE, message);
             return telemetry.raise(notice.details(details(event)));
         }
@@ -115,8 +114,13 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
             AlertKind::StoreWritesLost,
             "the store lost acknowledged writes; registrations return when their instances register again",
         ),
-        StoreEvent::WritesRefused { .. } => {
-            (AlertKind::StoreWritesRefused, "the store refuses writes")
+        StoreEvent::WritesRefused { reason } => {
+            let message = format!("the store refuses writes ({reason}): reads continue");
+            let notice = Notice::new(AlertKind::StoreWritesRefused, STORE, message);
+            return telemetry.raise(notice.details(details(event)));
+        }
+        StoreEvent::WritesAccepted { .. } => {
+            return telemetry.clear(AlertKind::StoreWritesRefused, STORE);
         }
         StoreEvent::Failed { .. } => (AlertKind::StoreFailed, "the store failed; the node stops"),
         StoreEvent::TornTailCut { .. } => {

@@ -159,6 +159,24 @@ fn refused_writes_are_told_until_one_is_carried_out() {
 }
 
 #[test]
+fn writes_stay_refused_while_the_store_takes_none_and_end_when_it_takes_them() {
+    let mut watch = watch();
+    let with = |store_refuses, refused| NodeCondition {
+        writes: Writes { decided: 5, refused, unknown: 0, last_refusal: "OOM".into() },
+        store_refuses,
+        ..seen(Some("node-1"), [UP, UP])
+    };
+    run(&mut watch, &with(false, 0), 0, 1);
+    let raised = run(&mut watch, &with(true, 1), 2, 120);
+    assert_eq!(raised, [(2, "+node.writes_refused node-1".to_owned())], "nobody tries again");
+    let over = run(&mut watch, &with(false, 1), 121, 130);
+    assert_eq!(over, [(123, "-node.writes_refused node-1".to_owned())]);
+    // A write waited until its time was over, and the store was back before.
+    run(&mut watch, &with(true, 1), 131, 135);
+    assert_eq!(run(&mut watch, &with(false, 2), 136, 140), []);
+}
+
+#[test]
 fn writes_are_refused_as_long_as_there_is_no_leader_and_an_unknown_outcome_is_named() {
     let mut watch = watch();
     let with = |leader, refused, unknown| NodeCondition {

@@ -124,6 +124,12 @@ pub(super) fn directories(config: &NodeConfig) -> Vec<PathBuf> {
     let mut directories = vec![config.data_dir.clone()];
     let logs = config.data_dir.join(&config.telemetry.log_dir);
     directories.extend((!logs.starts_with(&config.data_dir)).then_some(logs));
+    if matches!(config.backend, BackendKind::Local | BackendKind::SharedFile) {
+        let log = log_path(config);
+        let parent = log.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let storage = parent.map_or_else(|| PathBuf::from("."), PathBuf::from);
+        directories.extend((!storage.starts_with(&config.data_dir)).then_some(storage));
+    }
     directories
 }
 

@@ -209,8 +209,44 @@ async fn damage_is_refused_and_left_as_it_is() {
     }
 }
 
-/// The disk is full: the node reports it and writes nothing more. After a restart with free space,
-/// everything that it had acknowledged is present.
+/// The shared storage is full: it takes no writes from any node, so no node stops, and reads continue. Each node knows
+/// that, also if no client writes, and it is one outage until there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_shared_storage_refuses_writes_and_the_node_lives() {
+    let dir = OneDirectory::new(1 << 30);
+    let mounted = dir.dir.path().join("mounted");
+    fs::create_dir(&mounted).unwrap();
+    let path = mounted.join("state.log");
+    let mut child = ChildNode::start_on_small_storage(&path.display().to_string(), &mounted);
+    assert_eq!(child.ask("register before"), "true");
+    let filler = mounted.join("filler").display().to_string();
+    child.ask(&format!("fill {filler}"));
+    let full = "the shared storage takes no writes: it is full or read-only";
+    eventually("a report finds out", async || (child.ask("refuses") == full).then_some(())).await;
+    // Some fit into the last block of the log.
+    let mut acknowledged = vec![String::from("before")];
+    let refused = (0..500).map(|i| format!("i{i}")).find(|id| {
+        let is_written = child.ask(&format!("register {id}")) == "true";
+        acknowledged.extend(is_written.then(|| id.clone()));
+        !is_written
+    });
+    let refused = refused.expect("the storage is full");
+    eventually("it is known", async || (child.ask("refuses") == full).then_some(())).await;
+    assert_eq!(child.ask("register later"), "false", "it is refused again");
+    for id in &acknowledged {
+        assert_eq!(child.ask(&format!("has {id}")), "true", "reads continue");
+    }
+    assert_eq!(child.ask(&format!("free {filler}")), "Ok(())");
+    eventually("there is room", async || (child.ask("refuses") == "nothing").then_some(())).await;
+    assert_eq!(child.ask("register after"), "true");
+    assert_eq!(child.ask(&format!("has {refused}")), "false", "it was not written");
+    let events = child.ask("events");
+    assert!(!events.contains("Failed") && !events.contains("Unreachable"), "{events}");
+    assert_eq!(events.matches("WritesRefused").count(), 1, "it is one outage: {events}");
+}
+
+/// A local disk is full: the node reports it and writes nothing more. After a restart with free space,
+/// everything that it had acknowledged is present. On a shared file the node goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_stops_the_node_and_loses_nothing() {
     for prefix in ["local:", ""] {
@@ -226,7 +262,7 @@ async fn a_full_disk_stops_the_node_and_loses_nothing() {
         }
         assert!(!acknowledged.is_empty());
         assert_eq!(child.ask("register later"), "false", "nothing is tried again");
-        assert_eq!(child.ask("leads"), "false");
+        assert_eq!(child.ask("leads"), if prefix.is_empty() { "true" } else { "false" });
         drop(child);
         let node =
             if prefix.is_empty() { shared(&path, "z").await } else { local(&path, "z").await };

@@ -21,6 +21,11 @@ async fn three(server: &RedisServer) -> Vec<Node> {
     nodes
 }
 
+/// The answer to a write that was not made because of the store.
+fn unavailable<T>(why: &str) -> Result<T, ProposeError> {
+    Err(ProposeError::StoreUnavailable(why.into()))
+}
+
 async fn stop(nodes: &[Node]) {
     for node in nodes {
         node.store.shutdown().await;
@@ -58,9 +63,13 @@ async fn redis_away_and_back() {
     for node in &nodes {
         assert!(node.has("orders", "a"), "discovery goes on from the last view");
         let refused = node.try_propose(register("orders", "b", 80)).await;
-        assert_eq!(refused, Err(ProposeError::NoLeader), "nothing was written, a retry is safe");
+        assert_eq!(
+            refused,
+            unavailable("the store does not answer"),
+            "nothing was written, a retry is safe"
+        );
         let strong = node.store.barrier(Consistency::Strong, Duration::from_secs(1)).await;
-        assert_eq!(strong, Err(ReadError::NoLeader));
+        assert_eq!(strong, Err(ReadError::StoreUnavailable));
         assert!(node.store.staleness_ms() > Some(500), "the view's age is reported");
     }
 
@@ -114,7 +123,10 @@ async fn a_node_may_start_before_redis() {
     server.crash();
     let node = open(quick(server.url(), "a")).await;
     assert_eq!(node.store.staleness_ms(), None, "it never heard of any state");
-    assert_eq!(node.try_propose(register("s", "a", 80)).await, Err(ProposeError::NoLeader));
+    assert_eq!(
+        node.try_propose(register("s", "a", 80)).await,
+        unavailable("the store does not answer")
+    );
     server.resume().await;
     node.register("s", "a", 80).await;
     node.leads().await;
@@ -266,7 +278,7 @@ async fn redis_answers_readonly() {
     let nowhere = crate::redis_server::free_port().to_string();
     server.command(&["REPLICAOF", "127.0.0.1", &nowhere]).await;
     let refused = nodes[0].try_propose(register("orders", "b", 80)).await;
-    assert_eq!(refused, Err(ProposeError::NoLeader));
+    assert_eq!(refused, unavailable("the store refuses writes (READONLY)"));
     event_log.until("the refusal is reported", |event| {
         matches!(event, StoreEvent::WritesRefused { reason } if reason.contains("READONLY"))
     })
@@ -317,7 +329,7 @@ async fn redis_answers_loading() {
     })
     .await;
     let refused = nodes[0].try_propose(register("orders", "b", 80)).await;
-    assert_eq!(refused, Err(ProposeError::NoLeader));
+    assert!(matches!(refused, Err(ProposeError::StoreUnavailable(_))), "{refused:?}");
     assert!(nodes[0].has("orders", "a"));
     server.command(&["CONFIG", "SET", "key-load-delay", "0"]).await;
     nodes[1].register("orders", "b", 80).await;
@@ -339,7 +351,7 @@ async fn redis_answers_oom() {
     server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     for node in &nodes {
         let refused = node.try_propose(register("orders", "b", 80)).await;
-        assert_eq!(refused, Err(ProposeError::NoLeader), "nothing was written");
+        assert_eq!(refused, unavailable("the store refuses writes (OOM)"), "nothing was written");
     }
     event_log
         .until(
@@ -355,6 +367,63 @@ async fn redis_answers_oom() {
     leads.expire(fence, (instance("orders", "a"), epoch)).await;
     agree(&nodes).await;
     assert!(!nodes[2].has("orders", "a"));
+    stop(&nodes).await;
+}
+
+/// Nobody writes, and every node knows that Redis refuses writes, until Redis carries one out. A list of nodes from which
+/// this node is missing is not passed on as the whole list.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_redis_refuses_writes_is_known_until_it_carries_one_out() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    let logs: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
+    nodes[0].register("orders", "a", 80).await;
+    let listed =
+        async |node: &Node| node.store.nodes().await.map(|nodes| nodes.map_or(0, |n| n.len()));
+    eventually("all report", async || (listed(&nodes[0]).await == Ok(3)).then_some(())).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    for (node, log) in nodes.iter().zip(&logs) {
+        log.until("the refusal is reported", |event| {
+            matches!(event, StoreEvent::WritesRefused { .. })
+        })
+        .await;
+        assert_eq!(node.store.refuses_writes().unwrap(), "the store refuses writes (OOM)");
+    }
+    let forget =
+        "for _, key in ipairs(redis.call('KEYS', '*:nodes')) do redis.call('DEL', key) end";
+    server.command(&["EVAL", forget, "0"]).await;
+    assert_eq!(listed(&nodes[0]).await, Err(ReadError::StoreUnavailable));
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    for (node, log) in nodes.iter().zip(&logs) {
+        log.until("the end is reported", |event| {
+            matches!(event, StoreEvent::WritesAccepted { .. })
+        })
+        .await;
+        assert_eq!(node.store.refuses_writes(), None);
+        let refusals = |event: &&StoreEvent| matches!(event, StoreEvent::WritesRefused { .. });
+        assert_eq!(log.all().iter().filter(refusals).count(), 1, "it is one outage");
+    }
+    eventually("all report", async || (listed(&nodes[0]).await == Ok(3)).then_some(())).await;
+    stop(&nodes).await;
+}
+
+/// Redis is gone, and the leader's lease is valid for another minute. Nothing confirms it, so no node claims a leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_node_claims_a_leader_that_redis_does_not_confirm() {
+    let mut server = RedisServer::start().await;
+    let mut nodes = Vec::new();
+    for name in ["a", "b"] {
+        let long = RedisConfig { lease_ms: 60_000, renew_ms: 20_000, ..quick(server.url(), name) };
+        nodes.push(open(long).await);
+    }
+    leader(&nodes).await;
+    let began = std::time::Instant::now();
+    server.crash();
+    nobody_leads(&nodes).await;
+    assert!(began.elapsed() < Duration::from_secs(30), "long before the lease runs out");
+    for node in &nodes {
+        assert_eq!(node.store.refuses_writes().unwrap(), "the store does not answer");
+    }
     stop(&nodes).await;
 }
 
@@ -376,7 +445,11 @@ async fn redis_answers_misconf() {
     .await;
     for node in &nodes {
         let refused = node.try_propose(register("orders", "b", 80)).await;
-        assert_eq!(refused, Err(ProposeError::NoLeader), "nothing was written");
+        assert_eq!(
+            refused,
+            unavailable("the store refuses writes (MISCONF)"),
+            "nothing was written"
+        );
         assert!(node.has("orders", "a"), "reads go on");
     }
     event_log.until(
@@ -415,7 +488,7 @@ async fn redis_takes_no_more_clients() {
         .await;
     nobody_leads(&nodes).await;
     let refused = nodes[1].try_propose(register("orders", "b", 80)).await;
-    assert_eq!(refused, Err(ProposeError::NoLeader));
+    assert!(matches!(refused, Err(ProposeError::StoreUnavailable(_))), "{refused:?}");
     assert!(nodes.iter().all(|node| node.has("orders", "a")), "reads go on");
     say(&["CONFIG", "SET", "maxclients", "1000"]).await;
     nodes[1].register("orders", "b", 80).await;

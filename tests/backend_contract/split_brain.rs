@@ -2,6 +2,7 @@
 //! The same for Raft is in `raft`.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 use crate::contract::agree;
 use crate::files;
 use crate::node::{Node, deregister, eventually, instance, leader};
-use crate::redis_server::{RedisServer, open, open_with_clock, quick};
+use crate::redis_server::{EventLog, RedisServer, open, open_with_clock, quick};
 
 /// Where the child finds its store: a Redis URL, or a path.
 const CHILD_STORE: &str = "MAXINE_TEST_CHILD_STORE";
@@ -37,6 +38,7 @@ async fn child_process() {
         None => files::shared(place.as_ref(), "child").await,
     };
     let runtime = tokio::runtime::Handle::current();
+    let event_log = EventLog::by(&node);
     let serving = tokio::task::spawn_blocking(move || {
         let mut fence = None;
         for line in std::io::stdin().lines() {
@@ -56,6 +58,15 @@ async fn child_process() {
                     let command = crate::node::register("written", id, 80);
                     format!("{:?}", runtime.block_on(node.try_propose(command)).is_ok())
                 }
+                ("has", id) => node.has("written", id).to_string(),
+                ("refuses", _) => node.store.refuses_writes().unwrap_or("nothing".into()),
+                ("events", _) => format!("{:?}", event_log.all()),
+                ("fill", path) => {
+                    let mut file = std::fs::File::create(path).expect("a file");
+                    while file.write_all(&[0; 4_096]).is_ok() {}
+                    String::from("full")
+                }
+                ("free", path) => format!("{:?}", std::fs::remove_file(path)),
                 ("grant", _) => {
                     let holder = Name::trusted("child");
                     let command = maxine_state::Command::GrantLeadership { holder };
@@ -87,6 +98,19 @@ impl ChildNode {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(script).arg(std::env::current_exe().expect("this binary"));
         Self::run(place, shell)
+    }
+
+    /// A child with a small storage of its own at `mount_point`. If namespaces are not allowed, it fails.
+    pub(crate) fn start_on_small_storage(place: &str, mount_point: &Path) -> Self {
+        let here = mount_point.display();
+        let script = format!("mount -t tmpfs -o size=1m tmpfs '{here}' && exec \"$0\" \"$@\"");
+        let mut namespace = Command::new("unshare");
+        if !nix::unistd::geteuid().is_root() {
+            namespace.args(["--user", "--map-root-user"]);
+        }
+        namespace.args(["--mount", "sh", "-c"]).arg(script);
+        namespace.arg(std::env::current_exe().expect("this binary"));
+        Self::run(place, namespace)
     }
 
     fn run(place: &str, mut command: Command) -> Self {

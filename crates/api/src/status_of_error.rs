@@ -200,7 +200,12 @@ mod tests {
             assert_eq!(problem.retry, error.retry(), "{error:?}");
             assert_eq!(problem.retry_after_s, error.retry_after_s(), "{error:?}");
         }
-        for error in [ReadError::NoLeader, ReadError::Behind, ReadError::ShuttingDown] {
+        for error in [
+            ReadError::NoLeader,
+            ReadError::StoreUnavailable,
+            ReadError::Behind,
+            ReadError::ShuttingDown,
+        ] {
             let problem = Problem::from(error.clone());
             assert_eq!(problem.kind.outcome(), WriteOutcome::NotDone, "{error:?}");
             assert_eq!(problem.retry, error.retry(), "{error:?}");

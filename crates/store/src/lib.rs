@@ -83,6 +83,9 @@ pub enum ProposeError {
         /// The leader's name.
         hint: Option<String>,
     },
+    /// Nothing was written, because the store takes no writes now. The text says why. A retry is safe.
+    #[error("{0}")]
+    StoreUnavailable(String),
     /// Nothing was written: the store did not begin the write in time. A retry is safe.
     #[error("the storage did not begin the write in time")]
     NotBegun,
@@ -119,6 +122,7 @@ impl ProposeError {
             Self::OutcomeUnknown | Self::Storage(_) => WriteOutcome::Unknown,
             Self::NoLeader
             | Self::NotLeader { .. }
+            | Self::StoreUnavailable(_)
             | Self::NotBegun
             | Self::Overloaded
             | Self::TooLarge { .. }
@@ -131,9 +135,11 @@ impl ProposeError {
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
-            Self::NoLeader | Self::NotBegun | Self::Overloaded | Self::OutcomeUnknown => {
-                Retry::Later
-            }
+            Self::NoLeader
+            | Self::StoreUnavailable(_)
+            | Self::NotBegun
+            | Self::Overloaded
+            | Self::OutcomeUnknown => Retry::Later,
             Self::NotLeader { .. } | Self::Refused(_) | Self::Storage(_) | Self::ShuttingDown => {
                 Retry::AnotherNode
             }
@@ -148,6 +154,9 @@ pub enum ReadError {
     /// No leader answered in time.
     #[error("no leader confirmed the read in time")]
     NoLeader,
+    /// The store did not answer in time, or its content cannot be used.
+    #[error("the store did not answer in time, or its content cannot be used")]
+    StoreUnavailable,
     /// This node did not reach the index in time.
     #[error("this node did not catch up in time")]
     Behind,
@@ -161,7 +170,7 @@ impl ReadError {
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
-            Self::NoLeader | Self::Behind => Retry::Later,
+            Self::NoLeader | Self::StoreUnavailable | Self::Behind => Retry::Later,
             Self::ShuttingDown => Retry::AnotherNode,
         }
     }
@@ -222,6 +231,12 @@ pub trait ControlStore: Send + Sync + 'static {
     /// lapsed while this process was suspended.
     fn leadership_now(&self) -> Leadership {
         self.leadership().borrow().clone()
+    }
+
+    /// Why the store takes no writes now, whoever sends them, in one line for any client. `None` if it takes
+    /// them, or if this node does not know of a reason.
+    fn refuses_writes(&self) -> Option<String> {
+        None
     }
 
     /// Events of the service under the store that an operator must know about, if there is such a service.

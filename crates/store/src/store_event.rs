@@ -104,10 +104,15 @@ pub enum StoreEvent {
         /// Whether it is a different log.
         replaced: bool,
     },
-    /// The service refuses writes. The text is its own.
+    /// The service answers, and refuses writes. Reads continue. It lasts until [`Self::WritesAccepted`].
     WritesRefused {
-        /// Its answer, such as `READONLY` or `OOM`.
+        /// The reason that it gives, such as `READONLY`, `OOM` or a full disk.
         reason: String,
+    },
+    /// The service carried out a write again after [`Self::WritesRefused`].
+    WritesAccepted {
+        /// How long it refused writes, in milliseconds.
+        after_ms: u64,
     },
     /// The store failed for good. The node must stop.
     Failed {

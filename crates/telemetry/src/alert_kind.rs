@@ -143,8 +143,8 @@ kinds! {
     StoreStatePutBack = "store.state_put_back": Event, Critical, Node, "redis-lost";
     /// The store lost acknowledged writes.
     StoreWritesLost = "store.writes_lost": Event, Critical, Node, "redis-lost";
-    /// The store refused a write.
-    StoreWritesRefused = "store.writes_refused": Event, Critical, Node, "redis-lost";
+    /// The store (Redis, shared file) answers and refuses writes. Resolved once it carries one out.
+    StoreWritesRefused = "store.writes_refused": Condition, Critical, Cluster, "redis-lost";
     /// The store failed for good, and the node stops.
     StoreFailed = "store.failed": Event, Critical, Node, "disk-corrupt";
     /// An incomplete record at the end of the log was removed.

@@ -3,6 +3,7 @@
 //! The members are those of the cluster, whoever was named: one that is silent, or that can't be asked, is named in the
 //! verdict, which is "equal" only when all have answered at one index.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::client::{ConnectArgs, Request, shapes};
 use crate::cli::exit::CliError;
-use crate::cli::output::Output;
+use crate::cli::output::{Output, human_ms};
 
 /// How often the members are asked until all are at one index: writes go on meanwhile.
 const ROUNDS_MAX: usize = 5;
@@ -21,8 +22,8 @@ const ROUND_PAUSE: Duration = Duration::from_millis(300);
 #[derive(Clone, Debug)]
 struct Asked {
     name: String,
-    /// Where it is asked; nothing where no address is known.
-    server: Option<String>,
+    /// Where it is asked, or why it is not.
+    server: Result<String, String>,
 }
 
 /// A node's index and digest, or why it gave none.
@@ -33,8 +34,6 @@ type Answered = Result<(u64, String), String>;
 enum Verdict {
     Equal(u64),
     Differ(u64),
-    /// Only one node was named, and the backend keeps no list of the others.
-    Alone,
     /// They can't be compared yet: the nodes are at different indexes.
     Apart,
     /// These gave no digest.
@@ -42,8 +41,7 @@ enum Verdict {
 }
 
 impl Verdict {
-    /// `whole`: whether all members of the cluster were asked, not only those that were named.
-    fn of(answers: &[(Asked, Answered)], whole: bool) -> Self {
+    fn of(answers: &[(Asked, Answered)]) -> Self {
         let given = || answers.iter().filter_map(|(_, answer)| answer.as_ref().ok());
         for (index, digest) in given() {
             if given().any(|(at, other)| at == index && other != digest) {
@@ -54,7 +52,6 @@ impl Verdict {
         let missing: Vec<String> = missing.map(|(asked, _)| asked.name.clone()).collect();
         let mut indexes = given().map(|(index, _)| *index);
         match indexes.next() {
-            Some(_) if answers.len() == 1 && !whole => Self::Alone,
             Some(first) if missing.is_empty() => {
                 if indexes.all(|index| index == first) {
                     Self::Equal(first)
@@ -71,7 +68,7 @@ impl Verdict {
         match self {
             Self::Equal(_) => Some(true),
             Self::Differ(_) => Some(false),
-            Self::Alone | Self::Apart | Self::Missing(_) => None,
+            Self::Apart | Self::Missing(_) => None,
         }
     }
 
@@ -80,9 +77,6 @@ impl Verdict {
             Self::Equal(index) if asked == 1 => format!("equal: the only node is at index {index}"),
             Self::Equal(index) => format!("equal: all {asked} nodes at index {index}"),
             Self::Differ(index) => format!("THE NODES DIFFER at index {index}"),
-            Self::Alone => {
-                "NOT COMPARED: only one node is named, and this backend keeps no list of members; name all nodes with --server".into()
-            }
             Self::Apart => {
                 "not compared: the nodes are at different indexes; ask again when fewer writes arrive".into()
             }
@@ -98,7 +92,7 @@ impl Verdict {
 
 /// Asks every member, and compares.
 pub(super) async fn compare(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError> {
-    let (asked, whole) = members(connect).await?;
+    let asked = members(connect).await?;
     let mut answers = Vec::new();
     let mut verdict = Verdict::Apart;
     for round in 0..ROUNDS_MAX {
@@ -107,7 +101,7 @@ pub(super) async fn compare(connect: &ConnectArgs, out: &mut Output) -> Result<(
         }
         let each = asked.iter().map(|one| async { (one.clone(), digest_of(one, connect).await) });
         answers = join_all(each).await;
-        verdict = Verdict::of(&answers, whole);
+        verdict = Verdict::of(&answers);
         if verdict != Verdict::Apart {
             break;
         }
@@ -117,7 +111,7 @@ pub(super) async fn compare(connect: &ConnectArgs, out: &mut Output) -> Result<(
     match verdict {
         Verdict::Equal(_) => Ok(()),
         Verdict::Differ(_) => Err(CliError::Failed(text)),
-        Verdict::Alone | Verdict::Apart | Verdict::Missing(_) => Err(CliError::Incomplete(text)),
+        Verdict::Apart | Verdict::Missing(_) => Err(CliError::Incomplete(text)),
     }
 }
 
@@ -130,15 +124,17 @@ fn show(
     if out.is_json() {
         let node = |(asked, answer): &(Asked, Answered)| match answer {
             Ok((index, digest)) => {
-                json!({"name": asked.name, "server": asked.server, "index": index, "digest": digest})
+                json!({"name": asked.name, "server": asked.server.as_ref().ok(), "index": index, "digest": digest})
             }
-            Err(error) => json!({"name": asked.name, "server": asked.server, "error": error}),
+            Err(error) => {
+                json!({"name": asked.name, "server": asked.server.as_ref().ok(), "error": error})
+            }
         };
         let nodes: Vec<Value> = answers.iter().map(node).collect();
         return out.json(&json!({"nodes": nodes, "equal": verdict.equal(), "verdict": text}));
     }
     let row = |(asked, answer): &(Asked, Answered)| {
-        let server = asked.server.clone().unwrap_or_else(|| "-".into());
+        let server = asked.server.clone().unwrap_or_else(|_| "-".into());
         let (index, digest) = match answer {
             Ok((index, digest)) => (index.to_string(), digest.clone()),
             Err(error) => ("-".into(), error.replace('\n', " ")),
@@ -146,7 +142,8 @@ fn show(
         vec![asked.name.clone(), server, index, digest]
     };
     out.table(&["node", "server", "index", "digest"], answers.iter().map(row).collect())?;
-    out.line(text)
+    // Any other verdict is the error of the command.
+    if matches!(verdict, Verdict::Equal(_)) { out.line(text) } else { Ok(()) }
 }
 
 /// One server alone, with the token where it may have it.
@@ -155,10 +152,7 @@ fn only(server: &str, connect: &ConnectArgs) -> ConnectArgs {
 }
 
 async fn digest_of(asked: &Asked, connect: &ConnectArgs) -> Answered {
-    let Some(server) = &asked.server else {
-        return Err("not asked: its address is not known here; name it with --server".into());
-    };
-    let one = only(server, connect);
+    let one = only(asked.server.as_ref()?, connect);
     // The session was made with the nodes that the user named; a member that was found through one of them is asked
     // with the token only if it is one of those.
     let client = one.client().or_else(|_| one.anonymous_client()).map_err(|e| e.to_string())?;
@@ -168,9 +162,8 @@ async fn digest_of(asked: &Asked, connect: &ConnectArgs) -> Answered {
     Ok((index, super::text_of(&answer.body["digest"])))
 }
 
-/// Every member of the cluster, and true. Where the backend keeps no list of members, the nodes that were named, each once, and
-/// whether they are all: a node in local mode is alone.
-async fn members(connect: &ConnectArgs) -> Result<(Vec<Asked>, bool), CliError> {
+/// Every node of the cluster: its members, or the nodes that share the store. A node in local mode is alone.
+async fn members(connect: &ConnectArgs) -> Result<Vec<Asked>, CliError> {
     let named: Vec<String> = connect
         .servers()?
         .iter()
@@ -197,15 +190,7 @@ async fn members(connect: &ConnectArgs) -> Result<(Vec<Asked>, bool), CliError> 
         return Err(first.unwrap_or_else(|| CliError::Usage("--server names no node".into())));
     };
     let Some(raft) = &first.raft else {
-        let mut seen = std::collections::BTreeSet::new();
-        let answers = named.iter().zip(&statuses);
-        // One node may be named by two addresses.
-        let each = answers.filter(|(_, status)| {
-            status.as_ref().map_or(true, |cluster| seen.insert(cluster.node.clone()))
-        });
-        let asked = |server: &String| Asked { name: server.clone(), server: Some(server.clone()) };
-        let alone = first.backend == "local";
-        return Ok((each.map(|(server, _)| asked(server)).collect(), alone));
+        return sharers(&known, named.len());
     };
     if raft.members.is_empty() {
         return Err(CliError::Incomplete(format!(
@@ -220,9 +205,43 @@ async fn members(connect: &ConnectArgs) -> Result<(Vec<Asked>, bool), CliError> 
         let named = known.iter().find(|(_, cluster)| is_it(cluster));
         let advertised = Some(&member.http_addr).filter(|addr| addr.starts_with("http"));
         let server = named.map(|(server, _)| *server).or(advertised).cloned();
+        let server = server.ok_or_else(|| String::from(NO_ADDRESS));
         Asked { name: format!("{} (id {})", member.name, member.id), server }
     });
-    Ok((asked.collect(), true))
+    Ok(asked.collect())
+}
+
+/// Why a node is not asked.
+const NO_ADDRESS: &str = "not asked: its address is not known here; name it with --server";
+
+/// The nodes that share the store, by the lists of those that answered, of `named` nodes. The lists show no addresses, so
+/// a node is asked only if it was named.
+fn sharers(known: &[(&String, &shapes::Cluster)], named: usize) -> Result<Vec<Asked>, CliError> {
+    let is_local = known.iter().all(|(_, cluster)| cluster.backend == "local");
+    if !is_local && !known.iter().any(|(_, cluster)| cluster.nodes.is_some()) {
+        let text = "NOT COMPARED: the store did not say which nodes there are";
+        return Err(CliError::Incomplete(text.into()));
+    }
+    let unasked = match known.len() < named {
+        true => "not asked: none of the named nodes that answered is it",
+        false => NO_ADDRESS,
+    };
+    // One node may be named by two addresses.
+    let mut asked = BTreeMap::new();
+    for node in known.iter().flat_map(|(_, cluster)| cluster.nodes.iter().flatten()) {
+        let silent = format!(
+            "{unasked}; it last reported {} ago: if it is gone for good, run maxine cluster forget {}",
+            human_ms(node.last_seen_ms),
+            node.name
+        );
+        let is_silent = node.last_seen_ms > maxine_store::StoreNode::SILENT_MS;
+        let why = if is_silent { silent } else { unasked.to_owned() };
+        asked.insert(node.name.clone(), Err(why));
+    }
+    for (server, cluster) in known {
+        asked.insert(cluster.node.clone(), Ok((*server).clone()));
+    }
+    Ok(asked.into_iter().map(|(name, server)| Asked { name, server }).collect())
 }
 
 #[cfg(test)]
@@ -231,7 +250,8 @@ mod tests {
 
     fn answers(of: &[Result<(u64, &str), &str>]) -> Vec<(Asked, Answered)> {
         let each = of.iter().enumerate().map(|(at, answer)| {
-            let asked = Asked { name: format!("node-{}", at + 1), server: None };
+            let server = Err(String::from(NO_ADDRESS));
+            let asked = Asked { name: format!("node-{}", at + 1), server };
             let answer = (*answer).map(|(index, digest)| (index, digest.to_owned()));
             (asked, answer.map_err(str::to_owned))
         });
@@ -240,7 +260,7 @@ mod tests {
 
     #[test]
     fn equal_means_that_all_answered_at_one_index() {
-        let verdict = |of: &[Result<(u64, &str), &str>]| Verdict::of(&answers(of), true);
+        let verdict = |of: &[Result<(u64, &str), &str>]| Verdict::of(&answers(of));
         assert_eq!(verdict(&[Ok((7, "a")), Ok((7, "a")), Ok((7, "a"))]), Verdict::Equal(7));
         let one_of_five = [Ok((7, "a")), Err("x"), Err("x"), Err("x"), Err("x")];
         let Verdict::Missing(names) = verdict(&one_of_five) else { panic!("called equal") };
@@ -248,7 +268,6 @@ mod tests {
         assert_eq!(verdict(&[Ok((7, "a")), Ok((8, "b"))]), Verdict::Apart);
         // Who differs differs, whoever is silent.
         assert_eq!(verdict(&[Ok((7, "a")), Err("x"), Ok((7, "b"))]), Verdict::Differ(7));
-        assert_eq!(Verdict::of(&answers(&[Ok((7, "a"))]), false), Verdict::Alone);
         let missing = verdict(&[Err("x")]);
         assert_eq!(missing, Verdict::Missing(vec!["node-1".to_owned()]));
         assert_eq!(missing.text(1), "NOT COMPARED: 1 of 1 node gave no digest: node-1");
@@ -257,11 +276,37 @@ mod tests {
     /// A script must not take a member that is silent for one that has another state.
     #[test]
     fn whether_the_nodes_are_equal_is_unknown_while_one_gave_no_digest() {
-        let equal = |of: &[Result<(u64, &str), &str>]| Verdict::of(&answers(of), true).equal();
+        let equal = |of: &[Result<(u64, &str), &str>]| Verdict::of(&answers(of)).equal();
         assert_eq!(equal(&[Ok((7, "a")), Ok((7, "a"))]), Some(true));
         assert_eq!(equal(&[Ok((7, "a")), Ok((7, "b"))]), Some(false));
         assert_eq!(equal(&[Ok((7, "a")), Err("x")]), None);
         assert_eq!(equal(&[Ok((7, "a")), Ok((8, "b"))]), None);
-        assert_eq!(Verdict::of(&answers(&[Ok((7, "a"))]), false).equal(), None);
+    }
+
+    /// Two of three nodes were named, and called "all 2 nodes".
+    #[test]
+    fn a_node_that_shares_the_store_and_was_not_named_is_missing() {
+        let cluster = |node: &str, nodes: &[(&str, u64)]| {
+            let nodes: Vec<Value> = nodes
+                .iter()
+                .map(|(name, ms)| json!({"name": name, "last_seen_ms": ms, "state_version": 1}))
+                .collect();
+            let body = json!({"node": node, "backend": "redis", "nodes": nodes});
+            serde_json::from_value::<shapes::Cluster>(body).unwrap()
+        };
+        let servers = ["http://one".to_owned(), "http://two".to_owned()];
+        let listed = [("a", 100), ("b", 100), ("c", 900), ("d", 60_000)];
+        let (a, b) = (cluster("a", &listed), cluster("b", &listed));
+        let asked = sharers(&[(&servers[0], &a), (&servers[1], &b)], 2).unwrap();
+        let names: Vec<&str> = asked.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c", "d"]);
+        assert_eq!(asked[1].server.as_deref(), Ok("http://two"));
+        assert_eq!(asked[2].server.as_deref(), Err(&NO_ADDRESS.to_owned()));
+        assert!(asked[3].server.as_ref().unwrap_err().ends_with("maxine cluster forget d"));
+        // Another name of the same node is no second node.
+        assert_eq!(sharers(&[(&servers[0], &a), (&servers[1], &a)], 2).unwrap().len(), 4);
+        let untold = shapes::Cluster { nodes: None, ..a };
+        let refused = sharers(&[(&servers[0], &untold)], 1).unwrap_err().to_string();
+        assert!(refused.contains("did not say which nodes"), "{refused}");
     }
 }

@@ -78,9 +78,10 @@ impl RegistryActor {
 
 fn failure(error: ProposeError) -> Failure {
     match error {
-        ProposeError::NoLeader | ProposeError::NotBegun | ProposeError::ShuttingDown => {
-            Failure::NotWritten(error.to_string())
-        }
+        ProposeError::NoLeader
+        | ProposeError::StoreUnavailable(_)
+        | ProposeError::NotBegun
+        | ProposeError::ShuttingDown => Failure::NotWritten(error.to_string()),
         ProposeError::NotLeader { .. } => Failure::NotLeader(error.to_string()),
         ProposeError::Overloaded => Failure::Overloaded,
         ProposeError::Refused(_) => Failure::Refused(error.to_string()),

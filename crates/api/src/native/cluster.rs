@@ -178,6 +178,9 @@ fn warnings(
         // What this node knows of the cluster is no longer true.
         return warnings;
     }
+    if let Some(why) = app.store().refuses_writes() {
+        warn(&format!("no write succeeds: {why}"));
+    }
     if leadership.leader.is_none() {
         let lookups = if snapshot.has_state() { "; look-ups continue" } else { "" };
         warn(&format!("no leader is known: writes are refused until there is one{lookups}"));
@@ -328,7 +331,8 @@ pub(super) async fn led(app: &AppState, write: &Write) -> Result<(), Problem> {
     }
 }
 
-/// Records in the audit log what was done to the cluster, because the membership itself is not in it.
+/// Records in the audit log what was done to the cluster, because the membership itself is not in it. If that is not
+/// possible now, the record waits until it is. After an unknown outcome there may be two records of one change.
 pub(super) async fn record(
     app: &AppState,
     write: Write,
@@ -336,14 +340,16 @@ pub(super) async fn record(
     object: String,
     success: bool,
 ) {
-    let items = vec![(action, object.into(), success)];
+    let actor = write.actor.clone();
+    let items = vec![(action, object.as_str().into(), success)];
     let command = maxine_state::Command::RecordAudit { items };
     if let Err(problem) = write.propose(app, command).await {
         tracing::warn!(
             action = action.as_str(),
             detail = %problem.detail,
-            "a change was not written into the audit log"
+            "an audit record waits for writes to be possible"
         );
+        app.audit().record_for_sure(actor, action, &object, success, None);
     }
 }
 

@@ -68,9 +68,10 @@ pub(super) async fn finish_upgrade(
 }
 
 /// Takes the entry of a node out of the store (redis and shared-file mode), so that it does not count any more when an
-/// upgrade is finished. A node that has reported within the last 10 seconds is refused with 409: it runs, and would have
-/// a new entry within two seconds. The entry of a silent node is removed by itself after a day. Members of a Raft cluster
-/// are removed with `DELETE /cluster/members/{id}`.
+/// upgrade is finished. The leader, this node, and a node that has reported within the last 10 seconds are refused with
+/// 409: they run, and would have a new entry within two seconds. While nodes cannot report, because the store takes no
+/// writes, the answer is 503. The entry of a silent node is removed by itself after a day. Members of a Raft cluster are
+/// removed with `DELETE /cluster/members/{id}`.
 #[utoipa::path(
     delete, path = "/api/v1/cluster/nodes/{name}", tag = "cluster", operation_id = "forgetNode",
     params(("name" = String, Path,)),
@@ -83,7 +84,7 @@ pub(super) async fn forget_node(
     write: Write,
 ) -> Result<StatusCode, Problem> {
     let unavailable = |_| {
-        let detail = "the store does not answer; nothing was changed";
+        let detail = "the store did not say which nodes there are; nothing was changed";
         Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
     };
     let Some(nodes) = app.store().nodes().await.map_err(unavailable)? else {
@@ -97,20 +98,63 @@ pub(super) async fn forget_node(
         };
         return Err(problem);
     };
-    if let Some(node) = nodes.iter().find(|node| node.name == name.as_str() && !node.is_silent()) {
-        let detail = format!(
-            "{name} runs: it reported {} ms ago. Only a node that has been silent for {} s can be forgotten",
-            node.last_seen_ms,
-            StoreNode::SILENT_MS / 1_000
-        );
-        let mut problem = Problem::new(ProblemKind::Conflict, detail);
+    let own = app.settings().instance_id.as_str();
+    if let Some(why) = runs(name.as_str(), own, &nodes, app.store().leadership_now().leader) {
+        let mut problem = Problem::new(ProblemKind::Conflict, why);
         problem.action =
             "Stop the node first. A node that is stopped in the ordinary way leaves no entry.";
         return Err(problem);
+    }
+    // This node runs. If its own reports do not arrive, the silence of others means nothing.
+    let own_is_silent = nodes.iter().any(|node| node.name == own && node.is_silent());
+    let no_reports = app.store().refuses_writes().or_else(|| {
+        own_is_silent.then(|| String::from("the reports of this node do not reach the store"))
+    });
+    if let Some(why) = no_reports {
+        let detail = format!("it is not known which nodes run: {why}; nothing was changed");
+        return Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1));
     }
     if !app.store().forget_node(name.as_str()).await.map_err(unavailable)? {
         return Err(Problem::not_found("node", name.as_str()));
     }
     record(&app, write, AuditAction::NodeForget, name.to_string(), true).await;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Why a node is known to run, so that it must not be forgotten.
+fn runs(name: &str, own: &str, nodes: &[StoreNode], leader: Option<String>) -> Option<String> {
+    if name == own {
+        return Some(format!("{name} runs: it answers this request"));
+    }
+    if leader.as_deref() == Some(name) {
+        return Some(format!("{name} runs: it is the leader"));
+    }
+    let node = nodes.iter().find(|node| node.name == name && !node.is_silent())?;
+    Some(format!(
+        "{name} runs: it reported {} ms ago. Only a node that has been silent for {} s can be forgotten",
+        node.last_seen_ms,
+        StoreNode::SILENT_MS / 1_000
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// During an outage every entry is old, also that of the leader.
+    #[test]
+    fn a_node_that_is_known_to_run_is_not_forgotten_however_old_its_entry_is() {
+        let node = |name: &str, last_seen_ms| StoreNode {
+            name: name.into(),
+            state_version: STATE_VERSION,
+            last_seen_ms,
+            addresses: Vec::new(),
+        };
+        let nodes = [node("a", 17_000), node("b", 17_000), node("c", 17_000), node("d", 900)];
+        let why = |name| runs(name, "a", &nodes, Some("b".into()));
+        assert_eq!(why("a").unwrap(), "a runs: it answers this request");
+        assert_eq!(why("b").unwrap(), "b runs: it is the leader");
+        assert_eq!(why("c"), None);
+        assert!(why("d").unwrap().starts_with("d runs: it reported 900 ms ago"));
+    }
 }

@@ -30,6 +30,9 @@ pub(super) enum LogError {
     /// The disk failed, or the permissions of the file do not allow it.
     #[error("{0}: {1}")]
     Io(PathBuf, io::Error),
+    /// The disk takes no data, and the log is as it was before.
+    #[error("{0}: {1}")]
+    NotWritten(PathBuf, io::Error),
     /// The content is not what was written.
     #[error(
         "{} is damaged at byte {at}: {what}; move it away: a node that still runs on it puts its state \
@@ -49,7 +52,7 @@ pub(super) enum LogError {
 impl From<LogError> for OpenError {
     fn from(error: LogError) -> Self {
         match error {
-            LogError::Io(..) => Self::Io(error.to_string()),
+            LogError::Io(..) | LogError::NotWritten(..) => Self::Io(error.to_string()),
             LogError::Damaged { .. } => Self::Damaged(error.to_string()),
         }
     }
@@ -326,19 +329,34 @@ impl LogFile {
     }
 
     /// Appends entries and returns when they are durable. Without `sync` it returns when the operating system
-    /// has them. After an error, this process must not write to the file again.
+    /// has them. After [`LogError::NotWritten`] the log has none of the entries, and no reader can have seen
+    /// them. After any other error, this process must not write to the file again.
     pub(super) fn append(&mut self, entries: &[&[u8]], sync: bool) -> Result<(), LogError> {
         let (frame, chain) = frame::encode(self.seq + 1, self.chain, entries);
         let written = self
             .file
             .write_all_at(&frame, self.end)
             .and_then(|()| if sync { self.file.sync_data() } else { Ok(()) });
-        written.map_err(|error| LogError::Io(self.path.clone(), error))?;
+        if let Err(error) = written {
+            // What was there before has been synced before. So a file that durably ends there again is whole.
+            let is_undone = is_refusal(&error) && self.cut_torn_tail().is_ok();
+            let path = self.path.clone();
+            return Err(match is_undone {
+                true => LogError::NotWritten(path, error),
+                false => LogError::Io(path, error),
+            });
+        }
         self.seq += entries.len() as u64;
         self.end += frame.len() as u64;
         self.chain = chain;
         Ok(())
     }
+}
+
+/// Whether the error says that the disk takes no data now, although it works: it is full or read-only.
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge | ReadOnlyFilesystem)
 }
 
 /// Maximum number of bytes of entries in one frame.

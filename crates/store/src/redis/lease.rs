@@ -75,10 +75,12 @@ impl Core {
         (fresh && !lapsed).then(|| record.clone())
     }
 
-    /// Who leads now.
+    /// Who leads now. While Redis does not answer, nobody is known to lead: no lease can be confirmed. This
+    /// node keeps the lease that it holds for its writes until the lease runs out.
     pub(super) fn leadership_now(&self) -> Leadership {
-        let is_leader = self.held_lease().is_some();
-        let holder = self.lease_holder();
+        let is_confirmed = !self.is_unconfirmed();
+        let is_leader = is_confirmed && self.held_lease().is_some();
+        let holder = self.lease_holder().filter(|_| is_confirmed);
         let term = self.lease.lock().highest_fence;
         Leadership { leader: holder.map(|record| record.instance_id), is_leader, term }
     }

@@ -34,6 +34,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use redis::RedisError;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -57,10 +58,25 @@ pub(super) use transfer::{read_nodejs_snapshot, read_state, write_state};
 
 /// Maximum number of batches in flight.
 const IN_FLIGHT_MAX: usize = 1_024;
-/// Interval after which the same refusal is reported again.
-const REFUSAL_REPORTED_AGAIN_MS: u64 = 30_000;
+/// While Redis has not answered for this long, no node claims to know a leader, in milliseconds.
+const UNCONFIRMED_MS: u64 = 1_000;
 /// Maximum time that a stop waits for the tasks.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// Why nothing can be written while Redis is away.
+const NO_ANSWER: &str = "the store does not answer";
+
+/// Why nothing can be written while Redis answers writes with a code such as `OOM`.
+fn refused_with(code: &str) -> String {
+    format!("the store refuses writes ({code})")
+}
+
+/// Redis refuses writes.
+#[derive(Debug)]
+struct Refusal {
+    /// The code of its answer, such as `OOM`.
+    code: String,
+    since_ms: u64,
+}
 
 /// What the tasks share.
 struct Core {
@@ -87,7 +103,8 @@ struct Core {
     broken_since_ms: Mutex<Option<u64>>,
     repair_wanted: AtomicBool,
     run_id: Mutex<Option<String>>,
-    last_refusal: Mutex<Option<(String, u64)>>,
+    /// Set while Redis answers and refuses writes.
+    refusal: Mutex<Option<Refusal>>,
     failed: Mutex<Option<String>>,
     /// The servers that Sentinels or the nodes of a Redis Cluster name, as `host:port`.
     servers: Mutex<Vec<String>>,
@@ -111,12 +128,16 @@ impl Core {
     }
 
     fn note_unreachable(&self, reason: &str) {
-        let mut away = self.away_since_ms.lock();
-        if away.is_none() {
-            *away = Some(self.clock.monotonic_ms());
-            drop(away);
+        let before = {
+            let mut away = self.away_since_ms.lock();
+            let before = *away;
+            away.get_or_insert(self.clock.monotonic_ms());
+            before
+        };
+        if before.is_none() {
             self.emit(StoreEvent::Unreachable { reason: reason.to_owned() });
         }
+        self.publish_leadership();
     }
 
     fn note_reachable(&self) {
@@ -124,6 +145,68 @@ impl Core {
         if let Some(since_ms) = away {
             let after_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
             self.emit(StoreEvent::Reachable { after_ms });
+            self.publish_leadership();
+        }
+    }
+
+    /// Whether Redis has not answered for so long that nothing confirms a lease any more.
+    fn is_unconfirmed(&self) -> bool {
+        let away_since_ms = *self.away_since_ms.lock();
+        away_since_ms.is_some_and(|since_ms| {
+            self.clock.monotonic_ms().saturating_sub(since_ms) >= UNCONFIRMED_MS
+        })
+    }
+
+    /// Why Redis takes no writes now, as far as this node knows. Users and addresses are left out, because
+    /// any client may read it.
+    fn refuses_writes(&self) -> Option<String> {
+        if self.is_broken() {
+            return Some(String::from(
+                "the content of the store cannot be used; the nodes repair it",
+            ));
+        }
+        if self.away_since_ms.lock().is_some() {
+            return Some(String::from(NO_ANSWER));
+        }
+        self.refusal.lock().as_ref().map(|refusal| refused_with(&refusal.code))
+    }
+
+    /// Records that Redis answered a write with `error`, if that means that it refuses every write.
+    fn note_refusal(&self, error: &RedisError) {
+        let code = error.code().unwrap_or_default();
+        let refuses_writes = matches!(
+            code,
+            "READONLY" | "OOM" | "MISCONF" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | "NOPERM"
+        );
+        if !refuses_writes {
+            return;
+        }
+        let now_ms = self.clock.monotonic_ms();
+        let mut refusal = self.refusal.lock();
+        let since_ms = refusal.as_ref().map_or(now_ms, |before| before.since_ms);
+        let before = refusal.replace(Refusal { code: code.to_owned(), since_ms });
+        if before.is_none_or(|before| before.code != code) {
+            let reason = format!("{code} {}", error.detail().unwrap_or_default());
+            // Under the lock, so that the events have the order of what they report.
+            self.emit(StoreEvent::WritesRefused { reason });
+        }
+    }
+
+    /// Records that Redis carried out a write.
+    fn note_accepted(&self) {
+        let mut refusal = self.refusal.lock();
+        if let Some(Refusal { since_ms, .. }) = refusal.take() {
+            let after_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
+            self.emit(StoreEvent::WritesAccepted { after_ms });
+        }
+    }
+
+    /// Records that Redis carried out this node's report. A rule against a command of other writes may still
+    /// be in force.
+    fn note_report_accepted(&self) {
+        let is_of_a_command = self.refusal.lock().as_ref().is_some_and(|now| now.code == "NOPERM");
+        if !is_of_a_command {
+            self.note_accepted();
         }
     }
 
@@ -213,7 +296,7 @@ impl RedisStore {
             broken_since_ms: Mutex::default(),
             repair_wanted: AtomicBool::new(false),
             run_id: Mutex::default(),
-            last_refusal: Mutex::default(),
+            refusal: Mutex::default(),
             failed: Mutex::default(),
             servers: Mutex::default(),
             node_addresses: Mutex::default(),
@@ -268,13 +351,13 @@ impl ControlStore for RedisStore {
             let mut applied = core.replica.applied();
             loop {
                 let (mut link, generation) =
-                    core.main.get().await.map_err(|_| ReadError::NoLeader)?;
+                    core.main.get().await.map_err(|_| ReadError::StoreUnavailable)?;
                 let head = stream::head(&mut link, &core.keys, core.config.command_timeout()).await;
                 let head = head.map_err(|error| {
                     core.main.report(generation, &error);
-                    ReadError::NoLeader
+                    ReadError::StoreUnavailable
                 })?;
-                let Some(head) = head else { return Err(ReadError::NoLeader) };
+                let Some(head) = head else { return Err(ReadError::StoreUnavailable) };
                 let reached = applied.wait_for(|seq| *seq >= head.seq).await;
                 reached.map_err(|_| ReadError::ShuttingDown)?;
                 if core.replica.has(&head) {
@@ -317,11 +400,18 @@ impl ControlStore for RedisStore {
     }
 
     async fn nodes(&self) -> Result<Option<Vec<StoreNode>>, ReadError> {
-        self.core.registered_nodes().await.map(Some).map_err(|_| ReadError::NoLeader)
+        // This node reports, so a list without it is incomplete.
+        let nodes = self.core.registered_nodes().await.unwrap_or_default();
+        let is_complete = nodes.iter().any(|node| node.name == self.core.config.instance_id);
+        if is_complete { Ok(Some(nodes)) } else { Err(ReadError::StoreUnavailable) }
     }
 
     async fn forget_node(&self, name: &str) -> Result<bool, ReadError> {
-        self.core.forget(name).await.map_err(|_| ReadError::NoLeader)
+        self.core.forget(name).await.map_err(|_| ReadError::StoreUnavailable)
+    }
+
+    fn refuses_writes(&self) -> Option<String> {
+        self.core.refuses_writes()
     }
 
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {

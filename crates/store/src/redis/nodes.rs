@@ -11,7 +11,8 @@ use crate::node_register::{KEPT_MS, NODES_MAX, REPORT_MS, StoreNode};
 use maxine_state::STATE_VERSION;
 
 impl Core {
-    /// Reports and reads the addresses of the others until the node stops, and then removes its entry.
+    /// Reports and reads the addresses of the others until the node stops, and then removes its entry. The
+    /// reports are writes, so they also show whether Redis takes writes while no client sends one.
     pub(super) async fn run_node_register(self: Arc<Self>) {
         let (version, kept) = (STATE_VERSION.to_string(), KEPT_MS.to_string());
         let max = NODES_MAX.to_string();
@@ -22,8 +23,17 @@ impl Core {
                 [name, version.as_bytes(), kept.as_bytes(), max.as_bytes(), addresses.as_bytes()];
             let reported: RedisResult<u64> = self.ask_nodes(&scripts::REPORT, &args).await;
             let nodes = match reported {
-                Ok(_) => self.registered_nodes().await,
-                Err(error) => Err(error),
+                Ok(_) => {
+                    self.note_report_accepted();
+                    self.registered_nodes().await
+                }
+                Err(error) => {
+                    // A rule against this command says nothing of other writes.
+                    if error.code() != Some("NOPERM") {
+                        self.note_refusal(&error);
+                    }
+                    Err(error)
+                }
             };
             match nodes {
                 Ok(nodes) => {

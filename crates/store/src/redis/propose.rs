@@ -8,11 +8,11 @@ use std::time::Duration;
 use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value};
 use tokio::sync::TryAcquireError;
 
-use super::Core;
 use super::connect::{Failure, classify};
 use super::replica::{Nonce, Waiter};
 use super::scripts::APPEND;
-use crate::{ProposeError, StoreEvent, WriteTime, encode_payload, needs_lease};
+use super::{Core, NO_ANSWER, refused_with};
+use crate::{ProposeError, WriteTime, encode_payload, needs_lease};
 use maxine_state::{Applied, Batch};
 
 /// Maximum size of an entry.
@@ -76,7 +76,7 @@ impl Core {
             match tokio::time::timeout(limit, &mut work).await {
                 Ok(outcome) => return outcome,
                 Err(_) if maybe_sent.load(Ordering::Relaxed) => {}
-                Err(_) => return Err(ProposeError::NoLeader),
+                Err(_) => return Err(self.not_written()),
             }
         }
         Err(ProposeError::OutcomeUnknown)
@@ -123,11 +123,11 @@ impl Core {
         };
         let position = self.replica.position();
         if position.epoch.is_empty() || self.is_broken() {
-            return Attempt::Refused(ProposeError::NoLeader);
+            return Attempt::Refused(self.not_written());
         }
         let (mut link, generation) = match self.main.get().await {
             Ok(found) => found,
-            Err(_) => return Attempt::Refused(ProposeError::NoLeader),
+            Err(_) => return Attempt::Refused(ProposeError::StoreUnavailable(NO_ANSWER.into())),
         };
         let (seq, version) = (position.seq.to_string(), version.to_string());
         let args = [
@@ -153,6 +153,9 @@ impl Core {
         match answer {
             Ok((word, text, confirmed)) => {
                 maybe_sent.store(before || word == "OK", Ordering::Relaxed);
+                if word == "OK" {
+                    self.note_accepted();
+                }
                 match word.as_str() {
                     "OK" if confirmed => Attempt::Appended,
                     "OK" => Attempt::Unconfirmed,
@@ -168,7 +171,8 @@ impl Core {
                 self.note_refusal(&error);
                 if classify(&error) == Failure::Refused {
                     maybe_sent.store(before, Ordering::Relaxed);
-                    return Attempt::Refused(ProposeError::NoLeader);
+                    let why = error.code().map_or_else(|| NO_ANSWER.into(), refused_with);
+                    return Attempt::Refused(ProposeError::StoreUnavailable(why));
                 }
                 Attempt::Unknown
             }
@@ -210,6 +214,14 @@ impl Core {
         )))
     }
 
+    /// Why a write that was never sent was not written.
+    fn not_written(&self) -> ProposeError {
+        let why = self.refuses_writes();
+        ProposeError::StoreUnavailable(
+            why.unwrap_or_else(|| "the store did not take the write in time".into()),
+        )
+    }
+
     fn not_leader(&self) -> ProposeError {
         let hint = self.lease_holder().map(|holder| holder.instance_id);
         let hint = hint.filter(|hint| *hint != self.config.instance_id);
@@ -220,26 +232,5 @@ impl Core {
     fn note_fenced(&self, _present: &str) {
         tracing::warn!("a leader's command was refused: another node holds the lease");
         self.step_down();
-    }
-
-    fn note_refusal(&self, error: &RedisError) {
-        let code = error.code().unwrap_or_default().to_owned();
-        let refuses_writes = matches!(
-            code.as_str(),
-            "READONLY" | "OOM" | "MISCONF" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | "NOPERM"
-        );
-        if !refuses_writes {
-            return;
-        }
-        let now_ms = self.clock.monotonic_ms();
-        let mut last = self.last_refusal.lock();
-        let reported = last.as_ref().is_some_and(|(reported, at_ms)| {
-            *reported == code && now_ms.saturating_sub(*at_ms) < super::REFUSAL_REPORTED_AGAIN_MS
-        });
-        if !reported {
-            let reason = format!("{code} {}", error.detail().unwrap_or_default());
-            *last = Some((code, now_ms));
-            self.emit(StoreEvent::WritesRefused { reason });
-        }
     }
 }

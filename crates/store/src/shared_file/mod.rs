@@ -76,6 +76,8 @@ struct Shared {
     events: StoreEvents,
     failed: Mutex<Option<String>>,
     away_since_ms: Mutex<Option<u64>>,
+    /// Since when the storage answers and takes no writes, and why.
+    refusing: Mutex<Option<(u64, String)>>,
 }
 
 impl Shared {
@@ -109,6 +111,40 @@ impl Shared {
             let after_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
             self.emit(StoreEvent::Reachable { after_ms });
         }
+    }
+
+    /// Records that the storage answers and does not take a write.
+    fn note_refusing(&self, reason: &str) {
+        let now_ms = self.clock.monotonic_ms();
+        let mut refusing = self.refusing.lock();
+        let since_ms = refusing.as_ref().map(|(since_ms, _)| *since_ms);
+        *refusing = Some((since_ms.unwrap_or(now_ms), reason.to_owned()));
+        if since_ms.is_none() {
+            self.emit(StoreEvent::WritesRefused { reason: reason.to_owned() });
+        }
+    }
+
+    /// Records that the storage takes writes again.
+    fn note_accepted(&self) {
+        let mut refusing = self.refusing.lock();
+        if let Some((since_ms, _)) = refusing.take() {
+            let after_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
+            self.emit(StoreEvent::WritesAccepted { after_ms });
+        }
+    }
+
+    fn is_refusing(&self) -> bool {
+        self.refusing.lock().is_some()
+    }
+
+    /// Why nothing can be written now, as far as this node knows. Paths are left out, because any client may
+    /// read it.
+    fn refuses_writes(&self) -> Option<String> {
+        if self.away_since_ms.lock().is_some() {
+            return Some(String::from("the shared storage does not answer"));
+        }
+        self.is_refusing()
+            .then(|| String::from("the shared storage takes no writes: it is full or read-only"))
     }
 
     /// Records that this node has everything that was in the file at `looked_ms`, when it checked.
@@ -194,7 +230,11 @@ impl Shared {
             Request::Nodes(answer) => drop(answer),
             Request::Forget(_, answer) => drop(answer),
             Request::Write { answer, .. } => {
-                let error = self.failure().map_or(ProposeError::NotBegun, ProposeError::Storage);
+                let error = match (self.failure(), self.refuses_writes()) {
+                    (Some(reason), _) => ProposeError::Storage(reason),
+                    (None, Some(reason)) => ProposeError::StoreUnavailable(reason),
+                    (None, None) => ProposeError::NotBegun,
+                };
                 drop(answer.send(Err(error)));
             }
         }
@@ -243,6 +283,7 @@ impl SharedFileStore {
             failed: Mutex::default(),
             away_since_ms: Mutex::default(),
             addresses: Mutex::default(),
+            refusing: Mutex::default(),
             config,
         });
         let (machine, opening) = (Machine::new(view), Arc::clone(&shared));
@@ -286,7 +327,7 @@ impl SharedFileStore {
         let limit = Duration::from_millis(self.shared.config.lock_timeout_ms + 1_000);
         match tokio::time::timeout(limit, answered).await {
             Ok(Ok(answer)) => Ok(answer),
-            _ => Err(ReadError::NoLeader),
+            _ => Err(ReadError::StoreUnavailable),
         }
     }
 
@@ -376,6 +417,10 @@ impl ControlStore for SharedFileStore {
 
     async fn forget_node(&self, name: &str) -> Result<bool, ReadError> {
         self.ask(|answer| Request::Forget(name.to_owned(), answer)).await
+    }
+
+    fn refuses_writes(&self) -> Option<String> {
+        self.shared.refuses_writes()
     }
 
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {

@@ -77,6 +77,18 @@ impl NodeFiles {
         Ok(modified)
     }
 
+    /// Whether the storage takes a file of this length now. The file is removed again.
+    pub(super) fn check_room(&self, len: usize) -> io::Result<()> {
+        let temporary = beside(&self.path(&self.own_name), ".new");
+        let written = create_new(&temporary).and_then(|mut file| {
+            file.write_all(&vec![0; len])?;
+            // Some storage reports only here that it is full.
+            file.sync_all()
+        });
+        let removed = fs::remove_file(&temporary);
+        written.and(removed)
+    }
+
     /// The nodes that report, this one first. Files that are too old are removed.
     pub(super) fn nodes(&self) -> io::Result<Vec<StoreNode>> {
         let now = self.report()?;

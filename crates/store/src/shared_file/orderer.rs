@@ -22,7 +22,7 @@ use super::leader_file::LeaderRecord;
 use super::node_files::NodeFiles;
 use crate::claim::{Claim, Outcome};
 use crate::file_log::{
-    GROUP_LEN_MAX, LogError, LogFile, NewEntries, Place, beside, create_new, try_lock,
+    GROUP_LEN_MAX, LogError, LogFile, NewEntries, Place, beside, create_new, is_refusal, try_lock,
 };
 use crate::machine::{Machine, read_entry};
 use crate::node_register::REPORT_MS;
@@ -31,6 +31,8 @@ use maxine_state::Batch;
 
 /// Maximum number of batches in one frame.
 const GROUP_MAX: usize = 256;
+/// Storage takes and gives room in blocks of about this length, in bytes.
+const BLOCK_LEN: usize = 4_096;
 /// Maximum number of remembered positions, for recognizing an older copy of the same log.
 const PLACES_MAX: usize = 8_192;
 
@@ -64,6 +66,8 @@ pub(super) struct Orderer {
     lease_due_ms: u64,
     node_files: NodeFiles,
     report_due_ms: u64,
+    /// The room that the write needs which the storage did not take last, in bytes; 0 if it took it.
+    refused_len: usize,
     /// Whether the log has been read once. Only then does this node have a state that it can write back.
     is_running: bool,
 }
@@ -74,12 +78,19 @@ enum Failure {
     Busy,
     /// The storage failed. It may work later.
     Away(String),
+    /// The storage answers, and did not take a write. Nothing was written.
+    NotWritten(String),
     /// This node must stop.
     Fatal(String),
 }
 
-fn node_files_away(error: std::io::Error) -> Failure {
-    Failure::Away(format!("the nodes' files: {error}"))
+/// Why a small file beside the log could not be written. A file or folder that is gone says that the storage is.
+fn not_written(what: &str, error: &std::io::Error) -> Failure {
+    let text = format!("{what}: {error}");
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::Away(text),
+        _ => Failure::NotWritten(text),
+    }
 }
 
 /// Answers a question about the nodes. A caller without an answer reports that the storage is unavailable.
@@ -94,6 +105,7 @@ impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Io(..) => Self::Away(error.to_string()),
+            LogError::NotWritten(..) => Self::NotWritten(error.to_string()),
             LogError::Damaged { .. } => Self::Fatal(error.to_string()),
         }
     }
@@ -172,6 +184,7 @@ impl Orderer {
             lease_due_ms: 0,
             node_files,
             report_due_ms: 0,
+            refused_len: 0,
             is_running: false,
         };
         let caught_up = orderer.catch_up();
@@ -180,7 +193,7 @@ impl Orderer {
         match caught_up {
             Ok(()) => Ok(orderer),
             Err(Failure::Fatal(reason)) => Err(OpenError::Damaged(reason)),
-            Err(Failure::Away(reason)) => Err(OpenError::Io(reason)),
+            Err(Failure::Away(reason) | Failure::NotWritten(reason)) => Err(OpenError::Io(reason)),
             Err(Failure::Busy) => Err(OpenError::Refused(String::from("the log is busy"))),
         }
     }
@@ -198,6 +211,10 @@ impl Orderer {
             match done {
                 Ok(()) => self.shared.note_reachable(),
                 Err(Failure::Busy) => {}
+                Err(Failure::NotWritten(reason)) => {
+                    self.shared.note_reachable();
+                    self.shared.note_refusing(&reason);
+                }
                 Err(Failure::Away(reason)) => {
                     self.shared.note_unreachable(&reason);
                     std::thread::sleep(poll);
@@ -220,15 +237,24 @@ impl Orderer {
         }
     }
 
-    /// Reports that this node runs and reads the addresses of the others, if a report is due.
+    /// Reports that this node runs and reads the addresses of the others, if a report is due. The reports are
+    /// writes, so they also show whether the storage takes writes while no client sends one.
     fn report(&mut self) -> Result<(), Failure> {
         let now_ms = self.shared.clock.monotonic_ms();
         if now_ms >= self.report_due_ms {
             self.check_storage()?;
             self.report_due_ms = now_ms + REPORT_MS;
-            let nodes = self.node_files.nodes().map_err(node_files_away)?;
+            let nodes = self.node_files.nodes();
+            let nodes = nodes.map_err(|error| not_written("the nodes' files", &error))?;
             let addresses = nodes.into_iter().flat_map(|node| node.addresses).collect();
             *self.shared.addresses.lock() = addresses;
+            if self.shared.is_refusing() {
+                // There may be room for a report, or in the last block of the log, and not for what was refused.
+                let room = self.node_files.check_room(self.refused_len);
+                room.map_err(|error| not_written("the log", &error))?;
+                self.refused_len = 0;
+                self.shared.note_accepted();
+            }
         }
         Ok(())
     }
@@ -514,6 +540,17 @@ impl Orderer {
         let entries: Vec<&[u8]> = writes.iter().map(|(_, payload, _)| payload.as_slice()).collect();
         let written = self.log.append(&entries, true);
         let place = self.log.place();
+        if let Err(error @ LogError::NotWritten(..)) = &written {
+            let reason = error.to_string();
+            let len: usize = entries.iter().map(|entry| entry.len()).sum();
+            self.refused_len = len + BLOCK_LEN;
+            self.shared.note_refusing(&reason);
+            let why = self.shared.refuses_writes().unwrap_or_default();
+            for (_, _, answer) in writes {
+                let _ = answer.send(Err(ProposeError::StoreUnavailable(why.clone())));
+            }
+            return Err(Failure::NotWritten(reason));
+        }
         // After a failed sync the content of the disk is unknown, so it is never tried again.
         let written = written.map_err(|error| Failure::Fatal(error.to_string()));
         let applied = written.and_then(|()| {
@@ -544,7 +581,15 @@ impl Orderer {
         let len = self.log.entries_len();
         if len > self.shared.config.compact_after_len && len > self.log.base_len() {
             let place = self.log.place();
-            self.log = LogFile::create(&self.shared.config.path, &self.machine.state(), place)?;
+            let path = &self.shared.config.path;
+            match LogFile::create(path, &self.machine.state(), place) {
+                Ok(log) => self.log = log,
+                // The log is as it was, and takes writes as long as there is room. The next write tries again.
+                Err(LogError::Io(path, error)) if is_refusal(&error) => {
+                    tracing::warn!(path = %path.display(), %error, "the log could not be compacted");
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }

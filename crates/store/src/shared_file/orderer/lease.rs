@@ -97,7 +97,7 @@ impl Orderer {
 
     fn write_record(&self, record: &LeaderRecord, durable: bool) -> Result<(), Failure> {
         let written = leader_file::write(&self.shared.leader_path, record, durable);
-        written.map_err(|error| Failure::Away(format!("the leader's file: {error}")))
+        written.map_err(|error| super::not_written("the leader's file", &error))
     }
 
     pub(super) fn release_lease(&mut self) {
