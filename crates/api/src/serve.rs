@@ -485,12 +485,13 @@ fn request_service(
         };
         let (front, interim, connection_state) =
             (Arc::clone(front), interim.clone(), connection_state.clone());
-        Either::Right(async move {
+        // In a box, a request that is refused, and a connection without a request, do not hold its room.
+        Either::Right(Box::pin(async move {
             let mut response = front.answer(peer, rest, &interim, request.map(Body::new)).await;
             drop(counted);
             body_tracker.close_if_unread(&mut response);
             Ok(connection_state.watch_answer(version, reader, response, open))
-        })
+        }))
     })
 }
 
