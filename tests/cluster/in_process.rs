@@ -244,10 +244,10 @@ fn only_a_silent_node_can_be_forgotten() {
             assert!(started.elapsed() < PATIENCE, "b does not report");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        for name in ["a", "b"] {
+        for (name, why) in [("a", "it answers this request"), ("b", "it reported ")] {
             let (status, text) = forget(name).await;
             assert_eq!(status, 409, "{text}");
-            assert!(text.contains(&format!("{name} runs: it reported ")), "{text}");
+            assert!(text.contains(&format!("{name} runs: {why}")), "{text}");
         }
         b.stop().await;
         assert_eq!(forget("b").await.0, 404, "it took its entry away");
