@@ -280,6 +280,6 @@ async fn an_instance_that_sends_interim_answers_without_end_is_502() {
     .await;
     rig.register("a", upstream.address).await;
     let answer = rig.get("/").await;
-    assert_eq!(status_of(&answer), 502, "{answer}");
+    assert!(answer.contains("HTTP/1.1 502 "), "{answer}");
     assert!(answer.contains("x-maxine-error: bad_response"), "{answer}");
 }

@@ -2,6 +2,8 @@
 //!
 //! [`Instance::verdict`] derives the verdict on an instance from its checks. Nothing else does.
 
+use std::sync::Arc;
+
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -164,8 +166,8 @@ pub struct CheckState {
     pub id: Name,
     /// The status.
     pub status: CheckStatus,
-    /// The output of the last report; may be empty.
-    pub output: Box<str>,
+    /// The output of the last report; may be empty. Earlier values of the instance share it.
+    pub output: Arc<str>,
     /// When the status last changed, in milliseconds since 1970.
     pub since_ms: u64,
     /// Index at which it last changed.
@@ -352,7 +354,7 @@ pub struct CheckReport {
     /// The status.
     pub status: CheckStatus,
     /// What was found, up to [`limits::CHECK_OUTPUT_LEN_MAX`] bytes; may be empty.
-    pub output: Box<str>,
+    pub output: Arc<str>,
 }
 
 stored!(CheckReport { status, output });

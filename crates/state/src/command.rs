@@ -3,6 +3,8 @@
 //! Variants are only ever appended, because the log on disk and peers of other versions identify them by
 //! number. The golden bytes in `codec` check this.
 
+use std::sync::Arc;
+
 use bincode::{Decode, Encode};
 
 use super::audit_action::AuditAction;
@@ -153,7 +155,7 @@ pub struct CheckExpiry {
     /// Index of the last known report. If there is a later report in the log, nothing changes.
     pub reported_index: u64,
     /// The new output of the check.
-    pub output: Box<str>,
+    pub output: Arc<str>,
 }
 
 stored!(CheckExpiry { key, check, reported_index, output });

@@ -118,4 +118,24 @@ impl EventKind {
             Self::NoteChanged { .. } => None,
         }
     }
+
+    /// An estimate of what it holds in memory, in bytes, although several changes of an instance share parts of it.
+    #[must_use]
+    pub fn held_len(&self) -> u64 {
+        const OWN_LEN: u64 = 512;
+        let of_instance = match self {
+            Self::InstanceRegistered { data, .. }
+            | Self::HealthChanged { data, .. }
+            | Self::CheckReported { data, .. } => data.stored_len(),
+            Self::InstanceRemoved { .. }
+            | Self::DrainChanged { .. }
+            | Self::PolicyChanged { .. }
+            | Self::ConfigChanged { .. }
+            | Self::LeadershipGranted { .. }
+            | Self::IdentityChanged { .. } => 0,
+            #[cfg(feature = "next")]
+            Self::NoteChanged { note } => note.len() as u64,
+        };
+        OWN_LEN + of_instance
+    }
 }

@@ -17,8 +17,34 @@ use maxine_state::{Event, Name, ServiceKey};
 
 /// Maximum number of changes that are kept for watchers of everything, and for resuming.
 const RING_LEN_MAX: usize = 65_536;
+/// Maximum number of bytes that these changes hold.
+const RING_BYTES_MAX: u64 = 128 * 1_024 * 1_024;
 /// Maximum number of changes that are kept for watchers of one namespace or service.
 const SCOPE_RING_LEN_MAX: usize = 4_096;
+/// Maximum number of bytes that the changes of one namespace or service hold.
+const SCOPE_RING_BYTES_MAX: u64 = 4 * 1_024 * 1_024;
+/// The same if very many are watched.
+const SCOPE_RING_BYTES_MIN: u64 = 16 * 1_024;
+/// The bytes that all watched namespaces and services share, until there are so many that each has the minimum.
+const SCOPES_BYTES: u64 = 64 * 1_024 * 1_024;
+
+/// How much a ring keeps.
+#[derive(Clone, Copy)]
+struct Bounds {
+    len: usize,
+    bytes: u64,
+}
+
+const OF_EVERYTHING: Bounds = Bounds { len: RING_LEN_MAX, bytes: RING_BYTES_MAX };
+
+/// How much each ring of a scope keeps, if so many scopes are watched.
+fn of_scopes(scopes: usize) -> Bounds {
+    let share = SCOPES_BYTES / (scopes as u64).max(1);
+    Bounds {
+        len: SCOPE_RING_LEN_MAX,
+        bytes: share.clamp(SCOPE_RING_BYTES_MIN, SCOPE_RING_BYTES_MAX),
+    }
+}
 
 /// The changes that a watcher wants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +91,8 @@ pub enum WatcherLost {
 #[derive(Debug, Default)]
 struct Ring {
     events: VecDeque<Arc<Event>>,
+    /// What the changes hold, in bytes.
+    bytes: u64,
     /// The ring has every change of the scope after this index.
     complete_after: u64,
     /// How often the state was replaced. Every replacement ends all watchers, even if the new state has the
@@ -75,21 +103,25 @@ struct Ring {
 }
 
 impl Ring {
-    fn push(&mut self, event: Arc<Event>, len_max: usize) {
+    /// Adds a change. Old ones go where it has no room; it is kept in any case.
+    fn push(&mut self, event: Arc<Event>, bounds: Bounds) {
         // A scope that was opened while the event was being published has it already.
         if self.events.back().is_some_and(|last| last.index >= event.index) {
             return;
         }
-        if self.events.len() == len_max
-            && let Some(oldest) = self.events.pop_front()
-        {
+        let bytes = event.kind.held_len();
+        while self.events.len() >= bounds.len || self.bytes + bytes > bounds.bytes {
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.bytes -= oldest.kind.held_len();
             self.complete_after = oldest.index;
         }
+        self.bytes += bytes;
         self.events.push_back(event);
     }
 
     fn reset(&mut self, index: u64) {
         self.events.clear();
+        self.bytes = 0;
         self.complete_after = index;
     }
 
@@ -139,21 +171,22 @@ impl WatchHub {
         {
             let mut ring = self.everything.ring.write();
             for event in &events {
-                ring.push(Arc::clone(event), RING_LEN_MAX);
+                ring.push(Arc::clone(event), OF_EVERYTHING);
             }
         }
         self.everything.notifier.send_replace(last.index);
         if self.scopes.is_empty() {
             return;
         }
+        let bounds = of_scopes(self.scopes.len());
         for event in &events {
             let Some(key) = event.kind.service() else { continue };
-            self.publish_to(&WatchScope::Service(key.clone()), event);
-            self.publish_to(&WatchScope::Namespace(key.namespace.clone()), event);
+            self.publish_to(&WatchScope::Service(key.clone()), event, bounds);
+            self.publish_to(&WatchScope::Namespace(key.namespace.clone()), event, bounds);
         }
     }
 
-    fn publish_to(&self, scope: &WatchScope, event: &Arc<Event>) {
+    fn publish_to(&self, scope: &WatchScope, event: &Arc<Event>, bounds: Bounds) {
         let Some(watched) = self.scopes.get(scope).map(|watched| Arc::clone(&watched)) else {
             return;
         };
@@ -162,7 +195,7 @@ impl WatchHub {
         if unwatched(&watched) && self.scopes.remove_if(scope, |_, w| unwatched(w)).is_some() {
             return;
         }
-        watched.ring.write().push(Arc::clone(event), SCOPE_RING_LEN_MAX);
+        watched.ring.write().push(Arc::clone(event), bounds);
         watched.notifier.send_replace(event.index);
     }
 
@@ -204,12 +237,13 @@ impl WatchHub {
                 let entry = self.scopes.entry(scope.clone());
                 let new = || Watched { ring: RwLock::default(), notifier: watch::Sender::new(0) };
                 let watched = Arc::clone(&entry.or_insert_with(|| Arc::new(new())));
+                let bounds = of_scopes(self.scopes.len());
                 let mut ring = watched.ring.write();
                 let fresh = Arc::strong_count(&watched) == 2 && ring.events.is_empty();
                 if fresh || ring.complete_after > after && all.complete_after <= after {
                     ring.reset(all.complete_after);
                     for event in all.events.iter().filter(|event| scope.covers(event)) {
-                        ring.push(Arc::clone(event), SCOPE_RING_LEN_MAX);
+                        ring.push(Arc::clone(event), bounds);
                     }
                 }
                 drop(ring);
@@ -311,6 +345,25 @@ mod tests {
 
     fn indices(events: &[Arc<Event>]) -> Vec<u64> {
         events.iter().map(|event| event.index).collect()
+    }
+
+    /// A ring is bounded by what its changes hold, and keeps the newest one in any case.
+    #[test]
+    fn large_changes_leave_fewer_places_in_a_ring() {
+        let each = event("a", 1).kind.held_len();
+        let mut ring = Ring::default();
+        for index in 1..=9 {
+            ring.push(Arc::new(event("a", index)), Bounds { len: 8, bytes: 3 * each });
+        }
+        assert_eq!((indices(ring.events.make_contiguous()), ring.bytes), (vec![7, 8, 9], 3 * each));
+        assert_eq!(ring.complete_after, 6);
+        ring.push(Arc::new(event("a", 10)), Bounds { len: 8, bytes: 1 });
+        assert_eq!((indices(ring.events.make_contiguous()), ring.complete_after), (vec![10], 9));
+        ring.reset(20);
+        assert_eq!(ring.bytes, 0);
+        assert_eq!(of_scopes(1).bytes, SCOPE_RING_BYTES_MAX);
+        assert_eq!(of_scopes(64).bytes, 1_024 * 1_024);
+        assert_eq!(of_scopes(1_000_000).bytes, SCOPE_RING_BYTES_MIN);
     }
 
     #[test]
