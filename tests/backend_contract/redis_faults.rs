@@ -407,6 +407,59 @@ async fn that_redis_refuses_writes_is_known_until_it_carries_one_out() {
     stop(&nodes).await;
 }
 
+/// The access rules of Redis forbid every write, inside the scripts. Every node knows it although nobody writes, and
+/// knows the end although nobody writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_the_access_rules_of_redis_forbid_writes_is_known() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    let logs: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
+    nodes[0].register("orders", "a", 80).await;
+    server.command(&["ACL", "SETUSER", "default", "-@write"]).await;
+    let forbidden = "the store refuses writes (NOPERM)";
+    for (node, log) in nodes.iter().zip(&logs) {
+        log.until("the refusal is reported", |event| {
+            let text = "NOPERM The user executing the script can't run this command";
+            matches!(event, StoreEvent::WritesRefused { reason } if reason.contains(text)
+                || reason.starts_with("NOPERM ACL failure in script"))
+        })
+        .await;
+        assert_eq!(node.store.refuses_writes().unwrap(), forbidden);
+    }
+    let refused = nodes[0].try_propose(register("orders", "b", 80)).await;
+    assert_eq!(refused, unavailable(forbidden));
+    server.command(&["ACL", "SETUSER", "default", "+@all"]).await;
+    for (node, log) in nodes.iter().zip(&logs) {
+        log.until("the end is reported", |event| {
+            matches!(event, StoreEvent::WritesAccepted { .. })
+        })
+        .await;
+        assert_eq!(node.store.refuses_writes(), None);
+    }
+    stop(&nodes).await;
+}
+
+/// Redis refuses writes, so the leader cannot renew its lease. No node names a leader after the lease has run out,
+/// although all of them saw the lease until then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_node_claims_a_leader_whose_lease_has_run_out() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    eventually("the lease runs out", async || {
+        let is_over = server.command(&["EXISTS", "maxine:registry:cluster:leader"]).await == "0";
+        is_over.then_some(())
+    })
+    .await;
+    for node in &nodes {
+        let leadership = node.store.leadership_now();
+        assert!(!leadership.is_leader && leadership.leader.is_none(), "{leadership:?}");
+    }
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    leader(&nodes).await;
+    stop(&nodes).await;
+}
+
 /// Redis is gone, and the leader's lease is valid for another minute. Nothing confirms it, so no node claims a leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_node_claims_a_leader_that_redis_does_not_confirm() {

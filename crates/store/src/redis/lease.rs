@@ -29,12 +29,19 @@ pub(super) struct LeaseRecord {
     pub(super) fencing_token: u64,
 }
 
+/// The lease as a script answers it: empty if there is none.
+struct LeaseInRedis {
+    text: String,
+    /// How long it still lasts.
+    left_ms: u64,
+}
+
 /// What this node knows about the lease.
 #[derive(Debug, Default)]
 pub(super) struct LeaseState {
     /// The text of this node's own lease, and until when it is valid.
     held: Option<(Arc<str>, u64)>,
-    /// The last lease that was seen, and when.
+    /// The last lease that was seen, and until when it lasts unless it is renewed.
     seen: Option<(LeaseRecord, u64)>,
     /// The highest fencing token so far. Tokens never decrease, even if Redis loses its data.
     highest_fence: u64,
@@ -43,13 +50,16 @@ pub(super) struct LeaseState {
 }
 
 impl LeaseState {
-    fn note(&mut self, text: &str, now_ms: u64) {
-        self.seen = serde_json::from_str::<LeaseRecord>(text).ok().map(|record| (record, now_ms));
+    /// Records what Redis answered to a question of `asked_ms`. The time that a lease still lasts is counted
+    /// from the question, so that it never ends later here than in Redis.
+    fn note(&mut self, lease: &LeaseInRedis, asked_ms: u64) {
+        let record = serde_json::from_str::<LeaseRecord>(&lease.text).ok();
+        self.seen = record.map(|record| (record, asked_ms + lease.left_ms));
         if let Some((record, _)) = &self.seen {
             self.highest_fence = self.highest_fence.max(record.fencing_token);
         }
-        if text.is_empty() {
-            self.vacant_since_ms.get_or_insert(now_ms);
+        if lease.text.is_empty() {
+            self.vacant_since_ms.get_or_insert(asked_ms);
         } else {
             self.vacant_since_ms = None;
         }
@@ -64,18 +74,19 @@ impl Core {
         lease.held.as_ref().filter(|(_, until_ms)| now_ms < *until_ms).map(|(text, _)| text.clone())
     }
 
-    /// The holder of the lease, if its record is fresh.
+    /// The holder of the lease, until the lease that was seen last runs out.
     pub(super) fn lease_holder(&self) -> Option<LeaseRecord> {
         let now_ms = self.clock.monotonic_ms();
         let lease = self.lease.lock();
-        let (record, seen_ms) = lease.seen.as_ref()?;
-        let fresh = now_ms.saturating_sub(*seen_ms) < self.config.lease_ms;
+        let (record, until_ms) = lease.seen.as_ref()?;
+        let lasts = now_ms < *until_ms;
         let lapsed = record.token == self.token
             && lease.held.as_ref().is_none_or(|(_, until_ms)| now_ms >= *until_ms);
-        (fresh && !lapsed).then(|| record.clone())
+        (lasts && !lapsed).then(|| record.clone())
     }
 
-    /// Who leads now. While Redis does not answer, nobody is known to lead: no lease can be confirmed. This
+    /// Who leads now. While Redis does not answer, nobody is known to lead: no lease can be confirmed. While it
+    /// refuses writes, the lease cannot be renewed, and nobody leads once it has run out. This
     /// node keeps the lease that it holds for its writes until the lease runs out.
     pub(super) fn leadership_now(&self) -> Leadership {
         let is_confirmed = !self.is_unconfirmed();
@@ -149,14 +160,14 @@ impl Core {
             let (mut link, generation) = self.main.get().await?;
             let args = [text.as_bytes(), lease_ms.as_bytes()];
             let keys = [&*self.keys.leader];
-            let answer: RedisResult<(u64, String)> =
+            let answer: RedisResult<(u64, String, u64)> =
                 scripts::RENEW.run(&mut link, &keys, &args, limit).await;
             answer.inspect_err(|error| self.main.report(generation, error))
         };
         match tokio::time::timeout(limit, run).await {
-            Ok(Ok((1, _))) => {
+            Ok(Ok((1, text, left_ms))) => {
                 let mut lease = self.lease.lock();
-                lease.note(text, sent_ms);
+                lease.note(&LeaseInRedis { text, left_ms }, sent_ms);
                 let until_ms = sent_ms + self.config.lease_ms - self.margin_ms();
                 if let Some(held) = &mut lease.held {
                     held.1 = until_ms;
@@ -164,11 +175,11 @@ impl Core {
                 drop(lease);
                 Duration::from_millis(self.config.renew_ms.min(self.remaining_ms()))
             }
-            Ok(Ok((_, other))) => {
+            Ok(Ok((_, text, left_ms))) => {
                 tracing::warn!("another node holds the lease: this node no longer leads");
                 let mut lease = self.lease.lock();
                 lease.held = None;
-                lease.note(&other, sent_ms);
+                lease.note(&LeaseInRedis { text, left_ms }, sent_ms);
                 drop(lease);
                 self.poll_pause()
             }
@@ -190,15 +201,15 @@ impl Core {
         let competes = self.config.election_enabled || self.is_needed();
         let may_lead = competes && self.is_caught_up() && !self.has_failed();
         let answer = if may_lead { self.acquire().await } else { self.look().await };
-        let Ok((taken, text)) = answer else {
+        let Ok((taken, lease)) = answer else {
             self.lease.lock().vacant_since_ms = None;
             return self.poll_pause();
         };
-        if let Some(until_ms) = self.note_answer(taken, &text, sent_ms) {
+        if let Some(until_ms) = self.note_answer(taken, &lease, sent_ms) {
             return Duration::from_millis(self.config.renew_ms.min(until_ms - sent_ms));
         }
         if self.lease_is_forgotten() {
-            self.give_back(&text).await;
+            self.give_back(&lease.text).await;
         }
         self.poll_pause()
     }
@@ -212,14 +223,14 @@ impl Core {
     }
 
     /// Records the answer of Redis. Returns until when this node leads, if it got the lease.
-    fn note_answer(&self, taken: bool, text: &str, sent_ms: u64) -> Option<u64> {
+    fn note_answer(&self, taken: bool, answer: &LeaseInRedis, sent_ms: u64) -> Option<u64> {
         let until_ms = sent_ms + self.config.lease_ms - self.margin_ms();
         let mut lease = self.lease.lock();
-        lease.note(text, sent_ms);
+        lease.note(answer, sent_ms);
         if !taken || self.clock.monotonic_ms() >= until_ms {
             return None;
         }
-        lease.held = Some((text.into(), until_ms));
+        lease.held = Some((answer.text.as_str().into(), until_ms));
         Some(until_ms)
     }
 
@@ -231,7 +242,7 @@ impl Core {
             && lease.seen.as_ref().is_some_and(|(record, _)| record.token == self.token)
     }
 
-    async fn acquire(&self) -> RedisResult<(bool, String)> {
+    async fn acquire(&self) -> RedisResult<(bool, LeaseInRedis)> {
         let name = serde_json::Value::from(self.config.instance_id.as_str()).to_string();
         let numbers = [
             self.config.lease_ms.to_string(),
@@ -248,20 +259,21 @@ impl Core {
         let (mut link, generation) = self.main.get().await?;
         let keys = [&*self.keys.leader, &*self.keys.fence];
         let timeout = self.config.command_timeout();
-        let answer: RedisResult<(u64, String)> =
+        let answer: RedisResult<(u64, String, u64)> =
             scripts::ACQUIRE.run(&mut link, &keys, &args, timeout).await;
         answer
             .inspect_err(|error| self.main.report(generation, error))
-            .map(|(taken, text)| (taken == 1, text))
+            .map(|(taken, text, left_ms)| (taken == 1, LeaseInRedis { text, left_ms }))
     }
 
-    async fn look(&self) -> RedisResult<(bool, String)> {
+    async fn look(&self) -> RedisResult<(bool, LeaseInRedis)> {
         let (mut link, generation) = self.main.get().await?;
         let keys = [&*self.keys.leader];
         let timeout = self.config.command_timeout();
-        let text: RedisResult<String> = scripts::LEASE.run(&mut link, &keys, &[], timeout).await;
-        let text = text.inspect_err(|error| self.main.report(generation, error))?;
-        Ok((false, text))
+        let lease: RedisResult<(String, u64)> =
+            scripts::LEASE.run(&mut link, &keys, &[], timeout).await;
+        let (text, left_ms) = lease.inspect_err(|error| self.main.report(generation, error))?;
+        Ok((false, LeaseInRedis { text, left_ms }))
     }
 
     fn poll_pause(&self) -> Duration {

@@ -65,9 +65,22 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Why nothing can be written while Redis is away.
 const NO_ANSWER: &str = "the store does not answer";
 
+/// The code with which Redis answers what its access rules forbid.
+const FORBIDDEN: &str = "NOPERM";
+
 /// Why nothing can be written while Redis answers writes with a code such as `OOM`.
 fn refused_with(code: &str) -> String {
     format!("the store refuses writes ({code})")
+}
+
+/// The code with which Redis refused a command. If its access rules forbid a command inside a script, it
+/// answers `ERR` and a text, where it answers `NOPERM` to the command itself.
+fn refusal_code(error: &RedisError) -> Option<&str> {
+    let detail = error.detail().unwrap_or_default();
+    let is_forbidden = ["ACL failure in script", "The user executing the script"]
+        .iter()
+        .any(|text| detail.contains(text));
+    if is_forbidden { Some(FORBIDDEN) } else { error.code() }
 }
 
 /// Redis refuses writes.
@@ -76,6 +89,8 @@ struct Refusal {
     /// The code of its answer, such as `OOM`.
     code: String,
     since_ms: u64,
+    /// Whether it refused the report of this node, too.
+    is_of_report: bool,
 }
 
 /// What the tasks share.
@@ -105,6 +120,8 @@ struct Core {
     run_id: Mutex<Option<String>>,
     /// Set while Redis answers and refuses writes.
     refusal: Mutex<Option<Refusal>>,
+    /// Set while the access rules of Redis forbid the reports of this node, and other writes are carried out.
+    only_report_forbidden: AtomicBool,
     failed: Mutex<Option<String>>,
     /// The servers that Sentinels or the nodes of a Redis Cluster name, as `host:port`.
     servers: Mutex<Vec<String>>,
@@ -172,19 +189,26 @@ impl Core {
     }
 
     /// Records that Redis answered a write with `error`, if that means that it refuses every write.
-    fn note_refusal(&self, error: &RedisError) {
-        let code = error.code().unwrap_or_default();
+    fn note_refusal(&self, error: &RedisError, is_report: bool) {
+        let code = refusal_code(error).unwrap_or_default();
         let refuses_writes = matches!(
             code,
-            "READONLY" | "OOM" | "MISCONF" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | "NOPERM"
+            "READONLY" | "OOM" | "MISCONF" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | FORBIDDEN
         );
         if !refuses_writes {
             return;
         }
+        if code == FORBIDDEN {
+            if is_report && self.only_report_forbidden.load(Ordering::Acquire) {
+                return;
+            }
+            self.only_report_forbidden.store(false, Ordering::Release);
+        }
         let now_ms = self.clock.monotonic_ms();
         let mut refusal = self.refusal.lock();
         let since_ms = refusal.as_ref().map_or(now_ms, |before| before.since_ms);
-        let before = refusal.replace(Refusal { code: code.to_owned(), since_ms });
+        let is_of_report = is_report || refusal.as_ref().is_some_and(|before| before.is_of_report);
+        let before = refusal.replace(Refusal { code: code.to_owned(), since_ms, is_of_report });
         if before.is_none_or(|before| before.code != code) {
             let reason = format!("{code} {}", error.detail().unwrap_or_default());
             // Under the lock, so that the events have the order of what they report.
@@ -192,22 +216,26 @@ impl Core {
         }
     }
 
-    /// Records that Redis carried out a write.
+    /// Records that Redis carried out a write. If the access rules forbade a report before, they may forbid
+    /// only that. Then it is no sign for other writes until a report is carried out.
     fn note_accepted(&self) {
         let mut refusal = self.refusal.lock();
-        if let Some(Refusal { since_ms, .. }) = refusal.take() {
+        if let Some(Refusal { code, since_ms, is_of_report }) = refusal.take() {
+            let is_forbidden = is_of_report && code == FORBIDDEN;
+            self.only_report_forbidden.store(is_forbidden, Ordering::Release);
             let after_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
             self.emit(StoreEvent::WritesAccepted { after_ms });
         }
     }
 
-    /// Records that Redis carried out this node's report. A rule against a command of other writes may still
-    /// be in force.
+    /// Records that Redis carried out this node's report. If the access rules forbade only other writes, they
+    /// may still be in force.
     fn note_report_accepted(&self) {
-        let is_of_a_command = self.refusal.lock().as_ref().is_some_and(|now| now.code == "NOPERM");
-        if !is_of_a_command {
+        let is_of_others = |now: &Refusal| now.code == FORBIDDEN && !now.is_of_report;
+        if !self.refusal.lock().as_ref().is_some_and(is_of_others) {
             self.note_accepted();
         }
+        self.only_report_forbidden.store(false, Ordering::Release);
     }
 
     /// Records that the content of Redis cannot be used. Returns for how long that has been so, in
@@ -297,6 +325,7 @@ impl RedisStore {
             repair_wanted: AtomicBool::new(false),
             run_id: Mutex::default(),
             refusal: Mutex::default(),
+            only_report_forbidden: AtomicBool::new(false),
             failed: Mutex::default(),
             servers: Mutex::default(),
             node_addresses: Mutex::default(),

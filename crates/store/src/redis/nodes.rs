@@ -28,10 +28,7 @@ impl Core {
                     self.registered_nodes().await
                 }
                 Err(error) => {
-                    // A rule against this command says nothing of other writes.
-                    if error.code() != Some("NOPERM") {
-                        self.note_refusal(&error);
-                    }
+                    self.note_refusal(&error, true);
                     Err(error)
                 }
             };

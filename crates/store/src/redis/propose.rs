@@ -11,7 +11,7 @@ use tokio::sync::TryAcquireError;
 use super::connect::{Failure, classify};
 use super::replica::{Nonce, Waiter};
 use super::scripts::APPEND;
-use super::{Core, NO_ANSWER, refused_with};
+use super::{Core, NO_ANSWER, refusal_code, refused_with};
 use crate::{ProposeError, WriteTime, encode_payload, needs_lease};
 use maxine_state::{Applied, Batch};
 
@@ -168,10 +168,10 @@ impl Core {
             }
             Err(error) => {
                 self.main.report(generation, &error);
-                self.note_refusal(&error);
+                self.note_refusal(&error, false);
                 if classify(&error) == Failure::Refused {
                     maybe_sent.store(before, Ordering::Relaxed);
-                    let why = error.code().map_or_else(|| NO_ANSWER.into(), refused_with);
+                    let why = refusal_code(&error).map_or_else(|| NO_ANSWER.into(), refused_with);
                     return Attempt::Refused(ProposeError::StoreUnavailable(why));
                 }
                 Attempt::Unknown

@@ -37,6 +37,7 @@ local function read_head(key)
     or not number(h[2]) or #h[3] ~= 16 then return nil end
   return h
 end
+-- Returns the lease and how many milliseconds it still lasts.
 local function read_lease(key)
   if kind(key) ~= 'string' or redis.call('STRLEN', key) > 4096 then return nil end
   local left = redis.call('PTTL', key)
@@ -47,7 +48,7 @@ local function read_lease(key)
     or type(lease.token) ~= 'string' or type(lease.fencingToken) ~= 'number'
     or lease.fencingToken < 0 or lease.fencingToken > 9007199254740992
     or lease.fencingToken ~= math.floor(lease.fencingToken) then return nil end
-  return text
+  return text, left
 end
 -- Whether XADD was refused because of what the stream is, rather than by the state of the server.
 local function is_blocked(added)

@@ -56,7 +56,7 @@ struct LeaseState {
     held: Option<(u64, u64)>,
     /// The present leader, as far as it is known.
     record: Option<LeaderRecord>,
-    /// When `record` was last read or written, in milliseconds.
+    /// When this node first saw `record` or wrote it, in milliseconds.
     record_ms: u64,
     highest_fence: u64,
 }
@@ -172,9 +172,9 @@ impl Shared {
         lease.record_ms = since_ms;
     }
 
-    fn note_record(&self, record: Option<LeaderRecord>, read_ms: u64) {
+    fn note_record(&self, record: Option<LeaderRecord>, seen_ms: u64) {
         let mut lease = self.lease.lock();
-        lease.record_ms = read_ms;
+        lease.record_ms = seen_ms;
         lease.held = None;
         let token = record.as_ref().map_or(0, |record| record.fencing_token);
         lease.highest_fence = lease.highest_fence.max(token);
@@ -200,9 +200,9 @@ impl Shared {
         let is_leader = self.held_lease().is_some();
         let now_ms = self.clock.monotonic_ms();
         let lease = self.lease.lock();
-        // While the file cannot be read, an earlier record is only valid for the time of a lease.
-        let read = now_ms.saturating_sub(lease.record_ms) < self.config.lease_ms;
-        let record = lease.record.as_ref().filter(|_| read);
+        // A record that is not renewed, or cannot be read again, is only valid for the time of a lease.
+        let lasts = now_ms.saturating_sub(lease.record_ms) < self.config.lease_ms;
+        let record = lease.record.as_ref().filter(|_| lasts);
         let record = record.filter(|record| is_leader || record.token != self.token);
         let leader = record.map(|record| record.instance_id.clone());
         Leadership { leader, is_leader, term: lease.highest_fence }

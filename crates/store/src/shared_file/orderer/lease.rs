@@ -56,7 +56,6 @@ impl Orderer {
     }
 
     fn contend(&mut self, lease_ms: u64) -> Result<(), Failure> {
-        let asked_ms = self.shared.clock.monotonic_ms();
         let record = self.read_record();
         let now_ms = self.shared.clock.monotonic_ms();
         if self.observed.0 != record {
@@ -66,7 +65,8 @@ impl Orderer {
         let lapsed = unchanged_ms >= lease_ms + self.shared.margin_ms();
         let given_back = record.as_ref().is_none_or(|record| record.token.is_empty());
         let vacant = lapsed || given_back;
-        self.shared.note_record(record.filter(|_| !vacant), asked_ms);
+        // Its time is counted from its last change, however often it is read.
+        self.shared.note_record(record.filter(|_| !vacant), self.observed.1);
         // A node that does not compete takes the lease too, if there has been no leader for so long that no
         // other node will lead. Otherwise, a node that is alone would never have a leader.
         let competes = self.shared.config.election_enabled || unchanged_ms >= 2 * lease_ms;
