@@ -115,7 +115,8 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
             "the store lost acknowledged writes; registrations return when their instances register again",
         ),
         StoreEvent::WritesRefused { reason } => {
-            let message = format!("the store refuses writes ({reason}): reads continue");
+            let message =
+                format!("the store refused a write ({reason}): reads continue, writes may fail");
             let notice = Notice::new(AlertKind::StoreWritesRefused, STORE, message);
             return telemetry.raise(notice.details(details(event)));
         }

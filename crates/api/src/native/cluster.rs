@@ -179,7 +179,7 @@ fn warnings(
         return warnings;
     }
     if let Some(why) = app.store().refuses_writes() {
-        warn(&format!("no write succeeds: {why}"));
+        warn(&why);
     }
     if leadership.leader.is_none() {
         let lookups = if snapshot.has_state() { "; look-ups continue" } else { "" };

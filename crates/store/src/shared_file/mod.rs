@@ -47,6 +47,8 @@ pub use config::SharedFileConfig;
 const WAITING_MAX: usize = 1_024;
 /// Maximum size of an encoded batch.
 const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
+/// Why a write may fail while the storage answers. Smaller writes may still fit into the last block of the log.
+const FULL: &str = "the shared storage is full or read-only: writes that need more room fail";
 /// Maximum time that a stop waits for the tasks.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -143,8 +145,7 @@ impl Shared {
         if self.away_since_ms.lock().is_some() {
             return Some(String::from("the shared storage does not answer"));
         }
-        self.is_refusing()
-            .then(|| String::from("the shared storage takes no writes: it is full or read-only"))
+        self.is_refusing().then(|| String::from(FULL))
     }
 
     /// Records that this node has everything that was in the file at `looked_ms`, when it checked.
