@@ -153,6 +153,9 @@ fn a_node_without_a_state_answers_nothing_definite() {
         assert!(text.contains("maxine cluster remove ID"), "{text}");
         let status = client.get(format!("{base}/api/v1/cluster/status"));
         let status = status.bearer_auth(break_glass.trim()).send().await.unwrap();
+        for unknown in ["x-maxine-index", "x-maxine-history"] {
+            assert!(!status.headers().contains_key(unknown), "{:?}", status.headers());
+        }
         let status: serde_json::Value = status.json().await.unwrap();
         for unknown in ["/totals", "/index", "/time_ms", "/state_version/current"] {
             assert_eq!(

@@ -92,8 +92,11 @@ impl Basis {
     /// Adds the headers that report it.
     pub(crate) fn put_headers(&self, state: &AppState, headers: &mut HeaderMap) {
         let known = state.store().leadership_now().leader.is_some();
-        headers.insert(INDEX_HEADER, self.index.into());
-        headers.insert(HISTORY_HEADER, history_value(self.history));
+        // A node without a state knows neither.
+        if self.index > 0 {
+            headers.insert(INDEX_HEADER, self.index.into());
+            headers.insert(HISTORY_HEADER, history_value(self.history));
+        }
         match self.staleness_ms(state) {
             Some(age_ms) => headers.insert(STALENESS_MS_HEADER, age_ms.into()),
             None => headers.insert(STALENESS_HEADER, UNKNOWN),
@@ -223,7 +226,7 @@ pub(super) async fn put_headers(
 
 /// Adds the headers of freshness to an answer that has none, because no handler saw the request.
 pub(crate) fn add_freshness_headers(state: &AppState, headers: &mut HeaderMap) {
-    if !headers.contains_key(INDEX_HEADER) {
+    if !headers.contains_key(LEADER_HEADER) {
         Basis::present(state).0.put_headers(state, headers);
     }
 }
