@@ -533,6 +533,8 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
     let shown = text(&digest.stderr);
     assert_eq!(code(&digest), 4, "{shown}");
     assert!(shown.contains("1 of 4 nodes gave no digest: node-4"), "{shown}");
+    let listed = text(&digest.stdout);
+    assert!(!listed.contains("NOT COMPARED") && !listed.contains("no node could"), "{listed}");
     let unasked = dev.run(&["cluster", "promote", "4", "--force"]);
     assert!(text(&unasked.stderr).contains("writes stop"), "{}", text(&unasked.stderr));
     assert_eq!(code(&unasked), 2);
@@ -547,7 +549,9 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
         &["cluster", "transfer", "9"],
     ] {
         let answer = dev.run(gone);
-        assert_eq!(code(&answer), 3, "{gone:?}: {}", text(&answer.stderr));
+        let shown = text(&answer.stderr);
+        assert_eq!(code(&answer), 3, "{gone:?}: {shown}");
+        assert!(shown.contains("'maxine cluster status' shows the nodes"), "{gone:?}: {shown}");
     }
     let silenced = dev.run(&["alerts", "unsilence", "xx"]);
     assert_eq!(code(&silenced), 5, "there is no such type: {}", text(&silenced.stdout));
@@ -597,7 +601,9 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
     let members = status["raft"]["members"].as_array().unwrap();
     assert!(members.iter().all(|member| member["id"] != leader), "{status}");
     let shown = dev.run(&["cluster", "status", "--server", &http(leader)]);
-    assert!(text(&shown.stdout).contains("was REMOVED from it"), "{}", text(&shown.stdout));
+    let shown = text(&shown.stdout);
+    assert!(shown.contains("was REMOVED from it"), "{shown}");
+    assert!(shown.contains("not shown: ") && !shown.contains("no state yet"), "{shown}");
     let refused = get(&format!("{}/api/v1/resolve/default/orders", http(leader))).1;
     assert_eq!(refused["action"], "Nothing was changed. Send the request to another node.");
     let left = (1..=3).filter(|id| *id != leader).map(http).collect::<Vec<_>>().join(",");

@@ -157,6 +157,8 @@ pub struct Cluster {
     #[serde(default)]
     pub warnings: Vec<String>,
     #[serde(default)]
+    pub excluded: Option<String>,
+    #[serde(default)]
     pub raft: Option<Raft>,
 }
 

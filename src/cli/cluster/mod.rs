@@ -133,13 +133,13 @@ pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
             membership::add(&connect.client()?, args, out).await
         }
         Action::Promote(Online { connect, args }) => {
-            membership::promote(&connect.client()?, args, out).await
+            membership::promote(&connect.client()?, args, out).await.map_err(absent)
         }
         Action::Remove(Online { connect, args }) => {
-            membership::remove(&connect.client()?, args, out).await
+            membership::remove(&connect.client()?, args, out).await.map_err(absent)
         }
         Action::Transfer(Online { connect, args }) => {
-            membership::transfer(&connect.client()?, args, out).await
+            membership::transfer(&connect.client()?, args, out).await.map_err(absent)
         }
         Action::Snapshot(connect) => {
             connect.client()?.send(&Request::once(Method::POST, &["cluster", "snapshot"])).await?;
@@ -147,7 +147,7 @@ pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
         }
         Action::Forget(Online { connect, args }) => {
             let request = Request::once(Method::DELETE, &["cluster", "nodes", &args.node]);
-            connect.client()?.send(&request).await?;
+            connect.client()?.send(&request).await.map_err(absent)?;
             out.done(&json!({"forgotten": args.node}), format!("{} is forgotten", args.node))
         }
         Action::Upgrade(UpgradeAction::Finish(connect)) => finish_upgrade(&connect, out).await,
@@ -156,6 +156,17 @@ pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
         Action::Restore(offline) => offline::restore(&offline.args, out),
         Action::Recover(offline) => offline::recover(&offline.args, out),
         Action::InitTls(offline) => offline::init_tls(&offline.args, out),
+    }
+}
+
+/// The advice of a node that a member does not exist speaks of the URL, which the user did not write.
+fn absent(error: CliError) -> CliError {
+    match error {
+        CliError::Problem(mut problem) if problem.status == 404 => {
+            problem.action = "'maxine cluster status' shows the nodes and their ids".into();
+            CliError::Problem(problem)
+        }
+        other => other,
     }
 }
 

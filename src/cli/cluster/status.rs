@@ -39,8 +39,7 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
             },
         ],
     ];
-    let totals = cluster.totals.as_ref().map(registry);
-    rows.push(vec!["registry".into(), totals.unwrap_or_else(|| NO_STATE.into())]);
+    rows.push(vec!["registry".into(), registry(&cluster)]);
     if let Some(raft) = &cluster.raft {
         let tolerated = tolerance(cluster.leadership.leader.is_some(), raft);
         rows.push(vec!["log".into(), log_entries(raft)]);
@@ -128,8 +127,16 @@ fn member_row(member: shapes::Member) -> Vec<String> {
     ]
 }
 
-/// What is registered.
-fn registry(totals: &Totals) -> String {
+/// What is registered, or why the node does not say it.
+fn registry(cluster: &shapes::Cluster) -> String {
+    match (&cluster.totals, &cluster.excluded) {
+        (Some(totals), _) => counts(totals),
+        (None, Some(why)) => format!("not shown: {why}"),
+        (None, None) => NO_STATE.into(),
+    }
+}
+
+fn counts(totals: &Totals) -> String {
     let Totals { namespaces, services, instances, routable, unhealthy, evicted, no_traffic } =
         totals;
     let things = [(namespaces, "namespace"), (services, "service"), (instances, "instance")];
@@ -209,6 +216,19 @@ mod tests {
         assert_eq!(state_version(None), "unknown");
     }
 
+    /// A removed node keeps its state and serves it no more; "no state yet" would make people wait.
+    #[test]
+    fn a_node_that_left_the_cluster_says_why_it_shows_no_registry() {
+        let of = |excluded: Option<&str>| {
+            let body = serde_json::json!({
+                "node": "n", "backend": "raft", "index": 16, "totals": null, "excluded": excluded,
+            });
+            registry(&serde_json::from_value(body).unwrap())
+        };
+        assert_eq!(of(Some("it was removed")), "not shown: it was removed");
+        assert_eq!(of(None), NO_STATE);
+    }
+
     #[test]
     fn the_counts_of_instances_add_up_and_name_the_evicted() {
         let said = |routable: u64, evicted: u64, part: u64| {
@@ -217,7 +237,7 @@ mod tests {
                 "unhealthy": 2, "evicted": evicted, "draining": 2,
                 "no_traffic": {"drained": 2, "evicted": part, "unhealthy": 2, "no_share": 0},
             });
-            registry(&serde_json::from_value(totals).unwrap())
+            counts(&serde_json::from_value(totals).unwrap())
         };
         assert_eq!(
             said(6, 1, 1),
