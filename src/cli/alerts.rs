@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client, ConnectArgs, Request, shapes};
-use super::exit::CliError;
+use super::exit::{CliError, list as list_of};
 use super::journal::cell;
 use super::output::{Output, timestamp};
 use maxine_telemetry::AlertState;
@@ -179,40 +179,46 @@ fn answered<T>(first: Option<T>, mut silent: Vec<Silent>) -> Result<(T, Vec<Sile
     }
 }
 
-/// Names the nodes that did not answer.
-fn name_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
-    silent.iter().try_for_each(|Silent { url, error }| {
-        let error = error.to_string().replace('\n', " ");
-        let text = format!("no answer from {url}: {error}");
-        out.done(&json!({"server": url, "error": error}), text)
-    })
+/// Ends a command that some nodes did not answer: for scripts one line for each of them, and an error that names them.
+fn end_without(
+    silent: &[Silent],
+    out: &mut Output,
+    error: impl FnOnce(String) -> CliError,
+) -> Result<(), CliError> {
+    if silent.is_empty() {
+        return Ok(());
+    }
+    let of_one = |one: &Silent| (one.url.clone(), one.error.of_one_node());
+    let errors: Vec<(String, String)> = silent.iter().map(of_one).collect();
+    if out.is_json() {
+        let mut lines = errors.iter();
+        lines.try_for_each(|(url, why)| out.json(&json!({"server": url, "error": why})))?;
+    }
+    Err(error(list_of(&errors)))
 }
 
 /// Names the nodes on which a change may be missing: on the others it was made.
 fn show_unchanged(asked: usize, silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
-    name_silent(silent, out)?;
-    match silent.len() {
-        0 => Ok(()),
-        missing => Err(CliError::Partial(format!(
-            "the change was made on {} of {asked} nodes; on the others it may be missing: repeat it when they answer",
-            asked - missing
-        ))),
-    }
+    end_without(silent, out, |nodes| {
+        CliError::Partial(format!(
+            "the change was made on {} of {asked} nodes; on the others it may be missing: repeat it when they answer{nodes}",
+            asked - silent.len()
+        ))
+    })
 }
 
 /// Names the nodes whose answer is missing.
 fn show_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
-    name_silent(silent, out)?;
-    match silent.len() {
-        0 => Ok(()),
-        1 => Err(CliError::Incomplete("1 node did not answer: what it knows is missing".into())),
-        n => Err(CliError::Incomplete(format!(
-            "{n} nodes did not answer: what they know is missing"
-        ))),
-    }
+    end_without(silent, out, |nodes| {
+        let what = match silent.len() {
+            1 => "1 node did not answer: what it knows is missing".to_owned(),
+            n => format!("{n} nodes did not answer: what they know is missing"),
+        };
+        CliError::Incomplete(what + &nodes)
+    })
 }
 
-/// The alerts of each node, with the node, and who gave none.
+/// The alerts of each node, with the node, in the order of the list; and who gave none.
 async fn gather(nodes: &[Node]) -> Result<(Vec<(&Node, Value)>, Vec<Silent>), CliError> {
     let (mut gathered, mut silent): (Option<Vec<(&Node, Value)>>, _) = (None, Vec::new());
     let mut known = BTreeSet::new();
@@ -232,7 +238,12 @@ async fn gather(nodes: &[Node]) -> Result<(Vec<(&Node, Value)>, Vec<Silent>), Cl
             Err(error) => silent.push(Silent { url: node.url.clone(), error }),
         }
     }
-    answered(gathered, silent)
+    let (mut gathered, silent) = answered(gathered, silent)?;
+    // What holds now comes first, then the newest.
+    gathered.sort_by_key(|(_, item)| {
+        (state(item) != Some(AlertState::Active), std::cmp::Reverse(begun_ms(item)))
+    });
+    Ok((gathered, silent))
 }
 
 /// The state of an alert; `None` for one that this program does not know.
@@ -252,15 +263,30 @@ fn is_same(a: &Value, b: &Value) -> bool {
         && begun_ms(a).abs_diff(begun_ms(b)) < SAME_WITHIN_MS
 }
 
+/// What is one to the user: the positions of the alerts that several nodes raised for one reason. Of each node it
+/// holds at most one: a second one is the same condition at another time.
+fn groups(items: &[&Value]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (position, item) in items.iter().enumerate() {
+        let fits = |group: &&mut Vec<usize>| {
+            is_same(items[group[0]], item)
+                && group.iter().all(|member| items[*member]["node"] != item["node"])
+        };
+        let distance_ms =
+            |group: &&mut Vec<usize>| begun_ms(items[group[0]]).abs_diff(begun_ms(item));
+        match groups.iter_mut().filter(fits).min_by_key(distance_ms) {
+            Some(group) => group.push(position),
+            None => groups.push(vec![position]),
+        }
+    }
+    groups
+}
+
 async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
     let (items, silent) = gather(nodes).await?;
-    let mut items: Vec<Value> = items.into_iter().map(|(_, item)| item).collect();
-    // What holds now comes first, then the newest.
-    items.sort_by_key(|item| {
-        (state(item) != Some(AlertState::Active), std::cmp::Reverse(begun_ms(item)))
-    });
+    let items: Vec<&Value> = items.iter().map(|(_, item)| item).collect();
     if out.is_json() {
-        items.iter().try_for_each(|item| out.json(item))?;
+        items.iter().try_for_each(|item| out.json(*item))?;
         return show_silent(&silent, out);
     }
     if items.is_empty() {
@@ -288,15 +314,10 @@ async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
     show_silent(&silent, out)
 }
 
-fn rows(items: &[Value]) -> Vec<Vec<String>> {
-    let mut groups: Vec<(&Value, Vec<String>)> = Vec::new();
-    for item in items {
-        match groups.iter_mut().find(|(first, _)| is_same(first, item)) {
-            Some((_, nodes)) => nodes.push(cell(&item["node"])),
-            None => groups.push((item, vec![cell(&item["node"])])),
-        }
-    }
-    let row = |(item, nodes): (&Value, Vec<String>)| {
+fn rows(items: &[&Value]) -> Vec<Vec<String>> {
+    let row = |group: Vec<usize>| {
+        let item = items[group[0]];
+        let nodes: Vec<String> = group.iter().map(|member| cell(&items[*member]["node"])).collect();
         let state = match item["resolved_ms"].as_u64() {
             Some(at_ms) => format!("resolved {}", timestamp(at_ms)),
             None => cell(&item["state"]),
@@ -308,18 +329,20 @@ fn rows(items: &[Value]) -> Vec<Vec<String>> {
         let when = timestamp(begun_ms(item));
         vec![when, state, severity, kind, object, nodes.join(", "), message, by, id]
     };
-    groups.into_iter().map(row).collect()
+    groups(items).into_iter().map(row).collect()
 }
 
 async fn acknowledge(nodes: &[Node], id: &str, out: &mut Output) -> Result<(), CliError> {
     let (items, silent) = gather(nodes).await?;
     let is_meant = |item: &Value| format!("{}:{}", cell(&item["node"]), item["id"]) == id;
-    let Some(meant) = items.iter().map(|(_, item)| item).find(|item| is_meant(item)) else {
+    let alerts: Vec<&Value> = items.iter().map(|(_, item)| item).collect();
+    let is_of_it = |group: &Vec<usize>| group.iter().any(|member| is_meant(alerts[*member]));
+    let Some(group) = groups(&alerts).into_iter().find(is_of_it) else {
         show_silent(&silent, out)?;
         return Err(CliError::NotFound(format!("no node has an alert {id}; ids are NODE:NUMBER")));
     };
     let mut shown = None;
-    for (node, item) in items.iter().filter(|(_, item)| is_meant(item) || is_same(meant, item)) {
+    for (node, item) in group.into_iter().map(|member| &items[member]) {
         let number = item["id"].to_string();
         let request = Request::keyed(Method::POST, &["alerts", &number, "ack"]);
         shown = Some(node.send(&request).await?.body);
@@ -332,21 +355,27 @@ async fn acknowledge(nodes: &[Node], id: &str, out: &mut Output) -> Result<(), C
 mod tests {
     use super::*;
 
+    fn alert(node: &str, id: u64, time_ms: u64, resolved_ms: Option<u64>) -> Value {
+        json!({
+            "id": id, "node": node, "time_ms": time_ms, "resolved_ms": resolved_ms,
+            "state": if resolved_ms.is_some() { "resolved" } else { "active" },
+            "severity": "critical", "type": "cluster.member_unreachable", "object": "node-3",
+            "message": "not heard", "acknowledged_by": null,
+        })
+    }
+
+    fn rows_of(alerts: &[Value]) -> Vec<Vec<String>> {
+        rows(&alerts.iter().collect::<Vec<_>>())
+    }
+
+    const BEGAN_MS: u64 = 1_795_440_992_705;
+
     #[test]
     fn what_several_nodes_see_is_one_row_with_when_it_began_and_ended() {
-        let alert = |node: &str, id: u64, time_ms: u64, resolved_ms: Option<u64>| {
-            json!({
-                "id": id, "node": node, "time_ms": time_ms, "resolved_ms": resolved_ms,
-                "state": if resolved_ms.is_some() { "resolved" } else { "active" },
-                "severity": "critical", "type": "cluster.member_unreachable", "object": "node-3",
-                "message": "not heard", "acknowledged_by": null,
-            })
-        };
-        let began_ms = 1_795_440_992_705;
-        let rows = rows(&[
-            alert("node-1", 4, began_ms, None),
-            alert("node-2", 9, began_ms + 1_000, None),
-            alert("node-1", 1, began_ms - 3_600_000, Some(began_ms - 3_000_000)),
+        let rows = rows_of(&[
+            alert("node-1", 4, BEGAN_MS, None),
+            alert("node-2", 9, BEGAN_MS + 1_000, None),
+            alert("node-1", 1, BEGAN_MS - 3_600_000, Some(BEGAN_MS - 3_000_000)),
         ]);
         assert_eq!(rows.len(), 2);
         let [when, state] = [&rows[0][0], &rows[0][1]];
@@ -355,11 +384,30 @@ mod tests {
         assert_eq!(rows[1][1], "resolved 2026-11-23T12:46:32.705Z");
     }
 
+    /// A node that raises one alert twice within a minute reports two interruptions.
+    #[test]
+    fn a_row_names_each_node_once_and_an_earlier_alert_of_it_has_its_own() {
+        let resolved = |node: &str, id: u64, after_ms: u64| {
+            alert(node, id, BEGAN_MS + after_ms, Some(BEGAN_MS + after_ms + 5_000))
+        };
+        let rows = rows_of(&[
+            resolved("rn1", 7, 40_500),
+            resolved("rn2", 8, 40_200),
+            resolved("rn3", 7, 40_100),
+            resolved("rn2", 6, 300),
+            resolved("rn3", 6, 100),
+        ]);
+        let shown: Vec<(&str, &str)> =
+            rows.iter().map(|row| (row[5].as_str(), row[8].as_str())).collect();
+        assert_eq!(shown, [("rn1, rn2, rn3", "rn1:7"), ("rn2, rn3", "rn2:6")]);
+    }
+
     /// Exit code 4 says that nothing was changed, which is wrong once one node has made the change.
     #[test]
     fn a_change_that_some_nodes_made_is_not_said_to_be_none() {
         let silent = || {
-            let error = CliError::Unavailable { answered: false, tried: Vec::new() };
+            let tried = vec![("http://c/".to_owned(), "Connection refused".to_owned())];
+            let error = CliError::Unavailable { answered: false, tried };
             [Silent { url: "http://c".into(), error }]
         };
         let mut out = Output::stdout(crate::cli::output::Format::Json);
@@ -368,6 +416,10 @@ mod tests {
         assert!(changed.to_string().contains("on 2 of 3 nodes"), "{changed}");
         let read = show_silent(&silent(), &mut out).unwrap_err();
         assert_eq!(read.exit_code(), crate::cli::exit::UNAVAILABLE);
+        // Each node and its reason once, in the error alone.
+        let expected =
+            "1 node did not answer: what it knows is missing\n  http://c: Connection refused";
+        assert_eq!(read.to_string(), expected);
         show_unchanged(3, &[], &mut out).unwrap();
     }
 }

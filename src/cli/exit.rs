@@ -97,7 +97,8 @@ pub enum CliError {
     OutputClosed,
 }
 
-fn list(tried: &[(String, String)]) -> String {
+/// One line for each node: its URL, and why it did not do what it was asked.
+pub(super) fn list(tried: &[(String, String)]) -> String {
     tried.iter().map(|(server, why)| format!("\n  {server}: {why}")).collect()
 }
 
@@ -114,6 +115,18 @@ impl CliError {
             Self::Unavailable { .. } | Self::Incomplete(_) => UNAVAILABLE,
             Self::OutcomeUnknown { .. } | Self::Partial(_) => OUTCOME_UNKNOWN,
             Self::OutputClosed => OK,
+        }
+    }
+
+    /// The error of one node, for a text that already names the node: without its address.
+    #[must_use]
+    pub fn of_one_node(&self) -> String {
+        match self {
+            Self::Unavailable { tried, .. } if tried.len() == 1 => tried[0].1.clone(),
+            Self::OutcomeUnknown { tried } if tried.len() == 1 => {
+                format!("it is unknown whether the change was made: {}", tried[0].1)
+            }
+            other => other.to_string().replace('\n', " "),
         }
     }
 
@@ -185,6 +198,16 @@ mod tests {
         assert!(String::from_utf8(text).unwrap().contains("http://a: connection refused"));
         let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(line["exit_code"], 4);
+    }
+
+    #[test]
+    fn the_error_of_one_node_does_not_repeat_its_address() {
+        let tried = vec![("http://a/".into(), "Connection refused".into())];
+        let lost = CliError::OutcomeUnknown { tried: tried.clone() }.of_one_node();
+        assert_eq!(lost, "it is unknown whether the change was made: Connection refused");
+        let dead = CliError::Unavailable { answered: false, tried }.of_one_node();
+        assert_eq!(dead, "Connection refused");
+        assert_eq!(CliError::Failed("two\nlines".into()).of_one_node(), "two lines");
     }
 
     #[test]

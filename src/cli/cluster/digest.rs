@@ -137,7 +137,7 @@ fn show(
         let server = asked.server.clone().unwrap_or_else(|_| "-".into());
         let (index, digest) = match answer {
             Ok((index, digest)) => (index.to_string(), digest.clone()),
-            Err(error) => ("-".into(), error.replace('\n', " ")),
+            Err(error) => ("-".into(), error.clone()),
         };
         vec![asked.name.clone(), server, index, digest]
     };
@@ -157,7 +157,7 @@ async fn digest_of(asked: &Asked, connect: &ConnectArgs) -> Answered {
     // with the token only if it is one of those.
     let client = one.client().or_else(|_| one.anonymous_client()).map_err(|e| e.to_string())?;
     let answer = client.send(&Request::get(&["cluster", "digest"])).await;
-    let answer = answer.map_err(|error| error.to_string())?;
+    let answer = answer.map_err(|error| error.of_one_node())?;
     let index = answer.body["index"].as_u64().ok_or("it gave no index")?;
     Ok((index, super::text_of(&answer.body["digest"])))
 }
