@@ -101,24 +101,6 @@ pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
 struct Node {
     url: String,
     client: Client,
-    /// Whether the stored session may not be sent to it.
-    without_session: bool,
-}
-
-impl Node {
-    async fn send(&self, request: &Request) -> Result<Answer, CliError> {
-        let answer = self.client.send(request).await;
-        answer.map_err(|error| match error {
-            CliError::Problem(problem) if self.without_session && problem.status == 401 => {
-                CliError::Failed(
-                    "it was asked without a token, because the session was made with other nodes; name \
-                     this node too when you run 'maxine login', or set MAXINE_TOKEN"
-                        .into(),
-                )
-            }
-            other => other,
-        })
-    }
 }
 
 /// A node that did not do what it was asked.
@@ -141,13 +123,7 @@ async fn nodes(connect: &ConnectArgs) -> Result<Vec<Node>, CliError> {
     let each = urls.into_iter().map(|url| {
         let url = url.as_str().trim_end_matches('/').to_owned();
         let one = ConnectArgs { server: vec![url.clone()], ..connect.clone() };
-        // A session's token goes only to the nodes that it was made with.
-        let (client, without_session) = match one.client() {
-            Ok(client) => (client, false),
-            Err(_) => (one.anonymous_client()?, true),
-        };
-        let without_session = without_session || !client.has_token();
-        Ok(Node { url, client, without_session })
+        Ok(Node { client: one.client()?, url })
     });
     each.collect()
 }
@@ -168,7 +144,7 @@ async fn ask_all<'a>(
     nodes: &'a [Node],
     request: &Request,
 ) -> Vec<(&'a Node, Result<Answer, CliError>)> {
-    let ask = |node: &'a Node| async move { (node, node.send(request).await) };
+    let ask = |node: &'a Node| async move { (node, node.client.send(request).await) };
     join_all(nodes.iter().map(ask)).await
 }
 
@@ -286,7 +262,7 @@ async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
     let (items, silent) = gather(nodes).await?;
     let items: Vec<&Value> = items.iter().map(|(_, item)| item).collect();
     if out.is_json() {
-        items.iter().try_for_each(|item| out.json(*item))?;
+        items.iter().try_for_each(|item| out.json(item))?;
         return show_silent(&silent, out);
     }
     if items.is_empty() {
@@ -345,7 +321,7 @@ async fn acknowledge(nodes: &[Node], id: &str, out: &mut Output) -> Result<(), C
     for (node, item) in group.into_iter().map(|member| &items[member]) {
         let number = item["id"].to_string();
         let request = Request::keyed(Method::POST, &["alerts", &number, "ack"]);
-        shown = Some(node.send(&request).await?.body);
+        shown = Some(node.client.send(&request).await?.body);
     }
     out.done(&shown.unwrap_or_default(), format!("alert {id} is acknowledged"))?;
     show_unchanged(nodes.len(), &silent, out)

@@ -211,6 +211,66 @@ async fn a_name_that_means_another_path_is_never_sent() {
     }
 }
 
+const NO_TOKEN: Does = Does::Answer(
+    "HTTP/1.1 401 Unauthorized\r\ncontent-length: 41\r\n\r\n{\"detail\":\"the request carries no token\"}",
+);
+
+/// The other nodes' "the request carries no token" must not hide what the session's node says.
+#[tokio::test]
+async fn the_node_of_the_session_is_asked_first_and_the_others_say_why_they_cannot_answer() {
+    let (other, own) = (Node::start(&[NO_TOKEN]).await, Node::start(&[OK, BUSY]).await);
+    let with_session_of = |servers: &[&str], session: &str| {
+        let servers = servers.iter().map(|server| Url::parse(server).unwrap()).collect();
+        let token = connect::Token::of_session("t", &[&format!("{session}/")]);
+        Client::new(servers, Some(token), Vec::new(), 5_000).unwrap()
+    };
+    let client = with_session_of(&[&other.url, &own.url], &own.url);
+    let status = Request::get(&["cluster", "status"]);
+    assert_eq!(client.send(&status).await.unwrap().index(), Some(7));
+    assert_eq!((own.count(), other.count()), (1, 0));
+    assert!(own.requests.lock()[0].contains("authorization: Bearer t"));
+    // The session's node cannot serve it now.
+    for failed in
+        [client.send(&status).await.unwrap_err(), client.stream(&status).await.unwrap_err()]
+    {
+        let shown = failed.to_string();
+        assert_eq!(failed.exit_code(), exit::UNAVAILABLE, "{shown}");
+        let why = format!("the stored session was made with {} only", own.url);
+        assert!(shown.contains("busy (HTTP 503)") && shown.contains(&why), "{shown}");
+    }
+    assert!(other.requests.lock().iter().all(|text| !text.contains("authorization")));
+    // A session of a node that was not named: the refusal says so at once.
+    let elsewhere = with_session_of(&[&other.url, &other.url], "http://own:1");
+    let refused = elsewhere.send(&status).await.unwrap_err();
+    assert_eq!(refused.exit_code(), exit::REFUSED, "{refused}");
+    assert!(refused.to_string().contains("was made with http://own:1 only"), "{refused}");
+    // Where nothing but a 401 was heard, a write does not wait for better.
+    let dead = dead_url().await;
+    let client = with_session_of(&[&dead, &other.url], &dead);
+    let failed = client.send(&Request::keyed(Method::PUT, &["config"])).await.unwrap_err();
+    assert!(matches!(&failed, CliError::Unavailable { answered: true, tried } if tried.len() == 2));
+    assert_eq!(other.requests.lock().iter().filter(|text| text.starts_with("PUT")).count(), 1);
+}
+
+/// `maxine cluster backup` without a majority ended with "no answer in time".
+#[tokio::test]
+async fn a_stream_tells_the_node_to_answer_before_its_time_is_up() {
+    let (slow, last) = (Node::start(&[Does::RefuseAfter(300)]).await, Node::start(&[BUSY]).await);
+    let failed = client(&[&slow.url, &last.url], 20_000)
+        .stream(&Request::get(&["cluster", "backup"]))
+        .await
+        .unwrap_err();
+    assert!(failed.to_string().matches("busy (HTTP 503)").count() == 2, "{failed}");
+    let told_ms = |node: &Node| -> u64 {
+        let requests = node.requests.lock();
+        let mut lines = requests[0].lines();
+        lines.find_map(|line| line.strip_prefix("x-maxine-timeout-ms: ")).unwrap().parse().unwrap()
+    };
+    assert_eq!(told_ms(&slow), ATTEMPT_MS_MAX - RETURN_MS_MAX);
+    // The last one has what is left.
+    assert!((10_000..=18_700).contains(&told_ms(&last)), "{}", told_ms(&last));
+}
+
 #[test]
 fn paths_are_encoded_segment_by_segment() {
     assert_eq!(

@@ -64,13 +64,13 @@ pub struct ConnectArgs {
 
 impl ConnectArgs {
     /// A client with the token found, in this order: `--token-file`, `MAXINE_TOKEN`, the stored session (which goes only
-    /// to the nodes that it was made with).
+    /// to the nodes that it was made with; those are tried first).
     ///
     /// # Errors
     /// [`CliError::Usage`] for a URL or file that cannot be used.
     pub fn client(&self) -> Result<Client, CliError> {
         let servers = self.servers()?;
-        let token = self.token(&servers)?;
+        let token = self.token()?;
         self.client_with(servers, token)
     }
 
@@ -89,10 +89,13 @@ impl ConnectArgs {
     pub fn client_of(&self, session: &Session) -> Result<Client, CliError> {
         let describe = |error| CliError::Failed(format!("the stored session: {error}"));
         let servers = session.servers.iter().map(|text| Url::parse(text).map_err(describe));
-        self.client_with(servers.collect::<Result<_, _>>()?, Some(session.token.clone()))
+        self.client_with(
+            servers.collect::<Result<_, _>>()?,
+            Some(Token::any(session.token.clone())),
+        )
     }
 
-    fn client_with(&self, servers: Vec<Url>, token: Option<String>) -> Result<Client, CliError> {
+    fn client_with(&self, servers: Vec<Url>, token: Option<Token>) -> Result<Client, CliError> {
         let authority = self.ca_file.as_deref().map(read_file).transpose()?;
         let certificates = match (&self.ca_file, authority) {
             (Some(file), Some(pem)) => {
@@ -143,7 +146,8 @@ impl ConnectArgs {
         Ok(servers)
     }
 
-    fn token(&self, servers: &[Url]) -> Result<Option<String>, CliError> {
+    fn token(&self) -> Result<Option<Token>, CliError> {
+        let mut only_for = None;
         let text = if let Some(file) = &self.token_file {
             let bytes = read_file(file)?;
             if bytes.trim_ascii().is_empty() {
@@ -154,9 +158,10 @@ impl ConnectArgs {
             Some(text)
         } else {
             let now_ms = Clock::system().wall_ms();
-            Session::load()?
-                .filter(|session| session.expires_at_ms > now_ms && session.serves(servers))
-                .map(|session| session.token)
+            Session::load()?.filter(|session| session.expires_at_ms > now_ms).map(|session| {
+                only_for = Some(session.servers);
+                session.token
+            })
         };
         let Some(text) = text else { return Ok(None) };
         let token = text.trim();
@@ -168,7 +173,43 @@ impl ConnectArgs {
                 "the token is malformed: expected one line of up to 8192 visible characters".into(),
             ));
         }
-        Ok(Some(token.to_owned()))
+        Ok(Some(Token { text: token.to_owned(), only_for }))
+    }
+}
+
+/// What a client identifies itself with.
+pub(super) struct Token {
+    text: String,
+    /// The URLs of the nodes that a session was made with. Other tokens may be sent to any node.
+    only_for: Option<Vec<String>>,
+}
+
+impl Token {
+    fn any(text: String) -> Self {
+        Self { text, only_for: None }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_session(text: &str, servers: &[&str]) -> Self {
+        let only_for = Some(servers.iter().map(ToString::to_string).collect());
+        Self { text: text.into(), only_for }
+    }
+
+    /// The token, if it may be sent to this node.
+    pub(super) fn for_server(&self, server: &Url) -> Option<&str> {
+        let may = |known: &Vec<String>| known.iter().any(|known| known == server.as_str());
+        self.only_for.as_ref().is_none_or(may).then_some(&*self.text)
+    }
+
+    /// Why a node answered 401 to a request that had to be sent without the session.
+    pub(super) fn withheld(&self) -> String {
+        let servers: Vec<&str> =
+            self.only_for.iter().flatten().map(|server| server.trim_end_matches('/')).collect();
+        format!(
+            "it was asked without a token, because the stored session was made with {} only; name this node too when \
+             you run 'maxine login'",
+            servers.join(", ")
+        )
     }
 }
 
@@ -190,15 +231,19 @@ impl Client {
                 })
             })
             .collect::<Result<_, _>>()?;
-        Self::new(servers, token, Vec::new(), timeout_ms)
+        Self::new(servers, token.map(Token::any), Vec::new(), timeout_ms)
     }
 
-    fn new(
-        servers: Vec<Url>,
-        token: Option<String>,
+    pub(super) fn new(
+        mut servers: Vec<Url>,
+        token: Option<Token>,
         certificates: Vec<reqwest::Certificate>,
         timeout_ms: u64,
     ) -> Result<Self, CliError> {
+        // The sort is stable: within each half the order is the user's.
+        servers.sort_by_key(|server| {
+            token.as_ref().is_some_and(|token| token.for_server(server).is_none())
+        });
         // A second install is refused and harmless: the first one is the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
@@ -259,12 +304,6 @@ pub fn session_file() -> Result<PathBuf, CliError> {
 }
 
 impl Session {
-    /// Whether the session was made with every one of these nodes.
-    #[must_use]
-    pub fn serves(&self, servers: &[Url]) -> bool {
-        servers.iter().all(|server| self.servers.iter().any(|known| known == server.as_str()))
-    }
-
     /// The stored session, if there is one.
     ///
     /// # Errors
@@ -361,15 +400,23 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_sent_only_where_it_was_made() {
-        let session = Session {
-            servers: vec!["http://a:1/".into(), "http://b:1/".into()],
-            user: "ada".into(),
-            role: Role::Admin,
-            expires_at_ms: 1,
-            token: "t".into(),
-        };
-        assert!(session.serves(&args(&["http://b:1"]).servers().unwrap()));
-        assert!(!session.serves(&args(&["http://b:1", "http://elsewhere:1"]).servers().unwrap()));
+    fn a_session_is_sent_only_where_it_was_made_and_those_nodes_are_tried_first() {
+        let servers = args(&["http://c:1", "http://b:1", "http://d:1", "http://a:1"]).servers();
+        let token = Some(Token::of_session("t", &["http://a:1/", "http://b:1/"]));
+        let client = Client::new(servers.unwrap(), token, Vec::new(), 1_000).unwrap();
+        let shown: Vec<(&str, Option<&str>)> = client
+            .servers()
+            .iter()
+            .map(|server| (server.as_str(), client.token_for(server)))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("http://b:1/", Some("t")),
+                ("http://a:1/", Some("t")),
+                ("http://c:1/", None),
+                ("http://d:1/", None)
+            ]
+        );
     }
 }

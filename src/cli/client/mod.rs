@@ -124,6 +124,12 @@ impl Request {
         self
     }
 
+    /// Asks the node to answer early enough for the answer to arrive within `budget_ms`.
+    fn answered_within(self, budget_ms: u64) -> Self {
+        let answer_ms = budget_ms - (budget_ms / 4).min(RETURN_MS_MAX);
+        self.header("x-maxine-timeout-ms", Some(answer_ms.max(1).to_string()))
+    }
+
     /// Sets the JSON body.
     #[must_use]
     pub fn json(mut self, body: Value) -> Self {
@@ -230,7 +236,7 @@ pub struct Client {
     servers: Vec<Url>,
     // The node that answered last, tried first next time.
     preferred: AtomicUsize,
-    token: Option<String>,
+    token: Option<connect::Token>,
     timeout_ms: u64,
     clock: Clock,
 }
@@ -256,7 +262,7 @@ impl Client {
         loop {
             let mut tried = Vec::new();
             let mut last_problem = None;
-            let mut reached = false;
+            let (mut reached, mut without_session) = (false, false);
             let first = self.preferred.load(Ordering::Relaxed);
             for offset in 0..self.servers.len() {
                 let position = (first + offset) % self.servers.len();
@@ -279,6 +285,11 @@ impl Client {
                     Attempt::Answered(answer) => {
                         self.preferred.store(position, Ordering::Relaxed);
                         return Ok(answer);
+                    }
+                    // Another of the nodes may be asked with the session; none is worth a wait.
+                    Attempt::Refused(problem) if self.is_for_the_session(server, &problem) => {
+                        without_session = true;
+                        tried.push((server.to_string(), problem.to_string()));
                     }
                     Attempt::Refused(mut problem) => {
                         if request.repeat == Repeat::Read {
@@ -319,17 +330,11 @@ impl Client {
                 return Err(match last_problem {
                     _ if may_have_happened => CliError::OutcomeUnknown { tried },
                     Some(problem) if tried.len() == 1 => CliError::Problem(Box::new(problem)),
-                    _ => CliError::Unavailable { answered: reached, tried },
+                    _ => CliError::Unavailable { answered: reached || without_session, tried },
                 });
             }
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         }
-    }
-
-    /// Whether requests carry a token.
-    #[must_use]
-    pub fn has_token(&self) -> bool {
-        self.token.is_some()
     }
 
     /// All pages of a list, up to `limit` items, with the index of the first page and whether there was more.
@@ -361,26 +366,35 @@ impl Client {
         }
     }
 
-    /// Starts a streamed answer from the first node that gives one. Only the wait for its beginning is limited.
+    /// Starts a streamed answer from the first node that gives one. Only the wait for its beginning is limited, over all
+    /// nodes that are tried. Each node is asked to answer before its part of that time ends, so that its reason is heard.
     ///
     /// # Errors
     /// As [`Client::send`] for a read.
     pub async fn stream(&self, request: &Request) -> Result<reqwest::Response, CliError> {
         request.check()?;
         let (mut tried, mut answered) = (Vec::new(), false);
+        let deadline_ms = self.clock.monotonic_ms() + self.timeout_ms;
         let first = self.preferred.load(Ordering::Relaxed);
         for offset in 0..self.servers.len() {
             let position = (first + offset) % self.servers.len();
             let server = &self.servers[position];
-            let wait = Duration::from_millis(self.timeout_ms.min(ATTEMPT_MS_MAX));
-            match tokio::time::timeout(wait, self.build(server, request)?.send()).await {
+            let left_ms = deadline_ms.saturating_sub(self.clock.monotonic_ms());
+            if left_ms == 0 && !tried.is_empty() {
+                break;
+            }
+            let others = offset + 1 < self.servers.len();
+            let budget_ms = if others { left_ms.min(ATTEMPT_MS_MAX) } else { left_ms }.max(1);
+            let outgoing = request.clone().answered_within(budget_ms);
+            let wait = Duration::from_millis(budget_ms);
+            match tokio::time::timeout(wait, self.build(server, &outgoing)?.send()).await {
                 Ok(Ok(response)) if response.status().is_success() => {
                     self.preferred.store(position, Ordering::Relaxed);
                     return Ok(response);
                 }
                 Ok(Ok(response)) => {
-                    let problem = read_problem(response).await;
-                    if !problem.is_passing() {
+                    let problem = self.explain(server, read_problem(response).await);
+                    if !problem.is_passing() && !self.is_for_the_session(server, &problem) {
                         return Err(CliError::Problem(Box::new(problem)));
                     }
                     answered = true;
@@ -405,6 +419,29 @@ impl Client {
         &self.servers
     }
 
+    /// The token, if there is one and it may be sent to this node.
+    fn token_for(&self, server: &Url) -> Option<&str> {
+        self.token.as_ref().and_then(|token| token.for_server(server))
+    }
+
+    /// Whether a node refuses only because the session may not be sent to it, while it may be sent to another of the
+    /// nodes. Those are first.
+    fn is_for_the_session(&self, server: &Url, problem: &Problem) -> bool {
+        problem.status == 401
+            && self.token_for(server).is_none()
+            && self.servers.first().is_some_and(|first| self.token_for(first).is_some())
+    }
+
+    /// Adds what the node cannot know: that there is a session, which may not be sent to it.
+    fn explain(&self, server: &Url, problem: Problem) -> Problem {
+        match &self.token {
+            Some(token) if problem.status == 401 && token.for_server(server).is_none() => {
+                Problem { detail: token.withheld(), ..problem }
+            }
+            _ => problem,
+        }
+    }
+
     fn build(&self, server: &Url, request: &Request) -> Result<reqwest::RequestBuilder, CliError> {
         let base = server.as_str().trim_end_matches('/');
         let url = Url::parse(&format!("{base}{}", request.path))
@@ -416,7 +453,7 @@ impl Client {
         for (name, value) in &request.headers {
             builder = builder.header(*name, value);
         }
-        if let Some(token) = &self.token {
+        if let Some(token) = self.token_for(server) {
             builder = builder.bearer_auth(token);
         }
         if let Some(body) = &request.body {
@@ -428,8 +465,7 @@ impl Client {
     async fn attempt(&self, server: &Url, request: &Request, budget_ms: u64) -> Attempt {
         let mut outgoing = request.clone();
         if request.repeat != Repeat::Read {
-            let answer_ms = budget_ms - (budget_ms / 4).min(RETURN_MS_MAX);
-            outgoing = outgoing.header("x-maxine-timeout-ms", Some(answer_ms.max(1).to_string()));
+            outgoing = outgoing.answered_within(budget_ms);
         }
         let builder = match self.build(server, &outgoing) {
             Ok(builder) => builder.timeout(Duration::from_millis(budget_ms)),
@@ -443,7 +479,7 @@ impl Client {
             Err(error) => return Attempt::Lost(describe(&error)),
         };
         if !response.status().is_success() {
-            return Attempt::Refused(read_problem(response).await);
+            return Attempt::Refused(self.explain(server, read_problem(response).await));
         }
         let headers = response.headers().clone();
         match read_body(response).await {

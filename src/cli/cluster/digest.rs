@@ -146,16 +146,14 @@ fn show(
     if matches!(verdict, Verdict::Equal(_)) { out.line(text) } else { Ok(()) }
 }
 
-/// One server alone, with the token where it may have it.
+/// One server alone. A session is sent to it only if it was made with it.
 fn only(server: &str, connect: &ConnectArgs) -> ConnectArgs {
     ConnectArgs { server: vec![server.to_owned()], ..connect.clone() }
 }
 
 async fn digest_of(asked: &Asked, connect: &ConnectArgs) -> Answered {
     let one = only(asked.server.as_ref()?, connect);
-    // The session was made with the nodes that the user named; a member that was found through one of them is asked
-    // with the token only if it is one of those.
-    let client = one.client().or_else(|_| one.anonymous_client()).map_err(|e| e.to_string())?;
+    let client = one.client().map_err(|e| e.to_string())?;
     let answer = client.send(&Request::get(&["cluster", "digest"])).await;
     let answer = answer.map_err(|error| error.of_one_node())?;
     let index = answer.body["index"].as_u64().ok_or("it gave no index")?;

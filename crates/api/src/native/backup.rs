@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
-use super::cluster::{admin, in_time, record};
+use super::cluster::{admin, in_time, led, record};
 use super::extract::{NoParams, Params};
 use super::fresh::{Fresh, Freshness, Write};
 use crate::AppState;
@@ -33,14 +33,15 @@ pub(super) async fn backup(
     _: Params<NoParams>,
     write: Write,
 ) -> Result<Response, Problem> {
-    let _turn = RUNNING.try_acquire().map_err(|_| {
-        let detail = "a backup is being taken on this node already";
-        Problem::new(ProblemKind::TooManyRequests, detail).with_retry_after_s(5)
-    })?;
     let admin = admin(&app).map_err(|mut problem| {
         problem.detail = format!("in {} mode Maxine takes no backups", app.store().kind()).into();
         problem.action = "Back up the storage that holds the state, or copy the state into another one with 'maxine migrate'.";
         problem
+    })?;
+    led(&app, &write).await?;
+    let _turn = RUNNING.try_acquire().map_err(|_| {
+        let detail = "a backup is being taken on this node already";
+        Problem::new(ProblemKind::TooManyRequests, detail).with_retry_after_s(5)
     })?;
     let failed = |error: std::io::Error| {
         tracing::error!(%error, "a backup could not be written");
