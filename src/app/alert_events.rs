@@ -7,7 +7,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
 use maxine_actors::registry::ExpiryStatus;
-use maxine_control::leases::ExpiryEvent;
+use maxine_control::leases::{ExpiryEvent, Suspension};
 use maxine_store::{ControlStore, StoreEvent};
 use maxine_telemetry::{AlertKind, Notice, Telemetry};
 use maxine_view::{Snapshot, View};
@@ -58,7 +58,7 @@ const STORE: &str = "store";
 
 fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent) {
     match event {
-        ExpiryEvent::Suspended { silent, fleet } => {
+        ExpiryEvent::Suspended(Suspension { silent, fleet }) => {
             let message = format!(
                 "{silent} of {fleet} instances went silent at once: nothing is expired until they come \
                  back or an operator confirms that they are gone"

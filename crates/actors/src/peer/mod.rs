@@ -45,8 +45,8 @@ router::messages! {
     WallTime, wall_time => u64;
     /// Asks the former leader how long each lease had left.
     FormerLeases, former_leases => LeasePage;
-    /// Passes an operator's confirmation to the leader.
-    Confirm, confirm => ();
+    /// Passes an operator's confirmation to the leader. The answer says whether there was anything to confirm.
+    Confirm, confirm => bool;
     /// Asks a node for its report about itself.
     NodeStatus, node_status => Box<NodeReport>;
     /// Asks a node what it knows of an instance.

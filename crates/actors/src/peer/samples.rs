@@ -55,7 +55,7 @@ pub(super) fn answers() -> Vec<(Answer, &'static [u8])> {
             }),
             b"\x05\x01\x01\x02\xfa\x01",
         ),
-        (Answer::Confirm(()), b"\x06"),
+        (Answer::Confirm(true), b"\x06\x01"),
         (
             Answer::NodeStatus(Box::new(node_report())),
             b"\x07\x01n\x01v\x01\x02\x02ab\x01\x03\x01\x01n\x01\x04\x01\0\

@@ -122,7 +122,7 @@ async fn messages_of_a_newer_node_are_refused_with_the_reason() {
     assert_eq!(refused, Err(newer.to_owned()));
     let answer = call(&store(Arc::new(Raw(b"\x09"))), To::Leader, WallTime, SOON).await;
     assert_eq!(answer, Err(CallError::Unreadable(newer.to_owned())));
-    let other = call(&store(Arc::new(Raw(b"\x06"))), To::Leader, WallTime, SOON).await;
+    let other = call(&store(Arc::new(Raw(b"\x01"))), To::Leader, WallTime, SOON).await;
     let wrong = CallError::Unreadable("the node answered another question".into());
     assert_eq!(other, Err(wrong));
 }

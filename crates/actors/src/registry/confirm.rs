@@ -26,7 +26,7 @@ pub(super) struct Confirmer {
 }
 
 impl Confirmer {
-    async fn carry_out(&self, what: Confirmation) -> Result<(), String> {
+    async fn carry_out(&self, what: Confirmation) -> Result<bool, String> {
         if self.duties.borrow().is_none() {
             return Err(String::from("this node does not lead"));
         }
@@ -34,34 +34,35 @@ impl Confirmer {
             Confirmation::Silence => {
                 let confirmed = self.leases.send(ConfirmSilence);
                 match tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await {
-                    Ok(Ok(())) => Ok(()),
+                    Ok(Ok(was_suspended)) => Ok(was_suspended),
                     _ => Err(String::from("the lease actor did not answer in time")),
                 }
             }
             Confirmation::Clock => {
                 self.clock.confirm();
-                Ok(())
+                Ok(true)
             }
         }
     }
 }
 
 impl PeerService<Confirm> for Confirmer {
-    fn answer(&self, Confirm(what): Confirm) -> BoxFuture<'static, Result<(), String>> {
+    fn answer(&self, Confirm(what): Confirm) -> BoxFuture<'static, Result<bool, String>> {
         let confirmer = self.clone();
         async move { confirmer.carry_out(what).await }.boxed()
     }
 }
 
 impl Registry {
-    /// Sends a confirmation to the leader. Repeating it does no harm.
+    /// Sends a confirmation to the leader. Repeating it does no harm. Returns `false` if there was nothing to
+    /// confirm.
     ///
     /// # Errors
     ///
     /// Fails if no leader accepted it.
-    pub async fn confirm(&self, what: Confirmation) -> Result<(), CallError> {
-        if self.confirmer().carry_out(what).await.is_ok() {
-            return Ok(());
+    pub async fn confirm(&self, what: Confirmation) -> Result<bool, CallError> {
+        if let Ok(was_needed) = self.confirmer().carry_out(what).await {
+            return Ok(was_needed);
         }
         peer::call(&**self.store(), To::Leader, Confirm(what), CONFIRM_TIMEOUT).await
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::broadcast;
 
-use maxine_control::leases::ExpiryEvent;
+use maxine_control::leases::{ExpiryEvent, Suspension};
 
 /// Maximum number of events that are kept for listeners.
 const EVENTS_MAX: usize = 64;
@@ -53,7 +53,7 @@ impl ExpiryStatus {
 
     pub(super) fn report(&self, event: ExpiryEvent) {
         match &event {
-            ExpiryEvent::Suspended { silent, fleet } => {
+            ExpiryEvent::Suspended(Suspension { silent, fleet }) => {
                 self.suspended.store(true, Ordering::SeqCst);
                 tracing::error!(
                     silent,

@@ -98,9 +98,9 @@ pub(super) struct HandOver {
     pub(super) present: Fence,
 }
 
-/// An operator confirmed that the silent instances are gone.
+/// An operator confirmed that the silent instances are gone. The answer says whether anything was suspended.
 #[derive(Message)]
-#[rtype(result = "()")]
+#[rtype(result = "bool")]
 pub(super) struct ConfirmSilence;
 
 impl LeaseActor {
@@ -358,9 +358,9 @@ impl Handler<HandOver> for LeaseActor {
 }
 
 impl Handler<ConfirmSilence> for LeaseActor {
-    type Result = ();
+    type Result = bool;
 
-    fn handle(&mut self, _: ConfirmSilence, ctx: &mut Self::Context) {
-        self.step(LeaseEvent::SilenceConfirmed, ctx);
+    fn handle(&mut self, _: ConfirmSilence, _: &mut Self::Context) -> bool {
+        self.engine.confirm_silence(self.parts.clock.monotonic_ms())
     }
 }

@@ -276,6 +276,7 @@ pub(super) async fn confirm_clock(
         Confirmation::Clock,
         AuditAction::AuditConfirmClock,
         "clock",
+        "the clock needs no confirmation",
     )
     .await
 }

@@ -530,26 +530,33 @@ pub(super) async fn snapshot(
     taken.map(|()| StatusCode::NO_CONTENT)
 }
 
-/// Sends a confirmation to the leader and records it in the audit log.
+/// Sends a confirmation to the leader and records it in the audit log. `needless` is the error where there is nothing
+/// to confirm.
 pub(super) async fn confirm(
     app: &AppState,
     write: Write,
     what: Confirmation,
     action: AuditAction,
     object: &str,
+    needless: &'static str,
 ) -> Result<StatusCode, Problem> {
     let confirmed = app.registry().confirm(what).await;
-    record(app, write, action, object.into(), confirmed.is_ok()).await;
-    confirmed.map(|()| StatusCode::NO_CONTENT).map_err(|error| {
-        let detail = format!("the leader did not take the confirmation: {error}");
-        let mut problem = Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1);
-        problem.action = "Repeat the request after the time in Retry-After. A repeat does no harm.";
-        problem
-    })
+    record(app, write, action, object.into(), matches!(confirmed, Ok(true))).await;
+    match confirmed {
+        Ok(true) => Ok(StatusCode::NO_CONTENT),
+        Ok(false) => Err(Problem::new(ProblemKind::Conflict, needless)),
+        Err(error) => {
+            let detail = format!("the leader did not take the confirmation: {error}");
+            let mut problem = Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1);
+            problem.action =
+                "Repeat the request after the time in Retry-After. A repeat does no harm.";
+            Err(problem)
+        }
+    }
 }
 
-/// Confirms that the silent instances are gone, so that a suspended expiry continues. Any
-/// node takes it to the leader.
+/// Confirms that the instances that are silent now are gone, so that a suspended expiry continues. 409 if nothing is
+/// suspended. Any node takes it to the leader.
 #[utoipa::path(
     post, path = "/api/v1/cluster/expiry/confirm", tag = "cluster", operation_id = "confirmSilence",
     responses((status = 204)),
@@ -559,7 +566,8 @@ pub(super) async fn confirm_silence(
     _: Params<NoParams>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    confirm(&app, write, Confirmation::Silence, AuditAction::ExpiryConfirm, "fleet").await
+    let needless = "nothing is suspended, so there is no silence to confirm";
+    confirm(&app, write, Confirmation::Silence, AuditAction::ExpiryConfirm, "fleet", needless).await
 }
 
 #[cfg(test)]

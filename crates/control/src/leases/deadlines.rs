@@ -10,32 +10,43 @@ use super::settings::ExpirySettings;
 use super::table::{Lease, LeaseId, LeaseTable, Leased};
 use maxine_state::{ControlState, Fence, Instance, InstanceKey, Name};
 
-/// The leases that have run out, and what may be done about them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Due {
-    /// Nothing.
-    Nothing,
+/// What may be done about the leases that have run out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Due {
     /// These leases may be expired once leadership is confirmed. Each has the `registered_index` with which
     /// it was opened.
-    Expire(Vec<(Leased, u64)>),
-    /// Too large a share of the instances became silent at the same time, so nothing is expired.
-    Suspended {
-        /// The number of silent leases.
-        silent: usize,
-        /// The number of all leases.
-        fleet: usize,
-    },
+    pub expire: Vec<(Leased, u64)>,
+    /// Set while too large a share of the instances became silent at the same time. Their leases are kept.
+    pub suspended: Option<Suspension>,
+}
+
+/// How large the share is for which expiry is suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspension {
+    /// The number of silent leases.
+    pub silent: usize,
+    /// The number of all leases.
+    pub fleet: usize,
+}
+
+/// A lease that was handed out for expiry.
+#[derive(Clone, Copy, Debug)]
+struct HandedOut {
+    at_ms: u64,
+    /// Whether its silence was confirmed. Such a lease does not count as part of another mass silence.
+    is_confirmed: bool,
 }
 
 #[derive(Debug, Default)]
 struct Order {
     /// Every lease is here once, with its present deadline or an earlier one.
     heap: BinaryHeap<Reverse<(u64, LeaseId)>>,
-    /// When leases expired recently.
-    expired_at_ms: VecDeque<u64>,
+    /// The leases that expired recently.
+    expired: VecDeque<HandedOut>,
     suspended_since_ms: Option<u64>,
-    /// Until this time the silent leases expire, because an operator confirmed that the instances are gone.
-    confirmed_until_ms: u64,
+    /// When a suspension was last ended, by an operator or because it lasted too long. The leases that were
+    /// silent then expire.
+    confirmed_at_ms: Option<u64>,
 }
 
 impl Order {
@@ -44,6 +55,65 @@ impl Order {
         lease.queued_ms.store(at_ms, Ordering::SeqCst);
         self.heap.push(Reverse((at_ms, id)));
     }
+
+    /// Takes the leases that are silent at `now_ms` out of the order.
+    fn take_silent(&mut self, table: &LeaseTable, now_ms: u64) -> Vec<SilentLease> {
+        let leases = table.leases.pin();
+        let mut silent = Vec::new();
+        while let Some(Reverse((at_ms, id))) = self.heap.peek().copied() {
+            if at_ms > now_ms {
+                break;
+            }
+            self.heap.pop();
+            let Some(lease) = leases.get(&id) else { continue };
+            if lease.queued_ms.load(Ordering::SeqCst) != at_ms {
+                continue;
+            }
+            let deadline_ms = lease.deadline_ms();
+            if deadline_ms > now_ms {
+                self.queue(id, lease);
+            } else {
+                // If there are two equal entries, only the first one counts.
+                lease.queued_ms.store(u64::MAX, Ordering::SeqCst);
+                let is_confirmed = self.confirmed_at_ms.is_some_and(|at_ms| deadline_ms <= at_ms);
+                silent.push(SilentLease { id, lease: Arc::clone(lease), is_confirmed });
+            }
+        }
+        silent
+    }
+
+    /// Whether too large a share of `leases` leases became silent at the same time. Silence that was
+    /// confirmed does not count.
+    fn implausible(
+        &mut self,
+        silent: &[SilentLease],
+        leases: usize,
+        settings: &ExpirySettings,
+        now_ms: u64,
+    ) -> Option<Suspension> {
+        let is_old =
+            |expired: &HandedOut| now_ms.saturating_sub(expired.at_ms) > settings.silence_window_ms;
+        while self.expired.front().is_some_and(is_old) {
+            self.expired.pop_front();
+        }
+        let recent = self.expired.iter().filter(|expired| !expired.is_confirmed).count();
+        let confirmed = silent.iter().filter(|lease| lease.is_confirmed).count();
+        let counted = silent.len() - confirmed + recent;
+        let fleet = leases.saturating_sub(confirmed) + recent;
+        let is_implausible = confirmed < silent.len()
+            && fleet >= settings.silent_fleet_min
+            && counted * 100 > fleet * usize::from(settings.silent_share_max_percent);
+        is_implausible.then_some(Suspension { silent: counted, fleet })
+    }
+}
+
+/// A lease that has run out.
+#[derive(Debug)]
+struct SilentLease {
+    id: LeaseId,
+    lease: Arc<Lease>,
+    /// Whether it was silent already when a suspension was last ended.
+    is_confirmed: bool,
 }
 
 /// The order of the deadlines, and the limits on expiry.
@@ -303,79 +373,53 @@ impl Deadlines {
             lease.heard_until_ms.fetch_add(by_ms, Ordering::SeqCst);
             lease.inherited_until_ms.fetch_add(by_ms, Ordering::SeqCst);
         }
+        // A lease is confirmed by its deadline.
+        self.order.confirmed_at_ms = self.order.confirmed_at_ms.map(|at_ms| at_ms + by_ms);
     }
 
-    /// Ends a suspension. For the next minute, silent leases expire at the limited rate.
-    pub(super) fn confirm_silence(&mut self, now_ms: u64) {
-        self.order.confirmed_until_ms = now_ms + 60_000;
+    /// Ends a suspension: the leases that are silent now expire at the limited rate. Leases that become
+    /// silent later are not confirmed. Returns `false` if nothing is suspended; then nothing is confirmed.
+    pub(super) fn confirm_silence(&mut self, now_ms: u64) -> bool {
+        let is_suspended = self.order.suspended_since_ms.take().is_some();
+        if is_suspended {
+            self.order.confirmed_at_ms = Some(now_ms);
+        }
+        is_suspended
     }
 
     /// The leases that have run out at `now_ms`, at most `max`. The caller must expire them or return them
     /// with [`Self::give_back`].
     pub(super) fn due(&mut self, now_ms: u64, max: usize) -> Due {
-        let order = &mut self.order;
-        let leases = self.table.leases.pin();
-        let mut silent: Vec<(LeaseId, Arc<Lease>)> = Vec::new();
-        while let Some(Reverse((at_ms, id))) = order.heap.peek().copied() {
-            if at_ms > now_ms {
-                break;
-            }
-            order.heap.pop();
-            let Some(lease) = leases.get(&id) else { continue };
-            if lease.queued_ms.load(Ordering::SeqCst) != at_ms {
-                continue;
-            }
-            if lease.deadline_ms() > now_ms {
-                order.queue(id, lease);
-            } else {
-                // If there are two equal entries, only the first one counts.
-                lease.queued_ms.store(u64::MAX, Ordering::SeqCst);
-                silent.push((id, Arc::clone(lease)));
-            }
-        }
-        if silent.is_empty() {
-            order.suspended_since_ms = None;
-            return Due::Nothing;
-        }
-        let settings = &self.settings;
-        while order
-            .expired_at_ms
-            .front()
-            .is_some_and(|at_ms| now_ms.saturating_sub(*at_ms) > settings.silence_window_ms)
-        {
-            order.expired_at_ms.pop_front();
-        }
-        let counted = silent.len() + order.expired_at_ms.len();
-        let fleet = leases.len() + order.expired_at_ms.len();
-        let implausible = fleet >= settings.silent_fleet_min
-            && counted * 100 > fleet * usize::from(settings.silent_share_max_percent);
-        let confirmed = now_ms < order.confirmed_until_ms;
-        if implausible && !confirmed {
+        let (settings, order) = (&self.settings, &mut self.order);
+        let mut silent = order.take_silent(&self.table, now_ms);
+        let mut suspended = order.implausible(&silent, self.table.len(), settings, now_ms);
+        if suspended.is_some() {
             let since_ms = *order.suspended_since_ms.get_or_insert(now_ms);
             let lasted_ms = now_ms.saturating_sub(since_ms);
-            let over = settings.suspension_max_ms != 0 && lasted_ms >= settings.suspension_max_ms;
-            if over {
-                order.confirmed_until_ms = now_ms + 60_000;
-            } else {
-                silent.iter().for_each(|(id, lease)| order.queue(*id, lease));
-                return Due::Suspended { silent: counted, fleet };
+            if settings.suspension_max_ms != 0 && lasted_ms >= settings.suspension_max_ms {
+                order.confirmed_at_ms = Some(now_ms);
+                silent.iter_mut().for_each(|lease| lease.is_confirmed = true);
+                suspended = None;
             }
-        } else if !implausible {
+        }
+        if suspended.is_none() {
             order.suspended_since_ms = None;
         }
         let within_a_second =
-            order.expired_at_ms.iter().rev().take_while(|at_ms| now_ms - **at_ms < 1_000).count();
+            order.expired.iter().rev().take_while(|past| now_ms - past.at_ms < 1_000).count();
         let allowed = usize::try_from(settings.rate_max_per_s).unwrap_or(usize::MAX);
-        let take = max.min(allowed.saturating_sub(within_a_second)).min(silent.len());
-        silent[take..].iter().for_each(|(id, lease)| order.queue(*id, lease));
-        if take == 0 {
-            return Due::Nothing;
+        let mut left = max.min(allowed.saturating_sub(within_a_second));
+        let mut expire = Vec::new();
+        for SilentLease { id, lease, is_confirmed } in silent {
+            if left == 0 || (suspended.is_some() && !is_confirmed) {
+                order.queue(id, &lease);
+                continue;
+            }
+            left -= 1;
+            order.expired.push_back(HandedOut { at_ms: now_ms, is_confirmed });
+            expire.push((lease.leased.clone(), lease.registered_index));
         }
-        silent.truncate(take);
-        order.expired_at_ms.extend(std::iter::repeat_n(now_ms, take));
-        let due =
-            silent.into_iter().map(|(_, lease)| (lease.leased.clone(), lease.registered_index));
-        Due::Expire(due.collect())
+        Due { expire, suspended }
     }
 
     /// Keeps those of `due` that are still due. The others were renewed and are put back. The kept leases can
@@ -400,7 +444,7 @@ impl Deadlines {
 
     /// Puts back leases that were due and did not expire. They do not count as silent.
     pub(super) fn give_back(&mut self, due: &[(Leased, u64)]) {
-        let expired = &mut self.order.expired_at_ms;
+        let expired = &mut self.order.expired;
         expired.truncate(expired.len().saturating_sub(due.len()));
         self.queue_again(due);
     }

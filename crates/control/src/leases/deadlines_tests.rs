@@ -25,21 +25,20 @@ fn table(fleet: usize) -> Deadlines {
 }
 
 fn expired(due: Due) -> Vec<String> {
-    match due {
-        Due::Expire(items) => {
-            items.iter().map(|(leased, _)| leased.key.instance.to_string()).collect()
-        }
-        Due::Nothing => vec![],
-        Due::Suspended { .. } => panic!("suspended"),
-    }
+    assert_eq!(due.suspended, None);
+    due.expire.iter().map(|(leased, _)| leased.key.instance.to_string()).collect()
+}
+
+fn suspended(silent: usize, fleet: usize) -> Due {
+    Due { expire: Vec::new(), suspended: Some(Suspension { silent, fleet }) }
 }
 
 #[test]
 fn a_lease_runs_out_after_its_ttl_and_grace_and_not_before() {
     let mut table = table(1);
-    assert_eq!(table.due(5_499, 10), Due::Nothing);
+    assert_eq!(table.due(5_499, 10), Due::default());
     assert!(table.table.renew(LeaseId::of_key(&key(0)), 0, 5_499));
-    assert_eq!(table.due(10_998, 10), Due::Nothing);
+    assert_eq!(table.due(10_998, 10), Due::default());
     assert_eq!(expired(table.due(10_999, 10)), ["i0"]);
 }
 
@@ -50,7 +49,7 @@ fn a_renewal_of_another_registration_is_refused() {
     assert!(!table.table.renew(LeaseId::of_key(&key(7)), 0, 10));
     table.forget(&key(0));
     assert!(!table.table.renew(LeaseId::of_key(&key(0)), 0, 10));
-    assert_eq!(table.due(60_000, 10), Due::Nothing);
+    assert_eq!(table.due(60_000, 10), Due::default());
 }
 
 #[test]
@@ -64,14 +63,14 @@ fn a_new_registration_brings_its_own_deadline() {
 fn a_stall_moves_every_deadline() {
     let mut table = table(3);
     table.shift(20_000);
-    assert_eq!(table.due(25_499, 10), Due::Nothing);
+    assert_eq!(table.due(25_499, 10), Due::default());
     assert_eq!(expired(table.due(25_500, 10)).len(), 3);
 }
 
 #[test]
 fn what_is_renewed_while_leadership_is_confirmed_is_put_back() {
     let mut table = table(2);
-    let Due::Expire(due) = table.due(6_000, 10) else { panic!() };
+    let due = table.due(6_000, 10).expire;
     assert!(table.table.renew(LeaseId::of_key(&key(1)), 0, 6_001));
     let out = table.still_due(due, 6_001);
     assert_eq!(out.len(), 1);
@@ -86,7 +85,7 @@ fn when_an_implausible_share_falls_silent_nothing_is_expired() {
     for id in 0..40 {
         assert!(table.table.renew(LeaseId::of_key(&key(id)), 0, 5_000));
     }
-    assert_eq!(table.due(6_000, 1_000), Due::Suspended { silent: 60, fleet: 100 });
+    assert_eq!(table.due(6_000, 1_000), suspended(60, 100));
     for id in 40..70 {
         assert!(table.table.renew(LeaseId::of_key(&key(id)), 0, 6_000));
     }
@@ -104,20 +103,58 @@ fn the_share_counts_what_was_expired_just_before() {
         table.forget(&key(id));
     }
     let next = table.due(6_600, 1_000);
-    assert_eq!(next, Due::Suspended { silent: 100, fleet: 100 });
+    assert_eq!(next, suspended(100, 100));
 }
 
 #[test]
 fn an_operator_or_time_ends_a_suspension() {
     let mut table = table(100);
-    assert!(matches!(table.due(6_000, 1_000), Due::Suspended { .. }));
-    table.confirm_silence(6_100);
+    assert!(table.due(6_000, 1_000).suspended.is_some());
+    assert!(table.confirm_silence(6_100));
     assert_eq!(expired(table.due(6_200, 1_000)).len(), 100);
 
     let mut table = super::tests::table(100);
-    assert!(matches!(table.due(6_000, 1_000), Due::Suspended { .. }));
-    assert!(matches!(table.due(605_999, 1_000), Due::Suspended { .. }));
+    assert!(table.due(6_000, 1_000).suspended.is_some());
+    assert!(table.due(605_999, 1_000).suspended.is_some());
     assert_eq!(expired(table.due(606_000, 1_000)).len(), 100);
+}
+
+/// A confirmation in advance would switch the protection off.
+#[test]
+fn silence_cannot_be_confirmed_while_nothing_is_suspended() {
+    let mut table = table(100);
+    assert!(!table.confirm_silence(5_000));
+    assert_eq!(table.due(6_000, 1_000), suspended(100, 100));
+    assert!(table.confirm_silence(6_100));
+    assert!(!table.confirm_silence(6_100), "it is confirmed already");
+}
+
+#[test]
+fn a_confirmation_covers_only_the_instances_that_were_silent_when_it_was_given() {
+    let mut table = table(200);
+    for id in 0..110 {
+        table.forget(&key(id));
+        table.open(&key(id), &instance(id, 1_000, 1_000), 0);
+    }
+    assert_eq!(table.due(2_000, 1_000), suspended(110, 200));
+    assert!(table.confirm_silence(2_100));
+    let first = table.due(2_200, 30).expire;
+    first.iter().for_each(|(leased, _)| table.forget(&leased.key));
+    assert_eq!(first.len(), 30, "as many as may expire at once");
+    // A stall moves the deadlines, and what is confirmed stays confirmed.
+    table.shift(1_000);
+
+    // The others become silent before the confirmed ones are gone.
+    let both = table.due(7_000, 1_000);
+    assert_eq!(both.suspended, Some(Suspension { silent: 90, fleet: 90 }));
+    assert_eq!(both.expire.len(), 80, "the confirmed ones still expire");
+    for (leased, registered_index) in both.expire {
+        assert_eq!(
+            registered_index, 1_000,
+            "{} was not silent when it was confirmed",
+            leased.key.instance
+        );
+    }
 }
 
 #[test]
@@ -136,7 +173,7 @@ fn expiry_keeps_its_rate() {
         table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0);
     }
     let mut take = |now_ms| {
-        let Due::Expire(due) = table.due(now_ms, 1_000) else { return 0 };
+        let due = table.due(now_ms, 1_000).expire;
         for (leased, _) in &due {
             table.forget(&leased.key);
         }
@@ -151,7 +188,7 @@ fn expiry_keeps_its_rate() {
 #[test]
 fn what_was_decided_to_expire_cannot_be_renewed_while_that_is_in_flight() {
     let mut table = table(1);
-    let Due::Expire(due) = table.due(6_000, 10) else { panic!() };
+    let due = table.due(6_000, 10).expire;
     let items = table.still_due(due, 6_000);
     assert!(
         !table.table.renew(LeaseId::of_key(&key(0)), 0, 6_001),
@@ -182,7 +219,7 @@ fn a_closed_table_acknowledges_nothing_and_tells_what_was_left() {
     let former = table.former(Fence(1), 4_000).unwrap();
     assert_eq!(left(&former), [(id, 3_500)]);
     assert!(!table.table.is_open() && !table.table.renew(id, 0, 4_001));
-    assert_eq!(table.due(60_000, 10), Due::Nothing, "nor does it expire anything");
+    assert_eq!(table.due(60_000, 10), Due::default(), "nor does it expire anything");
     // A second answer is the same, because nobody could renew the lease in between.
     assert_eq!(left(&table.former(Fence(1), 9_000).unwrap()), [(id, 3_500)]);
     table.begin(Fence(5), 10_000);
@@ -206,16 +243,16 @@ fn a_lease_that_was_handed_over_has_what_was_left_of_it_and_others_their_whole_t
     // Its event arrived before the answer did.
     assert!(new.table.renew(LeaseId::of_key(&key(2)), 0, 70_050));
     new.inherit(Fence(8), former.leases(), 70_100);
-    assert_eq!(new.due(70_700, 10), Due::Nothing, "an answer to an earlier grant does not count");
+    assert_eq!(new.due(70_700, 10), Due::default(), "an answer to an earlier grant does not count");
     new.inherit(Fence(9), former.leases(), 70_100);
-    assert_eq!(new.due(70_599, 10), Due::Nothing);
+    assert_eq!(new.due(70_599, 10), Due::default());
     assert_eq!(expired(new.due(70_600, 10)), ["i0"], "500 ms were left of it");
     new.forget(&key(0));
     assert_eq!(expired(new.due(74_600, 10)), ["i1"], "and 4,500 of this");
     new.forget(&key(1));
     assert_eq!(expired(new.due(75_550, 10)), ["i2"]);
     new.forget(&key(2));
-    assert_eq!(new.due(76_499, 10), Due::Nothing);
+    assert_eq!(new.due(76_499, 10), Due::default());
     let mut whole = expired(new.due(76_500, 10));
     whole.sort();
     assert_eq!(whole, ["i3", "i4"]);
@@ -232,7 +269,7 @@ fn handing_over_again_and_again_does_not_prolong_a_silent_lease() {
         table.begin(Fence(turn + 1), now_ms);
         table.take_over(&key(0), &instance(0, 1, 5_000), now_ms, 1_000);
         table.inherit(Fence(turn + 1), former.leases(), now_ms);
-        assert_eq!(table.due(5_499, 10), Due::Nothing);
+        assert_eq!(table.due(5_499, 10), Due::default());
     }
     assert_eq!(expired(table.due(5_500, 10)), ["i0"]);
 }
@@ -243,7 +280,7 @@ fn a_permanent_instance_has_no_lease() {
     let mut permanent = instance(0, 9, 5_000);
     permanent.registration.expiry = Expiry::Never;
     table.open(&key(0), &permanent, 10);
-    assert_eq!((table.table.len(), table.due(u64::MAX / 2, 10)), (0, Due::Nothing));
+    assert_eq!((table.table.len(), table.due(u64::MAX / 2, 10)), (0, Due::default()));
     assert!(!table.table.renew(LeaseId::of_key(&key(0)), 0, 20));
     table.take_over(&key(0), &permanent, 10, 0);
     assert!(table.table.is_empty());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::deadlines::{Deadlines, Due};
+use super::deadlines::{Deadlines, Suspension};
 use super::handover::{FormerLease, RemainingTimes};
 use super::settings::ExpirySettings;
 use super::table::{LeaseTable, Leased};
@@ -62,8 +62,6 @@ pub enum LeaseEvent<'a> {
         /// Whether the command was applied. If not, it may still be applied later.
         is_applied: bool,
     },
-    /// An operator confirmed that the silent instances are gone.
-    SilenceConfirmed,
 }
 
 /// What the driver has to do.
@@ -101,12 +99,7 @@ pub enum LeaseEffect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpiryEvent {
     /// So large a share of the fleet became silent that nothing expires for now.
-    Suspended {
-        /// The number of silent leases.
-        silent: usize,
-        /// The number of all leases.
-        fleet: usize,
-    },
+    Suspended(Suspension),
     /// Leases expire again.
     Resumed,
     /// This node was stalled, and all deadlines were moved by the same time.
@@ -219,7 +212,6 @@ impl Leases {
                 self.expired(is_applied, now_ms, &mut effects);
             }
             LeaseEvent::Confirmed { .. } | LeaseEvent::Expired { .. } => {}
-            LeaseEvent::SilenceConfirmed => self.deadlines.confirm_silence(now_ms),
         }
         effects
     }
@@ -239,6 +231,13 @@ impl Leases {
             return Err(RemainingUnknown::NotEnded);
         }
         self.deadlines.former(former, now_ms).ok_or(RemainingUnknown::NotKnown)
+    }
+
+    /// An operator confirmed that the instances that are silent now are gone: their leases expire. Returns
+    /// `false` if nothing is suspended; then nothing is confirmed.
+    #[must_use]
+    pub fn confirm_silence(&mut self, now_ms: u64) -> bool {
+        self.deadlines.confirm_silence(now_ms)
     }
 
     fn begin(&mut self, fence: Fence, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
@@ -332,21 +331,17 @@ impl Leases {
             return;
         }
         self.absorb_stall(now_ms, effects);
-        match self.deadlines.due(now_ms, EXPIRE_ITEMS_MAX) {
-            Due::Nothing => self.set_suspended(None, effects),
-            Due::Suspended { silent, fleet } => {
-                self.set_suspended(Some((silent, fleet)), effects);
-            }
-            Due::Expire(due) => {
-                self.set_suspended(None, effects);
-                self.attempts += 1;
-                self.attempt = Attempt::Confirming(due);
-                if faults::is_on(Fault::ExpireUnconfirmed) {
-                    return self.confirmed(true, now_ms, effects);
-                }
-                effects.push(LeaseEffect::Confirm { attempt: self.attempts });
-            }
+        let due = self.deadlines.due(now_ms, EXPIRE_ITEMS_MAX);
+        self.set_suspended(due.suspended, effects);
+        if due.expire.is_empty() {
+            return;
         }
+        self.attempts += 1;
+        self.attempt = Attempt::Confirming(due.expire);
+        if faults::is_on(Fault::ExpireUnconfirmed) {
+            return self.confirmed(true, now_ms, effects);
+        }
+        effects.push(LeaseEffect::Confirm { attempt: self.attempts });
     }
 
     /// Expires the leases that are still due. Renewals that arrived in the meantime count.
@@ -410,11 +405,11 @@ impl Leases {
         }
     }
 
-    fn set_suspended(&mut self, now: Option<(usize, usize)>, effects: &mut Vec<LeaseEffect>) {
+    fn set_suspended(&mut self, now: Option<Suspension>, effects: &mut Vec<LeaseEffect>) {
         let before = std::mem::replace(&mut self.is_suspended, now.is_some());
         match now {
-            Some((silent, fleet)) if !before => {
-                effects.push(LeaseEffect::Report(ExpiryEvent::Suspended { silent, fleet }));
+            Some(suspension) if !before => {
+                effects.push(LeaseEffect::Report(ExpiryEvent::Suspended(suspension)));
             }
             None if before => effects.push(LeaseEffect::Report(ExpiryEvent::Resumed)),
             _ => {}

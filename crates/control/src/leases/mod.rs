@@ -14,7 +14,7 @@ mod handover;
 mod settings;
 mod table;
 
-pub use deadlines::Due;
+pub use deadlines::{Due, Suspension};
 pub use expiry::{EXPIRY_TICK_MS, ExpiryEvent, LeaseEffect, LeaseEvent, Leases, RemainingUnknown};
 pub use handover::{FormerLease, RemainingTimes};
 pub use settings::ExpirySettings;
