@@ -361,6 +361,7 @@ pub async fn resolve(args: ResolveArgs, out: &mut Output) -> Result<(), CliError
     let mut tally = Tally::default();
     let mut outcome = Ok(());
     for turn in 0..args.count {
+        tally.asked += 1;
         let answer = match client.send(&request).await {
             Ok(answer) => answer,
             Err(error) => {
@@ -379,7 +380,7 @@ pub async fn resolve(args: ResolveArgs, out: &mut Output) -> Result<(), CliError
     }
     if args.count > 1 {
         // The answers before an error are worth showing too.
-        tally.show(args.count, out)?;
+        tally.show(out)?;
     }
     outcome
 }
@@ -387,6 +388,8 @@ pub async fn resolve(args: ResolveArgs, out: &mut Output) -> Result<(), CliError
 /// How often each instance was chosen.
 #[derive(Default)]
 struct Tally {
+    /// The number of requests that were made. The first error ends them.
+    asked: u32,
     /// Count by instance id and URL.
     chosen: BTreeMap<(String, String), u32>,
 }
@@ -396,7 +399,8 @@ impl Tally {
         *self.chosen.entry((resolution.id, resolution.url)).or_default() += 1;
     }
 
-    fn show(&self, asked: u32, out: &mut Output) -> Result<(), CliError> {
+    fn show(&self, out: &mut Output) -> Result<(), CliError> {
+        let asked = self.asked;
         let answered: u32 = self.chosen.values().sum();
         let share = |count: u32| f64::from(count) * 100.0 / f64::from(answered.max(1));
         if out.is_json() {
@@ -428,7 +432,7 @@ mod tests {
     use crate::cli::output::{Format, Sink};
 
     fn shown(format: Format) -> String {
-        let mut tally = Tally::default();
+        let mut tally = Tally { asked: 5, ..Tally::default() };
         for id in ["b", "a", "b", "b"] {
             tally.add(shapes::Resolution {
                 id: id.into(),
@@ -438,8 +442,24 @@ mod tests {
             });
         }
         let sink = Sink::default();
-        tally.show(5, &mut Output::new(format, Box::new(sink.clone()))).unwrap();
+        tally.show(&mut Output::new(format, Box::new(sink.clone()))).unwrap();
         sink.text()
+    }
+
+    #[tokio::test]
+    async fn a_tally_counts_the_requests_that_were_made_and_not_those_that_were_wanted() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let line = ["resolve", "s", "--count", "50", "--server", &server, "--timeout-ms", "300"];
+        let command = <ResolveArgs as clap::Args>::augment_args(clap::Command::new("resolve"));
+        let matches = command.try_get_matches_from(line).unwrap();
+        let args = <ResolveArgs as clap::FromArgMatches>::from_arg_matches(&matches).unwrap();
+        let sink = Sink::default();
+        let mut out = Output::new(Format::Table, Box::new(sink.clone()));
+        resolve(args, &mut out).await.unwrap_err();
+        let text = sink.text();
+        assert_eq!(text.lines().last().unwrap(), "0 of 1 requests were answered");
     }
 
     #[test]
