@@ -1,5 +1,7 @@
 //! What an instance is: its address as a URL and as parts, its tags, its node, and whether it expires.
 
+use std::time::Duration;
+
 use crate::support::Server;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -134,6 +136,44 @@ async fn a_permanent_instance_is_asked_for_and_every_heartbeat_for_it_says_so() 
     assert_ne!(leased["lease_epoch"], first["lease_epoch"]);
     let beat = server.open(Method::POST, &format!("{PATH}/heartbeat"));
     assert_eq!(beat.send().await.unwrap().status(), 204, "it has a lease now");
+}
+
+/// Nothing answers at the second address, so its first probe is still running.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_of_the_former_address_is_not_shown_as_one_of_the_present_address() {
+    let server = Server::start().await;
+    let failing = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url =
+        |listener: &std::net::TcpListener| format!("http://{}", listener.local_addr().unwrap());
+    let (first, second) = (url(&failing), url(&hanging));
+    drop(failing);
+    let body = |address: &str| {
+        let probe =
+            json!({"kind": "http", "path": "/", "timeout_ms": 10_000, "interval_ms": 20_000});
+        json!({"address": address, "permanent": true, "probe": probe})
+    };
+    let put = async |address: &str| {
+        let request = server.admin(Method::PUT, PATH).json(&body(address));
+        assert_eq!(server.json(request).await.0, 200);
+    };
+    put(&first).await;
+    let shown = async || server.get(&format!("{PATH}/health")).await;
+    let probed = async {
+        while shown().await["observations"] == json!([]) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), probed)
+        .await
+        .expect("the first address is probed");
+    put(&second).await;
+    let why = shown().await;
+    assert_eq!(why["observations"], json!([]));
+    assert_eq!(why["why"], "it is permanent, and this node knows no result of its probe");
+    assert_eq!(why["checks"][0]["status"], "unknown");
+    let (_, nodes) = server.json(server.admin(Method::GET, &format!("{PATH}/nodes"))).await;
+    assert_eq!(nodes["nodes"][0]["observations"], json!([]), "{nodes}");
 }
 
 const CHECK: &str = "/services/default/orders/instances/a/checks/disk";

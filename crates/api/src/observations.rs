@@ -43,9 +43,17 @@ pub(super) fn proxy_status(state: &AppState, key: &InstanceKey) -> Option<ProxyS
     Some(ProxyStatus { node, held_back: held_back.map(str::to_owned), status })
 }
 
-/// The latest probes of an instance by this node, newest first.
-pub(super) fn own(state: &AppState, key: &InstanceKey) -> Vec<ProbeObservation> {
-    let Some(track) = state.health().track(key) else { return Vec::new() };
+/// The latest probes of an instance's present address by this node, newest first. `address_index` is that of the
+/// instance. Probes of an earlier address or registration are left out.
+pub(super) fn own(
+    state: &AppState,
+    key: &InstanceKey,
+    address_index: u64,
+) -> Vec<ProbeObservation> {
+    let track = state.health().track(key);
+    let Some(track) = track.filter(|track| track.address_index == address_index) else {
+        return Vec::new();
+    };
     let node = &state.settings().instance_id;
     let own = track.records.iter().map(|record| ProbeObservation {
         node: node.clone(),
@@ -58,13 +66,19 @@ pub(super) fn own(state: &AppState, key: &InstanceKey) -> Vec<ProbeObservation> 
     own.collect()
 }
 
-/// The last result that every other observer of an instance reported to the leader. This node's proxy counts as
-/// another observer.
-pub(super) async fn of_others(state: &AppState, key: &InstanceKey) -> Vec<ProbeObservation> {
+/// The last result that every other observer of an instance's present address reported to the leader. This node's
+/// proxy counts as another observer.
+pub(super) async fn of_others(
+    state: &AppState,
+    key: &InstanceKey,
+    address_index: u64,
+) -> Vec<ProbeObservation> {
     let node = &state.settings().instance_id;
     let reports = state.health().reports(key).await.into_iter();
     // This node's own probes are known in more detail.
-    let others = reports.filter(|report| report.passive || report.observer != *node);
+    let others = reports
+        .filter(|report| report.address_index == address_index)
+        .filter(|report| report.passive || report.observer != *node);
     let shown = others.map(|report: ObserverReport| ProbeObservation {
         at_ms: report.last.at_ms,
         ok: report.last.ok,

@@ -46,7 +46,7 @@ pub(super) fn answers() -> Vec<(Answer, &'static [u8])> {
             Answer::HeardMembers(vec![member()]),
             b"\x02\x01\x01\x01n\x01p\x01h\x01\0\x01\x01\0\x01\x05\0\x01\x01",
         ),
-        (Answer::ObserverReports(vec![observer_report()]), b"\x03\x01\x01n\x01\x09\0\x01x"),
+        (Answer::ObserverReports(vec![observer_report()]), b"\x03\x01\x01n\x01\x07\x09\0\x01x"),
         (Answer::WallTime(250), b"\x04\xfa"),
         (
             Answer::FormerLeases(LeasePage {
@@ -82,7 +82,7 @@ fn member() -> MemberView {
 }
 
 fn observer_report() -> ObserverReport {
-    ObserverReport { observer: "n".into(), passive: true, last: last_result() }
+    ObserverReport { observer: "n".into(), passive: true, address_index: 7, last: last_result() }
 }
 
 fn last_result() -> LastResult {

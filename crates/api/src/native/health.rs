@@ -78,8 +78,9 @@ pub(super) async fn instance_health(
     let proxy = observations::proxy_status(&state, &key);
     let in_traffic = service.in_traffic();
     let routable = in_traffic.has(instance);
-    let mut observations = observations::own(&state, &key);
-    observations.extend(observations::of_others(&state, &key).await);
+    let address_index = instance.address_index;
+    let mut observations = observations::own(&state, &key, address_index);
+    observations.extend(observations::of_others(&state, &key, address_index).await);
     let known = KnownChecks::of(instance, probe_from.is_some(), Detail::of(&caller), &observations);
     let held_back = proxy.as_ref().and_then(|status| status.held_back.as_ref());
     let why = match held_back.filter(|_| routable) {

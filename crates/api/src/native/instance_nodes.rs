@@ -74,7 +74,12 @@ fn report(app: &AppState, key: &InstanceKey) -> InstanceReport {
         detail: seen.detail,
         latency_ms: seen.latency_ms,
     };
-    let probes = observations::own(app, key).into_iter().take(PROBES_MAX).map(probe).collect();
+    let snapshot = app.view().snapshot();
+    let instance = snapshot.state.instance(key);
+    let probes = instance
+        .map(|instance| observations::own(app, key, instance.address_index))
+        .unwrap_or_default();
+    let probes = probes.into_iter().take(PROBES_MAX).map(probe).collect();
     InstanceReport { in_flight: app.forwarder().in_flight(key), probes }
 }
 

@@ -154,7 +154,8 @@ pub(super) async fn get_instance(
     let detail = Detail::of(&caller);
     let policy = service.policy.as_ref().map(|record| &record.policy);
     let is_probed = state.health().effective_probe(instance, policy).is_some();
-    let known = KnownChecks::of(instance, is_probed, detail, &observations::own(&state, &key));
+    let observations = observations::own(&state, &key, instance.address_index);
+    let known = KnownChecks::of(instance, is_probed, detail, &observations);
     let detail = (detail, state.clock().wall_ms());
     let view = InstanceView::new(&key.service, service, routable, instance, detail);
     Ok(fresh.json(view.with_checks(known)))

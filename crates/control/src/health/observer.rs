@@ -67,6 +67,8 @@ impl ProbeTable {
 /// The results for one instance.
 #[derive(Clone, Debug)]
 pub struct TrackView {
+    /// The address that was probed: the index of the registration that set it.
+    pub address_index: u64,
     /// Number of failed probes in a row.
     pub failures: u32,
     /// The status after enough results in a row; `None` before that.

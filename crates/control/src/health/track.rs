@@ -162,6 +162,7 @@ impl Track {
     /// A copy for readers.
     pub(crate) fn view(&self) -> TrackView {
         TrackView {
+            address_index: self.address_index,
             failures: self.failures,
             settled: self.settled,
             records: self.records.iter().cloned().collect(),

@@ -76,6 +76,8 @@ pub struct ObserverReport {
     pub observer: String,
     /// Whether it comes from requests of the proxy, and not from a probe.
     pub passive: bool,
+    /// The address that it is about: the index of the registration that set it.
+    pub address_index: u64,
     /// The last result that the observer reported.
     pub last: LastResult,
 }
@@ -167,6 +169,7 @@ impl Verdicts {
             said.map(|(observer, report)| ObserverReport {
                 observer: observer.clone(),
                 passive,
+                address_index: heard.address_index,
                 last: report.last.clone(),
             })
             .collect()
@@ -472,7 +475,8 @@ mod tests {
         world.verdicts.hear("n1", observation, world.now_ms);
         assert_eq!(world.settle(), None);
         let shown = world.verdicts.reports(&key, world.now_ms + 9_000);
-        assert_eq!(shown, [ObserverReport { observer: "n1".into(), passive: false, last }]);
+        let observer = "n1".into();
+        assert_eq!(shown, [ObserverReport { observer, passive: false, address_index, last }]);
     }
 
     #[test]
