@@ -134,6 +134,13 @@ async fn without_a_leader_every_change_ends_in_its_time_as_not_made() {
     assert_eq!(dev.register(0, "orders", "a").await.0, 200);
     let leader = dev.leader().await;
     let left = &dev.nodes[(leader + 1) % 3].http;
+    // The survivor may be the last one to have it.
+    let url = format!("{left}/api/v1/services/default/orders");
+    let started = Instant::now();
+    while !dev.client.get(&url).bearer_auth(&token).send().await.unwrap().status().is_success() {
+        assert!(started.elapsed() < PATIENCE, "the survivor never gets the registration");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     for node in [leader, (leader + 2) % 3] {
         dev.signal(node, Signal::SIGKILL);
     }
