@@ -146,7 +146,7 @@ fn show(
     if matches!(verdict, Verdict::Equal(_)) { out.line(text) } else { Ok(()) }
 }
 
-/// One server alone. A session is sent to it only if it was made with it.
+/// The same connection settings for one server only. The stored session is sent to it only if it was made with it.
 fn only(server: &str, connect: &ConnectArgs) -> ConnectArgs {
     ConnectArgs { server: vec![server.to_owned()], ..connect.clone() }
 }
