@@ -1,11 +1,12 @@
 //! The fast path: discovery by redirect and `resolve?redirect=1`, answered from the connection's own bytes.
 //!
-//! Place in the flow: between the socket and the HTTP library, where every connection begins. Most of what a
-//! look-up costs behind the library is the library: a map of the headers in, another one out, a state
-//! machine around both. Here a request of the plainest shape is read where it stands and its answer
-//! written whole. Route, look-up and choice are those of the [`super::Front`] and of the router's handler; only the answer is encoded here. Whatever is not of
-//! that shape, or not answered by a redirect, goes to the library as it came, with all that follows on its connection;
-//! nothing has been done for it before.
+//! Place in the flow: between the socket and the HTTP library; every connection begins here. Behind the
+//! library, most of the cost of a look-up is the library itself: a map of the header fields of the request,
+//! another one for the answer, and a state machine around both. Here a plain request is parsed in the buffer
+//! in which it arrived, and its complete answer is written. Route, look-up and choice are those of the
+//! [`super::Front`] and of the router's handler; only the answer is encoded here. Any other request, and one
+//! whose answer is no redirect, goes to the library byte for byte, together with everything that follows on
+//! its connection. Nothing was done for that request before.
 //!
 //! **Invariant:** a client cannot tell which of the two answered. The tests in `tests/compat/fast_path.rs`
 //! send the same bytes both ways.

@@ -1,8 +1,9 @@
-//! Takes every request that the HTTP library has read. Look-ups are answered and requests to instances forwarded here, and
-//! nowhere else; every other request goes to the router.
+//! Receives every request that the HTTP library has read. It answers look-ups and forwards requests to
+//! instances; every other request goes to the router.
 //!
-//! What the router does for a request (matching, its layers, a box for each) costs a third of forwarding it and more than
-//! all of a look-up, and neither needs it: [`Route`] knows them by their path. The edge is the same either way.
+//! For these two the router is not used, because its work for a request (matching, its layers, a box for
+//! each) costs a third of forwarding one, and more than a whole look-up. [`Route`] recognises them by their
+//! path. The edge is the same in both cases.
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;

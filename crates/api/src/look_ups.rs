@@ -1,4 +1,4 @@
-//! What telemetry learns of a look-up, whichever way it came: by the fast path, the [`super::Front`] or `resolve`.
+//! Reports look-ups to telemetry, for the fast path, the [`super::Front`] and `resolve`.
 
 use std::sync::Arc;
 

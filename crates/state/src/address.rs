@@ -1,7 +1,7 @@
-//! Where an instance is reached: a URL, taken apart by a grammar of the state's own.
+//! The address of an instance: a URL, parsed by the state's own grammar.
 //!
-//! Every replica checks every registration, so no library may decide what an address is: another version of it
-//! would decide otherwise.
+//! Every replica checks every registration, and all must decide alike. A URL library is not used, because
+//! another version of it could decide differently.
 //!
 //! ```text
 //! address   = ( "http" / "https" ) "://" host [ ":" port ] [ path ]      scheme in any case

@@ -98,12 +98,12 @@ struct Ring {
     /// How often the state was replaced. Every replacement ends all watchers, even if the new state has the
     /// same or a lower index.
     replaced: u64,
-    /// The history in which the indexes count. Only the ring of everything has it.
+    /// The history that the indexes belong to. Only the ring of everything has it.
     history: u64,
 }
 
 impl Ring {
-    /// Adds a change. Old ones go where it has no room; it is kept in any case.
+    /// Adds a change. It is always kept; if there is no room for it, the oldest changes are removed.
     fn push(&mut self, event: Arc<Event>, bounds: Bounds) {
         // A scope that was opened while the event was being published has it already.
         if self.events.back().is_some_and(|last| last.index >= event.index) {

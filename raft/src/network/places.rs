@@ -5,10 +5,10 @@ use std::hash::Hash;
 
 use tokio_util::sync::CancellationToken;
 
-/// A limited number of places. `K` says whose a place is.
+/// A limited number of places. `K` identifies the holder of a place.
 ///
-/// If all places are taken, a new one is still given: the oldest one of whoever has the most is taken back. So
-/// whoever takes many places only loses their own, and nobody else is kept out.
+/// If all places are taken, a new one is still given: the holder with the most places loses its oldest one.
+/// So a holder that takes many places loses only its own, and keeps no other holder out.
 pub(super) struct Places<K> {
     max: usize,
     held: VecDeque<(K, CancellationToken)>,
@@ -20,7 +20,7 @@ impl<K: Copy + Eq + Hash> Places<K> {
     }
 
     /// Takes a place for `holder`. The token is cancelled when the place is taken back, or with `stop`. The
-    /// holder cancels it to give the place back. Returns too whose place was taken back.
+    /// holder cancels it to give the place back. Also returns the holder that lost a place.
     pub(super) fn take(
         &mut self,
         holder: K,

@@ -1,5 +1,5 @@
-//! What the nodes ask each other, and what they answer. The bytes of each stand in a test: a message that changes gets
-//! a new row in the table of the module above.
+//! The questions between nodes, and their answers. A test has the bytes of each one: a message that changes gets
+//! a new row in the table of the parent module.
 
 use bincode::de::Decoder;
 use bincode::enc::Encoder;

@@ -1,6 +1,6 @@
 //! Sends heartbeats to the leader's lease table.
 //!
-//! On a node that does not lead they send_batches for a few milliseconds and are sent in one message,
+//! On a node that does not lead they are collected for a few milliseconds and then sent in one message,
 //! 24 bytes each. The leader answers for each whether it is known.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! Access: whether a request may have its route, and who sends it.
+//! Access: whether the caller of a request may use its route, and who the caller is.
 //!
-//! Place in the flow: the edge asks before a handler, the forwarding of a request or a look-up begins. The rule is that of the
-//! access table; who calls is found out once.
+//! Place in the flow: the edge asks before a handler, the forwarding of a request or a look-up begins. The
+//! rule is that of the access table. The caller is determined once.
 
 use axum::body::Body;
 use axum::http;

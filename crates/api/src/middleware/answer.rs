@@ -1,4 +1,4 @@
-//! What an answer to `GET` becomes for a client that wants less of it.
+//! Shortens the answer to a `GET`: for `HEAD`, and for a client that already has the content (304).
 
 use axum::body::{Body, HttpBody};
 use axum::http::header::{self, HeaderValue};

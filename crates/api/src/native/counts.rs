@@ -1,4 +1,4 @@
-//! Counts of instances: by what they are, and by what becomes of their traffic.
+//! Counts of instances: by their state, and by whether they get traffic or why not.
 
 use serde::Serialize;
 use utoipa::ToSchema;
