@@ -93,7 +93,7 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
         }
         StoreEvent::Damaged { .. } => (
             AlertKind::StoreDamaged,
-            "the content of the store is not usable: reads continue, writes fail until the nodes have repaired it",
+            "the content of the store, or a part of it, is damaged: reads continue, writes may fail until the nodes have repaired it",
         ),
         StoreEvent::EntriesSkipped { .. } => (
             AlertKind::StoreEntriesSkipped,
@@ -113,6 +113,10 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
         StoreEvent::WritesLost { .. } => (
             AlertKind::StoreWritesLost,
             "the store lost acknowledged writes; registrations return when their instances register again",
+        ),
+        StoreEvent::OlderState { .. } => (
+            AlertKind::StoreWritesLost,
+            "the store has an older state than this node had seen before it was stopped: acknowledged writes are lost; registrations return when their instances register again",
         ),
         StoreEvent::WritesRefused { reason } => {
             let message =

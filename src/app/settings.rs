@@ -177,6 +177,7 @@ pub(super) fn redis(config: &NodeConfig) -> anyhow::Result<RedisConfig> {
         key_prefix: settings.redis_key_prefix.clone(),
         connect_timeout_ms: settings.redis_connect_timeout_ms,
         instance_id: config.name(),
+        newest_state: newest_state(config),
         election_enabled: settings.election_enabled,
         lease_ms: settings.lease_ms,
         renew_ms: settings.lease_renew_ms,
@@ -205,9 +206,15 @@ pub(super) fn log_path(config: &NodeConfig) -> PathBuf {
     path.into()
 }
 
+/// The file in which a node of local, shared-file and Redis mode notes the newest state that it has seen.
+fn newest_state(config: &NodeConfig) -> Option<PathBuf> {
+    Some(config.data_dir.join("newest-state"))
+}
+
 pub(super) fn local(config: &NodeConfig) -> LocalConfig {
     LocalConfig {
         path: log_path(config),
+        newest_state: newest_state(config),
         persistence: config.state.persistence,
         instance_id: config.name(),
         ..LocalConfig::default()
@@ -218,6 +225,7 @@ pub(super) fn shared_file(config: &NodeConfig) -> SharedFileConfig {
     SharedFileConfig {
         path: log_path(config),
         used_log: Some(config.data_dir.join("shared-log")),
+        newest_state: newest_state(config),
         lock_timeout_ms: config.state.lock_timeout_ms,
         lock_retry_ms: config.state.lock_retry_ms,
         instance_id: config.name(),

@@ -565,6 +565,135 @@ async fn a_damaged_record_of_a_shared_log_does_not_stop_running_nodes() {
     fresh.store.shutdown().await;
 }
 
+/// Flips one byte of a log in place.
+fn flip_byte(path: &Path, at: usize) -> Vec<u8> {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    file.write_all_at(&bytes[at..=at], at as u64).unwrap();
+    bytes
+}
+
+/// A byte that running nodes have read already is damaged: in the state in front, in a frame, and in the last frame.
+/// They notice it without a write, keep the file, and put their state in its place. A node can start afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_of_what_running_nodes_have_read_is_noticed_and_repaired() {
+    let dir = OneDirectory::new(1 << 30);
+    let nodes = three(&dir.path()).await;
+    nodes[0].register("orders", "a", 80).await;
+    let mut ids = vec!["a"];
+    for (part, id) in [(0, "b"), (1, "c"), (2, "d")] {
+        nodes[1].register("orders", id, 80).await;
+        ids.push(id);
+        agree(&nodes).await;
+        let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
+        let len = fs::read(dir.path()).unwrap().len();
+        let damaged = flip_byte(&dir.path(), [70, len / 2, len - 1][part]);
+        let aside = format!("{}.damaged", dir.path().display());
+        eventually("the damaged file is kept, and the state is put back", async || {
+            let is_kept = fs::read(&aside).is_ok_and(|kept| kept == damaged);
+            (is_kept && fs::read(dir.path()).unwrap() != damaged).then_some(())
+        })
+        .await;
+        let is_damage = |event: &StoreEvent| matches!(event, StoreEvent::Damaged { .. });
+        let told =
+            || event_log.iter().flat_map(EventLog::all).filter(|event| is_damage(event)).count();
+        eventually("it is reported", async || (told() > part).then_some(())).await;
+        assert_eq!(told(), part + 1, "one node repairs it");
+        assert!(!event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)));
+        nodes[2].register("orders", "later", 80 + u16::try_from(part).unwrap()).await;
+        agree(&nodes).await;
+        let fresh = shared(&dir.path(), "z").await;
+        assert!(ids.iter().all(|id| fresh.has("orders", id)), "flipped in part {part}");
+        assert_eq!(fresh.digest(), nodes[0].digest());
+        fresh.store.shutdown().await;
+    }
+    stop(&nodes).await;
+}
+
+/// The same on a local node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_of_a_local_log_is_noticed_and_repaired_by_the_running_node() {
+    let dir = OneDirectory::new(1 << 30);
+    let node = local(&dir.path(), "a").await;
+    node.register("orders", "a", 80).await;
+    node.register("orders", "b", 80).await;
+    let event_log = EventLog::by(&node);
+    let len = fs::read(dir.path()).unwrap().len();
+    let damaged = flip_byte(&dir.path(), len / 2);
+    event_log
+        .until("the state is put back", |event| matches!(event, StoreEvent::StatePutBack { .. }))
+        .await;
+    assert!(fs::read(format!("{}.damaged", dir.path().display())).unwrap() == damaged);
+    node.register("orders", "c", 80).await;
+    node.store.shutdown().await;
+    let again = local(&dir.path(), "a").await;
+    assert!(["a", "b", "c"].iter().all(|id| again.has("orders", id)));
+    again.store.shutdown().await;
+}
+
+/// An older copy of the log is put in place while every node is stopped. The nodes remember on their own disks that
+/// there was a newer state: the loss is reported, and indexes that are used again count in another history.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_that_was_put_in_place_of_a_shared_log_while_all_nodes_were_stopped_is_noticed()
+ {
+    let dir = OneDirectory::new(1 << 30);
+    let config = |name: &str| SharedFileConfig {
+        newest_state: Some(dir.dir.path().join(format!("newest-{name}"))),
+        ..quick(&dir.path(), name)
+    };
+    let node = open_shared(config("a")).await;
+    node.register("orders", "a", 80).await;
+    node.store.shutdown().await;
+    let older = fs::read(dir.path()).unwrap();
+    let node = open_shared(config("a")).await;
+    assert!(!EventLog::by(&node).any(StoreEvent::is_loss), "the log is as the node left it");
+    let other = open_shared(config("b")).await;
+    let had = node.register("orders", "lost", 80).await;
+    other.reaches(had).await;
+    stop(&[node, other]).await;
+    fs::write(dir.path(), older).unwrap();
+    let node = open_shared(config("a")).await;
+    begins_another_history(&node, had).await;
+    let other = open_shared(config("b")).await;
+    other.register("orders", "later", 80).await;
+    let lost = EventLog::by(&other).any(StoreEvent::is_loss);
+    assert!(!lost, "the other node finds the history that was begun for this loss");
+    stop(&[node, other]).await;
+}
+
+/// The same on a local node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_that_was_put_in_place_of_a_local_log_is_noticed() {
+    let dir = OneDirectory::new(1 << 30);
+    let config = || LocalConfig {
+        path: dir.path(),
+        newest_state: Some(dir.dir.path().join("newest")),
+        ..LocalConfig::default()
+    };
+    let node = try_local(config()).await.unwrap();
+    node.register("orders", "a", 80).await;
+    let older = fs::read(dir.path()).unwrap();
+    let had = node.register("orders", "lost", 80).await;
+    node.store.shutdown().await;
+    fs::write(dir.path(), older).unwrap();
+    let node = try_local(config()).await.unwrap();
+    begins_another_history(&node, had).await;
+    node.store.shutdown().await;
+}
+
+/// A node that starts with a state that is older than index `had` reports the loss, and another history begins.
+pub(crate) async fn begins_another_history(node: &Node, had: u64) {
+    let history = || node.view.snapshot().state.history();
+    let (before, event_log) = (history(), EventLog::by(node));
+    let is_loss = |event: &StoreEvent| matches!(event, StoreEvent::OlderState { had: known, now } if *known == had && *now < had);
+    event_log.until("the loss is reported", is_loss).await;
+    let (store, view) = (Arc::clone(&node.store), Arc::clone(&node.view));
+    let keeper = tokio::spawn(maxine_actors::history::keep(store, view, Clock::system()));
+    eventually("another history begins", async || (history() != before).then_some(())).await;
+    keeper.abort();
+}
+
 /// A file system that cuts the file off within the state in front of the log: the nodes that run put their state back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shared_log_that_is_cut_off_at_its_front_is_put_back_by_running_nodes() {

@@ -9,6 +9,7 @@ use maxine_store::{Consistency, ProposeError, ReadError, StoreEvent};
 use nix::sys::signal::Signal;
 
 use crate::contract::agree;
+use crate::files::begins_another_history;
 use crate::node::{Node, SOON, eventually, instance, leader, register};
 use crate::redis_server::{EventLog, RedisServer, open, quick};
 
@@ -218,6 +219,32 @@ async fn redis_loses_the_last_writes() {
     .await;
     stop(&nodes).await;
     fresh.store.shutdown().await;
+}
+
+/// Redis gets an older dump while every node is stopped. A node remembers on its own disk that there was a newer
+/// state: the loss is reported, and another history begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_restored_from_an_old_dump_while_all_nodes_were_stopped() {
+    let mut server = RedisServer::start_with(&["--appendonly", "no", "--save", ""]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = |url: String| RedisConfig {
+        newest_state: Some(dir.path().join("newest")),
+        ..quick(url, "a")
+    };
+    let node = open(config(server.url())).await;
+    node.register("orders", "before", 80).await;
+    server.command(&["SAVE"]).await;
+    let had = node.register("orders", "lost", 80).await;
+    node.store.shutdown().await;
+    server.crash();
+    server.resume().await;
+    let node = open(config(server.url())).await;
+    assert!(node.has("orders", "before") && !node.has("orders", "lost"));
+    begins_another_history(&node, had).await;
+    node.store.shutdown().await;
+    let node = open(config(server.url())).await;
+    assert!(!EventLog::by(&node).any(StoreEvent::is_loss), "it is reported once");
+    node.store.shutdown().await;
 }
 
 /// Redis was restored from an old dump and written since: the loss is reported, every node follows

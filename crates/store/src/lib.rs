@@ -14,6 +14,7 @@ pub mod import;
 pub mod local;
 mod machine;
 mod memory;
+mod newest_state;
 mod node_register;
 mod outcome;
 mod raft;

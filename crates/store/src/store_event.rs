@@ -104,6 +104,14 @@ pub enum StoreEvent {
         /// Whether it is a different log.
         replaced: bool,
     },
+    /// When this node started, the store had an older state than the node had seen before it was stopped, so
+    /// acknowledged writes are lost. Somebody put an older copy in place.
+    OlderState {
+        /// The highest index that this node is known to have seen. It may have seen a few more.
+        had: u64,
+        /// The index that the store has.
+        now: u64,
+    },
     /// The service answers, and refuses writes. Reads continue. It lasts until [`Self::WritesAccepted`].
     WritesRefused {
         /// The reason that it gives, such as `READONLY`, `OOM` or a full disk.
@@ -130,7 +138,7 @@ impl StoreEvent {
     /// Whether acknowledged writes are lost for good.
     #[must_use]
     pub fn is_loss(&self) -> bool {
-        matches!(self, Self::WritesLost { .. })
+        matches!(self, Self::WritesLost { .. } | Self::OlderState { .. })
     }
 }
 

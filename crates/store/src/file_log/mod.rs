@@ -7,6 +7,7 @@
 //! state, and renames it over the old one. The lineage stays the same, so a reader knows that it is the same
 //! log.
 
+mod check;
 mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz;
@@ -16,6 +17,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+pub(super) use self::check::CHECK_MS;
+use self::check::{ChangeTime, Check};
 use self::frame::FrameRead;
 use super::OpenError;
 use maxine_state::ControlState;
@@ -35,15 +38,16 @@ pub(super) enum LogError {
     NotWritten(PathBuf, io::Error),
     /// The content is not what was written.
     #[error(
-        "{} is damaged at byte {at}: {what}; move it away: a node that still runs on it puts its state \
+        "{} is damaged{}: {what}; move it away: a node that still runs on it puts its state \
          back; where none runs, restore a backup first, or the nodes start empty",
-        path.display()
+        path.display(),
+        at.map(|at| format!(" at byte {at}")).unwrap_or_default()
     )]
     Damaged {
         /// The path of the file.
         path: PathBuf,
-        /// The position of the damage, in bytes.
-        at: u64,
+        /// The position of the damage, in bytes, if it is known.
+        at: Option<u64>,
         /// The kind of damage.
         what: String,
     },
@@ -67,6 +71,8 @@ pub(super) struct NewEntries {
     pub(super) places: Vec<(u64, u32)>,
     /// Length of their frames, in bytes.
     len: u64,
+    /// The checksum over the file up to their end.
+    sum: u32,
     /// Whether the last frame is incomplete because its writer died.
     pub(super) torn: bool,
 }
@@ -87,6 +93,7 @@ pub(super) struct LogFile {
     end: u64,
     /// The checksum over all bodies so far.
     chain: u32,
+    check: Check,
 }
 
 /// A position in a log: the log, the number of entries, and the checksum over them.
@@ -119,7 +126,7 @@ impl LogFile {
         };
         let fail = |error| LogError::Io(path.into(), error);
         let damaged =
-            |what: &str| LogError::Damaged { path: path.into(), at: 0, what: what.into() };
+            |what: &str| LogError::Damaged { path: path.into(), at: Some(0), what: what.into() };
         // Reading a pipe would block.
         if !file.metadata().map_err(fail)?.is_file() {
             return Err(damaged("it is not a regular file"));
@@ -150,9 +157,11 @@ impl LogFile {
         let state = ControlState::read_from(&mut bytes.as_slice())
             .map_err(|error| damaged(&error.to_string()))?;
         let end = HEADER_LEN as u64 + base_len;
-        let path = path.to_path_buf();
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&header), &bytes);
+        let check = Check::new(sum, ChangeTime::of(&file.metadata().map_err(fail)?));
+        let (path, front) = (path.to_path_buf(), (base, chain));
         Ok(Some((
-            Self { path, file, lineage, front: (base, chain), base_len, seq: base, end, chain },
+            Self { path, file, lineage, front, base_len, seq: base, end, chain, check },
             state,
         )))
     }
@@ -188,11 +197,14 @@ impl LogFile {
             file.sync_all()?;
             fs::rename(&temporary, path)?;
             File::open(directory)?.sync_all()?;
-            Ok(file)
+            let changed = ChangeTime::of(&file.metadata()?);
+            Ok((file, changed))
         })();
-        let file = written.inspect_err(|_| drop(fs::remove_file(&temporary))).map_err(fail)?;
+        let (file, changed) =
+            written.inspect_err(|_| drop(fs::remove_file(&temporary))).map_err(fail)?;
         let base_len = bytes.len() as u64;
         let end = HEADER_LEN as u64 + base_len;
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&header), &bytes);
         Ok(Self {
             path: path.into(),
             file,
@@ -202,6 +214,7 @@ impl LogFile {
             seq,
             end,
             chain,
+            check: Check::new(sum, changed),
         })
     }
 
@@ -235,11 +248,17 @@ impl LogFile {
         }
     }
 
-    /// Whether the path still has this file, and the file still contains everything that was read.
-    pub(super) fn is_current(&self) -> Result<bool, LogError> {
+    /// Whether the path still has this file, and the file still has at least the length that was read.
+    pub(super) fn is_current(&mut self) -> Result<bool, LogError> {
         let fail = |error| LogError::Io(self.path.clone(), error);
         match fs::metadata(&self.path) {
-            Ok(there) => Ok(there.len() >= self.end && self.is_same(&there).map_err(fail)?),
+            Ok(there) => {
+                let is_same = self.is_same(&there).map_err(fail)?;
+                if is_same {
+                    self.note_touched(&there);
+                }
+                Ok(is_same && there.len() >= self.end)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(fail(error)),
         }
@@ -254,10 +273,10 @@ impl LogFile {
     pub(super) fn read_new(&mut self) -> Result<NewEntries, LogError> {
         let (news, damage) = self.read()?;
         match damage {
-            None => Ok(self.count(news)),
+            None => self.count(news),
             Some(what) => {
                 let end = self.end + news.len;
-                Err(LogError::Damaged { path: self.path.clone(), at: end, what })
+                Err(LogError::Damaged { path: self.path.clone(), at: Some(end), what })
             }
         }
     }
@@ -265,16 +284,17 @@ impl LogFile {
     /// Reads the complete frames before the damage that [`Self::read_new`] reported.
     pub(super) fn read_before_damage(&mut self) -> Result<NewEntries, LogError> {
         let (news, _) = self.read()?;
-        Ok(self.count(news))
+        self.count(news)
     }
 
     /// Moves the position to the end of `news`.
-    fn count(&mut self, news: NewEntries) -> NewEntries {
+    fn count(&mut self, news: NewEntries) -> Result<NewEntries, LogError> {
         if let Some((seq, chain)) = news.places.last() {
-            (self.seq, self.chain) = (*seq, *chain);
+            (self.seq, self.chain, self.check.sum) = (*seq, *chain, news.sum);
+            self.end += news.len;
+            self.note_changed().map_err(|error| LogError::Io(self.path.clone(), error))?;
         }
-        self.end += news.len;
-        news
+        Ok(news)
     }
 
     /// Reads the complete frames after the present position, and says what is wrong after them.
@@ -284,7 +304,7 @@ impl LogFile {
         let mut file = &self.file;
         file.seek(SeekFrom::Start(self.end)).map_err(fail)?;
         file.read_to_end(&mut bytes).map_err(fail)?;
-        let mut news = NewEntries::default();
+        let mut news = NewEntries { sum: self.check.sum, ..NewEntries::default() };
         let mut rest = bytes.as_slice();
         let (mut seq, mut so_far) = (self.seq, self.chain);
         loop {
@@ -311,6 +331,7 @@ impl LogFile {
                     seq += entries.len() as u64;
                     so_far = chain;
                     news.len += len as u64;
+                    news.sum = crc32c::crc32c_append(news.sum, &rest[..len]);
                     news.places.push((seq, chain));
                     news.entries.extend(entries);
                     rest = &rest[len..];
@@ -325,6 +346,7 @@ impl LogFile {
         let len = self.file.metadata().map_err(fail)?.len();
         self.file.set_len(self.end).map_err(fail)?;
         self.file.sync_all().map_err(fail)?;
+        self.note_changed().map_err(|error| LogError::Io(self.path.clone(), error))?;
         Ok(len.saturating_sub(self.end))
     }
 
@@ -349,7 +371,25 @@ impl LogFile {
         self.seq += entries.len() as u64;
         self.end += frame.len() as u64;
         self.chain = chain;
+        self.check.sum = crc32c::crc32c_append(self.check.sum, &frame);
+        // If the times cannot be read, the next check reads the whole file.
+        if let Err(error) = self.note_changed() {
+            tracing::warn!(path = %self.path.display(), %error, "the log's times of change");
+        }
         Ok(())
+    }
+}
+
+/// Keeps a copy of a damaged log, with the suffix `.damaged`. It replaces an earlier one. Returns its path.
+pub(super) fn keep_damaged(path: &Path) -> Result<PathBuf, LogError> {
+    let aside = beside(path, ".damaged");
+    let copied = File::open(path).and_then(|mut damaged| {
+        let mut kept = create_new(&aside)?;
+        io::copy(&mut damaged, &mut kept)
+    });
+    match copied {
+        Ok(_) => Ok(aside),
+        Err(error) => Err(LogError::Io(aside, error)),
     }
 }
 

@@ -16,7 +16,10 @@ use parking_lot::Mutex;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::claim::{Claim, Outcome};
-use super::file_log::{GROUP_LEN_MAX, LogFile, Place, beside, is_locked, try_lock};
+use super::file_log::{
+    CHECK_MS, GROUP_LEN_MAX, LogError, LogFile, Place, beside, is_locked, keep_damaged, try_lock,
+};
+use super::newest_state::NewestState;
 use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, Ordered, PeerHandler,
@@ -40,6 +43,9 @@ const IDLE: Duration = Duration::from_millis(200);
 pub struct LocalConfig {
     /// The log file. Its path is that of `MAXINE_REGISTRY_STATE_FILE` with `.log` appended.
     pub path: PathBuf,
+    /// A file with the newest state that the node has seen. It shows at the start that an older copy of the log was put
+    /// in place. With `None` there is no such check.
+    pub newest_state: Option<PathBuf>,
     /// Whether anything is stored on disk (`MAXINE_REGISTRY_PERSISTENCE`).
     pub persistence: bool,
     /// Whether a write is synced to the disk before it is acknowledged. Without this, a power failure can
@@ -55,6 +61,7 @@ impl Default for LocalConfig {
     fn default() -> Self {
         Self {
             path: PathBuf::from("data/registry-state.log"),
+            newest_state: None,
             persistence: true,
             sync: true,
             instance_id: String::from("maxine"),
@@ -85,14 +92,14 @@ impl LocalStore {
     pub async fn open(
         config: LocalConfig,
         view: Arc<View>,
-        _clock: Clock,
+        clock: Clock,
         peers: Arc<dyn PeerHandler>,
     ) -> Result<Arc<Self>, OpenError> {
         let events = StoreEvents::default();
         let leadership = watch::Sender::new(Leadership::default());
         let name = config.instance_id.clone();
         let (sender, ends) = (events.clone(), leadership.clone());
-        let opening = move || Writer::open(config, view, sender, ends);
+        let opening = move || Writer::open(config, view, clock, sender, ends);
         let opened = tokio::task::spawn_blocking(opening).await;
         let mut writer = opened.map_err(|error| OpenError::Io(error.to_string()))??;
         // Grows with every start, because every start writes a grant of leadership to the log.
@@ -142,28 +149,15 @@ struct Kept {
     _lock: std::fs::File,
 }
 
-struct Writer {
-    config: LocalConfig,
-    machine: Machine,
-    log: Option<Kept>,
-    failed: Option<String>,
-    events: StoreEvents,
-    leadership: watch::Sender<Leadership>,
-}
-
-impl Writer {
+impl Kept {
+    /// Opens the log, or creates an empty one, and applies its entries.
     fn open(
-        config: LocalConfig,
-        view: Arc<View>,
-        events: StoreEvents,
-        leadership: watch::Sender<Leadership>,
+        config: &LocalConfig,
+        machine: &mut Machine,
+        events: &StoreEvents,
     ) -> Result<Self, OpenError> {
-        let mut machine = Machine::new(view);
-        if !config.persistence {
-            return Ok(Self { config, machine, log: None, failed: None, events, leadership });
-        }
-        let lock = try_lock(&lock_path(&config))?;
-        let lock = lock.ok_or_else(|| locked(&config))?;
+        let lock = try_lock(&lock_path(config))?;
+        let lock = lock.ok_or_else(|| locked(config))?;
         let log = match LogFile::open(&config.path)? {
             None => LogFile::create(&config.path, &machine.state(), Place::start())?,
             Some((mut log, state)) => {
@@ -182,16 +176,52 @@ impl Writer {
                 log
             }
         };
-        let log = Some(Kept { log, _lock: lock });
-        Ok(Self { config, machine, log, failed: None, events, leadership })
+        Ok(Self { log, _lock: lock })
+    }
+}
+
+struct Writer {
+    config: LocalConfig,
+    machine: Machine,
+    log: Option<Kept>,
+    failed: Option<String>,
+    events: StoreEvents,
+    leadership: watch::Sender<Leadership>,
+    clock: Clock,
+    check_due_ms: u64,
+    newest: NewestState,
+}
+
+impl Writer {
+    fn open(
+        config: LocalConfig,
+        view: Arc<View>,
+        clock: Clock,
+        events: StoreEvents,
+        leadership: watch::Sender<Leadership>,
+    ) -> Result<Self, OpenError> {
+        let mut machine = Machine::new(view);
+        let mut newest = NewestState::default();
+        let mut log = None;
+        if config.persistence {
+            newest = NewestState::read(config.newest_state.as_deref());
+            log = Some(Kept::open(&config, &mut machine, &events)?);
+            newest.compare(&machine.state()).into_iter().for_each(|loss| events.emit(loss));
+        }
+        let (failed, check_due_ms) = (None, 0);
+        Ok(Self { config, machine, log, failed, events, leadership, clock, check_due_ms, newest })
     }
 
     fn run(&mut self, waiting: &Receiver<Request>) {
         loop {
+            self.check_if_due();
             let first = match waiting.recv_timeout(IDLE) {
                 Ok(first) => first,
                 Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.newest.note(&self.machine.state());
+                    return;
+                }
             };
             let mut len = first.payload.len();
             let mut group = vec![first];
@@ -242,6 +272,36 @@ impl Writer {
         }
         let ordered: Vec<_> = group.iter().map(|r| Ordered::Batch(&r.batch)).collect();
         self.machine.apply(&ordered).map_err(|error| error.to_string())
+    }
+
+    /// Checks, if it is due, that the log still has what was read and written. A damaged log is kept under another
+    /// name, and replaced by the state. If that fails, it is tried again at the next check.
+    fn check_if_due(&mut self) {
+        let now_ms = self.clock.monotonic_ms();
+        if now_ms < self.check_due_ms || self.failed.is_some() {
+            return;
+        }
+        self.check_due_ms = now_ms + CHECK_MS;
+        if let Err(error) = self.check(now_ms) {
+            tracing::error!(%error, "the log could not be checked or replaced; trying again");
+        }
+        self.newest.note(&self.machine.state());
+    }
+
+    fn check(&mut self, now_ms: u64) -> Result<(), LogError> {
+        let Some(kept) = &mut self.log else { return Ok(()) };
+        // A log that was removed or replaced stops the node at the next write.
+        if kept.log.check(now_ms)? || !kept.log.is_current()? {
+            return Ok(());
+        }
+        let (damage, place) = (kept.log.damage(), kept.log.place());
+        let aside = keep_damaged(&self.config.path)?;
+        kept.log = LogFile::create(&self.config.path, &self.machine.state(), place)?;
+        let reason = format!("{damage}; it is kept as {}", aside.display());
+        tracing::error!(reason, "the log was damaged and is replaced by the state");
+        self.events.emit(StoreEvent::Damaged { reason });
+        self.events.emit(StoreEvent::StatePutBack { position: place.seq });
+        Ok(())
     }
 
     fn compact_if_due(&mut self) {

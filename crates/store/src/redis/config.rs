@@ -42,6 +42,9 @@ pub struct RedisConfig {
     pub instance_id: String,
     /// The addresses of this node's API, as `host:port`. No node may call them as instances.
     pub api_addresses: Vec<String>,
+    /// A file on this node's own disk with the newest state that the node has seen. It shows at the start that Redis was
+    /// put back to an older state. With `None` there is no such check.
+    pub newest_state: Option<PathBuf>,
     /// Whether this node competes to lead. If false, it becomes leader only when there has been none for two
     /// lease periods (`MAXINE_LEADER_ELECTION_ENABLED`).
     pub election_enabled: bool,
@@ -78,6 +81,7 @@ impl Default for RedisConfig {
             command_timeout_ms: 2_000,
             instance_id: String::from("maxine"),
             api_addresses: Vec::new(),
+            newest_state: None,
             election_enabled: true,
             lease_ms: 15_000,
             renew_ms: 5_000,

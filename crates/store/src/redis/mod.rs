@@ -44,6 +44,7 @@ use self::connect::{Connector, SharedLink};
 use self::lease::LeaseState;
 use self::mailbox::Calls;
 use self::replica::Replica;
+use super::newest_state::NewestState;
 use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, OpenError, PeerHandler, ProposeError,
@@ -113,6 +114,7 @@ struct Core {
     /// never.
     complete_ms: AtomicU64,
     caught_up: watch::Sender<bool>,
+    newest: Mutex<NewestState>,
     away_since_ms: Mutex<Option<u64>>,
     /// Since when this node has found no way from its position to the end of the log.
     broken_since_ms: Mutex<Option<u64>>,
@@ -140,6 +142,10 @@ impl Core {
     /// Records that this node has everything that Redis had at `asked_ms`, when it asked. The time of the
     /// answer cannot be used, because the answer may have been delayed.
     fn note_complete(&self, asked_ms: u64) {
+        if self.complete_ms.load(Ordering::Acquire) == 0 {
+            let loss = self.newest.lock().compare(&self.replica.state().0);
+            loss.into_iter().for_each(|loss| self.emit(loss));
+        }
         self.complete_ms.fetch_max(asked_ms.max(1), Ordering::AcqRel);
         self.caught_up.send_if_modified(|before| !std::mem::replace(before, true));
     }
@@ -320,6 +326,7 @@ impl RedisStore {
             room: Semaphore::new(IN_FLIGHT_MAX),
             complete_ms: AtomicU64::new(0),
             caught_up: watch::Sender::new(false),
+            newest: Mutex::new(NewestState::read(config.newest_state.as_deref())),
             away_since_ms: Mutex::default(),
             broken_since_ms: Mutex::default(),
             repair_wanted: AtomicBool::new(false),

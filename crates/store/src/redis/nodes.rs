@@ -19,6 +19,7 @@ impl Core {
         let name = self.config.instance_id.as_bytes();
         let addresses = self.config.api_addresses.join(",");
         loop {
+            Arc::clone(&self).note_newest().await;
             let args =
                 [name, version.as_bytes(), kept.as_bytes(), max.as_bytes(), addresses.as_bytes()];
             let reported: RedisResult<u64> = self.ask_nodes(&scripts::REPORT, &args).await;
@@ -44,8 +45,20 @@ impl Core {
                 () = tokio::time::sleep(Duration::from_millis(REPORT_MS)) => {}
             }
         }
+        Arc::clone(&self).note_newest().await;
         if let Err(error) = self.forget(&self.config.instance_id).await {
             tracing::info!(%error, "this node's entry in redis could not be removed; it counts as silent");
+        }
+    }
+
+    /// Notes the newest state on this node's own disk.
+    async fn note_newest(self: Arc<Self>) {
+        let note = move || {
+            let state = self.replica.state().0;
+            self.newest.lock().note(&state);
+        };
+        if let Err(error) = tokio::task::spawn_blocking(note).await {
+            tracing::warn!(%error, "the newest state could not be noted");
         }
     }
 

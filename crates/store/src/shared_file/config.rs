@@ -16,6 +16,9 @@ pub struct SharedFileConfig {
     /// exist, the storage is probably not mounted, and the node does not start. With `None` there is no such
     /// check.
     pub used_log: Option<PathBuf>,
+    /// A file on this node's own disk with the newest state that the node has seen. It shows at the start that an older
+    /// copy of the log was put in place. With `None` there is no such check.
+    pub newest_state: Option<PathBuf>,
     /// How long a write waits for the lock, in milliseconds
     /// (`MAXINE_REGISTRY_STATE_LOCK_TIMEOUT_MS`).
     pub lock_timeout_ms: u64,
@@ -47,6 +50,7 @@ impl Default for SharedFileConfig {
         Self {
             path: PathBuf::from("data/registry-state.log"),
             used_log: None,
+            newest_state: None,
             lock_timeout_ms: 5_000,
             lock_retry_ms: 100,
             poll_ms: 20,

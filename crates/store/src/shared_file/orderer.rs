@@ -22,9 +22,11 @@ use super::leader_file::LeaderRecord;
 use super::node_files::NodeFiles;
 use crate::claim::{Claim, Outcome};
 use crate::file_log::{
-    GROUP_LEN_MAX, LogError, LogFile, NewEntries, Place, beside, create_new, is_refusal, try_lock,
+    CHECK_MS, GROUP_LEN_MAX, LogError, LogFile, NewEntries, Place, beside, is_refusal,
+    keep_damaged, try_lock,
 };
 use crate::machine::{Machine, read_entry};
+use crate::newest_state::NewestState;
 use crate::node_register::REPORT_MS;
 use crate::{OpenError, Ordered, ProposeError, StoreEvent, StoreNode};
 use maxine_state::Batch;
@@ -66,6 +68,8 @@ pub(super) struct Orderer {
     lease_due_ms: u64,
     node_files: NodeFiles,
     report_due_ms: u64,
+    check_due_ms: u64,
+    newest: NewestState,
     /// The room that the write needs which the storage did not take last, in bytes; 0 if it took it.
     refused_len: usize,
     /// Whether the log has been read once. Only then does this node have a state that it can write back.
@@ -161,6 +165,7 @@ impl Orderer {
             std::thread::sleep(Duration::from_millis(5));
         };
         let mut machine = machine;
+        let newest = NewestState::read(shared.config.newest_state.as_deref());
         let log = match LogFile::open(&path)? {
             None => LogFile::create(&path, &machine.state(), Place::start())?,
             Some((log, state)) => {
@@ -170,7 +175,7 @@ impl Orderer {
         };
         used.as_deref().map_or(Ok(()), |used| remember_use(used, &path))?;
         let observed = (None, shared.clock.monotonic_ms());
-        let places = VecDeque::new();
+        let places = VecDeque::from([log.front()]);
         let addresses = shared.config.api_addresses.iter().chain([&call_addr]).cloned().collect();
         let node_files = NodeFiles::new(&path, &shared.config.instance_id, addresses);
         let mut orderer = Self {
@@ -184,11 +189,18 @@ impl Orderer {
             lease_due_ms: 0,
             node_files,
             report_due_ms: 0,
+            check_due_ms: 0,
+            newest,
             refused_len: 0,
             is_running: false,
         };
         let caught_up = orderer.catch_up();
         orderer.is_running = true;
+        if caught_up.is_ok()
+            && let Some(loss) = orderer.newest.compare(&orderer.machine.state())
+        {
+            orderer.shared.emit(loss);
+        }
         orderer.unlock();
         match caught_up {
             Ok(()) => Ok(orderer),
@@ -207,7 +219,8 @@ impl Orderer {
                 Err(RecvTimeoutError::Timeout) => self.look(),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            let done = done.and_then(|()| self.take_or_renew_lease()).and_then(|()| self.report());
+            let done = done.and_then(|()| self.take_or_renew_lease());
+            let done = done.and_then(|()| self.report()).and_then(|()| self.check_log());
             match done {
                 Ok(()) => self.shared.note_reachable(),
                 Err(Failure::Busy) => {}
@@ -230,6 +243,7 @@ impl Orderer {
         if self.shared.failure().is_none() {
             self.release_lease();
         }
+        self.newest.note(&self.machine.state());
         self.node_files.leave();
         self.shared.end_lease();
         while let Ok(request) = requests.recv() {
@@ -256,6 +270,24 @@ impl Orderer {
                 self.shared.note_accepted();
             }
         }
+        Ok(())
+    }
+
+    /// Checks, if it is due, that the log still has what this node has read and written. Otherwise reads it anew, under
+    /// the lock: another node may have repaired it already. Then notes the newest state.
+    fn check_log(&mut self) -> Result<(), Failure> {
+        let now_ms = self.shared.clock.monotonic_ms();
+        if now_ms < self.check_due_ms {
+            return Ok(());
+        }
+        if !self.log.check(now_ms)? {
+            self.locked(|orderer| match orderer.log.check_whole()? {
+                true => Ok(()),
+                false => orderer.reopen(),
+            })?;
+        }
+        self.newest.note(&self.machine.state());
+        self.check_due_ms = now_ms + CHECK_MS;
         Ok(())
     }
 
@@ -368,19 +400,14 @@ impl Orderer {
         Ok(())
     }
 
-    /// The log is damaged after this node's position. It is kept under another name, and replaced by the
-    /// state. This round ends here, so that a node which had applied more can write that back first.
+    /// The log is damaged. It is kept under another name, and replaced by the state. This round ends here, so that a
+    /// node which had applied more can write that back first.
     fn replace_damaged(&mut self, damaged: &LogError) -> Result<(), Failure> {
         let path = self.shared.config.path.clone();
         let news = self.log.read_before_damage()?;
         self.apply(&news.entries)?;
         self.remember(&news.places);
-        let aside = beside(&path, ".damaged");
-        let copied = File::open(&path).and_then(|mut damaged| {
-            let mut kept = create_new(&aside)?;
-            std::io::copy(&mut damaged, &mut kept)
-        });
-        copied.map_err(|error| Failure::Away(format!("{}: {error}", aside.display())))?;
+        let aside = keep_damaged(&path)?;
         let place = self.log.place();
         self.log = LogFile::create(&path, &self.machine.state(), place)?;
         let reason = format!("{damaged}; it is kept as {}", aside.display());
@@ -462,6 +489,7 @@ impl Orderer {
                 // The new file begins after this node's position.
                 self.machine.replace(state);
                 self.log = log;
+                self.remember(&[self.log.front()]);
                 return self.take(news);
             }
             if known(&log.front()) || news.places.iter().any(known) {
@@ -473,13 +501,18 @@ impl Orderer {
             }
         }
         if same_log && there.seq < mine.seq && self.places.contains(&(there.seq, there.chain)) {
+            if news.torn {
+                // There is something in the place of the frames that this node has.
+                let damage = self.log.damage();
+                return self.replace_damaged(&damage);
+            }
             self.log = LogFile::create(&path, &self.machine.state(), mine)?;
             self.shared.emit(StoreEvent::WritesPutBack { from: there.seq + 1, to: mine.seq });
             return Ok(());
         }
         self.machine.replace(state);
         self.log = log;
-        self.places.clear();
+        self.places = VecDeque::from([self.log.front()]);
         self.take(news)?;
         self.shared.end_lease();
         let now = self.log.place().seq;
