@@ -45,7 +45,8 @@ pub trait SnapshotEncoder: Send {
 
 /// Receives the messages that other nodes send with [`crate::RaftNode::call`], and checks what they propose.
 pub trait PeerHandler: Send + Sync + 'static {
-    /// Answers one message. The future may be dropped when the caller gives up.
+    /// Answers one message. An error refuses it, which means that it had no effect. The future may be dropped when
+    /// the caller gives up.
     fn handle(&self, from: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
 
     /// On the leader, decides whether the member `from` may propose this payload. Returns what is written to

@@ -450,7 +450,7 @@ pub(crate) enum AdminRefusalDto {
     NoLeader,
     NotLeader { hint: Option<u64> },
     Refused(String),
-    Timeout,
+    OutcomeUnknown,
     Io(String),
     ShuttingDown,
     NoSuchMember(String),

@@ -178,7 +178,7 @@ fn responses_keep_their_bytes() {
     golden(Response::App { body: vec![1] }, "4d5801080e0101");
     golden(Response::AppRefused("x".into()), "4d5801080f0178");
     golden(Response::AdminDone, "4d58010810");
-    golden(Response::AdminRefused(AdminRefusalDto::Timeout), "4d5801081103");
+    golden(Response::AdminRefused(AdminRefusalDto::OutcomeUnknown), "4d5801081103");
     golden(Response::Failed("x".into()), "4d580108120178");
     golden(Response::Busy, "4d58010813");
     let acknowledged = vec![(3, log_id(1, 2, 8))];

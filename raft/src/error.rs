@@ -1,8 +1,29 @@
-//! The errors of this crate. Each variant says whether a retry is safe.
+//! The errors of this crate, and what each says about the request that failed: whether it took effect, and whether
+//! a retry can help.
 
 use std::path::PathBuf;
 
 use crate::NodeId;
+
+/// Whether a request that failed took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It changed nothing.
+    NotDone,
+    /// It may or may not have taken effect, or may do so later.
+    Unknown,
+}
+
+/// Whether sending a request again can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// No: the same request gets the same answer until somebody changes something.
+    Never,
+    /// Yes, after a pause, through any node.
+    Later,
+    /// Yes, through another node.
+    AnotherNode,
+}
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +94,34 @@ pub enum ProposeError {
     ShuttingDown,
 }
 
+impl ProposeError {
+    /// Whether the proposal took effect.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::OutcomeUnknown | Self::Storage(_) => Outcome::Unknown,
+            Self::NotLeader { .. }
+            | Self::NoLeader
+            | Self::Overloaded
+            | Self::TooLarge { .. }
+            | Self::Refused(_)
+            | Self::ShuttingDown => Outcome::NotDone,
+        }
+    }
+
+    /// Whether a retry can help. After an unknown outcome it is safe only if the application recognises a repeat.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NoLeader | Self::Overloaded | Self::OutcomeUnknown => Retry::Later,
+            Self::NotLeader { .. } | Self::Refused(_) | Self::Storage(_) | Self::ShuttingDown => {
+                Retry::AnotherNode
+            }
+            Self::TooLarge { .. } => Retry::Never,
+        }
+    }
+}
+
 /// Why a read could not be served. A retry is always safe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -92,11 +141,22 @@ pub enum ReadError {
     ShuttingDown,
 }
 
+impl ReadError {
+    /// Whether a retry can help. A read changes nothing, so it is always safe.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NoLeader | Self::Behind { .. } => Retry::Later,
+            Self::ShuttingDown => Retry::AnotherNode,
+        }
+    }
+}
+
 /// Why a message to another node got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// There is no leader to call.
-    #[error("no leader known")]
+    /// No other node is known to lead.
+    #[error("no other node is known to lead")]
     NoLeader,
     /// The target is not a member of the cluster.
     #[error("node {0} is not a member")]
@@ -109,15 +169,20 @@ pub enum CallError {
         /// The reason.
         reason: String,
     },
-    /// There was no answer in time. The message may have been handled.
-    #[error("no answer from node {0} in time")]
-    Timeout(NodeId),
+    /// The message was sent, and its answer did not arrive. The message may have been handled.
+    #[error("node {node} gave no answer: {reason}")]
+    NoAnswer {
+        /// The target.
+        node: NodeId,
+        /// The reason.
+        reason: String,
+    },
     /// Too many messages wait for this node. Nothing was sent.
     #[error("too many messages wait for node {0}")]
     Overloaded(NodeId),
-    /// The handler on the other node failed.
+    /// The other node refused the message, which had no effect.
     #[error("node {node} refused: {reason}")]
-    Remote {
+    Refused {
         /// The target.
         node: NodeId,
         /// The reason that it gave.
@@ -134,6 +199,37 @@ pub enum CallError {
     /// This node is stopping.
     #[error("node is shutting down")]
     ShuttingDown,
+}
+
+impl CallError {
+    /// Whether the message took effect.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::NoAnswer { .. } => Outcome::Unknown,
+            Self::NoLeader
+            | Self::UnknownNode(_)
+            | Self::Unreachable { .. }
+            | Self::Overloaded(_)
+            | Self::Refused { .. }
+            | Self::TooLarge { .. }
+            | Self::ShuttingDown => Outcome::NotDone,
+        }
+    }
+
+    /// Whether sending it again can help.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NoLeader
+            | Self::Unreachable { .. }
+            | Self::NoAnswer { .. }
+            | Self::Overloaded(_)
+            | Self::Refused { .. } => Retry::Later,
+            Self::ShuttingDown => Retry::AnotherNode,
+            Self::UnknownNode(_) | Self::TooLarge { .. } => Retry::Never,
+        }
+    }
 }
 
 /// Why an administrative operation failed.
@@ -154,15 +250,43 @@ pub enum AdminError {
     /// The named node is no member of the cluster.
     #[error("{0}")]
     NoSuchMember(String),
-    /// It did not finish in time, and may still take effect. The status shows the result.
-    #[error("it did not finish in time and may still take effect")]
-    Timeout,
+    /// It was not confirmed: it may have taken effect, or may still do so. The status shows the result.
+    #[error("it was not confirmed in time, and may still take effect")]
+    OutcomeUnknown,
     /// The disk or the output failed.
     #[error("io: {0}")]
     Io(String),
     /// The node is stopping.
     #[error("node is shutting down")]
     ShuttingDown,
+}
+
+impl AdminError {
+    /// Whether the operation took effect.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::OutcomeUnknown => Outcome::Unknown,
+            Self::NoLeader
+            | Self::NotLeader { .. }
+            | Self::Refused(_)
+            | Self::NoSuchMember(_)
+            | Self::Io(_)
+            | Self::ShuttingDown => Outcome::NotDone,
+        }
+    }
+
+    /// Whether a retry can help. After an unknown outcome the status of the cluster must be read first.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NoLeader => Retry::Later,
+            Self::NotLeader { .. } | Self::ShuttingDown => Retry::AnotherNode,
+            Self::Refused(_) | Self::NoSuchMember(_) | Self::Io(_) | Self::OutcomeUnknown => {
+                Retry::Never
+            }
+        }
+    }
 }
 
 impl From<std::io::Error> for AdminError {

@@ -98,8 +98,7 @@ pub(crate) async fn call(
         Target::Node(node) => (node, inner.member_addr(node).ok_or(CallError::UnknownNode(node))?),
         Target::Leader => match inner.leader_at() {
             LeaderAt::There(node, addr) => (node, addr),
-            LeaderAt::Here => return Err(CallError::UnknownNode(inner.config.node_id)),
-            LeaderAt::Unknown => return Err(CallError::NoLeader),
+            LeaderAt::Here | LeaderAt::Unknown => return Err(CallError::NoLeader),
         },
     };
     match inner
@@ -110,16 +109,16 @@ pub(crate) async fn call(
     {
         Ok(Response::App { body }) => Ok(body.into()),
         Ok(
-            Response::AppRefused(reason)
-            | Response::Failed(reason)
-            | Response::NotMember(reason)
-            | Response::Removed(reason),
-        ) => Err(CallError::Remote { node, reason }),
+            Response::AppRefused(reason) | Response::NotMember(reason) | Response::Removed(reason),
+        ) => Err(CallError::Refused { node, reason }),
+        Ok(Response::Failed(reason)) => Err(CallError::NoAnswer { node, reason }),
         Ok(Response::Busy) | Err(LinkError::Busy) => Err(CallError::Overloaded(node)),
         Ok(other) => {
-            Err(CallError::Remote { node, reason: format!("unexpected answer {other:?}") })
+            Err(CallError::NoAnswer { node, reason: format!("unexpected answer {other:?}") })
         }
         Err(LinkError::Unreachable(reason)) => Err(CallError::Unreachable { node, reason }),
-        Err(LinkError::Lost(_) | LinkError::Timeout) => Err(CallError::Timeout(node)),
+        Err(error @ (LinkError::Lost(_) | LinkError::Timeout)) => {
+            Err(CallError::NoAnswer { node, reason: error.to_string() })
+        }
     }
 }

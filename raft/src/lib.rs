@@ -49,7 +49,7 @@ mod transfer;
 pub use application::{Application, CommittedEntry, PeerHandler, SnapshotEncoder};
 pub use backup::BackupInfo;
 pub use config::{Config, EngineKind, Member, NodeId, PeerTls};
-pub use error::{AdminError, CallError, ProposeError, ReadError, StartError};
+pub use error::{AdminError, CallError, Outcome, ProposeError, ReadError, Retry, StartError};
 pub use exclusion::Exclusion;
 pub use forward::Target;
 pub use inner::RaftNode;

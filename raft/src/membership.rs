@@ -94,10 +94,11 @@ impl Inner {
                         Ok(Response::Busy) | Err(LinkError::Busy | LinkError::Unreachable(_)) => {
                             Err(AdminError::NoLeader)
                         }
-                        Ok(other) => {
-                            Err(AdminError::Refused(format!("unexpected answer {other:?}")))
+                        // A leader that is stopping says so before it begins.
+                        Ok(Response::Failed(_)) => Err(AdminError::NoLeader),
+                        Ok(_) | Err(LinkError::Lost(_) | LinkError::Timeout) => {
+                            Err(AdminError::OutcomeUnknown)
                         }
-                        Err(LinkError::Lost(_) | LinkError::Timeout) => Err(AdminError::Timeout),
                     }
                 }
                 LeaderAt::Unknown => Err(AdminError::NoLeader),
@@ -216,7 +217,7 @@ pub(crate) async fn carry_out(
             AdminDto::Transfer(to) => transfer_here(inner, to, timeout).await,
         }
     };
-    tokio::time::timeout(timeout, work).await.unwrap_or(Err(AdminError::Timeout))
+    tokio::time::timeout(timeout, work).await.unwrap_or(Err(AdminError::OutcomeUnknown))
 }
 
 fn members(inner: &Inner) -> (BTreeSet<NodeId>, BTreeMap<NodeId, Member>) {
@@ -243,10 +244,11 @@ async fn change(inner: &Inner, change: ChangeMembers<NodeId, Member>) -> Result<
                 return Err(AdminError::NotLeader { hint: forward.leader_id });
             }
             Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
-                return Err(AdminError::Timeout);
+                return Err(AdminError::OutcomeUnknown);
             }
             Err(RaftError::APIError(error)) => return Err(AdminError::Refused(error.to_string())),
-            Err(RaftError::Fatal(_)) => return Err(AdminError::ShuttingDown),
+            // The core ended while the change was in flight; other nodes may have it.
+            Err(RaftError::Fatal(_)) => return Err(AdminError::OutcomeUnknown),
         }
     }
 }
@@ -368,7 +370,7 @@ pub(crate) async fn snapshot_here(inner: &Inner) -> Result<u64, AdminError> {
             return Err(AdminError::ShuttingDown);
         }
         if clock::now() > deadline {
-            return Err(AdminError::Timeout);
+            return Err(AdminError::OutcomeUnknown);
         }
         // If a snapshot of an older index is in progress, the core ignores the request, so it is repeated.
         if asked_at.is_none_or(|at| clock::since(at) > Duration::from_millis(500)) {
@@ -385,7 +387,7 @@ pub(crate) fn refusal_to_dto(error: AdminError) -> AdminRefusalDto {
         AdminError::NotLeader { hint } => AdminRefusalDto::NotLeader { hint },
         AdminError::Refused(reason) => AdminRefusalDto::Refused(reason),
         AdminError::NoSuchMember(reason) => AdminRefusalDto::NoSuchMember(reason),
-        AdminError::Timeout => AdminRefusalDto::Timeout,
+        AdminError::OutcomeUnknown => AdminRefusalDto::OutcomeUnknown,
         AdminError::Io(reason) => AdminRefusalDto::Io(reason),
         AdminError::ShuttingDown => AdminRefusalDto::ShuttingDown,
     }
@@ -397,7 +399,7 @@ fn refusal_from_dto(refusal: AdminRefusalDto) -> AdminError {
         AdminRefusalDto::NotLeader { hint } => AdminError::NotLeader { hint },
         AdminRefusalDto::Refused(reason) => AdminError::Refused(reason),
         AdminRefusalDto::NoSuchMember(reason) => AdminError::NoSuchMember(reason),
-        AdminRefusalDto::Timeout => AdminError::Timeout,
+        AdminRefusalDto::OutcomeUnknown => AdminError::OutcomeUnknown,
         AdminRefusalDto::Io(reason) => AdminError::Io(reason),
         // The leader is stopping; the next attempt finds another one.
         AdminRefusalDto::ShuttingDown => AdminError::NoLeader,

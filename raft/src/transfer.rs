@@ -53,13 +53,13 @@ pub(crate) async fn transfer_here(
             tokio::time::sleep(POLL).await;
         }
     };
-    tokio::time::timeout(timeout, followed).await.map_err(|_| AdminError::Timeout)
+    tokio::time::timeout(timeout, followed).await.map_err(|_| AdminError::OutcomeUnknown)
 }
 
 /// Transfers leadership because this node stops. It does not stand for election again.
 pub(crate) async fn hand_over_to_stop(inner: &Inner, patience: Duration) -> Result<(), AdminError> {
     begin(inner, None).await?;
-    if relieved(inner, patience).await { Ok(()) } else { Err(AdminError::Timeout) }
+    if relieved(inner, patience).await { Ok(()) } else { Err(AdminError::OutcomeUnknown) }
 }
 
 /// Whether the connection for heartbeats to a node is open, or opens soon. A node that has just restarted is

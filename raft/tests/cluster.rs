@@ -8,7 +8,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use maxine_raft::{CallError, EngineKind, ProposeError, ReadError, ReadLevel, Target};
+use maxine_raft::{CallError, EngineKind, Outcome, ProposeError, ReadError, ReadLevel, Target};
 use support::{Cluster, TIMEOUT, eventually};
 
 async fn proposes_on_every_node(engine: EngineKind) {
@@ -223,12 +223,14 @@ async fn messages_reach_a_node_or_say_why_not() {
     ));
     assert!(matches!(
         node.call(Target::Leader, "fail".into(), TIMEOUT).await,
-        Err(CallError::Remote { .. })
+        Err(CallError::Refused { .. })
     ));
-    assert_eq!(
-        node.call(Target::Leader, "hang".into(), short).await,
-        Err(CallError::Timeout(leader))
-    );
+    let unanswered = node.call(Target::Leader, "hang".into(), short).await.unwrap_err();
+    assert!(matches!(unanswered, CallError::NoAnswer { .. }), "{unanswered:?}");
+    assert_eq!(unanswered.outcome(), Outcome::Unknown, "it arrived, and may be carried out");
+    // The other node gives the handler up sooner than the caller.
+    let given_up = node.call(Target::Leader, "hang".into(), TIMEOUT).await.unwrap_err();
+    assert_eq!(given_up.outcome(), Outcome::Unknown, "{given_up:?}");
     let large = Bytes::from(vec![0; node.config().payload_len_max + 1]);
     assert!(matches!(
         node.call(Target::Leader, large, TIMEOUT).await,

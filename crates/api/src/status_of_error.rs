@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use super::problem::{Problem, ProblemKind};
 use maxine_actors::WriteError;
 use maxine_state::{LimitExceeded, Rejection};
-use maxine_store::{AdminError, ReadError, Retry};
+use maxine_store::{AdminError, CallError, ReadError, Retry, WriteOutcome};
 use maxine_view::NotReached;
 
 impl ProblemKind {
@@ -159,6 +159,21 @@ impl From<ReadError> for Problem {
     }
 }
 
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        let kind = match error.outcome() {
+            WriteOutcome::NotDone => ProblemKind::Unavailable,
+            WriteOutcome::Unknown => ProblemKind::OutcomeUnknown,
+        };
+        let mut problem = Self::new(kind, error.to_string());
+        problem.retry = error.retry();
+        match error.retry() {
+            Retry::Later => problem.with_retry_after_s(1),
+            Retry::AnotherNode | Retry::Never => problem,
+        }
+    }
+}
+
 impl From<NotReached> for Problem {
     fn from(error: NotReached) -> Self {
         Self::new(ProblemKind::Unavailable, error.to_string())
@@ -189,7 +204,6 @@ impl From<AdminError> for Problem {
 mod tests {
     use super::*;
     use maxine_state::Limit;
-    use maxine_store::WriteOutcome;
 
     #[test]
     fn a_problem_says_what_the_error_says() {
@@ -217,6 +231,15 @@ mod tests {
             AdminError::OutcomeUnknown,
         ];
         for error in admin_errors.map(|error| error("x".into())) {
+            let problem = Problem::from(error.clone());
+            assert_eq!(problem.kind.outcome(), error.outcome(), "{error:?}");
+            assert_eq!(problem.retry, error.retry(), "{error:?}");
+        }
+        let call_errors: [fn(String) -> CallError; 4] =
+            [CallError::Unsendable, CallError::NoAnswer, CallError::Refused, CallError::Unreadable];
+        let call_errors = call_errors.map(|error| error("x".into()));
+        for error in [CallError::Unreachable, CallError::Overloaded].into_iter().chain(call_errors)
+        {
             let problem = Problem::from(error.clone());
             assert_eq!(problem.kind.outcome(), error.outcome(), "{error:?}");
             assert_eq!(problem.retry, error.retry(), "{error:?}");

@@ -197,20 +197,60 @@ pub enum OpenError {
 /// Why a message to another node has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// No leader is known, or the node could not be reached in time.
+    /// The message was not delivered: no leader is known, the node cannot be reached, or this node is stopping.
     #[error("it could not be reached")]
     Unreachable,
-    /// The node answered with an error.
+    /// The message was not delivered, because too many wait for the node.
+    #[error("too many messages wait for it")]
+    Overloaded,
+    /// The message cannot be sent at all; the text says why.
+    #[error("{0}")]
+    Unsendable(String),
+    /// The message was sent, and no answer arrived; the text says why. It may have taken effect.
+    #[error("it gave no answer: {0}")]
+    NoAnswer(String),
+    /// The node refused the message, which had no effect; the text says why.
     #[error("it refused: {0}")]
     Refused(String),
-    /// The question or its answer cannot be read; the text says why.
+    /// The answer cannot be read; the text says why. The message may have taken effect.
     #[error("{0}")]
     Unreadable(String),
 }
 
+impl CallError {
+    /// No answer arrived within the time limit.
+    pub(crate) fn late() -> Self {
+        Self::NoAnswer(String::from("the time is over"))
+    }
+
+    /// Whether the message took effect.
+    #[must_use]
+    pub fn outcome(&self) -> WriteOutcome {
+        match self {
+            Self::NoAnswer(_) | Self::Unreadable(_) => WriteOutcome::Unknown,
+            Self::Unreachable | Self::Overloaded | Self::Unsendable(_) | Self::Refused(_) => {
+                WriteOutcome::NotDone
+            }
+        }
+    }
+
+    /// Whether sending it again can help. A node of another version answers the next time as it did.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Unreachable | Self::Overloaded | Self::NoAnswer(_) | Self::Refused(_) => {
+                Retry::Later
+            }
+            Self::Unreadable(_) => Retry::AnotherNode,
+            Self::Unsendable(_) => Retry::Never,
+        }
+    }
+}
+
 /// Answers messages from other nodes, such as collected heartbeats.
 pub trait PeerHandler: Send + Sync + 'static {
-    /// Answers `body`. An error reaches the caller as [`CallError::Refused`].
+    /// Answers `body`. An error reaches the caller as [`CallError::Refused`], so it means that the message had no
+    /// effect. A handler that does not know gives no answer: the caller's time limit ends the call.
     fn handle(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
 }
 
@@ -282,7 +322,7 @@ pub trait ControlStore: Send + Sync + 'static {
 
     /// Sends a message to a member and waits for the answer. Only if the backend has members.
     async fn call_member(&self, _: u64, _: Bytes, _: Duration) -> Result<Bytes, CallError> {
-        Err(CallError::Unreachable)
+        Err(CallError::Unsendable(String::from("this backend has no members")))
     }
 
     /// The kind of backend: `raft`, `redis`, `shared-file`, `local` or `memory`.

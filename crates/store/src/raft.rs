@@ -162,10 +162,13 @@ fn name_of(node: &raft::RaftNode, id: raft::NodeId) -> String {
     node.member(id).map_or_else(|| format!("node-{id}"), |member| member.name)
 }
 
-fn propose_error(node: &raft::RaftNode, error: raft::ProposeError) -> ProposeError {
+fn propose_error(
+    name_of: impl FnOnce(raft::NodeId) -> String,
+    error: raft::ProposeError,
+) -> ProposeError {
     match error {
         raft::ProposeError::NotLeader { hint } => {
-            ProposeError::NotLeader { hint: hint.map(|id| name_of(node, id)) }
+            ProposeError::NotLeader { hint: hint.map(name_of) }
         }
         raft::ProposeError::NoLeader => ProposeError::NoLeader,
         raft::ProposeError::Overloaded => ProposeError::Overloaded,
@@ -187,8 +190,15 @@ fn read_error(error: raft::ReadError) -> ReadError {
 
 fn call_error(error: raft::CallError) -> CallError {
     match error {
-        raft::CallError::Remote { reason, .. } => CallError::Refused(reason),
-        _ => CallError::Unreachable,
+        raft::CallError::NoLeader
+        | raft::CallError::Unreachable { .. }
+        | raft::CallError::ShuttingDown => CallError::Unreachable,
+        raft::CallError::Overloaded(_) => CallError::Overloaded,
+        raft::CallError::UnknownNode(_) | raft::CallError::TooLarge { .. } => {
+            CallError::Unsendable(error.to_string())
+        }
+        raft::CallError::NoAnswer { reason, .. } => CallError::NoAnswer(reason),
+        raft::CallError::Refused { reason, .. } => CallError::Refused(reason),
     }
 }
 
@@ -197,7 +207,7 @@ fn admin_error(error: raft::AdminError) -> AdminError {
         raft::AdminError::NoLeader
         | raft::AdminError::NotLeader { .. }
         | raft::AdminError::ShuttingDown => AdminError::Unavailable(error.to_string()),
-        raft::AdminError::Timeout => AdminError::OutcomeUnknown(error.to_string()),
+        raft::AdminError::OutcomeUnknown => AdminError::OutcomeUnknown(error.to_string()),
         raft::AdminError::NoSuchMember(_) => AdminError::NotFound(error.to_string()),
         raft::AdminError::Refused(_) | raft::AdminError::Io(_) => {
             AdminError::Invalid(error.to_string())
@@ -220,7 +230,8 @@ impl ControlStore for RaftStore {
                 self.node.propose(payload.into(), time).await
             }
         };
-        let proposed = proposed.map_err(|error| propose_error(&self.node, error))?;
+        let proposed =
+            proposed.map_err(|error| propose_error(|id| name_of(&self.node, id), error))?;
         // The leader has applied it. This node must apply it too before it answers the caller. If it cannot
         // in time, the write is still valid.
         let left = Self::wait_left(started, time.end);
@@ -264,7 +275,7 @@ impl ControlStore for RaftStore {
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
         if self.node.leadership().is_leader {
             let answer = tokio::time::timeout(timeout, self.peers.handle(body)).await;
-            return answer.map_err(|_| CallError::Unreachable)?.map_err(CallError::Refused);
+            return answer.map_err(|_| CallError::late())?.map_err(CallError::Refused);
         }
         self.node.call(raft::Target::Leader, body, timeout).await.map_err(call_error)
     }
@@ -411,6 +422,7 @@ pub fn backup_index(path: &Path) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Retry, WriteOutcome};
     use maxine_state::{Actor, Command, Name, Proposal, RequestId};
     use raft::PeerHandler as _;
 
@@ -434,6 +446,75 @@ mod tests {
     fn peers() -> Peers {
         let view = View::new(maxine_clock::Clock::system());
         Peers { handler: Arc::new(Silent), view }
+    }
+
+    /// What the log says of an error: its outcome, and whether a retry can help.
+    type Said = (raft::Outcome, raft::Retry);
+
+    #[track_caller]
+    fn is_kept(error: &dyn std::fmt::Debug, said: Said, kept: (WriteOutcome, Retry)) {
+        let outcome = match said.0 {
+            raft::Outcome::NotDone => WriteOutcome::NotDone,
+            raft::Outcome::Unknown => WriteOutcome::Unknown,
+        };
+        assert_eq!(kept.0, outcome, "{error:?}");
+        assert_eq!(kept.1 == Retry::Never, said.1 == raft::Retry::Never, "{error:?}");
+    }
+
+    /// A message whose answer was lost may have been handled. It was reported as one that was never delivered.
+    #[test]
+    fn an_error_of_the_log_keeps_its_outcome() {
+        let text = || String::from("x");
+        for error in [
+            raft::CallError::NoLeader,
+            raft::CallError::UnknownNode(7),
+            raft::CallError::Unreachable { node: 7, reason: text() },
+            raft::CallError::NoAnswer { node: 7, reason: text() },
+            raft::CallError::Overloaded(7),
+            raft::CallError::Refused { node: 7, reason: text() },
+            raft::CallError::TooLarge { len: 2, max: 1 },
+            raft::CallError::ShuttingDown,
+        ] {
+            let kept = call_error(error.clone());
+            let said = (error.outcome(), error.retry());
+            is_kept(&error, said, (kept.outcome(), kept.retry()));
+        }
+        for error in [
+            raft::AdminError::NoLeader,
+            raft::AdminError::NotLeader { hint: None },
+            raft::AdminError::Refused(text()),
+            raft::AdminError::NoSuchMember(text()),
+            raft::AdminError::OutcomeUnknown,
+            raft::AdminError::Io(text()),
+            raft::AdminError::ShuttingDown,
+        ] {
+            let kept = admin_error(error.clone());
+            let said = (error.outcome(), error.retry());
+            is_kept(&error, said, (kept.outcome(), kept.retry()));
+        }
+        for error in [
+            raft::ProposeError::NoLeader,
+            raft::ProposeError::NotLeader { hint: None },
+            raft::ProposeError::Overloaded,
+            raft::ProposeError::TooLarge { len: 2, max: 1 },
+            raft::ProposeError::OutcomeUnknown,
+            raft::ProposeError::Storage(text()),
+            raft::ProposeError::Refused(text()),
+            raft::ProposeError::ShuttingDown,
+        ] {
+            let kept = propose_error(|_| text(), error.clone());
+            let said = (error.outcome(), error.retry());
+            is_kept(&error, said, (kept.outcome(), kept.retry()));
+        }
+        for error in [
+            raft::ReadError::NoLeader,
+            raft::ReadError::Behind { required: 2, applied: 1 },
+            raft::ReadError::ShuttingDown,
+        ] {
+            let kept = read_error(error.clone());
+            let not_done = raft::Outcome::NotDone;
+            is_kept(&error, (not_done, error.retry()), (WriteOutcome::NotDone, kept.retry()));
+        }
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Inbound {
                 match tokio::time::timeout(self.request_timeout, answering).await {
                     Ok(Ok(body)) => Response::App { body: body.into() },
                     Ok(Err(reason)) => Response::AppRefused(reason),
-                    Err(_) => Response::AppRefused("the handler took too long".to_owned()),
+                    Err(_) => Response::Failed("the handler took too long".to_owned()),
                 }
             }
             Request::Propose { .. }

@@ -65,19 +65,20 @@ pub enum To {
 /// Asks another node, and waits for its answer for at most `timeout`.
 ///
 /// # Errors
-/// The node could not be reached in time, it refused, or one of both messages cannot be read.
+/// See [`CallError`]: each says whether the question may have taken effect, and whether a retry can help.
 pub async fn call<Q: Question>(
     store: &dyn ControlStore,
     to: To,
     question: Q,
     timeout: Duration,
 ) -> Result<Q::Answer, CallError> {
-    let unreadable = |error: MessageError| CallError::Unreadable(error.to_string());
-    let message = codec::encode(&question.into_ask()).map_err(unreadable)?;
+    let message = codec::encode(&question.into_ask());
+    let message = message.map_err(|error| CallError::Unsendable(error.to_string()))?;
     let answer = match to {
         To::Leader => store.call_leader(message, timeout).await?,
         To::Member(id) => store.call_member(id, message, timeout).await?,
     };
+    let unreadable = |error: MessageError| CallError::Unreadable(error.to_string());
     let answer: Answer = codec::decode(&answer).map_err(unreadable)?;
     Q::from_answer(answer).ok_or_else(|| unreadable(MessageError::WrongAnswer))
 }

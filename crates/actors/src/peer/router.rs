@@ -22,7 +22,7 @@ pub trait Question: Send + Sized + 'static {
 
 /// Answers one kind of question.
 pub trait PeerService<Q: Question>: Send + Sync + 'static {
-    /// Answers one question; an error reaches the other node as a refusal.
+    /// Answers one question. An error reaches the other node as a refusal, and means that the question had no effect.
     fn answer(&self, question: Q) -> BoxFuture<'static, Result<Q::Answer, String>>;
 }
 

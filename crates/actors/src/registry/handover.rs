@@ -14,7 +14,7 @@ use super::super::peer::{self, FormerLeases, LeasePage, PAGE_LEN_MAX, PeerServic
 use super::super::supervisor::Supervised;
 use super::leases::{HandOver, Inherit, LeaseActor};
 use maxine_state::{Fence, FormerGrant};
-use maxine_store::ControlStore;
+use maxine_store::{ControlStore, Retry};
 use maxine_view::View;
 
 /// How long the former leader may take for one answer.
@@ -111,7 +111,7 @@ impl HandoverClient {
                         attempts,
                         "the node did not answer what was left of the leases"
                     );
-                    if attempts == ATTEMPTS_MAX {
+                    if attempts == ATTEMPTS_MAX || error.retry() != Retry::Later {
                         return None;
                     }
                     continue;

@@ -520,14 +520,6 @@ impl Registry {
         &self.leases
     }
 
-    fn confirmer(&self) -> confirm::Confirmer {
-        confirm::Confirmer {
-            leases: self.lease_actor.clone(),
-            clock: self.clock.clone(),
-            duties: self.duties.clone(),
-        }
-    }
-
     /// The store.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn ControlStore> {

@@ -15,7 +15,7 @@ use super::super::peer::{self, PeerService, Renew, RenewalBlock, To};
 use super::WriteError;
 use maxine_clock::Clock;
 use maxine_control::leases::{LeaseId, LeaseTable};
-use maxine_store::{CallError, Consistency, ControlStore};
+use maxine_store::{Consistency, ControlStore, Retry};
 use maxine_view::View;
 
 /// How long heartbeats are collected.
@@ -114,13 +114,14 @@ async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
                 return;
             }
             Ok(_) => tracing::error!("the leader's answer to renewals has the wrong length"),
-            Err(CallError::Unreadable(error)) => {
-                tracing::error!(error, "lease renewals could not be exchanged; trying again")
+            // A repeat does no harm, because a renewal is the same however often it is carried out.
+            Err(error) if error.retry() == Retry::Later => {
+                tracing::debug!(%error, "lease renewals have no answer; trying again")
             }
-            Err(CallError::Refused(why)) => {
-                tracing::debug!(why, "lease renewals were refused; trying again")
+            Err(error) => {
+                tracing::error!(%error, "lease renewals could not be exchanged");
+                return;
             }
-            Err(CallError::Unreachable) => {}
         }
         waiting.retain(|waiting| !waiting.reply.is_closed());
         if waiting.is_empty() {

@@ -24,7 +24,7 @@ use maxine_actors::{members, state_version};
 use maxine_state::Leadership;
 use maxine_state::limits::check_text;
 use maxine_state::{AuditAction, ControlState, Name, STATE_VERSION, StateDigest};
-use maxine_store::{AdminError, ClusterAdmin, ClusterStatus, MemberView, StoreNode};
+use maxine_store::{AdminError, ClusterAdmin, ClusterStatus, MemberView, StoreNode, WriteOutcome};
 use maxine_view::NO_STATE;
 
 /// Time limit for a change of the membership, in milliseconds.
@@ -546,10 +546,13 @@ pub(super) async fn confirm(
         Ok(true) => Ok(StatusCode::NO_CONTENT),
         Ok(false) => Err(Problem::new(ProblemKind::Conflict, needless)),
         Err(error) => {
-            let detail = format!("the leader did not take the confirmation: {error}");
-            let mut problem = Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1);
-            problem.action =
-                "Repeat the request after the time in Retry-After. A repeat does no harm.";
+            let what = match error.outcome() {
+                WriteOutcome::NotDone => "the leader did not take the confirmation",
+                WriteOutcome::Unknown => "whether the leader took the confirmation is unknown",
+            };
+            let mut problem = Problem::from(error);
+            problem.detail = format!("{what}: {}", problem.detail).into();
+            problem.action = "Repeat the request after a moment. A repeat does no harm.";
             Err(problem)
         }
     }

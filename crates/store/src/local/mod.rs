@@ -368,7 +368,7 @@ impl ControlStore for LocalStore {
             return Err(CallError::Unreachable);
         }
         let handled = tokio::time::timeout(timeout, self.peers.handle(body)).await;
-        handled.map_err(|_| CallError::Unreachable)?.map_err(CallError::Refused)
+        handled.map_err(|_| CallError::late())?.map_err(CallError::Refused)
     }
 
     fn kind(&self) -> &'static str {

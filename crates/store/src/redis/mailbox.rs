@@ -93,11 +93,14 @@ impl Core {
     pub(super) async fn call(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
         if body.len() > BODY_LEN_MAX {
             let text = format!("{} bytes are more than {BODY_LEN_MAX}", body.len());
-            return Err(CallError::Refused(text));
+            return Err(CallError::Unsendable(text));
+        }
+        if self.stop.is_cancelled() {
+            return Err(CallError::Unreachable);
         }
         if self.held_lease().is_some() {
             let handled = tokio::time::timeout(timeout, self.peers.handle(body)).await;
-            return handled.map_err(|_| CallError::Unreachable)?.map_err(CallError::Refused);
+            return handled.map_err(|_| CallError::late())?.map_err(CallError::Refused);
         }
         let leader = self.lease_holder().filter(|holder| holder.token != self.token);
         let leader = leader.filter(|holder| holder.token.len() == TOKEN_LEN);
@@ -108,23 +111,30 @@ impl Core {
         let _waiting = Waiting { calls: &self.calls, number };
         let exchange = async {
             let message = encode(CALL, number, &self.token, &body);
-            match self.post(&leader.token, &message).await {
+            let link = self.main.get().await.map_err(|_| CallError::Unreachable)?;
+            match self.post(link, &leader.token, &message).await {
                 Ok(true) => {}
-                Ok(false) => {
-                    return Err(CallError::Refused(String::from("the leader's inbox is full")));
+                Ok(false) => return Err(CallError::Overloaded),
+                Err(_) => {
+                    let text = "whether Redis took the message is unknown";
+                    return Err(CallError::NoAnswer(text.into()));
                 }
-                Err(_) => return Err(CallError::Unreachable),
             }
-            answer.await.unwrap_or(Err(CallError::Unreachable))
+            answer.await.unwrap_or_else(|_| Err(CallError::late()))
         };
-        tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(CallError::Unreachable))
+        tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| Err(CallError::late()))
     }
 
-    async fn post(&self, to: &str, message: &[u8]) -> RedisResult<bool> {
+    /// Puts a message into an inbox. Returns `false` if the inbox is full.
+    async fn post(
+        &self,
+        (mut link, generation): (Link, u64),
+        to: &str,
+        message: &[u8],
+    ) -> RedisResult<bool> {
         let inbox = self.keys.inbox(to);
         let (bound, kept) = (INBOX_MESSAGES_MAX.to_string(), INBOX_KEPT_MS.to_string());
         let args = [bound.as_bytes(), kept.as_bytes(), message];
-        let (mut link, generation) = self.main.get().await?;
         let timeout = self.config.command_timeout();
         let posted: RedisResult<u64> =
             scripts::POST.run(&mut link, &[&inbox], &args, timeout).await;
@@ -209,13 +219,16 @@ impl Core {
         } else {
             let limit = Duration::from_millis(self.config.lease_ms);
             let handled = tokio::time::timeout(limit, self.peers.handle(message.body)).await;
-            handled.unwrap_or_else(|_| Err(String::from("no answer in time")))
+            // Whether the message took effect is unknown, so there is nothing to answer.
+            let Ok(handled) = handled else { return };
+            handled
         };
         let answer = match &handled {
             Ok(body) => encode(ANSWER, message.number, &self.token, body),
             Err(text) => encode(REFUSAL, message.number, &self.token, text.as_bytes()),
         };
-        if let Err(error) = self.post(&message.sender, &answer).await {
+        let posted = async { self.post(self.main.get().await?, &message.sender, &answer).await };
+        if let Err(error) = posted.await {
             tracing::debug!(%error, "an answer could not be delivered");
         }
     }

@@ -172,7 +172,7 @@ impl Caller {
     ) -> Result<Bytes, CallError> {
         if body.len() > BODY_LEN_MAX {
             let text = format!("{} bytes are more than {BODY_LEN_MAX}", body.len());
-            return Err(CallError::Refused(text));
+            return Err(CallError::Unsendable(text));
         }
         let mut open = self.open.lock().await;
         // The connection is taken out, so that a call that is given up does not leave it half used.
@@ -186,7 +186,7 @@ impl Caller {
         let connected = TcpStream::connect(addr).await.map_err(|_| CallError::Unreachable)?;
         let mut stream = connected;
         let answer = exchange(&mut stream, token, body).await;
-        let answer = answer.map_err(|_| CallError::Unreachable)?;
+        let answer = answer.map_err(|error| CallError::NoAnswer(error.to_string()))?;
         *open = Some((addr.to_owned(), stream));
         decode(answer)
     }
@@ -202,7 +202,7 @@ fn decode(answer: Bytes) -> Result<Bytes, CallError> {
     match answer.first() {
         Some(0) => Ok(answer.slice(1..)),
         Some(_) => Err(CallError::Refused(String::from_utf8_lossy(&answer[1..]).into_owned())),
-        None => Err(CallError::Unreachable),
+        None => Err(CallError::Unreadable(String::from("the answer is empty"))),
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
         let (addr, stop, tasks) = serving().await;
         let other = TOKEN.replace('0', "1");
         let refused = Caller::default().call(&addr, &other, b"x").await;
-        assert!(matches!(refused, Err(CallError::Unreachable)), "{refused:?}");
+        assert!(matches!(refused, Err(CallError::NoAnswer(_))), "{refused:?}");
         for len in [0, TOKEN_LEN - 1, TOKEN_LEN + BODY_LEN_MAX + 1] {
             let mut stream = TcpStream::connect(&addr).await.unwrap();
             stream.write_u32(u32::try_from(len).unwrap()).await.unwrap();

@@ -405,7 +405,7 @@ impl ControlStore for SharedFileStore {
         if self.stop.is_cancelled() {
             return Err(CallError::Unreachable);
         }
-        tokio::time::timeout(timeout, call).await.unwrap_or(Err(CallError::Unreachable))
+        tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(CallError::late()))
     }
 
     fn kind(&self) -> &'static str {
