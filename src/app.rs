@@ -156,7 +156,7 @@ impl Node {
         let pointer = settings::log_first_password_node(Arc::clone(&view), config);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(pointer));
         tasks.spawn(assembled.serve(listener, limits, cancel.clone()));
-        tracing::info!(http = %http_addr, backend = store.kind(), "the node serves");
+        tracing::info!(http = %http_addr, backend = %store.kind(), "the node serves");
         let _data_dir_lock = data_dir_lock;
         Ok(Self {
             http_addr,
@@ -265,7 +265,7 @@ async fn open_store(
     let (view, peers) = (Arc::clone(view), Arc::clone(peers) as Arc<dyn PeerHandler>);
     match config.backend {
         BackendKind::Raft => {
-            let node = config.raft_node(advertise).map_err(anyhow::Error::msg)?;
+            let node = config.raft_node(advertise);
             let store = RaftStore::open(node, config.first_members(advertise), view, peers).await;
             let store = store.map_err(anyhow::Error::msg)?;
             Ok((Arc::clone(&store) as _, Some(store)))

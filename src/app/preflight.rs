@@ -63,10 +63,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     match config.backend {
         BackendKind::Raft => {
             let raft = &config.raft;
-            match config.raft_node("") {
-                Err(error) => found.push(error),
-                Ok(node) => found.extend(node.problems()),
-            }
+            found.extend(config.raft_node("").problems());
             let files = TlsFiles {
                 authority: named("raft.tls_ca", &raft.tls_ca),
                 identity: pair(
@@ -128,9 +125,8 @@ pub fn start_problems(config: &NodeConfig) -> Vec<String> {
         listen(config.raft.listen, "raft.listen");
     }
     let data = match config.backend {
-        BackendKind::Raft => config.raft_node("").and_then(|node| {
-            maxine_raft::offline::check_data_dir(&node).map_err(|error| error.to_string())
-        }),
+        BackendKind::Raft => maxine_raft::offline::check_data_dir(&config.raft_node(""))
+            .map_err(|error| error.to_string()),
         BackendKind::Local => {
             settings::local(config).check_log().map_err(|error| error.to_string())
         }

@@ -9,6 +9,7 @@ use super::client::{ConnectArgs, FreshArgs, Request};
 use super::exit::CliError;
 use super::instances::InstanceArg;
 use super::output::{Output, or_dash, timestamp};
+use maxine_api::native::CheckKindView;
 use maxine_state::CheckStatus;
 
 /// Arguments of `maxine checks`.
@@ -71,7 +72,7 @@ impl ChecksArgs {
 #[derive(Debug, Deserialize)]
 pub(super) struct Check {
     id: String,
-    kind: String,
+    kind: CheckKindView,
     ttl_ms: Option<u64>,
     status: CheckStatus,
     output: String,
@@ -83,7 +84,7 @@ pub(super) fn table(checks: Vec<Check>, out: &mut Output) -> Result<(), CliError
     let row = |check: Check| {
         vec![
             check.id,
-            check.kind,
+            check.kind.as_str().to_owned(),
             check.status.as_str().to_owned(),
             or_dash(check.since_ms.map(timestamp)),
             or_dash(check.ttl_ms.map(|ttl_ms| ttl_ms.to_string())),

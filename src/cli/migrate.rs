@@ -60,22 +60,37 @@ pub async fn run(args: MigrateArgs, out: &mut Output) -> Result<(), CliError> {
         tls_ca_file: args.redis_ca.clone(),
         ..RedisConfig::default()
     };
-    let to = match args.to.as_str() {
-        "raft" => "raft-backup:maxine-migration.backup",
-        other => other,
+    let to = match Named::parse(&args.to, &redis(&args.to_prefix))? {
+        Named::Cluster => Place::RaftBackup(PathBuf::from("maxine-migration.backup")),
+        Named::Place(place) => place,
     };
-    let to = Place::parse(to, &redis(&args.to_prefix))?;
-    let backup = match args.from.as_str() {
-        "raft" => Some(Backup::take(&args.connect, &to).await?),
-        _ => None,
-    };
-    let from = match &backup {
-        Some(backup) => Place::RaftBackup(backup.0.clone()),
-        None => Place::parse(&args.from, &redis(&args.from_prefix))?,
+    // It is deleted at the end.
+    let backup;
+    let from = match Named::parse(&args.from, &redis(&args.from_prefix))? {
+        Named::Cluster => {
+            backup = Backup::take(&args.connect, &to).await?;
+            Place::RaftBackup(backup.0.clone())
+        }
+        Named::Place(place) => place,
     };
     let done = Box::pin(transfer(&from, &to, args.replace)).await?;
-    drop(backup);
     show(&done, &to, out)
+}
+
+/// What FROM or TO names.
+enum Named {
+    /// A Raft cluster. It is copied through a backup.
+    Cluster,
+    Place(Place),
+}
+
+impl Named {
+    fn parse(text: &str, redis: &RedisConfig) -> Result<Self, TransferError> {
+        match text {
+            "raft" => Ok(Self::Cluster),
+            place => Place::parse(place, redis).map(Self::Place),
+        }
+    }
 }
 
 impl From<TransferError> for CliError {

@@ -1,9 +1,12 @@
 //! `maxine services`: what is registered.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
 use super::client::{ConnectArgs, FreshArgs, Request, shapes};
 use super::exit::CliError;
 use super::instances::ServiceArg;
 use super::output::{Output, or_dash};
+use maxine_api::native::ServiceHealth;
 use maxine_state::{Liveness, Readiness};
 
 /// Most services that a list shows by default.
@@ -39,8 +42,8 @@ struct ListArgs {
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
     /// Only services in this state
-    #[arg(long, value_name = "STATE", value_parser = ["healthy", "degraded", "down"])]
-    health: Option<String>,
+    #[arg(long, value_name = "STATE", value_parser = health_parser())]
+    health: Option<ServiceHealth>,
     /// Maximum number of services to show (1 to 100000)
     #[arg(long, value_name = "N", default_value_t = LIST_MAX, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
@@ -80,6 +83,14 @@ impl ServicesArgs {
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
     }
+}
+
+fn health_parser() -> impl TypedValueParser<Value = ServiceHealth> {
+    let names = ServiceHealth::ALL.map(ServiceHealth::as_str);
+    PossibleValuesParser::new(names).try_map(|name| {
+        let named = ServiceHealth::ALL.into_iter().find(|health| health.as_str() == name);
+        named.ok_or("no such state")
+    })
 }
 
 /// Runs `maxine services`.
@@ -122,7 +133,7 @@ async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Resul
     let request = Request::get(&["services"])
         .query("namespace", args.namespace.as_ref())
         .query("q", args.search.as_ref())
-        .query("health", args.health.as_ref());
+        .query("health", args.health.map(ServiceHealth::as_str));
     let list = connect.client()?.list(&args.fresh.of(request), args.limit as usize).await?;
     if out.is_json() {
         return list.items.iter().try_for_each(|item| out.json(item));
@@ -139,8 +150,12 @@ async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Resul
         .map(|s| {
             let counts = [s.instances, s.routable, s.unhealthy, s.evicted, s.draining]
                 .map(|n| n.to_string());
-            [vec![s.namespace, s.name, s.health], counts.to_vec(), vec![or_dash(s.strategy)]]
-                .concat()
+            [
+                vec![s.namespace, s.name, s.health.as_str().to_owned()],
+                counts.to_vec(),
+                vec![or_dash(s.strategy)],
+            ]
+            .concat()
         })
         .collect();
     let header = [
@@ -184,7 +199,7 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
         "{}/{}: {}, {} of {} {} traffic, {}{}",
         service.namespace,
         service.name,
-        service.health,
+        service.health.as_str(),
         service.routable,
         maxine_wording::count(service.instances, "instance"),
         if service.instances == 1 { "gets" } else { "get" },

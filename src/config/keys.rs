@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use super::values::{
-    access, backend, host_and_port, hosts, log_filter, members, networks, number, one_of, origin,
+    access, backend, engine, host_and_port, hosts, log_filter, members, networks, number, origin,
     parsed, path, socket_address, switch, text,
 };
 use super::{
@@ -103,7 +103,7 @@ keys! {
     "raft.members" "raft-members" "MAXINE_RAFT_MEMBERS" "list" "ID@PEER_HOST:PORT@HTTP_URL, comma-separated" ""
         "Members of a new cluster, the same list on each of them. Leave it empty on a node that is added later with `maxine cluster add`." => |c, v| c.raft.members = members(v)?;
     "raft.engine" "raft-engine" "MAXINE_RAFT_ENGINE" "choice" "auto, wal, redb, sled" "auto"
-        "Storage engine of the log. auto uses the engine of the existing directory, and wal for a new one." => |c, v| c.raft.engine = one_of(v, &["auto", "wal", "redb", "sled"])?;
+        "Storage engine of the log. auto uses the engine of the existing directory, and wal for a new one." => |c, v| c.raft.engine = engine(v)?;
     "raft.tls_ca" "raft-tls-ca" "MAXINE_RAFT_TLS_CA" "path" "a PEM file" ""
         "Certificate authority that signed the certificate of every node." => |c, v| c.raft.tls_ca = path(v);
     "raft.tls_cert" "raft-tls-cert" "MAXINE_RAFT_TLS_CERT" "path" "a PEM file" ""
@@ -272,7 +272,7 @@ impl NodeConfig {
                 listen,
                 advertise: String::new(),
                 members: Vec::new(),
-                engine: String::new(),
+                engine: None,
                 tls_ca: PathBuf::new(),
                 tls_cert: PathBuf::new(),
                 tls_key: PathBuf::new(),

@@ -21,9 +21,11 @@ use std::path::{Path, PathBuf};
 use keys::{KEYS, Key};
 
 use maxine_actors::registry::RegistrySettings;
+use maxine_raft::EngineKind;
 
 /// The backend that orders commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum BackendKind {
     /// One node on its own disk.
     Local,
@@ -33,6 +35,22 @@ pub enum BackendKind {
     Redis,
     /// A Raft cluster.
     Raft,
+}
+
+impl BackendKind {
+    /// All backends.
+    pub const ALL: [Self; 4] = [Self::Local, Self::SharedFile, Self::Redis, Self::Raft];
+
+    /// The value of the setting `state.mode`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::SharedFile => "shared-file",
+            Self::Redis => "redis",
+            Self::Raft => "raft",
+        }
+    }
 }
 
 /// A member of the first cluster, as written in `raft.members`.
@@ -103,8 +121,8 @@ pub struct RaftConfig {
     pub advertise: String,
     /// The first members; empty on a node that is added later.
     pub members: Vec<MemberSetting>,
-    /// The engine of the log: `wal`, `redb` or `sled`; `auto` uses that of the directory.
-    pub engine: String,
+    /// The engine of the log; `None` for the engine of the existing directory.
+    pub engine: Option<EngineKind>,
     /// The certificate authority for mutual TLS between peers.
     pub tls_ca: PathBuf,
     /// This node's certificate.

@@ -9,19 +9,13 @@ use super::{MemberSetting, NodeConfig};
 impl NodeConfig {
     /// The settings with which the replicated log starts. `http_addr` is the URL at which clients reach this
     /// node.
-    ///
-    /// # Errors
-    ///
-    /// The log's engine has an unknown name.
-    pub fn raft_node(&self, http_addr: &str) -> Result<raft::Config, String> {
+    #[must_use]
+    pub fn raft_node(&self, http_addr: &str) -> raft::Config {
         let settings = &self.raft;
         let dir = self.data_dir.join("raft");
         let mut node =
             raft::Config::new(settings.cluster_id.clone(), self.node_id, dir, settings.listen);
-        node.engine = match settings.engine.as_str() {
-            "auto" => None,
-            engine => Some(engine.parse()?),
-        };
+        node.engine = settings.engine;
         node.tls = if settings.tls_ca.as_os_str().is_empty() {
             raft::PeerTls::Plain { allow_non_loopback: settings.allow_plain }
         } else {
@@ -38,7 +32,7 @@ impl NodeConfig {
         node.election_timeout_max_ms = settings.election_timeout_max_ms;
         node.disk_stall_ms = settings.disk_stall_ms;
         node.snapshot_every_entries = settings.snapshot_every_entries;
-        Ok(node)
+        node
     }
 
     /// The members that form the cluster at its first start, by number; empty on a node that is added later.

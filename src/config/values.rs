@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{Access, BackendKind, MemberSetting};
+use maxine_raft::EngineKind;
 
 /// Reads a TOML file. Returns dotted names and their values as text.
 pub(super) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
@@ -143,20 +144,16 @@ pub(super) fn origin(value: &str) -> Result<String, String> {
     Err("must be an origin as browsers send it, such as https://app.example.com (in lower case, without a path), or *".into())
 }
 
-pub(super) fn one_of(value: &str, choices: &[&str]) -> Result<String, String> {
-    if choices.contains(&value) {
-        return Ok(value.into());
-    }
-    Err(format!("must be one of {}", choices.join(", ")))
+pub(super) fn backend(value: &str) -> Result<BackendKind, String> {
+    let named = BackendKind::ALL.into_iter().find(|kind| kind.as_str() == value);
+    let names = || BackendKind::ALL.map(BackendKind::as_str).join(", ");
+    named.ok_or_else(|| format!("must be one of {}", names()))
 }
 
-pub(super) fn backend(value: &str) -> Result<BackendKind, String> {
+pub(super) fn engine(value: &str) -> Result<Option<EngineKind>, String> {
     match value {
-        "local" => Ok(BackendKind::Local),
-        "shared-file" => Ok(BackendKind::SharedFile),
-        "redis" => Ok(BackendKind::Redis),
-        "raft" => Ok(BackendKind::Raft),
-        _ => Err("must be one of local, shared-file, redis, raft".into()),
+        "auto" => Ok(None),
+        name => name.parse().map(Some).map_err(|_| "must be one of auto, wal, redb, sled".into()),
     }
 }
 

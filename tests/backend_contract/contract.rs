@@ -7,7 +7,7 @@ use bytes::Bytes;
 use maxine_state::{
     AuditAction, Batch, Command, EventKind, Fence, Name, Proposal, Rejection, Reply, STATE_VERSION,
 };
-use maxine_store::{CallError, Consistency, ProposeError, StoreNode};
+use maxine_store::{CallError, Consistency, ProposeError, StoreKind, StoreNode};
 use maxine_view::WatchScope;
 
 use crate::node::{
@@ -267,7 +267,8 @@ pub(crate) async fn limits(fixture: &dyn Fixture) {
 /// A node that stops is removed from the list. A node that was removed while it runs is listed again.
 pub(crate) async fn nodes_are_known(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
-    let meets_in_the_store = matches!(nodes[0].store.kind(), "redis" | "shared-file");
+    let meets_in_the_store =
+        matches!(nodes[0].store.kind(), StoreKind::Redis | StoreKind::SharedFile);
     let known = nodes[0].store.nodes().await.unwrap();
     assert_eq!(known.is_some(), meets_in_the_store, "{known:?}");
     if !meets_in_the_store {

@@ -84,7 +84,7 @@ impl Layout {
         let view = View::new(clock);
         let peers = Peers::new(&name);
         let router = Arc::clone(&peers.router);
-        let node = config.raft_node("").expect("a good engine");
+        let node = config.raft_node("");
         let members = config.first_members("");
         let opened = RaftStore::open(node, members, Arc::clone(&view), Arc::new(peers)).await;
         let store: Arc<dyn ControlStore> = opened.expect("it opens");

@@ -21,6 +21,7 @@ mod raft;
 pub mod redis;
 pub mod shared_file;
 mod store_event;
+mod store_kind;
 pub mod transfer;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub use node_register::{KEPT_MS, StoreNode};
 pub use outcome::{Retry, WriteOutcome};
 pub use raft::{RaftStore, backup_index};
 pub use store_event::StoreEvent;
+pub use store_kind::StoreKind;
 
 /// The required freshness of a read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, utoipa::ToSchema)]
@@ -325,8 +327,8 @@ pub trait ControlStore: Send + Sync + 'static {
         Err(CallError::Unsendable(String::from("this backend has no members")))
     }
 
-    /// The kind of backend: `raft`, `redis`, `shared-file`, `local` or `memory`.
-    fn kind(&self) -> &'static str;
+    /// The kind of this store.
+    fn kind(&self) -> StoreKind;
 
     /// The known addresses of the store itself, in addition to those of its members, as `host:port`: the
     /// ports on which it listens, the servers that it found, and the nodes that share it without connections to

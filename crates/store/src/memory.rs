@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, Ordered, PeerHandler, ProposeError,
-    ReadError, WriteTime,
+    ReadError, StoreKind, WriteTime,
 };
 use maxine_state::{Applied, Batch};
 use maxine_view::View;
@@ -96,8 +96,8 @@ impl ControlStore for MemoryStore {
         self.peers.handle(body).await.map_err(CallError::Refused)
     }
 
-    fn kind(&self) -> &'static str {
-        "memory"
+    fn kind(&self) -> StoreKind {
+        StoreKind::Memory
     }
 
     async fn shutdown(&self) {}

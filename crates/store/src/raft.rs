@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::{
     AdminError, BackupSummary, CallError, ClusterAdmin, ClusterStatus, Consistency, ControlStore,
     Leadership, Machine, MemberView, NodeRole, Ordered, PeerHandler, ProposeError, ReadError,
-    WriteTime, encode_payload, needs_lease,
+    StoreKind, WriteTime, encode_payload, needs_lease,
 };
 use maxine_state::{
     Applied, Batch, ControlState, STATE_VERSION, decode_applied, decode_batch, encode_applied,
@@ -299,8 +299,8 @@ impl ControlStore for RaftStore {
         self.node.call(raft::Target::Node(id), body, timeout).await.map_err(call_error)
     }
 
-    fn kind(&self) -> &'static str {
-        "raft"
+    fn kind(&self) -> StoreKind {
+        StoreKind::Raft
     }
 
     fn cluster(&self) -> Option<Arc<dyn ClusterAdmin>> {

@@ -48,9 +48,11 @@ pub enum AlertForm {
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal: $form:ident, $severity:ident, $scope:ident, $runbook:literal;)*) => {
         /// A kind of alert.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+        )]
         pub enum AlertKind {
-            $($(#[$doc])* $kind,)*
+            $($(#[$doc])* #[serde(rename = $name)] $kind,)*
         }
 
         impl AlertKind {
@@ -61,6 +63,12 @@ macro_rules! kinds {
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$kind => $name,)* }
+            }
+
+            /// The kind with this name.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|kind| kind.name() == name)
             }
 
             /// Whether it has an end.
@@ -166,6 +174,7 @@ mod tests {
         let table = std::fs::read_to_string(dir.join("README.md")).unwrap();
         for kind in AlertKind::ALL {
             assert!(names.insert(kind.name()), "{} is there twice", kind.name());
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
             let page = dir.join(format!("{}.md", kind.runbook()));
             let text = std::fs::read_to_string(&page)
                 .unwrap_or_else(|error| panic!("{}: {}: {error}", kind.name(), page.display()));

@@ -55,7 +55,7 @@ pub struct Alert {
     #[serde(skip)]
     pub stage: u8,
     /// The kind, such as `upstream.evicted`.
-    #[serde(rename = "type", serialize_with = "name_of")]
+    #[serde(rename = "type")]
     #[schema(value_type = String)]
     pub kind: AlertKind,
     /// The object that it concerns, such as a member's name.
@@ -71,10 +71,6 @@ pub struct Alert {
     pub acknowledged_by: Option<String>,
     /// Whether a silence kept it from the webhook when it was raised.
     pub silenced: bool,
-}
-
-fn name_of<S: serde::Serializer>(kind: &AlertKind, out: S) -> Result<S::Ok, S::Error> {
-    out.serialize_str(kind.name())
 }
 
 /// A condition or an event for an alert.
@@ -171,7 +167,7 @@ pub(super) enum Raised {
 
 impl Kept {
     fn is_silenced(&self, kind: AlertKind, now_ms: u64) -> bool {
-        self.silences.iter().any(|s| s.kind == kind.name() && s.until_ms > now_ms)
+        self.silences.iter().any(|s| s.kind == kind && s.until_ms > now_ms)
     }
 
     fn active_of(&mut self, kind: AlertKind, object: &str) -> Option<&mut Entry> {

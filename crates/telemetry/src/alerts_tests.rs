@@ -25,7 +25,7 @@ fn alerts_are_numbered_acknowledged_and_silenced() {
     assert_eq!(alerts.push(event("a"), 1).id, 1);
     assert!(alerts.acknowledge(1, "ada"));
     let until = |until_ms| Silence {
-        kind: "upstream.evicted".into(),
+        kind: AlertKind::UpstreamEvicted,
         until_ms,
         reason: String::new(),
         by: "a".into(),
@@ -134,7 +134,7 @@ fn a_silence_outlives_a_restart_of_the_node() {
     let file = dir.path().join("alert-silences");
     let open = || Alerts::new("node-1".into(), 10, Some(file.clone()));
     let silence = Silence {
-        kind: "upstream.evicted".into(),
+        kind: AlertKind::UpstreamEvicted,
         until_ms: 1_000,
         reason: "planned".into(),
         by: "ada".into(),
@@ -146,6 +146,11 @@ fn a_silence_outlives_a_restart_of_the_node() {
     assert!(!again.push(event("b"), 1_000).silenced, "it ends when it said");
     assert!(again.silence(Silence { until_ms: 0, ..silence.clone() }, 3).unwrap());
     assert!(open().silences(3).is_empty());
+    // One that this version does not know is left out, and the others stay in force.
+    let unknown = r#"{"type":"later.kind","until_ms":1000,"reason":"","by":"ada"}"#;
+    let stored = format!("[{unknown},{}]", serde_json::to_string(&silence).unwrap());
+    std::fs::write(&file, stored).unwrap();
+    assert_eq!(open().silences(2), std::slice::from_ref(&silence));
     // A silence that cannot be stored does not take effect.
     let nowhere = dir.path().join("missing").join("alert-silences");
     let alerts = Alerts::new("node-1".into(), 10, Some(nowhere));

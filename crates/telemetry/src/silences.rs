@@ -7,6 +7,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::alert_kind::AlertKind;
+
 /// Maximum number of kinds that are silenced at the same time.
 pub(crate) const SILENCES_MAX: usize = 64;
 /// Maximum length of the file, in bytes. The maximum number of silences needs less.
@@ -17,7 +19,8 @@ const FILE_LEN_MAX: u64 = 256 * 1024;
 pub struct Silence {
     /// The kind.
     #[serde(rename = "type")]
-    pub kind: String,
+    #[schema(value_type = String)]
+    pub kind: AlertKind,
     /// End of the silence, in milliseconds since 1970.
     pub until_ms: u64,
     /// The reason that the operator gave.
@@ -34,9 +37,16 @@ pub(crate) fn read(file: &Path) -> io::Result<Vec<Silence>> {
     };
     let mut bytes = Vec::new();
     opened.take(FILE_LEN_MAX).read_to_end(&mut bytes)?;
-    let mut silences: Vec<Silence> = serde_json::from_slice(&bytes)?;
-    silences.truncate(SILENCES_MAX);
-    Ok(silences)
+    let stored: Vec<serde_json::Value> = serde_json::from_slice(&bytes)?;
+    // Another version may have silenced a kind that this one does not raise.
+    let known = stored.into_iter().filter_map(|silence| match serde_json::from_value(silence) {
+        Ok(silence) => Some(silence),
+        Err(error) => {
+            tracing::warn!(%error, "a silence of alerts cannot be read: it is not in force");
+            None
+        }
+    });
+    Ok(known.take(SILENCES_MAX).collect())
 }
 
 /// Replaces the file. Blocks.

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use maxine_api::native::ServiceHealth;
 use maxine_state::{Liveness, Readiness};
-use maxine_store::NodeRole;
+use maxine_store::{NodeRole, StoreKind};
 
 /// One page of a list.
 #[derive(Debug, Deserialize)]
@@ -48,7 +49,7 @@ pub struct NoTraffic {
 pub struct ServiceSummary {
     pub namespace: String,
     pub name: String,
-    pub health: String,
+    pub health: ServiceHealth,
     pub instances: u64,
     pub routable: u64,
     #[serde(default)]
@@ -137,7 +138,7 @@ pub struct Resolution {
 #[allow(missing_docs, reason = "the API's own names; the reference describes them")]
 pub struct Cluster {
     pub node: String,
-    pub backend: String,
+    pub backend: StoreKind,
     #[serde(default)]
     pub version: String,
     #[serde(default)]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::cli::client::{ConnectArgs, Request, shapes};
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, human_ms};
+use maxine_store::StoreKind;
 
 /// How often the members are asked until all are at one index: writes go on meanwhile.
 const ROUNDS_MAX: usize = 5;
@@ -215,7 +216,7 @@ const NO_ADDRESS: &str = "not asked: its address is not known here; name it with
 /// The nodes that share the store, by the lists of those that answered, of `named` nodes. The lists show no addresses, so
 /// a node is asked only if it was named.
 fn sharers(known: &[(&String, &shapes::Cluster)], named: usize) -> Result<Vec<Asked>, CliError> {
-    let is_local = known.iter().all(|(_, cluster)| cluster.backend == "local");
+    let is_local = known.iter().all(|(_, cluster)| cluster.backend == StoreKind::Local);
     if !is_local && !known.iter().any(|(_, cluster)| cluster.nodes.is_some()) {
         let text = "NOT COMPARED: the store did not say which nodes there are";
         return Err(CliError::Incomplete(text.into()));

@@ -27,7 +27,7 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
             "node".to_owned(),
             format!("{} ({}, up {})", cluster.node, cluster.version, human_ms(cluster.uptime_ms)),
         ],
-        vec!["backend".into(), cluster.backend.clone()],
+        vec!["backend".into(), cluster.backend.to_string()],
         vec!["state version".into(), state_version(cluster.state_version)],
         vec!["leader".into(), format!("{leader}, {term} {}", cluster.leadership.term)],
         vec![

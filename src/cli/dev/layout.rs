@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
+use crate::config::BackendKind;
 use maxine_clock::Clock;
 
 const DEFAULT_PORT: u16 = 8080;
@@ -43,7 +44,7 @@ impl DevNode {
 /// What is kept between runs.
 #[derive(Serialize, Deserialize)]
 struct Kept {
-    backend: String,
+    backend: BackendKind,
     nodes: Vec<DevNode>,
 }
 
@@ -120,7 +121,7 @@ impl Folder {
     pub(super) fn nodes(
         &self,
         count: u64,
-        backend: &str,
+        backend: BackendKind,
         port: Option<u16>,
     ) -> anyhow::Result<Vec<DevNode>> {
         let path = self.dir.join("dev.json");
@@ -137,9 +138,9 @@ impl Folder {
                 "{} holds a cluster of {} in {} mode: give --nodes {} --backend {}, or --fresh to delete them",
                 self.dir.display(),
                 maxine_wording::count(kept.nodes.len(), "node"),
-                kept.backend,
+                kept.backend.as_str(),
                 kept.nodes.len(),
-                kept.backend
+                kept.backend.as_str()
             );
         }
         let first = match (&kept, port) {
@@ -170,7 +171,7 @@ impl Folder {
             };
             nodes.push(DevNode { id, http_port, peer_port });
         }
-        let kept = Kept { backend: backend.into(), nodes: nodes.clone() };
+        let kept = Kept { backend, nodes: nodes.clone() };
         fs::write(&path, serde_json::to_vec_pretty(&kept)?)?;
         Ok(nodes)
     }
@@ -200,7 +201,7 @@ impl Folder {
         &self,
         node: &DevNode,
         nodes: &[DevNode],
-        mode: &str,
+        backend: BackendKind,
         redis_url: Option<&str>,
         tls: Option<&ClusterPki>,
     ) -> anyhow::Result<Command> {
@@ -211,14 +212,14 @@ impl Folder {
         let mut set = |flag: &str, value: String| {
             command.arg(format!("--{flag}={value}"));
         };
-        set("mode", mode.into());
+        set("mode", backend.as_str().into());
         set("node-id", node.id.to_string());
         set("instance-id", format!("node-{}", node.id));
         set("data-dir", dir.display().to_string());
         set("port", node.http_port.to_string());
         set("initial-password-file", self.password_file(node.id).display().to_string());
-        match mode {
-            "raft" => {
+        match backend {
+            BackendKind::Raft => {
                 let member = |n: &DevNode| format!("{}@{}@{}", n.id, n.peer_addr(), n.http_url());
                 set("cluster-id", CLUSTER_ID.into());
                 set("raft-listen", node.peer_addr());
@@ -231,14 +232,14 @@ impl Folder {
                     set("raft-tls-key", own.key_pem.display().to_string());
                 }
             }
-            "shared-file" => {
+            BackendKind::SharedFile => {
                 fs::create_dir_all(self.path("shared"))?;
                 set(
                     "state-file",
                     self.path("shared").join("registry-state.json").display().to_string(),
                 );
             }
-            _ => {}
+            BackendKind::Redis | BackendKind::Local => {}
         }
         if let Some(url) = redis_url {
             command.env("MAXINE_REGISTRY_REDIS_URL", url);

@@ -9,10 +9,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{Format, OutputArgs};
+use crate::config::BackendKind;
 use children::{Child, Children};
 use layout::{DevNode, Folder};
 
@@ -23,8 +25,8 @@ pub struct DevArgs {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9))]
     nodes: Option<u64>,
     /// Where the nodes keep their state
-    #[arg(long, value_enum, default_value_t = Backend::Raft)]
-    backend: Backend,
+    #[arg(long, value_enum, default_value_t = BackendKind::Raft)]
+    backend: BackendKind,
     /// HTTP port of the first node; the other nodes use the next ports [default: 8080, or the ports of the
     /// last run in the same directory]
     #[arg(long, short)]
@@ -50,22 +52,13 @@ pub struct DevArgs {
     output: OutputArgs,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Backend {
-    Raft,
-    Redis,
-    SharedFile,
-    Local,
-}
+impl ValueEnum for BackendKind {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Raft, Self::Redis, Self::SharedFile, Self::Local]
+    }
 
-impl Backend {
-    fn mode(self) -> &'static str {
-        match self {
-            Self::Raft => "raft",
-            Self::Redis => "redis",
-            Self::SharedFile => "shared-file",
-            Self::Local => "local",
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.as_str()))
     }
 }
 
@@ -85,8 +78,8 @@ pub(super) fn http_client() -> reqwest::Client {
 /// Runs the cluster until Ctrl-C.
 pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let count = match (args.nodes, args.backend) {
-        (None | Some(1), Backend::Local) => 1,
-        (Some(_), Backend::Local) => {
+        (None | Some(1), BackendKind::Local) => 1,
+        (Some(_), BackendKind::Local) => {
             bail!("local mode has one node: use --nodes 1, or another --backend")
         }
         (nodes, _) => nodes.unwrap_or(3),
@@ -112,9 +105,9 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
             args.data_dir.display()
         ),
     };
-    let nodes = folder.nodes(count, args.backend.mode(), args.port)?;
+    let nodes = folder.nodes(count, args.backend, args.port)?;
     let redis = match args.backend {
-        Backend::Redis => Some(children::redis(&folder).await?),
+        BackendKind::Redis => Some(children::redis(&folder).await?),
         _ => None,
     };
     let redis_url = redis.as_ref().map(|(url, _)| url.clone());
@@ -122,17 +115,12 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     if let Some((_, child)) = redis {
         children.add(child).await?;
     }
-    let tls = (args.tls && args.backend == Backend::Raft)
+    let tls = (args.tls && args.backend == BackendKind::Raft)
         .then(|| folder.issue_certificates(&nodes))
         .transpose()?;
     for node in &nodes {
-        let command = folder.node_command(
-            node,
-            &nodes,
-            args.backend.mode(),
-            redis_url.as_deref(),
-            tls.as_ref(),
-        )?;
+        let command =
+            folder.node_command(node, &nodes, args.backend, redis_url.as_deref(), tls.as_ref())?;
         children
             .add(Child::node(node.id, command, folder.log_file(&format!("node-{}", node.id))))
             .await?;
@@ -261,7 +249,7 @@ async fn announce(
     }
     let mut out = std::io::stdout();
     let running = maxine_wording::count(nodes.len(), "node");
-    writeln!(out, "Maxine is running: {running} in {} mode\n\n{table}\n", args.backend.mode())?;
+    writeln!(out, "Maxine is running: {running} in {} mode\n\n{table}\n", args.backend.as_str())?;
     let first = nodes.first().map(DevNode::http_url).unwrap_or_default();
     match password {
         Some(password) => {

@@ -24,7 +24,9 @@ use maxine_actors::{members, state_version};
 use maxine_state::Leadership;
 use maxine_state::limits::check_text;
 use maxine_state::{AuditAction, ControlState, Name, STATE_VERSION, StateDigest};
-use maxine_store::{AdminError, ClusterAdmin, ClusterStatus, MemberView, StoreNode, WriteOutcome};
+use maxine_store::{
+    AdminError, ClusterAdmin, ClusterStatus, MemberView, StoreKind, StoreNode, WriteOutcome,
+};
 use maxine_view::NO_STATE;
 
 /// Time limit for a change of the membership, in milliseconds.
@@ -85,8 +87,9 @@ pub(super) struct ExpiryView {
 pub(super) struct ClusterView {
     /// This node's name.
     node: String,
-    /// `raft`, `redis`, `shared-file`, `local` or `memory`.
-    backend: &'static str,
+    /// The kind of the store.
+    #[schema(inline)]
+    backend: StoreKind,
     /// Maxine's version.
     version: &'static str,
     /// The version of the state, and the newest that this node understands.

@@ -42,6 +42,7 @@ pub(super) use fresh::{Basis, NO_STORE};
 pub use instance_nodes::InstanceReports;
 pub use nodes::NodeReports;
 pub(super) use resolve::PlainResolve;
+pub use shape::{CheckKindView, ServiceHealth};
 
 use std::sync::Arc;
 

@@ -270,13 +270,24 @@ impl HealthView {
 }
 
 /// Who finds out how an instance is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum CheckKindView {
+pub enum CheckKindView {
     /// Nodes of Maxine ask the instance.
     Probe,
     /// The owner reports.
     Ttl,
+}
+
+impl CheckKindView {
+    /// The name in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::Ttl => "ttl",
+        }
+    }
 }
 
 /// A check of an instance.
@@ -510,13 +521,28 @@ impl InstanceView {
 /// State of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum ServiceHealth {
+pub enum ServiceHealth {
     /// At least one instance gets traffic, and every instance that is not drained is healthy.
     Healthy,
     /// At least one instance gets traffic, and an instance that is not drained is unhealthy or evicted.
     Degraded,
     /// No instance gets traffic.
     Down,
+}
+
+impl ServiceHealth {
+    /// All states, from the best to the worst.
+    pub const ALL: [Self; 3] = [Self::Healthy, Self::Degraded, Self::Down];
+
+    /// The name in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
 }
 
 /// A service in a list.
@@ -563,6 +589,21 @@ impl ServiceSummary {
                 .unwrap_or(config.selection_strategy),
             policy_revision: policy.map(|record| record.revision),
             modified_index: service.modified_index,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_same_in_answers_and_on_the_command_line() {
+        for health in ServiceHealth::ALL {
+            assert_eq!(serde_json::to_value(health).unwrap(), health.as_str());
+        }
+        for kind in [CheckKindView::Probe, CheckKindView::Ttl] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
     }
 }

@@ -160,12 +160,12 @@ pub(super) async fn silence_alerts(
     write: Write,
     JsonBody(body): JsonBody<SilenceBody>,
 ) -> Result<Json<Silence>, Problem> {
-    check_kind(&kind)?;
+    let kind = alert_kind(&kind)?;
     check_text("reason", &body.reason, 0, TEXT_LEN_MAX)?;
     check_range("duration_ms", body.duration_ms, 1_000, SILENCE_MS_MAX)?;
     let now_ms = state.clock().wall_ms();
     let silence = Silence {
-        kind: kind.as_str().into(),
+        kind,
         until_ms: now_ms + body.duration_ms,
         reason: body.reason,
         by: write.actor.user.into(),
@@ -194,12 +194,11 @@ async fn set_silence(state: &AppState, silence: Silence, now_ms: u64) -> Result<
     }
 }
 
-fn check_kind(kind: &Name) -> Result<(), Problem> {
-    if AlertKind::ALL.iter().any(|known| known.name() == kind.as_str()) {
-        return Ok(());
-    }
-    let known: Vec<_> = AlertKind::ALL.iter().map(|kind| kind.name()).collect();
-    Err(Problem::limit("type", &known.join(", "), kind.as_str()))
+fn alert_kind(name: &Name) -> Result<AlertKind, Problem> {
+    AlertKind::named(name.as_str()).ok_or_else(|| {
+        let known: Vec<_> = AlertKind::ALL.iter().map(|kind| kind.name()).collect();
+        Problem::limit("type", &known.join(", "), name.as_str())
+    })
 }
 
 /// Ends a silence.
@@ -214,10 +213,9 @@ pub(super) async fn unsilence_alerts(
     _: Params<NoParams>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    check_kind(&kind)?;
     // A silence whose time is over replaces it.
     let ended = Silence {
-        kind: kind.as_str().into(),
+        kind: alert_kind(&kind)?,
         until_ms: 0,
         reason: String::new(),
         by: write.actor.user.into(),

@@ -23,7 +23,7 @@ use super::newest_state::NewestState;
 use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, Ordered, PeerHandler,
-    ProposeError, ReadError, StoreEvent, WriteTime, encode_payload,
+    ProposeError, ReadError, StoreEvent, StoreKind, WriteTime, encode_payload,
 };
 use maxine_clock::Clock;
 use maxine_state::{Applied, Batch};
@@ -371,8 +371,8 @@ impl ControlStore for LocalStore {
         handled.map_err(|_| CallError::late())?.map_err(CallError::Refused)
     }
 
-    fn kind(&self) -> &'static str {
-        "local"
+    fn kind(&self) -> StoreKind {
+        StoreKind::Local
     }
 
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {

@@ -48,7 +48,7 @@ use super::newest_state::NewestState;
 use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, OpenError, PeerHandler, ProposeError,
-    ReadError, StoreEvent, StoreNode, WriteTime,
+    ReadError, StoreEvent, StoreKind, StoreNode, WriteTime,
 };
 use maxine_clock::Clock;
 use maxine_state::{Applied, Batch};
@@ -431,8 +431,8 @@ impl ControlStore for RedisStore {
         self.core.call(body, timeout).await
     }
 
-    fn kind(&self) -> &'static str {
-        "redis"
+    fn kind(&self) -> StoreKind {
+        StoreKind::Redis
     }
 
     async fn nodes(&self) -> Result<Option<Vec<StoreNode>>, ReadError> {

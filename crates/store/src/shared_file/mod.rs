@@ -35,7 +35,8 @@ use super::file_log::beside;
 use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, PeerHandler,
-    ProposeError, ReadError, StoreEvent, StoreNode, WriteTime, encode_payload, needs_lease,
+    ProposeError, ReadError, StoreEvent, StoreKind, StoreNode, WriteTime, encode_payload,
+    needs_lease,
 };
 use maxine_clock::Clock;
 use maxine_state::{Applied, Batch};
@@ -408,8 +409,8 @@ impl ControlStore for SharedFileStore {
         tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(CallError::late()))
     }
 
-    fn kind(&self) -> &'static str {
-        "shared-file"
+    fn kind(&self) -> StoreKind {
+        StoreKind::SharedFile
     }
 
     async fn nodes(&self) -> Result<Option<Vec<StoreNode>>, ReadError> {
