@@ -127,7 +127,7 @@ fn a_crate_depends_only_on_those_that_the_design_names() {
 }
 
 /// Crates that still have modules that import each other in a circle.
-const WITH_CIRCLES: &[&str] = &["actors", "api", "balance", "control", "gateway", "state"];
+const WITH_CIRCLES: &[&str] = &["api", "gateway"];
 
 /// A module in a circle cannot be understood, tested or changed without all others of the circle.
 #[test]

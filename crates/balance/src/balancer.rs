@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::choice::{Draw, Pick, Pool, Strategy};
 use crate::hash::CallerHash;
 use crate::member_set::MemberSet;
 use crate::rendezvous::{self, Weighted};
@@ -14,27 +15,6 @@ use crate::rendezvous::{self, Weighted};
 const VERSION_SEED: u64 = 1;
 /// Maximum number of members of a zone whose load is read for one choice.
 const ZONE_SAMPLE_MAX: usize = 64;
-
-/// How a member is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strategy {
-    /// The members in turn, by weight. The shares are exact over a whole cycle.
-    RoundRobin,
-    /// The next point on the ring after the caller's hash.
-    ConsistentHash,
-    /// The highest score of the caller's hash and a member.
-    Rendezvous,
-    /// The less loaded of two members that are drawn by weight.
-    LeastRequest,
-}
-
-impl Strategy {
-    /// Whether the choice depends on the caller's hash.
-    #[must_use]
-    pub const fn hashes(self) -> bool {
-        matches!(self, Self::ConsistentHash | Self::Rendezvous)
-    }
-}
 
 /// What a choice needs to know about an instance.
 #[derive(Clone, Copy, Debug)]
@@ -82,42 +62,6 @@ pub struct Plan<'a> {
     pub zone: Option<Zones<'a>>,
     /// Whether draws can have an affinity.
     pub affinity: bool,
-}
-
-/// The values that one choice depends on.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Draw {
-    /// The caller's hash, for strategies that hash.
-    pub hash: CallerHash,
-    /// If set, the caller always gets the member with the highest rendezvous score, whatever the strategy is.
-    pub affinity: Option<CallerHash>,
-    /// A random number.
-    pub random: u64,
-}
-
-/// The chosen member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pick {
-    /// Its position among the members that the balancer was built from.
-    pub position: usize,
-    /// For round robin: which turn of the member in the cycle this was, from 0.
-    pub share: u32,
-}
-
-/// The present state of the members, by position.
-pub trait Pool {
-    /// Whether the member may be chosen now.
-    fn admits(&self, _position: usize) -> bool {
-        true
-    }
-
-    /// The number of requests in flight to the member.
-    fn in_flight(&self, position: usize) -> u64;
-
-    /// How slow the member is, as a power of two. Each step doubles its load.
-    fn slowness(&self, _position: usize) -> u32 {
-        0
-    }
 }
 
 /// The members of a service, prepared for choosing. It is immutable, apart from its counters of turns.

@@ -10,6 +10,7 @@
 //! `docs/reference/selection.md` describes the strategies. `sdks/spec/balance.json` has test vectors.
 
 mod balancer;
+mod choice;
 mod cycle;
 mod hash;
 mod member_set;
@@ -17,5 +18,6 @@ mod random;
 mod rendezvous;
 mod ring;
 
-pub use balancer::{Balancer, Draw, Member, Pick, Plan, Pool, Strategy, VersionWeight, Zones};
+pub use balancer::{Balancer, Member, Plan, VersionWeight, Zones};
+pub use choice::{Draw, Pick, Pool, Strategy};
 pub use hash::{CallerHash, Fields, HashInput, HashSource, query_of};

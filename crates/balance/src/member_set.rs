@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::balancer::{Draw, Pick, Pool, Strategy};
+use crate::choice::{Draw, Pick, Pool, Strategy};
 use crate::cycle::Cycle;
 use crate::random::Random;
 use crate::rendezvous::{self, Weighted};

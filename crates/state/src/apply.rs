@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
-use super::audit::{AuditClass, AuditOutcome, AuditRecord};
+use super::audit::{AuditOutcome, AuditRecord};
 use super::audit_action::AuditAction;
+use super::audit_class::AuditClass;
 use super::check::{CheckReport, CheckState, CheckStatus};
 use super::command::{
     Applied, CheckExpiry, Command, Deregistration, Fence, HealthReport, ObjectKind, Proposal,

@@ -1,8 +1,9 @@
 use super::super::STATE_VERSION;
 use super::super::address::Address;
-use super::super::codec::{CodecError, decode_batch, encode_batch};
+use super::super::codec::CodecError;
 use super::super::command::{Actor, Batch, RequestId};
 use super::super::health::Readiness;
+use super::super::log_entry::{decode_batch, encode_batch};
 use super::*;
 
 fn key() -> ServiceKey {

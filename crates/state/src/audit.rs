@@ -18,19 +18,13 @@ use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 use imbl::Vector;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::audit_action::AuditAction;
+use super::audit_class::AuditClass;
 use super::codec;
 use super::command::Rejection;
-use super::versioned::{Needs, first_version, stored};
-
-const DAY_MS: u64 = 24 * 3_600 * 1_000;
-/// Retention of frequent records, in milliseconds.
-const SHORT_MS: u64 = 30 * DAY_MS;
-/// Retention of rare records, in milliseconds.
-const LONG_MS: u64 = 400 * DAY_MS;
+use super::versioned::{Needs, stored};
 
 /// Outcome of an action.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -50,85 +44,15 @@ impl AuditOutcome {
     }
 }
 
-/// Class of an audit record. Each class has its own limits.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum AuditClass {
-    /// Leadership, members, snapshots, backups.
-    Cluster,
-    /// Users, tokens and signing keys.
-    Identities,
-    /// Policies, the configuration and drains.
-    Settings,
-    /// Sign-ins, uses of break-glass tokens, cleared logs.
-    Access,
-    /// What was refused to callers who did not prove who they are.
-    Strangers,
-    /// Registrations and everything else that machines do.
-    Registrations,
-    /// What was refused to known callers, and exports: what any viewer can repeat without end.
-    Requests,
-}
-
-impl AuditClass {
-    /// All classes.
-    pub const ALL: [Self; 7] = [
-        Self::Cluster,
-        Self::Identities,
-        Self::Settings,
-        Self::Access,
-        Self::Strangers,
-        Self::Registrations,
-        Self::Requests,
-    ];
-
-    /// The class of a record. An empty `user` is a caller without a credential. A refused change gets another
-    /// class than a successful one: anyone can repeat it, and it must not push out the changes that were
-    /// made.
-    #[must_use]
-    pub fn of(user: &str, action: AuditAction, outcome: &AuditOutcome) -> Self {
-        match outcome {
-            AuditOutcome::Success => action.class(),
-            AuditOutcome::Refused(_) if action.is_of_instances() => Self::Registrations,
-            AuditOutcome::Refused(_) if user.is_empty() => Self::Strangers,
-            AuditOutcome::Refused(_) => Self::Requests,
-        }
-    }
-
-    /// The name of the class.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Cluster => "cluster",
-            Self::Identities => "identities",
-            Self::Settings => "settings",
-            Self::Access => "access",
-            Self::Strangers => "strangers",
-            Self::Registrations => "registrations",
-            Self::Requests => "requests",
-        }
-    }
-
-    /// Maximum number of kept records of this class.
-    #[must_use]
-    pub const fn records_max(self) -> usize {
-        match self {
-            Self::Cluster | Self::Identities | Self::Settings => 5_000,
-            Self::Access => 10_000,
-            Self::Strangers | Self::Requests => 5_000,
-            Self::Registrations => 20_000,
-        }
-    }
-
-    /// Longest time that a record of this class is kept, in milliseconds.
-    #[must_use]
-    pub const fn retention_ms(self) -> u64 {
-        match self {
-            Self::Cluster | Self::Identities | Self::Settings => LONG_MS,
-            Self::Access | Self::Strangers | Self::Registrations | Self::Requests => SHORT_MS,
-        }
+/// The class of a record. An empty `user` is a caller without a credential. A refused change gets another
+/// class than a successful one: anyone can repeat it, and it must not push out the changes that were
+/// made.
+fn class_of(user: &str, action: AuditAction, outcome: &AuditOutcome) -> AuditClass {
+    match outcome {
+        AuditOutcome::Success => action.class(),
+        AuditOutcome::Refused(_) if action.is_of_instances() => AuditClass::Registrations,
+        AuditOutcome::Refused(_) if user.is_empty() => AuditClass::Strangers,
+        AuditOutcome::Refused(_) => AuditClass::Requests,
     }
 }
 
@@ -181,16 +105,6 @@ stored!(AuditRecord {
     outcome,
     previous,
     hash,
-});
-
-first_version!(AuditClass {
-    Cluster,
-    Identities,
-    Settings,
-    Access,
-    Strangers,
-    Registrations,
-    Requests
 });
 
 impl Needs for AuditOutcome {
@@ -309,7 +223,7 @@ impl AuditLog {
     /// Appends a record. Sets its numbers and hashes, and drops the oldest records of its class if there are
     /// too many.
     pub(super) fn append(&mut self, mut record: AuditRecord) {
-        record.class = AuditClass::of(&record.user, record.action, &record.outcome);
+        record.class = class_of(&record.user, record.action, &record.outcome);
         let chain = &mut self.chains[record.class as usize];
         record.seq = self.next_seq;
         record.class_seq = chain.next_seq;

@@ -4,7 +4,7 @@
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::audit::AuditClass;
+use super::audit_class::AuditClass;
 use super::versioned::Needs;
 
 macro_rules! actions {

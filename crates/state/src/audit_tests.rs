@@ -1,3 +1,4 @@
+use super::super::audit_class::{LONG_MS, SHORT_MS};
 use super::*;
 
 fn record(action: AuditAction, n: u64) -> AuditRecord {

@@ -1,27 +1,22 @@
-//! Encodes commands and decodes them. No other module does.
+//! What log entries and snapshots have in common: the header, its versions, and the encoding of the rest.
 //!
 //! A log payload is `magic "MXC" | format | state version | bincode body`. A snapshot is `magic "MXS" |
 //! format | state version | bincode records`. The format is one byte. The state version is the version that a
 //! reader must understand: for an entry, the version that its commands need; for a snapshot, the version of
 //! the state. A build that does not understand the version stops there and parses nothing of the rest. Enum
-//! variants are only ever appended. The golden bytes below and in `fuzz` fail if a variant moves.
-
-use std::io::Read;
+//! variants are only ever appended. The golden bytes in `log_entry` and in `fuzz` fail if a variant moves.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
-use bincode::error::DecodeError;
 
 use super::STATE_VERSION;
-use super::command::{Applied, Batch, Rejection};
-use super::snapshot::SnapshotError;
 
 /// Largest body that is encoded or decoded, in bytes.
-const BODY_LEN_MAX: usize = 16 * 1024 * 1024;
-const BATCH_MAGIC: [u8; 3] = *b"MXC";
-const SNAPSHOT_MAGIC: [u8; 3] = *b"MXS";
+pub(super) const BODY_LEN_MAX: usize = 16 * 1024 * 1024;
+pub(super) const BATCH_MAGIC: [u8; 3] = *b"MXC";
+pub(super) const SNAPSHOT_MAGIC: [u8; 3] = *b"MXS";
 /// Formats 1 and 2 had other policies, refusals and instances, and fields that could not be extended. No
 /// release wrote them.
-const FORMAT_VERSION: u8 = 3;
+pub(super) const FORMAT_VERSION: u8 = 3;
 
 pub(super) fn config() -> Configuration<LittleEndian, Varint, Limit<BODY_LEN_MAX>> {
     bincode::config::standard().with_limit::<BODY_LEN_MAX>()
@@ -68,28 +63,26 @@ pub enum CodecError {
 }
 
 /// Length of the header, in bytes.
-const HEAD_LEN: usize = 8;
+pub(super) const HEAD_LEN: usize = 8;
 
 /// The header of a snapshot of a state of this version.
 pub(super) fn snapshot_head(state_version: u32) -> [u8; HEAD_LEN] {
     head(SNAPSHOT_MAGIC, state_version)
 }
 
-/// Reads the header of a snapshot. Returns the version of its state.
-pub(super) fn read_snapshot_head(input: &mut impl Read) -> Result<u32, SnapshotError> {
-    let mut head = [0; HEAD_LEN];
-    input.read_exact(&mut head)?;
-    Ok(check_head(head, SNAPSHOT_MAGIC)?)
+/// Checks the header of a snapshot. Returns the version of its state.
+pub(super) fn check_snapshot_head(head: [u8; HEAD_LEN]) -> Result<u32, CodecError> {
+    check_head(head, SNAPSHOT_MAGIC)
 }
 
-fn head([a, b, c]: [u8; 3], state_version: u32) -> [u8; HEAD_LEN] {
+pub(super) fn head([a, b, c]: [u8; 3], state_version: u32) -> [u8; HEAD_LEN] {
     let [d, e, f, g] = state_version.to_le_bytes();
     [a, b, c, FORMAT_VERSION, d, e, f, g]
 }
 
 /// The error for bytes that are too short for a header of this format. Another format may have a shorter
 /// header.
-fn of_short_head(bytes: &[u8]) -> CodecError {
+pub(super) fn of_short_head(bytes: &[u8]) -> CodecError {
     match bytes {
         [a, b, c, format, ..] if [*a, *b, *c] == BATCH_MAGIC && *format < FORMAT_VERSION => {
             CodecError::Older(*format)
@@ -101,7 +94,7 @@ fn of_short_head(bytes: &[u8]) -> CodecError {
     }
 }
 
-fn check_head(
+pub(super) fn check_head(
     [a, b, c, format, version @ ..]: [u8; HEAD_LEN],
     magic: [u8; 3],
 ) -> Result<u32, CodecError> {
@@ -111,130 +104,5 @@ fn check_head(
         (FORMAT_VERSION, version @ 1..=STATE_VERSION) => Ok(version),
         (FORMAT_VERSION, version) => Err(CodecError::NewerState(version)),
         _ => Err(CodecError::Newer(format)),
-    }
-}
-
-/// Encodes the payload of one log entry.
-pub fn encode_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
-    let mut out = Vec::with_capacity(256);
-    out.extend_from_slice(&head(BATCH_MAGIC, batch.needs()));
-    bincode::encode_into_std_write(batch, &mut out, config())?;
-    // The library applies the limit only when it decodes, and then nobody could read the entry.
-    match out.len() - HEAD_LEN {
-        len if len > BODY_LEN_MAX => Err(CodecError::TooLarge { len, max: BODY_LEN_MAX }),
-        _ => Ok(out),
-    }
-}
-
-/// Decodes the payload of a log entry. If this build does not understand it, the result is an error, and the
-/// caller must stop before that entry.
-pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
-    let Some((head, body)) = bytes.split_first_chunk() else { return Err(of_short_head(bytes)) };
-    let version = check_head(*head, BATCH_MAGIC)?;
-    let batch: Batch = bincode::decode_from_slice(body, config())?.0;
-    match batch.needs() {
-        // The header must not name an older version than the commands need.
-        needs if needs > version => Err(DecodeError::Other("its state version is too low").into()),
-        _ => Ok(batch),
-    }
-}
-
-/// Encodes the replies to one batch, for the node that proposed it.
-#[must_use]
-pub fn encode_applied(applied: &[Applied]) -> Vec<u8> {
-    // Replies are smaller than their commands, which were within the limit.
-    bincode::encode_to_vec(applied, config()).unwrap_or_default()
-}
-
-/// Decodes the replies to one batch.
-pub fn decode_applied(bytes: &[u8]) -> Result<Vec<Applied>, CodecError> {
-    Ok(bincode::decode_from_slice(bytes, config())?.0)
-}
-
-/// Encodes the code of a refusal, as the hashes of the audit log cover it.
-#[must_use]
-pub fn encode_rejection(rejection: &Rejection) -> Vec<u8> {
-    // Refusals are far below the codec's limit.
-    bincode::encode_to_vec(rejection, config()).unwrap_or_default()
-}
-
-/// Decodes the code of a refusal.
-pub fn decode_rejection(bytes: &[u8]) -> Result<Rejection, CodecError> {
-    Ok(bincode::decode_from_slice(bytes, config())?.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::command::{Actor, Command, Deregistration, Fence, Proposal, RequestId};
-    use super::super::name::{Name, ServiceKey};
-    use super::*;
-
-    fn sample() -> Batch {
-        let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
-        let item = Deregistration {
-            key: key.instance(Name::trusted("a")),
-            lease_epoch: Some(7),
-            forget_drain: false,
-        };
-        Batch {
-            proposals: vec![Proposal {
-                request_id: RequestId(0x0102),
-                proposed_at_ms: 1_795_440_992_705,
-                fence: Some(Fence(9)),
-                actor: Actor {
-                    user: "u".into(),
-                    address: "".into(),
-                    trace_id: "t".into(),
-                    via_node: None,
-                },
-                command: Command::Deregister { items: vec![item] },
-            }],
-        }
-    }
-
-    #[test]
-    fn the_bytes_of_a_command_never_change() {
-        let bytes = encode_batch(&sample()).unwrap();
-        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(
-            hex,
-            "4d5843030100000001fb0201fdc1619f08a201000001090175000174000001010764656661756c74\
-             066f726465727301610107000000"
-        );
-        assert_eq!(decode_batch(&bytes).unwrap(), sample());
-    }
-
-    #[test]
-    fn foreign_newer_and_cut_bytes_are_refused() {
-        let bytes = encode_batch(&sample()).unwrap();
-        assert!(matches!(decode_batch(b"x"), Err(CodecError::Foreign)));
-        assert!(matches!(decode_batch(b"nope!"), Err(CodecError::Foreign)));
-        let mut newer = bytes.clone();
-        newer[3] = FORMAT_VERSION + 1;
-        assert!(matches!(decode_batch(&newer), Err(CodecError::Newer(4))));
-        let mut older = bytes.clone();
-        older[3] = 1;
-        let refused = decode_batch(&older).unwrap_err().to_string();
-        assert!(refused.contains("before the first release (format 1"), "{refused}");
-        let snapshot = *b"MXS\x01....";
-        assert!(matches!(check_head(snapshot, SNAPSHOT_MAGIC), Err(CodecError::Older(1))));
-        assert!(matches!(
-            check_head(*b"\0\x01\x02\x03....", SNAPSHOT_MAGIC),
-            Err(CodecError::Foreign)
-        ));
-        // If an entry is for a newer version of the state, only its header is parsed.
-        let newer = STATE_VERSION + 1;
-        let head = head(BATCH_MAGIC, newer);
-        assert!(matches!(decode_batch(&head), Err(CodecError::NewerState(v)) if v == newer));
-        let raise = Command::RaiseStateVersion { to: newer };
-        let mut too_low = sample();
-        too_low.proposals[0].command = raise;
-        let mut too_low = encode_batch(&too_low).unwrap();
-        assert!(matches!(decode_batch(&too_low), Err(CodecError::NewerState(_))));
-        too_low[4] = 1;
-        assert!(matches!(decode_batch(&too_low), Err(CodecError::Damaged(_))));
-        for cut in 8..bytes.len() {
-            assert!(decode_batch(&bytes[..cut]).is_err(), "cut at {cut}");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Commands, proposals and replies: what the log contains.
 //!
 //! Variants are only ever appended, because the log on disk and peers of other versions identify them by
-//! number. The golden bytes in `codec` check this.
+//! number. The golden bytes in `log_entry` check this.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::limits::LimitExceeded;
 use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::ServicePolicy;
 use super::runtime_config::RuntimeConfig;
-use super::versioned::{Needs, stored};
+use super::versioned::{Needs, fixed, stored};
 
 /// Identifies a request, so that a retry takes effect only once. The first 32 bits are a digest of the
 /// command. The other bits identify the request.
@@ -48,6 +48,8 @@ impl RequestId {
 /// The index of the grant under which a leader acts. It only ever grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct Fence(pub u64);
+
+fixed!(Fence, RequestId);
 
 /// Who made a request, for the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]

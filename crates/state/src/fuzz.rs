@@ -3,7 +3,7 @@
 
 use maxine_fuzzing::Target;
 
-use super::codec::{decode_batch, encode_batch};
+use super::log_entry::{decode_batch, encode_batch};
 use super::*;
 
 /// Every target of this crate.

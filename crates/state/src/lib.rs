@@ -16,7 +16,9 @@ mod address;
 mod apply;
 mod audit;
 mod audit_action;
+mod audit_class;
 mod check;
+mod check_reading;
 mod codec;
 mod command;
 mod control_state;
@@ -30,8 +32,10 @@ mod health;
 mod identity;
 mod in_traffic;
 mod instance;
+mod invisible;
 mod leadership;
 pub mod limits;
+mod log_entry;
 mod name;
 mod policy;
 mod runtime_config;
@@ -41,13 +45,12 @@ mod versioned;
 mod wording;
 
 pub use address::{Address, AddressParts, Scheme};
-pub use audit::{AuditChain, AuditClass, AuditLog, AuditOutcome, AuditRecord};
+pub use audit::{AuditChain, AuditLog, AuditOutcome, AuditRecord};
 pub use audit_action::AuditAction;
-pub use check::{Check, CheckKind, CheckReading, CheckReport, CheckState, CheckStatus};
-pub use codec::{
-    CodecError, decode_applied, decode_batch, decode_rejection, encode_applied, encode_batch,
-    encode_rejection,
-};
+pub use audit_class::AuditClass;
+pub use check::{Check, CheckKind, CheckReport, CheckState, CheckStatus};
+pub use check_reading::CheckReading;
+pub use codec::CodecError;
 pub use command::{
     Actor, Applied, Batch, CheckExpiry, Command, Deregistration, Fence, HealthReport, ObjectKind,
     Proposal, Rejection, Reply, RequestId,
@@ -59,9 +62,13 @@ pub use health::{Health, Liveness, Readiness};
 pub use identity::{EndedSession, Identities, Role, SigningKey, TokenRecord, User};
 pub use in_traffic::{InTraffic, NoTrafficReason};
 pub use instance::{Drain, Expiry, Instance, Registration};
+pub use invisible::is_invisible;
 pub use leadership::Leadership;
 pub use limits::{Given, Limit, LimitExceeded};
-pub use name::{InstanceKey, Name, ServiceKey, ServiceRef, is_invisible};
+pub use log_entry::{
+    decode_applied, decode_batch, decode_rejection, encode_applied, encode_batch, encode_rejection,
+};
+pub use name::{InstanceKey, Name, ServiceKey, ServiceRef};
 pub use policy::*;
 pub use runtime_config::{
     ConfigHistory, ConfigRecord, ConfigRevision, DiscoveryMode, LogFormat, RuntimeConfig,

@@ -6,7 +6,7 @@
 use bincode::{Decode, Encode};
 
 use super::field::Field;
-use super::name::is_invisible;
+use super::invisible::is_invisible;
 
 /// Maximum length of the name of a service, an instance, a zone, a version or a node, in bytes.
 pub const NAME_LEN_MAX: usize = 255;

@@ -10,7 +10,8 @@ use bincode::{Decode, Encode};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::audit::{AuditClass, AuditLog, AuditRecord};
+use super::audit::{AuditLog, AuditRecord};
+use super::audit_class::AuditClass;
 use super::codec::{self, CodecError};
 use super::command::{Applied, Fence, RequestId};
 use super::control_state::{ControlState, FormerGrant, Grant, ServiceState};
@@ -179,7 +180,7 @@ impl ControlState {
     /// Reads a state that [`Self::write_to`] wrote.
     pub fn read_from(input: &mut dyn Read) -> Result<Self, SnapshotError> {
         let mut input = BufReader::with_capacity(64 * 1024, input);
-        let version = codec::read_snapshot_head(&mut input)?;
+        let version = read_head(&mut input)?;
         let mut state = Self { version_raised: version - 1, ..Self::default() };
         let mut identities = Identities::default();
         let mut current: Option<(ServiceKey, ServiceState)> = None;
@@ -255,7 +256,7 @@ impl ControlState {
     /// The index of a state that [`Self::write_to`] wrote. Reads only the beginning.
     pub fn read_index(input: &mut dyn Read) -> Result<u64, SnapshotError> {
         let mut input = input;
-        codec::read_snapshot_head(&mut input)?;
+        read_head(&mut input)?;
         match next_record(&mut input)? {
             Record::Header { index, .. } => Ok(index),
             _ => Err(orphan("something")),
@@ -282,6 +283,13 @@ impl ControlState {
         let digest = out.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         StateDigest { index: self.index, digest }
     }
+}
+
+/// Reads the header. Returns the version of the state.
+fn read_head(input: &mut impl Read) -> Result<u32, SnapshotError> {
+    let mut head = [0; codec::HEAD_LEN];
+    input.read_exact(&mut head)?;
+    Ok(codec::check_snapshot_head(head)?)
 }
 
 fn next_record(input: &mut impl Read) -> Result<Record, SnapshotError> {

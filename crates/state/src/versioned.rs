@@ -13,6 +13,9 @@ use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 
+use super::address::Address;
+use super::name::{InstanceKey, Name, ServiceKey};
+
 /// The state version that a value needs: 1, or the newest version of a later field or variant in it.
 pub(crate) trait Needs {
     fn needs(&self) -> u32;
@@ -129,12 +132,10 @@ macro_rules! first_version {
     };
 }
 
-pub(crate) use {first_version, stored};
-
 /// Types whose encoding never gets new fields.
 macro_rules! fixed {
     ($($type:ty),+) => {
-        $(impl Needs for $type {
+        $(impl $crate::versioned::Needs for $type {
             fn needs(&self) -> u32 {
                 1
             }
@@ -142,15 +143,10 @@ macro_rules! fixed {
     };
 }
 
+pub(crate) use {first_version, fixed, stored};
+
 fixed!(bool, u8, u16, u32, u64, str, String);
-fixed!(
-    super::Name,
-    super::Address,
-    super::ServiceKey,
-    super::InstanceKey,
-    super::Fence,
-    super::RequestId
-);
+fixed!(Name, Address, ServiceKey, InstanceKey);
 
 impl<T: Needs + ?Sized> Needs for &T {
     fn needs(&self) -> u32 {

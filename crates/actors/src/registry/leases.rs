@@ -16,11 +16,10 @@ use super::super::leadership::Duties;
 use super::super::supervisor::DropNotifier;
 use super::RegistrySettings;
 use super::expiry_status::ExpiryStatus;
-use super::handover;
+use super::takeover::{Inherit, Takeover};
 use maxine_clock::Clock;
 use maxine_control::leases::{
-    EXPIRY_TICK_MS, ExpiryEvent, FormerLease, LeaseEffect, LeaseEvent, LeaseTable, Leases,
-    RemainingTimes,
+    EXPIRY_TICK_MS, ExpiryEvent, LeaseEffect, LeaseEvent, LeaseTable, Leases, RemainingTimes,
 };
 use maxine_state::{Actor as Who, Batch, Command, Event, Fence, Name, Proposal, Reply, RequestId};
 use maxine_store::{Consistency, ControlStore};
@@ -82,14 +81,6 @@ struct Changes {
     index: u64,
 }
 
-/// Remaining times of some leases under the previous leader.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Inherit {
-    pub(super) present: Fence,
-    pub(super) leases: Vec<FormerLease>,
-}
-
 /// Asks for the remaining times under the grant `former`, which the grant `present` ended.
 #[derive(Message)]
 #[rtype(result = "Result<Arc<RemainingTimes>, String>")]
@@ -122,9 +113,9 @@ impl LeaseActor {
             match effect {
                 LeaseEffect::AskFormer { former, present } => {
                     let RegistrySettings { expiry, takeover_extra_ms, .. } = &self.parts.settings;
-                    let client = handover::HandoverClient {
+                    let client = Takeover {
                         store: Arc::clone(&self.parts.store),
-                        actor: ctx.address(),
+                        leases: ctx.address().recipient(),
                         extra_ms: expiry.grace_ms + takeover_extra_ms,
                     };
                     let ask = async move { client.take_over(&former, present).await };

@@ -4,7 +4,7 @@
 //! batches ([`intake`]). Heartbeats do not: on the leader they renew the lease table directly, and another
 //! node collects them and sends them to the leader ([`renewals`]). On the leader, the lease actor
 //! ([`leases`]) expires leases that have run out. The next leader asks it for the remaining times
-//! ([`handover`]).
+//! ([`handover`], [`takeover`]).
 
 mod confirm;
 pub mod expiry_status;
@@ -12,6 +12,7 @@ mod handover;
 mod intake;
 mod leases;
 mod renewals;
+mod takeover;
 mod write_error;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -11,8 +11,8 @@ mod spec;
 mod track;
 mod verdict;
 
-pub use observer::{Observer, PROBE_TICK_MS, ProbeJob, ProbeTable, TrackView};
+pub use observer::{Observer, PROBE_TICK_MS, ProbeJob, ProbeTable};
 pub use probe_queue::ProbeClass;
 pub use spec::{ActiveDefaults, EffectiveProbe, ProbeFrom, effective_probe};
-pub use track::{ProbeAnswer, ProbeRecord, ProbeStatus};
+pub use track::{ProbeAnswer, ProbeRecord, ProbeStatus, TrackView};
 pub use verdict::{LastResult, Observation, ObserverReport, VerdictContext, Verdicts, flap_score};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::agenda::assigned;
 use super::probe_queue::{NEW_PROBE_TIMEOUT_MS, ProbeClass, ProbeQueue};
 use super::spec::{ActiveDefaults, effective_probe};
-use super::track::{ProbeAnswer, ProbeRecord, ProbeStatus, Track};
+use super::track::{ProbeAnswer, ProbeStatus, Track, TrackView};
 use super::verdict::{LastResult, Observation};
 use maxine_state::{
     Address, ControlState, Instance, InstanceKey, ProbeSpec, ServiceKey, ServiceState,
@@ -62,19 +62,6 @@ impl ProbeTable {
         let failing = tracks.iter().filter(|(_, track)| track.failures > 0);
         failing.map(|(key, track)| (key.clone(), track.failures)).collect()
     }
-}
-
-/// The results for one instance.
-#[derive(Clone, Debug)]
-pub struct TrackView {
-    /// The address that was probed: the index of the registration that set it.
-    pub address_index: u64,
-    /// Number of failed probes in a row.
-    pub failures: u32,
-    /// The status after enough results in a row; `None` before that.
-    pub settled: Option<ProbeStatus>,
-    /// The newest results, newest first.
-    pub records: Vec<ProbeRecord>,
 }
 
 /// The observations of one node.

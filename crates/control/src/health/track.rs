@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 
 use bincode::{Decode, Encode};
 
-use super::observer::TrackView;
 use super::probe_queue::ProbeClass;
 use maxine_state::ProbeSpec;
 
@@ -52,6 +51,19 @@ pub struct ProbeRecord {
     pub detail: String,
     /// How long the probe took, in microseconds.
     pub latency_us: u64,
+}
+
+/// The results for one instance, for readers.
+#[derive(Clone, Debug)]
+pub struct TrackView {
+    /// The address that was probed: the index of the registration that set it.
+    pub address_index: u64,
+    /// Number of failed probes in a row.
+    pub failures: u32,
+    /// The status after enough results in a row; `None` before that.
+    pub settled: Option<ProbeStatus>,
+    /// The newest results, newest first.
+    pub records: Vec<ProbeRecord>,
 }
 
 /// An instance that this node probes.

@@ -5,7 +5,9 @@
 //! it is answered: done, not written, or unknown.
 
 mod engine;
+mod outcome;
 mod queues;
 
-pub use engine::{Attempted, Failure, INTAKE_TICK_MS, Intake, IntakeEffect, IntakeEvent, Refusal};
+pub use engine::{INTAKE_TICK_MS, Intake, IntakeEffect, IntakeEvent};
+pub use outcome::{Attempted, Failure, Refusal};
 pub use queues::{Write, WriteTimes};

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::engine::Refusal;
+use super::outcome::Refusal;
 use maxine_state::{Command, Proposal};
 
 /// Maximum number of items in one batch.

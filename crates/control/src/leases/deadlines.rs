@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::handover::{FormerLease, RemainingTimes};
+use super::lease_id::LeaseId;
 use super::settings::ExpirySettings;
-use super::table::{Lease, LeaseId, LeaseTable, Leased};
+use super::table::{Lease, LeaseTable, Leased};
 use maxine_state::{ControlState, Fence, Instance, InstanceKey, Name};
 
 /// What may be done about the leases that have run out.

@@ -10,7 +10,7 @@ use bincode::{Decode, Encode};
 
 use maxine_state::Fence;
 
-use super::table::LeaseId;
+use super::lease_id::LeaseId;
 
 /// The remaining time of one lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

@@ -11,11 +11,13 @@
 mod deadlines;
 mod expiry;
 mod handover;
+mod lease_id;
 mod settings;
 mod table;
 
 pub use deadlines::{Due, Suspension};
 pub use expiry::{EXPIRY_TICK_MS, ExpiryEvent, LeaseEffect, LeaseEvent, Leases, RemainingUnknown};
 pub use handover::{FormerLease, RemainingTimes};
+pub use lease_id::LeaseId;
 pub use settings::ExpirySettings;
-pub use table::{LeaseId, LeaseTable, Leased};
+pub use table::{LeaseTable, Leased};
