@@ -85,7 +85,7 @@ pub(crate) async fn call(
     body: Bytes,
     timeout: Duration,
 ) -> Result<Bytes, CallError> {
-    if !inner.is_accepting() {
+    if !inner.lifecycle.is_accepting() {
         return Err(CallError::ShuttingDown);
     }
     if body.len() > inner.config.payload_len_max {

@@ -1,21 +1,22 @@
 //! The parts of a running node, which the operations on it share.
 //!
-//! Each operation is in the module of its name and imports this module. This module imports none of them.
+//! Each operation is in the module of its name and imports this module. This module imports none of them. They share
+//! one struct because each of them first finds out who leads, which takes the core, the links, the settings and the
+//! state of the disk; few need less than two further parts.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, NodeId};
 use crate::consensus::Metrics;
 use crate::consensus_core::Raft;
 use crate::exclusion::ExclusionCell;
 use crate::freshness::Freshness;
+use crate::lifecycle::Lifecycle;
 use crate::network::links::Links;
 use crate::roster::Roster;
 use crate::status::{CounterCells, Leadership};
@@ -32,6 +33,8 @@ pub struct RaftNode {
 }
 
 pub(crate) struct Inner {
+    /// The first field, so that it is dropped first.
+    pub(crate) lifecycle: Lifecycle,
     pub(crate) config: Config,
     pub(crate) raft: Raft,
     pub(crate) links: Arc<Links>,
@@ -49,24 +52,9 @@ pub(crate) struct Inner {
     /// Since when this node has led without interruption, while it leads.
     pub(crate) leads_since: Mutex<Option<std::time::Instant>>,
     pub(crate) in_flight: Arc<Semaphore>,
-    pub(crate) accepting: AtomicBool,
     pub(crate) stalled: AtomicBool,
     pub(crate) counters: CounterCells,
-    pub(crate) stop: CancellationToken,
-    pub(crate) tasks: TaskTracker,
     pub(crate) listen_addr: SocketAddr,
-    pub(crate) app_thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
-    pub(crate) runtime: Mutex<Option<tokio::runtime::Runtime>>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        // Dropping a runtime blocks, which is not allowed where this may run.
-        if let Some(runtime) = self.runtime.lock().take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 impl Inner {
@@ -90,9 +78,5 @@ impl Inner {
         self.with_metrics(|metrics| {
             metrics.membership_config.voter_ids().filter(|id| *id != self.config.node_id).count()
         })
-    }
-
-    pub(crate) fn is_accepting(&self) -> bool {
-        self.accepting.load(Ordering::Acquire)
     }
 }

@@ -27,6 +27,7 @@ mod freshness;
 pub mod fuzz;
 mod inner;
 mod leadership;
+mod lifecycle;
 mod membership;
 mod network;
 mod node;

@@ -107,7 +107,7 @@ impl Inner {
                 Err(AdminError::NoLeader | AdminError::NotLeader { .. }) => {}
                 result => return result,
             }
-            if self.stop.is_cancelled() {
+            if self.lifecycle.stop.is_cancelled() {
                 return Err(AdminError::ShuttingDown);
             }
             self.pause(deadline).await;
@@ -366,7 +366,7 @@ pub(crate) async fn snapshot_here(inner: &Inner) -> Result<u64, AdminError> {
         {
             return Ok(current.index());
         }
-        if inner.stop.is_cancelled() {
+        if inner.lifecycle.stop.is_cancelled() {
             return Err(AdminError::ShuttingDown);
         }
         if clock::now() > deadline {

@@ -7,14 +7,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::application::{Application, PeerHandler};
 use crate::config::{Config, Member, NodeId};
@@ -23,6 +21,7 @@ use crate::error::{AdminError, CallError, ReadError, StartError};
 use crate::exclusion::{ExclusionCell, Refusals};
 use crate::forward::Target;
 use crate::inner::{Inner, RaftNode};
+use crate::lifecycle::Lifecycle;
 use crate::network::contacts::{Contacts, Introduction};
 use crate::network::context::Context;
 use crate::network::handshake::LocalIdentity;
@@ -37,7 +36,7 @@ use crate::storage::disk_health::DiskHealth;
 use crate::storage::log_store::{LogStore, drop_contradicted};
 use crate::storage::node_dir::NodeDir;
 use crate::storage::snapshots::SnapshotStore;
-use crate::storage::state_machine::{self, SnapshotOrigin, StateMachine};
+use crate::storage::state_machine::{SnapshotOrigin, StateMachine};
 use crate::{belonging, clock, forward, state_age, storage, supervision};
 
 /// What is opened on the disk before the consensus core starts.
@@ -120,7 +119,7 @@ impl RaftNode {
     /// Stops in an orderly way: accepts no more proposals, transfers leadership to the voter with the most
     /// entries, waits for that, and stops. Always ends within a few seconds.
     pub async fn shutdown(&self) -> Result<(), AdminError> {
-        self.inner.accepting.store(false, Ordering::Release);
+        self.inner.lifecycle.accept_no_more();
         if self.inner.leads() && self.inner.other_voters() > 0 {
             let patience = 3 * Duration::from_millis(self.inner.config.election_timeout_max_ms);
             if let Err(error) = crate::transfer::hand_over_to_stop(&self.inner, patience).await {
@@ -134,32 +133,25 @@ impl RaftNode {
     /// Stops without a transfer of leadership. Acknowledged entries are on the disk.
     pub async fn stop_now(&self) {
         let inner = &self.inner;
-        inner.accepting.store(false, Ordering::Release);
-        inner.stop.cancel();
+        inner.lifecycle.accept_no_more();
+        inner.lifecycle.stop.cancel();
         if tokio::time::timeout(Duration::from_secs(5), inner.raft.shutdown()).await.is_err() {
             tracing::warn!("the Raft core did not stop in time");
         }
         tracing::debug!("core stopped");
         inner.links.close();
-        inner.tasks.close();
-        let _ = tokio::time::timeout(Duration::from_secs(2), inner.tasks.wait()).await;
+        inner.lifecycle.end_tasks().await;
         tracing::debug!("connections closed");
         if tokio::time::timeout(Duration::from_secs(5), inner.log.stop()).await.is_err() {
             tracing::warn!("the log thread did not stop in time");
         }
         tracing::debug!("log closed");
-        let thread = inner.app_thread.clone();
-        let _ = tokio::task::spawn_blocking(move || {
-            state_machine::join_thread(&thread, Duration::from_secs(2))
-        })
-        .await;
+        inner.lifecycle.end_app_thread().await;
         inner.leadership.send_modify(|last| {
             *last = Leadership { term: last.term, leader: None, is_leader: false }
         });
         inner.dir.unlock();
-        if let Some(runtime) = inner.runtime.lock().take() {
-            runtime.shutdown_background();
-        }
+        inner.lifecycle.end_runtime();
     }
 }
 
@@ -215,12 +207,9 @@ async fn start_inside(
         in_flight: Arc::new(Semaphore::new(config.proposals_in_flight_max)),
         leadership: watch::Sender::new(Leadership::default()),
         leads_since: Mutex::default(),
-        accepting: AtomicBool::new(true),
         stalled: AtomicBool::new(false),
         counters: CounterCells::default(),
-        stop: CancellationToken::new(),
-        tasks: TaskTracker::new(),
-        runtime: Mutex::new(runtime.into_inner()),
+        lifecycle: Lifecycle::new(runtime.into_inner(), app_thread),
         raft: raft.clone(),
         links: links.clone(),
         log: opened.log,
@@ -233,7 +222,6 @@ async fn start_inside(
         exclusion: ExclusionCell::default(),
         pinged: AtomicBool::new(false),
         listen_addr,
-        app_thread,
         config,
     });
     let lease =
@@ -250,12 +238,13 @@ async fn start_inside(
         asking: Arc::default(),
         request_timeout: Duration::from_millis(inner.config.request_timeout_ms),
     };
-    let listener = Arc::new(Listener::new(inbound, inner.stop.clone(), inner.tasks.clone()));
-    inner.tasks.spawn(listener.run(tcp));
+    let Lifecycle { stop, tasks, .. } = &inner.lifecycle;
+    let listener = Arc::new(Listener::new(inbound, stop.clone(), tasks.clone()));
+    tasks.spawn(listener.run(tcp));
     belonging::watch_exclusion(&inner);
-    inner.tasks.spawn(supervision::watch_over(Arc::downgrade(&inner), inner.stop.clone()));
-    inner.tasks.spawn(state_age::ask_leader(Arc::downgrade(&inner), inner.stop.clone()));
-    inner.tasks.spawn(supervision::look_for_members(Arc::downgrade(&inner), inner.stop.clone()));
+    tasks.spawn(supervision::watch_over(Arc::downgrade(&inner), stop.clone()));
+    tasks.spawn(state_age::ask_leader(Arc::downgrade(&inner), stop.clone()));
+    tasks.spawn(supervision::look_for_members(Arc::downgrade(&inner), stop.clone()));
     Ok(RaftNode { inner })
 }
 

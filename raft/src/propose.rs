@@ -86,7 +86,7 @@ impl RaftNode {
 
 impl Inner {
     fn check_payload(&self, payload: &Bytes) -> Result<(), ProposeError> {
-        if !self.is_accepting() {
+        if !self.lifecycle.is_accepting() {
             return Err(ProposeError::ShuttingDown);
         }
         if let Some(reason) = self.health.failure() {
@@ -133,7 +133,7 @@ impl Inner {
                 Err(ProposeError::NotLeader { .. } | ProposeError::NoLeader) => {}
                 result => return result,
             }
-            if !self.is_accepting() {
+            if !self.lifecycle.is_accepting() {
                 return Err(ProposeError::ShuttingDown);
             }
             self.pause(begin_by).await;

@@ -124,7 +124,7 @@ pub(crate) async fn ask_about_unknown_nodes(inner: &Inner) {
         }
     }
     tokio::select! {
-        () = inner.stop.cancelled() => {}
+        () = inner.lifecycle.stop.cancelled() => {}
         () = tokio::time::sleep(STRANGER_PAUSE) => {}
     }
 }

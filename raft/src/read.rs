@@ -53,7 +53,7 @@ impl RaftNode {
             if let Some(index) = taken {
                 break index;
             }
-            if inner.stop.is_cancelled() {
+            if inner.lifecycle.stop.is_cancelled() {
                 return Err(ReadError::ShuttingDown);
             }
             inner.pause(deadline).await;
@@ -92,7 +92,7 @@ pub(crate) async fn wait_applied(
         return Ok(now);
     }
     let waited = tokio::select! {
-        () = inner.stop.cancelled() => return Err(ReadError::ShuttingDown),
+        () = inner.lifecycle.stop.cancelled() => return Err(ReadError::ShuttingDown),
         waited = tokio::time::timeout(timeout, applied.wait_for(|applied| *applied >= index)) => waited.map(|result| result.map(|applied| *applied)),
     };
     match waited {

@@ -98,7 +98,7 @@ impl Inner {
     }
 
     fn role(&self, metrics: &Metrics, is_leader: bool) -> Role {
-        if metrics.running_state.is_err() || self.stop.is_cancelled() {
+        if metrics.running_state.is_err() || self.lifecycle.stop.is_cancelled() {
             return Role::Shutdown;
         }
         match metrics.state {

@@ -63,12 +63,12 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
             inner.links.retain(|node| members.membership().get_node(&node).is_some());
         }
         if let Some(reason) = core_end(&inner)
-            && !inner.stop.is_cancelled()
-            && inner.is_accepting()
+            && !inner.lifecycle.stop.is_cancelled()
+            && inner.lifecycle.is_accepting()
         {
             // Peers must not count a node as alive if its core has ended.
             inner.health.fail(&reason);
-            inner.stop.cancel();
+            inner.lifecycle.stop.cancel();
             inner.links.close();
         }
     }

@@ -226,7 +226,7 @@ impl Inbound {
             "a node that this one does not know sends entries or asks for a vote: the known members are asked about it"
         );
         let asking = self.asking.clone();
-        node.tasks.clone().spawn(async move {
+        node.lifecycle.tasks.clone().spawn(async move {
             quorum::ask_about_unknown_nodes(&node).await;
             asking.store(false, Ordering::Release);
         });
