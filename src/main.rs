@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use nix::sys::stat::{Mode, umask};
 
 /// The system's allocator is slow for many short-lived values on many threads.
@@ -12,7 +11,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // All files are private, because the log, backups and certificates contain secrets.
     let _before = umask(Mode::S_IRWXG | Mode::S_IRWXO);
-    let cli = maxine::cli::Cli::parse();
+    let cli = match maxine::cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     // The web server and the actors share a multi-thread runtime. The log has its own.
     let runtime = actix_rt::System::with_tokio_rt(|| {
         tokio::runtime::Builder::new_multi_thread()

@@ -616,6 +616,23 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
 fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
     assert_eq!(code(&plain(&["services", "--nonsense"]).output().unwrap()), 2);
     assert_eq!(code(&plain(&["services", "--server", "ftp://x"]).output().unwrap()), 2);
+    for args in [
+        &["drain", "-o", "json"][..],
+        &["drain", "-ojson"],
+        &["services", "--nonsense", "--output=json"],
+        &["token", "create", "-o", "json", "--days", "0"],
+    ] {
+        let output = plain(args).output().unwrap();
+        assert_eq!((code(&output), output.stdout.len()), (2, 0), "{args:?}");
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(error["exit_code"], 2, "{args:?}");
+        let why = error["error"].as_str().unwrap();
+        assert!(!why.is_empty() && !why.starts_with("error"), "{why}");
+    }
+    let shown = plain(&["drain", "-o", "table"]).output().unwrap();
+    assert!(text(&shown.stderr).starts_with("error: "), "{}", text(&shown.stderr));
+    let help = plain(&["drain", "-o", "json", "--help"]).output().unwrap();
+    assert_eq!((code(&help), help.stderr.len()), (0, 0));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);

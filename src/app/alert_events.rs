@@ -58,13 +58,14 @@ const STORE: &str = "store";
 
 fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent) {
     match event {
-        ExpiryEvent::Suspended(Suspension { silent, fleet }) => {
+        ExpiryEvent::Suspended { suspension: Suspension { silent, fleet }, lasted_ms } => {
             let message = format!(
                 "{silent} of {fleet} instances went silent at once: nothing is expired until they come \
                  back or an operator confirms that they are gone"
             );
             let notice = Notice::new(AlertKind::ExpirySuspended, REGISTRY, message);
-            telemetry.raise(notice.details(json!({"silent": silent, "fleet": fleet})));
+            let notice = notice.details(json!({"silent": silent, "fleet": fleet}));
+            telemetry.raise(notice.lasted_ms(*lasted_ms));
         }
         ExpiryEvent::Resumed => telemetry.clear(AlertKind::ExpirySuspended, REGISTRY),
         ExpiryEvent::Stalled { by_ms } => {

@@ -231,12 +231,20 @@ fn begun_ms(item: &Value) -> u64 {
     item["time_ms"].as_u64().unwrap_or(0)
 }
 
-/// Whether two nodes report the same: one condition of one object, at about the same time.
+/// When a condition ended; the end of time while it is active.
+fn ended_ms(item: &Value) -> u64 {
+    item["resolved_ms"].as_u64().unwrap_or(u64::MAX)
+}
+
+/// Whether two nodes report the same: one condition of one object that began at about the same time. One that ended before the
+/// other began is another one.
 fn is_same(a: &Value, b: &Value) -> bool {
     state(a) != Some(AlertState::Event)
         && ["type", "object", "state"].iter().all(|field| a[field] == b[field])
         && a["node"] != b["node"]
         && begun_ms(a).abs_diff(begun_ms(b)) < SAME_WITHIN_MS
+        && begun_ms(a) <= ended_ms(b)
+        && begun_ms(b) <= ended_ms(a)
 }
 
 /// What is one to the user: the positions of the alerts that several nodes raised for one reason. Of each node it
@@ -244,10 +252,8 @@ fn is_same(a: &Value, b: &Value) -> bool {
 fn groups(items: &[&Value]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (position, item) in items.iter().enumerate() {
-        let fits = |group: &&mut Vec<usize>| {
-            is_same(items[group[0]], item)
-                && group.iter().all(|member| items[*member]["node"] != item["node"])
-        };
+        let fits =
+            |group: &&mut Vec<usize>| group.iter().all(|member| is_same(items[*member], item));
         let distance_ms =
             |group: &&mut Vec<usize>| begun_ms(items[group[0]]).abs_diff(begun_ms(item));
         match groups.iter_mut().filter(fits).min_by_key(distance_ms) {
@@ -376,6 +382,26 @@ mod tests {
         let shown: Vec<(&str, &str)> =
             rows.iter().map(|row| (row[5].as_str(), row[8].as_str())).collect();
         assert_eq!(shown, [("rn1, rn2, rn3", "rn1:7"), ("rn2, rn3", "rn2:6")]);
+    }
+
+    /// Several leaders in turn raise the same alert: each time is an episode of its own.
+    #[test]
+    fn alerts_of_different_nodes_that_follow_each_other_are_different_rows() {
+        let episode = |node: &str, id: u64, from_ms: u64, to_ms: u64| {
+            alert(node, id, BEGAN_MS + from_ms, Some(BEGAN_MS + to_ms))
+        };
+        let rows = rows_of(&[
+            episode("node-1", 3, 16_000, 23_000),
+            episode("node-3", 5, 9_000, 15_900),
+            episode("node-2", 9, 8_900, 15_000),
+            episode("node-2", 8, 0, 8_800),
+        ]);
+        let shown: Vec<(&str, &str)> =
+            rows.iter().map(|row| (row[5].as_str(), row[8].as_str())).collect();
+        assert_eq!(
+            shown,
+            [("node-1", "node-1:3"), ("node-3, node-2", "node-3:5"), ("node-2", "node-2:8")]
+        );
     }
 
     /// Exit code 4 says that nothing was changed, which is wrong once one node has made the change.

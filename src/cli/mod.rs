@@ -40,8 +40,10 @@ pub mod users;
 pub mod watch;
 pub mod why;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// The version of the program, and the newest version of the state that it understands.
@@ -77,6 +79,28 @@ enum Command {
     /// Run a sample service that registers itself
     #[command(hide = true)]
     Sample(sample::SampleArgs),
+}
+
+/// Reads the command line. Wrong arguments are reported like every other error: as one line of JSON, if JSON was asked for.
+///
+/// # Errors
+///
+/// The exit code, if the arguments are wrong, or if help or the version was asked for and has been written.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    Cli::try_parse_from(&args).map_err(|error| {
+        let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+        if !error.use_stderr() || is_help || !output::wants_json(&args) {
+            let code = u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
+            // If the stream is closed, nobody reads it.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+        let text = error.to_string();
+        let text = text.trim().trim_start_matches("error: ");
+        let error = exit::CliError::Usage(text.to_owned());
+        ExitCode::from(error.report(output::Format::Json, &mut std::io::stderr()))
+    })
 }
 
 /// Carries out what was asked for.

@@ -3,6 +3,7 @@
 //! A command writes each result once, through [`Output`]; it never looks at the format to decide what to do, only what to
 //! show.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -35,6 +36,24 @@ pub struct OutputArgs {
         default_value_t = Format::Table
     )]
     pub format: Format,
+}
+
+/// Whether a command line that cannot be read asks for JSON.
+pub(super) fn wants_json(args: &[OsString]) -> bool {
+    let mut args = args.iter().skip(1).map(|arg| arg.to_string_lossy());
+    let mut asked = std::env::var("MAXINE_OUTPUT").ok();
+    while let Some(arg) = args.next().filter(|arg| arg != "--") {
+        let joined = arg.strip_prefix("--output=").or_else(|| {
+            let value = arg.strip_prefix("-o").filter(|_| !arg.starts_with("--"))?;
+            Some(value.strip_prefix('=').unwrap_or(value))
+        });
+        match joined {
+            _ if arg == "--output" || arg == "-o" => asked = args.next().map(Into::into),
+            Some(value) => asked = Some(value.to_owned()),
+            None => {}
+        }
+    }
+    asked.is_some_and(|format| format == "json")
 }
 
 /// The stream that a command's results go to.

@@ -312,6 +312,35 @@ async fn a_wrong_check_or_report_is_refused_and_named() {
     assert_eq!(status, 404, "another registration");
 }
 
+/// Most of a fleet falls silent at once, so expiry is suspended: an instance is in traffic, and its lease is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_kept_by_a_suspended_expiry_is_explained_so() {
+    let server = Server::start().await;
+    let path = |id: usize| format!("/services/default/silent/instances/i{id}");
+    for id in 0..60 {
+        let body = json!({"address": "http://127.0.0.1:9", "ttl_ms": 1_000});
+        let (status, answer) = server.json(server.open(Method::PUT, &path(id)).json(&body)).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let lasting = json!({"address": "http://127.0.0.1:9", "ttl_ms": 600_000});
+    server.json(server.open(Method::PUT, &path(60)).json(&lasting)).await;
+    let why = async |id: usize| {
+        let health = server.get(&format!("{}/health", path(id))).await;
+        health["why"].as_str().unwrap_or_default().to_owned()
+    };
+    let over = "its time to live ended at least ";
+    let explained = async {
+        while !why(7).await.starts_with(over) {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(std::time::Duration::from_secs(20), explained).await;
+    let text = why(7).await;
+    assert!(in_time.is_ok() && text.contains(" s ago, but expiry is suspended"), "{text}");
+    let text = why(60).await;
+    assert!(text.starts_with("its lease has not expired"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_no_node_probes_shows_no_probe_among_its_checks() {
     let server = Server::start().await;

@@ -101,7 +101,14 @@ impl World {
             }
             Message::LeftLeases { present, left } => {
                 self.counts.handovers += u64::from(self.facts.nodes[nth].duties == Some(present));
-                self.leases(nth, LeaseEvent::Inherited { present, leases: left.leases() });
+                self.leases(
+                    nth,
+                    LeaseEvent::Inherited {
+                        present,
+                        leases: left.leases(),
+                        suspended_ms: left.suspended_ms(),
+                    },
+                );
             }
             Message::Observed { node, ask, items } => {
                 if self.facts.nodes[nth].duties.is_none() {

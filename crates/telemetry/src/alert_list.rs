@@ -84,6 +84,8 @@ pub struct Notice {
     pub severity: Severity,
     /// Grows when the condition gets worse. The webhook then gets the alert again.
     pub stage: u8,
+    /// How long it had lasted before this node raised it, in milliseconds.
+    pub lasted_ms: u64,
     /// A description in one line.
     pub message: String,
     /// Details.
@@ -96,7 +98,13 @@ impl Notice {
     pub fn new(kind: AlertKind, object: impl Into<String>, message: impl Into<String>) -> Self {
         let (object, message) = (object.into(), message.into());
         let severity = kind.severity();
-        Self { kind, object, severity, stage: 0, message, details: Map::new() }
+        Self { kind, object, severity, stage: 0, lasted_ms: 0, message, details: Map::new() }
+    }
+
+    /// Sets how long the condition has lasted already, under another node, in milliseconds.
+    #[must_use]
+    pub fn lasted_ms(self, lasted_ms: u64) -> Self {
+        Self { lasted_ms, ..self }
     }
 
     /// Sets how bad the condition is, from 0.
@@ -210,7 +218,7 @@ impl Alerts {
 
     fn add(&self, kept: &mut Kept, notice: Notice, now_ms: u64) -> Alert {
         kept.next_id += 1;
-        let Notice { kind, object, severity, stage, message, details } = notice;
+        let Notice { kind, object, severity, stage, lasted_ms, message, details } = notice;
         let state = match kind.form() {
             AlertForm::Event => AlertState::Event,
             AlertForm::Condition => AlertState::Active,
@@ -218,7 +226,7 @@ impl Alerts {
         let alert = Alert {
             id: kept.next_id,
             node: self.node.clone(),
-            time_ms: now_ms,
+            time_ms: now_ms.saturating_sub(lasted_ms),
             state,
             resolved_ms: None,
             severity,

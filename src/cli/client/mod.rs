@@ -96,6 +96,13 @@ impl Request {
         }
     }
 
+    /// Whether it carries a password. Every attempt counts against the limit of sign-ins.
+    fn has_password(&self) -> bool {
+        [&["session"][..], &["me", "password"]]
+            .iter()
+            .any(|segments| self.path == api_path(segments))
+    }
+
     /// Refuses a path that would name something else. A URL's `.` and `..` are resolved before it is sent, however
     /// they are encoded.
     fn check(&self) -> Result<(), CliError> {
@@ -296,7 +303,9 @@ impl Client {
                             problem.outcome = Some(WriteOutcome::NotDone);
                         }
                         let unknown = problem.is_outcome_unknown();
-                        if !problem.is_passing() || (unknown && request.repeat == Repeat::Once) {
+                        let is_limit = problem.status == 429 && request.has_password();
+                        let is_last = is_limit || (unknown && request.repeat == Repeat::Once);
+                        if !problem.is_passing() || is_last {
                             return Err(CliError::Problem(Box::new(problem)));
                         }
                         reached = true;

@@ -86,6 +86,7 @@ impl Problem {
             return exit::OUTCOME_UNKNOWN;
         }
         match self.status {
+            429 if self.is_of_sign_in => exit::REFUSED,
             429 | 502..=504 => exit::UNAVAILABLE,
             _ if self.is_web_page => exit::FAILURE,
             404 | 410 => exit::NOT_FOUND,

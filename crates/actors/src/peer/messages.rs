@@ -151,6 +151,8 @@ pub struct LeasePage {
     pub leases: Vec<FormerLease>,
     /// Whether further leases follow.
     pub more: bool,
+    /// How long expiry had been suspended when the leadership ended, in milliseconds; `None` if it was not.
+    pub suspended_ms: Option<u64>,
 }
 
 /// What an operator confirms to the leader.
@@ -231,6 +233,8 @@ pub struct InstanceReport {
     pub in_flight: u64,
     /// The node's latest probes of it, newest first; at most [`PROBES_MAX`].
     pub probes: Vec<ProbeReport>,
+    /// If the node leads, and expiry is suspended: how long ago the instance's time to live ended, in milliseconds.
+    pub overdue_ms: Option<u64>,
 }
 
 /// What one probe found.

@@ -52,8 +52,9 @@ pub(super) fn answers() -> Vec<(Answer, &'static [u8])> {
             Answer::FormerLeases(LeasePage {
                 leases: vec![FormerLease { id: LeaseId(1), registered_index: 2, left_ms: 250 }],
                 more: true,
+                suspended_ms: Some(7),
             }),
-            b"\x05\x01\x01\x02\xfa\x01",
+            b"\x05\x01\x01\x02\xfa\x01\x01\x07",
         ),
         (Answer::Confirm(true), b"\x06\x01"),
         (
@@ -61,7 +62,7 @@ pub(super) fn answers() -> Vec<(Answer, &'static [u8])> {
             b"\x07\x01n\x01v\x01\x02\x02ab\x01\x03\x01\x01n\x01\x04\x01\0\
               \x01\x09\x01\x08\x01\x07\0\0\x05\x0a\x0b\x0c",
         ),
-        (Answer::InstanceStatus(instance_report()), b"\x08\x03\x01\x07\x01\x01x\0"),
+        (Answer::InstanceStatus(instance_report()), b"\x08\x03\x01\x07\x01\x01x\0\x01\x09"),
     ]
 }
 
@@ -118,5 +119,5 @@ fn node_report() -> NodeReport {
 
 fn instance_report() -> InstanceReport {
     let probe = ProbeReport { at_ms: 7, ok: true, detail: "x".into(), latency_ms: None };
-    InstanceReport { in_flight: 3, probes: vec![probe] }
+    InstanceReport { in_flight: 3, probes: vec![probe], overdue_ms: Some(9) }
 }

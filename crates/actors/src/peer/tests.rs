@@ -53,7 +53,7 @@ fn the_largest_messages_fit_and_larger_ones_are_not_sent() {
     let page = |len| {
         let lease =
             FormerLease { id: LeaseId(u128::MAX), registered_index: u64::MAX, left_ms: u64::MAX };
-        Answer::FormerLeases(LeasePage { leases: vec![lease; len], more: true })
+        Answer::FormerLeases(LeasePage { leases: vec![lease; len], more: true, suspended_ms: None })
     };
     let largest = page(PAGE_LEN_MAX);
     assert_eq!(decode::<Answer>(&encode(&largest).unwrap()).unwrap(), largest);

@@ -53,11 +53,12 @@ impl ExpiryStatus {
 
     pub(super) fn report(&self, event: ExpiryEvent) {
         match &event {
-            ExpiryEvent::Suspended(Suspension { silent, fleet }) => {
+            ExpiryEvent::Suspended { suspension: Suspension { silent, fleet }, lasted_ms } => {
                 self.suspended.store(true, Ordering::SeqCst);
                 tracing::error!(
                     silent,
                     fleet,
+                    lasted_ms,
                     "expiry is suspended: too many instances stopped sending heartbeats at the same time"
                 );
             }

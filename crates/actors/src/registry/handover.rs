@@ -42,7 +42,8 @@ impl PeerService<FormerLeases> for HandoverService {
             if !more {
                 handed_over.send_replace(true);
             }
-            Ok(LeasePage { leases: page.to_vec(), more })
+            let suspended_ms = left.suspended_ms();
+            Ok(LeasePage { leases: page.to_vec(), more, suspended_ms })
         }
         .boxed()
     }

@@ -333,8 +333,8 @@ impl Handler<Inherit> for LeaseActor {
     type Result = ();
 
     fn handle(&mut self, inherit: Inherit, ctx: &mut Self::Context) {
-        let Inherit { present, leases } = inherit;
-        self.step(LeaseEvent::Inherited { present, leases: &leases }, ctx);
+        let Inherit { present, leases, suspended_ms } = inherit;
+        self.step(LeaseEvent::Inherited { present, leases: &leases, suspended_ms }, ctx);
     }
 }
 

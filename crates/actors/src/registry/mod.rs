@@ -263,6 +263,15 @@ impl Registry {
         }
     }
 
+    /// How long ago the time to live of an instance ended, in milliseconds, if this node leads and keeps the instance only
+    /// because expiry is suspended.
+    #[must_use]
+    pub fn overdue_ms(&self, key: &InstanceKey) -> Option<u64> {
+        let keeps_it = self.duties.borrow().is_some() && self.expiry.is_suspended();
+        let id = LeaseId::of_key(key);
+        keeps_it.then(|| self.leases.overdue_ms(id, self.clock.monotonic_ms())).flatten()
+    }
+
     /// Proposes a command. When it returns, the view of this node shows the effect.
     ///
     /// The proposal is repeated within the time limit as long as that is safe. Its request id makes it take

@@ -23,6 +23,7 @@ const ATTEMPTS_MAX: usize = 2;
 pub(super) struct Inherit {
     pub(super) present: Fence,
     pub(super) leases: Vec<FormerLease>,
+    pub(super) suspended_ms: Option<u64>,
 }
 
 /// Asks the previous leader.
@@ -71,8 +72,8 @@ impl Takeover {
             let from = taken as u64;
             let ask = FormerLeases { former: before.fence, present, from };
             let (store, to) = (self.store.as_ref(), To::Member(member));
-            let LeasePage { leases, more } = match peer::call(store, to, ask, ANSWER_TIMEOUT).await
-            {
+            let page = peer::call(store, to, ask, ANSWER_TIMEOUT).await;
+            let LeasePage { leases, more, suspended_ms } = match page {
                 Ok(page) => page,
                 Err(error) => {
                     attempts += 1;
@@ -91,7 +92,7 @@ impl Takeover {
             taken += leases.len();
             let is_last = !more || leases.is_empty();
             // The actor reads the clock after the answer, so a lease never ends too soon by it.
-            self.leases.send(Inherit { present, leases }).await.ok()?;
+            self.leases.send(Inherit { present, leases, suspended_ms }).await.ok()?;
             if is_last {
                 return Some(taken);
             }

@@ -201,7 +201,7 @@ fn warnings(
             "the age of this node's state is not known: it has not been confirmed since this node started",
         ),
     }
-    if app.registry().expiry().is_suspended() {
+    if app.duties().borrow().is_some() && app.registry().expiry().is_suspended() {
         warn("expiry is suspended: too many instances stopped sending heartbeats at the same time");
     }
     if app.settings().registration_access == AccessMode::Open {

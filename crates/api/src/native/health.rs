@@ -7,13 +7,14 @@ use utoipa::ToSchema;
 
 use super::extract::{InstancePath, NoParams, Params};
 use super::fresh::{Fresh, Freshness};
+use super::instance_nodes;
 use super::known_checks::KnownChecks;
 use super::services::find;
 use super::shape::{CheckView, Detail, DrainView, HealthView};
 use crate::observations::{self, ProbeObservation, ProxyStatus};
 use crate::problem::Problem;
 use crate::{AppState, CalledBy};
-use maxine_control::health::ProbeFrom;
+use maxine_control::health::{ProbeFrom, flap_delay_ms, flap_score};
 use maxine_state::{
     Expiry, InTraffic, Instance, Liveness, NoTrafficReason, ProbeSpec, Readiness, Role,
     ServiceState,
@@ -87,7 +88,15 @@ pub(super) async fn instance_health(
         Some(held_back) => format!(
             "other callers may use it, but the proxy of this node sends it nothing: {held_back}"
         ),
-        None => why(service, &in_traffic, instance, &known),
+        None => {
+            let is_leased = instance.registration.expiry != Expiry::Never;
+            let overdue_ms = match is_leased {
+                true => instance_nodes::overdue_ms(&state, &key).await,
+                false => None,
+            };
+            let now_ms = state.clock().wall_ms();
+            why(service, &in_traffic, instance, &known, overdue_ms, now_ms)
+        }
     };
     Ok(fresh.json(HealthWhy {
         namespace: key.service.namespace.as_str().into(),
@@ -106,11 +115,27 @@ pub(super) async fn instance_health(
     }))
 }
 
+/// When an instance can recover at the earliest whose health changed often; empty if nothing delays it.
+fn recovery(service: &ServiceState, instance: &Instance, now_ms: u64) -> String {
+    let policy = service.policy.as_ref().and_then(|record| record.policy.health);
+    let Some(delay_ms) = flap_delay_ms(instance.health(), policy, now_ms) else {
+        return String::new();
+    };
+    let (score, limit) =
+        (flap_score(instance.health(), policy, now_ms), policy.unwrap_or_default().flap_score_max);
+    format!(
+        "; its health changed often (flap score {score}, limit {limit}), so it recovers in {} s at the earliest",
+        delay_ms.div_ceil(1_000)
+    )
+}
+
 fn why(
     service: &ServiceState,
     in_traffic: &InTraffic<'_>,
     instance: &Instance,
     known: &KnownChecks,
+    overdue_ms: Option<u64>,
+    now_ms: u64,
 ) -> String {
     let drain = service.drains.get(&instance.registration.id);
     let health = &instance.verdict();
@@ -130,9 +155,21 @@ fn why(
         }
         _ => {}
     }
+    let recovery = recovery(service, instance, now_ms);
     let verdict = match (health.liveness, health.readiness) {
-        (Liveness::Evicted, _) => format!("evicted by its health checks: {reason}"),
-        (Liveness::Alive, Readiness::NotReady) => format!("its health checks fail: {reason}"),
+        (Liveness::Evicted, _) => format!("evicted by its health checks: {reason}{recovery}"),
+        (Liveness::Alive, Readiness::NotReady) => {
+            format!("its health checks fail: {reason}{recovery}")
+        }
+        // Passing checks do not end a lease's silence.
+        (Liveness::Alive, Readiness::Ready | Readiness::Unknown) if overdue_ms.is_some() => {
+            let ended_s = overdue_ms.unwrap_or_default() / 1_000;
+            let expiry =
+                "expiry is suspended, because too many instances became silent at the same time";
+            let checks =
+                if known.is_empty() { String::new() } else { format!("; {}", known.text(reason)) };
+            format!("its time to live ended at least {ended_s} s ago, but {expiry}{checks}")
+        }
         (Liveness::Alive, Readiness::Ready) if !known.is_empty() => known.text(reason),
         (Liveness::Alive, Readiness::Ready | Readiness::Unknown) => {
             let lives = match instance.registration.expiry {

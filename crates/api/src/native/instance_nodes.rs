@@ -80,7 +80,21 @@ fn report(app: &AppState, key: &InstanceKey) -> InstanceReport {
         .map(|instance| observations::own(app, key, instance.address_index))
         .unwrap_or_default();
     let probes = probes.into_iter().take(PROBES_MAX).map(probe).collect();
-    InstanceReport { in_flight: app.forwarder().in_flight(key), probes }
+    let overdue_ms = app.registry().overdue_ms(key);
+    InstanceReport { in_flight: app.forwarder().in_flight(key), probes, overdue_ms }
+}
+
+/// How long ago the time to live of an instance ended that is kept only because expiry is suspended, in milliseconds. Only the
+/// leader knows; `None` if it did not say so.
+pub(super) async fn overdue_ms(app: &AppState, key: &InstanceKey) -> Option<u64> {
+    let leadership = app.store().leadership_now();
+    if leadership.is_leader {
+        return app.registry().overdue_ms(key);
+    }
+    leadership.leader?;
+    let question = InstanceStatus(key.clone());
+    let answer = peer::call(&**app.store(), To::Leader, question, ANSWER_TIMEOUT).await;
+    answer.ok()?.overdue_ms
 }
 
 fn known_here(app: &AppState, key: &InstanceKey) -> InstanceAtNode {
@@ -89,7 +103,7 @@ fn known_here(app: &AppState, key: &InstanceKey) -> InstanceAtNode {
 
 /// What a node answered, as the API shows it; `None` where it did not answer.
 fn at_node(node: String, report: Option<InstanceReport>) -> InstanceAtNode {
-    let Some(InstanceReport { in_flight, probes }) = report else {
+    let Some(InstanceReport { in_flight, probes, .. }) = report else {
         return InstanceAtNode { node, in_flight: None, observations: Vec::new() };
     };
     let seen = |probe: ProbeReport| ProbeObservation {

@@ -15,4 +15,6 @@ pub use observer::{Observer, PROBE_TICK_MS, ProbeJob, ProbeTable};
 pub use probe_queue::ProbeClass;
 pub use spec::{ActiveDefaults, EffectiveProbe, ProbeFrom, effective_probe};
 pub use track::{ProbeAnswer, ProbeRecord, ProbeStatus, TrackView};
-pub use verdict::{LastResult, Observation, ObserverReport, VerdictContext, Verdicts, flap_score};
+pub use verdict::{
+    LastResult, Observation, ObserverReport, VerdictContext, Verdicts, flap_delay_ms, flap_score,
+};

@@ -338,6 +338,21 @@ fn reason(reports: &BTreeMap<String, Report>, good: bool) -> String {
     text
 }
 
+/// How long the flap score of an instance that gets no traffic still delays its recovery, in milliseconds; `None` if it
+/// does not.
+#[must_use]
+pub fn flap_delay_ms(health: &Health, policy: Option<HealthPolicy>, wall_ms: u64) -> Option<u64> {
+    let settings = policy.unwrap_or_default();
+    let limit = settings.flap_score_max;
+    if health.is_routable() || limit == 0 || flap_score(health, policy, wall_ms) < limit {
+        return None;
+    }
+    let halvings = (f64::from(health.flap_score) / f64::from(limit)).log2();
+    // The score is rounded down, so it is below the limit right after this time. Scores are bounded.
+    let whole_ms = (halvings * settings.flap_half_life_ms as f64).ceil() as u64 + 1;
+    Some(whole_ms.saturating_sub(wall_ms.saturating_sub(health.since_ms)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -509,6 +524,12 @@ mod tests {
             held = world.settle().is_none();
         }
         assert!(held, "the third recovery within moments is held back");
+        let service = world.state.service(&key.service).unwrap();
+        let (present, policy) = (service.instances[&key.instance].health(), policy_of(service));
+        let delay_ms = flap_delay_ms(present, policy, world.now_ms).unwrap();
+        assert!(flap_score(present, policy, world.now_ms + delay_ms - 5) >= 3_000);
+        assert!(flap_score(present, policy, world.now_ms + delay_ms) < 3_000);
+        assert_eq!(flap_delay_ms(present, policy, world.now_ms + delay_ms), None);
         world.now_ms += 10_000;
         let health = world.settle().unwrap();
         assert_eq!(health.readiness, Readiness::Ready, "and comes when the score has halved");

@@ -11,6 +11,10 @@ use super::settings::ExpirySettings;
 use super::table::{Lease, LeaseTable, Leased};
 use maxine_state::{ControlState, Fence, Instance, InstanceKey, Name};
 
+/// How long a new leader remembers that expiry was suspended under the previous one, in milliseconds. The remaining times
+/// arrive in parts, so the silent instances are not found at once.
+const INHERITED_MS: u64 = 10_000;
+
 /// What may be done about the leases that have run out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Due {
@@ -45,12 +49,21 @@ struct Order {
     /// The leases that expired recently.
     expired: VecDeque<HandedOut>,
     suspended_since_ms: Option<u64>,
+    /// Since when expiry had been suspended under the previous leader, and until when that counts here. The same
+    /// suspension continues if the silent instances are found in this time.
+    inherited_suspension_ms: Option<(u64, u64)>,
     /// When a suspension was last ended, by an operator or because it lasted too long. The leases that were
     /// silent then expire.
     confirmed_at_ms: Option<u64>,
 }
 
 impl Order {
+    /// Since when expiry has been suspended, also under previous leaders.
+    fn suspended_since_ms(&self, now_ms: u64) -> Option<u64> {
+        let inherited = self.inherited_suspension_ms.filter(|(_, until_ms)| now_ms < *until_ms);
+        self.suspended_since_ms.or(inherited.map(|(since_ms, _)| since_ms))
+    }
+
     fn queue(&mut self, id: LeaseId, lease: &Lease) {
         let at_ms = lease.deadline_ms();
         lease.queued_ms.store(at_ms, Ordering::SeqCst);
@@ -144,7 +157,10 @@ impl Deadlines {
     /// Ends the grant of the table. From then on no renewal is acknowledged, and the remaining time of each
     /// lease is kept for the next leader. Returns the grant, or `None` if the table was closed already.
     pub(super) fn close(&mut self, now_ms: u64) -> Option<Fence> {
-        let ended = self.table.end(now_ms).map(|(fence, left)| RemainingTimes::new(fence, left));
+        let suspended_ms =
+            self.order.suspended_since_ms(now_ms).map(|since_ms| now_ms.saturating_sub(since_ms));
+        let ended = self.table.end(now_ms);
+        let ended = ended.map(|(fence, left)| RemainingTimes::new(fence, left, suspended_ms));
         let fence = ended.as_ref().map(RemainingTimes::fence);
         if let Some(former) = ended {
             self.former = Some(Arc::new(former));
@@ -199,9 +215,19 @@ impl Deadlines {
     /// Applies the remaining times that the previous leader reported. Since this node asked for them, no
     /// renewal was acknowledged there. A lease that was registered later, or is not listed, keeps its whole
     /// time.
-    pub(super) fn inherit(&mut self, fence: Fence, left: &[FormerLease], now_ms: u64) {
+    pub(super) fn inherit(
+        &mut self,
+        fence: Fence,
+        left: &[FormerLease],
+        suspended_ms: Option<u64>,
+        now_ms: u64,
+    ) {
         if !self.table.belongs_to(fence) {
             return;
+        }
+        if let Some(lasted_ms) = suspended_ms {
+            let since_ms = now_ms.saturating_sub(lasted_ms);
+            self.order.inherited_suspension_ms = Some((since_ms, now_ms + INHERITED_MS));
         }
         let leases = self.table.leases.pin();
         for former in left {
@@ -383,9 +409,15 @@ impl Deadlines {
     pub(super) fn confirm_silence(&mut self, now_ms: u64) -> bool {
         let is_suspended = self.order.suspended_since_ms.take().is_some();
         if is_suspended {
+            self.order.inherited_suspension_ms = None;
             self.order.confirmed_at_ms = Some(now_ms);
         }
         is_suspended
+    }
+
+    /// How long expiry has been suspended, in milliseconds; 0 if it is not.
+    pub(super) fn suspended_ms(&self, now_ms: u64) -> u64 {
+        self.order.suspended_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms))
     }
 
     /// The leases that have run out at `now_ms`, at most `max`. The caller must expire them or return them
@@ -395,7 +427,8 @@ impl Deadlines {
         let mut silent = order.take_silent(&self.table, now_ms);
         let mut suspended = order.implausible(&silent, self.table.len(), settings, now_ms);
         if suspended.is_some() {
-            let since_ms = *order.suspended_since_ms.get_or_insert(now_ms);
+            let since_ms = order.suspended_since_ms(now_ms).unwrap_or(now_ms);
+            order.suspended_since_ms = Some(since_ms);
             let lasted_ms = now_ms.saturating_sub(since_ms);
             if settings.suspension_max_ms != 0 && lasted_ms >= settings.suspension_max_ms {
                 order.confirmed_at_ms = Some(now_ms);
@@ -403,8 +436,8 @@ impl Deadlines {
                 suspended = None;
             }
         }
-        if suspended.is_none() {
-            order.suspended_since_ms = None;
+        if suspended.is_none() && order.suspended_since_ms.take().is_some() {
+            order.inherited_suspension_ms = None;
         }
         let within_a_second =
             order.expired.iter().rev().take_while(|past| now_ms - past.at_ms < 1_000).count();

@@ -242,9 +242,9 @@ fn a_lease_that_was_handed_over_has_what_was_left_of_it_and_others_their_whole_t
     new.take_over(&key(4), &instance(4, 5, 5_000), 70_000, 1_000);
     // Its event arrived before the answer did.
     assert!(new.table.renew(LeaseId::of_key(&key(2)), 0, 70_050));
-    new.inherit(Fence(8), former.leases(), 70_100);
+    new.inherit(Fence(8), former.leases(), None, 70_100);
     assert_eq!(new.due(70_700, 10), Due::default(), "an answer to an earlier grant does not count");
-    new.inherit(Fence(9), former.leases(), 70_100);
+    new.inherit(Fence(9), former.leases(), None, 70_100);
     assert_eq!(new.due(70_599, 10), Due::default());
     assert_eq!(expired(new.due(70_600, 10)), ["i0"], "500 ms were left of it");
     new.forget(&key(0));
@@ -268,7 +268,7 @@ fn handing_over_again_and_again_does_not_prolong_a_silent_lease() {
         table = deadlines(ExpirySettings::default());
         table.begin(Fence(turn + 1), now_ms);
         table.take_over(&key(0), &instance(0, 1, 5_000), now_ms, 1_000);
-        table.inherit(Fence(turn + 1), former.leases(), now_ms);
+        table.inherit(Fence(turn + 1), former.leases(), None, now_ms);
         assert_eq!(table.due(5_499, 10), Due::default());
     }
     assert_eq!(expired(table.due(5_500, 10)), ["i0"]);
@@ -286,4 +286,42 @@ fn a_permanent_instance_has_no_lease() {
     assert!(table.table.is_empty());
     table.open(&key(0), &instance(0, 10, 5_000), 30);
     assert_eq!(table.table.len(), 1, "with a time to live it has one again");
+}
+
+/// A suspension lasts from the moment at which the first leader found the instances silent, however often the leader
+/// changes.
+#[test]
+fn handing_over_again_and_again_does_not_prolong_a_suspension() {
+    let mut table = table(100);
+    assert_eq!(table.due(6_000, 1_000), suspended(100, 100));
+    for turn in 1..=99_u64 {
+        let now_ms = 6_000 + turn * 6_000;
+        let former = table.former(Fence(turn), now_ms).unwrap();
+        assert_eq!(former.suspended_ms(), Some(turn * 6_000));
+        table = deadlines(ExpirySettings::default());
+        table.begin(Fence(turn + 1), now_ms);
+        for id in 0..100 {
+            table.take_over(&key(id), &instance(id, 1 + id as u64, 5_000), now_ms, 1_000);
+        }
+        assert_eq!(table.due(now_ms, 1_000), Due::default(), "nothing is known yet");
+        table.inherit(Fence(turn + 1), &former.leases()[..50], former.suspended_ms(), now_ms);
+        assert_eq!(expired(table.due(now_ms, 0)).len(), 0, "half of them is plausible");
+        table.inherit(Fence(turn + 1), &former.leases()[50..], former.suspended_ms(), now_ms);
+        assert_eq!(table.due(now_ms + 100, 1_000), suspended(100, 100));
+        assert_eq!(table.suspended_ms(now_ms + 100), turn * 6_000 + 100);
+    }
+    assert_eq!(table.due(605_999, 1_000), suspended(100, 100));
+    assert_eq!(expired(table.due(606_000, 1_000)).len(), 100, "the limit of the whole suspension");
+}
+
+/// A suspension that ended under the previous leader does not make another one shorter.
+#[test]
+fn a_suspension_that_ended_is_not_handed_over() {
+    let mut table = table(100);
+    assert_eq!(table.due(6_000, 1_000), suspended(100, 100));
+    for id in 0..100 {
+        assert!(table.table.renew(LeaseId::of_key(&key(id)), 0, 7_000));
+    }
+    assert_eq!(table.due(7_100, 1_000), Due::default());
+    assert_eq!(table.former(Fence(1), 8_000).unwrap().suspended_ms(), None);
 }

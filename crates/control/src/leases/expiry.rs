@@ -22,6 +22,10 @@ const GRANT_PAUSE_MS: u64 = 3_000;
 /// How much the fault `hand-over-short` takes from each lease, in milliseconds.
 const SHORT_MS: u64 = 3_000;
 
+/// How long a node that lost its duties goes on reporting a suspension, in milliseconds. It may regain the duties, and
+/// the next leader needs some time to find the same instances silent.
+const SUSPENSION_HELD_MS: u64 = 10_000;
+
 /// An event that concerns leases.
 #[derive(Debug)]
 pub enum LeaseEvent<'a> {
@@ -45,6 +49,8 @@ pub enum LeaseEvent<'a> {
         present: Fence,
         /// The remaining times of these leases.
         leases: &'a [FormerLease],
+        /// How long expiry had been suspended there, in milliseconds; `None` if it was not.
+        suspended_ms: Option<u64>,
     },
     /// It is time to check the deadlines.
     Tick,
@@ -99,8 +105,13 @@ pub enum LeaseEffect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpiryEvent {
     /// So large a share of the fleet became silent that nothing expires for now.
-    Suspended(Suspension),
-    /// Leases expire again.
+    Suspended {
+        /// How large the share is.
+        suspension: Suspension,
+        /// How long expiry has been suspended already, under previous leaders, in milliseconds.
+        lasted_ms: u64,
+    },
+    /// Leases expire again, or another node leads.
     Resumed,
     /// This node was stalled, and all deadlines were moved by the same time.
     Stalled {
@@ -152,6 +163,8 @@ pub struct Leases {
     attempts: u64,
     last_ms: u64,
     is_suspended: bool,
+    /// When this node lost the duties, in milliseconds; `None` while it has them.
+    lost_ms: Option<u64>,
 }
 
 impl Leases {
@@ -181,6 +194,7 @@ impl Leases {
             attempts: 0,
             last_ms: 0,
             is_suspended: false,
+            lost_ms: None,
         }
     }
 
@@ -199,11 +213,13 @@ impl Leases {
             LeaseEvent::DutiesLost => {
                 self.end();
                 self.deadlines.close(now_ms);
-                self.set_suspended(None, &mut effects);
+                self.lost_ms.get_or_insert(now_ms);
             }
             LeaseEvent::State(state) => self.open_all(state, now_ms, &mut effects),
             LeaseEvent::Changes { events, index } => self.follow(events, index, now_ms),
-            LeaseEvent::Inherited { present, leases } => self.inherit(present, leases, now_ms),
+            LeaseEvent::Inherited { present, leases, suspended_ms } => {
+                self.inherit(present, leases, suspended_ms, now_ms);
+            }
             LeaseEvent::Tick => self.look(now_ms, &mut effects),
             LeaseEvent::Confirmed { attempt, leads } if attempt == self.attempts => {
                 self.confirmed(leads, now_ms, &mut effects);
@@ -247,7 +263,7 @@ impl Leases {
             effects.push(LeaseEffect::AskForGrant);
             return;
         }
-        self.fence = Some(fence);
+        (self.fence, self.lost_ms) = (Some(fence), None);
         self.last_ms = now_ms;
         self.deadlines.begin(fence, now_ms);
     }
@@ -287,7 +303,7 @@ impl Leases {
         if former.holder != self.node {
             effects.push(LeaseEffect::AskFormer { former, present: fence });
         } else if let Some(left) = self.deadlines.former(former.fence, now_ms) {
-            self.inherit(fence, left.leases(), now_ms);
+            self.inherit(fence, left.leases(), left.suspended_ms(), now_ms);
         }
     }
 
@@ -311,14 +327,20 @@ impl Leases {
         self.table().set_followed(index);
     }
 
-    fn inherit(&mut self, present: Fence, leases: &[FormerLease], now_ms: u64) {
+    fn inherit(
+        &mut self,
+        present: Fence,
+        leases: &[FormerLease],
+        suspended_ms: Option<u64>,
+        now_ms: u64,
+    ) {
         if !faults::is_on(Fault::HandOverShort) {
-            return self.deadlines.inherit(present, leases, now_ms);
+            return self.deadlines.inherit(present, leases, suspended_ms, now_ms);
         }
         let short = leases
             .iter()
             .map(|lease| FormerLease { left_ms: lease.left_ms.saturating_sub(SHORT_MS), ..*lease });
-        self.deadlines.inherit(present, &short.collect::<Vec<_>>(), now_ms);
+        self.deadlines.inherit(present, &short.collect::<Vec<_>>(), suspended_ms, now_ms);
     }
 
     /// Checks which leases have run out. Leadership is confirmed before any of them expires.
@@ -327,12 +349,18 @@ impl Leases {
             self.asked_for_grant_ms = Some(now_ms);
             effects.push(LeaseEffect::AskForGrant);
         }
+        if self.lost_ms.is_some_and(|at_ms| now_ms >= at_ms + SUSPENSION_HELD_MS) {
+            self.set_suspended(None, now_ms, effects);
+        }
         if self.fence.is_none() || !matches!(self.attempt, Attempt::None) {
             return;
         }
         self.absorb_stall(now_ms, effects);
         let due = self.deadlines.due(now_ms, EXPIRE_ITEMS_MAX);
-        self.set_suspended(due.suspended, effects);
+        // Before the state has arrived, there are no leases, and nothing is known.
+        if self.table().followed() != 0 {
+            self.set_suspended(due.suspended, now_ms, effects);
+        }
         if due.expire.is_empty() {
             return;
         }
@@ -405,11 +433,18 @@ impl Leases {
         }
     }
 
-    fn set_suspended(&mut self, now: Option<Suspension>, effects: &mut Vec<LeaseEffect>) {
+    fn set_suspended(
+        &mut self,
+        now: Option<Suspension>,
+        now_ms: u64,
+        effects: &mut Vec<LeaseEffect>,
+    ) {
         let before = std::mem::replace(&mut self.is_suspended, now.is_some());
         match now {
             Some(suspension) if !before => {
-                effects.push(LeaseEffect::Report(ExpiryEvent::Suspended(suspension)));
+                let lasted_ms = self.deadlines.suspended_ms(now_ms);
+                let suspended = ExpiryEvent::Suspended { suspension, lasted_ms };
+                effects.push(LeaseEffect::Report(suspended));
             }
             None if before => effects.push(LeaseEffect::Report(ExpiryEvent::Resumed)),
             _ => {}

@@ -149,7 +149,7 @@ fn a_new_leader_asks_the_one_before_once_and_takes_over_what_was_left() {
     let former = world.state.grant().unwrap().before.clone().unwrap();
     let ask = LeaseEffect::AskFormer { former, present };
     assert_eq!(new.step(LeaseEvent::State(&world.state), 70_000), [ask]);
-    let inherited = LeaseEvent::Inherited { present, leases: left.leases() };
+    let inherited = LeaseEvent::Inherited { present, leases: left.leases(), suspended_ms: None };
     assert_eq!(new.step(inherited, 70_020), []);
     let (now_ms, _) = first_effect(&mut new, 70_100, 90_000);
     let ends_ms = 70_020 + 5_000 + WHOLE_MS - 6_000;
@@ -199,4 +199,60 @@ fn an_engine_that_is_started_again_waits_for_another_grant_and_knows_what_was_le
     let (now_ms, _) = first_effect(&mut again, 9_000, 60_000);
     let ends_ms = 9_000 + 4_000 + WHOLE_MS - 5_000;
     assert!((ends_ms..ends_ms + 200).contains(&now_ms), "{now_ms}");
+}
+
+fn many(world: &mut World) {
+    let address = Address::parse("http://10.0.0.1").unwrap();
+    let named =
+        |id: usize| Registration::new(Name::trusted(&format!("m{id}")), address.clone(), TTL_MS);
+    let items = (0..100).map(|id| (key().service, named(id))).collect();
+    world.propose(Command::Register { items });
+}
+
+/// What is reported of suspensions between two times.
+fn suspensions(leases: &mut Leases, from_ms: u64, until_ms: u64) -> Vec<ExpiryEvent> {
+    let ticks = (from_ms..until_ms).step_by(usize::try_from(EXPIRY_TICK_MS).unwrap());
+    let effects = ticks.flat_map(|now_ms| leases.step(LeaseEvent::Tick, now_ms));
+    let event = |effect| match effect {
+        LeaseEffect::Report(event) => event,
+        other => panic!("{other:?}"),
+    };
+    effects.collect::<Vec<_>>().into_iter().map(event).collect()
+}
+
+/// A leader that loses its duties for a moment reports one suspension. The next leader continues it, and reports how long
+/// it has lasted. The former leader then ends its report.
+#[test]
+fn a_suspension_is_one_through_changes_of_the_leader() {
+    let mut world = World::new();
+    many(&mut world);
+    let (mut old, _) = leader(&mut world);
+    let began = suspensions(&mut old, 0, 10_000);
+    assert!(matches!(began[..], [ExpiryEvent::Suspended { lasted_ms: 0, .. }]), "{began:?}");
+
+    assert_eq!(old.step(LeaseEvent::DutiesLost, 10_000), []);
+    assert_eq!(suspensions(&mut old, 10_000, 10_400), []);
+    let again = world.grant("n");
+    assert_eq!(old.step(LeaseEvent::DutiesGranted(again), 10_400), []);
+    assert_eq!(suspensions(&mut old, 10_400, 10_600), [], "the state has not arrived");
+    assert_eq!(old.step(LeaseEvent::State(&world.state), 10_600), []);
+    assert_eq!(suspensions(&mut old, 10_600, 20_000), [], "it is the same suspension");
+
+    let present = world.grant("m");
+    let left = old.hand_over(again, present, &world.state, 20_000).unwrap();
+    assert_eq!(old.step(LeaseEvent::DutiesLost, 20_000), []);
+    let mut new = engine("m");
+    assert_eq!(new.step(LeaseEvent::DutiesGranted(present), 70_000), []);
+    assert_eq!(new.step(LeaseEvent::State(&world.state), 70_000).len(), 1, "it asks");
+    let suspended_ms = left.suspended_ms();
+    let inherited = LeaseEvent::Inherited { present, leases: left.leases(), suspended_ms };
+    assert_eq!(new.step(inherited, 70_100), []);
+    let goes_on = suspensions(&mut new, 70_100, 70_400);
+    let [ExpiryEvent::Suspended { lasted_ms, .. }] = goes_on[..] else { panic!("{goes_on:?}") };
+    // The first leader found the instances silent after their whole time and the time that it added. The 600 ms in which it
+    // did not lead do not count.
+    let lasted_there_ms = 20_000 - WHOLE_MS - EXTRA_MS - 600;
+    assert!((lasted_there_ms - 500..lasted_there_ms + 300).contains(&lasted_ms), "{lasted_ms}");
+    assert_eq!(suspensions(&mut old, 20_100, 29_900), []);
+    assert_eq!(suspensions(&mut old, 29_900, 40_000), [ExpiryEvent::Resumed]);
 }

@@ -28,19 +28,27 @@ pub struct FormerLease {
 pub struct RemainingTimes {
     fence: Fence,
     leases: Vec<FormerLease>,
+    suspended_ms: Option<u64>,
 }
 
 impl RemainingTimes {
-    /// The remaining times under the grant `fence`.
+    /// The remaining times under the grant `fence`, and how long a suspension of expiry had lasted when it ended, in
+    /// milliseconds; `None` if there was none.
     #[must_use]
-    pub fn new(fence: Fence, leases: Vec<FormerLease>) -> Self {
-        Self { fence, leases }
+    pub fn new(fence: Fence, leases: Vec<FormerLease>, suspended_ms: Option<u64>) -> Self {
+        Self { fence, leases, suspended_ms }
     }
 
     /// The grant under which the leases ran.
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.fence
+    }
+
+    /// How long expiry had been suspended, in milliseconds; `None` if it was not.
+    #[must_use]
+    pub fn suspended_ms(&self) -> Option<u64> {
+        self.suspended_ms
     }
 
     /// The leases, in no particular order.

@@ -107,6 +107,15 @@ impl LeaseTable {
         counts && !lease.is_over.load(Ordering::SeqCst)
     }
 
+    /// How long ago the time to live of a lease ended, without the grace, in milliseconds. It may have ended earlier under
+    /// another leader. `None` if it has not ended, or if there is no such lease.
+    #[must_use]
+    pub fn overdue_ms(&self, id: LeaseId, now_ms: u64) -> Option<u64> {
+        let leases = self.leases.pin();
+        let ended_ms = leases.get(&id)?.deadline_ms().saturating_sub(self.grace_ms);
+        now_ms.checked_sub(ended_ms)
+    }
+
     /// Whether the table belongs to a grant, and so may acknowledge renewals.
     #[must_use]
     pub fn is_open(&self) -> bool {
