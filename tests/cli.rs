@@ -402,7 +402,13 @@ fn the_cluster_is_shown_compared_backed_up_and_restored() {
     assert_eq!(mode & 0o777, 0o600, "it holds password hashes and signing keys");
 
     let later = &dev.json(&["register", "later", "--address", "http://127.0.0.1:9002"])[0];
-    let place = format!("0000000000000000-{}", later["index"]);
+    let mut watch = dev.command(&["watch", "later", "--output", "json"]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let ready = lines_of(watch.stdout.take().unwrap()).recv_timeout(TIME_TO_START).unwrap();
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    let ready: Value = serde_json::from_str(&ready).unwrap();
+    let place = format!("{}-{}", ready["history"].as_str().unwrap(), later["index"]);
     dev.json(&["services", "list", "--min-index", &place]);
 
     let fresh = dev.home.path().join("restored");

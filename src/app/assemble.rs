@@ -237,8 +237,10 @@ async fn keep_identities(
         if duties.wait_for(Option::is_some).await.is_err() {
             return;
         }
-        let (registry, view, clock) = (state.registry(), state.view(), state.clock());
-        let made = ensure_identities(registry, view, clock, state.security().settings());
+        let (registry, view) = (state.registry(), state.view());
+        // A new cluster gets its first signing key with its history.
+        view.has_state().await;
+        let made = ensure_identities(registry, view, state.security().settings());
         match made.boxed().await {
             Ok(None) => {}
             Ok(Some(password)) => first_password(&password),

@@ -5,9 +5,8 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 
 use maxine_actors::{Registry, WriteError, WriteRequest};
-use maxine_clock::Clock;
 use maxine_identity::{Account, PasswordCaller, Passwords, Secret, SecuritySettings, hex};
-use maxine_state::{Actor, Command, Identities, Name, Rejection, Role, SigningKey, User};
+use maxine_state::{Actor, Command, Identities, Name, Rejection, Role, User};
 use maxine_view::View;
 
 /// A random password that must be shown once. It is not stored anywhere.
@@ -30,13 +29,12 @@ pub(super) enum BootstrapError {
     Make(String),
 }
 
-/// Ensures that the cluster has an identity and a signing key, that the accounts match the environment, and
+/// Ensures that the cluster has an identity, that the accounts match the environment, and
 /// that there is an administrator. The leader runs it when it takes over. If several nodes run it at the same
 /// time, each object is created once. Returns the first administrator's password if it was created now.
 pub(super) async fn ensure_identities(
     registry: &Registry,
     view: &View,
-    clock: &Clock,
     settings: &SecuritySettings,
 ) -> Result<Option<OneTimePassword>, BootstrapError> {
     let snapshot = view.snapshot();
@@ -45,15 +43,6 @@ pub(super) async fn ensure_identities(
     if identities.cluster.is_empty() {
         let id = Name::trusted(&random_hex(16)?);
         propose_once(registry, Command::IdentifyCluster { id }).await?;
-    }
-    if identities.signing_keys.is_empty() {
-        let created_at_ms = clock.wall_ms();
-        let key_id = Name::trusted(&format!("maxine-{}", random_hex(4)?));
-        let mut secret = vec![0; 32];
-        OsRng.try_fill_bytes(&mut secret).map_err(no_randomness)?;
-        let key = SigningKey { key_id, secret: secret.into(), created_at_ms };
-        let command = Command::RotateSigningKey { key, keep_previous: 0, create_only: true };
-        propose_once(registry, command).await?;
     }
     for account in &settings.accounts {
         ensure_account(registry, identities, &passwords, account).await?;

@@ -141,7 +141,7 @@ impl Watch {
             "ready" => {
                 if !self.seen_any {
                     out.done(
-                        &json!({"type": "ready", "index": index}),
+                        &json!({"type": "ready", "index": index, "history": data["history"]}),
                         format!("watching from index {}", data["index"]),
                     )?;
                 }

@@ -192,6 +192,30 @@ pub(crate) async fn restart(fixture: &dyn Fixture) {
     stop(&after).await;
 }
 
+/// A new cluster gets a history of its own, which all nodes know and which stays after a restart.
+pub(crate) async fn history(fixture: &dyn Fixture) {
+    let before = nodes(fixture).await;
+    let no_history = before.iter().all(|node| node.view.snapshot().state.history().is_none());
+    assert!(no_history, "nobody has founded it yet");
+    let keepers: Vec<_> = before.iter().map(Node::keep_history).collect();
+    let mut founded = Vec::new();
+    for node in &before {
+        let of = async || node.view.snapshot().state.history();
+        founded.push(eventually("the history begins", of).await);
+    }
+    assert!(founded.iter().all(|history| *history == founded[0]), "{founded:?}");
+    keepers.iter().for_each(tokio::task::JoinHandle::abort);
+    agree(&before).await;
+    let index = before[0].view.index();
+    stop(&before).await;
+    let after = nodes(fixture).await;
+    for node in &after {
+        node.reaches(index).await;
+        assert_eq!(node.view.snapshot().state.history(), Some(founded[0]));
+    }
+    stop(&after).await;
+}
+
 /// A thousand services register at once through all nodes, and none is lost.
 pub(crate) async fn a_thousand_services(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
@@ -311,7 +335,7 @@ macro_rules! contract_suite {
     };
     ($open:expr) => {
         crate::contract::contract_suite!($open;
-            ordering, idempotency, fencing, expiry, watch_without_gaps, restart,
+            ordering, idempotency, fencing, expiry, watch_without_gaps, restart, history,
             a_thousand_services, strong_reads, calls_reach_the_leader, limits, nodes_are_known);
     };
 }

@@ -643,6 +643,7 @@ async fn an_older_copy_that_was_put_in_place_of_a_shared_log_while_all_nodes_wer
         ..quick(&dir.path(), name)
     };
     let node = open_shared(config("a")).await;
+    node.founded().await;
     node.register("orders", "a", 80).await;
     node.store.shutdown().await;
     let older = fs::read(dir.path()).unwrap();
@@ -672,6 +673,7 @@ async fn an_older_copy_that_was_put_in_place_of_a_local_log_is_noticed() {
         ..LocalConfig::default()
     };
     let node = try_local(config()).await.unwrap();
+    node.founded().await;
     node.register("orders", "a", 80).await;
     let older = fs::read(dir.path()).unwrap();
     let had = node.register("orders", "lost", 80).await;
@@ -688,8 +690,7 @@ pub(crate) async fn begins_another_history(node: &Node, had: u64) {
     let (before, event_log) = (history(), EventLog::by(node));
     let is_loss = |event: &StoreEvent| matches!(event, StoreEvent::OlderState { had: known, now } if *known == had && *now < had);
     event_log.until("the loss is reported", is_loss).await;
-    let (store, view) = (Arc::clone(&node.store), Arc::clone(&node.view));
-    let keeper = tokio::spawn(maxine_actors::history::keep(store, view, Clock::system()));
+    let keeper = node.keep_history();
     eventually("another history begins", async || (history() != before).then_some(())).await;
     keeper.abort();
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use maxine_actors::peer::PeerRouter;
 use maxine_state::{
-    Actor, Address, Applied, Batch, Command, Deregistration, Fence, InstanceKey, Name, Proposal,
-    Registration, Rejection, Reply, RequestId, ServiceKey, StateDigest,
+    Actor, Address, Applied, Batch, Command, Deregistration, Fence, History, InstanceKey, Name,
+    Proposal, Registration, Rejection, Reply, RequestId, ServiceKey, StateDigest,
 };
 use maxine_store::{ControlStore, PeerHandler, ProposeError};
 use maxine_view::View;
@@ -108,6 +108,21 @@ pub(crate) fn batch(command: Command) -> Batch {
 }
 
 impl Node {
+    /// Founds the history, and begins another one where indexes are used again.
+    pub(crate) fn keep_history(&self) -> tokio::task::JoinHandle<()> {
+        let (store, view) = (Arc::clone(&self.store), Arc::clone(&self.view));
+        tokio::spawn(maxine_actors::history::keep(store, view, maxine_clock::Clock::system()))
+    }
+
+    /// Its history. Founds one, if there is none.
+    pub(crate) async fn founded(&self) -> History {
+        let keeper = self.keep_history();
+        let history = async || self.view.snapshot().state.history();
+        let history = eventually("it has a history", history).await;
+        keeper.abort();
+        history
+    }
+
     /// Proposes once.
     pub(crate) async fn try_propose(&self, command: Command) -> Result<Applied, ProposeError> {
         let answers = self.store.propose(batch(command), Duration::from_secs(5).into()).await?;

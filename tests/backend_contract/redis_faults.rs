@@ -1,7 +1,6 @@
 //! What Redis can do to its users, on a real server: be away, lose writes, be emptied or put back
 //! to an older state, refuse writes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use maxine_store::redis::RedisConfig;
@@ -232,6 +231,7 @@ async fn redis_restored_from_an_old_dump_while_all_nodes_were_stopped() {
         ..quick(url, "a")
     };
     let node = open(config(server.url())).await;
+    node.founded().await;
     node.register("orders", "before", 80).await;
     server.command(&["SAVE"]).await;
     let had = node.register("orders", "lost", 80).await;
@@ -257,13 +257,9 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
     agree(&nodes).await;
     server.command(&["SAVE"]).await;
     let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
-    let keepers: Vec<_> = nodes
-        .iter()
-        .map(|node| {
-            let (store, view) = (Arc::clone(&node.store), Arc::clone(&node.view));
-            tokio::spawn(maxine_actors::history::keep(store, view, maxine_clock::Clock::system()))
-        })
-        .collect();
+    let keepers: Vec<_> = nodes.iter().map(Node::keep_history).collect();
+    let history = || nodes[0].view.snapshot().state.history();
+    let first = eventually("the first history begins", async || history()).await;
     nodes[0].register("orders", "lost", 80).await;
     agree(&nodes).await;
     server.crash();
@@ -282,9 +278,8 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
         event_log.until("the loss is reported", StoreEvent::is_loss).await;
     }
     // Indexes are given out again: they count in another history, which begins once.
-    let history = || nodes[0].view.snapshot().state.history();
-    eventually("another history begins", async || (history() != 0).then_some(())).await;
-    let begun = history();
+    let other = async || history().filter(|now| *now != first);
+    let begun = Some(eventually("another history begins", other).await);
     keepers.iter().for_each(tokio::task::JoinHandle::abort);
     nodes[1].register("orders", "lost", 80).await;
     agree(&nodes).await;

@@ -164,12 +164,31 @@ fn a_node_without_a_state_answers_nothing_definite() {
                 "{unknown}: {status}"
             );
         }
+        let (ready, nodes) = (
+            client.get(format!("{base}/api/v1/ready")),
+            client.get(format!("{base}/api/v1/cluster/nodes")),
+        );
+        let ready = ready.send().await.unwrap();
+        assert_eq!(ready.status(), 503);
+        let ready: serde_json::Value = ready.json().await.unwrap();
+        let nodes = nodes.bearer_auth(break_glass.trim()).send().await.unwrap();
+        let nodes: serde_json::Value = nodes.json().await.unwrap();
+        for (unknown, answer) in [
+            ("/index", &ready),
+            ("/staleness_ms", &ready),
+            ("/items/0/report/index", &nodes),
+            ("/items/0/report/audit_head", &nodes),
+        ] {
+            let value = answer.pointer(unknown);
+            assert_eq!(value, Some(&serde_json::Value::Null), "{unknown}: {answer}");
+        }
         let warnings = status["warnings"].to_string();
         assert!(warnings.contains("no state yet") && !warnings.contains("look-ups"), "{warnings}");
         let metrics = client.get(format!("{base}/api/actuator/prometheus"));
         let metrics = metrics.bearer_auth(break_glass.trim()).send().await.unwrap();
         let metrics = metrics.text().await.unwrap();
         assert!(!metrics.contains("\nmaxine_registered_services "), "{metrics}");
+        assert!(metrics.contains("\nmaxine_state_index NaN\n"), "{metrics}");
         node.stop().await;
     });
 }
@@ -202,6 +221,21 @@ fn a_node_that_starts_while_its_store_is_away_raises_an_alert() {
         };
         assert_eq!(alert.state, AlertState::Active);
         assert!(alert.message.contains("no state yet"), "{}", alert.message);
+        // It has seen no leader and no lease.
+        let break_glass = std::fs::read_to_string(dir.path().join("break-glass")).unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        for (path, unknown) in [
+            ("/api/v1/ready", "/index"),
+            ("/api/v1/cluster/status", "/leadership/term"),
+            ("/api/v1/cluster/nodes", "/items/0/report/term"),
+        ] {
+            let url = format!("http://{}{path}", node.http_addr());
+            let answer = client.get(url).bearer_auth(break_glass.trim()).send().await.unwrap();
+            assert!(!answer.headers().contains_key("x-maxine-index"), "{:?}", answer.headers());
+            let answer: serde_json::Value = answer.json().await.unwrap();
+            let value = answer.pointer(unknown);
+            assert_eq!(value, Some(&serde_json::Value::Null), "{unknown}: {answer}");
+        }
         node.stop().await;
     });
 }

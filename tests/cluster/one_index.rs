@@ -70,9 +70,11 @@ async fn a_backup_and_every_answer_tell_one_index_and_a_missing_snapshot_is_null
     for node in 0..3 {
         dev.wait_ready(node).await;
     }
-    for id in ["a", "b", "c"] {
-        assert_eq!(dev.register(0, "orders", id).await.0, 200);
-    }
+    // One entry of the log with very many indexes, so that the two numbers are never equal by chance.
+    let item = |n: u32| json!({"service": "orders", "id": format!("i{n}"), "address": "http://10.0.0.1:80", "ttl_ms": 3_600_000});
+    let body = json!({"items": (0..500).map(item).collect::<Vec<_>>()});
+    let url = format!("{}/api/v1/registrations", dev.nodes[0].http);
+    assert_eq!(dev.client.post(url).json(&body).send().await.unwrap().status(), 200);
     let operator = Operator { dev: &dev, token: &token };
 
     // A new cluster has no snapshot and has compacted nothing.

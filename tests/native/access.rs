@@ -68,7 +68,7 @@ async fn a_session_ends_with_the_history_in_which_it_was_opened() {
     let me = |token: &str| server.open(Method::GET, "/me").bearer_auth(token);
     assert_eq!(server.json(me(&server.token)).await.0, 200);
 
-    server.begin_history(0, 0xa1).await;
+    server.begin_history(server.history(), 0xa1).await;
     let (status, problem) = server.json(me(&server.token)).await;
     assert_eq!((status.as_u16(), &problem["type"]), (401, &json!("/problems/unauthorized")));
     assert!(problem["detail"].as_str().unwrap().contains("sign in again"), "{problem}");
@@ -83,7 +83,7 @@ async fn a_session_ends_with_the_history_in_which_it_was_opened() {
     assert_eq!(now["items"].as_array().unwrap().len(), 1, "{now}");
     assert_ne!(now["items"][0]["key_id"], keys["items"][0]["key_id"]);
 
-    server.begin_history(0xa1, 0xb2).await;
+    server.begin_history(server.history(), 0xb2).await;
     assert_eq!(server.json(me(&again)).await.0, 401);
 }
 

@@ -15,7 +15,7 @@ use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;
 use maxine_gateway::{EgressPolicy, ForwarderConfig, TlsRoots};
 use maxine_identity::{PasswordCost, SecuritySettings};
-use maxine_state::Name;
+use maxine_state::{History, Name};
 use maxine_store::{ControlStore, MemoryStore};
 use maxine_telemetry::TelemetrySettings;
 use maxine_view::View;
@@ -152,8 +152,13 @@ impl Server {
         answer
     }
 
+    /// The present history.
+    pub(crate) fn history(&self) -> History {
+        self.view.snapshot().state.history().expect("a founded cluster has a history")
+    }
+
     /// Ends a history, as a restore or a loss does.
-    pub(crate) async fn begin_history(&self, before: u64, history: u64) {
+    pub(crate) async fn begin_history(&self, before: History, history: u64) {
         let signing_key = maxine_state::SigningKey {
             key_id: Name::trusted(&format!("key-{history}")),
             secret: vec![7; 32].into(),
@@ -164,7 +169,12 @@ impl Server {
             proposed_at_ms: 1,
             fence: None,
             actor: maxine_state::Actor::system("history"),
-            command: maxine_state::Command::BeginHistory { before, history, line: 0, signing_key },
+            command: maxine_state::Command::BeginHistory {
+                before: Some(before),
+                history: History::from_random(history),
+                line: 0,
+                signing_key,
+            },
         };
         let batch = maxine_state::Batch { proposals: vec![proposal] };
         let written =

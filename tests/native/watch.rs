@@ -67,7 +67,7 @@ async fn a_watcher_sees_every_change_in_order_and_resumes_where_it_was() {
     server.register("other", "x", "http://h:9").await;
     server.register("orders", "b", "http://h:2").await;
     let seen = events.next().await.unwrap();
-    let id = format!("0000000000000000-{}", first["lease_epoch"]);
+    let id = format!("{}-{}", server.history(), first["lease_epoch"]);
     assert_eq!((seen.kind.as_str(), seen.id.as_ref()), ("instance_registered", Some(&id)));
     assert_eq!(seen.data["data"]["address"], "http://h:1");
     let resume_at = seen.id.unwrap();
@@ -134,14 +134,15 @@ async fn a_place_in_a_history_that_has_ended_is_gone() {
         server.open(Method::GET, &path)
     };
     let answer = list(&index.to_string()).send().await.unwrap();
-    assert_eq!(answer.headers()["x-maxine-history"], "0000000000000000");
-    let old = format!("0000000000000000-{index}");
+    let first = server.history();
+    assert_eq!(answer.headers()["x-maxine-history"], first.to_string().as_str());
+    let old = format!("{first}-{index}");
     assert_eq!(list(&old).send().await.unwrap().status(), 200);
     let mut events = Events::open(server.open(Method::GET, "/watch?service=orders")).await;
     let ready = events.next().await.unwrap();
-    assert_eq!(ready.data["history"], "0000000000000000");
+    assert_eq!(ready.data["history"], first.to_string().as_str());
 
-    server.begin_history(0, 0xa1).await;
+    server.begin_history(first, 0xa1).await;
     assert_eq!(events.next().await.unwrap().kind, "compacted");
     assert!(events.next().await.is_none(), "its stream ends");
     server.register("orders", "b", "http://h:2").await;
@@ -153,7 +154,7 @@ async fn a_place_in_a_history_that_has_ended_is_gone() {
     let (status, problem) = server.json(poll(&old)).await;
     assert_eq!(status, 410);
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.contains("a history that has ended; 00000000000000a1 holds now"), "{detail}");
+    assert!(detail.contains("a place in another history; 00000000000000a1 holds now"), "{detail}");
     let resumed = server.open(Method::GET, "/watch?service=orders").header("last-event-id", &old);
     assert_eq!(Events::open(resumed).await.next().await.unwrap().kind, "compacted");
     // A caller with an index but no history gets the history in the answer.
@@ -165,8 +166,36 @@ async fn a_place_in_a_history_that_has_ended_is_gone() {
     let (status, changes) = server.json(poll(&place)).await;
     assert_eq!((status.as_u16(), &changes["history"]), (200, &json!("00000000000000a1")));
     // Another node that noticed the same loss changes nothing more.
-    server.begin_history(0, 0xb2).await;
+    server.begin_history(first, 0xb2).await;
     assert_eq!(server.json(poll(&place)).await.0, 200);
+}
+
+/// A cluster that was wiped and founded again, or another cluster at the same address, counts from 1 too. A place
+/// in the one is no place in the other, although the index exists there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_of_another_cluster_is_gone() {
+    let (wiped, server) = (Server::start().await, Server::start().await);
+    assert_ne!(wiped.history(), server.history());
+    let index = wiped.register("orders", "old", "http://h:1").await["index"].as_u64().unwrap();
+    let later = server.register("orders", "new", "http://h:2").await["index"].as_u64().unwrap();
+    assert!(later >= index, "{later} {index}");
+    // Nobody has the history of zeros.
+    for history in [wiped.history().to_string(), "0".repeat(16)] {
+        let place = format!("{history}-{index}");
+        for path in [
+            format!("/changes?service=orders&index={place}&wait_ms=0"),
+            format!("/services/default/orders/instances?min_index={place}"),
+        ] {
+            let (status, problem) = server.json(server.open(Method::GET, &path)).await;
+            let seen = (status.as_u16(), &problem["type"]);
+            assert_eq!(seen, (410, &json!("/problems/compacted")), "{path}: {problem}");
+        }
+        let resumed = server.open(Method::GET, "/watch?service=orders");
+        let mut events = Events::open(resumed.header("last-event-id", &place)).await;
+        assert_eq!(events.next().await.unwrap().kind, "compacted", "{place}");
+    }
+    let own = format!("/changes?service=orders&index={}-{index}&wait_ms=0", server.history());
+    assert_eq!(server.json(server.open(Method::GET, &own)).await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

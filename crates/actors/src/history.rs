@@ -1,5 +1,5 @@
-//! Begins a new history when indexes will be used again: after a restore or a recovery, and when the store
-//! lost acknowledged writes.
+//! Begins the history of a new cluster, and a new one when indexes will be used again: after a restore or a
+//! recovery, and when the store lost acknowledged writes.
 //!
 //! Every answer has its history beside its index. So a client with a position in an earlier history starts
 //! again, and misses no changes. Sessions end with their history, because records of ended sessions may be
@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::clock_check;
 use maxine_clock::Clock;
-use maxine_state::{Actor as Who, Batch, Command, Name, Proposal, RequestId, SigningKey};
+use maxine_state::{Actor as Who, Batch, Command, History, Name, Proposal, RequestId, SigningKey};
 use maxine_store::{ControlStore, StoreEvent};
 use maxine_view::View;
 
@@ -31,10 +31,11 @@ pub async fn keep(store: Arc<dyn ControlStore>, view: Arc<View>, clock: Clock) {
         let snapshot = view.snapshot();
         let present = snapshot.state.history();
         let line = store.line().unwrap_or_default();
-        // All members of a restored cluster know its line. The leader begins the new history.
-        let restored = line != snapshot.state.line() && store.leadership_now().is_leader;
+        // A new cluster has no history yet, and all members of a restored one know its line. The leader begins
+        // the new history.
+        let due = present.is_none() || line != snapshot.state.line();
         drop(snapshot);
-        if restored || lost_in == Some(present) {
+        if due && store.leadership_now().is_leader || lost_in == Some(present) {
             if let Err(error) = begin(&*store, &clock, present, line).await {
                 tracing::debug!(%error, "another history has not begun yet, trying again");
                 tokio::time::sleep(PAUSE).await;
@@ -76,11 +77,11 @@ async fn next_loss(events: &mut Option<tokio::sync::broadcast::Receiver<StoreEve
 async fn begin(
     store: &dyn ControlStore,
     clock: &Clock,
-    before: u64,
+    before: Option<History>,
     line: u64,
 ) -> Result<(), String> {
     clock_check::settled(clock).await;
-    let history = rand::random::<u64>() | 1;
+    let history = History::from_random(rand::random());
     let signing_key = SigningKey {
         key_id: Name::trusted(&format!("maxine-{:08x}", rand::random::<u32>())),
         secret: Box::new(rand::random::<[u8; 32]>()),
@@ -95,9 +96,11 @@ async fn begin(
     };
     let batch = Batch { proposals: vec![proposal] };
     store.propose(batch, ATTEMPT_TIMEOUT.into()).await.map_err(|error| error.to_string())?;
-    tracing::warn!(
-        before = format!("{before:016x}"),
-        "data was restored or lost: a new history begins, watchers must start again, and sessions end"
-    );
+    if let Some(before) = before {
+        tracing::warn!(
+            %before,
+            "data was restored or lost: a new history begins, watchers must start again, and sessions end"
+        );
+    }
     Ok(())
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::jwt::{Realm, Sessions};
 use super::{api_token, bearer_token, session_cookie};
-use maxine_state::{Identities, Name, Role, SigningKey, User};
+use maxine_state::{History, Identities, Name, Role, SigningKey, User};
 
 /// Every target of this crate.
 pub const TARGETS: &[Target] = &[Target { name: "credentials", run: credentials, seeds }];
 
 const NOW_S: u64 = 1_000;
 const AUDIENCE: &str = "0011223344556677";
-const REALM: Realm<'static> = Realm { audience: AUDIENCE, history: 0 };
+const REALM: Realm<'static> = Realm { audience: AUDIENCE, history: History::from_random(1) };
 
 fn user() -> User {
     User {

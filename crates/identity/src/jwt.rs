@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use super::settings::EnvSigningKeys;
-use maxine_state::{EndedSession, Identities, Role, User};
+use maxine_state::{EndedSession, History, Identities, Role, User};
 
 /// Maximum length of a token, in bytes.
 const TOKEN_LEN_MAX: usize = 4_096;
@@ -23,7 +23,7 @@ pub(super) struct Realm<'a> {
     /// The audience of the cluster.
     pub(super) audience: &'a str,
     /// The history of the state.
-    pub(super) history: u64,
+    pub(super) history: History,
 }
 
 /// The content of a session's token.
@@ -144,7 +144,7 @@ impl Sessions {
             exp: now_s + self.lifetime_s,
             jti: format!("{id:016x}"),
             aud: realm.audience.into(),
-            history: realm.history,
+            history: realm.history.get(),
         };
         jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret)).ok()
     }
@@ -165,7 +165,8 @@ impl Sessions {
             return Err(TokenError::Invalid);
         }
         let ended = unchecked(token).filter(|claims| claims.aud == realm.audience);
-        if ended.and_then(|claims| claims.history).is_some_and(|named| named != realm.history) {
+        if ended.and_then(|claims| claims.history).is_some_and(|named| named != realm.history.get())
+        {
             return Err(TokenError::HistoryEnded);
         }
         // Keys with the token's key id are tried first. Older secrets of the environment have no id.
@@ -210,10 +211,10 @@ mod tests {
     use crate::Secret;
     use maxine_state::{Name, SigningKey};
 
-    const IN_C: Realm<'static> = Realm { audience: "c", history: 0 };
+    const IN_C: Realm<'static> = Realm { audience: "c", history: History::from_random(1) };
 
     fn of(audience: &str) -> Realm<'_> {
-        Realm { audience, history: 0 }
+        Realm { audience, history: History::from_random(1) }
     }
 
     fn user() -> User {
@@ -313,7 +314,7 @@ mod tests {
         let sessions = Sessions::new(None, 60);
         let keys = identities(&[("a", 1)]);
         let token = sessions.issue(&keys, IN_C, &user(), 0).unwrap();
-        let next = Realm { history: 7, ..IN_C };
+        let next = Realm { history: History::from_random(7), ..IN_C };
         assert_eq!(sessions.check(&keys, next, &token, 1).unwrap_err(), TokenError::HistoryEnded);
         let other_keys = identities(&[("b", 2)]);
         let refused = sessions.check(&other_keys, next, &token, 1).unwrap_err();

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use maxine_clock::Clock;
-use maxine_state::{ControlState, Identities, Name, Role, User};
+use maxine_state::{ControlState, History, Identities, Name, Role, User};
 use maxine_view::{Snapshot, View};
 
 pub use api_token::{MintedToken, hex};
@@ -338,11 +338,11 @@ impl Security {
         api_token::mint(&audience, id).map_err(|_| MintError::NoRandomness)
     }
 
-    /// The present history, for sessions. `None` if it has ended because the cluster was restored or
-    /// recovered, and the leader has not begun a new one yet.
-    fn history_of(&self, state: &ControlState) -> Option<u64> {
+    /// The present history, for sessions. `None` if there is none yet, or if it has ended because the cluster was
+    /// restored or recovered and the leader has not begun a new one.
+    fn history_of(&self, state: &ControlState) -> Option<History> {
         let has_ended = self.0.contact.line().is_some_and(|line| line != state.line());
-        (!has_ended).then(|| state.history())
+        state.history().filter(|_| !has_ended)
     }
 
     fn audience(&self, identities: &Identities) -> Option<String> {

@@ -126,15 +126,15 @@ impl ControlState {
             }
             Command::GrantLeadership { holder } => Ok(self.grant_leadership(step, holder)),
             Command::BeginHistory { before, history, line, signing_key } => {
-                let begins = self.history == *before && before != history;
+                let begins = self.history == *before && *before != Some(*history);
                 if begins {
-                    self.rotate_key(step, signing_key, 0, false)?;
+                    self.rotate_key(step, signing_key, 0)?;
                     self.next_index(step);
-                    (self.history, self.line) = (*history, *line);
+                    (self.history, self.line) = (Some(*history), *line);
                     self.record(
                         step.proposal,
                         AuditAction::HistoryBegin,
-                        format!("{history:016x}"),
+                        history.to_string(),
                         AuditOutcome::Success,
                     );
                 }
@@ -142,8 +142,8 @@ impl ControlState {
             }
             Command::PutUser { .. } => self.put_user(step),
             Command::DeleteUser { name } => self.delete_user(step, name),
-            Command::RotateSigningKey { key, keep_previous, create_only } => {
-                self.rotate_key(step, key, *keep_previous, *create_only)
+            Command::RotateSigningKey { key, keep_previous } => {
+                self.rotate_key(step, key, *keep_previous)
             }
             Command::PutToken { token } => self.put_token(step, token),
             Command::DeleteToken { id } => self.delete_token(step, id),
@@ -717,7 +717,6 @@ impl ControlState {
         step: &mut Step<'_>,
         key: &SigningKey,
         keep_previous: u32,
-        create_only: bool,
     ) -> Result<Reply, Rejection> {
         limits::check_range("keep_previous", keep_previous.into(), 0, PREVIOUS_KEYS_MAX.into())
             .map_err(Rejection::Limit)?;
@@ -727,7 +726,7 @@ impl ControlState {
             return Err(Rejection::Limit(limit));
         }
         let keys = &self.identities.signing_keys;
-        if (create_only && !keys.is_empty()) || keys.iter().any(|k| k.key_id == key.key_id) {
+        if keys.iter().any(|k| k.key_id == key.key_id) {
             return Err(exists(ObjectKind::SigningKey, key.key_id.as_str()));
         }
         let keys = &mut Arc::make_mut(&mut self.identities).signing_keys;
@@ -880,9 +879,7 @@ fn describe(command: &Command) -> (AuditAction, String) {
         Command::PutPolicy { key, .. } => (AuditAction::PolicyPut, key.to_string()),
         Command::PutConfig { .. } => (AuditAction::ConfigPut, "config".into()),
         Command::GrantLeadership { holder } => (AuditAction::LeadershipGrant, holder.to_string()),
-        Command::BeginHistory { history, .. } => {
-            (AuditAction::HistoryBegin, format!("{history:016x}"))
-        }
+        Command::BeginHistory { history, .. } => (AuditAction::HistoryBegin, history.to_string()),
         Command::PutUser { name, .. } => (AuditAction::UserPut, name.to_string()),
         Command::DeleteUser { name } => (AuditAction::UserDelete, name.to_string()),
         Command::RotateSigningKey { key, .. } => {

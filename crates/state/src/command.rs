@@ -10,6 +10,7 @@ use bincode::{Decode, Encode};
 use super::audit_action::AuditAction;
 use super::check::CheckReport;
 use super::health::Health;
+use super::history::History;
 use super::identity::{EndedSession, Role, SigningKey, TokenRecord};
 use super::instance::Registration;
 use super::limits::LimitExceeded;
@@ -244,8 +245,6 @@ pub enum Command {
         key: SigningKey,
         /// How many older keys stay accepted, at most 8.
         keep_previous: u32,
-        /// Whether the command is refused if a key exists.
-        create_only: bool,
     },
     /// Adds an API token.
     PutToken {
@@ -262,16 +261,18 @@ pub enum Command {
         /// The events: action, object, and whether it succeeded.
         items: Vec<(AuditAction, Box<str>, bool)>,
     },
-    /// Ends the present history and begins a new one, after a restore or a loss of data.
+    /// Ends the present history and begins a new one: when the cluster is founded, and after a restore or a loss of
+    /// data.
     BeginHistory {
-        /// The history that ends. If it is not the present one, nothing changes.
-        before: u64,
+        /// The history that ends; `None` when the cluster is founded. If it is not the present one, nothing
+        /// changes.
+        before: Option<History>,
         /// The new history, chosen at random.
-        history: u64,
+        history: History,
         /// The line of the store that the new history belongs to.
         line: u64,
-        /// Replaces all signing keys. A restored copy can contain a key that was removed later. Such a key
-        /// must not sign in the new history.
+        /// Replaces all signing keys; the first one of a new cluster. A restored copy can contain a key that was
+        /// removed later. Such a key must not sign in the new history.
         signing_key: SigningKey,
     },
     /// Sets the identity of the cluster. This happens once.
@@ -363,9 +364,7 @@ impl Needs for Command {
                 (name, role, password_hash, managed, create_only, expected_version).needs()
             }
             Self::DeleteUser { name } => name.needs(),
-            Self::RotateSigningKey { key, keep_previous, create_only } => {
-                (key, keep_previous, create_only).needs()
-            }
+            Self::RotateSigningKey { key, keep_previous } => (key, keep_previous).needs(),
             Self::PutToken { token } => token.needs(),
             Self::DeleteToken { id } | Self::IdentifyCluster { id } => id.needs(),
             Self::RecordAudit { items } => items.needs(),

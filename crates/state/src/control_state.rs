@@ -8,6 +8,7 @@ use imbl::OrdMap;
 use super::audit::AuditLog;
 use super::command::Fence;
 use super::dedup::Dedup;
+use super::history::History;
 use super::identity::Identities;
 use super::instance::{Drain, Instance};
 use super::name::{InstanceKey, Name, ServiceKey};
@@ -99,8 +100,9 @@ pub struct FormerGrant {
 pub struct ControlState {
     /// The number of changes. Every event and every proposal has its own index.
     pub(super) index: u64,
-    /// The history in which the index counts. A restore or a loss of data begins a new one.
-    pub(super) history: u64,
+    /// The history in which the index counts; `None` before the cluster is founded. A restore or a loss of
+    /// data begins a new one.
+    pub(super) history: Option<History>,
     /// The line of the store under which the history began.
     pub(super) line: u64,
     /// The log's clock, in milliseconds since 1970. It never runs backwards.
@@ -130,12 +132,18 @@ impl ControlState {
         self.index
     }
 
-    /// Identifies the history in which the index counts. When data was restored from an older copy, or
-    /// acknowledged writes were lost, the same indexes are used again, so a new history begins. Indexes of
-    /// different histories cannot be compared.
+    /// Identifies the history in which the index counts; `None` before the cluster is founded. When data was
+    /// restored from an older copy, or acknowledged writes were lost, the same indexes are used again, so a new
+    /// history begins. Indexes of different histories cannot be compared.
     #[must_use]
-    pub fn history(&self) -> u64 {
+    pub fn history(&self) -> Option<History> {
         self.history
+    }
+
+    /// This state for another cluster, which founds a history of its own: both clusters may change from here on.
+    #[must_use]
+    pub fn for_another_cluster(self) -> Self {
+        Self { history: None, line: 0, ..self }
     }
 
     /// The line of the store that the present history belongs to; 0 before the first restore.

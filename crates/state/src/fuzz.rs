@@ -177,11 +177,16 @@ fn commands() -> Vec<Command> {
         },
         Command::DeleteUser { name: ada.clone() },
         Command::DeleteUser { name: Name::trusted("nobody") },
-        Command::RotateSigningKey { key: signing_key, keep_previous: 1, create_only: true },
+        Command::RotateSigningKey { key: signing_key, keep_previous: 1 },
         Command::PutToken { token },
         Command::DeleteToken { id: Name::trusted("t") },
         Command::RecordAudit { items: vec![(AuditAction::SessionCreate, "ada".into(), false)] },
-        Command::BeginHistory { before: 0, history: 5, line: 1, signing_key: next_key },
+        Command::BeginHistory {
+            before: None,
+            history: History::from_random(5),
+            line: 1,
+            signing_key: next_key,
+        },
         Command::IdentifyCluster { id: Name::trusted("c") },
         Command::EndSession { name: ada, credential_version: 0, session },
         Command::ReportHealth {
@@ -266,7 +271,7 @@ mod tests {
         (47, "fd28ddd925c19743"),
         (41, "95f193bbb59b380d"),
         (44, "8628785c8955e66c"),
-        (76, "94282173005bb77a"),
+        (75, "35411f3b2d396bcd"),
         (90, "7637c5528ac7ff68"),
         (39, "8705cc028d708d1e"),
         (44, "e272beffedf3e89b"),
@@ -310,7 +315,7 @@ mod tests {
             state.apply(proposal, &mut Vec::new());
         }
         let digest = state.digest();
-        assert_eq!((digest.index, &digest.digest[..16]), (27, "0caa9b98331ad305"));
+        assert_eq!((digest.index, &digest.digest[..16]), (27, "8c76e549ae91b48d"));
     }
 
     #[test]

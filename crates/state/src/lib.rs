@@ -29,6 +29,7 @@ mod field;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod health;
+mod history;
 mod identity;
 mod in_traffic;
 mod instance;
@@ -59,6 +60,7 @@ pub use control_state::{ControlState, FormerGrant, Grant, ServiceState};
 pub use event::{Event, EventKind, RemovalCause};
 pub use field::Field;
 pub use health::{Health, Liveness, Readiness};
+pub use history::History;
 pub use identity::{EndedSession, Identities, Role, SigningKey, TokenRecord, User};
 pub use in_traffic::{InTraffic, NoTrafficReason};
 pub use instance::{Drain, Expiry, Instance, Registration};

@@ -15,6 +15,7 @@ use super::audit_class::AuditClass;
 use super::codec::{self, CodecError};
 use super::command::{Applied, Fence, RequestId};
 use super::control_state::{ControlState, FormerGrant, Grant, ServiceState};
+use super::history::History;
 use super::identity::{Identities, SigningKey, TokenRecord, User};
 use super::instance::{Drain, Instance};
 use super::name::{Name, ServiceKey};
@@ -27,7 +28,7 @@ enum Record {
     Header {
         index: u64,
         time_ms: u64,
-        history: u64,
+        history: Option<History>,
         line: u64,
         service_gone_index: u64,
     },

@@ -76,11 +76,11 @@ impl Machine {
             let each = batch.proposals.iter().map(|p| self.state.apply(p, &mut events));
             answers.push(each.collect());
         }
-        if self.state.history() == history {
-            self.view.publish(&self.state, &events);
-        } else {
+        if history.is_some() && self.state.history() != history {
             // Watchers have seen changes of the history that ended, so they must start again.
             self.view.reset(&self.state);
+        } else {
+            self.view.publish(&self.state, &events);
         }
         answers
     }

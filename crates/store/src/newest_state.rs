@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::StoreEvent;
 use crate::file_log::{beside, create_new, read_short};
-use maxine_state::ControlState;
+use maxine_state::{ControlState, History};
 
 /// Maximum number of ended histories that are kept.
 const ENDED_MAX: usize = 32;
@@ -21,13 +21,13 @@ const ENDED_MAX: usize = 32;
 const FILE_LEN_MAX: u64 = 16 * 1024;
 
 /// The content of the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Seen {
-    history: u64,
+    history: History,
     index: u64,
     /// The histories that this node has seen end, oldest first.
-    ended: VecDeque<u64>,
+    ended: VecDeque<History>,
 }
 
 /// What this node remembers of the newest state.
@@ -40,7 +40,7 @@ pub(crate) struct NewestState {
     is_compared: bool,
     /// The history of an older state that was found, until it has ended. Until then the file stays as it is, so that
     /// a restart finds the loss again.
-    lost_in: Option<u64>,
+    lost_in: Option<History>,
 }
 
 impl NewestState {
@@ -66,34 +66,39 @@ impl NewestState {
         }
         let seen = self.seen.as_ref()?;
         let (history, now) = (state.history(), state.index());
-        let is_older = match history == seen.history {
-            true => now < seen.index,
+        let is_older = match history {
+            // The store is empty.
+            None => true,
+            Some(history) if history == seen.history => now < seen.index,
             // Of another history, only those that this node has seen end are known to be older.
-            false => seen.ended.contains(&history),
+            Some(history) => seen.ended.contains(&history),
         };
         if !is_older {
             return None;
         }
-        self.lost_in = Some(history);
+        self.lost_in = history;
         Some(StoreEvent::OlderState { had: seen.index, now })
     }
 
     /// Notes the present state, if it has changed. Blocks. Must not be called before [`Self::compare`].
     pub(crate) fn note(&mut self, state: &ControlState) {
         let Some(path) = &self.path else { return };
-        let (history, index) = (state.history(), state.index());
+        let (Some(history), index) = (state.history(), state.index()) else { return };
         if !self.is_compared || self.lost_in == Some(history) {
             return;
         }
         self.lost_in = None;
-        let mut now = self.seen.clone().unwrap_or_default();
-        if self.seen.is_some() && now.history != history {
-            now.ended.push_back(now.history);
-            now.ended.retain(|ended| *ended != history);
-            let surplus = now.ended.len().saturating_sub(ENDED_MAX);
-            now.ended.drain(..surplus);
+        let mut ended = VecDeque::new();
+        if let Some(seen) = &self.seen {
+            ended.clone_from(&seen.ended);
+            if seen.history != history {
+                ended.push_back(seen.history);
+                ended.retain(|ended| *ended != history);
+                let surplus = ended.len().saturating_sub(ENDED_MAX);
+                ended.drain(..surplus);
+            }
         }
-        (now.history, now.index) = (history, index);
+        let now = Seen { history, index, ended };
         if self.seen.as_ref() == Some(&now) {
             return;
         }
@@ -137,8 +142,9 @@ mod tests {
         let key_id = Name::trusted(&format!("key-{history}"));
         let signing_key = SigningKey { key_id, secret: Box::new([7; 32]), created_at_ms: 1 };
         let (before, line) = (state.history(), state.line());
+        let history = History::from_random(history);
         change(state, Command::BeginHistory { before, history, line, signing_key });
-        assert_eq!(state.history(), history);
+        assert_eq!(state.history(), Some(history));
     }
 
     /// Whether a node that starts with this state reports a loss. Then it notes the state.
@@ -173,8 +179,10 @@ mod tests {
             Some(loss),
             "of a history that has ended, although its index is higher"
         );
-        let loss = StoreEvent::OlderState { had: other.index(), now: first.index() };
-        assert_eq!(starts(&path, &first), Some(loss));
+        for older in [&first, &ControlState::default()] {
+            let loss = StoreEvent::OlderState { had: other.index(), now: older.index() };
+            assert_eq!(starts(&path, older), Some(loss));
+        }
         std::fs::write(&path, "{").unwrap();
         assert_eq!(starts(&path, &first), None, "what cannot be read is not known");
     }

@@ -65,7 +65,7 @@ pub struct Metrics {
     is_leader: IntGauge,
     has_leader: IntGauge,
     unhealthy_upstreams: IntGauge,
-    state_index: IntGauge,
+    state_index: Gauge,
     staleness_ms: Gauge,
 }
 
@@ -217,7 +217,12 @@ impl Metrics {
                 "maxine_unhealthy_upstreams",
                 "Instances whose latest health checks failed",
             ),
-            state_index: gauge("maxine_state_index", "Index of the state on this node"),
+            state_index: {
+                let help = "Index of the state on this node. NaN while it has no state";
+                let gauge = Gauge::new("maxine_state_index", help)
+                    .expect("the name is a constant and valid");
+                register(&registry, gauge)
+            },
             staleness_ms: {
                 let help = "How old this node's state can be: everything that was acknowledged longer \
                             ago is in it. NaN while that is not known";
@@ -274,11 +279,12 @@ impl Metrics {
         self.is_leader.set(gauges.is_leader.into());
         self.has_leader.set(gauges.has_leader.into());
         self.unhealthy_upstreams.set(signed(gauges.unhealthy_upstreams as u64));
-        self.state_index.set(signed(state.index()));
-        // The conversion is exact far beyond any staleness.
+        // The conversions are exact far beyond any index and any staleness.
+        let index = state.history().map_or(f64::NAN, |_| state.index() as f64);
+        self.state_index.set(index);
         self.staleness_ms.set(gauges.staleness_ms.map_or(f64::NAN, |age_ms| age_ms as f64));
         let mut families = self.registry.gather();
-        if state.index() == 0 {
+        if state.history().is_none() {
             // A node without a state does not know these values, and 0 would be wrong.
             families.retain(|family| !STATE_METRICS.contains(&family.name()));
         }

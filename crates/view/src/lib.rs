@@ -39,10 +39,17 @@ pub struct Snapshot {
 pub const NO_STATE: &str = "this node has no state yet: since it started it has not received one from its cluster or its store";
 
 impl Snapshot {
-    /// Whether this node has received a state. Without one it must not answer that something does not exist.
+    /// Whether this node has received the state of a cluster, which begins with its history. Without one it
+    /// must not answer that something does not exist.
     #[must_use]
     pub fn has_state(&self) -> bool {
-        self.state.index() > 0
+        self.state.history().is_some()
+    }
+
+    /// The index of the state; `None` without a state.
+    #[must_use]
+    pub fn index(&self) -> Option<u64> {
+        self.has_state().then(|| self.state.index())
     }
 }
 
@@ -108,6 +115,9 @@ impl View {
             for key in keys {
                 self.rebuild_table(state, key);
             }
+        }
+        if before.state.history() != state.history() {
+            self.hub.begin(state.history());
         }
         drop(before);
         self.store(state);
@@ -192,6 +202,13 @@ impl View {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Waits until this node has received a state.
+    pub async fn has_state(&self) {
+        let mut index = self.index.subscribe();
+        // It fails only when the view is dropped, and then nobody waits.
+        let _ = index.wait_for(|_| self.with_snapshot(Snapshot::has_state)).await;
     }
 
     /// Calls `read` with the present state.

@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::faults;
-use maxine_state::{Event, Name, ServiceKey};
+use maxine_state::{Event, History, Name, ServiceKey};
 
 /// Maximum number of changes that are kept for watchers of everything, and for resuming.
 const RING_LEN_MAX: usize = 65_536;
@@ -99,7 +99,7 @@ struct Ring {
     /// same or a lower index.
     replaced: u64,
     /// The history that the indexes belong to. Only the ring of everything has it.
-    history: u64,
+    history: Option<History>,
 }
 
 impl Ring {
@@ -199,7 +199,12 @@ impl WatchHub {
         watched.notifier.send_replace(event.index);
     }
 
-    pub(super) fn reset(&self, index: u64, history: u64) {
+    /// The first history begins. The changes before it, with which the cluster was founded, count in it too.
+    pub(super) fn begin(&self, history: Option<History>) {
+        self.everything.ring.write().history = history;
+    }
+
+    pub(super) fn reset(&self, index: u64, history: Option<History>) {
         {
             let mut ring = self.everything.ring.write();
             ring.begin_anew(index);
@@ -273,7 +278,7 @@ pub struct Watcher {
     scope: WatchScope,
     after: u64,
     replaced: u64,
-    history: u64,
+    history: Option<History>,
     watched: Arc<Watched>,
     notifier: watch::Receiver<u64>,
 }
@@ -285,9 +290,10 @@ impl Watcher {
         &self.scope
     }
 
-    /// The history of all its changes. The watcher ends when the history ends.
+    /// The history of all its changes; `None` before the cluster is founded. The watcher ends when the history
+    /// ends.
     #[must_use]
-    pub fn history(&self) -> u64 {
+    pub fn history(&self) -> Option<History> {
         self.history
     }
 
@@ -483,7 +489,7 @@ mod tests {
         let hub = WatchHub::new();
         let mut all = hub.subscribe(WatchScope::Everything, 0).unwrap();
         let mut a = hub.subscribe(service("a"), 0).unwrap();
-        hub.reset(100, 0);
+        hub.reset(100, None);
         assert_eq!(all.take(1), Err(Compacted { oldest: 100 }));
         assert_eq!(a.take(1), Err(Compacted { oldest: 100 }));
     }
@@ -494,7 +500,7 @@ mod tests {
         hub.publish(&[event("a", 90)], 90);
         let mut all = hub.subscribe(WatchScope::Everything, 90).unwrap();
         let mut a = hub.subscribe(service("a"), 90).unwrap();
-        hub.reset(60, 0);
+        hub.reset(60, None);
         assert_eq!(all.take(1), Err(Compacted { oldest: 60 }));
         assert_eq!(a.take(1), Err(Compacted { oldest: 60 }));
         let mut again = hub.subscribe(service("a"), 60).unwrap();

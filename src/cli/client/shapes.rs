@@ -178,7 +178,7 @@ pub struct StateVersions {
 pub struct Leadership {
     pub leader: Option<String>,
     pub is_leader: bool,
-    pub term: u64,
+    pub term: Option<u64>,
 }
 
 /// The replicated log as one node sees it.

@@ -15,13 +15,6 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         return out.json(&answer.body);
     }
     let cluster: shapes::Cluster = answer.read()?;
-    let leader = match (&cluster.leadership.leader, cluster.leadership.is_leader) {
-        (Some(leader), true) => format!("{leader} (this node)"),
-        (Some(leader), false) => leader.clone(),
-        (None, _) => "none known".into(),
-    };
-    // Only Raft has elections with terms. Elsewhere the number is the fencing token of the leader's lease.
-    let term = if cluster.raft.is_some() { "term" } else { "fencing token" };
     let mut rows = vec![
         vec![
             "node".to_owned(),
@@ -29,7 +22,7 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         ],
         vec!["backend".into(), cluster.backend.to_string()],
         vec!["state version".into(), state_version(cluster.state_version)],
-        vec!["leader".into(), format!("{leader}, {term} {}", cluster.leadership.term)],
+        vec!["leader".into(), leader(&cluster)],
         vec![
             "index".into(),
             match (cluster.index, cluster.staleness_ms) {
@@ -72,6 +65,21 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         out.table(&["name", "last seen", "state version"], nodes.into_iter().map(row).collect())?;
     }
     cluster.warnings.iter().try_for_each(|warning| out.line(format!("warning: {warning}")))
+}
+
+/// Who leads. Only Raft has elections with terms; elsewhere the number is the fencing token of the leader's lease.
+fn leader(cluster: &shapes::Cluster) -> String {
+    let shapes::Leadership { leader, is_leader, term } = &cluster.leadership;
+    let leader = match (leader, is_leader) {
+        (Some(leader), true) => format!("{leader} (this node)"),
+        (Some(leader), false) => leader.clone(),
+        (None, _) => "none known".into(),
+    };
+    let number = if cluster.raft.is_some() { "term" } else { "fencing token" };
+    match term {
+        Some(term) => format!("{leader}, {number} {term}"),
+        None => format!("{leader}, {number} unknown"),
+    }
 }
 
 /// The version of the state, and whether an upgrade is to be finished.
@@ -214,6 +222,19 @@ mod tests {
         assert_eq!(of(Some(2)), "2");
         assert!(of(Some(1)).starts_with("1; this node understands 2: finish the upgrade"));
         assert_eq!(state_version(None), "unknown");
+    }
+
+    #[test]
+    fn a_term_that_is_not_known_is_said_to_be_unknown() {
+        let of = |leadership: serde_json::Value| {
+            let body =
+                serde_json::json!({"node": "n", "backend": "redis", "leadership": leadership});
+            leader(&serde_json::from_value(body).unwrap())
+        };
+        let none = serde_json::json!({"leader": null, "is_leader": false, "term": null});
+        assert_eq!(of(none), "none known, fencing token unknown");
+        let known = serde_json::json!({"leader": "n", "is_leader": true, "term": 3});
+        assert_eq!(of(known), "n (this node), fencing token 3");
     }
 
     /// A removed node keeps its state and serves it no more; "no state yet" would make people wait.

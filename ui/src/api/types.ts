@@ -206,7 +206,7 @@ export interface ClusterStatus {
   index: number | null;
   time_ms: number | null;
   staleness_ms: number | null;
-  leadership: { leader: string | null; is_leader: boolean; term: number };
+  leadership: { leader: string | null; is_leader: boolean; term: number | null };
   grant: { holder: string; fence: number; since_ms: number } | null;
   totals: {
     namespaces: number;
@@ -246,13 +246,14 @@ export interface NodeReport {
   node: string;
   version: string;
   uptime_ms: number;
-  index: number;
+  /** This and the hash are null while the node has no state. */
+  index: number | null;
   /** The newest hash of its audit log: equal on every node at an index. */
-  audit_head: string;
+  audit_head: string | null;
   staleness_ms: number | null;
   leader: string | null;
   is_leader: boolean;
-  term: number;
+  term: number | null;
   log: {
     role: string;
     last_log_index: number | null;

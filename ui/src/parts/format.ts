@@ -2,8 +2,9 @@
 
 const whole = new Intl.NumberFormat('en');
 
-export function count(n: number): string {
-  return whole.format(n);
+/** A number that is not known is a dash. */
+export function count(n: number | null): string {
+  return n === null ? '–' : whole.format(n);
 }
 
 export function plural(n: number, one: string, many = `${one}s`): string {

@@ -181,18 +181,18 @@ pub struct NodeReport {
     pub version: String,
     /// How long it has been running, in milliseconds.
     pub uptime_ms: u64,
-    /// The index of its state.
-    pub index: u64,
-    /// The newest hash of its audit log: the same on every node at an index.
-    pub audit_head: String,
+    /// The index of its state; null while it has none.
+    pub index: Option<u64>,
+    /// The newest hash of its audit log: the same on every node at an index; null while it has no state.
+    pub audit_head: Option<String>,
     /// How old its state can be, in milliseconds; null where it does not know.
     pub staleness_ms: Option<u64>,
     /// The leader, as that node knows it.
     pub leader: Option<String>,
     /// Whether it claims to be the leader.
     pub is_leader: bool,
-    /// The term it is in.
-    pub term: u64,
+    /// The term it is in, or the fencing token of the leader's lease; null while it knows none.
+    pub term: Option<u64>,
     /// Its log; null where the backend has none.
     pub log: Option<LogReport>,
     /// Callers' look-ups in the last minute.

@@ -59,7 +59,7 @@ pub(super) fn answers() -> Vec<(Answer, &'static [u8])> {
         (Answer::Confirm(true), b"\x06\x01"),
         (
             Answer::NodeStatus(Box::new(node_report())),
-            b"\x07\x01n\x01v\x01\x02\x02ab\x01\x03\x01\x01n\x01\x04\x01\0\
+            b"\x07\x01n\x01v\x01\x01\x02\x01\x02ab\x01\x03\x01\x01n\x01\x01\x04\x01\0\
               \x01\x09\x01\x08\x01\x07\0\0\x05\x0a\x0b\x0c",
         ),
         (Answer::InstanceStatus(instance_report()), b"\x08\x03\x01\x07\x01\x01x\0\x01\x09"),
@@ -104,12 +104,12 @@ fn node_report() -> NodeReport {
         node: "n".into(),
         version: "v".into(),
         uptime_ms: 1,
-        index: 2,
-        audit_head: "ab".into(),
+        index: Some(2),
+        audit_head: Some("ab".into()),
         staleness_ms: Some(3),
         leader: Some("n".into()),
         is_leader: true,
-        term: 4,
+        term: Some(4),
         log: Some(log),
         lookups: 10,
         proxied: 11,

@@ -21,7 +21,7 @@ use super::history_index::{HistoryIndex, history_value};
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, RequestContext, caller};
 use maxine_actors::{WriteError, WriteRequest, state_version};
-use maxine_state::{Actor, Applied, Command, ControlState, Rejection, Reply, RequestId};
+use maxine_state::{Actor, Applied, Command, ControlState, History, Rejection, Reply, RequestId};
 use maxine_store::Consistency;
 use maxine_view::Snapshot;
 
@@ -51,8 +51,8 @@ pub(crate) struct Freshness {
     /// last confirmed, `strong` includes every write that was acknowledged before the request.
     #[param(inline)]
     consistency: Consistency,
-    /// Wait until this node has reached this index. As `HISTORY-INDEX`: 410 if another history has
-    /// begun since.
+    /// Wait until this node has reached this index. As `HISTORY-INDEX`: 410 if the state has another
+    /// history.
     #[param(value_type = Option<String>)]
     min_index: Option<HistoryIndex>,
 }
@@ -61,7 +61,8 @@ pub(crate) struct Freshness {
 #[derive(Clone, Copy)]
 pub(crate) struct Basis {
     index: u64,
-    history: u64,
+    /// `None` without a state; then the index is unknown too.
+    history: Option<History>,
     /// Its staleness at `at_ms`.
     staleness_ms: Option<u64>,
     at_ms: u64,
@@ -92,10 +93,9 @@ impl Basis {
     /// Adds the headers that report it.
     pub(crate) fn put_headers(&self, state: &AppState, headers: &mut HeaderMap) {
         let known = state.store().leadership_now().leader.is_some();
-        // A node without a state knows neither.
-        if self.index > 0 {
+        if let Some(history) = self.history {
             headers.insert(INDEX_HEADER, self.index.into());
-            headers.insert(HISTORY_HEADER, history_value(self.history));
+            headers.insert(HISTORY_HEADER, history_value(history));
         }
         match self.staleness_ms(state) {
             Some(age_ms) => headers.insert(STALENESS_MS_HEADER, age_ms.into()),

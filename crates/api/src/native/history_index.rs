@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use axum::http::HeaderValue;
+use maxine_state::History;
 use serde::Deserialize;
 
 /// An index, and the history that it counts in.
@@ -17,21 +18,23 @@ pub(super) struct HistoryIndex {
 }
 
 impl HistoryIndex {
+    /// An index in the history that the state has, if it has one.
+    pub(super) fn new(history: Option<History>, index: u64) -> Self {
+        Self { history: history.map(History::get), index }
+    }
+
     /// Whether it may belong to this history.
-    pub(super) fn is_in(self, history: u64) -> bool {
-        self.history.is_none_or(|own| own == history)
+    pub(super) fn is_in(self, history: Option<History>) -> bool {
+        self.history.is_none_or(|own| history.is_some_and(|present| present.get() == own))
     }
 
     /// A text that says that it does not belong to the present history.
-    pub(super) fn has_ended(self, present: u64) -> String {
-        let present = history_text(present);
-        format!("{self} is a place in a history that has ended; {present} holds now")
+    pub(super) fn has_ended(self, present: Option<History>) -> String {
+        match present {
+            Some(present) => format!("{self} is a place in another history; {present} holds now"),
+            None => format!("{self} is a place in another history; this node has none yet"),
+        }
     }
-}
-
-/// A history as text.
-pub(super) fn history_text(history: u64) -> String {
-    history_digits(history).iter().map(|digit| char::from(*digit)).collect()
 }
 
 fn history_digits(history: u64) -> [u8; 16] {
@@ -40,15 +43,15 @@ fn history_digits(history: u64) -> [u8; 16] {
 }
 
 /// A history as a header value.
-pub(super) fn history_value(history: u64) -> HeaderValue {
+pub(super) fn history_value(history: History) -> HeaderValue {
     // Hexadecimal digits are always a valid header value.
-    HeaderValue::from_bytes(&history_digits(history)).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_bytes(&history_digits(history.get())).unwrap_or(HeaderValue::from_static(""))
 }
 
 impl fmt::Display for HistoryIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.history {
-            Some(history) => write!(f, "{}-{}", history_text(history), self.index),
+            Some(history) => write!(f, "{history:016x}-{}", self.index),
             None => write!(f, "{}", self.index),
         }
     }

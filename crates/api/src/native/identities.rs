@@ -380,7 +380,7 @@ pub(super) async fn rotate_keys(
     OsRng.try_fill_bytes(&mut secret).map_err(|_| no_randomness())?;
     let key_id = new_id("key-", now_ms)?;
     let key = SigningKey { key_id: key_id.clone(), secret: secret.into(), created_at_ms: now_ms };
-    let command = Command::RotateSigningKey { key, keep_previous, create_only: false };
+    let command = Command::RotateSigningKey { key, keep_previous };
     let applied = write.propose(&state, command).await?;
     // A repeat with the same idempotency key created no key of its own: the newest key is that of the first
     // request.

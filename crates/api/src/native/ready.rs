@@ -25,8 +25,8 @@ pub(super) struct Ready {
     leader: Option<String>,
     /// Whether it is this node.
     is_leader: bool,
-    /// The index of the state that it serves.
-    index: u64,
+    /// The index of the state that it serves; null while it has none.
+    index: Option<u64>,
     /// How old that state can be, in milliseconds; null where that is not known.
     staleness_ms: Option<u64>,
 }
@@ -79,7 +79,7 @@ pub(super) async fn ready(
         instance: state.settings().instance_id.clone(),
         leader: leadership.leader,
         is_leader: leadership.is_leader,
-        index: snapshot.state.index(),
+        index: snapshot.index(),
         staleness_ms,
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

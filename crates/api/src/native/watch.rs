@@ -25,7 +25,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::change::Change;
 use super::extract::{Params, service_key};
 use super::fresh::Answered;
-use super::history_index::{HistoryIndex, history_text};
+use super::history_index::HistoryIndex;
 use super::shape::Detail;
 use crate::problem::{Problem, ProblemKind};
 use crate::send_monitor::Streamed;
@@ -33,7 +33,7 @@ use crate::{AppState, CalledBy, Caller, RequestContext};
 use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
 use maxine_clock::Clock;
 use maxine_state::limits::check_range;
-use maxine_state::{Event, Name, Role, ServiceKey};
+use maxine_state::{Event, History, Name, Role, ServiceKey};
 use maxine_view::{Compacted, WatchScope, Watcher, WatcherLost};
 
 /// Length from which no further change is added to a part of a stream, in bytes. It limits the memory for one slow client.
@@ -101,7 +101,7 @@ impl Watchers {
     }
 
     /// A change as a server-sent event.
-    fn frame(&self, event: &Arc<Event>, history: u64, detail: Detail) -> Bytes {
+    fn frame(&self, event: &Arc<Event>, history: Option<History>, detail: Detail) -> Bytes {
         let at = usize::try_from(event.index).unwrap_or(0) % FRAMES_LEN;
         let slot = match detail {
             Detail::Full | Detail::WithoutSecrets => &self.with_probes[at],
@@ -116,7 +116,7 @@ impl Watchers {
         let change = Change::new(event, detail);
         let json = serde_json::to_string(&change).unwrap_or_default();
         let kind = change.kind();
-        let id = HistoryIndex { history: Some(history), index: event.index };
+        let id = HistoryIndex::new(history, event.index);
         let frame = Bytes::from(format!("id: {id}\nevent: {kind}\ndata: {json}\n\n"));
         slot.store(Some(Arc::new((Arc::clone(event), frame.clone()))));
         frame
@@ -279,9 +279,9 @@ impl Stream {
         let (piece, stage) = match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Ready(watcher) => {
                 let after = watcher.after();
-                let id = HistoryIndex { history: Some(watcher.history()), index: after };
-                let history = history_text(watcher.history());
-                let data = format!("{{\"index\":{after},\"history\":\"{history}\"}}");
+                let id = HistoryIndex::new(watcher.history(), after);
+                let history = watcher.history().map(|history| history.to_string());
+                let data = serde_json::json!({ "index": after, "history": history });
                 // The comment comes first, so that a client gets a first byte immediately.
                 let text =
                     format!(": watching\n\nretry: 1000\nid: {id}\nevent: ready\ndata: {data}\n\n");
@@ -314,7 +314,7 @@ impl Stream {
             return Ok(self.watchers.piece(&events, watcher, self.detail));
         }
         let index = published.max(watcher.after());
-        let id = HistoryIndex { history: Some(watcher.history()), index };
+        let id = HistoryIndex::new(watcher.history(), index);
         Ok(Bytes::from(format!("id: {id}\n: still here\n\n")))
     }
 }
@@ -351,8 +351,9 @@ fn compacted(lost: Compacted) -> Bytes {
 pub(super) struct Changes {
     /// The index after the last of them.
     index: u64,
-    /// The history that it counts in. Pass `HISTORY-INDEX` as `index` of the next request.
-    history: String,
+    /// The history that it counts in; null while this node has none. Pass `HISTORY-INDEX` as `index` of the next
+    /// request.
+    history: Option<String>,
     /// The changes, in order; empty if there was none in time.
     changes: Vec<Change>,
 }
@@ -423,7 +424,7 @@ pub(super) async fn poll_changes(
     }
     let detail = Detail::of_changes(&caller);
     answered.at(index);
-    let history = history_text(watcher.history());
+    let history = watcher.history().map(|history| history.to_string());
     // One change can wake thousands of waiting polls, each with an answer of many megabytes.
     let turn = state.lists().turn(caller.role.is_some()).await.map_err(|_| {
         let detail = "too many answers are to be built before this one";

@@ -1,4 +1,4 @@
-//! Copies a whole state between backends, byte for byte, and imports the state of the Node.js Maxine.
+//! Copies a whole state between backends, all but its history, and imports the state of the Node.js Maxine.
 //!
 //! Place in the flow: only `maxine migrate` calls it. The source is only read, so its nodes continue to work.
 //! What they write during the copy is not in the copy; a second run copies it.
@@ -241,7 +241,8 @@ pub async fn transfer(from: &Place, to: &Place, replace: bool) -> Result<Transfe
         None => {
             let state = from.read().await?;
             let state = state.ok_or_else(|| TransferError::Absent(from.describe()))?;
-            (state, Vec::new(), false)
+            // The source goes on with its history.
+            (state.for_another_cluster(), Vec::new(), false)
         }
     };
     let digest = digest_of(&state).await;

@@ -146,5 +146,5 @@ function ThisNode({ status }: { status: ClusterStatus }) {
 }
 
 function N({ n }: { n: number | null }) {
-  return <span className="num">{n === null ? '–' : count(n)}</span>;
+  return <span className="num">{count(n)}</span>;
 }

@@ -14,12 +14,12 @@ const STALE_MS = 5_000;
 export function disagreements(reports: readonly NodeReport[]): string[] {
   const out: string[] = [];
   const byTerm = new Map<number, string[]>();
-  for (const r of reports) if (r.is_leader) byTerm.set(r.term, [...(byTerm.get(r.term) ?? []), r.node]);
+  for (const r of reports) if (r.is_leader && r.term !== null) byTerm.set(r.term, [...(byTerm.get(r.term) ?? []), r.node]);
   for (const [term, nodes] of byTerm) {
     if (nodes.length > 1) out.push(`${nodes.join(' and ')} both claim to be leader in term ${term}.`);
   }
   const byIndex = new Map<number, NodeReport[]>();
-  for (const r of reports) byIndex.set(r.index, [...(byIndex.get(r.index) ?? []), r]);
+  for (const r of reports) if (r.index !== null) byIndex.set(r.index, [...(byIndex.get(r.index) ?? []), r]);
   for (const [index, same] of byIndex) {
     if (new Set(same.map((r) => r.audit_head)).size > 1) {
       out.push(`${same.map((r) => r.node).join(' and ')} have different histories at index ${index}.`);
@@ -91,8 +91,8 @@ function Row({ node: n }: { node: ClusterNode }) {
           </td>
           <td className="end num">{count(r.term)}</td>
           <td className="end num">{count(r.index)}</td>
-          <td className="mono" title={r.audit_head}>
-            {r.audit_head.slice(0, 10)}
+          <td className="mono" title={r.audit_head ?? 'unknown'}>
+            {r.audit_head?.slice(0, 10) ?? '–'}
           </td>
         </>
       ) : (
