@@ -18,6 +18,7 @@ fn main() -> std::io::Result<()> {
         maxine_api::fuzz::TARGETS,
         maxine_discovery::fuzz::TARGETS,
         maxine_gateway::fuzz::TARGETS,
+        maxine_http1::fuzz::TARGETS,
         maxine_identity::fuzz::TARGETS,
         maxine_raft::fuzz::TARGETS,
         maxine_state::fuzz::TARGETS,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -17,9 +17,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use maxine_admission::PlaceLimits;
 use maxine_clock::Clock;
 use maxine_gateway::{
-    EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, Interim, InterimStream, NoMetrics,
-    TlsRoots, TrustedProxies,
+    EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, InterimSink, NoMetrics, TlsRoots,
+    TrustedProxies,
 };
+use maxine_http1::{After, Connection, HeadLimits, RequestHead};
 use maxine_state::{
     Actor, Address, Applied, Batch, Command, InstanceKey, Name, Proposal, Registration, RequestId,
     ServiceKey,
@@ -310,28 +311,73 @@ async fn serve(listener: TcpListener, forwarder: Forwarder, options: RigOptions)
         stream.set_nodelay(true).unwrap();
         let (forwarder, options) = (forwarder.clone(), options.clone());
         tasks.spawn(async move {
-            let interim = Interim::default();
-            let stream = InterimStream::new(stream, interim.clone());
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (forwarder, options) = (forwarder.clone(), options.clone());
-                let interim = interim.clone();
-                async move {
-                    let mut context = context(&request, peer.ip(), &options);
-                    let turn = (request.version() == hyper::Version::HTTP_11)
-                        .then(|| interim.begin(|_| ()));
-                    context.interim = turn.as_ref().map(|turn| turn.sink());
-                    let forwarded = forwarder.forward(context, request.map(Body::new)).await;
-                    Ok::<_, std::convert::Infallible>(forwarded.response)
-                }
-            });
-            let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-                .serve_connection_with_upgrades(TokioIo::new(stream), service)
-                .await;
+            let mut preface = [0; 3];
+            while stream.peek(&mut preface).await.is_ok_and(|len| (1..3).contains(&len)) {
+                tokio::task::yield_now().await;
+            }
+            if &preface == b"PRI" {
+                let service = service_fn(|request: Request<Incoming>| {
+                    let context = context(&request, peer.ip(), &options);
+                    let forwarder = forwarder.clone();
+                    async move {
+                        let forwarded = forwarder.forward(context, request.map(Body::new)).await;
+                        Ok::<_, std::convert::Infallible>(forwarded.response)
+                    }
+                });
+                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            } else {
+                serve_http1(stream, peer, forwarder, options).await;
+            }
         });
     }
 }
 
-fn context(request: &Request<Incoming>, peer: IpAddr, options: &RigOptions) -> ForwardContext {
+/// Serves a connection as the node does, without its limits.
+async fn serve_http1(
+    stream: TcpStream,
+    peer: SocketAddr,
+    forwarder: Forwarder,
+    options: RigOptions,
+) {
+    let limits = HeadLimits { len_max: 64 * 1_024, fields_max: 128 };
+    let (read, write) = stream.into_split();
+    let mut client = Connection { read, write, bytes: BytesMut::new() };
+    loop {
+        let head = loop {
+            client.bytes.reserve(8 * 1_024);
+            match RequestHead::read(&client.bytes, limits) {
+                Ok(Some((head, len))) => {
+                    let _ = client.bytes.split_to(len);
+                    break head;
+                }
+                Ok(None) if matches!(client.read.read_buf(&mut client.bytes).await, Ok(1..)) => {}
+                _ => return,
+            }
+        };
+        let asking = client.ask(head, |request, interim| {
+            let mut context = context(&request, peer.ip(), &options);
+            context.interim = (request.version() == hyper::Version::HTTP_11)
+                .then(|| InterimSink::new(interim, |_| ()));
+            async {
+                let request = request.map(Body::new);
+                forwarder.forward(context, request).await.response
+            }
+        });
+        let Ok((response, asked)) = asking.await else { return };
+        client = match asked.send(response, true, 0).await {
+            After::Open(client) => client,
+            After::Ending(mut client) => {
+                let _ = client.write.shutdown().await;
+                let _ = tokio::io::copy(&mut client.read, &mut tokio::io::sink()).await;
+                return;
+            }
+            After::Gone => return,
+        };
+    }
+}
+
+fn context<B>(request: &Request<B>, peer: IpAddr, options: &RigOptions) -> ForwardContext {
     let trusted =
         TrustedProxies::new(options.trusted.iter().map(|net| net.parse().unwrap()).collect());
     ForwardContext {

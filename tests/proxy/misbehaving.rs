@@ -283,6 +283,11 @@ async fn smuggling_shapes_are_refused_or_made_harmless() {
         ),
         "GET / HTTP/1.1\r\nHost: x\r\nX: a\rb\r\n\r\n".into(),
         "GET / HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n".into(),
+        // Both framings.
+        format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}",
+            inner.len() + 5
+        ),
         // A chunk size that overflows.
         format!(
             "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1ffffffffffffffff0\r\n{inner}"
@@ -295,13 +300,6 @@ async fn smuggling_shapes_are_refused_or_made_harmless() {
         assert!(!answer.contains("HTTP/1.1 200"), "{request:?}: {answer}");
     }
     assert_eq!(seen.load(Ordering::SeqCst), 0, "nothing of these reached the instance whole");
-    // Both framings: taken as chunked alone, sent on with one framing, and the connection closed.
-    let both = format!(
-        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}",
-        inner.len() + 5
-    );
-    let answer = rig.raw(&both).await;
-    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "one request, one answer: {answer}");
 }
 
 #[tokio::test]

@@ -1,35 +1,22 @@
-//! The fast path: discovery by redirect and `resolve?redirect=1`, answered from the connection's own bytes.
+//! The fast path: discovery by redirect and `resolve?redirect=1`, answered from the bytes of a connection.
 //!
-//! Place in the flow: between the socket and the HTTP library; every connection begins here. Behind the
-//! library, most of the cost of a look-up is the library itself: a map of the header fields of the request,
-//! another one for the answer, and a state machine around both. Here a plain request is parsed in the buffer
-//! in which it arrived, and its complete answer is written. Route, look-up and choice are those of the
-//! [`super::Front`] and of the router's handler; only the answer is encoded here. Any other request, and one
-//! whose answer is no redirect, goes to the library byte for byte, together with everything that follows on
-//! its connection. Nothing was done for that request before.
+//! Place in the flow: [`super::connection`] offers the bytes that it has read. A request of the plainest form is read
+//! where it stands, and its answer is written as a whole, without maps of fields in between. Route, look-up and choice
+//! are those of the [`super::Front`] and of the router's handler; only the answer is encoded here. Every other request,
+//! and every look-up that is not answered by a redirect, is left to the connection, and nothing has been done for it.
 //!
 //! **Invariant:** a client cannot tell which of the two answered. The tests in `tests/compat/fast_path.rs`
 //! send the same bytes both ways.
 
-use std::cell::RefCell;
-use std::future::{Future, poll_fn};
-use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
 
 use axum::http::Method;
 use axum::http::header::{self, HeaderMap, HeaderName};
-use bytes::Bytes;
 use httparse::{Header, Status};
 use maxine_balance::Fields;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
 use super::compat::{self, LookUp, Preferred};
 use super::middleware::{Shared, TRACEPARENT, context_of};
@@ -39,10 +26,9 @@ use super::well_formed;
 use super::{AppState, RequestContext};
 use maxine_discovery::{Outcome, TEXT_PREFIX};
 use maxine_gateway::FieldLines;
+use maxine_http1::{push_date, push_field, push_length};
 use maxine_telemetry::Subject;
 
-/// Maximum number of bytes that are read at once. Longer requests take the slow path.
-const READ_LEN_MAX: usize = 8 * 1_024;
 /// Maximum number of header fields of a request on the fast path.
 const FIELDS_MAX: usize = 32;
 /// Fields that the fast path reads or writes. If the header of the trace id had one of these names, there
@@ -64,36 +50,10 @@ const FIELDS: [HeaderName; 14] = [
     TRACEPARENT,
 ];
 
-/// Answers requests without the HTTP library.
+/// Answers look-ups from bytes.
 pub(super) struct FastPath {
     state: AppState,
     edge: Arc<Shared>,
-}
-
-/// The buffers of a thread. Nothing is kept in them from one turn to the next, apart from the date.
-struct Scratch {
-    input: Box<[u8]>,
-    output: Vec<u8>,
-    date: Date,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        input: vec![0; READ_LEN_MAX].into_boxed_slice(),
-        output: Vec::new(),
-        date: Date::default(),
-    });
-}
-
-/// The result of one turn of a connection.
-enum Turn {
-    /// Everything that was read, at `0` on the monotonic clock, was answered, and the answers were sent.
-    Answered(u64),
-    /// `0` are bytes of answers that must still be sent, and `1` are bytes for the library. Either may be
-    /// empty.
-    Left(Vec<u8>, Bytes),
-    /// The other side has closed or was silent for too long, or the node is stopping.
-    Ended,
 }
 
 impl FastPath {
@@ -105,109 +65,28 @@ impl FastPath {
         is_usual.then_some(Self { state, edge })
     }
 
-    /// Answers requests on a connection until one is for the library. Returns the bytes that were read of it;
-    /// `None` once the connection has ended.
-    pub(super) async fn serve(
-        &self,
-        stream: &mut TcpStream,
-        peer: IpAddr,
-        idle_max: Duration,
-        stop: &CancellationToken,
-    ) -> Option<Bytes> {
-        let now_us = || self.state.clock().monotonic_us();
-        let idle_max_us = u64::try_from(idle_max.as_micros()).unwrap_or(u64::MAX);
-        let mut last_us = now_us();
-        // It is moved only when it fires, which is rare.
-        let mut deadline = pin!(tokio::time::sleep(idle_max));
-        let mut stopped = pin!(stop.cancelled());
-        loop {
-            let turn = poll_fn(|context| {
-                if let Poll::Ready(turn) = self.poll_turn(stream, peer, context) {
-                    return Poll::Ready(turn);
-                }
-                // This is also done after every answer, because their only wake may have been the one that
-                // brought the request.
-                if stopped.as_mut().poll(context).is_ready() {
-                    return Poll::Ready(Turn::Ended);
-                }
-                while deadline.as_mut().poll(context).is_ready() {
-                    let idle_us = now_us().saturating_sub(last_us);
-                    if idle_us >= idle_max_us {
-                        return Poll::Ready(Turn::Ended);
-                    }
-                    let left = Duration::from_micros(idle_max_us - idle_us);
-                    let next = deadline.deadline() + left;
-                    deadline.as_mut().reset(next);
-                }
-                Poll::Pending
-            });
-            match turn.await {
-                Turn::Answered(at_us) => last_us = at_us,
-                Turn::Left(unsent, rest) => {
-                    if stream.write_all(&unsent).await.is_err() {
-                        return None;
-                    }
-                    if !rest.is_empty() {
-                        return Some(rest);
-                    }
-                    last_us = now_us();
-                }
-                Turn::Ended => return None,
-            }
-        }
-    }
-
-    /// Reads once, answers what it can, and sends as much as the system accepts.
-    fn poll_turn(
-        &self,
-        stream: &mut TcpStream,
-        peer: IpAddr,
-        context: &mut Context<'_>,
-    ) -> Poll<Turn> {
-        SCRATCH.with_borrow_mut(|Scratch { input, output, date }| {
-            let mut read = ReadBuf::new(input);
-            match Pin::new(&mut *stream).poll_read(context, &mut read) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(Turn::Ended),
-                Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Turn::Ended),
-                Poll::Ready(Ok(())) => {}
-            }
-            output.clear();
-            let read_us = self.state.clock().monotonic_us();
-            let rest = self.answer(peer, read.filled(), read_us, date, output);
-            let sent = match stream.try_write(output) {
-                _ if output.is_empty() => 0,
-                Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(_) => return Poll::Ready(Turn::Ended),
-            };
-            if sent == output.len() && rest.is_empty() {
-                return Poll::Ready(Turn::Answered(read_us));
-            }
-            Poll::Ready(Turn::Left(output[sent..].to_vec(), Bytes::copy_from_slice(rest)))
-        })
-    }
-
-    /// Answers one request after the other. The rest begins with the first request that is not answered here.
-    fn answer<'a>(
+    /// Answers the requests in `bytes` one after the other, until one is not for the fast path. Writes the answers to
+    /// `out` and returns the length of the requests. `read_us` is when they were read, on the monotonic clock.
+    pub(super) fn answer(
         &self,
         peer: IpAddr,
-        mut bytes: &'a [u8],
+        bytes: &[u8],
         read_us: u64,
-        date: &mut Date,
         out: &mut Vec<u8>,
-    ) -> &'a [u8] {
-        while !bytes.is_empty() {
+    ) -> usize {
+        let mut answered_len = 0;
+        while answered_len < bytes.len() {
             let out_len = out.len();
-            let one = AssertUnwindSafe(|| self.answer_one(peer, bytes, read_us, date, out));
-            // After a panic, the library handles the request and answers the panic.
+            let rest = &bytes[answered_len..];
+            let one = AssertUnwindSafe(|| self.answer_one(peer, rest, read_us, out));
+            // After a panic, the request is handled as any other, and the panic is answered there.
             let Some(len) = catch_unwind(one).ok().flatten() else {
                 out.truncate(out_len);
                 break;
             };
-            bytes = &bytes[len..];
+            answered_len += len;
         }
-        bytes
+        answered_len
     }
 
     /// Answers the first request in `bytes`. Returns its length.
@@ -216,7 +95,6 @@ impl FastPath {
         peer: IpAddr,
         bytes: &[u8],
         read_us: u64,
-        date: &mut Date,
         out: &mut Vec<u8>,
     ) -> Option<usize> {
         if self.state.store().exclusion().is_some() {
@@ -233,11 +111,11 @@ impl FastPath {
         let context = context_of(given.trace_id, given.traceparent, client);
         let subject = match Route::of(&self.state, &Method::GET, path, Some(query)) {
             Route::LookUp(look_up) => {
-                self.discover(&look_up, given.accept, &fields, &context, date, out)?
+                self.discover(&look_up, given.accept, &fields, &context, out)?
             }
             Route::Router => {
                 let resolve = PlainResolve::of(path, query)?;
-                self.resolve(&resolve, &fields, &context, date, out)?
+                self.resolve(&resolve, &fields, &context, out)?
             }
             Route::Forward(_) => return None,
         };
@@ -253,7 +131,6 @@ impl FastPath {
         accept: Option<&[u8]>,
         fields: &ReadFields<'_, '_>,
         context: &RequestContext,
-        date: &mut Date,
         out: &mut Vec<u8>,
     ) -> Option<Subject> {
         let body = compat::preferred(accept);
@@ -269,16 +146,16 @@ impl FastPath {
         let address = choice.instance.registration.address.as_str();
         maxine_discovery::push_location(out, address, look_up.query.end_point.as_deref());
         let location = location_at..out.len();
-        out.extend_from_slice(b"\r\nVary: Accept");
+        out.extend_from_slice(b"\r\nVary: Accept\r\n");
         let mut body_len = 0;
         if body == Preferred::Text {
             push_field(out, "Content-Type", compat::PLAIN_TEXT.as_bytes());
             body_len = TEXT_PREFIX.len() + location.len();
         }
         self.push_usual(context, out);
-        push_field(out, "Content-Length", itoa::Buffer::new().format(body_len).as_bytes());
-        push_field(out, "Date", date.at(now_ms));
-        out.extend_from_slice(b"\r\n\r\n");
+        push_length(out, "Content-Length", body_len as u64);
+        push_date_field(out, "Date", now_ms);
+        out.extend_from_slice(b"\r\n");
         if body == Preferred::Text {
             out.extend_from_slice(TEXT_PREFIX);
             out.extend_from_within(location);
@@ -292,7 +169,6 @@ impl FastPath {
         resolve: &PlainResolve,
         fields: &ReadFields<'_, '_>,
         context: &RequestContext,
-        date: &mut Date,
         out: &mut Vec<u8>,
     ) -> Option<Subject> {
         let (basis, _) = Basis::present(&self.state);
@@ -303,6 +179,7 @@ impl FastPath {
         out.extend_from_slice(b"HTTP/1.1 302 Found\r\nlocation: ");
         let address = choice.instance.registration.address.as_str();
         maxine_discovery::push_location(out, address, resolve.appended());
+        out.extend_from_slice(b"\r\n");
         let mut freshness = HeaderMap::with_capacity(8);
         freshness.insert(header::CACHE_CONTROL, NO_STORE);
         basis.at(index).put_headers(&self.state, &mut freshness);
@@ -310,27 +187,31 @@ impl FastPath {
             push_field(out, name.as_str(), value.as_bytes());
         }
         self.push_usual(context, out);
-        push_field(out, "content-length", b"0");
-        push_field(out, "date", date.at(now_ms));
-        out.extend_from_slice(b"\r\n\r\n");
+        push_length(out, "content-length", 0);
+        push_date_field(out, "date", now_ms);
+        out.extend_from_slice(b"\r\n");
         Some(resolve.account(&self.state, outcome, context, now_ms))
     }
 
     /// The fields of every answer.
     fn push_usual(&self, context: &RequestContext, out: &mut Vec<u8>) {
-        push_field(out, self.edge.trace_header().as_str(), b"");
+        out.extend_from_slice(self.edge.trace_header().as_str().as_bytes());
+        out.extend_from_slice(b": ");
         context.trace_id.push_to(out);
-        push_field(out, TRACEPARENT.as_str(), b"");
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(TRACEPARENT.as_str().as_bytes());
+        out.extend_from_slice(b": ");
         context.traceparent.push_to(out);
+        out.extend_from_slice(b"\r\n");
         push_field(out, header::X_CONTENT_TYPE_OPTIONS.as_str(), b"nosniff");
     }
 }
 
-fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(b"\r\n");
+fn push_date_field(out: &mut Vec<u8>, name: &str, now_ms: u64) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
+    push_date(out, now_ms);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// The path and the query of a `GET` over HTTP/1.1 whose query has nothing but characters of a URL.
@@ -404,26 +285,7 @@ impl FieldLines for ReadFields<'_, '_> {
     }
 }
 
-/// The text of a `Date`, which most answers share with the previous one.
-#[derive(Default)]
-struct Date {
-    second: Option<u64>,
-    text: String,
-}
-
-impl Date {
-    fn at(&mut self, time_ms: u64) -> &[u8] {
-        let second = time_ms / 1_000;
-        if self.second != Some(second) {
-            self.second = Some(second);
-            self.text =
-                httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
-        }
-        self.text.as_bytes()
-    }
-}
-
-/// Fuzz target: a request that is answered here is parsed as the library parses it.
+/// Fuzz target: a request that is answered here is parsed as other requests are parsed.
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz {
     use axum::http::{HeaderMap, HeaderValue, Uri};

@@ -1,72 +1,36 @@
 //! The names of header fields with the capital letters that the Node.js Maxine uses.
 //!
 //! Names are equal in upper and lower case. But a client that stores an answer's fields in a plain map finds
-//! `Location` only under the written name. hyper writes names in lower case, unless the answer has the names
-//! of another, parsed answer. So an example answer is parsed here.
+//! `Location` only under the written name. The Node.js Maxine writes its own fields (`x-trace-id`, `traceparent`) and
+//! those of instances in lower case.
 
-use axum::http::Extensions;
-use bytes::Bytes;
-use futures::FutureExt;
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use axum::http::header::{self, HeaderName};
+use maxine_http1::FieldNames;
 
-/// An answer with every name that the Node.js Maxine writes with capitals, as often as it may occur. The
-/// Node.js Maxine writes its own fields (`x-trace-id`, `traceparent`) and those of instances in lower case.
-const EXAMPLE: &[u8] = b"HTTP/1.1 200 OK\r\n\
-    Location: /\r\n\
-    Vary: Accept\r\n\
-    Vary: Origin\r\n\
-    Content-Type: text/plain\r\n\
-    Content-Length: 0\r\n\
-    Content-Disposition: inline\r\n\
-    Cache-Control: no-store\r\n\
-    ETag: \"\"\r\n\
-    Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
-    Connection: keep-alive\r\n\
-    Retry-After: 1\r\n\
-    Access-Control-Allow-Origin: *\r\n\
-    Access-Control-Allow-Methods: GET\r\n\
-    Access-Control-Allow-Headers: a\r\n\
-    Access-Control-Expose-Headers: a\r\n\r\n";
-/// Maximum number of polls of the exchange below. Each of its few steps needs one or two.
-const POLLS_MAX: usize = 64;
+/// How an answer of the compatible API has its names written.
+pub(super) const OF_THE_COMPATIBLE_API: FieldNames = FieldNames(of_the_compatible_api);
 
-/// The extension with which hyper writes an answer's names as in [`EXAMPLE`]. It is empty, and that is
-/// logged, if hyper has changed so that it cannot be obtained.
-pub(super) fn of_the_compatible_api() -> Extensions {
-    let (client, mut server) = tokio::io::duplex(4_096);
-    let read = async {
-        let mut builder = http1::Builder::new();
-        builder.preserve_header_case(true);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(client)).await.ok()?;
-        let request = hyper::Request::get("/").body(Empty::<Bytes>::new()).ok()?;
-        let answer = sender.send_request(request);
-        let serve = async {
-            // The answer is sent once the request has begun to arrive, so that it is not too early.
-            server.read_u8().await.ok()?;
-            server.write_all(EXAMPLE).await.ok()
-        };
-        tokio::select! {
-            _ = connection => None,
-            (answer, _) = futures::future::join(answer, serve) => {
-                answer.ok().map(|answer| answer.into_parts().0.extensions)
-            }
-        }
-    };
-    // Nothing here waits for a socket or a clock, so polling is sufficient.
-    let mut read = Box::pin(read);
-    for _ in 0..POLLS_MAX {
-        if let Some(read) = (&mut read).now_or_never() {
-            match read {
-                Some(names) => return names,
-                None => break,
-            }
-        }
-    }
-    tracing::error!("header names of the compatible API are written in lower case");
-    Extensions::new()
+/// The names that the Node.js Maxine writes with capitals.
+const NAMES: [(HeaderName, &str); 14] = [
+    (header::LOCATION, "Location"),
+    (header::VARY, "Vary"),
+    (header::CONTENT_TYPE, "Content-Type"),
+    (header::CONTENT_LENGTH, "Content-Length"),
+    (header::CONTENT_DISPOSITION, "Content-Disposition"),
+    (header::CACHE_CONTROL, "Cache-Control"),
+    (header::ETAG, "ETag"),
+    (header::DATE, "Date"),
+    (header::CONNECTION, "Connection"),
+    (header::RETRY_AFTER, "Retry-After"),
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "Access-Control-Allow-Origin"),
+    (header::ACCESS_CONTROL_ALLOW_METHODS, "Access-Control-Allow-Methods"),
+    (header::ACCESS_CONTROL_ALLOW_HEADERS, "Access-Control-Allow-Headers"),
+    (header::ACCESS_CONTROL_EXPOSE_HEADERS, "Access-Control-Expose-Headers"),
+];
+
+fn of_the_compatible_api(name: &HeaderName) -> &str {
+    let known = NAMES.iter().find(|(known, _)| known == name);
+    known.map_or(name.as_str(), |(_, written)| written)
 }
 
 #[cfg(test)]
@@ -74,7 +38,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_can_be_had() {
-        assert!(!of_the_compatible_api().is_empty());
+    fn known_names_have_capitals_and_others_do_not() {
+        assert_eq!(of_the_compatible_api(&header::ETAG), "ETag");
+        assert_eq!(of_the_compatible_api(&HeaderName::from_static("x-trace-id")), "x-trace-id");
+        for (name, written) in &NAMES {
+            assert!(written.eq_ignore_ascii_case(name.as_str()), "{written}");
+        }
     }
 }

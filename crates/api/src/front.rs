@@ -1,4 +1,4 @@
-//! Receives every request that the HTTP library has read. It answers look-ups and forwards requests to
+//! Receives every request that the fast path leaves alone. It answers look-ups and forwards requests to
 //! instances; every other request goes to the router.
 //!
 //! For these two the router is not used, because its work for a request (matching, its layers, a box for
@@ -19,7 +19,8 @@ use tower::Service;
 use super::middleware::{EdgeLayer, Shared};
 use maxine_admission::Places;
 use maxine_clock::Clock;
-use maxine_gateway::{self, Interim, InterimPermit};
+use maxine_gateway::InterimSink;
+use maxine_http1::Interim;
 use maxine_identity::CookieUse;
 
 use super::compat::{Forwarding, LookUp};
@@ -61,7 +62,7 @@ impl Front {
         self.state.clock()
     }
 
-    /// The fast path before the HTTP library, if the settings allow it.
+    /// The fast path, if the settings allow it.
     pub(super) fn fast_path(&self) -> Option<&FastPath> {
         self.fast_path.as_ref()
     }
@@ -85,13 +86,13 @@ impl Front {
         }
     }
 
-    /// Answers a request of `peer` that needs `rest`. Its connection gets interim answers through `interim`.
+    /// Answers a request of `peer` that needs `rest`. Its client gets interim answers through `interim`.
     /// Dropping the future aborts the request.
     pub(super) async fn answer(
         &self,
         peer: SocketAddr,
         Rest(forwarding): Rest,
-        interim: &Interim,
+        interim: Option<Interim>,
         mut request: Request,
     ) -> Response<Body> {
         let Some(forwarding) = forwarding else {
@@ -133,7 +134,7 @@ impl Front {
         &self,
         peer: SocketAddr,
         forwarding: Forwarding,
-        interim: &Interim,
+        interim: Option<Interim>,
         mut request: Request,
     ) -> Response<Body> {
         let mut record = self.edge.open(&request, peer.ip());
@@ -143,12 +144,11 @@ impl Front {
                 if caller.role.is_some() {
                     request.extensions_mut().insert(caller);
                 }
-                // HTTP/2 sends interim answers in another way, which the library does not support either.
-                let turn = (request.version() == Version::HTTP_11)
-                    .then(|| interim.begin(compat::strip_reserved_fields));
-                let sink = turn.as_ref().map(InterimPermit::sink);
+                let interim = interim
+                    .filter(|_| request.version() == Version::HTTP_11)
+                    .map(|interim| InterimSink::new(interim, compat::strip_reserved_fields));
                 let answer =
-                    compat::forward(&self.state, forwarding, &record.context, request, sink);
+                    compat::forward(&self.state, forwarding, &record.context, request, interim);
                 match AssertUnwindSafe(answer).catch_unwind().await {
                     Ok((response, attempts, subject)) => {
                         record.attempted(attempts);

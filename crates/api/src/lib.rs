@@ -1,24 +1,26 @@
 //! HTTP: the compatible API, the native API and the dashboard's files.
 //!
-//! Place in the flow: [`serve`] takes connections. `route` says what a request asks for: the fast path and the [`Front`]
+//! Place in the flow: [`serve`] takes connections, and `connection` reads their requests. `route` says what a request asks for: the fast path and the [`Front`]
 //! answer look-ups and forward requests; the router has the rest. [`middleware::Edge`] names a request, decides
 //! access on its route and accounts for it; handlers read from the view and write through
 //! the [`maxine_actors::Registry`]. Names no concrete backend.
 
 pub mod access;
+mod answering;
 mod audit_relay;
 mod body;
-mod body_tracker;
 pub mod caller;
 mod compat;
 pub mod compat_error;
+mod connection;
+mod credential_check;
 mod fast_path;
 mod field_names;
 mod front;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod hosts;
-mod lazy_timer;
+mod http2;
 mod linger;
 mod listen;
 mod lists;

@@ -6,8 +6,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,19 +23,7 @@ const DRAINED_LEN_MAX: usize = 16 * 1_024 * 1_024;
 #[derive(Debug)]
 pub(super) struct LingeringStream<T> {
     io: T,
-    is_tunnel: TunnelMark,
     ending: Option<Ending>,
-}
-
-/// Set when a connection carries another protocol, whose bytes must not be discarded.
-#[derive(Clone, Debug, Default)]
-pub(super) struct TunnelMark(Arc<AtomicBool>);
-
-impl TunnelMark {
-    /// Marks the connection as a tunnel, which does not linger.
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
 }
 
 #[derive(Debug)]
@@ -47,8 +33,8 @@ struct Ending {
 }
 
 impl<T> LingeringStream<T> {
-    pub(super) fn new(io: T, is_tunnel: TunnelMark) -> Self {
-        Self { io, is_tunnel, ending: None }
+    pub(super) fn new(io: T) -> Self {
+        Self { io, ending: None }
     }
 }
 
@@ -92,9 +78,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LingeringStream<T> {
         if this.ending.is_none() {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
         }
-        if this.is_tunnel.0.load(Ordering::Acquire) {
-            return Poll::Ready(Ok(()));
-        }
         let ending = this.ending.get_or_insert_with(|| Ending {
             until: Box::pin(tokio::time::sleep(QUIET)),
             drained_len: 0,
@@ -132,7 +115,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
-            let mut stream = LingeringStream::new(stream, TunnelMark::default());
+            let mut stream = LingeringStream::new(stream);
             stream.write_all(b"no").await.unwrap();
             stream.shutdown().await.unwrap();
         });
@@ -148,14 +131,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_never_ends_is_waited_for_no_longer_than_that() {
         let (near, mut far) = tokio::io::duplex(64);
-        let ended = tokio::spawn(async move {
-            LingeringStream::new(near, TunnelMark::default()).shutdown().await
-        });
+        let ended = tokio::spawn(async move { LingeringStream::new(near).shutdown().await });
         tokio::time::timeout(2 * QUIET, ended).await.unwrap().unwrap().unwrap();
         let (near, mut busy) = tokio::io::duplex(64);
-        let ended = tokio::spawn(async move {
-            LingeringStream::new(near, TunnelMark::default()).shutdown().await
-        });
+        let ended = tokio::spawn(async move { LingeringStream::new(near).shutdown().await });
         let sends = tokio::spawn(async move { while busy.write_all(b"more").await.is_ok() {} });
         tokio::time::timeout(2 * BUSY, ended).await.unwrap().unwrap().unwrap();
         sends.await.unwrap();

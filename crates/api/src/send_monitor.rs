@@ -215,14 +215,11 @@ impl SendMonitor {
         }))
     }
 
-    /// A request has arrived. Over HTTP/1 the library knows itself when a connection is idle.
-    pub(super) fn begin(&self, version: Version) -> Option<OpenRequest> {
-        if version < Version::HTTP_2 {
-            return None;
-        }
+    /// A request over HTTP/2 has arrived.
+    pub(super) fn begin(&self) -> OpenRequest {
         self.0.open.fetch_add(1, Ordering::Relaxed);
         self.0.opened.notify_one();
-        Some(OpenRequest(Arc::clone(&self.0)))
+        OpenRequest(Arc::clone(&self.0))
     }
 
     /// Returns once an HTTP/2 connection had no open request for `patience`, counted from this call at the
@@ -667,8 +664,8 @@ mod tests {
         let mut head = Response::new(Body::empty());
         let trace = HeaderValue::from_static("my own");
         head.headers_mut().insert("x-trace-id", trace.clone());
-        let open = monitor.begin(Version::HTTP_2);
-        let head = monitor.watch(Version::HTTP_2, reader(1), head, open);
+        let open = monitor.begin();
+        let head = monitor.watch(Version::HTTP_2, reader(1), head, Some(open));
         assert!(head.body().is_end_stream(), "the end of the stream is in its head");
         assert_eq!(head.headers()["x-trace-id"], trace);
         assert_eq!(unsent.0.taken(), STREAM_LEN);
@@ -696,7 +693,7 @@ mod tests {
             tokio::time::timeout(2 * patience, idle).await.is_ok()
         };
         assert!(!is_idle().await, "the library times a connection without a request");
-        let open = monitor.begin(Version::HTTP_2);
+        let open = Some(monitor.begin());
         assert!(!is_idle().await, "its request is being answered");
         let answer = Response::new(Body::from("x"));
         let answer = monitor.watch(Version::HTTP_2, reader(1), answer, open);

@@ -1,6 +1,6 @@
-//! Refuses malformed requests that the HTTP library accepts.
+//! Refuses malformed requests, and words the refusals of bytes that are no request.
 //!
-//! Place in the flow: behind the library, before everything else. A refused request is never forwarded, so no
+//! Place in the flow: behind the reading of heads, before everything else. A refused request is never forwarded, so no
 //! instance has to handle it.
 
 use axum::body::Body;
@@ -10,22 +10,29 @@ use axum::response::IntoResponse;
 
 use super::compat_error::CompatError;
 use super::serve::ServeLimits;
-use maxine_gateway::is_chunked_or_unencoded;
+use maxine_http1::{BadRequest, HeadLimits, is_chunked_or_unencoded};
 
 /// Limits on a request's head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
+    /// Maximum length of a head, in bytes.
+    len_max: usize,
     fields_max: usize,
     /// Maximum length of a target, in bytes.
     target_len_max: usize,
 }
 
 impl Bounds {
-    /// A target may have half the length of a head. The library reads no longer head, and cannot say which
-    /// part of it is too long.
+    /// A target may have half the length of a head. A longer head is not read, and nobody knows which part of it is
+    /// too long.
     pub(super) fn of(limits: &ServeLimits) -> Self {
-        let target_len_max = limits.header_len_max.max(8_192) / 2;
-        Self { fields_max: limits.header_fields_max, target_len_max }
+        let len_max = limits.header_len_max.max(8_192);
+        Self { len_max, fields_max: limits.header_fields_max, target_len_max: len_max / 2 }
+    }
+
+    /// The limits for reading a head over HTTP/1.1.
+    pub(super) fn of_heads(self) -> HeadLimits {
+        HeadLimits { len_max: self.len_max, fields_max: self.fields_max }
     }
 }
 
@@ -40,6 +47,36 @@ pub(super) fn refusal<B>(request: &Request<B>, bounds: Bounds) -> Option<Respons
     Some(response)
 }
 
+/// The answer to bytes that are no request.
+pub(super) fn bad_request(why: BadRequest, bounds: Bounds) -> CompatError {
+    let Bounds { len_max, fields_max, .. } = bounds;
+    let (status, text) = match why {
+        BadRequest::NotHttp => {
+            (StatusCode::BAD_REQUEST, "The request is not well-formed HTTP/1.1".to_owned())
+        }
+        BadRequest::TooLong => {
+            let text = format!("The head of a request must have at most {len_max} bytes");
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text)
+        }
+        BadRequest::TooManyFields => {
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, too_many_fields(fields_max))
+        }
+        BadRequest::Framing => {
+            let text = "The length of the request is ambiguous: it must have one Content-Length, or the \
+                        transfer coding chunked over HTTP/1.1";
+            (StatusCode::BAD_REQUEST, text.to_owned())
+        }
+        BadRequest::Coding => (StatusCode::NOT_IMPLEMENTED, UNKNOWN_CODING.to_owned()),
+    };
+    CompatError::new(status, text)
+}
+
+const UNKNOWN_CODING: &str = "The only transfer coding that is understood is chunked";
+
+fn too_many_fields(fields_max: usize) -> String {
+    format!("A request must have at most {fields_max} header fields")
+}
+
 fn fault_of<B>(request: &Request<B>, bounds: Bounds) -> Option<CompatError> {
     let headers = request.headers();
     if let Some(text) = fault_of_host(request) {
@@ -49,14 +86,13 @@ fn fault_of<B>(request: &Request<B>, bounds: Bounds) -> Option<CompatError> {
         let text = format!("A request's target must have at most {} bytes", bounds.target_len_max);
         return Some(CompatError::new(StatusCode::URI_TOO_LONG, text));
     }
-    // The library only counts the fields of HTTP/1.
+    // Over HTTP/2 the library does not count them.
     if headers.len() > bounds.fields_max {
-        let text = format!("A request must have at most {} header fields", bounds.fields_max);
+        let text = too_many_fields(bounds.fields_max);
         return Some(CompatError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text));
     }
     if !is_chunked_or_unencoded(headers) {
-        let text = "The only transfer coding that is understood is chunked";
-        return Some(CompatError::new(StatusCode::NOT_IMPLEMENTED, text));
+        return Some(CompatError::new(StatusCode::NOT_IMPLEMENTED, UNKNOWN_CODING));
     }
     let is_padded = |value: &HeaderValue| {
         let (first, last) = (value.as_bytes().first(), value.as_bytes().last());

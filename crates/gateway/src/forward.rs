@@ -11,6 +11,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode};
 use maxine_balance::{Draw, HashInput, Pick};
+use maxine_http1::Upgrade;
 use tokio::time::Instant;
 
 use super::body::{Content, Progress, ResponseBody, ResponseWatch, timer_now};
@@ -137,17 +138,9 @@ struct Attempts<'a> {
 
 impl Forwarder {
     /// Forwards a request. The future may be dropped at any time, which aborts the attempt.
-    pub async fn forward(
-        &self,
-        context: ForwardContext,
-        mut request: Request<AxumBody>,
-    ) -> Forwarded {
+    pub async fn forward(&self, context: ForwardContext, request: Request<AxumBody>) -> Forwarded {
         let started_us = self.0.clock.monotonic_us();
         let in_flight_guard = InFlightGuard::enter(self);
-        let client_upgrade = request
-            .headers()
-            .contains_key(header::UPGRADE)
-            .then(|| hyper::upgrade::on(&mut request));
         let runtime = self.runtime(context.service.as_ref());
         let mut forwarded = match &runtime {
             None => Forwarded::failed(ProxyError::NoInstance, None, 0),
@@ -161,13 +154,7 @@ impl Forwarder {
                         let trail = std::mem::take(&mut attempts.trail);
                         let mut forwarded = match outcome {
                             Err(error) => Forwarded::failed(error, chosen, attempts.made),
-                            Ok(answer) => self.deliver(
-                                &attempts,
-                                answer,
-                                chosen,
-                                client_upgrade,
-                                in_flight_guard,
-                            ),
+                            Ok(answer) => self.deliver(&attempts, answer, chosen, in_flight_guard),
                         };
                         forwarded.trail = trail;
                         forwarded
@@ -541,7 +528,6 @@ impl Forwarder {
         attempts: &Attempts<'_>,
         answer: Answer,
         chosen: Option<Chosen>,
-        client_upgrade: Option<hyper::upgrade::OnUpgrade>,
         in_flight_guard: InFlightGuard,
     ) -> Forwarded {
         let Answer { response, lease, in_flight } = answer;
@@ -557,12 +543,11 @@ impl Forwarder {
                 Content::Http1(received) => received.into_stream(),
                 Content::Http2(_) => None,
             };
-            let (Some(protocol), Some(client), Some(upstream)) =
-                (protocol, client_upgrade, upstream)
-            else {
+            let (Some(protocol), Some(upstream)) = (protocol, upstream) else {
                 in_flight.response_failed(&ProxyError::BadResponse);
                 return Forwarded::failed(ProxyError::BadResponse, chosen, made);
             };
+            let (upgrade, client) = Upgrade::new();
             let hold: TunnelHold = (lease, in_flight, in_flight_guard);
             self.0.tasks.spawn(tunnel::run(client, upstream, policy.idle, hold));
             headers::strip_hop_by_hop(&mut parts.headers, false);
@@ -571,15 +556,12 @@ impl Forwarder {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             parts.headers.insert(header::UPGRADE, protocol);
             parts.version = hyper::Version::HTTP_11;
+            parts.extensions.insert(upgrade);
             let response = Response::from_parts(parts, AxumBody::empty());
             let trail = AttemptTrail::default();
             return Forwarded { response, chosen, error: None, attempts: made, trail };
         }
         let (mut parts, incoming) = response.into_parts();
-        if !framing::is_chunked_or_unencoded(&parts.headers) {
-            in_flight.response_failed(&ProxyError::BadResponse);
-            return Forwarded::failed(ProxyError::BadResponse, chosen, made);
-        }
         // A length beside another framing, or for a response without content, has no meaning and must not be
         // forwarded.
         if parts.headers.contains_key(header::TRANSFER_ENCODING)

@@ -1,22 +1,10 @@
-//! The framing of a message's content, and which fields may follow the content.
+//! The length of a message's content, and which fields may follow the content.
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::headers::{
     affects_whole_origin, is_maxines_own, is_reserved_for_proxies, strip_hop_by_hop,
 };
-
-/// Whether a message has no transfer coding, or only `chunked`. No other coding is decoded here, so a message
-/// with another one cannot be forwarded.
-#[must_use]
-pub fn is_chunked_or_unencoded(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (values.next(), values.next()) {
-        (None, _) => true,
-        (Some(only), None) => only.as_bytes().eq_ignore_ascii_case(b"chunked"),
-        (Some(_), Some(_)) => false,
-    }
-}
 
 /// Merges repeated `Content-Length` fields into one. The library has verified that they are equal (RFC 9110
 /// section 8.6).
@@ -105,16 +93,5 @@ mod tests {
         }
         strip_trailers(&mut trailers);
         assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-sum"]);
-    }
-
-    #[test]
-    fn chunks_are_the_only_coding_that_is_known() {
-        let known = |values: &[&'static str]| {
-            let field =
-                |value: &&'static str| (header::TRANSFER_ENCODING, HeaderValue::from_static(value));
-            is_chunked_or_unencoded(&values.iter().map(field).collect())
-        };
-        assert!(known(&[]) && known(&["chunked"]) && known(&["Chunked"]));
-        assert!(!known(&["gzip"]) && !known(&["gzip, chunked"]) && !known(&["chunked", "chunked"]));
     }
 }

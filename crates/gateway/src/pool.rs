@@ -33,7 +33,7 @@ const WIDE_WINDOW_LEN: u32 = 512 * 1024;
 /// HTTP/2 connections with wide windows at once: together they hold at most 256 MiB.
 pub(crate) const WIDE_MAX: usize = 128;
 /// Window of each further connection and of its streams, in bytes: it holds as much as a connection of HTTP/1.
-const NARROW_WINDOW_LEN: u32 = http1::READ_LEN_MAX as u32;
+const NARROW_WINDOW_LEN: u32 = maxine_http1::READ_LEN_MAX as u32;
 /// Most bytes that wait to be sent on one HTTP/2 stream.
 const SEND_BUFFER_LEN: usize = 512 * 1024;
 /// When all places for connections are taken, one in so many is made free at once, if nobody uses its connection.

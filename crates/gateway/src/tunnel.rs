@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use maxine_http1::Upgraded;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::oneshot;
 
 use super::connect::Stream;
 use super::forward::InFlightGuard;
@@ -26,20 +26,17 @@ pub(crate) type TunnelHold = (Lease, InFlight, InFlightGuard);
 /// Copies bytes until the end.
 /// `upstream` is the instance's connection, and what was already read of it.
 pub(crate) async fn run(
-    client: OnUpgrade,
+    client: oneshot::Receiver<Box<dyn Upgraded>>,
     (upstream, mut read): (Stream, Bytes),
     idle: Duration,
     hold: TunnelHold,
 ) {
-    let client = match client.await {
-        Ok(client) => client,
-        Err(error) => {
-            tracing::debug!(%error, "an upgrade was not completed");
-            return;
-        }
+    let Ok(client) = client.await else {
+        tracing::debug!("the client of an upgrade has gone");
+        return;
     };
     let moved = Arc::new(AtomicU64::new(0));
-    let mut client = Counted { io: TokioIo::new(client), moved: Arc::clone(&moved) };
+    let mut client = Counted { io: client, moved: Arc::clone(&moved) };
     let mut upstream = Counted { io: upstream, moved: Arc::clone(&moved) };
     let carry = async {
         client.write_all_buf(&mut read).await?;

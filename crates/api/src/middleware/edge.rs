@@ -39,8 +39,6 @@ pub(crate) struct Shared {
     pub(super) state: AppState,
     trace_header: HeaderName,
     cors: Cors,
-    /// Makes hyper write names of fields with the capitals that clients of the compatible API expect.
-    field_names: http::Extensions,
 }
 
 impl EdgeLayer {
@@ -49,8 +47,7 @@ impl EdgeLayer {
     pub fn new(state: AppState) -> Self {
         let trace_header = state.trace_header().clone();
         let cors = Cors::new(state.clone());
-        let field_names = field_names::of_the_compatible_api();
-        Self(Arc::new(Shared { state, trace_header, cors, field_names }))
+        Self(Arc::new(Shared { state, trace_header, cors }))
     }
 
     /// The functions of the edge, for requests that do not pass through the router.
@@ -92,7 +89,7 @@ where
         let shared = Arc::clone(&self.shared);
         if request.method() == Method::OPTIONS {
             let mut response = shared.cors.preflight(&request);
-            response.extensions_mut().extend(shared.field_names.clone());
+            response.extensions_mut().insert(field_names::OF_THE_COMPATIBLE_API);
             return Box::pin(std::future::ready(Ok(response)));
         }
         let native = is_native(request.uri().path());
@@ -219,7 +216,7 @@ impl Shared {
                 not_modified_if_matched(&record.finished.method, asked, &mut response);
             }
             if record.compatible {
-                response.extensions_mut().extend(self.field_names.clone());
+                response.extensions_mut().insert(field_names::OF_THE_COMPATIBLE_API);
             }
         } else if send_monitor::is_watched(record.finished.version, &response) {
             response.extensions_mut().insert(Streamed);

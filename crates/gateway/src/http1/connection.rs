@@ -1,26 +1,20 @@
 //! A connection to an instance, and the wait for the head of an answer.
 
 use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use hyper::header::HeaderMap;
 use hyper::{Method, Request, Response, StatusCode};
+use maxine_http1::{Reader, SendError, Sending, may_end_head};
 
 use super::super::body::RequestBody;
 use super::super::connect::Stream;
 use super::super::wire::WireState;
 use super::head::{self, AnswerHead};
 use super::received::Received;
-use super::sending::{SendError, Sending};
 
-/// Number of bytes that are read at first. It doubles while reads fill it.
-const READ_LEN_MIN: usize = 8 * 1_024;
-/// Maximum number of bytes that are read at once. If the client reads nothing, the connection holds this much.
-pub(crate) const READ_LEN_MAX: usize = 64 * 1_024;
 /// A head that arrives in pieces is read again with each of them up to this length, and later only when its end may
 /// have come. In bytes.
 const EAGER_LEN: usize = 64;
@@ -63,27 +57,24 @@ struct HeadWait {
 
 /// A connection without a request.
 pub(crate) struct Connection {
-    pub(super) stream: Stream,
-    /// What was read and not taken yet.
-    pub(super) bytes: BytesMut,
-    read_len: usize,
+    pub(super) reader: Reader<Stream>,
 }
 
 impl Connection {
     /// A connection on which nothing was sent yet.
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, bytes: BytesMut::new(), read_len: READ_LEN_MIN }
+        Self { reader: Reader::new(stream, BytesMut::new()) }
     }
 
     /// Who uses the connection.
     pub(crate) fn wire(&self) -> &Arc<WireState> {
-        self.stream.wire()
+        self.reader.io.wire()
     }
 
     /// Whether the instance has neither closed nor sent anything, as far as the system has reported it. Between two
     /// requests an instance has nothing to send.
     pub(crate) fn is_silent(&self) -> bool {
-        self.stream.is_silent()
+        self.reader.io.is_silent()
     }
 
     /// Sends a request and waits for the head of the answer. With `check` it asks the system once more whether the
@@ -94,12 +85,12 @@ impl Connection {
         check: bool,
         on_interim: OnInterim<'_>,
     ) -> Result<Response<Received>, Failure> {
-        if check && !self.stream.is_silent_now() {
+        if check && !self.reader.io.is_silent_now() {
             let unsent = Some(request);
             return Err(Failure { reason: Reason::Closed, unsent, nothing_written: true });
         }
         let (parts, body) = request.into_parts();
-        let mut sending = Sending::new(&parts, body);
+        let mut sending = head::sending(&parts, body);
         let mut wait = HeadWait::default();
         let head =
             poll_fn(|cx| self.poll_head(cx, &mut sending, &parts.method, &mut wait, on_interim));
@@ -116,12 +107,12 @@ impl Connection {
     pub(super) fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
-        sending: &mut Sending,
+        sending: &mut Sending<RequestBody>,
     ) -> Result<(), Reason> {
         if sending.is_done() {
             return Ok(());
         }
-        match sending.poll_write(&mut self.stream, cx) {
+        match sending.poll_write(&mut self.reader.io, cx) {
             Poll::Ready(Err(SendError::Content)) => Err(Reason::Content),
             Poll::Ready(Err(SendError::Connection)) if !sending.is_any_written() => {
                 Err(Reason::Closed)
@@ -137,21 +128,21 @@ impl Connection {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        sending: &mut Sending,
+        sending: &mut Sending<RequestBody>,
         asked: &Method,
         wait: &mut HeadWait,
         on_interim: OnInterim<'_>,
     ) -> Poll<Result<AnswerHead, Reason>> {
         loop {
             self.poll_send(cx, sending)?;
-            let is_worth_reading = !self.bytes.is_empty()
+            let is_worth_reading = !self.reader.bytes.is_empty()
                 && (wait.seen_len < EAGER_LEN
-                    || self.bytes.len() >= head::LEN_MAX
-                    || head::may_end(&self.bytes, wait.seen_len));
-            wait.seen_len = self.bytes.len();
+                    || self.reader.bytes.len() >= head::LEN_MAX
+                    || may_end_head(&self.reader.bytes, wait.seen_len));
+            wait.seen_len = self.reader.bytes.len();
             if is_worth_reading {
-                let read =
-                    head::read_answer(&mut self.bytes, asked).map_err(|_| Reason::NotHttp)?;
+                let read = head::read_answer(&mut self.reader.bytes, asked)
+                    .map_err(|_| Reason::NotHttp)?;
                 match read {
                     Some(interim) if is_interim(interim.parts.status) => {
                         wait.interim_answers += 1;
@@ -166,38 +157,25 @@ impl Connection {
                     None => {}
                 }
             }
-            match ready!(self.poll_read(cx)) {
+            match ready!(self.reader.poll_read(cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(Err(Reason::Closed)),
                 Ok(_) => {}
             }
         }
     }
 
-    /// Reads more bytes; 0 at the end.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.bytes.reserve(self.read_len);
-        let stream = Pin::new(&mut self.stream);
-        let len = ready!(tokio_util::io::poll_read_buf(stream, cx, &mut self.bytes))?;
-        if len >= self.read_len {
-            self.read_len = (self.read_len * 2).min(READ_LEN_MAX);
-        }
-        Poll::Ready(Ok(len))
-    }
-
     /// The connection after an answer, if another request may follow.
     pub(super) fn after_answer(mut self) -> Option<Self> {
-        if !self.bytes.is_empty() {
+        if !self.reader.bytes.is_empty() {
             return None;
         }
-        // An idle connection holds no buffer.
-        self.bytes = BytesMut::new();
-        self.read_len = READ_LEN_MIN;
+        self.reader.shrink();
         Some(self)
     }
 
     /// The connection after `101`, and what was already read of the other protocol.
     pub(super) fn into_stream(self) -> (Stream, Bytes) {
-        (self.stream, self.bytes.freeze())
+        (self.reader.io, self.reader.bytes.freeze())
     }
 }
 

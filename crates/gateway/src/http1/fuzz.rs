@@ -7,8 +7,9 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::chunks::{Decoder, Part};
-use super::head::{self, Framing};
+use maxine_http1::Content;
+
+use super::head;
 
 /// An answer that was read to its end.
 #[derive(Debug, PartialEq)]
@@ -46,19 +47,16 @@ fn here(asked: &Method, bytes: &[u8]) -> Option<Whole> {
             break head;
         }
     };
+    let mut left = Content::new(head.framing);
     let (mut content, mut trailers) = (Vec::new(), None);
-    match head.framing {
-        Framing::Length(len) => content.extend_from_slice(bytes.get(..usize::try_from(len).ok()?)?),
-        Framing::UntilClose => content.extend_from_slice(&bytes),
-        Framing::Chunked => {
-            let mut decoder = Decoder::new();
-            loop {
-                match decoder.decode(&mut bytes).ok()?? {
-                    Part::Data(data) => content.extend_from_slice(&data),
-                    Part::End(fields) => break trailers = fields,
-                }
-            }
+    while let Some(frame) = left.next(&mut bytes).ok()? {
+        match frame.into_data() {
+            Ok(data) => content.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().ok(),
         }
+    }
+    if !left.ends_with_connection() {
+        return None;
     }
     Some(Whole { status: head.parts.status, fields: head.parts.headers, content, trailers })
 }

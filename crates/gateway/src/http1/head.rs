@@ -3,30 +3,32 @@
 use std::ops::Range;
 
 use bytes::BytesMut;
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::body::Body;
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::{request, response};
 use hyper::{Method, Response, StatusCode, Version};
+use maxine_http1::{
+    BadFraming, Coding, Framing, Sending, announced_trailers, content_len, is_chunked_or_unencoded,
+    keeps_open, push_fields, push_length,
+};
 
-use super::super::framing;
+use super::super::body::RequestBody;
 
 /// Most fields of an answer.
 const FIELDS_MAX: usize = 100;
 /// Largest head of an answer, in bytes.
 pub(super) const LEN_MAX: usize = 64 * 1_024;
+/// Room for the head of a request, in bytes.
+const HEAD_LEN: usize = 1_024;
 
 /// The bytes are not the head of an answer, or are above a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadHead;
 
-/// How the content of a message ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// After so many bytes.
-    Length(u64),
-    /// With the last chunk.
-    Chunked,
-    /// With the connection.
-    UntilClose,
+impl From<BadFraming> for BadHead {
+    fn from(BadFraming: BadFraming) -> Self {
+        Self
+    }
 }
 
 /// The head of an answer.
@@ -38,9 +40,27 @@ pub(super) struct AnswerHead {
     pub(super) keeps_open: bool,
 }
 
+/// The request with this head and content, to be written.
+pub(super) fn sending(parts: &request::Parts, body: RequestBody) -> Sending<RequestBody> {
+    let is_chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
+    let (is_empty, len) = (body.is_end_stream(), body.size_hint().exact());
+    let (coding, announced_len) = match len {
+        _ if is_empty => (Coding::Length(0), None),
+        Some(len) if !is_chunked => (Coding::Length(len), Some(len)),
+        _ => (Coding::Chunked, None),
+    };
+    let mut head = Vec::with_capacity(HEAD_LEN);
+    push_request(&mut head, parts, announced_len);
+    let announced = match coding {
+        Coding::Chunked => announced_trailers(&parts.headers),
+        Coding::Length(_) | Coding::UntilClose => Vec::new(),
+    };
+    Sending::new(head, coding, announced, (!is_empty).then_some(body))
+}
+
 /// Writes the head of a request. `content_len` is the length of the content, or `None` where the fields say how it is
 /// framed.
-pub(super) fn push_request(out: &mut Vec<u8>, parts: &request::Parts, content_len: Option<u64>) {
+fn push_request(out: &mut Vec<u8>, parts: &request::Parts, content_len: Option<u64>) {
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.push(b' ');
     match parts.uri.path_and_query() {
@@ -50,33 +70,15 @@ pub(super) fn push_request(out: &mut Vec<u8>, parts: &request::Parts, content_le
     out.extend_from_slice(b" HTTP/1.1\r\n");
     push_fields(out, &parts.headers);
     if let Some(len) = content_len {
-        out.extend_from_slice(b"content-length: ");
-        out.extend_from_slice(itoa::Buffer::new().format(len).as_bytes());
-        out.extend_from_slice(b"\r\n");
+        push_length(out, "content-length", len);
     }
     out.extend_from_slice(b"\r\n");
-}
-
-/// Writes fields, each with its line end.
-pub(super) fn push_fields(out: &mut Vec<u8>, fields: &HeaderMap) {
-    for (name, value) in fields {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
 }
 
 /// Where a field stands in the head.
 struct At {
     name: Range<usize>,
     value: Range<usize>,
-}
-
-/// Whether bytes from `from` on may hold the end of a head, so that it is worth reading.
-pub(super) fn may_end(bytes: &[u8], from: usize) -> bool {
-    let part = &bytes[from.saturating_sub(3)..];
-    part.windows(2).any(|pair| pair == b"\n\n" || pair == b"\n\r")
 }
 
 /// Reads the head of an answer to a request with this method, and removes it from `bytes`. `None` if its end is not
@@ -116,7 +118,7 @@ pub(super) fn read_answer(
         parts.headers.append(name, value);
     }
     let framing = framing_of(&parts, asked)?;
-    let keeps_open = framing != Framing::UntilClose && keeps_open(&parts);
+    let keeps_open = framing != Framing::UntilClose && keeps_open(&parts.headers, parts.version);
     Ok(Some(AnswerHead { parts, framing, keeps_open }))
 }
 
@@ -125,8 +127,7 @@ fn framing_of(parts: &response::Parts, asked: &Method) -> Result<Framing, BadHea
     let fields = &parts.headers;
     // No other coding is decoded here, and a message of HTTP/1.0 with one is faulty framing (section 6.1).
     let is_coded = fields.contains_key(header::TRANSFER_ENCODING);
-    if is_coded && (!framing::is_chunked_or_unencoded(fields) || parts.version == Version::HTTP_10)
-    {
+    if is_coded && (!is_chunked_or_unencoded(fields) || parts.version == Version::HTTP_10) {
         return Err(BadHead);
     }
     let len = content_len(fields)?;
@@ -139,38 +140,6 @@ fn framing_of(parts: &response::Parts, asked: &Method) -> Result<Framing, BadHea
         Some(len) => Framing::Length(len),
         None => Framing::UntilClose,
     })
-}
-
-/// The length that all `Content-Length` fields give; an error where they give several, or none that is a number
-/// (RFC 9110 section 8.6).
-fn content_len(fields: &HeaderMap) -> Result<Option<u64>, BadHead> {
-    let mut found = None;
-    for value in fields.get_all(header::CONTENT_LENGTH) {
-        for item in value.as_bytes().split(|byte| *byte == b',') {
-            let digits = item.trim_ascii();
-            let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-            let text = std::str::from_utf8(digits).ok().filter(|_| is_number).ok_or(BadHead)?;
-            let len = text.parse::<u64>().map_err(|_| BadHead)?;
-            if found.is_some_and(|found| found != len) {
-                return Err(BadHead);
-            }
-            found = Some(len);
-        }
-    }
-    Ok(found)
-}
-
-/// Whether the connection stays open after an answer (RFC 9112 section 9.3).
-fn keeps_open(parts: &response::Parts) -> bool {
-    let lists = |wanted: &str| {
-        let values = parts.headers.get_all(header::CONNECTION).iter();
-        let mut items = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        items.any(|item| item.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
-    };
-    if parts.headers.contains_key(header::CONNECTION) {
-        return !lists("close") && (parts.version != Version::HTTP_10 || lists("keep-alive"));
-    }
-    parts.version != Version::HTTP_10
 }
 
 #[cfg(test)]
@@ -248,10 +217,6 @@ mod tests {
         let text = "HTTP/1.1 200 OK\r\nX-A: b\r\n\r\n";
         for len in 0..text.len() {
             assert!(read(&text[..len], &Method::GET).unwrap().is_none(), "{len}");
-            assert!(!may_end(&text.as_bytes()[..len - len.min(2)], 0));
-        }
-        for from in 0..text.len() {
-            assert!(may_end(text.as_bytes(), from), "{from}");
         }
         let mut bytes = BytesMut::from(format!("{text}content").as_bytes());
         let head = read_answer(&mut bytes, &Method::GET).unwrap().unwrap();

@@ -7,13 +7,11 @@
 //! **Invariant:** a connection is used again only after its request was written whole, its answer was read whole,
 //! and nothing came after that answer.
 
-mod chunks;
 mod connection;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod head;
 mod received;
-mod sending;
 
-pub(crate) use connection::{Connection, Failure, OnInterim, READ_LEN_MAX, Reason};
+pub(crate) use connection::{Connection, Failure, OnInterim, Reason};
 pub(crate) use received::Received;

@@ -7,22 +7,13 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::Response;
 use hyper::body::{Body, Frame, SizeHint};
+use maxine_http1::{Content, Sending};
 use tokio::sync::mpsc;
 
+use super::super::body::RequestBody;
 use super::super::connect::Stream;
-use super::chunks::{Decoder, Part};
 use super::connection::{Connection, Reason};
-use super::head::{AnswerHead, Framing};
-use super::sending::Sending;
-
-/// What is left of the content.
-#[derive(Clone, Copy, Debug)]
-enum Left {
-    Length(u64),
-    Chunks(Decoder),
-    UntilClose,
-    Nothing,
-}
+use super::head::AnswerHead;
 
 /// The content of an answer. Dropping it closes the connection.
 pub(crate) enum Received {
@@ -37,8 +28,8 @@ pub(crate) enum Received {
 pub(crate) struct Direct {
     connection: Option<Connection>,
     /// What is left of the request.
-    sending: Sending,
-    left: Left,
+    sending: Sending<RequestBody>,
+    left: Content,
     keeps_open: bool,
 }
 
@@ -47,16 +38,11 @@ impl Received {
     pub(super) fn answer(
         head: AnswerHead,
         connection: Connection,
-        sending: Sending,
+        sending: Sending<RequestBody>,
     ) -> Response<Self> {
-        let left = match head.framing {
-            Framing::Length(0) => Left::Nothing,
-            Framing::Length(len) => Left::Length(len),
-            Framing::Chunked => Left::Chunks(Decoder::new()),
-            Framing::UntilClose => Left::UntilClose,
-        };
+        let left = Content::new(head.framing);
         let keeps_open = head.keeps_open;
-        let is_early = !sending.is_done() && !matches!(left, Left::Nothing);
+        let is_early = !sending.is_done() && !left.is_over();
         let direct = Direct { connection: Some(connection), sending, left, keeps_open };
         let content = if is_early { direct.by_task() } else { Self::Direct(Box::new(direct)) };
         Response::from_parts(head.parts, content)
@@ -65,7 +51,7 @@ impl Received {
     /// The connection, once the answer was read whole and another request may follow on it.
     pub(crate) fn take_connection(&mut self) -> Option<Connection> {
         let Self::Direct(direct) = self else { return None };
-        let is_over = matches!(direct.left, Left::Nothing) && direct.sending.is_done();
+        let is_over = direct.left.is_over() && direct.sending.is_done();
         let connection = direct.connection.take()?;
         if is_over && direct.keeps_open { connection.after_answer() } else { None }
     }
@@ -116,34 +102,6 @@ impl Direct {
             }
         }
     }
-
-    /// The next part among the bytes that were read; `None` if more are needed.
-    fn next(&mut self) -> Result<Option<Frame<Bytes>>, Reason> {
-        let Some(connection) = &mut self.connection else { return Ok(None) };
-        let bytes = &mut connection.bytes;
-        match &mut self.left {
-            Left::Nothing => Ok(None),
-            _ if bytes.is_empty() => Ok(None),
-            Left::UntilClose => Ok(Some(Frame::data(bytes.split().freeze()))),
-            Left::Length(left) => {
-                let len = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-                *left -= len as u64;
-                let data = bytes.split_to(len).freeze();
-                if *left == 0 {
-                    self.left = Left::Nothing;
-                }
-                Ok(Some(Frame::data(data)))
-            }
-            Left::Chunks(decoder) => match decoder.decode(bytes).map_err(|_| Reason::NotHttp)? {
-                None => Ok(None),
-                Some(Part::Data(data)) => Ok(Some(Frame::data(data))),
-                Some(Part::End(fields)) => {
-                    self.left = Left::Nothing;
-                    Ok(fields.map(Frame::trailers))
-                }
-            },
-        }
-    }
 }
 
 impl Body for Direct {
@@ -159,18 +117,16 @@ impl Body for Direct {
             if let Some(connection) = &mut this.connection {
                 connection.poll_send(cx, &mut this.sending)?;
             }
-            if let Some(frame) = this.next()? {
+            let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
+            let next = this.left.next(&mut connection.reader.bytes);
+            if let Some(frame) = next.map_err(|_| Reason::NotHttp)? {
                 return Poll::Ready(Some(Ok(frame)));
             }
-            let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
-            if matches!(this.left, Left::Nothing) {
+            if this.left.is_over() {
                 return Poll::Ready(None);
             }
-            match ready!(connection.poll_read(cx)) {
-                Ok(0) if matches!(this.left, Left::UntilClose) => {
-                    this.left = Left::Nothing;
-                    return Poll::Ready(None);
-                }
+            match ready!(connection.reader.poll_read(cx)) {
+                Ok(0) if this.left.ends_with_connection() => return Poll::Ready(None),
                 Ok(0) | Err(_) => return Poll::Ready(Some(Err(Reason::Closed))),
                 Ok(_) => {}
             }
@@ -178,15 +134,11 @@ impl Body for Direct {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.left, Left::Nothing)
+        self.left.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.left {
-            Left::Length(left) => SizeHint::with_exact(left),
-            Left::Nothing => SizeHint::with_exact(0),
-            Left::Chunks(_) | Left::UntilClose => SizeHint::default(),
-        }
+        self.left.size_hint()
     }
 }
 

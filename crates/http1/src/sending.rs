@@ -1,47 +1,51 @@
-//! A request on its way to an instance: its head, and then its content as it comes.
+//! A message on its way to a connection: its head, and then its content as it comes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use http::header::{HeaderMap, HeaderName};
 use hyper::body::{Body, Frame};
-use hyper::header::{self, HeaderMap};
-use hyper::http::request;
 use tokio::io::AsyncWrite;
 
-use super::super::body::RequestBody;
-use super::super::connect::Stream;
-use super::head;
+use super::fields::push_fields;
 
 /// Content up to this length is copied behind what waits before it, so that both leave in one packet. In bytes.
 const COPIED_LEN_MAX: usize = 4 * 1_024;
 /// No more content is taken while so much waits to be written. In bytes.
 const FRONT_LEN_MAX: usize = 16 * 1_024;
 
-/// Why a request could not be written whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SendError {
+/// Why a message could not be written whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
     /// The connection takes no more.
+    #[error("the connection takes no more")]
     Connection,
     /// The content did not arrive, or is not what its head announced.
+    #[error("the content did not arrive")]
     Content,
 }
 
+/// How content is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
+pub enum Coding {
     /// So many bytes are left.
     Length(u64),
+    /// In chunks, and with the trailers that the head announces.
     Chunked,
+    /// As it is. The end of the connection ends it.
+    UntilClose,
 }
 
-/// A request that is being written.
-pub(super) struct Sending {
+/// A message that is being written.
+#[derive(Debug)]
+pub struct Sending<B> {
     /// `None` once all of it was taken.
-    body: Option<RequestBody>,
+    body: Option<B>,
     coding: Coding,
     /// The trailer fields that the head announces; others are left out (RFC 9110 section 6.6.2).
-    announced: Vec<header::HeaderName>,
+    announced: Vec<HeaderName>,
     /// Written first.
     front: Vec<u8>,
     front_written: usize,
@@ -49,59 +53,57 @@ pub(super) struct Sending {
     data: Bytes,
     /// Written after `data`.
     back: &'static [u8],
+    /// Content that was copied to `front`. It is dropped when it was written, as `data` is: a body may count the bytes
+    /// that its receiver has not taken yet.
+    copied: Vec<Bytes>,
     is_flushed: bool,
     is_any_written: bool,
 }
 
-impl Sending {
-    /// The request with this head and content.
-    pub(super) fn new(parts: &request::Parts, body: RequestBody) -> Self {
-        let is_chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
-        let (is_empty, len) = (body.is_end_stream(), body.size_hint().exact());
-        let (coding, announced_len) = match len {
-            _ if is_empty => (Coding::Length(0), None),
-            Some(len) if !is_chunked => (Coding::Length(len), Some(len)),
-            _ => (Coding::Chunked, None),
-        };
-        let mut front = Vec::with_capacity(1_024);
-        head::push_request(&mut front, parts, announced_len);
+impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
+    /// The message with this head, which is written as it is, and this content. `announced` are the names of the
+    /// trailer fields that may follow chunks. Without content, nothing follows the head.
+    pub fn new(head: Vec<u8>, coding: Coding, announced: Vec<HeaderName>, body: Option<B>) -> Self {
         Self {
-            body: (!is_empty).then_some(body),
+            body,
             coding,
-            announced: if coding == Coding::Chunked { announced(&parts.headers) } else { vec![] },
-            front,
+            announced,
+            front: head,
             front_written: 0,
             data: Bytes::new(),
             back: b"",
+            copied: Vec::new(),
             is_flushed: false,
             is_any_written: false,
         }
     }
 
-    /// Whether the whole request was written.
-    pub(super) fn is_done(&self) -> bool {
+    /// Whether the whole message was written.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
         self.body.is_none() && self.is_flushed
     }
 
     /// Whether a byte of it was written.
-    pub(super) fn is_any_written(&self) -> bool {
+    #[must_use]
+    pub fn is_any_written(&self) -> bool {
         self.is_any_written
     }
 
     /// Gives up what was not written.
-    pub(super) fn abandon(&mut self) {
+    pub fn abandon(&mut self) {
         self.body = None;
         self.is_flushed = true;
     }
 
     /// Writes as much as the connection takes. Ready once everything was written.
-    pub(super) fn poll_write(
+    pub fn poll_write<W: AsyncWrite + Unpin>(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut W,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SendError>> {
         loop {
-            // The content that is there leaves with the head, and a request whose content is faulty from its beginning
+            // The content that is there leaves with the head, and a message whose content is faulty from its beginning
             // does not leave at all.
             let is_content_awaited = self.fill(cx)?;
             ready!(self.poll_waiting(stream, cx)).map_err(|_| SendError::Connection)?;
@@ -129,7 +131,11 @@ impl Sending {
     }
 
     /// Writes what waits, and flushes it.
-    fn poll_waiting(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_waiting<W: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut stream = Pin::new(stream);
         loop {
             let front = &self.front[self.front_written..];
@@ -152,6 +158,7 @@ impl Sending {
         }
         self.front.clear();
         self.front_written = 0;
+        self.copied.clear();
         if !self.is_flushed {
             ready!(stream.poll_flush(cx))?;
             self.is_flushed = true;
@@ -175,12 +182,14 @@ impl Sending {
                 self.front.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
                 self.back = b"\r\n";
             }
+            Coding::UntilClose => {}
         }
         if data.len() > COPIED_LEN_MAX {
             self.data = data;
         } else {
             self.front.extend_from_slice(&data);
             self.front.extend_from_slice(std::mem::take(&mut self.back));
+            self.copied.push(data);
         }
         if self.coding == Coding::Length(0) { self.end(None) } else { Ok(()) }
     }
@@ -188,7 +197,7 @@ impl Sending {
     fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), SendError> {
         self.body = None;
         match self.coding {
-            Coding::Length(0) => {}
+            Coding::Length(0) | Coding::UntilClose => {}
             Coding::Length(_) => return Err(SendError::Content),
             Coding::Chunked => {
                 self.front.extend_from_slice(b"0\r\n");
@@ -201,17 +210,11 @@ impl Sending {
                     for name in &unannounced {
                         fields.remove(name);
                     }
-                    head::push_fields(&mut self.front, &fields);
+                    push_fields(&mut self.front, &fields);
                 }
                 self.front.extend_from_slice(b"\r\n");
             }
         }
         Ok(())
     }
-}
-
-/// The names that `Trailer` lists.
-fn announced(headers: &HeaderMap) -> Vec<header::HeaderName> {
-    let values = headers.get_all(header::TRAILER).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
 }

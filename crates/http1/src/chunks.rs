@@ -2,7 +2,7 @@
 //! digits and nothing else, and all lines are limited.
 
 use bytes::{Buf, Bytes, BytesMut};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Longest line of a chunk, with its extensions, in bytes.
 const LINE_LEN_MAX: usize = 4_096;
@@ -14,8 +14,9 @@ const TRAILERS_MAX: usize = 64;
 const DIGITS_MAX: usize = 15;
 
 /// The bytes are not the chunked coding, or are above a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BadChunks;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the chunks are malformed")]
+pub struct BadChunks;
 
 /// What was read.
 #[derive(Debug, PartialEq)]
@@ -123,7 +124,9 @@ fn trailers(bytes: &[u8]) -> Result<Option<(usize, Option<HeaderMap>)>, BadChunk
     }
     let mut fields = [httparse::EMPTY_HEADER; TRAILERS_MAX];
     match httparse::parse_headers(bytes, &mut fields) {
-        Ok(httparse::Status::Complete((len, fields))) if len <= TRAILERS_LEN_MAX => {
+        Ok(httparse::Status::Complete((len, fields)))
+            if len <= TRAILERS_LEN_MAX && has_only_crlf(&bytes[..len]) =>
+        {
             let mut map = HeaderMap::with_capacity(fields.len());
             for field in fields {
                 let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BadChunks)?;
@@ -135,6 +138,11 @@ fn trailers(bytes: &[u8]) -> Result<Option<(usize, Option<HeaderMap>)>, BadChunk
         Ok(httparse::Status::Partial) if bytes.len() <= TRAILERS_LEN_MAX => Ok(None),
         _ => Err(BadChunks),
     }
+}
+
+/// Whether each line ends with CRLF.
+fn has_only_crlf(lines: &[u8]) -> bool {
+    lines.split(|byte| *byte == b'\n').rev().skip(1).all(|line| line.ends_with(b"\r"))
 }
 
 #[cfg(test)]
@@ -180,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_two_readers_could_read_in_two_ways_is_refused() {
-        let bad: [&[u8]; 14] = [
+        let bad: [&[u8]; 16] = [
             b"5\nhello\r\n0\r\n\r\n",
             b"5\r\r\nhello\r\n",
             b"5 \rx\r\nhello\r\n",
@@ -195,6 +203,8 @@ mod tests {
             b"g\r\n",
             b";a=b\r\n",
             b"0\r\nno field\r\n\r\n",
+            b"0\r\nx: 1\n\r\n",
+            b"0\r\nx: 1\r\n\n",
         ];
         for bytes in bad {
             let shown = String::from_utf8_lossy(bytes);

@@ -1,0 +1,75 @@
+//! Answers the requests of one connection, whichever version of HTTP they come over.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody};
+use axum::http::{HeaderMap, Method, Request, Response};
+use bytes::Bytes;
+
+use super::Front;
+use super::credential_check::CredentialCheck;
+use super::front::Begun;
+use super::middleware::leave_out_body;
+use super::send_monitor::Reader;
+use super::well_formed::{self, Bounds};
+use maxine_admission::CallerClass;
+use maxine_gateway::TrustedProxies;
+use maxine_http1::Interim;
+
+/// What is needed to answer the requests of one connection.
+#[derive(Clone)]
+pub(super) struct Answering {
+    pub(super) front: Arc<Front>,
+    /// The client that opened the connection.
+    pub(super) peer: SocketAddr,
+    pub(super) caller_class: CallerClass,
+    pub(super) proxies: TrustedProxies,
+    pub(super) bounds: Bounds,
+    pub(super) credential_check: Option<CredentialCheck>,
+}
+
+impl Answering {
+    /// The client of an answer: the peer, or the client that a trusted proxy names.
+    pub(super) fn reader(&self, headers: &HeaderMap) -> Reader {
+        let Self { peer, caller_class, .. } = self;
+        if *caller_class != CallerClass::Trusted {
+            return Reader { address: peer.ip(), caller_class: *caller_class };
+        }
+        let address = self.proxies.resolve(peer.ip(), headers).ip;
+        let is_proxy = self.proxies.contains(address);
+        let caller_class = if is_proxy { CallerClass::Trusted } else { CallerClass::Stranger };
+        Reader { address, caller_class }
+    }
+
+    /// The answer to a request that is refused before it is handled.
+    pub(super) fn refusal<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
+        let refusal = well_formed::refusal(request, self.bounds);
+        let mut refusal =
+            refusal.or_else(|| self.credential_check.as_ref()?.refusal(&self.front, request))?;
+        if request.method() == Method::HEAD {
+            leave_out_body(&mut refusal);
+        }
+        Some(refusal)
+    }
+
+    /// Answers a request that is not refused. Its client gets interim answers through `interim`.
+    pub(super) async fn answer<B>(
+        &self,
+        request: Request<B>,
+        interim: Option<Interim>,
+    ) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
+    {
+        let Self { front, peer, .. } = self;
+        let rest = match front.begin(*peer, &request) {
+            Begun::Answered(response) => return response,
+            Begun::Open(rest) => rest,
+        };
+        let request =
+            request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
+        // In a box, a request that is refused, and a connection without a request, do not hold its room.
+        Box::pin(front.answer(*peer, rest, interim, request)).await
+    }
+}

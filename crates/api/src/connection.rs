@@ -1,0 +1,356 @@
+//! One client's connection over HTTP/1.1: reads requests, has them answered, and writes the answers, all on its own
+//! task.
+//!
+//! Place in the flow: [`super::serve`] accepts a connection and gives it a place. Look-ups that are answered by a
+//! redirect are answered here from the bytes that were read ([`super::fast_path`]); [`Answering`] has all others. A
+//! connection that begins with the preface of HTTP/2 goes to [`super::http2`].
+//!
+//! A connection without a request holds no buffer.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Response, Version};
+use axum::response::IntoResponse;
+use bytes::BytesMut;
+use futures::future::Either;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::answering::Answering;
+use super::credential_check;
+use super::http2;
+use super::linger::LingeringStream;
+use super::send_monitor::{self, SendMonitor, UnsentBytes};
+use super::serve::ServeLimits;
+use super::well_formed;
+use maxine_http1::{After, Asked, BadRequest, Connection, HeadLimits, RequestHead, may_end_head};
+use maxine_telemetry::Metrics;
+
+/// Maximum number of bytes that are read at once while a request is awaited.
+const READ_LEN_MAX: usize = 8 * 1_024;
+/// A head that arrives in pieces is read again with each of them up to this length, and later only when its end may
+/// have come. In bytes.
+const EAGER_LEN: usize = 64;
+/// The first bytes of a connection over HTTP/2 (RFC 9113 section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What all connections of a listener share.
+pub(super) struct Listener {
+    pub(super) limits: ServeLimits,
+    pub(super) head_limits: HeadLimits,
+    pub(super) metrics: Metrics,
+    pub(super) unsent: UnsentBytes,
+    pub(super) http2: http2::Builder,
+    pub(super) stop: CancellationToken,
+}
+
+/// The buffers of a thread. Nothing is kept in them from one turn to the next.
+struct Scratch {
+    input: Box<[u8]>,
+    output: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        input: vec![0; READ_LEN_MAX].into_boxed_slice(),
+        output: Vec::new(),
+    });
+}
+
+pub(super) type Client = Connection<OwnedReadHalf, OwnedWriteHalf>;
+
+/// What follows on a connection.
+enum Next {
+    /// A request with this head, which was taken from the bytes of the connection.
+    Request(Box<RequestHead>),
+    /// Bytes that are no request.
+    Bad(BadRequest),
+    Http2,
+    /// The other side has closed or was silent for too long, or the node is stopping.
+    End,
+}
+
+/// The result of one turn of a connection.
+struct Turn {
+    /// Since when the client must send more, if requests were answered, in microseconds on the monotonic clock.
+    since_us: Option<u64>,
+    /// Bytes of answers that must still be sent.
+    unsent: Vec<u8>,
+    /// `None` if more bytes are needed.
+    next: Option<Next>,
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(listener: &Listener, answering: Answering, stream: TcpStream) {
+    let Some(check) = answering.credential_check.clone() else {
+        return Session { listener, answering }.run(stream).await;
+    };
+    tokio::select! {
+        () = Box::pin(Session { listener, answering }.run(stream)) => {}
+        () = check.failed() => listener.metrics.connections_refused.inc(),
+    }
+}
+
+/// A connection that is being served.
+struct Session<'a> {
+    listener: &'a Listener,
+    answering: Answering,
+}
+
+/// The time that a client has for its next request.
+struct Patience<'a> {
+    timer: Pin<&'a mut Sleep>,
+    max: Duration,
+    /// Since when the client must send something, in microseconds on the monotonic clock.
+    since_us: u64,
+}
+
+impl Session<'_> {
+    async fn run(self, stream: TcpStream) {
+        let (read, write) = stream.into_split();
+        let mut client = Connection { read, write, bytes: BytesMut::new() };
+        let idle = Duration::from_millis(self.listener.limits.header_timeout_ms);
+        let first = match &self.answering.credential_check {
+            Some(_) => idle.min(credential_check::TIMEOUT),
+            None => idle,
+        };
+        let since_us = self.now_us();
+        let timer = pin!(tokio::time::sleep(first));
+        let mut patience = Patience { timer, max: first, since_us };
+        let stop = self.listener.stop.clone();
+        let mut stopped = pin!(stop.cancelled());
+        let mut is_first = true;
+        loop {
+            let next = self.next(&mut client, is_first, &mut patience, stopped.as_mut());
+            let after = match next.await {
+                Next::End => return,
+                Next::Http2 => {
+                    return Box::pin(http2::serve(self.listener, self.answering, client)).await;
+                }
+                Next::Request(head) => Box::pin(self.exchange(client, head)).await,
+                Next::Bad(why) => {
+                    let refusal = well_formed::bad_request(why, self.answering.bounds);
+                    client.refuse(refusal.into_response(), self.wall_ms()).await
+                }
+            };
+            client = match after {
+                After::Open(client) => client,
+                After::Ending(client) => return linger(client).await,
+                After::Gone => return,
+            };
+            is_first = false;
+            patience.max = idle;
+            patience.since_us = self.now_us();
+        }
+    }
+
+    /// Waits for what follows, and answers look-ups meanwhile.
+    async fn next(
+        &self,
+        client: &mut Client,
+        is_first: bool,
+        patience: &mut Patience<'_>,
+        mut stopped: Pin<&mut impl Future<Output = ()>>,
+    ) -> Next {
+        let mut state = Waiting { is_first, seen_len: 0, is_unread: !client.bytes.is_empty() };
+        loop {
+            let turn = poll_fn(|cx| {
+                if let Poll::Ready(turn) = self.poll_turn(client, &mut state, cx) {
+                    return Poll::Ready(Some(turn));
+                }
+                // Also polled after every answer, because their only wake may have been the one that brought the
+                // request.
+                if stopped.as_mut().poll(cx).is_ready() || patience.poll_over(self.now_us(), cx) {
+                    return Poll::Ready(None);
+                }
+                Poll::Pending
+            });
+            let Some(Turn { since_us, unsent, next }) = turn.await else { return Next::End };
+            if let Some(since_us) = since_us {
+                (state.is_first, patience.since_us) = (false, since_us);
+            }
+            if !unsent.is_empty() {
+                if client.write.write_all(&unsent).await.is_err() {
+                    return Next::End;
+                }
+                patience.since_us = self.now_us();
+            }
+            if let Some(next) = next {
+                return next;
+            }
+        }
+    }
+
+    /// Reads once, answers look-ups, and sends as much of the answers as the system accepts.
+    fn poll_turn(
+        &self,
+        client: &mut Client,
+        state: &mut Waiting,
+        cx: &mut Context<'_>,
+    ) -> Poll<Turn> {
+        let ended = |next| Poll::Ready(Turn { since_us: None, unsent: Vec::new(), next });
+        SCRATCH.with_borrow_mut(|Scratch { input, output }| {
+            let mut read = ReadBuf::new(input);
+            if !std::mem::take(&mut state.is_unread) {
+                match ready!(Pin::new(&mut client.read).poll_read(cx, &mut read)) {
+                    Ok(()) if !read.filled().is_empty() => {}
+                    Ok(()) | Err(_) => return ended(Some(Next::End)),
+                }
+            }
+            let mut waiting = std::mem::take(&mut client.bytes);
+            let bytes = if waiting.is_empty() {
+                read.filled()
+            } else {
+                waiting.extend_from_slice(read.filled());
+                &waiting
+            };
+            let is_worth_reading = state.seen_len < EAGER_LEN
+                || bytes.len() >= self.listener.head_limits.len_max
+                || may_end_head(bytes, state.seen_len);
+            state.seen_len = bytes.len();
+            if !is_worth_reading {
+                client.bytes = waiting;
+                return ended(None);
+            }
+            output.clear();
+            let read_us = self.now_us();
+            let (len, answered, next) = self.find(bytes, state.is_first, read_us, output);
+            if waiting.is_empty() {
+                waiting = BytesMut::from(&bytes[len..]);
+            } else {
+                let _ = waiting.split_to(len);
+            }
+            client.bytes = waiting;
+            state.seen_len -= len;
+            let sent = match client.write.try_write(output) {
+                _ if output.is_empty() => 0,
+                Ok(sent) => sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(_) => return ended(Some(Next::End)),
+            };
+            let since_us = answered.then_some(read_us);
+            Poll::Ready(Turn { since_us, unsent: output[sent..].to_vec(), next })
+        })
+    }
+
+    /// Answers look-ups into `output`, and reads the head of the first other request. Returns the length of both,
+    /// whether anything was answered, and what follows.
+    fn find(
+        &self,
+        bytes: &[u8],
+        is_first: bool,
+        read_us: u64,
+        output: &mut Vec<u8>,
+    ) -> (usize, bool, Option<Next>) {
+        let Answering { front, peer, credential_check, .. } = &self.answering;
+        let fast_path = front.fast_path().filter(|_| credential_check.is_none());
+        let answered_len =
+            fast_path.map_or(0, |fast_path| fast_path.answer(peer.ip(), bytes, read_us, output));
+        let rest = &bytes[answered_len..];
+        let is_answered = answered_len > 0;
+        if rest.is_empty() {
+            return (answered_len, is_answered, None);
+        }
+        if is_first && !is_answered {
+            if rest.starts_with(HTTP2_PREFACE) {
+                return (0, false, Some(Next::Http2));
+            }
+            if HTTP2_PREFACE.starts_with(rest) {
+                return (0, false, None);
+            }
+        }
+        match RequestHead::read(rest, self.listener.head_limits) {
+            Ok(None) => (answered_len, is_answered, None),
+            Ok(Some((head, len))) => {
+                (answered_len + len, is_answered, Some(Next::Request(Box::new(head))))
+            }
+            Err(why) => (answered_len, is_answered, Some(Next::Bad(why))),
+        }
+    }
+
+    /// Has a request answered, and writes the answer.
+    async fn exchange(
+        &self,
+        client: Client,
+        head: Box<RequestHead>,
+    ) -> After<OwnedReadHalf, OwnedWriteHalf> {
+        let reader = self.answering.reader(&head.parts.headers);
+        let asking = client.ask(*head, |request, interim| match self.answering.refusal(&request) {
+            Some(refusal) => Either::Left(std::future::ready(refusal)),
+            None => Either::Right(self.answering.answer(request, Some(interim))),
+        });
+        let Ok((response, asked)) = asking.await else { return After::Gone };
+        if !send_monitor::is_watched(Version::HTTP_11, &response) {
+            return self.send(asked, response).await;
+        }
+        let monitor =
+            SendMonitor::new(self.answering.front.clock().clone(), self.listener.unsent.clone());
+        let response = monitor.watch(Version::HTTP_11, reader, response, None);
+        let patience = Duration::from_millis(self.listener.limits.send_timeout_ms.into());
+        tokio::select! {
+            after = self.send(asked, response) => after,
+            () = monitor.stalled(patience) => {
+                self.listener.metrics.connections_stalled.inc();
+                After::Gone
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        asked: Asked<OwnedReadHalf, OwnedWriteHalf>,
+        response: Response<Body>,
+    ) -> After<OwnedReadHalf, OwnedWriteHalf> {
+        let may_stay = !self.listener.stop.is_cancelled();
+        asked.send(response, may_stay, self.wall_ms()).await
+    }
+
+    fn now_us(&self) -> u64 {
+        self.answering.front.clock().monotonic_us()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.answering.front.clock().wall_ms()
+    }
+}
+
+/// What is known of the bytes that wait on a connection.
+struct Waiting {
+    /// Whether the connection has had no request.
+    is_first: bool,
+    /// How many of them were looked at.
+    seen_len: usize,
+    /// Whether there are bytes that came with the request before and were not looked at.
+    is_unread: bool,
+}
+
+impl Patience<'_> {
+    /// Whether the client's time is over. The timer is moved only when it fires, which is rare.
+    fn poll_over(&mut self, now_us: u64, cx: &mut Context<'_>) -> bool {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let idle = Duration::from_micros(now_us.saturating_sub(self.since_us));
+            let Some(left) = self.max.checked_sub(idle).filter(|left| !left.is_zero()) else {
+                return true;
+            };
+            let next = self.timer.deadline() + left;
+            self.timer.as_mut().reset(next);
+        }
+        false
+    }
+}
+
+/// Closes a connection so that its last answer arrives.
+async fn linger(client: Client) {
+    let mut stream = LingeringStream::new(tokio::io::join(client.read, client.write));
+    // This is best effort, because the client may be gone.
+    let _ = stream.shutdown().await;
+}

@@ -1,0 +1,77 @@
+//! Whether the first request of a connection above the limit has a credential.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::Front;
+use super::compat_error::CompatError;
+use super::provisional::ProvisionalConnection;
+use maxine_admission::Place;
+
+/// How long a connection above the limit may take to show a credential, and how long the answer to one without a
+/// credential may take to arrive.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The check of one connection.
+#[derive(Clone)]
+pub(super) struct CredentialCheck(Arc<State>);
+
+struct State {
+    connection: ProvisionalConnection,
+    /// The place of the connection, once its first request has a credential.
+    place: Mutex<Option<Place>>,
+    /// Notified when a request has none.
+    refused: Notify,
+}
+
+impl CredentialCheck {
+    pub(super) fn new(connection: ProvisionalConnection) -> Self {
+        Self(Arc::new(State { connection, place: Mutex::default(), refused: Notify::new() }))
+    }
+
+    /// The answer to a request without a credential. The connection ends after it.
+    pub(super) fn refusal<B>(&self, front: &Front, request: &Request<B>) -> Option<Response<Body>> {
+        if front.has_valid_credential(request) {
+            let mut place = self.0.place.lock();
+            if place.is_none() {
+                *place = self.0.connection.settle();
+            }
+            return None;
+        }
+        self.0.refused.notify_one();
+        let text = "too many connections are open; requests with a credential are still taken; retry in 1 s";
+        let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);
+        let mut refusal = refusal.with_retry_after_s(Some(1)).into_response();
+        refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Some(refusal)
+    }
+
+    /// Waits for the first byte; `false` where another connection got the place first, or none came in time.
+    pub(super) async fn wait_for_first_byte(&self, stream: &TcpStream, idle: Duration) -> bool {
+        tokio::select! {
+            readable = stream.readable() => readable.is_ok(),
+            () = self.0.connection.displaced() => false,
+            () = tokio::time::sleep(idle.min(TIMEOUT)) => false,
+        }
+    }
+
+    /// Returns when the connection must be closed: another one has taken its place before it showed a credential, or a
+    /// request was refused some time ago, so that its answer must have arrived.
+    pub(super) async fn failed(&self) {
+        let refused = async {
+            self.0.refused.notified().await;
+            tokio::time::sleep(TIMEOUT).await;
+        };
+        tokio::select! {
+            () = self.0.connection.displaced() => {}
+            () = refused => {}
+        }
+    }
+}

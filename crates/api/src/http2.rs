@@ -1,0 +1,151 @@
+//! Connections over HTTP/2, which the HTTP library reads and writes.
+
+use std::convert::Infallible;
+use std::io::Cursor;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::http::{Request, Response, StatusCode, Version};
+use axum::response::IntoResponse;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::AsyncReadExt;
+
+use super::answering::Answering;
+use super::compat_error::CompatError;
+use super::connection::{Client, Listener};
+use super::linger::LingeringStream;
+use super::send_monitor::{Reader, SendMonitor};
+use super::serve::ServeLimits;
+use maxine_admission::{CallerClass, NoPlace, Place};
+
+/// What HTTP/2 holds of one answer in addition to the last part, in bytes.
+const SEND_BUFFER_LEN: usize = 32 * 1_024;
+/// What a request counts in addition to its head, in bytes: its stream, and the task that answers it. A request may
+/// wait for seconds, for example for an index.
+const REQUEST_LEN: usize = 8 * 1_024;
+/// What it counts in addition while its body has not ended, in bytes: the first part of its body.
+const OPEN_BODY_LEN: usize = 8 * 1_024;
+
+pub(super) type Builder = http2::Builder<TokioExecutor>;
+
+/// How connections are served.
+pub(super) fn builder(limits: &ServeLimits) -> Builder {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let idle = Duration::from_millis(limits.header_timeout_ms);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_send_buf_size(SEND_BUFFER_LEN)
+        .max_header_list_size(u32::try_from(limits.header_len_max).unwrap_or(u32::MAX))
+        .keep_alive_interval(idle)
+        .keep_alive_timeout(idle);
+    builder
+}
+
+/// Serves a connection until it ends. Its preface was read, and is still among its bytes.
+pub(super) async fn serve(listener: &Listener, answering: Answering, client: Client) {
+    let Listener { limits, metrics, unsent, stop, .. } = listener;
+    let idle = Duration::from_millis(limits.header_timeout_ms);
+    let monitor = SendMonitor::new(answering.front.clock().clone(), unsent.clone());
+    let read = Cursor::new(client.bytes.freeze()).chain(client.read);
+    let stream = LingeringStream::new(tokio::io::join(read, client.write));
+    let peer = answering.peer;
+    let began = Arc::new(AtomicBool::new(false));
+    let streams = Streams { answering, monitor: monitor.clone(), began: Arc::clone(&began) };
+    let service = service_fn(move |request| {
+        let streams = streams.clone();
+        async move { Ok::<_, Infallible>(streams.answer(request).await) }
+    });
+    let connection = listener.http2.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let no_request = async {
+        tokio::time::sleep(idle).await;
+        if began.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    let served = async {
+        tokio::select! {
+            ended = &mut connection => return ended,
+            () = no_request => return Ok(()),
+            () = monitor.idle(idle) => {}
+            () = stop.cancelled() => {}
+        }
+        // The client is told to open another connection. What it has asked is answered.
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = &mut connection => ended,
+            () = monitor.idle(idle) => Ok(()),
+        }
+    };
+    let patience = Duration::from_millis(limits.send_timeout_ms.into());
+    let ended = tokio::select! {
+        ended = served => ended,
+        () = monitor.stalled(patience) => {
+            metrics.connections_stalled.inc();
+            Ok(())
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "a connection ended early");
+    }
+}
+
+/// What is needed to answer the requests of one connection.
+#[derive(Clone)]
+struct Streams {
+    answering: Answering,
+    monitor: SendMonitor,
+    /// Whether a request has arrived.
+    began: Arc<AtomicBool>,
+}
+
+impl Streams {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        self.began.store(true, Ordering::Relaxed);
+        let Self { answering, monitor, .. } = self;
+        let reader = answering.reader(request.headers());
+        let open = monitor.begin();
+        // A refusal is an answer, too, which its client may leave untaken.
+        let response = match answering.refusal(&request) {
+            Some(refusal) => refusal,
+            None => match self.count(reader, &request) {
+                Ok(_counted) => answering.answer(request, None).await,
+                Err(refusal) => *refusal,
+            },
+        };
+        monitor.watch(Version::HTTP_2, reader, response, Some(open))
+    }
+
+    /// Counts a request until it is answered: its state, its head and, if its body has not ended, the first part of
+    /// it. A connection has hundreds of them, which are limited together with the bodies that arrive.
+    fn count<B: HttpBody>(
+        &self,
+        reader: Reader,
+        request: &Request<B>,
+    ) -> Result<Place, Box<Response<Body>>> {
+        let fields = request.headers().iter();
+        let fields_len: usize = fields.map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let target_len = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+        let front = &self.answering.front;
+        let bodies = front.bodies();
+        let open_len = if request.body().is_end_stream() { 0 } else { OPEN_BODY_LEN };
+        let len = REQUEST_LEN + fields_len + target_len + open_len;
+        let Reader { address, caller_class } = reader;
+        // Strangers never get all places. A credential is only checked once their share is taken.
+        let taken = bodies.take(address, caller_class, len).or_else(|why| {
+            let is_known = why == NoPlace::Node && front.has_valid_credential(request);
+            if is_known { bodies.take(address, CallerClass::Known, len) } else { Err(why) }
+        });
+        taken.map_err(|why| {
+            let text = format!("too many requests are being answered: {why}");
+            let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);
+            Box::new(refusal.with_retry_after_s(Some(1)).into_response())
+        })
+    }
+}

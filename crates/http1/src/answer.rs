@@ -1,0 +1,191 @@
+//! The head of an answer to a client, as bytes (RFC 9112 sections 4 and 6).
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderValue, Method, StatusCode, Version, response};
+use hyper::body::Body;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::oneshot;
+
+use super::date::push_date;
+use super::fields::{announced_trailers, push_field, push_length};
+use super::framing;
+use super::sending::Coding;
+
+/// How names of fields are written. An extension of an answer; without it they are in lower case.
+#[derive(Clone, Copy, Debug)]
+pub struct FieldNames(pub for<'a> fn(&'a HeaderName) -> &'a str);
+
+fn in_lower_case(name: &HeaderName) -> &str {
+    name.as_str()
+}
+
+/// Both directions of a connection after `101`, with what was already read of the other protocol.
+pub trait Upgraded: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Upgraded for T {}
+
+/// Receives the connection after an answer with `101`. An extension of that answer.
+#[derive(Clone)]
+pub struct Upgrade(Arc<Mutex<Option<oneshot::Sender<Box<dyn Upgraded>>>>>);
+
+impl Upgrade {
+    /// The extension, and where the connection arrives once the answer was written. It never arrives if the client
+    /// has gone.
+    #[must_use]
+    pub fn new() -> (Self, oneshot::Receiver<Box<dyn Upgraded>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
+    }
+
+    /// Hands the connection over. Returns whether somebody takes it.
+    pub(super) fn complete<R, W>(&self, read: R, write: W, bytes: Bytes) -> bool
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let Some(to) = self.0.lock().take() else { return false };
+        let stream = tokio::io::join(Cursor::new(bytes).chain(read), write);
+        to.send(Box::new(stream)).is_ok()
+    }
+}
+
+/// What an answer depends on.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    pub(super) method: Method,
+    pub(super) version: Version,
+    /// Whether the connection may stay open after the answer.
+    pub(super) keeps_open: bool,
+}
+
+/// What follows a head.
+#[derive(Debug)]
+pub(super) struct Following {
+    /// `None` if the answer has no content.
+    pub(super) coding: Option<Coding>,
+    /// The trailer fields that may follow.
+    pub(super) announced: Vec<HeaderName>,
+    /// Whether the connection stays open after it.
+    pub(super) keeps_open: bool,
+}
+
+/// Writes the head of an answer whose content is `body`. `time_ms` is milliseconds since the Unix epoch.
+pub(super) fn push_head<B: Body>(
+    out: &mut Vec<u8>,
+    parts: &response::Parts,
+    body: &B,
+    question: &Question,
+    time_ms: u64,
+) -> Following {
+    let FieldNames(name_of) = parts.extensions.get().copied().unwrap_or(FieldNames(in_lower_case));
+    push_status(out, parts.status, question.version);
+    let is_old = question.version == Version::HTTP_10;
+    let following = following(parts, body, question);
+    let is_chunked = following.coding == Some(Coding::Chunked);
+    for (name, value) in &parts.headers {
+        match *name {
+            // Written below, as they are true.
+            header::CONTENT_LENGTH | header::TRANSFER_ENCODING => continue,
+            header::CONNECTION if is_about_the_end(value) => continue,
+            header::TRAILER if !is_chunked => continue,
+            _ => {}
+        }
+        push_field(out, name_of(name), value.as_bytes());
+    }
+    match following.coding {
+        Some(Coding::Chunked) => {
+            push_field(out, name_of(&header::TRANSFER_ENCODING), b"chunked");
+        }
+        Some(Coding::Length(len)) => push_length(out, name_of(&header::CONTENT_LENGTH), len),
+        Some(Coding::UntilClose) => {}
+        None => push_length_without_content(out, parts, question, name_of),
+    }
+    match following.keeps_open {
+        _ if is_upgrade(parts.status) => {}
+        false => push_field(out, name_of(&header::CONNECTION), b"close"),
+        true if is_old => push_field(out, name_of(&header::CONNECTION), b"keep-alive"),
+        true => {}
+    }
+    if !parts.headers.contains_key(header::DATE) {
+        out.extend_from_slice(name_of(&header::DATE).as_bytes());
+        out.extend_from_slice(b": ");
+        push_date(out, time_ms);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    following
+}
+
+fn push_status(out: &mut Vec<u8>, status: StatusCode, version: Version) {
+    let version: &[u8] = if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
+    out.extend_from_slice(version);
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether an answer ends HTTP on its connection.
+fn is_upgrade(status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS
+}
+
+fn following<B: Body>(parts: &response::Parts, body: &B, question: &Question) -> Following {
+    let may_stay = question.keeps_open
+        && framing::keeps_open(&parts.headers, Version::HTTP_11)
+        && !is_upgrade(parts.status);
+    if !has_content(parts.status, &question.method) {
+        return Following { coding: None, announced: Vec::new(), keeps_open: may_stay };
+    }
+    let said = || framing::content_len(&parts.headers).ok().flatten();
+    let coding = match body.size_hint().exact() {
+        _ if body.is_end_stream() => Coding::Length(0),
+        Some(len) => Coding::Length(len),
+        None => match said() {
+            Some(len) => Coding::Length(len),
+            None if question.version == Version::HTTP_10 => Coding::UntilClose,
+            None => Coding::Chunked,
+        },
+    };
+    let announced = match coding {
+        Coding::Chunked => announced_trailers(&parts.headers),
+        Coding::Length(_) | Coding::UntilClose => Vec::new(),
+    };
+    let keeps_open = may_stay && coding != Coding::UntilClose;
+    Following { coding: Some(coding), announced, keeps_open }
+}
+
+/// Whether a `Connection` field says no more than whether the connection ends.
+fn is_about_the_end(value: &HeaderValue) -> bool {
+    let value = value.as_bytes();
+    value.eq_ignore_ascii_case(b"close") || value.eq_ignore_ascii_case(b"keep-alive")
+}
+
+/// RFC 9112 section 6.3.
+fn has_content(status: StatusCode, method: &Method) -> bool {
+    *method != Method::HEAD
+        && !status.is_informational()
+        && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// An answer to `HEAD` has the length that `GET` would have; others without content have none.
+fn push_length_without_content(
+    out: &mut Vec<u8>,
+    parts: &response::Parts,
+    question: &Question,
+    name_of: for<'a> fn(&'a HeaderName) -> &'a str,
+) {
+    let is_about_get = question.method == Method::HEAD
+        && !parts.status.is_informational()
+        && parts.status != StatusCode::NO_CONTENT;
+    if let Some(len) = parts.headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes)
+        && is_about_get
+    {
+        push_field(out, name_of(&header::CONTENT_LENGTH), len);
+    }
+}

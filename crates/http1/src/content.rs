@@ -1,0 +1,132 @@
+//! The content of a message, read from its connection.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::{Frame, SizeHint};
+use tokio::io::AsyncRead;
+
+use super::chunks::{BadChunks, Decoder, Part};
+use super::framing::Framing;
+
+/// Number of bytes that are read at first. It doubles while reads fill it.
+const READ_LEN_MIN: usize = 8 * 1_024;
+/// Maximum number of bytes that are read at once. If nobody takes them, a connection holds this much.
+pub const READ_LEN_MAX: usize = 64 * 1_024;
+
+/// What is left of a message's content.
+#[derive(Clone, Copy, Debug)]
+pub struct Content(Left);
+
+#[derive(Clone, Copy, Debug)]
+enum Left {
+    Length(u64),
+    Chunks(Decoder),
+    UntilClose,
+    Nothing,
+}
+
+impl Content {
+    /// The whole content of a message with this framing.
+    #[must_use]
+    pub fn new(framing: Framing) -> Self {
+        Self(match framing {
+            Framing::Length(0) => Left::Nothing,
+            Framing::Length(len) => Left::Length(len),
+            Framing::Chunked => Left::Chunks(Decoder::new()),
+            Framing::UntilClose => Left::UntilClose,
+        })
+    }
+
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.0, Left::Nothing)
+    }
+
+    /// How much is left.
+    #[must_use]
+    pub fn size_hint(&self) -> SizeHint {
+        match self.0 {
+            Left::Length(left) => SizeHint::with_exact(left),
+            Left::Nothing => SizeHint::with_exact(0),
+            Left::Chunks(_) | Left::UntilClose => SizeHint::default(),
+        }
+    }
+
+    /// The next part among the bytes that were read, from which it is removed; `None` if more bytes are needed, or
+    /// nothing is left.
+    pub fn next(&mut self, bytes: &mut BytesMut) -> Result<Option<Frame<Bytes>>, BadChunks> {
+        match &mut self.0 {
+            Left::Nothing => Ok(None),
+            _ if bytes.is_empty() => Ok(None),
+            Left::UntilClose => Ok(Some(Frame::data(bytes.split().freeze()))),
+            Left::Length(left) => {
+                let len = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                *left -= len as u64;
+                let data = bytes.split_to(len).freeze();
+                if *left == 0 {
+                    self.0 = Left::Nothing;
+                }
+                Ok(Some(Frame::data(data)))
+            }
+            Left::Chunks(decoder) => match decoder.decode(bytes)? {
+                None => Ok(None),
+                Some(Part::Data(data)) => Ok(Some(Frame::data(data))),
+                Some(Part::End(fields)) => {
+                    self.0 = Left::Nothing;
+                    Ok(fields.map(Frame::trailers))
+                }
+            },
+        }
+    }
+
+    /// The connection has ended. Whether that ends the content, too, instead of cutting it off.
+    pub fn ends_with_connection(&mut self) -> bool {
+        if matches!(self.0, Left::UntilClose) {
+            self.0 = Left::Nothing;
+        }
+        self.is_over()
+    }
+}
+
+/// Reads from a connection into a buffer.
+#[derive(Debug)]
+pub struct Reader<R> {
+    /// The connection.
+    pub io: R,
+    /// What was read and not taken yet.
+    pub bytes: BytesMut,
+    read_len: usize,
+}
+
+impl<R> Reader<R> {
+    /// Reads from `io`, from which `bytes` were already read.
+    #[must_use]
+    pub fn new(io: R, bytes: BytesMut) -> Self {
+        Self { io, bytes, read_len: READ_LEN_MIN }
+    }
+
+    /// Gives back an empty buffer. An idle connection holds none.
+    pub fn shrink(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes = BytesMut::new();
+            self.read_len = READ_LEN_MIN;
+        }
+    }
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    /// Reads more bytes; 0 at the end.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.bytes.reserve(self.read_len);
+        let io = Pin::new(&mut self.io);
+        let len = ready!(tokio_util::io::poll_read_buf(io, cx, &mut self.bytes))?;
+        if len >= self.read_len {
+            self.read_len = (self.read_len * 2).min(READ_LEN_MAX);
+        }
+        Poll::Ready(Ok(len))
+    }
+}

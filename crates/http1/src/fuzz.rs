@@ -1,0 +1,156 @@
+//! Fuzz target: requests that are accepted here are read as the HTTP library reads them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderMap};
+use http::{Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use maxine_fuzzing::Target;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::content::Content;
+use super::request::{HeadLimits, RequestHead};
+
+/// Every target of this crate.
+pub const TARGETS: &[Target] = &[Target { name: "client_request", run: requests, seeds }];
+
+const LIMITS: HeadLimits = HeadLimits { len_max: 8_192, fields_max: 100 };
+/// Most requests of one input that are compared.
+const REQUESTS_MAX: usize = 4;
+
+/// A request that was read to its end.
+#[derive(Debug, PartialEq)]
+struct Whole {
+    method: Method,
+    uri: Uri,
+    fields: HeaderMap,
+    content: Vec<u8>,
+    trailers: Option<HeaderMap>,
+}
+
+/// The input is what a client sends before it closes the connection.
+fn requests(bytes: &[u8]) {
+    let ours = here(bytes);
+    if ours.is_empty() {
+        return;
+    }
+    let theirs = by_library(bytes.to_vec());
+    assert!(theirs.len() >= ours.len(), "the library does not accept {ours:?}, only {theirs:?}");
+    for (ours, theirs) in ours.iter().zip(theirs) {
+        assert_eq!(*ours, theirs);
+    }
+}
+
+fn here(bytes: &[u8]) -> Vec<Whole> {
+    let (mut bytes, mut all) = (BytesMut::from(bytes), Vec::new());
+    while all.len() < REQUESTS_MAX {
+        let Ok(Some((head, len))) = RequestHead::read(&bytes, LIMITS) else { break };
+        let _ = bytes.split_to(len);
+        // The library waits for the content of another protocol.
+        let keeps_open = head.keeps_open && head.parts.method != Method::CONNECT;
+        let Some(whole) = whole(head, &mut bytes) else { break };
+        all.push(whole);
+        if !keeps_open {
+            break;
+        }
+    }
+    all
+}
+
+fn whole(head: RequestHead, bytes: &mut BytesMut) -> Option<Whole> {
+    let mut left = Content::new(head.framing);
+    let (mut content, mut trailers) = (Vec::new(), None);
+    while let Some(frame) = left.next(bytes).ok()? {
+        match frame.into_data() {
+            Ok(data) => content.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    let parts = head.parts;
+    let fields = normal(parts.headers);
+    let whole = Whole { method: parts.method, uri: parts.uri, fields, content, trailers };
+    left.is_over().then_some(whole)
+}
+
+/// Without what the two readers write in different ways.
+fn normal(mut fields: HeaderMap) -> HeaderMap {
+    let len = super::content_len(&fields).expect("a length");
+    fields.remove(header::CONTENT_LENGTH);
+    if let Some(len) = len {
+        fields.insert(header::CONTENT_LENGTH, len.into());
+    }
+    fields
+}
+
+fn by_library(bytes: Vec<u8>) -> Vec<Whole> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let all = Arc::new(Mutex::new(Vec::new()));
+    let service = service_fn(|request: Request<Incoming>| {
+        let all = Arc::clone(&all);
+        async move {
+            let (parts, body) = request.into_parts();
+            if let Ok(body) = body.collect().await {
+                let trailers = body.trailers().cloned();
+                let content = body.to_bytes().to_vec();
+                let fields = normal(parts.headers);
+                let (method, uri) = (parts.method, parts.uri);
+                all.lock().push(Whole { method, uri, fields, content, trailers });
+            }
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }
+    });
+    runtime.block_on(async {
+        let (near, mut far) = tokio::io::duplex(bytes.len() + 64 * 1_024);
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        let serving =
+            builder.max_headers(LIMITS.fields_max).serve_connection(TokioIo::new(near), service);
+        let client = async {
+            let _ = far.write_all(&bytes).await;
+            let mut answers = Vec::new();
+            let _ = far.read_to_end(&mut answers).await;
+        };
+        // The client never closes: the library would drop a request that it has not answered.
+        tokio::select! {
+            _ = serving => {}
+            () = client => {}
+            () = settled() => {}
+        }
+    });
+    let all = std::mem::take(&mut *all.lock());
+    all
+}
+
+/// Ready once the other futures of the task had many turns: nothing here waits for a socket or a clock.
+async fn settled() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn seeds() -> Vec<Vec<u8>> {
+    maxine_fuzzing::texts(&[
+        "GET /a?b=%20c HTTP/1.1\r\nHost: h\r\nX-A:  b \r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n",
+        "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nx-sum: 1\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "PUT http://h/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+        "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /a HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 02\r\n\r\nokGET / HTTP/1.0\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close, x\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.1\nHost: h\nX: a\r\n b\nY:\r\n\n",
+        "CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n",
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_target_holds_on_mutated_seeds() {
+        maxine_fuzzing::check(super::TARGETS, 3_000);
+    }
+}
