@@ -44,8 +44,12 @@ impl Connection {
     }
 
     async fn send(&mut self, bytes: &str) {
-        let bytes = match bytes.split_once("\r\n").filter(|_| self.is_slow) {
-            Some((line, rest)) => format!("{line}\r\nconnection: keep-alive, other\r\n{rest}"),
+        // HTTP/1.0, which the fast path never answers, would read the field in another way.
+        let lines = bytes.split_once(" HTTP/1.1\r\n").filter(|_| self.is_slow);
+        let bytes = match lines {
+            Some((line, rest)) => {
+                format!("{line} HTTP/1.1\r\nconnection: keep-alive, other\r\n{rest}")
+            }
             None => bytes.to_owned(),
         };
         self.stream.write_all(bytes.as_bytes()).await.unwrap();

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Where tests that the page names without a path live.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     "tests/proxy",
     "tests/health",
     "tests/cluster",
     "tests/compat",
     "crates/gateway/src",
+    "crates/http1/src",
     "crates/control/src/health",
     "crates/api/src",
 ];
