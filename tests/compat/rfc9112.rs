@@ -105,6 +105,7 @@ async fn a_target_or_a_head_that_is_too_long_says_so() {
     rig.seen();
     refused(&rig, target(33_000), &[414]).await;
     refused(&rig, target(60_000), &[414]).await;
+    refused(&rig, target(200_000), &[414]).await;
     let field = |len: usize| {
         format!("GET {PROXIED}/x HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "a".repeat(len))
     };

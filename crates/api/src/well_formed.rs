@@ -58,6 +58,9 @@ pub(super) fn bad_request(why: BadRequest, bounds: Bounds) -> CompatError {
             let text = format!("The head of a request must have at most {len_max} bytes");
             (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text)
         }
+        BadRequest::TargetTooLong => {
+            (StatusCode::URI_TOO_LONG, too_long_target(bounds.target_len_max))
+        }
         BadRequest::TooManyFields => {
             (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, too_many_fields(fields_max))
         }
@@ -73,6 +76,10 @@ pub(super) fn bad_request(why: BadRequest, bounds: Bounds) -> CompatError {
 
 const UNKNOWN_CODING: &str = "The only transfer coding that is understood is chunked";
 
+fn too_long_target(len_max: usize) -> String {
+    format!("A request's target must have at most {len_max} bytes")
+}
+
 fn too_many_fields(fields_max: usize) -> String {
     format!("A request must have at most {fields_max} header fields")
 }
@@ -83,7 +90,7 @@ fn fault_of<B>(request: &Request<B>, bounds: Bounds) -> Option<CompatError> {
         return Some(CompatError::bad_request(text));
     }
     if request.uri().path_and_query().is_some_and(|t| t.as_str().len() > bounds.target_len_max) {
-        let text = format!("A request's target must have at most {} bytes", bounds.target_len_max);
+        let text = too_long_target(bounds.target_len_max);
         return Some(CompatError::new(StatusCode::URI_TOO_LONG, text));
     }
     // Over HTTP/2 the library does not count them.

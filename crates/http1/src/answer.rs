@@ -31,7 +31,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Upgraded for T {}
 
 /// Receives the connection after an answer with `101`. An extension of that answer.
 #[derive(Clone)]
-pub struct Upgrade(Arc<Mutex<Option<oneshot::Sender<Box<dyn Upgraded>>>>>);
+pub struct Upgrade(Arc<Mutex<Option<Receiver>>>);
+
+type Receiver = oneshot::Sender<Box<dyn Upgraded>>;
 
 impl Upgrade {
     /// The extension, and where the connection arrives once the answer was written. It never arrives if the client

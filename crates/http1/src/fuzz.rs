@@ -122,8 +122,8 @@ fn by_library(bytes: Vec<u8>) -> Vec<Whole> {
             () = settled() => {}
         }
     });
-    let all = std::mem::take(&mut *all.lock());
-    all
+    let mut all = all.lock();
+    std::mem::take(&mut *all)
 }
 
 /// Ready once the other futures of the task had many turns: nothing here waits for a socket or a clock.

@@ -29,6 +29,9 @@ pub enum BadRequest {
     /// It is longer than the limit.
     #[error("the head of the request is too long")]
     TooLong,
+    /// Its first line alone is longer than the limit.
+    #[error("the target of the request is too long")]
+    TargetTooLong,
     /// It has more fields than the limit.
     #[error("the request has too many header fields")]
     TooManyFields,
@@ -82,7 +85,11 @@ impl RequestHead {
         let len = match parsed {
             Ok(httparse::Status::Complete(len)) if len <= limits.len_max => len,
             Ok(httparse::Status::Partial) if bytes.len() < limits.len_max => return Ok(None),
-            Ok(_) => return Err(BadRequest::TooLong),
+            Ok(httparse::Status::Complete(_)) => return Err(BadRequest::TooLong),
+            Ok(httparse::Status::Partial) => {
+                let has_line = bytes.trim_ascii_start().contains(&b'\n');
+                return Err(if has_line { BadRequest::TooLong } else { BadRequest::TargetTooLong });
+            }
             Err(httparse::Error::TooManyHeaders) => return Err(BadRequest::TooManyFields),
             Err(_) => return Err(BadRequest::NotHttp),
         };
@@ -243,6 +250,8 @@ mod tests {
         assert_eq!(with(101, 1), Err(BadRequest::TooManyFields));
         assert_eq!(with(1, 8_192), Err(BadRequest::TooLong));
         let part = "a".repeat(LIMITS.len_max);
-        assert_eq!(read(&format!("GET /{part}")).unwrap_err(), BadRequest::TooLong);
+        assert_eq!(read(&format!("GET /{part}")).unwrap_err(), BadRequest::TargetTooLong);
+        let part = format!("GET / HTTP/1.1\r\na: {part}");
+        assert_eq!(read(&part).unwrap_err(), BadRequest::TooLong);
     }
 }
