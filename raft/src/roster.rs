@@ -4,6 +4,7 @@
 //! module, decides whether a peer may propose, read or administer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use parking_lot::Mutex;
 
@@ -79,6 +80,16 @@ impl Roster {
         } else {
             MembershipStatus::Unknown
         }
+    }
+
+    /// Whether a member listens at this address. A member that is known by a name is left out.
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
+        let applied = self.0.lock();
+        let mut members = applied.membership.membership().nodes();
+        members.any(|(_, member)| {
+            let listens: Option<SocketAddr> = member.peer_addr.parse().ok();
+            listens.is_some_and(|listens| listens.ip().to_canonical() == address)
+        })
     }
 
     /// Whether a member named `id` in a membership that this node has not applied yet.

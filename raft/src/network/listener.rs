@@ -4,6 +4,7 @@
 //! connection. Other requests are answered concurrently, up to a limit; beyond it the peer gets the answer
 //! that this node is busy.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::greetings::Greetings;
 use super::handshake::{self, HANDSHAKE_TIMEOUT, HandshakeResult, Reader, Writer};
 use super::inbound::Inbound;
 use super::places::Places;
@@ -32,9 +34,6 @@ const MEMBER_CONNECTIONS_MAX: usize = 256;
 /// their own, so they cannot keep a member out. A leader that this node does not know yet is such a node, so
 /// the same rule holds among them: the oldest connection of the node with the most is closed.
 const STRANGER_CONNECTIONS_MAX: usize = 32;
-/// Maximum number of connections that have not finished the greeting. If there is one more, the oldest
-/// connection of the address with the most is closed.
-const GREETINGS_MAX: usize = 256;
 /// Minimum interval between two log lines about refused connections, because anyone can cause one.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 /// Maximum number of concurrent requests of one connection.
@@ -54,6 +53,7 @@ pub(crate) struct Listener {
     refused: Mutex<Refused>,
     members: Mutex<Places<NodeId>>,
     strangers: Mutex<Places<NodeId>>,
+    greetings: Greetings,
 }
 
 /// Connections that were refused.
@@ -66,6 +66,7 @@ struct Refused {
 impl Listener {
     pub(crate) fn new(inbound: Inbound, stop: CancellationToken, tasks: TaskTracker) -> Self {
         Self {
+            greetings: Greetings::new(inbound.context().me.roster.clone()),
             inbound: Arc::new(inbound),
             stop,
             tasks,
@@ -76,7 +77,6 @@ impl Listener {
     }
 
     pub(crate) async fn run(self: Arc<Self>, tcp: TcpListener) {
-        let mut greetings = Places::new(GREETINGS_MAX);
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -90,16 +90,36 @@ impl Listener {
                     continue;
                 }
             };
-            let (place, _) = greetings.take(from.ip(), &self.stop);
+            // The place is taken here, so that the number of tasks is bounded, too.
+            let silent = self.greetings.silent(from.ip(), &self.stop);
             let listener = self.clone();
             self.tasks.spawn(async move {
-                let _freed = place.clone().drop_guard();
-                let greeted = place.run_until_cancelled(listener.greet(stream)).await;
-                if let Some(Some(greeted)) = greeted {
+                if let Some(greeted) = listener.receive(stream, from.ip(), silent).await {
                     listener.admit(greeted);
                 }
             });
         }
+    }
+
+    /// Waits for the first byte of a connection, and then for its greeting. `None` if there is none, if the
+    /// peer is refused, or if the connection has lost its place.
+    async fn receive(
+        &self,
+        stream: TcpStream,
+        from: IpAddr,
+        silent: CancellationToken,
+    ) -> Option<(Reader, Writer, HandshakeResult)> {
+        let freed = silent.clone().drop_guard();
+        let first_byte = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.readable());
+        silent.run_until_cancelled(first_byte).await?.ok()?.ok()?;
+        let place = self.greetings.begun(from, &self.stop);
+        drop(freed);
+        let _freed = place.clone().drop_guard();
+        let greeted = place.run_until_cancelled(self.greet(stream)).await??;
+        if greeted.2.unbelieved.is_none() {
+            self.greetings.finished(greeted.2.node_id, from);
+        }
+        Some(greeted)
     }
 
     /// Serves a connection that was greeted, until it ends or its place is taken back.

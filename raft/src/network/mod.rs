@@ -9,6 +9,7 @@ pub(crate) mod contacts;
 pub(crate) mod context;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod greetings;
 pub(crate) mod handshake;
 pub(crate) mod inbound;
 pub(crate) mod link;
