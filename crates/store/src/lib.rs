@@ -40,7 +40,7 @@ pub use machine::{Machine, Ordered};
 pub use memory::MemoryStore;
 pub use node_register::{KEPT_MS, StoreNode};
 pub use outcome::{Retry, WriteOutcome};
-pub use raft::{RaftStore, backup_index};
+pub use raft::{RaftStore, backup_state};
 pub use store_event::StoreEvent;
 pub use store_kind::StoreKind;
 

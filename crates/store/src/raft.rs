@@ -413,8 +413,15 @@ impl ClusterAdmin for RaftAdmin {
     }
 }
 
-/// The index of the state in a backup file of the Raft backend.
-pub fn backup_index(path: &Path) -> Result<u64, String> {
+/// The state in a backup file of the Raft backend. Reads all of it, so an error means that no node could start
+/// from this file.
+pub fn backup_state(path: &Path) -> Result<ControlState, String> {
+    let mut body = raft::offline::backup_body(path).map_err(|error| error.to_string())?;
+    ControlState::read_from(&mut body).map_err(|error| error.to_string())
+}
+
+/// The index of the state in a backup that this node has just written.
+pub(crate) fn backup_index(path: &Path) -> Result<u64, String> {
     let mut body = raft::offline::backup_body(path).map_err(|error| error.to_string())?;
     ControlState::read_index(&mut body).map_err(|error| error.to_string())
 }

@@ -238,15 +238,17 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
     )
 }
 
-/// The index of the state in a backup. A file that is no whole backup is a wrong argument: nothing was written.
+/// The index of the state in a backup. The whole state is read, because a node that cannot read it does not
+/// start. A file that is no whole backup is a wrong argument: nothing was written.
 fn backup_index(file: &Path) -> Result<u64, CliError> {
     let usage_error = |why: String| CliError::Usage(format!("{}: {why}", file.display()));
     let opened = std::fs::File::open(file).and_then(|opened| opened.metadata());
     if opened.map_err(|error| usage_error(maxine_wording::io(&error)))?.is_dir() {
         return Err(usage_error("it is a folder, not a file".into()));
     }
-    maxine_store::backup_index(file)
-        .map_err(|why| usage_error(format!("it is not a whole backup: {why}")))
+    let state = maxine_store::backup_state(file)
+        .map_err(|why| usage_error(format!("no node can start from it: {why}")))?;
+    Ok(state.index())
 }
 
 pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliError> {
@@ -363,7 +365,7 @@ mod tests {
         };
         is_refused_with("there is no such file");
         std::fs::write(&file, "somebody's notes, which are no backup at all").unwrap();
-        is_refused_with("it is not a whole backup: ");
+        is_refused_with("no node can start from it: ");
         std::fs::remove_file(&file).unwrap();
         std::fs::create_dir(&file).unwrap();
         is_refused_with("it is a folder, not a file");

@@ -1,5 +1,5 @@
-//! Backup files of the Raft backend. A temporary Raft node writes and reads them. It uses a directory next to
-//! the file, and no network.
+//! Backup files of the Raft backend. A temporary Raft node writes them. It uses a directory next to the file,
+//! and no network.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use maxine_raft as raft;
-use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 
 use crate::file_log::beside;
@@ -22,8 +21,8 @@ const NODE_ID: raft::NodeId = 1;
 /// Time limit for the node to become leader.
 const LEADS_WITHIN: Duration = Duration::from_secs(30);
 
-/// A state machine that keeps the state that it is given, whatever the log contains.
-struct Holder(Arc<Mutex<Option<ControlState>>>);
+/// A state machine with a fixed state, whatever the log contains.
+struct Holder(ControlState);
 
 struct Frozen(ControlState);
 
@@ -39,11 +38,11 @@ impl raft::Application for Holder {
     }
 
     fn snapshot(&self) -> Box<dyn raft::SnapshotEncoder> {
-        Box::new(Frozen(self.0.lock().clone().unwrap_or_default()))
+        Box::new(Frozen(self.0.clone()))
     }
 
     fn restore(&mut self, _: u64, input: &mut dyn Read) -> io::Result<()> {
-        *self.0.lock() = Some(ControlState::read_from(input)?);
+        self.0 = ControlState::read_from(input)?;
         Ok(())
     }
 }
@@ -88,23 +87,21 @@ fn alone() -> BTreeMap<raft::NodeId, raft::Member> {
     BTreeMap::from([(NODE_ID, member)])
 }
 
-async fn start(
-    dir: &Path,
-    state: Arc<Mutex<Option<ControlState>>>,
-) -> Result<raft::RaftNode, String> {
+async fn start(dir: &Path, application: impl raft::Application) -> Result<raft::RaftNode, String> {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = raft::Config::new(CLUSTER_ID, NODE_ID, dir, listen);
     config.app_version = maxine_state::STATE_VERSION;
-    raft::RaftNode::start(config, Box::new(Holder(state)), Arc::new(NoPeers))
-        .await
-        .map_err(describe)
+    raft::RaftNode::start(config, Box::new(application), Arc::new(NoPeers)).await.map_err(describe)
 }
 
 /// Writes a backup file with `state`, in one step.
 pub(super) async fn write(path: &Path, state: &ControlState) -> Result<(), String> {
+    write_of(path, Holder(state.clone())).await
+}
+
+async fn write_of(path: &Path, application: impl raft::Application) -> Result<(), String> {
     let scratch = Scratch::beside(path);
-    let held = Arc::new(Mutex::new(Some(state.clone())));
-    let node = start(&scratch.0, held).await?;
+    let node = start(&scratch.0, application).await?;
     let written = write_from(&node, path).await;
     node.stop_now().await;
     written
@@ -133,16 +130,53 @@ pub(super) async fn read(path: &Path) -> Result<Option<ControlState>, String> {
     if !tokio::fs::try_exists(path).await.map_err(describe)? {
         return Ok(None);
     }
-    let scratch = Scratch::beside(path);
-    let (file, dir) = (path.to_path_buf(), scratch.0.clone());
-    let restore = move || {
-        let engine = raft::EngineKind::default();
-        raft::offline::restore(&file, &dir, engine, CLUSTER_ID, NODE_ID, &alone())
-    };
-    tokio::task::spawn_blocking(restore).await.map_err(describe)?.map_err(describe)?;
-    let held = Arc::new(Mutex::new(None));
-    let node = start(&scratch.0, Arc::clone(&held)).await?;
-    node.stop_now().await;
-    let state = held.lock().take();
-    Ok(Some(state.ok_or("the backup holds no state")?))
+    let file = path.to_path_buf();
+    let read = tokio::task::spawn_blocking(move || crate::backup_state(&file));
+    read.await.map_err(describe)?.map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes this text in place of a state.
+    struct Garbage(&'static [u8]);
+
+    impl raft::Application for Garbage {
+        fn apply(&mut self, entries: &[raft::CommittedEntry]) -> io::Result<Vec<Bytes>> {
+            Ok(vec![Bytes::new(); entries.len()])
+        }
+
+        fn snapshot(&self) -> Box<dyn raft::SnapshotEncoder> {
+            Box::new(Garbage(self.0))
+        }
+
+        fn restore(&mut self, _: u64, _: &mut dyn Read) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl raft::SnapshotEncoder for Garbage {
+        fn encode(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
+            out.write_all(self.0)
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_backup_with_a_right_checksum_and_an_unreadable_state_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut whole = Vec::new();
+        ControlState::default().write_to(&mut whole).unwrap();
+        // The header with the index is readable: only the end is missing.
+        let cut: &'static [u8] = whole[..whole.len() - 1].to_vec().leak();
+        let path = dir.path().join("cut");
+        write_of(&path, Garbage(cut)).await.unwrap();
+        assert_eq!(crate::raft::backup_index(&path), Ok(0));
+        let refused = crate::backup_state(&path).unwrap_err();
+        assert_eq!(read(&path).await.unwrap_err(), refused);
+
+        let path = dir.path().join("whole");
+        write_of(&path, Garbage(whole.leak())).await.unwrap();
+        assert_eq!(read(&path).await.unwrap().unwrap().digest(), ControlState::default().digest());
+    }
 }
