@@ -66,6 +66,12 @@ pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
                     }
                     held = now;
                 }
+                changed = parts.leadership.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    parts.leader_changed();
+                }
                 events = watcher.next(EVENTS_MAX) => {
                     let Ok(events) = events else { break };
                     events.iter().for_each(|event| parts.note(event));
@@ -132,7 +138,7 @@ impl ProjectionParts {
         }
     }
 
-    fn leadership_changed(&self, acquired: bool, fence: Option<Fence>) {
+    fn leadership_changed(&mut self, acquired: bool, fence: Option<Fence>) {
         let leader: Value = match acquired {
             true => self.instance_id.as_str().into(),
             false => self.leadership.borrow().leader.as_deref().into(),
@@ -157,12 +163,23 @@ impl ProjectionParts {
         if acquired || holder.is_some_and(|holder| holder != self.instance_id) {
             self.telemetry.clear(AlertKind::LeadershipLost, &self.instance_id);
         }
+        self.leader_changed();
+    }
+
+    /// Another leader ends the alert, too: a node that was removed from the cluster hears who leads, but
+    /// receives no entry of the log any more, and so never the grant.
+    fn leader_changed(&mut self) {
+        let another = |leader: &str| leader != self.instance_id;
+        if self.leadership.borrow_and_update().leader.as_deref().is_some_and(another) {
+            self.telemetry.clear(AlertKind::LeadershipLost, &self.instance_id);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::AlertState;
     use maxine_state::{
         Actor, Address, Command, ControlState, Health, HealthReport, Name, Proposal, Readiness,
         Registration, RequestId, ServiceKey,
@@ -210,6 +227,53 @@ mod tests {
             propose(&mut state, Command::ReportHealth { items });
         }
         state
+    }
+
+    /// The state of a removed node never shows the grant of the next leader.
+    #[tokio::test]
+    async fn the_alert_of_lost_duties_ends_when_another_leader_is_known_without_its_grant() {
+        let clock = maxine_clock::Clock::system();
+        let view = View::new(clock.clone());
+        let telemetry =
+            Telemetry::start(Arc::clone(&view), clock, &crate::TelemetrySettings::default());
+        let (duties, held) = watch::channel(Some(Fence(7)));
+        let (leadership, leads) = watch::channel(Leadership::default());
+        let parts = ProjectionParts {
+            telemetry: telemetry.clone(),
+            view,
+            duties: held,
+            leadership: leads,
+            instance_id: "node-4".into(),
+            health_url: Box::new(|_, _| None),
+        };
+        let stop = CancellationToken::new();
+        let projection = tokio::spawn(run(parts, stop.clone()));
+        let until = async |state: AlertState| {
+            let is_so = || {
+                telemetry.alerts().newest_first().first().is_some_and(|alert| {
+                    alert.kind == AlertKind::LeadershipLost && alert.state == state
+                })
+            };
+            let shown = async {
+                while !is_so() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let shown = tokio::time::timeout(std::time::Duration::from_secs(10), shown).await;
+            assert!(shown.is_ok(), "not {state:?}: {:?}", telemetry.alerts().newest_first());
+        };
+        // The projection notes the duties that it begins with.
+        while telemetry.recent_events().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        duties.send(None).unwrap();
+        until(AlertState::Active).await;
+        leadership
+            .send(Leadership { leader: Some("node-1".into()), ..Leadership::default() })
+            .unwrap();
+        until(AlertState::Resolved).await;
+        stop.cancel();
+        projection.await.unwrap();
     }
 
     #[test]
