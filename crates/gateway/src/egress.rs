@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use super::error::ProxyError;
+use super::local_routes::is_of_this_machine;
 use super::lookup::{LookupCaller, Lookups};
 use maxine_state::Address;
 
@@ -133,19 +134,6 @@ impl OwnAddresses {
             own.iter().filter(|own| own.port == port && own.host.parse::<IpAddr>().is_err());
         named.map(|own| own.host.clone()).collect()
     }
-}
-
-/// Whether an address is one of this machine's.
-fn is_of_this_machine(ip: IpAddr) -> bool {
-    if ip.is_loopback() {
-        return true;
-    }
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return false };
-    interfaces.filter_map(|interface| interface.address).any(|address| {
-        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        let v6 = address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
-        v4.or(v6) == Some(ip)
-    })
 }
 
 /// The rule, in this order: networks that the operator denies; Maxine's own addresses; loopback and the

@@ -23,6 +23,7 @@ mod headers;
 mod http1;
 mod interim;
 mod limit;
+mod local_routes;
 mod lookup;
 mod metrics;
 mod mirror;
