@@ -24,6 +24,7 @@ pub struct MemoryStore {
     peers: Arc<dyn PeerHandler>,
     available: AtomicBool,
     staleness_ms: Mutex<Option<u64>>,
+    refuses_writes: Mutex<Option<String>>,
 }
 
 impl MemoryStore {
@@ -37,6 +38,7 @@ impl MemoryStore {
             peers,
             available: AtomicBool::new(true),
             staleness_ms: Mutex::new(Some(0)),
+            refuses_writes: Mutex::default(),
         }
     }
 
@@ -48,6 +50,11 @@ impl MemoryStore {
     /// Sets the staleness; `None` means unknown.
     pub fn set_staleness_ms(&self, staleness_ms: Option<u64>) {
         *self.staleness_ms.lock() = staleness_ms;
+    }
+
+    /// Sets why the store is known to take no writes.
+    pub fn set_refuses_writes(&self, why: Option<String>) {
+        *self.refuses_writes.lock() = why;
     }
 
     /// Sets whether the store has a majority.
@@ -87,6 +94,10 @@ impl ControlStore for MemoryStore {
 
     fn staleness_ms(&self) -> Option<u64> {
         *self.staleness_ms.lock()
+    }
+
+    fn refuses_writes(&self) -> Option<String> {
+        self.refuses_writes.lock().clone()
     }
 
     async fn call_leader(&self, body: Bytes, _: Duration) -> Result<Bytes, CallError> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::leadership::Duties;
@@ -15,7 +16,7 @@ use super::super::peer::{self, PeerService, Renew, RenewalBlock, To};
 use super::WriteError;
 use maxine_clock::Clock;
 use maxine_control::leases::{LeaseId, LeaseTable};
-use maxine_store::{Consistency, ControlStore, Retry};
+use maxine_store::{CallError, Consistency, ControlStore, Retry};
 use maxine_view::View;
 
 /// How long heartbeats are collected.
@@ -41,18 +42,23 @@ type Renewals = Vec<(LeaseId, u64)>;
 struct Waiting {
     items: Renewals,
     reply: oneshot::Sender<Vec<bool>>,
+    /// Why the last message had no answer.
+    failure: Arc<Mutex<Option<CallError>>>,
 }
 
 /// Collects heartbeats and sends them to the leader. Clones are cheap.
 #[derive(Clone)]
-pub(super) struct RenewalBatcher(mpsc::Sender<Waiting>);
+pub(super) struct RenewalBatcher {
+    sender: mpsc::Sender<Waiting>,
+    store: Arc<dyn ControlStore>,
+}
 
 impl RenewalBatcher {
     pub(super) fn start(store: Arc<dyn ControlStore>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_LEN_MAX);
         // It ends by itself when the last sender is dropped.
-        tokio::spawn(send_batches(store, receiver));
-        Self(sender)
+        tokio::spawn(send_batches(Arc::clone(&store), receiver));
+        Self { sender, store }
     }
 
     /// Renews within `limit`, and never waits for longer than [`RENEW_TIMEOUT`].
@@ -63,16 +69,35 @@ impl RenewalBatcher {
     ) -> Result<Vec<bool>, WriteError> {
         let limit = limit.map_or(RENEW_TIMEOUT, |limit| limit.min(RENEW_TIMEOUT));
         let (reply, answer) = oneshot::channel();
-        self.0
-            .try_send(Waiting { items, reply })
+        let failure = Arc::default();
+        self.sender
+            .try_send(Waiting { items, reply, failure: Arc::clone(&failure) })
             .map_err(|_| WriteError::Overloaded { retry_after_s: 1 })?;
         match tokio::time::timeout(limit, answer).await {
             Ok(Ok(known)) => Ok(known),
             _ => Err(WriteError::Unavailable {
                 retry_after_s: 1,
-                reason: "the leader could not be reached".into(),
+                reason: reason(
+                    self.store.leadership_now().leader.as_deref(),
+                    self.store.refuses_writes(),
+                    failure.lock().take(),
+                ),
             }),
         }
+    }
+}
+
+/// Why leases were not renewed: what this node knows of the leader, why the store takes no writes, and why the last
+/// message to the leader had no answer.
+fn reason(leader: Option<&str>, refuses: Option<String>, failure: Option<CallError>) -> String {
+    let why = match (leader, failure) {
+        (None, _) => "no leader is known".to_owned(),
+        (Some(leader), Some(failure)) => format!("the leader is {leader}, and {failure}"),
+        (Some(leader), None) => format!("the leader is {leader}, and it has not answered yet"),
+    };
+    match refuses {
+        Some(refuses) => format!("{why}; {refuses}"),
+        None => why,
     }
 }
 
@@ -108,7 +133,7 @@ async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
         match peer::call(store, To::Leader, Renew(block), CALL_TIMEOUT).await {
             Ok(known) if known.len() == len => {
                 let mut known = known.into_iter();
-                for Waiting { items, reply } in waiting {
+                for Waiting { items, reply, .. } in waiting {
                     let _gone = reply.send(known.by_ref().take(items.len()).collect());
                 }
                 return;
@@ -116,7 +141,14 @@ async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
             Ok(_) => tracing::error!("the leader's answer to renewals has the wrong length"),
             // A repeat does no harm, because a renewal is the same however often it is carried out.
             Err(error) if error.retry() == Retry::Later => {
-                tracing::debug!(%error, "lease renewals have no answer; trying again")
+                tracing::debug!(%error, "lease renewals have no answer");
+                for waiting in &waiting {
+                    *waiting.failure.lock() = Some(error.clone());
+                }
+                if store.refuses_writes().is_some() {
+                    // A leader that has lost its duties gets them back by a write, and so does any other node.
+                    return;
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "lease renewals could not be exchanged");
@@ -196,5 +228,58 @@ impl PeerService<Renew> for RenewalService {
             Ok(known)
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::peer::PeerRouter;
+    use super::*;
+    use maxine_store::MemoryStore;
+
+    fn store() -> Arc<MemoryStore> {
+        let view = View::new(Clock::system());
+        Arc::new(MemoryStore::new(view, "node-1", Arc::new(PeerRouter::default())))
+    }
+
+    async fn refusal(store: &Arc<MemoryStore>, limit: Option<Duration>) -> String {
+        let batcher = RenewalBatcher::start(Arc::clone(store) as Arc<dyn ControlStore>);
+        match batcher.renew(vec![(LeaseId(1), 0)], limit).await {
+            Err(WriteError::Unavailable { reason, .. }) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_heartbeat_that_was_not_passed_on_says_why() {
+        let store = store();
+        let soon = Some(Duration::from_millis(100));
+        let starting = "the leader is node-1, and it refused: this node is still starting";
+        assert_eq!(refusal(&store, soon).await, starting);
+        store.set_available(false);
+        assert_eq!(
+            refusal(&store, soon).await,
+            "the leader is node-1, and it could not be reached"
+        );
+        let refuses = Some("the store refuses writes (NOREPLICAS)".to_owned());
+        let unreachable = Some(CallError::Unreachable);
+        assert_eq!(
+            reason(None, refuses, unreachable),
+            "no leader is known; the store refuses writes (NOREPLICAS)"
+        );
+        let none_yet = "the leader is node-1, and it has not answered yet";
+        assert_eq!(reason(Some("node-1"), None, None), none_yet);
+    }
+
+    /// While the store takes no writes, nobody can become the leader, so the next message would fail as the first did.
+    #[tokio::test]
+    async fn a_heartbeat_is_answered_at_once_while_nobody_can_take_the_duties() {
+        let store = store();
+        store.set_refuses_writes(Some("the store refuses writes (NOREPLICAS)".into()));
+        let answer = tokio::time::timeout(RENEW_TIMEOUT / 2, refusal(&store, None)).await;
+        assert_eq!(
+            answer.expect("it does not wait for the whole time"),
+            "the leader is node-1, and it refused: this node is still starting; the store refuses writes (NOREPLICAS)"
+        );
     }
 }
