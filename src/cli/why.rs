@@ -39,6 +39,8 @@ struct Health {
     probe_from: Option<String>,
     proxy: Option<ProxyStatus>,
     observations: Vec<Observation>,
+    /// `None` if the leader did not answer.
+    reports: Option<Vec<Observation>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,7 +96,11 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
     if !health.checks.is_empty() {
         checks::table(health.checks, out)?;
     }
-    let rows = health.observations.into_iter().map(|seen| {
+    if health.reports.is_none() {
+        out.line("the leader did not answer: what other nodes observed is not known")?;
+    }
+    let seen = health.observations.into_iter().chain(health.reports.unwrap_or_default());
+    let rows = seen.map(|seen| {
         vec![
             timestamp(seen.at_ms),
             seen.node,

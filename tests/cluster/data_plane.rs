@@ -124,7 +124,8 @@ async fn probes_are_shared_move_when_a_node_dies_and_every_node_tells_why() {
         for id in &ids {
             for (node, name) in names.iter().enumerate() {
                 let seen = |health: &Value| {
-                    health["observations"].as_array().is_some_and(|all| !all.is_empty())
+                    let any = |field| health[field].as_array().is_some_and(|all| !all.is_empty());
+                    any("observations") || any("reports")
                 };
                 let health = dev.until_health(node, ("probed", id), seen).await;
                 if probed_here(&health, name) {

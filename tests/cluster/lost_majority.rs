@@ -32,6 +32,19 @@ impl Survivor<'_> {
         self.ask("/api/v1/ready").await.status().as_u16()
     }
 
+    /// Only a leader knows what other nodes observed, and takes heartbeats.
+    async fn assert_says_what_it_does_not_know_of(&self, instance: &str) {
+        let path = format!("/api/v1/services/default/{instance}");
+        let health = self.json(&format!("{path}/health")).await;
+        assert_eq!(health.get("reports"), Some(&Value::Null), "{health}");
+        let url = format!("{}{path}/heartbeat", self.base);
+        let request = self.dev.client.post(url).bearer_auth(self.token);
+        let answer = request.header("x-maxine-timeout-ms", "500").send().await.unwrap();
+        assert_eq!(answer.status(), 503);
+        let problem = answer.text().await.unwrap();
+        assert!(problem.contains("no leader is known"), "{problem}");
+    }
+
     /// Everything that could name a leader, at this moment.
     async fn assert_says_that_nobody_leads(&self, quiet_for: Duration) {
         let answer = self.ask("/api/v1/ready").await;
@@ -150,6 +163,7 @@ async fn without_a_leader_every_change_ends_in_its_time_as_not_made() {
         assert!(started.elapsed() < PATIENCE, "it still names a leader");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    survivor.assert_says_what_it_does_not_know_of("orders/instances/a").await;
     let password = dir.path().join("password");
     std::fs::write(&password, "another-password-for-tests").unwrap();
     let password = password.to_str().unwrap();

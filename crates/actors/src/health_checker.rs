@@ -104,17 +104,16 @@ impl HealthChecker {
         self.probes.get(key)
     }
 
-    /// The last report of each observer about an instance, as the leader received it. Empty if the leader
+    /// The last report of each observer about an instance, as the leader received it. `None` if the leader
     /// does not answer.
-    pub async fn reports(&self, key: &InstanceKey) -> Vec<ObserverReport> {
+    pub async fn reports(&self, key: &InstanceKey) -> Option<Vec<ObserverReport>> {
         if self.parts.duties.borrow().is_some() {
             let asked = self.actor.send(AskReports(key.clone()));
             let answer = tokio::time::timeout(REPORTS_TIMEOUT, asked).await;
-            let Ok(Ok(Ok(reports))) = answer else { return Vec::new() };
-            return reports;
+            return answer.ok()?.ok()?.ok();
         }
         let (store, question) = (self.parts.store.as_ref(), ObserverReports(key.clone()));
-        peer::call(store, To::Leader, question, REPORTS_TIMEOUT).await.unwrap_or_default()
+        peer::call(store, To::Leader, question, REPORTS_TIMEOUT).await.ok()
     }
 
     /// The probe that this node runs for an instance; `None` if only the heartbeat counts.

@@ -67,14 +67,14 @@ pub(super) fn own(
 }
 
 /// The last result that every other observer of an instance's present address reported to the leader. This node's
-/// proxy counts as another observer.
+/// proxy counts as another observer. `None` if the leader does not answer: then their results are not known.
 pub(super) async fn of_others(
     state: &AppState,
     key: &InstanceKey,
     address_index: u64,
-) -> Vec<ProbeObservation> {
+) -> Option<Vec<ProbeObservation>> {
     let node = &state.settings().instance_id;
-    let reports = state.health().reports(key).await.into_iter();
+    let reports = state.health().reports(key).await?.into_iter();
     // This node's own probes are known in more detail.
     let others = reports
         .filter(|report| report.address_index == address_index)
@@ -90,5 +90,5 @@ pub(super) async fn of_others(
         latency_ms: None,
         passive: report.passive,
     });
-    shown.collect()
+    Some(shown.collect())
 }

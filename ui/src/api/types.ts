@@ -119,7 +119,10 @@ export interface HealthWhy {
   checks: Check[];
   probe: Probe | null;
   probe_from: 'instance' | 'policy' | 'node' | null;
+  /** The probes of the node that answered. */
   observations: Observation[];
+  /** The last result of every other observer; null if the leader did not answer. */
+  reports: Observation[] | null;
 }
 
 /** A probe as the server returns it. Fields that this page does not know are kept unchanged. */

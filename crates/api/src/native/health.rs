@@ -48,9 +48,11 @@ pub(super) struct HealthWhy {
     /// The instance as the proxy of the answering node sees it; null if that proxy does not call
     /// it.
     proxy: Option<ProxyStatus>,
-    /// The latest probes of the answering node, newest first, then the last result that every other
-    /// observer reported to the leader.
+    /// The latest probes of the answering node, newest first.
     observations: Vec<ProbeObservation>,
+    /// The last result that every other observer reported to the leader; null if the leader did not
+    /// answer, so that their results are not known.
+    reports: Option<Vec<ProbeObservation>>,
 }
 
 /// Explains why an instance gets traffic, or does not.
@@ -80,9 +82,10 @@ pub(super) async fn instance_health(
     let in_traffic = service.in_traffic();
     let routable = in_traffic.has(instance);
     let address_index = instance.address_index;
-    let mut observations = observations::own(&state, &key, address_index);
-    observations.extend(observations::of_others(&state, &key, address_index).await);
-    let known = KnownChecks::of(instance, probe_from.is_some(), Detail::of(&caller), &observations);
+    let observations = observations::own(&state, &key, address_index);
+    let reports = observations::of_others(&state, &key, address_index).await;
+    let all = [&observations[..], reports.as_deref().unwrap_or_default()].concat();
+    let known = KnownChecks::of(instance, probe_from.is_some(), Detail::of(&caller), &all);
     let held_back = proxy.as_ref().and_then(|status| status.held_back.as_ref());
     let why = match held_back.filter(|_| routable) {
         Some(held_back) => format!(
@@ -112,6 +115,7 @@ pub(super) async fn instance_health(
         probe_from,
         proxy,
         observations,
+        reports,
     }))
 }
 

@@ -111,7 +111,7 @@ function Why({ instance }: { instance: Instance }) {
   const why = useQuery(whyQuery(instance.namespace, instance.service, instance.id));
   const nodes = useQuery(instanceNodesQuery(instance.namespace, instance.service, instance.id));
   // Each node probes a share of the instances, so the results of all nodes are shown.
-  const seen = (nodes.data?.nodes.flatMap((n) => n.observations) ?? why.data?.observations ?? []).sort((a, b) => b.at_ms - a.at_ms);
+  const seen = (nodes.data?.nodes.flatMap((n) => n.observations) ?? [...(why.data?.observations ?? []), ...(why.data?.reports ?? [])]).sort((a, b) => b.at_ms - a.at_ms);
   const state = stateOf(instance);
   const probe = why.data?.probe;
   const from = { instance: 'the instance', policy: 'the policy', node: "the node's health checks" } as const;
