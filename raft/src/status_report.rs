@@ -160,8 +160,11 @@ impl Inner {
                 } else {
                     contact.map(|contact| contact.app_version)
                 },
-                last_contact_age_ms: contact
-                    .map(|contact| clock::millis(clock::since(contact.heard))),
+                // A node always hears itself.
+                last_contact_age_ms: match *id == me {
+                    true => Some(0),
+                    false => contact.map(|contact| clock::millis(clock::since(contact.heard))),
+                },
             }
         };
         metrics.membership_config.nodes().map(member).collect()

@@ -16,7 +16,7 @@ use super::journal::cell;
 use super::output::{Output, timestamp};
 use maxine_telemetry::AlertState;
 
-/// Alerts of two nodes on one object that began within this time are one, in milliseconds.
+/// Alerts of two nodes on one object are one if they began or ended within this time, in milliseconds.
 const SAME_WITHIN_MS: u64 = 60_000;
 
 /// Arguments of `maxine alerts`.
@@ -236,13 +236,14 @@ fn ended_ms(item: &Value) -> u64 {
     item["resolved_ms"].as_u64().unwrap_or(u64::MAX)
 }
 
-/// Whether two nodes report the same: one condition of one object that began at about the same time. One that ended before the
-/// other began is another one.
+/// Whether two nodes report the same: one condition of one object that began or ended at about the same time, or that is active
+/// on both. A node that was restarted meanwhile reports a later beginning. One that ended before the other began is another one.
 fn is_same(a: &Value, b: &Value) -> bool {
     state(a) != Some(AlertState::Event)
         && ["type", "object", "state"].iter().all(|field| a[field] == b[field])
         && a["node"] != b["node"]
-        && begun_ms(a).abs_diff(begun_ms(b)) < SAME_WITHIN_MS
+        && (begun_ms(a).abs_diff(begun_ms(b)) < SAME_WITHIN_MS
+            || ended_ms(a).abs_diff(ended_ms(b)) < SAME_WITHIN_MS)
         && begun_ms(a) <= ended_ms(b)
         && begun_ms(b) <= ended_ms(a)
 }
@@ -301,6 +302,9 @@ fn rows(items: &[&Value]) -> Vec<Vec<String>> {
         let item = items[group[0]];
         let nodes: Vec<String> = group.iter().map(|member| cell(&items[*member]["node"])).collect();
         let state = match item["resolved_ms"].as_u64() {
+            Some(at_ms) if at_ms < begun_ms(item) => {
+                format!("resolved {} (the clock was set back meanwhile)", timestamp(at_ms))
+            }
             Some(at_ms) => format!("resolved {}", timestamp(at_ms)),
             None => cell(&item["state"]),
         };
@@ -308,7 +312,8 @@ fn rows(items: &[&Value]) -> Vec<Vec<String>> {
             ["severity", "type", "object", "message", "acknowledged_by"]
                 .map(|field| cell(&item[field]));
         let id = format!("{}:{}", cell(&item["node"]), item["id"]);
-        let when = timestamp(begun_ms(item));
+        let first = group.iter().map(|member| begun_ms(items[*member])).min();
+        let when = timestamp(first.unwrap_or_else(|| begun_ms(item)));
         vec![when, state, severity, kind, object, nodes.join(", "), message, by, id]
     };
     groups(items).into_iter().map(row).collect()
@@ -364,6 +369,32 @@ mod tests {
         assert_eq!((when.as_str(), state.as_str()), ("2026-11-23T13:36:32.705Z", "active"));
         assert_eq!((rows[0][5].as_str(), rows[0][8].as_str()), ("node-1, node-2", "node-1:4"));
         assert_eq!(rows[1][1], "resolved 2026-11-23T12:46:32.705Z");
+    }
+
+    /// After its restart a node sees the same condition from then on.
+    #[test]
+    fn a_condition_that_a_restarted_node_sees_again_is_one_row_from_its_first_beginning() {
+        let later_ms = BEGAN_MS + 600_000;
+        let rows =
+            rows_of(&[alert("node-2", 1, later_ms, None), alert("node-1", 4, BEGAN_MS, None)]);
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        assert_eq!(
+            (rows[0][0].as_str(), rows[0][5].as_str()),
+            ("2026-11-23T13:36:32.705Z", "node-2, node-1")
+        );
+        let ended = Some(later_ms + 5_000);
+        let rows =
+            rows_of(&[alert("node-2", 1, later_ms, ended), alert("node-1", 4, BEGAN_MS, ended)]);
+        assert_eq!(rows.len(), 1, "it ends on both: {rows:?}");
+    }
+
+    #[test]
+    fn an_alert_that_ended_before_it_began_says_that_the_clock_was_set_back() {
+        let rows = rows_of(&[alert("node-1", 4, BEGAN_MS + 3_600_000, Some(BEGAN_MS))]);
+        assert_eq!(
+            rows[0][1],
+            "resolved 2026-11-23T13:36:32.705Z (the clock was set back meanwhile)"
+        );
     }
 
     /// A node that raises one alert twice within a minute reports two interruptions.

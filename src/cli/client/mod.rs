@@ -153,7 +153,7 @@ pub struct FreshArgs {
     #[arg(long, value_parser = ["stale", "leader", "strong"])]
     consistency: Option<String>,
     /// Wait until the node has reached this index; use the index of your own write to see that write. HISTORY-INDEX is
-    /// refused after a restore
+    /// refused if another history has begun: after a restore, a recovery, a copy to another store, or a loss of acknowledged writes
     #[arg(long, value_name = "INDEX")]
     min_index: Option<String>,
 }

@@ -35,6 +35,9 @@ const ADMIN_TIMEOUT_MS: u64 = 30_000;
 const NEXT_LEADER_TIMEOUT_MS: u64 = 1_000;
 /// A node whose state is older than this gets a warning, in milliseconds.
 const STALE_WARNING_MS: u64 = 10_000;
+/// By how much the time of the log may be ahead of this node's clock without a warning, in milliseconds. The clocks of
+/// the nodes always differ a little.
+const TIME_AHEAD_WARNING_MS: u64 = 60_000;
 
 /// Who holds the leader's duties, by the log.
 #[derive(Debug, Serialize, ToSchema)]
@@ -167,6 +170,17 @@ pub(super) async fn status(
     fresh.json(view)
 }
 
+/// The time of the log never decreases. After a clock that was ahead, it stays ahead until the clocks reach it.
+fn time_ahead(log_ms: u64, clock_ms: u64) -> Option<String> {
+    let ahead_ms = log_ms.saturating_sub(clock_ms);
+    (ahead_ms > TIME_AHEAD_WARNING_MS).then(|| {
+        format!(
+            "the time of the log is {} s ahead of this node's clock: new records carry it until the clock reaches it",
+            ahead_ms / 1_000
+        )
+    })
+}
+
 fn warnings(
     app: &AppState,
     leadership: &Leadership,
@@ -200,6 +214,9 @@ fn warnings(
         None => warn(
             "the age of this node's state is not known: it has not been confirmed since this node started",
         ),
+    }
+    if let Some(ahead) = time_ahead(snapshot.state.time_ms(), app.clock().wall_ms()) {
+        warn(&ahead);
     }
     if app.duties().borrow().is_some() && app.registry().expiry().is_suspended() {
         warn("expiry is suspended: too many instances stopped sending heartbeats at the same time");
@@ -579,6 +596,20 @@ pub(super) async fn confirm_silence(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_status_says_by_how_much_the_time_of_the_log_is_ahead() {
+        let clock_ms = 1_795_440_992_705;
+        let ahead = time_ahead(clock_ms + 3_542_400_000, clock_ms).unwrap();
+        assert!(
+            ahead.starts_with("the time of the log is 3542400 s ahead of this node's clock"),
+            "{ahead}"
+        );
+        // The clocks of the nodes differ a little, and a log without writes is behind.
+        for log_ms in [0, clock_ms - 1_000, clock_ms + 1_000] {
+            assert_eq!(time_ahead(log_ms, clock_ms), None);
+        }
+    }
 
     #[test]
     fn a_peer_address_is_a_host_and_a_port() {
