@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use maxine_store::redis::RedisConfig;
-use maxine_store::{Consistency, ProposeError, ReadError, StoreEvent};
+use maxine_store::{CallError, Consistency, ProposeError, ReadError, StoreEvent};
 use nix::sys::signal::Signal;
 
 use crate::contract::agree;
@@ -468,6 +468,10 @@ async fn no_node_claims_a_leader_whose_lease_has_run_out() {
     let server = RedisServer::start().await;
     let nodes = three(&server).await;
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    // Redis carries the messages to the leader, too. It has said that it did not take this one.
+    let follower = nodes.iter().find(|node| !node.store.leadership_now().is_leader).unwrap();
+    let asked = follower.store.call_leader(bytes::Bytes::from_static(b"x"), SOON).await;
+    assert_eq!(asked, Err(CallError::Unreachable));
     eventually("the lease runs out", async || {
         let is_over = server.command(&["EXISTS", "maxine:registry:cluster:leader"]).await == "0";
         is_over.then_some(())

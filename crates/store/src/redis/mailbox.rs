@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
-use redis::{RedisResult, cmd};
+use redis::{RedisError, RedisResult, cmd};
 use tokio::sync::{Semaphore, oneshot};
 
-use super::Core;
 use super::connect::Link;
 use super::scripts;
+use super::{Core, FORBIDDEN, refusal_code};
 use crate::CallError;
 
 /// Maximum number of messages in one inbox.
@@ -88,6 +88,12 @@ fn decode(message: Vec<u8>) -> Option<Message> {
     Some(Message { kind: message[0], number, sender, body: message.slice(HEAD_LEN..) })
 }
 
+/// Whether Redis refused a message before it was put into the inbox. A rule of access may forbid the command
+/// after that, and `ERR` has many causes.
+fn was_refused(error: &RedisError) -> bool {
+    refusal_code(error).is_some_and(|code| code != FORBIDDEN && code != "ERR")
+}
+
 impl Core {
     /// Sends `body` to the holder of the lease, and waits for the answer.
     pub(super) async fn call(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
@@ -115,6 +121,7 @@ impl Core {
             match self.post(link, &leader.token, &message).await {
                 Ok(true) => {}
                 Ok(false) => return Err(CallError::Overloaded),
+                Err(error) if was_refused(&error) => return Err(CallError::Unreachable),
                 Err(_) => {
                     let text = "whether Redis took the message is unknown";
                     return Err(CallError::NoAnswer(text.into()));
