@@ -635,6 +635,15 @@ fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
         let why = error["error"].as_str().unwrap();
         assert!(!why.is_empty() && !why.starts_with("error"), "{why}");
     }
+    let missing = plain(&["cluster"]).env("MAXINE_OUTPUT", "json").output().unwrap();
+    assert_eq!((code(&missing), missing.stdout.len()), (2, 0));
+    let error: Value = serde_json::from_slice(&missing.stderr).unwrap();
+    let why = error["error"].as_str().unwrap();
+    assert!(why.starts_with("a subcommand is missing; Usage: maxine cluster"), "{why}");
+    let missing = plain(&["cluster"]).output().unwrap();
+    assert_eq!((code(&missing), text(&missing.stderr).contains("Commands:")), (2, true));
+    let shown = plain(&["watch", "--count", "0"]).output().unwrap();
+    assert!(text(&shown.stderr).contains("0 is not in 1.."), "{}", text(&shown.stderr));
     let shown = plain(&["drain", "-o", "table"]).output().unwrap();
     assert!(text(&shown.stderr).starts_with("error: "), "{}", text(&shown.stderr));
     let help = plain(&["drain", "-o", "json", "--help"]).output().unwrap();

@@ -10,7 +10,7 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::client::{Answer, Client, ConnectArgs, Request, shapes};
+use super::client::{Answer, Client, ConnectArgs, Request, shapes, unreadable};
 use super::exit::{CliError, list as list_of};
 use super::journal::cell;
 use super::output::{Output, timestamp};
@@ -34,7 +34,7 @@ enum AlertsAction {
     List,
     /// Acknowledge an alert: record that somebody works on it
     Ack {
-        /// Id of the alert as listed, NODE:NUMBER
+        /// Id of the alert, NODE:NUMBER: the column ID of the list; with --output json its fields node and id
         id: String,
     },
     /// Stop sending alerts of one type to the webhook, for a time
@@ -49,6 +49,8 @@ enum AlertsAction {
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
     },
+    /// List the silences of every node
+    Silences,
     /// Send alerts of one type to the webhook again
     Unsilence {
         /// Type of the alert
@@ -88,12 +90,16 @@ pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
             show_unchanged(nodes.len(), &silent, out)
         }
         AlertsAction::Unsilence { kind } => {
+            let (silences, _) = silences(&nodes).await?;
+            let changed = silences.iter().any(|(_, silence)| silence.kind == kind);
             let request = Request::keyed(Method::DELETE, &["alerts", "silences", &kind]);
             let (_, silent) = on_each(&nodes, &request).await?;
-            let done = json!({"type": kind, "silenced": false});
-            out.done(&done, format!("alerts of type {kind} are no longer silenced"))?;
+            let done = json!({"type": kind, "silenced": false, "changed": changed});
+            let now = if changed { "are no longer silenced" } else { "were not silenced" };
+            out.done(&done, format!("alerts of type {kind} {now}"))?;
             show_unchanged(nodes.len(), &silent, out)
         }
+        AlertsAction::Silences => list_silences(&nodes, out).await,
     }
 }
 
@@ -222,6 +228,54 @@ async fn gather(nodes: &[Node]) -> Result<(Vec<(&Node, Value)>, Vec<Silent>), Cl
     Ok((gathered, silent))
 }
 
+/// A silence of a node.
+#[derive(Debug, Deserialize)]
+struct Silence {
+    #[serde(rename = "type")]
+    kind: String,
+    until_ms: u64,
+    reason: String,
+    by: String,
+}
+
+/// The silences of each node, with the node; and who gave none.
+async fn silences(nodes: &[Node]) -> Result<(Vec<(&Node, Silence)>, Vec<Silent>), CliError> {
+    let (mut gathered, mut silent): (Option<Vec<(&Node, Silence)>>, _) = (None, Vec::new());
+    for (node, answer) in ask_all(nodes, &Request::get(&["alerts", "silences"])).await {
+        match answer {
+            Ok(answer) => {
+                let page: shapes::Page = answer.read()?;
+                let all = gathered.get_or_insert_default();
+                for item in page.items {
+                    all.push((node, serde_json::from_value(item).map_err(|e| unreadable(&e))?));
+                }
+            }
+            Err(error) => silent.push(Silent { url: node.url.clone(), error }),
+        }
+    }
+    answered(gathered, silent)
+}
+
+async fn list_silences(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
+    let (silences, silent) = silences(nodes).await?;
+    if out.is_json() {
+        for (node, Silence { kind, until_ms, reason, by }) in &silences {
+            let server = &node.url;
+            out.json(&json!({"server": server, "type": kind, "until_ms": until_ms, "reason": reason, "by": by}))?;
+        }
+    } else if silences.is_empty() {
+        out.line("no alerts are silenced")?;
+    } else {
+        let row = |(node, silence): (&Node, Silence)| {
+            let Silence { kind, until_ms, reason, by } = silence;
+            vec![kind, timestamp(until_ms), by, reason, node.url.clone()]
+        };
+        let rows = silences.into_iter().map(row).collect();
+        out.table(&["type", "until", "by", "reason", "node"], rows)?;
+    }
+    show_silent(&silent, out)
+}
+
 /// The state of an alert; `None` for one that this program does not know.
 fn state(item: &Value) -> Option<AlertState> {
     AlertState::deserialize(&item["state"]).ok()
@@ -293,6 +347,15 @@ async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
             ],
             rows(&items),
         )?;
+    }
+    let (silences, _) = silences(nodes).await?;
+    let kinds: BTreeSet<&str> = silences.iter().map(|(_, silence)| &*silence.kind).collect();
+    if !kinds.is_empty() {
+        let kinds: Vec<&str> = kinds.into_iter().collect();
+        out.line(format!(
+            "(not sent to a webhook, see 'maxine alerts silences': {})",
+            kinds.join(", ")
+        ))?;
     }
     show_silent(&silent, out)
 }

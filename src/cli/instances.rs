@@ -327,7 +327,7 @@ pub struct ResolveArgs {
     /// Hash key, for strategies that hash [default: the address that this request comes from]
     #[arg(long)]
     key: Option<String>,
-    /// Path, and query, to append to the address of the instance
+    /// Path, and query, to append to the address of the instance; percent-encoded
     #[arg(long)]
     path: Option<String>,
     #[command(flatten)]

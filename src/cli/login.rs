@@ -77,10 +77,6 @@ pub async fn login(args: LoginArgs, out: &mut Output) -> Result<(), CliError> {
     let client = args.connect.anonymous_client()?;
     let body = json!({"user": args.user, "password": args.password()?});
     let answer = match client.send(&Request::once(Method::POST, &["session"]).json(body)).await {
-        Err(CliError::Problem(problem)) if problem.status == 429 => {
-            let problem = super::client::Problem { is_of_sign_in: true, ..*problem };
-            return Err(CliError::Problem(Box::new(problem)));
-        }
         Err(CliError::Problem(problem)) if problem.status == 401 => {
             return Err(CliError::Problem(Box::new(super::client::Problem {
                 is_of_sign_in: true,

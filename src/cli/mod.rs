@@ -90,15 +90,22 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> 
     let args: Vec<OsString> = args.into_iter().collect();
     Cli::try_parse_from(&args).map_err(|error| {
         let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-        if !error.use_stderr() || is_help || !output::wants_json(&args) {
+        if !error.use_stderr() || !output::wants_json(&args) {
             let code = u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
             // If the stream is closed, nobody reads it.
             let _ = error.print();
             return ExitCode::from(code);
         }
         let text = error.to_string();
-        let text = text.trim().trim_start_matches("error: ");
-        let error = exit::CliError::Usage(text.to_owned());
+        let text = match is_help {
+            // The text is the whole help.
+            true => {
+                let usage = text.lines().find(|line| line.starts_with("Usage: "));
+                format!("a subcommand is missing; {}", usage.unwrap_or("see --help"))
+            }
+            false => text.trim().trim_start_matches("error: ").to_owned(),
+        };
+        let error = exit::CliError::Usage(text);
         ExitCode::from(error.report(output::Format::Json, &mut std::io::stderr()))
     })
 }

@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::client::{ConnectArgs, FreshArgs, Request, shapes};
+use super::client::{Client, ConnectArgs, FreshArgs, Request, shapes};
 use super::exit::CliError;
 use super::instances::ServiceArg;
 use super::output::{Output, or_dash};
@@ -134,7 +134,8 @@ async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Resul
         .query("namespace", args.namespace.as_ref())
         .query("q", args.search.as_ref())
         .query("health", args.health.map(ServiceHealth::as_str));
-    let list = connect.client()?.list(&args.fresh.of(request), args.limit as usize).await?;
+    let client = connect.client()?;
+    let list = client.list(&args.fresh.of(request), args.limit as usize).await?;
     if out.is_json() {
         return list.items.iter().try_for_each(|item| out.json(item));
     }
@@ -170,6 +171,7 @@ async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Resul
         "strategy",
     ];
     out.table(&header, rows)?;
+    tell_of_suspension(&client).await;
     if list.more {
         out.line(format!(
             "(there are more than {}; use --limit or --search to see the others)",
@@ -210,8 +212,18 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
             ""
         },
     ))?;
-    let rows = list.read::<shapes::Instance>()?.into_iter().map(instance_row).collect();
-    out.table(&["instance", "address", "weight", "state", "zone", "version", "tags", "why"], rows)?;
+    let rows: Vec<_> = list.read::<shapes::Instance>()?.into_iter().map(instance_row).collect();
+    let is_filtered = args.zone.is_some() || args.tag.is_some();
+    if rows.is_empty() && is_filtered {
+        out.line("no instance matches the --zone and --tag that are set")?;
+    } else {
+        let header = ["instance", "address", "weight", "state", "zone", "version", "tags", "why"];
+        out.table(&header, rows)?;
+        if is_filtered {
+            out.line("(only the instances that match --zone and --tag)")?;
+        }
+    }
+    tell_of_suspension(&client).await;
     for kept in service.kept_drains {
         out.line(format!(
             "a drain is kept for {id}, which is not registered: {}; 'maxine undrain -n {} {} {id}' ends it",
@@ -225,6 +237,17 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
         out.line(format!("(there are more than {}; use --limit to see the others)", args.limit))
     } else {
         Ok(())
+    }
+}
+
+/// Tells the user if silent instances are kept, and so counted and listed. A user who may not ask for it is told nothing.
+async fn tell_of_suspension(client: &Client) {
+    let answer = client.send(&Request::get(&["cluster", "status"])).await;
+    let Ok(cluster) = answer.and_then(|answer| answer.read::<shapes::Cluster>()) else { return };
+    if cluster.expiry.suspended == Some(true) {
+        tell!(
+            "note: expiry is suspended, because too many instances became silent at the same time: silent instances stay registered; 'maxine alerts' says more"
+        );
     }
 }
 

@@ -31,8 +31,8 @@ pub struct WatchArgs {
     #[arg(long, value_name = "INDEX")]
     index: Option<String>,
     /// Stop after this many changes
-    #[arg(long, value_name = "N")]
-    count: Option<std::num::NonZeroU64>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
 }
 
 impl WatchArgs {
@@ -68,11 +68,7 @@ enum End {
 /// See [`CliError`].
 pub async fn run(args: WatchArgs, out: &mut Output) -> Result<(), CliError> {
     let client = args.connect.client()?;
-    let mut watch = Watch {
-        after: args.index.clone(),
-        left: args.count.map(std::num::NonZeroU64::get),
-        seen_any: false,
-    };
+    let mut watch = Watch { after: args.index.clone(), left: args.count, seen_any: false };
     let mut pause_ms = REOPEN_PAUSE_MS;
     loop {
         let before = watch.after.clone();

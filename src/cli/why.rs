@@ -83,6 +83,8 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
     if let Some(since_ms) = health.verdict.since_ms {
         let (since, score) = (timestamp(since_ms), health.verdict.flap_score);
         out.line(format!("its health has not changed since {since}; flap score now {score}"))?;
+    } else {
+        out.line("nothing is known about its health yet, so there is no time of its last change")?;
     }
     if let Some(proxy) = &health.proxy {
         out.line(format!(

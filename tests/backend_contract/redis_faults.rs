@@ -461,6 +461,36 @@ async fn that_the_access_rules_of_redis_forbid_writes_is_known() {
     stop(&nodes).await;
 }
 
+/// Redis does not accept the password of a node, or demands one that the node does not have. Nothing can have been written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_without_the_password_of_redis_is_refused_at_once_with_the_reason() {
+    let server = RedisServer::start().await;
+    server.command(&["ACL", "SETUSER", "node", "on", ">s3cret", "~*", "&*", "+@all"]).await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let with_password = format!("redis://node:s3cret@127.0.0.1:{}", server.port);
+    for (url, user, why) in [
+        (with_password, "node", "the store refuses this node's password (WRONGPASS)"),
+        (server.url(), "default", "the store demands a password, and this node has none (NOAUTH)"),
+    ] {
+        let node = open(quick(url, "a")).await;
+        leader(std::slice::from_ref(&node)).await;
+        node.register("orders", "a", 80).await;
+        let change = ["SETUSER", user, "resetpass", ">another"];
+        let () = redis::cmd("ACL").arg(&change).query_async(&mut admin).await.unwrap();
+        let kill = ["KILL", "USER", user, "SKIPME", "yes"];
+        let _: u64 = redis::cmd("CLIENT").arg(&kill).query_async(&mut admin).await.unwrap();
+        eventually("the reason is known", async || {
+            (node.store.refuses_writes().as_deref() == Some(why)).then_some(())
+        })
+        .await;
+        let began = std::time::Instant::now();
+        assert_eq!(node.try_propose(register("orders", "b", 80)).await, unavailable(why));
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        stop(&[node]).await;
+    }
+}
+
 /// Redis refuses writes, so the leader cannot renew its lease. No node names a leader after the lease has run out,
 /// although all of them saw the lease until then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

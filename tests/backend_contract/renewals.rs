@@ -258,3 +258,49 @@ fn a_lease_has_the_same_time_however_often_leadership_is_handed_over() {
         }
     });
 }
+
+/// Redis refuses writes for longer than a time to live, and for longer than the leader's lease. No heartbeat through another
+/// node can be acknowledged meanwhile, so the instance has its whole time afterwards.
+#[test]
+fn an_instance_that_could_not_be_renewed_while_redis_refused_writes_stays() {
+    const TTL_MS: u64 = 2_000;
+    const REFUSED_MS: u64 = 7_000;
+    on_a_system(async {
+        let server = RedisServer::start().await;
+        let longer = RedisConfig { lease_ms: 4_000, ..quick(server.url(), "a") };
+        let mut leader = Stack::on(open(longer).await);
+        leader.has_duties().await;
+        // It leads only after two of its lease periods without a leader.
+        let never_leads =
+            RedisConfig { election_enabled: false, lease_ms: 60_000, ..quick(server.url(), "b") };
+        let other = Stack::on(open(never_leads).await);
+        let epoch = other.register_for("i", TTL_MS).await;
+        assert!(other.renew("i", Some(epoch)).await);
+        let log = EventLog::by(&leader.node);
+        server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+        let clock = Clock::system();
+        let began_ms = clock.monotonic_ms();
+        log.until("the refusal is known", |event| {
+            matches!(event, StoreEvent::WritesRefused { .. })
+        })
+        .await;
+        let pause = std::time::Duration::from_millis(300);
+        while clock.monotonic_ms() < began_ms + REFUSED_MS {
+            let item = Renewal { key: instance("fleet", "i"), lease_epoch: Some(epoch) };
+            let heartbeat = tokio::time::timeout(pause, other.registry.heartbeat(vec![item], None));
+            assert!(!matches!(heartbeat.await, Ok(Ok(_))), "nobody can take it");
+            tokio::time::sleep(pause).await;
+        }
+        assert!(leader.duties.borrow().is_none(), "its lease in Redis has run out");
+        server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+        leader.has_duties().await;
+        let led_ms = clock.monotonic_ms();
+        while clock.monotonic_ms() < led_ms + TTL_MS / 2 {
+            assert!(other.node.has("fleet", "i"), "nobody could renew it");
+            tokio::time::sleep(pause / 10).await;
+        }
+        assert!(other.renew("i", Some(epoch)).await);
+        other.stop().await;
+        leader.stop().await;
+    });
+}

@@ -193,3 +193,46 @@ async fn a_node_that_was_paused_says_what_it_knows_of_it() {
         }
     }
 }
+
+/// Most of a fleet falls silent at once. Only the leader knows that expiry is suspended; the other nodes ask it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_says_that_expiry_is_suspended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(dir.path(), &[]);
+    let token = dev.token().await;
+    for node in 0..3 {
+        dev.wait_ready(node).await;
+    }
+    for id in 0..60 {
+        let path = format!("/api/v1/services/default/silent/instances/i{id}");
+        let request = dev.client.put(format!("{}{path}", dev.nodes[0].http)).bearer_auth(&token);
+        let body = serde_json::json!({"address": "http://127.0.0.1:9", "ttl_ms": 1_000});
+        let answer = request.json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{id}");
+    }
+    for node in &dev.nodes {
+        let started = Instant::now();
+        let status = loop {
+            let request = dev.client.get(format!("{}/api/v1/cluster/status", node.http));
+            let answer = request.bearer_auth(&token).send().await.unwrap();
+            let status: Value = answer.json().await.unwrap();
+            if status["expiry"]["suspended"] == true {
+                break status;
+            }
+            assert!(started.elapsed() < PATIENCE, "{}: {status}", node.instance);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let warnings = status["warnings"].to_string();
+        assert!(warnings.contains("expiry is suspended"), "{}: {warnings}", node.instance);
+        for args in [&["services"][..], &["services", "show", "silent"]] {
+            let output = Command::new(env!("CARGO_BIN_EXE_maxine"))
+                .args(args)
+                .env("MAXINE_SERVER", &node.http)
+                .env("MAXINE_TOKEN", &token)
+                .output()
+                .unwrap();
+            let shown = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert!(shown.contains("note: expiry is suspended"), "{}: {shown}", node.instance);
+        }
+    }
+}

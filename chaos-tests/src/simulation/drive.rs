@@ -10,7 +10,7 @@ use super::world::World;
 use maxine_control::health::{ProbeAnswer, ProbeJob, ProbeStatus, VerdictContext};
 use maxine_control::intake::{Attempted, Failure, IntakeEffect, IntakeEvent, Refusal};
 use maxine_control::leadership::{LeadershipEffect, LeadershipEvent};
-use maxine_control::leases::{LeaseEffect, LeaseEvent};
+use maxine_control::leases::{ExpiryOutcome, LeaseEffect, LeaseEvent};
 use maxine_state::{
     Applied, Command, Fence, FormerGrant, InstanceKey, Leadership, Proposal, Reply,
 };
@@ -208,7 +208,9 @@ impl World {
             Some(Asked::Expire { attempt }) => {
                 let reply = applied.and_then(|applied| applied.into_iter().next());
                 let is_applied = reply.is_some_and(|a| matches!(a.reply, Reply::Changed(_)));
-                self.leases(nth, LeaseEvent::Expired { attempt, is_applied });
+                let outcome =
+                    if is_applied { ExpiryOutcome::Applied } else { ExpiryOutcome::Unknown };
+                self.leases(nth, LeaseEvent::Expired { attempt, outcome });
             }
             Some(Asked::Batch { attempt }) => {
                 let end: Attempted = applied.ok_or(Failure::Unknown);

@@ -179,9 +179,12 @@ pub(super) struct Known {
     pub(super) health_index: u64,
     /// The checks that the owner reports, sorted by id.
     pub(super) checks: Vec<CheckState>,
+    /// A registration that removed a check removed its state too. This is when the verdict had last changed, with that
+    /// removal, in milliseconds since 1970; 0 if no check was removed.
+    pub(super) changed_ms: u64,
 }
 
-stored!(Known { health, health_index, checks });
+stored!(Known { health, health_index, checks, changed_ms });
 
 /// A report of a check by its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -117,6 +117,13 @@ impl Instance {
     /// the other checks that the owner reports do not matter.
     #[must_use]
     pub fn verdict(&self) -> Health {
+        let verdict = self.verdict_of_present_checks();
+        let changed_ms = self.known.as_ref().map_or(0, |known| known.changed_ms);
+        Health { since_ms: verdict.since_ms.max(changed_ms), ..verdict }
+    }
+
+    /// The verdict, as if no check had ever been removed.
+    fn verdict_of_present_checks(&self) -> Health {
         let health = self.health();
         let reported = self.reported_checks();
         let worst =

@@ -124,6 +124,48 @@ fn a_warning_routes_and_a_critical_check_does_not() {
     assert_eq!(&*world.instance().verdict().reason, "500");
 }
 
+/// The state of a check is gone with the check. Its verdict changed with the removal, or earlier.
+#[test]
+fn a_verdict_is_as_old_as_its_last_change_after_a_check_was_removed() {
+    use CheckStatus::{Critical, Passing};
+    let with = |checks: &[&str]| {
+        let checks: Vec<Check> = checks.iter().map(|id| ttl(id, CheckStatus::Unknown)).collect();
+        Registration { checks: checks.into(), ..registration() }
+    };
+    let now_ms = |world: &World| 1_000 * world.requests as u64;
+    let verdict = |world: &World| {
+        let Health { readiness, since_ms, .. } = world.instance().verdict();
+        (readiness, since_ms)
+    };
+    let mut world = World::new();
+    world.register(with(&["db", "io"]));
+    world.report("db", Passing, "");
+    world.report("io", Critical, "");
+    world.report("db", Passing, "again");
+    world.register(with(&["db"]));
+    let removed_ms = now_ms(&world);
+    assert_eq!(verdict(&world), (Readiness::Ready, removed_ms), "it was not ready until then");
+    world.report("db", Critical, "");
+    assert_eq!(verdict(&world), (Readiness::NotReady, now_ms(&world)));
+    world.register(with(&[]));
+    assert_eq!(verdict(&world), (Readiness::Unknown, now_ms(&world)), "no check is left");
+
+    let mut world = World::new();
+    world.register(with(&["db", "io"]));
+    world.report("db", Passing, "");
+    world.report("io", Critical, "");
+    world.report("io", Passing, "");
+    let recovered_ms = now_ms(&world);
+    world.register(with(&["db"]));
+    world.register(with(&["db"]));
+    let recovered = (Readiness::Ready, recovered_ms);
+    assert_eq!(verdict(&world), recovered, "the removal of a passing check changed nothing");
+    let mut bytes = Vec::new();
+    world.state.write_to(&mut bytes).unwrap();
+    world.state = ControlState::read_from(&mut bytes.as_slice()).unwrap();
+    assert_eq!(verdict(&world), recovered, "it is stored");
+}
+
 /// Its health is as old as its last change, whichever check it was.
 #[test]
 fn a_verdict_is_as_old_as_the_last_change_of_a_check_or_of_the_probe() {

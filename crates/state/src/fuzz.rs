@@ -315,7 +315,7 @@ mod tests {
             state.apply(proposal, &mut Vec::new());
         }
         let digest = state.digest();
-        assert_eq!((digest.index, &digest.digest[..16]), (27, "8c76e549ae91b48d"));
+        assert_eq!((digest.index, &digest.digest[..16]), (27, "e2e3b77f29639cf4"));
     }
 
     #[test]

@@ -247,8 +247,9 @@ impl Instance {
             health: stays.map_or_else(Health::default, |old| old.health().clone()),
             health_index: stays.and_then(|old| old.known.as_ref()).map_or(0, |k| k.health_index),
             checks: registration.checks.iter().filter_map(state).collect(),
+            changed_ms: stays.and_then(|old| old.known.as_ref()).map_or(0, |k| k.changed_ms),
         };
-        Self {
+        let mut new = Self {
             registration,
             lease_epoch: index,
             registered_index: index,
@@ -256,7 +257,21 @@ impl Instance {
             registered_at_ms: time_ms,
             modified_index: index,
             known: (known != Known::default()).then(|| Box::new(known)),
+        };
+        if let Some(old) = stays.filter(|old| new.lacks_check_of(old)) {
+            let (before, now) = (old.verdict(), new.verdict());
+            let is_same = (before.liveness, before.readiness) == (now.liveness, now.readiness);
+            let changed_ms = if is_same { before.since_ms } else { time_ms };
+            new.known.get_or_insert_default().changed_ms = changed_ms;
         }
+        new
+    }
+
+    /// Whether a check that the owner of `old` reported is not registered any more.
+    fn lacks_check_of(&self, old: &Self) -> bool {
+        let present = self.reported_checks();
+        let is_gone = |check: &CheckState| present.iter().all(|other| other.id != check.id);
+        old.reported_checks().iter().any(is_gone)
     }
 
     /// The verdict of the observers of its probe.

@@ -185,6 +185,34 @@ async fn a_refusal_is_final_and_a_read_asks_each_node_once() {
     assert_eq!((error.exit_code(), one.count(), two.count()), (exit::UNAVAILABLE, 1, 1));
 }
 
+/// Each attempt would count against the limit, so a password is sent once. The limit is a refusal.
+#[tokio::test]
+async fn at_the_limit_of_sign_ins_a_password_is_sent_once_and_the_request_is_refused() {
+    const LIMIT: Does = Does::Answer(
+        "HTTP/1.1 429 Too Many Requests\r\nretry-after: 0\r\ncontent-length: 2\r\n\r\n{}",
+    );
+    for (method, path) in [(Method::POST, &["session"][..]), (Method::PUT, &["me", "password"][..])]
+    {
+        let (one, two) = (Node::start(&[LIMIT]).await, Node::start(&[LIMIT]).await);
+        let request = Request::once(method, path);
+        let error = client(&[&one.url, &two.url], 5_000).send(&request).await.unwrap_err();
+        assert_eq!((error.exit_code(), one.count(), two.count()), (exit::REFUSED, 1, 0));
+    }
+    let busy = Node::start(&[LIMIT]).await;
+    let error = client(&[&busy.url], 500).send(&Request::get(&["config"])).await.unwrap_err();
+    assert_eq!(error.exit_code(), exit::UNAVAILABLE, "another limit passes");
+}
+
+/// A URL with https:// names a port that speaks plain HTTP.
+#[tokio::test]
+async fn a_server_without_tls_is_named_so() {
+    let node = Node::start(&[REFUSED]).await;
+    let url = node.url.replace("http://", "https://");
+    let error = client(&[&url], 500).send(&Request::get(&["config"])).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("does not speak TLS on this port: use a URL with http://"), "{text}");
+}
+
 #[tokio::test]
 async fn a_write_to_a_cluster_that_is_not_there_fails_at_once() {
     let dead = dead_url().await;

@@ -304,6 +304,7 @@ impl Client {
                         }
                         let unknown = problem.is_outcome_unknown();
                         let is_limit = problem.status == 429 && request.has_password();
+                        problem.is_of_sign_in |= is_limit;
                         let is_last = is_limit || (unknown && request.repeat == Repeat::Once);
                         if !problem.is_passing() || is_last {
                             return Err(CliError::Problem(Box::new(problem)));
@@ -536,7 +537,7 @@ impl List {
     }
 }
 
-fn unreadable(error: &serde_json::Error) -> CliError {
+pub(super) fn unreadable(error: &serde_json::Error) -> CliError {
     let text = maxine_wording::complaint("", &error.to_string()).text;
     CliError::Failed(format!("the node's answer cannot be read: {text}"))
 }
@@ -574,7 +575,12 @@ fn describe(error: &reqwest::Error) -> String {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    cause.to_string()
+    let text = cause.to_string();
+    // The server's first bytes are no TLS.
+    match text.contains("InvalidContentType") {
+        true => "the server does not speak TLS on this port: use a URL with http://".into(),
+        false => text,
+    }
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub struct Problem {
     /// The body as it came.
     #[serde(skip)]
     pub raw: Value,
-    /// Whether it answers a sign-in, so that the advice to sign in does not help.
+    /// Whether it answers a password, so that the advice to sign in does not help.
     #[serde(skip)]
     pub is_of_sign_in: bool,
     /// Whether a web page came: no Maxine node sends one to this client.

@@ -160,7 +160,17 @@ pub struct Cluster {
     #[serde(default)]
     pub excluded: Option<String>,
     #[serde(default)]
+    pub expiry: Expiry,
+    #[serde(default)]
     pub raft: Option<Raft>,
+}
+
+/// Whether instances expire.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct Expiry {
+    pub suspended: Option<bool>,
 }
 
 /// The version of the state, and the newest that the node understands.

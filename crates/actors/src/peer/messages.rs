@@ -168,6 +168,10 @@ pub enum Confirmation {
     Clock,
 }
 
+/// Asks the leader whether expiry is suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SuspendedExpiry;
+
 /// Asks a node for its report about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct NodeStatus;

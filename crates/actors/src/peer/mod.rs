@@ -28,7 +28,8 @@ pub use codec::{MESSAGE_LEN_MAX, MessageError};
 pub use messages::{
     Confirm, Confirmation, FormerLeases, HeardMembers, InstanceReport, InstanceStatus, LeasePage,
     LogReport, NodeReport, NodeStatus, OBSERVATIONS_MAX, Observations, ObserverReports,
-    PAGE_LEN_MAX, PROBES_MAX, ProbeReport, REPORTS_MAX, Renew, RenewalBlock, WallTime,
+    PAGE_LEN_MAX, PROBES_MAX, ProbeReport, REPORTS_MAX, Renew, RenewalBlock, SuspendedExpiry,
+    WallTime,
 };
 pub use router::{PeerService, Question, Slot};
 
@@ -51,6 +52,8 @@ router::messages! {
     NodeStatus, node_status => Box<NodeReport>;
     /// Asks a node what it knows of an instance.
     InstanceStatus, instance_status => InstanceReport;
+    /// Asks the leader whether expiry is suspended.
+    SuspendedExpiry, suspended_expiry => bool;
 }
 
 /// The node that a question goes to.

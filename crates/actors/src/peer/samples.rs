@@ -34,6 +34,7 @@ pub(super) fn asks() -> Vec<(Ask, &'static [u8])> {
         (Confirm(Confirmation::Clock).into_ask(), b"\x06\x01"),
         (NodeStatus.into_ask(), b"\x07"),
         (InstanceStatus(key()).into_ask(), b"\x08\x01d\x01s\x01i"),
+        (SuspendedExpiry.into_ask(), b"\x09"),
     ]
 }
 
@@ -50,11 +51,16 @@ pub(super) fn answers() -> Vec<(Answer, &'static [u8])> {
         (Answer::WallTime(250), b"\x04\xfa"),
         (
             Answer::FormerLeases(LeasePage {
-                leases: vec![FormerLease { id: LeaseId(1), registered_index: 2, left_ms: 250 }],
+                leases: vec![FormerLease {
+                    id: LeaseId(1),
+                    registered_index: 2,
+                    left_ms: 250,
+                    extensions: 1,
+                }],
                 more: true,
                 suspended_ms: Some(7),
             }),
-            b"\x05\x01\x01\x02\xfa\x01\x01\x07",
+            b"\x05\x01\x01\x02\xfa\x01\x01\x01\x07",
         ),
         (Answer::Confirm(true), b"\x06\x01"),
         (
@@ -63,6 +69,7 @@ pub(super) fn answers() -> Vec<(Answer, &'static [u8])> {
               \x01\x09\x01\x08\x01\x07\0\0\x05\x0a\x0b\x0c",
         ),
         (Answer::InstanceStatus(instance_report()), b"\x08\x03\x01\x07\x01\x01x\0\x01\x09"),
+        (Answer::SuspendedExpiry(true), b"\x09\x01"),
     ]
 }
 

@@ -2,13 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::broadcast;
 
+use super::super::leadership::Duties;
+use super::super::peer::{self, PeerService, SuspendedExpiry, To};
+use super::Registry;
 use maxine_control::leases::{ExpiryEvent, Suspension};
 
 /// Maximum number of events that are kept for listeners.
 const EVENTS_MAX: usize = 64;
+/// Time limit for the leader's answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// The status of expiry on this node. Clones are cheap.
 #[derive(Clone, Debug)]
@@ -73,5 +81,35 @@ impl ExpiryStatus {
         }
         // There may be no listener.
         let _unheard = self.events.send(event);
+    }
+}
+
+/// Answers other nodes whether expiry is suspended. Only the leader knows.
+pub(super) struct ExpiryReports {
+    pub(super) duties: Duties,
+    pub(super) status: ExpiryStatus,
+}
+
+impl PeerService<SuspendedExpiry> for ExpiryReports {
+    fn answer(&self, _: SuspendedExpiry) -> BoxFuture<'static, Result<bool, String>> {
+        let leads = self.duties.borrow().is_some();
+        let answer = leads.then(|| self.status.is_suspended());
+        futures::future::ready(answer.ok_or_else(|| "this node does not lead".to_owned())).boxed()
+    }
+}
+
+impl Registry {
+    /// Whether expiry is suspended because too many instances became silent at the same time. The leader is asked; `None` if
+    /// it gave no answer, or if no leader is known.
+    pub async fn is_expiry_suspended(&self) -> Option<bool> {
+        if self.duties.borrow().is_some() {
+            return Some(self.expiry.is_suspended());
+        }
+        let leadership = self.store.leadership_now();
+        if leadership.is_leader || leadership.leader.is_none() {
+            return None;
+        }
+        let answer = peer::call(&*self.store, To::Leader, SuspendedExpiry, ANSWER_TIMEOUT).await;
+        answer.ok()
     }
 }

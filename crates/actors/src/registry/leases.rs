@@ -19,10 +19,11 @@ use super::expiry_status::ExpiryStatus;
 use super::takeover::{Inherit, Takeover};
 use maxine_clock::Clock;
 use maxine_control::leases::{
-    EXPIRY_TICK_MS, ExpiryEvent, LeaseEffect, LeaseEvent, LeaseTable, Leases, RemainingTimes,
+    EXPIRY_TICK_MS, ExpiryEvent, ExpiryOutcome, LeaseEffect, LeaseEvent, LeaseTable, Leases,
+    RemainingTimes,
 };
 use maxine_state::{Actor as Who, Batch, Command, Event, Fence, Name, Proposal, Reply, RequestId};
-use maxine_store::{Consistency, ControlStore};
+use maxine_store::{Consistency, ControlStore, ProposeError, WriteOutcome};
 use maxine_view::{Snapshot, View, WatchScope};
 
 /// Time limit for the confirmation of leadership, and for one expiry.
@@ -167,8 +168,14 @@ impl LeaseActor {
                 Ok(expired) => actor.parts.status.add_expired(*expired),
                 Err(error) => tracing::debug!(%error, "expiry is put off"),
             }
-            let is_applied = expired.is_ok();
-            actor.step(LeaseEvent::Expired { attempt, is_applied }, ctx);
+            let outcome = match expired {
+                Ok(_) => ExpiryOutcome::Applied,
+                Err(NotExpired::Refused(error)) if error.outcome() == WriteOutcome::NotDone => {
+                    ExpiryOutcome::NotDone
+                }
+                Err(_) => ExpiryOutcome::Unknown,
+            };
+            actor.step(LeaseEvent::Expired { attempt, outcome }, ctx);
         }));
     }
 
@@ -205,19 +212,29 @@ fn proposal(clock: &Clock, part: &str, fence: Option<Fence>, command: Command) -
     }
 }
 
+/// Why an expiry was not carried out.
+#[derive(Debug, thiserror::Error)]
+enum NotExpired {
+    /// The store has not ordered it, or its outcome is unknown.
+    #[error(transparent)]
+    Refused(#[from] ProposeError),
+    /// It was ordered, and had another reply.
+    #[error("{0}")]
+    Reply(String),
+}
+
 /// Proposes the expiry. Returns the number of expired instances.
 async fn propose(
     store: &dyn ControlStore,
     clock: &Clock,
     fence: Fence,
     commands: Vec<Command>,
-) -> Result<u64, String> {
+) -> Result<u64, NotExpired> {
     let is_of_instances: Vec<bool> =
         commands.iter().map(|command| matches!(command, Command::Expire { .. })).collect();
     let proposal = |command| proposal(clock, "lease-expiry", Some(fence), command);
     let batch = Batch { proposals: commands.into_iter().map(proposal).collect() };
-    let applied =
-        store.propose(batch, CONFIRM_TIMEOUT.into()).await.map_err(|error| error.to_string())?;
+    let applied = store.propose(batch, CONFIRM_TIMEOUT.into()).await?;
     let mut expired = 0;
     for (is_of_instances, applied) in is_of_instances.into_iter().zip(applied) {
         match applied.reply {
@@ -225,8 +242,11 @@ async fn propose(
                 expired += changed.into_iter().filter(|gone| *gone).count() as u64;
             }
             Reply::Changed(_) => {}
-            Reply::Rejected(rejection) => return Err(rejection.to_string()),
-            other => return Err(format!("an unexpected reply to an expiry: {other:?}")),
+            Reply::Rejected(rejection) => return Err(NotExpired::Reply(rejection.to_string())),
+            other => {
+                let text = format!("an unexpected reply to an expiry: {other:?}");
+                return Err(NotExpired::Reply(text));
+            }
         }
     }
     Ok(expired)
@@ -325,6 +345,8 @@ impl Handler<Tick> for LeaseActor {
     type Result = ();
 
     fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
+        let is_refused = self.parts.store.refuses_writes().is_some();
+        self.step(LeaseEvent::StoreRefuses(is_refused), ctx);
         self.step(LeaseEvent::Tick, ctx);
     }
 }

@@ -39,6 +39,7 @@ use maxine_state::{
 use maxine_store::{ControlStore, WriteOutcome};
 use maxine_view::View;
 
+use expiry_status::ExpiryReports;
 pub use expiry_status::ExpiryStatus;
 pub use intake::RegistryActor;
 use intake::Submit;
@@ -240,6 +241,9 @@ impl Registry {
             clock: clock.clone(),
             duties: duties.clone(),
         });
+        peers
+            .suspended_expiry
+            .set(ExpiryReports { duties: duties.clone(), status: expiry.clone() });
         let actor = {
             let (store, clock, pending_max) =
                 (Arc::clone(&store), clock.clone(), settings.pending_max);

@@ -75,11 +75,11 @@ impl Totals {
     }
 }
 
-/// State of expiry on this node.
+/// State of expiry.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ExpiryView {
-    /// Whether expiry is suspended because too many instances stopped sending heartbeats at the same time; null on a node
-    /// that does not lead, because only the leader expires instances.
+    /// Whether expiry is suspended because too many instances stopped sending heartbeats at the same time. Only the leader
+    /// knows, so this node asks it; null if it gave no answer, or if no leader is known.
     suspended: Option<bool>,
     /// How many instances this node has expired.
     expired_total: u64,
@@ -136,9 +136,11 @@ pub(super) async fn status(
     let (state, has_state) = (fresh.state(), fresh.has_state());
     // This is the present value, because the published one may be from before a pause of this process.
     let leadership = app.store().leadership_now();
-    let raft = members::status(&**app.store()).await;
-    let nodes = state_version::store_nodes(&**app.store()).await;
-    let expiry = app.registry().expiry();
+    let (raft, nodes, suspended) = tokio::join!(
+        members::status(&**app.store()),
+        state_version::store_nodes(&**app.store()),
+        app.registry().is_expiry_suspended(),
+    );
     let view = ClusterView {
         node: app.settings().instance_id.clone(),
         backend: app.store().kind(),
@@ -151,7 +153,7 @@ pub(super) async fn status(
         index: has_state.then(|| state.index()),
         time_ms: has_state.then(|| state.time_ms()),
         staleness_ms: fresh.staleness_ms(&app),
-        warnings: warnings(&app, &leadership, raft.as_ref(), &nodes),
+        warnings: warnings(&app, &leadership, raft.as_ref(), &nodes, suspended),
         excluded: app.store().exclusion(),
         leadership,
         grant: state.grant().map(|grant| GrantView {
@@ -160,10 +162,7 @@ pub(super) async fn status(
             since_ms: grant.since_ms,
         }),
         totals: (has_state && app.store().exclusion().is_none()).then(|| Totals::of(state)),
-        expiry: ExpiryView {
-            suspended: app.duties().borrow().is_some().then(|| expiry.is_suspended()),
-            expired_total: expiry.expired_total(),
-        },
+        expiry: ExpiryView { suspended, expired_total: app.registry().expiry().expired_total() },
         nodes: nodes.ok().flatten(),
         raft,
     };
@@ -186,6 +185,7 @@ fn warnings(
     leadership: &Leadership,
     raft: Option<&ClusterStatus>,
     nodes: &Result<Option<Vec<StoreNode>>, ()>,
+    is_suspended: Option<bool>,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |text: &str| warnings.push(text.to_owned());
@@ -218,7 +218,7 @@ fn warnings(
     if let Some(ahead) = time_ahead(snapshot.state.time_ms(), app.clock().wall_ms()) {
         warn(&ahead);
     }
-    if app.duties().borrow().is_some() && app.registry().expiry().is_suspended() {
+    if is_suspended == Some(true) {
         warn("expiry is suspended: too many instances stopped sending heartbeats at the same time");
     }
     if app.settings().registration_access == AccessMode::Open {

@@ -53,7 +53,7 @@ pub(super) struct Resolution {
     id: String,
     /// Address of the instance.
     address: String,
-    /// Its address with `path` appended, percent-encoded as a URL requires.
+    /// Its address with `path` appended. A path with a space or a character outside ASCII must be percent-encoded.
     url: String,
     /// Its weight.
     weight: u16,

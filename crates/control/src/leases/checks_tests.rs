@@ -133,7 +133,7 @@ fn a_check_without_a_report_expires_once_and_the_next_report_opens_its_lease_aga
     assert_eq!(commands, [Command::ExpireChecks { items: vec![expiry] }]);
     assert!(!world.renew("disk", reported_index, now_ms), "the expiry may be ordered already");
     world.change(commands[0].clone(), now_ms);
-    let expired = LeaseEvent::Expired { attempt: 1, is_applied: true };
+    let expired = LeaseEvent::Expired { attempt: 1, outcome: ExpiryOutcome::Applied };
     assert_eq!(world.leases.step(expired, now_ms), []);
     assert!(!world.state.instance(&key()).unwrap().is_healthy());
     assert!(world.leases.table().is_empty(), "until the next report there is no deadline");

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use super::handover::{FormerLease, RemainingTimes};
 use super::lease_id::LeaseId;
@@ -14,6 +14,12 @@ use maxine_state::{ControlState, Fence, Instance, InstanceKey, Name};
 /// How long a new leader remembers that expiry was suspended under the previous one, in milliseconds. The remaining times
 /// arrive in parts, so the silent instances are not found at once.
 const INHERITED_MS: u64 = 10_000;
+
+/// How long the store can refuse writes before this node knows it, in milliseconds.
+const REFUSAL_UNKNOWN_MS: u64 = 3_000;
+/// How often in a row a lease gets its whole time again without a renewal. So a store that refuses writes again and again
+/// does not keep a silent lease forever.
+const EXTENSIONS_MAX: u8 = 3;
 
 /// What may be done about the leases that have run out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,12 +146,22 @@ pub(super) struct Deadlines {
     checks: HashMap<LeaseId, Vec<Name>>,
     /// The remaining time of each lease when the table was last closed.
     former: Option<Arc<RemainingTimes>>,
+    /// Since when the store has refused writes, as far as this node knows. Other nodes send heartbeats through the store, so
+    /// they cannot renew leases meanwhile.
+    refused_since_ms: Option<u64>,
 }
 
 impl Deadlines {
     /// The deadlines of a table that is empty, or that is closed next.
     pub(super) fn on(table: Arc<LeaseTable>, settings: ExpirySettings) -> Self {
-        Self { settings, table, order: Order::default(), checks: HashMap::new(), former: None }
+        Self {
+            settings,
+            table,
+            order: Order::default(),
+            checks: HashMap::new(),
+            former: None,
+            refused_since_ms: None,
+        }
     }
 
     /// Opens the table, empty, for a grant of leadership. The remaining times of an earlier grant are kept.
@@ -157,6 +173,7 @@ impl Deadlines {
     /// Ends the grant of the table. From then on no renewal is acknowledged, and the remaining time of each
     /// lease is kept for the next leader. Returns the grant, or `None` if the table was closed already.
     pub(super) fn close(&mut self, now_ms: u64) -> Option<Fence> {
+        self.extend(now_ms);
         let suspended_ms =
             self.order.suspended_since_ms(now_ms).map(|since_ms| now_ms.saturating_sub(since_ms));
         let ended = self.table.end(now_ms);
@@ -234,6 +251,9 @@ impl Deadlines {
             let lease = leases.get(&former.id);
             let same = lease.filter(|l| l.registered_index == former.registered_index);
             let Some(lease) = same else { continue };
+            if lease.heard_until_ms.load(Ordering::SeqCst) == 0 {
+                lease.extensions.store(former.extensions, Ordering::SeqCst);
+            }
             let until_ms = now_ms.saturating_add(former.left_ms);
             if lease.inherited_until_ms.fetch_min(until_ms, Ordering::SeqCst) > until_ms {
                 self.order.queue(former.id, lease);
@@ -281,6 +301,7 @@ impl Deadlines {
             inherited_until_ms: AtomicU64::new(inherited_until_ms),
             queued_ms: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
+            extensions: AtomicU8::new(0),
         });
     }
 
@@ -362,6 +383,7 @@ impl Deadlines {
                 inherited_until_ms: AtomicU64::new(inherited_until_ms),
                 queued_ms: AtomicU64::new(0),
                 is_over: AtomicBool::new(false),
+                extensions: AtomicU8::new(0),
             });
         }
         if !names.is_empty() {
@@ -402,6 +424,37 @@ impl Deadlines {
         }
         // A lease is confirmed by its deadline.
         self.order.confirmed_at_ms = self.order.confirmed_at_ms.map(|at_ms| at_ms + by_ms);
+    }
+
+    /// Whether the store refuses writes, as far as this node knows. Then no lease may be expired.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused_since_ms.is_some()
+    }
+
+    /// Records whether the store refuses writes. When it takes them again, the leases get their whole time.
+    pub(super) fn set_refused(&mut self, is_refused: bool, now_ms: u64) {
+        if is_refused {
+            self.refused_since_ms.get_or_insert(now_ms);
+        } else {
+            self.extend(now_ms);
+            self.refused_since_ms = None;
+        }
+    }
+
+    /// If the store has refused writes, gives each lease its whole time again, because its owner may have tried in vain to
+    /// renew it. Leases that were silent before are left out, and those that nobody has renewed after several such times.
+    fn extend(&self, now_ms: u64) {
+        let Some(since_ms) = self.refused_since_ms else { return };
+        for lease in self.table.leases.pin().values() {
+            let was_silent = lease.deadline_ms() + REFUSAL_UNKNOWN_MS <= since_ms;
+            let extensions = lease.extensions.load(Ordering::SeqCst);
+            if was_silent || extensions >= EXTENSIONS_MAX {
+                continue;
+            }
+            lease.extensions.store(extensions + 1, Ordering::SeqCst);
+            let until_ms = now_ms + lease.ttl_ms + self.settings.grace_ms;
+            lease.heard_until_ms.fetch_max(until_ms, Ordering::SeqCst);
+        }
     }
 
     /// Ends a suspension: the leases that are silent now expire at the limited rate. Leases that become
@@ -474,6 +527,17 @@ impl Deadlines {
             });
         self.give_back(&back);
         out
+    }
+
+    /// Allows renewals of these leases again, because their expiry was certainly not written.
+    pub(super) fn reopen(&mut self, due: &[(Leased, u64)]) {
+        let leases = self.table.leases.pin();
+        for (leased, registered_index) in due {
+            let lease = leases.get(&leased.id());
+            if let Some(lease) = lease.filter(|lease| lease.registered_index == *registered_index) {
+                lease.is_over.store(false, Ordering::SeqCst);
+            }
+        }
     }
 
     /// Puts back leases that were due and did not expire. They do not count as silent.

@@ -52,6 +52,9 @@ pub enum LeaseEvent<'a> {
         /// How long expiry had been suspended there, in milliseconds; `None` if it was not.
         suspended_ms: Option<u64>,
     },
+    /// Whether the store refuses writes, as far as this node knows. It comes before each tick if the store can refuse
+    /// writes.
+    StoreRefuses(bool),
     /// It is time to check the deadlines.
     Tick,
     /// The answer to [`LeaseEffect::Confirm`].
@@ -65,9 +68,20 @@ pub enum LeaseEvent<'a> {
     Expired {
         /// The number of the attempt.
         attempt: u64,
-        /// Whether the command was applied. If not, it may still be applied later.
-        is_applied: bool,
+        /// Whether the command was applied.
+        outcome: ExpiryOutcome,
     },
+}
+
+/// Whether an expiry was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpiryOutcome {
+    /// It was applied.
+    Applied,
+    /// It was not written, and never will be.
+    NotDone,
+    /// It may have been applied, or may still be.
+    Unknown,
 }
 
 /// What the driver has to do.
@@ -220,12 +234,15 @@ impl Leases {
             LeaseEvent::Inherited { present, leases, suspended_ms } => {
                 self.inherit(present, leases, suspended_ms, now_ms);
             }
+            LeaseEvent::StoreRefuses(is_refused) => {
+                self.deadlines.set_refused(is_refused, now_ms);
+            }
             LeaseEvent::Tick => self.look(now_ms, &mut effects),
             LeaseEvent::Confirmed { attempt, leads } if attempt == self.attempts => {
                 self.confirmed(leads, now_ms, &mut effects);
             }
-            LeaseEvent::Expired { attempt, is_applied } if attempt == self.attempts => {
-                self.expired(is_applied, now_ms, &mut effects);
+            LeaseEvent::Expired { attempt, outcome } if attempt == self.attempts => {
+                self.expired(outcome, now_ms, &mut effects);
             }
             LeaseEvent::Confirmed { .. } | LeaseEvent::Expired { .. } => {}
         }
@@ -356,6 +373,9 @@ impl Leases {
             return;
         }
         self.absorb_stall(now_ms, effects);
+        if self.deadlines.is_refused() {
+            return;
+        }
         let due = self.deadlines.due(now_ms, EXPIRE_ITEMS_MAX);
         // Before the state has arrived, there are no leases, and nothing is known.
         if self.table().followed() != 0 {
@@ -377,7 +397,7 @@ impl Leases {
         let Attempt::Confirming(due) = std::mem::take(&mut self.attempt) else { return };
         let Some(fence) = self.fence else { return };
         self.absorb_stall(now_ms, effects);
-        if !leads {
+        if !leads || self.deadlines.is_refused() {
             return self.deadlines.give_back(&due);
         }
         let items = match faults::is_on(Fault::ExpireRenewed) {
@@ -411,14 +431,18 @@ impl Leases {
         instances.into_iter().chain(checks).collect()
     }
 
-    fn expired(&mut self, is_applied: bool, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
+    fn expired(&mut self, outcome: ExpiryOutcome, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
         let Attempt::Expiring(items) = std::mem::take(&mut self.attempt) else { return };
         self.absorb_stall(now_ms, effects);
-        // An expired lease is closed by its event, which may still be in flight. The outcome of a failed
-        // attempt is unknown. In both cases the lease stays due until then.
-        match is_applied {
-            true => self.deadlines.set_expired(&items),
-            false => self.deadlines.give_back(&items),
+        // An expired lease is closed by its event, which may still be in flight. The lease stays due until then, and also if
+        // the outcome is unknown.
+        match outcome {
+            ExpiryOutcome::Applied => self.deadlines.set_expired(&items),
+            ExpiryOutcome::NotDone => {
+                self.deadlines.reopen(&items);
+                self.deadlines.give_back(&items);
+            }
+            ExpiryOutcome::Unknown => self.deadlines.give_back(&items),
         }
     }
 

@@ -256,3 +256,103 @@ fn a_suspension_is_one_through_changes_of_the_leader() {
     assert_eq!(suspensions(&mut old, 20_100, 29_900), []);
     assert_eq!(suspensions(&mut old, 29_900, 40_000), [ExpiryEvent::Resumed]);
 }
+
+/// Sends ticks, and says before each that the store refuses writes.
+fn refuse(leases: &mut Leases, from_ms: u64, until_ms: u64) {
+    for now_ms in (from_ms..until_ms).step_by(usize::try_from(EXPIRY_TICK_MS).unwrap()) {
+        assert_eq!(leases.step(LeaseEvent::StoreRefuses(true), now_ms), []);
+        assert_eq!(leases.step(LeaseEvent::Tick, now_ms), []);
+    }
+}
+
+/// Other nodes send heartbeats through the store. So nobody could renew the lease while it refused writes.
+#[test]
+fn a_lease_has_its_whole_time_after_the_store_refused_writes() {
+    let mut world = World::new();
+    let (mut leases, _) = leader(&mut world);
+    assert!(renew(&leases, 4_000));
+    refuse(&mut leases, 0, 60_000);
+    assert_eq!(leases.step(LeaseEvent::StoreRefuses(false), 60_000), []);
+    let (now_ms, effects) = first_effect(&mut leases, 60_000, 90_000);
+    assert!((60_000 + WHOLE_MS..60_200 + WHOLE_MS).contains(&now_ms), "{now_ms}");
+    assert_eq!(effects, [LeaseEffect::Confirm { attempt: 1 }]);
+}
+
+/// The leader's own lease may run out meanwhile. When it leads again, it uses its own table.
+#[test]
+fn a_leader_that_lost_its_duties_while_the_store_refused_writes_gives_each_lease_its_whole_time() {
+    let mut world = World::new();
+    let (mut leases, _) = leader(&mut world);
+    refuse(&mut leases, 0, 20_000);
+    assert_eq!(leases.step(LeaseEvent::DutiesLost, 20_000), []);
+    refuse(&mut leases, 20_000, 60_000);
+    assert_eq!(leases.step(LeaseEvent::StoreRefuses(false), 60_000), []);
+    let again = world.grant("n");
+    assert_eq!(leases.step(LeaseEvent::DutiesGranted(again), 60_000), []);
+    assert_eq!(leases.step(LeaseEvent::State(&world.state), 60_000), []);
+    let (now_ms, _) = first_effect(&mut leases, 60_000, 90_000);
+    assert!((60_000 + WHOLE_MS..60_200 + WHOLE_MS).contains(&now_ms), "{now_ms}");
+}
+
+/// An expiry that the store refused has no effect later, so the lease can be renewed again.
+#[test]
+fn a_lease_whose_expiry_was_not_written_can_be_renewed() {
+    for (outcome, can_be_renewed) in
+        [(ExpiryOutcome::NotDone, true), (ExpiryOutcome::Unknown, false)]
+    {
+        let mut world = World::new();
+        let (mut leases, _) = leader(&mut world);
+        let (now_ms, _) = first_effect(&mut leases, 0, 60_000);
+        let confirmed = LeaseEvent::Confirmed { attempt: 1, leads: true };
+        assert_eq!(leases.step(confirmed, now_ms).len(), 1);
+        assert!(!renew(&leases, now_ms + 10));
+        assert_eq!(leases.step(LeaseEvent::Expired { attempt: 1, outcome }, now_ms + 20), []);
+        assert_eq!(renew(&leases, now_ms + 30), can_be_renewed);
+    }
+}
+
+/// A store that refuses writes again and again does not keep a silent lease forever, also if the leader loses its duties
+/// each time. A renewal starts the count again.
+#[test]
+fn a_silent_lease_gets_its_whole_time_only_some_times_in_a_row() {
+    for loses_duties in [false, true] {
+        let mut world = World::new();
+        let (mut leases, _) = leader(&mut world);
+        let mut extended = 0;
+        for turn in 0..20 {
+            let now_ms = turn * 5_000;
+            if turn == 2 {
+                assert!(renew(&leases, now_ms));
+            }
+            assert_eq!(leases.step(LeaseEvent::StoreRefuses(true), now_ms), []);
+            if loses_duties {
+                assert_eq!(leases.step(LeaseEvent::DutiesLost, now_ms + 100), []);
+            }
+            assert_eq!(leases.step(LeaseEvent::StoreRefuses(false), now_ms + 200), []);
+            if loses_duties {
+                let again = world.grant("n");
+                assert_eq!(leases.step(LeaseEvent::DutiesGranted(again), now_ms + 200), []);
+                assert_eq!(leases.step(LeaseEvent::State(&world.state), now_ms + 200), []);
+            }
+            let ticks = (now_ms + 200..now_ms + 5_000).step_by(100);
+            let effects = ticks.flat_map(|now_ms| leases.step(LeaseEvent::Tick, now_ms));
+            if effects.into_iter().any(|effect| matches!(effect, LeaseEffect::Confirm { .. })) {
+                break;
+            }
+            extended += 1;
+        }
+        assert!((5..8).contains(&extended), "{extended}");
+    }
+}
+
+/// The instances for which expiry is suspended had been silent before, so a short refusal does not end the suspension.
+#[test]
+fn a_refusal_does_not_end_a_suspension() {
+    let mut world = World::new();
+    many(&mut world);
+    let (mut leases, _) = leader(&mut world);
+    assert_eq!(suspensions(&mut leases, 0, 20_000).len(), 1);
+    refuse(&mut leases, 20_000, 22_000);
+    assert_eq!(leases.step(LeaseEvent::StoreRefuses(false), 22_000), []);
+    assert_eq!(suspensions(&mut leases, 22_000, 40_000), []);
+}

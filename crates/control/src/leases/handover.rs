@@ -21,6 +21,8 @@ pub struct FormerLease {
     pub registered_index: u64,
     /// Its remaining time, in milliseconds; 0 if it had run out.
     pub left_ms: u64,
+    /// How often it got its whole time again after the store had refused writes, without a renewal since.
+    pub extensions: u8,
 }
 
 /// The remaining times of all leases under a grant. They no longer change.

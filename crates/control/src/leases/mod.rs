@@ -16,7 +16,9 @@ mod settings;
 mod table;
 
 pub use deadlines::{Due, Suspension};
-pub use expiry::{EXPIRY_TICK_MS, ExpiryEvent, LeaseEffect, LeaseEvent, Leases, RemainingUnknown};
+pub use expiry::{
+    EXPIRY_TICK_MS, ExpiryEvent, ExpiryOutcome, LeaseEffect, LeaseEvent, Leases, RemainingUnknown,
+};
 pub use handover::{FormerLease, RemainingTimes};
 pub use lease_id::LeaseId;
 pub use settings::ExpirySettings;

@@ -1,7 +1,7 @@
 //! The deadlines of all leases. Heartbeats renew them from any thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use super::handover::FormerLease;
 use super::lease_id::LeaseId;
@@ -53,6 +53,8 @@ pub(super) struct Lease {
     /// Whether its end was decided and may take effect at any moment. From then on it cannot be renewed:
     /// otherwise a renewal would be acknowledged although the expiry in flight removes the lease.
     pub(super) is_over: AtomicBool,
+    /// How often it got its whole time again after the store had refused writes, without a renewal since.
+    pub(super) extensions: AtomicU8,
 }
 
 impl Lease {
@@ -101,6 +103,7 @@ impl LeaseTable {
         let until_ms = now_ms + lease.ttl_ms + self.grace_ms;
         // A deadline only moves to a later time, so that a renewal does not undo the shift after a stall.
         lease.heard_until_ms.fetch_max(until_ms, Ordering::SeqCst);
+        lease.extensions.store(0, Ordering::SeqCst);
         // If the end was decided between the two checks, the owner must register again. If the table was
         // closed between them, the remaining times for the next leader may lack this renewal.
         let counts = fence != 0 && self.fence.load(Ordering::SeqCst) == fence;
@@ -175,6 +178,7 @@ impl LeaseTable {
             id: *id,
             registered_index: lease.registered_index,
             left_ms: lease.deadline_ms().saturating_sub(now_ms),
+            extensions: lease.extensions.load(Ordering::SeqCst),
         });
         Some((Fence(fence), left.collect()))
     }

@@ -343,6 +343,12 @@ impl SharedLink {
         self.drop_link(generation);
     }
 
+    /// Drops the connection, because the server does not answer. The next command opens another one, and so finds out whether
+    /// it can be sent at all.
+    pub(super) fn reopen(&self) {
+        self.slot.lock().link = None;
+    }
+
     fn drop_link(&self, generation: u64) {
         let mut slot = self.slot.lock();
         if slot.generation == generation {

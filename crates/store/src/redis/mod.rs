@@ -34,7 +34,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redis::RedisError;
+use redis::{ErrorKind, RedisError};
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -66,6 +66,21 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Why nothing can be written while Redis is away.
 const NO_ANSWER: &str = "the store does not answer";
 
+/// Why nothing can be written after the error `error` of a connection. Users and addresses are left out. To a long command
+/// without a password, Redis answers that its length is not allowed.
+fn no_answer(error: &RedisError) -> &'static str {
+    let is_unauthenticated = error.detail().is_some_and(|text| text.contains("unauthenticated"));
+    match (error.kind(), error.code()) {
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => {
+            "the store refuses this node's password (WRONGPASS)"
+        }
+        (_, code) if code == Some("NOAUTH") || is_unauthenticated => {
+            "the store demands a password, and this node has none (NOAUTH)"
+        }
+        _ => NO_ANSWER,
+    }
+}
+
 /// The code with which Redis answers what its access rules forbid.
 const FORBIDDEN: &str = "NOPERM";
 
@@ -94,6 +109,14 @@ struct Refusal {
     is_of_report: bool,
 }
 
+/// Redis does not answer this node.
+#[derive(Clone, Copy, Debug)]
+struct Away {
+    since_ms: u64,
+    /// The reason, for any client.
+    why: &'static str,
+}
+
 /// What the tasks share.
 struct Core {
     config: RedisConfig,
@@ -115,7 +138,7 @@ struct Core {
     complete_ms: AtomicU64,
     caught_up: watch::Sender<bool>,
     newest: Mutex<NewestState>,
-    away_since_ms: Mutex<Option<u64>>,
+    away: Mutex<Option<Away>>,
     /// Since when this node has found no way from its position to the end of the log.
     broken_since_ms: Mutex<Option<u64>>,
     repair_wanted: AtomicBool,
@@ -150,22 +173,23 @@ impl Core {
         self.caught_up.send_if_modified(|before| !std::mem::replace(before, true));
     }
 
-    fn note_unreachable(&self, reason: &str) {
+    fn note_unreachable(&self, why: &'static str, reason: &str) {
         let before = {
-            let mut away = self.away_since_ms.lock();
-            let before = *away;
-            away.get_or_insert(self.clock.monotonic_ms());
-            before
+            let mut away = self.away.lock();
+            let since_ms = away.map_or_else(|| self.clock.monotonic_ms(), |away| away.since_ms);
+            away.replace(Away { since_ms, why })
         };
         if before.is_none() {
+            // Otherwise the outcome of the next write would be unknown: it would be sent on a connection that is broken.
+            self.main.reopen();
             self.emit(StoreEvent::Unreachable { reason: reason.to_owned() });
         }
         self.publish_leadership();
     }
 
     fn note_reachable(&self) {
-        let away = self.away_since_ms.lock().take();
-        if let Some(since_ms) = away {
+        let away = self.away.lock().take();
+        if let Some(Away { since_ms, .. }) = away {
             let after_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
             self.emit(StoreEvent::Reachable { after_ms });
             self.publish_leadership();
@@ -174,9 +198,9 @@ impl Core {
 
     /// Whether Redis has not answered for so long that nothing confirms a lease any more.
     fn is_unconfirmed(&self) -> bool {
-        let away_since_ms = *self.away_since_ms.lock();
-        away_since_ms.is_some_and(|since_ms| {
-            self.clock.monotonic_ms().saturating_sub(since_ms) >= UNCONFIRMED_MS
+        let away = *self.away.lock();
+        away.is_some_and(|away| {
+            self.clock.monotonic_ms().saturating_sub(away.since_ms) >= UNCONFIRMED_MS
         })
     }
 
@@ -188,8 +212,8 @@ impl Core {
                 "the content of the store cannot be used; the nodes repair it",
             ));
         }
-        if self.away_since_ms.lock().is_some() {
-            return Some(String::from(NO_ANSWER));
+        if let Some(away) = *self.away.lock() {
+            return Some(String::from(away.why));
         }
         self.refusal.lock().as_ref().map(|refusal| refused_with(&refusal.code))
     }
@@ -254,7 +278,7 @@ impl Core {
         self.caught_up.send_replace(false);
         self.step_down();
         if since_ms == now_ms {
-            self.away_since_ms.lock().get_or_insert(now_ms);
+            self.away.lock().get_or_insert(Away { since_ms: now_ms, why: NO_ANSWER });
             self.emit(StoreEvent::Damaged { reason: reason.to_owned() });
         }
         now_ms - since_ms
@@ -327,7 +351,7 @@ impl RedisStore {
             complete_ms: AtomicU64::new(0),
             caught_up: watch::Sender::new(false),
             newest: Mutex::new(NewestState::read(config.newest_state.as_deref())),
-            away_since_ms: Mutex::default(),
+            away: Mutex::default(),
             broken_since_ms: Mutex::default(),
             repair_wanted: AtomicBool::new(false),
             run_id: Mutex::default(),

@@ -11,7 +11,7 @@ use tokio::sync::TryAcquireError;
 use super::connect::{Failure, classify};
 use super::replica::{Nonce, Waiter};
 use super::scripts::APPEND;
-use super::{Core, NO_ANSWER, refusal_code, refused_with};
+use super::{Core, NO_ANSWER, no_answer, refusal_code, refused_with};
 use crate::{ProposeError, WriteTime, encode_payload, needs_lease};
 use maxine_state::{Applied, Batch};
 
@@ -127,7 +127,10 @@ impl Core {
         }
         let (mut link, generation) = match self.main.get().await {
             Ok(found) => found,
-            Err(_) => return Attempt::Refused(ProposeError::StoreUnavailable(NO_ANSWER.into())),
+            Err(error) => {
+                let why = no_answer(&error).into();
+                return Attempt::Refused(ProposeError::StoreUnavailable(why));
+            }
         };
         let (seq, version) = (position.seq.to_string(), version.to_string());
         let args = [
@@ -171,7 +174,10 @@ impl Core {
                 self.note_refusal(&error, false);
                 if classify(&error) == Failure::Refused {
                     maybe_sent.store(before, Ordering::Relaxed);
-                    let why = refusal_code(&error).map_or_else(|| NO_ANSWER.into(), refused_with);
+                    let why = match no_answer(&error) {
+                        NO_ANSWER => refusal_code(&error).map_or(NO_ANSWER.into(), refused_with),
+                        why => why.into(),
+                    };
                     return Attempt::Refused(ProposeError::StoreUnavailable(why));
                 }
                 Attempt::Unknown

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use redis::{RedisError, RedisResult, Value, cmd};
 
-use super::Core;
 use super::connect::Link;
 use super::replica::{Refusal, Skipped};
 use super::stream::{self, RebuildError};
 use super::survey::parse_id;
+use super::{Core, no_answer};
 use crate::StoreEvent;
 
 /// How long one read waits for entries. This limits how long the staleness of the view can grow unnoticed.
@@ -97,7 +97,7 @@ impl Core {
     async fn report_unreachable(&self, error: &RedisError) {
         // A server that started later than this node may be of another kind than expected.
         let mismatch = super::topology::check(&self.config).await.err();
-        self.note_unreachable(&mismatch.unwrap_or_else(|| error.to_string()));
+        self.note_unreachable(no_answer(error), &mismatch.unwrap_or_else(|| error.to_string()));
     }
 
     /// Follows the log until a failure. Sets `is_following` once it has followed.
