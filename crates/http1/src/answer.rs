@@ -191,3 +191,190 @@ fn push_length_without_content(
         push_field(out, name_of(&header::CONTENT_LENGTH), len);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Response;
+    use http_body_util::BodyExt;
+    use http_body_util::{Empty, Full, StreamBody, combinators::BoxBody};
+    use hyper::body::Frame;
+
+    use super::*;
+
+    type AnyBody = BoxBody<Bytes, std::convert::Infallible>;
+
+    fn streamed() -> AnyBody {
+        BodyExt::boxed(StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, _>>()))
+    }
+
+    /// The head, without its date, and what follows.
+    fn head(
+        answer: http::response::Builder,
+        body: &AnyBody,
+        method: Method,
+        version: Version,
+    ) -> (String, Option<Coding>, bool) {
+        let (parts, ()) = answer.body(()).unwrap().into_parts();
+        let question = Question { method, version, keeps_open: true };
+        let mut out = Vec::new();
+        let following = push_head(&mut out, &parts, body, &question, 0);
+        let head = String::from_utf8(out).unwrap();
+        let head = head.replace("date: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n", "");
+        (head, following.coding, following.keeps_open)
+    }
+
+    #[test]
+    fn content_is_framed_as_client_and_status_allow() {
+        let full = || BodyExt::boxed(Full::new(Bytes::from_static(b"hello")));
+        let none = || BodyExt::boxed(Empty::<Bytes>::new());
+        let ok = || Response::builder();
+        let (get, new, old) = (Method::GET, Version::HTTP_11, Version::HTTP_10);
+        let rows = [
+            (
+                ok(),
+                none(),
+                get.clone(),
+                new,
+                "content-length: 0\r\n",
+                Some(Coding::Length(0)),
+                true,
+            ),
+            (
+                ok(),
+                full(),
+                get.clone(),
+                new,
+                "content-length: 5\r\n",
+                Some(Coding::Length(5)),
+                true,
+            ),
+            (
+                ok(),
+                streamed(),
+                get.clone(),
+                new,
+                "transfer-encoding: chunked\r\n",
+                Some(Coding::Chunked),
+                true,
+            ),
+            (
+                ok(),
+                streamed(),
+                get.clone(),
+                old,
+                "connection: close\r\n",
+                Some(Coding::UntilClose),
+                false,
+            ),
+            (
+                ok(),
+                full(),
+                get.clone(),
+                old,
+                "content-length: 5\r\nconnection: keep-alive\r\n",
+                Some(Coding::Length(5)),
+                true,
+            ),
+            (
+                ok().header("content-length", "7"),
+                streamed(),
+                get.clone(),
+                new,
+                "content-length: 7\r\n",
+                Some(Coding::Length(7)),
+                true,
+            ),
+            (
+                ok().header("content-length", "7"),
+                none(),
+                Method::HEAD,
+                new,
+                "content-length: 7\r\n",
+                None,
+                true,
+            ),
+            (ok(), full(), Method::HEAD, new, "", None, true),
+            (
+                ok().status(204).header("content-length", "7"),
+                none(),
+                get.clone(),
+                new,
+                "",
+                None,
+                true,
+            ),
+            (
+                ok().status(304).header("content-length", "7"),
+                none(),
+                get.clone(),
+                new,
+                "",
+                None,
+                true,
+            ),
+            (
+                ok().header("connection", "close"),
+                full(),
+                get.clone(),
+                new,
+                "content-length: 5\r\nconnection: close\r\n",
+                Some(Coding::Length(5)),
+                false,
+            ),
+            (
+                ok().header("trailer", "x-sum"),
+                full(),
+                get.clone(),
+                new,
+                "content-length: 5\r\n",
+                Some(Coding::Length(5)),
+                true,
+            ),
+            (
+                ok().header("transfer-encoding", "gzip"),
+                full(),
+                get,
+                new,
+                "content-length: 5\r\n",
+                Some(Coding::Length(5)),
+                true,
+            ),
+        ];
+        for (answer, body, method, version, fields, coding, keeps_open) in rows {
+            let shown = format!("{answer:?} {method} {version:?}");
+            let (head, followed_by, stays) = head(answer, &body, method, version);
+            let (line, said) = head.split_once("\r\n").unwrap();
+            assert!(
+                line.starts_with(if version == old { "HTTP/1.0 " } else { "HTTP/1.1 " }),
+                "{shown}"
+            );
+            assert_eq!((said, followed_by, stays), (fields, coding, keeps_open), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_keeps_its_options_and_other_answers_add_theirs() {
+        let fields = |answer: http::response::Builder| {
+            head(answer, &BodyExt::boxed(Empty::new()), Method::GET, Version::HTTP_11).0
+        };
+        let upgrade = Response::builder().status(101).header("connection", "upgrade");
+        assert_eq!(fields(upgrade), "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n");
+        let required = Response::builder().status(426);
+        let required = required.header("connection", "upgrade").header("connection", "close");
+        let expected = "HTTP/1.1 426 Upgrade Required\r\nconnection: upgrade\r\n\
+                        content-length: 0\r\nconnection: close\r\n";
+        assert_eq!(fields(required), expected);
+    }
+
+    #[test]
+    fn names_are_written_as_the_answer_says() {
+        fn capital(name: &HeaderName) -> &str {
+            if *name == header::CONTENT_LENGTH { "Content-Length" } else { name.as_str() }
+        }
+        let answer = Response::builder().extension(FieldNames(capital)).header("x-a", "1");
+        let body = BodyExt::boxed(Empty::new());
+        let (head, ..) = head(answer, &body, Method::GET, Version::HTTP_11);
+        assert_eq!(head, "HTTP/1.1 200 OK\r\nx-a: 1\r\nContent-Length: 0\r\n");
+    }
+}

@@ -228,3 +228,150 @@ impl<R: AsyncRead + Unpin> Reading<R> {
         content.is_over()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{BodyExt, Full};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex};
+    use tokio::sync::oneshot;
+
+    use super::super::request::HeadLimits;
+    use super::*;
+
+    type Near = Connection<ReadHalf<DuplexStream>, WriteHalf<DuplexStream>>;
+    type Content = RequestContent<ReadHalf<DuplexStream>>;
+
+    /// A connection whose client has sent these bytes, and the client.
+    fn connection(bytes: &str) -> (Near, RequestHead, DuplexStream) {
+        let (near, far) = duplex(64 * 1_024);
+        let (read, write) = tokio::io::split(near);
+        let limits = HeadLimits { len_max: 1_000, fields_max: 10 };
+        let (head, len) = RequestHead::read(bytes.as_bytes(), limits).unwrap().unwrap();
+        let bytes = BytesMut::from(&bytes.as_bytes()[len..]);
+        (Connection { read, write, bytes }, head, far)
+    }
+
+    fn answer(text: &'static str) -> Response<Full<Bytes>> {
+        Response::new(Full::new(Bytes::from_static(text.as_bytes())))
+    }
+
+    async fn whole(content: Content) -> Result<Bytes, super::super::ContentError> {
+        Ok(content.collect().await?.to_bytes())
+    }
+
+    const POST: &str = "POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nhello";
+
+    #[tokio::test]
+    async fn a_connection_goes_on_after_the_content_with_what_came_behind_it() {
+        let (near, head, mut far) = connection(POST);
+        far.write_all(b"worldGET /next").await.unwrap();
+        let asking = near.ask(head, |request, _| async {
+            assert_eq!(whole(request.into_body()).await.unwrap(), "helloworld");
+            answer("done")
+        });
+        let (response, asked) = asking.await.unwrap();
+        let After::Open(near) = asked.send(response, true, 0).await else { panic!("it ended") };
+        assert_eq!(near.bytes, "GET /next");
+        let mut seen = [0; 15];
+        far.read_exact(&mut seen).await.unwrap();
+        assert_eq!(&seen, b"HTTP/1.1 200 OK");
+    }
+
+    /// Content may arrive while the answer leaves, and another task may read it.
+    #[tokio::test]
+    async fn an_answer_before_the_end_of_its_request_does_not_end_the_reading() {
+        let (near, head, mut far) = connection(POST);
+        let (to, read) = oneshot::channel();
+        let asking = near.ask(head, |request, _| async {
+            tokio::spawn(async move { to.send(whole(request.into_body()).await) });
+            answer("early")
+        });
+        let (response, asked) = asking.await.unwrap();
+        let sent = tokio::spawn(asked.send(response, true, 0));
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"early") {
+            seen.push(far.read_u8().await.unwrap());
+        }
+        assert!(!String::from_utf8(seen).unwrap().contains("close"));
+        far.write_all(b"world").await.unwrap();
+        assert_eq!(read.await.unwrap().unwrap(), "helloworld");
+        assert!(matches!(sent.await.unwrap(), After::Open(_)));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_before_the_end_of_its_request_ends_the_connection() {
+        let (near, head, _far) = connection(POST);
+        let asking = near.ask(head, |_, _| async {
+            let mut refusal = answer("no");
+            *refusal.status_mut() = http::StatusCode::FORBIDDEN;
+            refusal
+        });
+        let (response, asked) = asking.await.unwrap();
+        assert!(matches!(asked.send(response, true, 0).await, After::Ending(_)));
+        // Content that is there already is passed over.
+        let (near, head, _far) = connection("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello");
+        let asking = near.ask(head, |_, _| async {
+            let mut refusal = answer("no");
+            *refusal.status_mut() = http::StatusCode::FORBIDDEN;
+            refusal
+        });
+        let (response, asked) = asking.await.unwrap();
+        assert!(matches!(asked.send(response, true, 0).await, After::Open(_)));
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_client_has_gone_is_dropped_at_any_stage() {
+        struct Dropped(Option<oneshot::Sender<()>>);
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                let _ = self.0.take().map(|to| to.send(()));
+            }
+        }
+        for request in
+            ["GET / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"]
+        {
+            let (near, head, far) = connection(request);
+            let (to, is_dropped) = oneshot::channel();
+            let asking = tokio::spawn(near.ask(head, |request, _| async move {
+                let _dropped = Dropped(Some(to));
+                whole(request.into_body()).await.unwrap();
+                std::future::pending::<Response<Full<Bytes>>>().await
+            }));
+            tokio::task::yield_now().await;
+            drop(far);
+            is_dropped.await.unwrap();
+            assert_eq!(asking.await.unwrap().err(), Some(Lost));
+        }
+        // An answer that never ends.
+        let (near, head, far) = connection("GET / HTTP/1.1\r\n\r\n");
+        let (response, asked) = near.ask(head, |_, _| async { answer("") }).await.unwrap();
+        let silent = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, Infallible>>();
+        let response = response.map(|_| http_body_util::StreamBody::new(silent));
+        let sent = tokio::spawn(asked.send(response, true, 0));
+        drop(far);
+        assert!(matches!(sent.await.unwrap(), After::Gone));
+    }
+
+    #[tokio::test]
+    async fn content_that_is_waited_for_is_asked_for_once_it_is_wanted() {
+        let request = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+        let (near, head, mut far) = connection(request);
+        let (now, wanted) = oneshot::channel();
+        let asking = tokio::spawn(near.ask(head, |request, _| async {
+            wanted.await.unwrap();
+            assert_eq!(whole(request.into_body()).await.unwrap(), "hello");
+            answer("done")
+        }));
+        tokio::task::yield_now().await;
+        assert!(futures::poll!(std::pin::pin!(far.read_u8())).is_pending(), "it is not wanted yet");
+        now.send(()).unwrap();
+        let mut seen = [0; 25];
+        far.read_exact(&mut seen).await.unwrap();
+        assert_eq!(&seen, b"HTTP/1.1 100 Continue\r\n\r\n");
+        far.write_all(b"hello").await.unwrap();
+        let (response, asked) = asking.await.unwrap().unwrap();
+        assert!(matches!(asked.send(response, true, 0).await, After::Open(_)));
+    }
+}
