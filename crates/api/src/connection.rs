@@ -32,14 +32,11 @@ use super::linger::LingeringStream;
 use super::send_monitor::{self, SendMonitor, UnsentBytes};
 use super::serve::ServeLimits;
 use super::well_formed;
-use maxine_http1::{After, Asked, BadRequest, Connection, HeadLimits, RequestHead, may_end_head};
+use maxine_http1::{After, Asked, BadRequest, Connection, HeadLimits, HeadWait, RequestHead};
 use maxine_telemetry::Metrics;
 
 /// Maximum number of bytes that are read at once while a request is awaited.
 const READ_LEN_MAX: usize = 8 * 1_024;
-/// A head that arrives in pieces is read again with each of them up to this length, and later only when its end may
-/// have come. In bytes.
-const EAGER_LEN: usize = 64;
 /// The first bytes of a connection over HTTP/2 (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -161,7 +158,8 @@ impl Session<'_> {
         patience: &mut Patience<'_>,
         mut stopped: Pin<&mut impl Future<Output = ()>>,
     ) -> Next {
-        let mut state = Waiting { is_first, seen_len: 0, is_unread: !client.bytes.is_empty() };
+        let mut state =
+            Waiting { is_first, head: HeadWait::default(), is_unread: !client.bytes.is_empty() };
         loop {
             let turn = poll_fn(|cx| {
                 if let Poll::Ready(turn) = self.poll_turn(client, &mut state, cx) {
@@ -213,11 +211,7 @@ impl Session<'_> {
                 waiting.extend_from_slice(read.filled());
                 &waiting
             };
-            let is_worth_reading = state.seen_len < EAGER_LEN
-                || bytes.len() >= self.listener.head_limits.len_max
-                || may_end_head(bytes, state.seen_len);
-            state.seen_len = bytes.len();
-            if !is_worth_reading {
+            if !state.head.is_worth_reading(bytes, self.listener.head_limits.len_max) {
                 client.bytes = waiting;
                 return ended(None);
             }
@@ -230,7 +224,7 @@ impl Session<'_> {
                 let _ = waiting.split_to(len);
             }
             client.bytes = waiting;
-            state.seen_len -= len;
+            state.head.take(len);
             let sent = match client.write.try_write(output) {
                 _ if output.is_empty() => 0,
                 Ok(sent) => sent,
@@ -327,8 +321,7 @@ impl Session<'_> {
 struct Waiting {
     /// Whether the connection has had no request.
     is_first: bool,
-    /// How many of them were looked at.
-    seen_len: usize,
+    head: HeadWait,
     /// Whether there are bytes that came with the request before and were not looked at.
     is_unread: bool,
 }

@@ -2,7 +2,9 @@
 //! digits and nothing else, and all lines are limited.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::HeaderMap;
+
+use super::fields::HeadCopy;
 
 /// Longest line of a chunk, with its extensions, in bytes.
 const LINE_LEN_MAX: usize = 4_096;
@@ -127,13 +129,8 @@ fn trailers(bytes: &[u8]) -> Result<Option<(usize, Option<HeaderMap>)>, BadChunk
         Ok(httparse::Status::Complete((len, fields)))
             if len <= TRAILERS_LEN_MAX && has_only_crlf(&bytes[..len]) =>
         {
-            let mut map = HeaderMap::with_capacity(fields.len());
-            for field in fields {
-                let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BadChunks)?;
-                let value = HeaderValue::from_bytes(field.value).map_err(|_| BadChunks)?;
-                map.append(name, value);
-            }
-            Ok(Some((len, Some(map))))
+            let fields = HeadCopy::new(&bytes[..len]).fields(fields).ok_or(BadChunks)?;
+            Ok(Some((len, Some(fields))))
         }
         Ok(httparse::Status::Partial) if bytes.len() <= TRAILERS_LEN_MAX => Ok(None),
         _ => Err(BadChunks),

@@ -1,6 +1,38 @@
-//! Header fields as bytes.
+//! Header fields as bytes, and from bytes.
 
-use http::header::{self, HeaderMap, HeaderName};
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// A head that was parsed and copied once. The values of its fields share the copy.
+pub(super) struct HeadCopy<'b> {
+    bytes: &'b [u8],
+    copy: Bytes,
+}
+
+impl<'b> HeadCopy<'b> {
+    /// Copies a head.
+    pub(super) fn new(bytes: &'b [u8]) -> Self {
+        Self { bytes, copy: Bytes::copy_from_slice(bytes) }
+    }
+
+    /// The copy of a part of the head.
+    pub(super) fn share(&self, part: &[u8]) -> Bytes {
+        let from = part.as_ptr().addr() - self.bytes.as_ptr().addr();
+        self.copy.slice(from..from + part.len())
+    }
+
+    /// The fields of the head; `None` if one of them is not what HTTP allows, or if there are too many for a map.
+    pub(super) fn fields(&self, parsed: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+        let mut fields = HeaderMap::new();
+        fields.try_reserve(parsed.len()).ok()?;
+        for field in parsed {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            let value = HeaderValue::from_maybe_shared(self.share(field.value)).ok()?;
+            fields.try_append(name, value).ok()?;
+        }
+        Some(fields)
+    }
+}
 
 /// Writes one field, with its line end.
 pub fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {

@@ -8,6 +8,7 @@
 //! socket. A connection is used again only after its request was read whole and its answer was written whole.
 
 mod answer;
+mod answer_head;
 mod chunks;
 mod content;
 mod date;
@@ -16,19 +17,22 @@ mod fields;
 mod framing;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod head_wait;
 mod interim;
 mod request;
 mod request_content;
 mod sending;
 
 pub use answer::{FieldNames, Upgrade, Upgraded};
+pub use answer_head::{AnswerHead, BadAnswer};
 pub use chunks::BadChunks;
 pub use content::{Content, READ_LEN_MAX, Reader};
 pub use date::push_date;
 pub use exchange::{After, Asked, Connection, Lost};
 pub use fields::{announced_trailers, push_field, push_fields, push_length};
 pub use framing::{BadFraming, Framing, content_len, is_chunked_or_unencoded, keeps_open};
+pub use head_wait::HeadWait;
 pub use interim::Interim;
-pub use request::{BadRequest, HeadLimits, RequestHead, may_end_head};
+pub use request::{BadRequest, HeadLimits, RequestHead};
 pub use request_content::{ContentError, RequestContent};
 pub use sending::{Coding, SendError, Sending};

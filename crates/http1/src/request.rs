@@ -2,10 +2,10 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Method, Request, Uri, Version, request};
 
+use super::fields::HeadCopy;
 use super::framing::{self, BadFraming, Framing};
 
 /// Most fields of a head that is read without an allocation for them.
@@ -109,23 +109,12 @@ impl RequestHead {
         else {
             return None;
         };
-        // The values share one copy of the head.
-        let copy = Bytes::copy_from_slice(&bytes[..len]);
-        let start = bytes.as_ptr().addr();
-        let share = |part: &[u8]| {
-            let from = part.as_ptr().addr() - start;
-            copy.slice(from..from + part.len())
-        };
+        let copy = HeadCopy::new(&bytes[..len]);
         let mut parts = Request::new(()).into_parts().0;
         parts.method = Method::from_bytes(method.as_bytes()).ok()?;
-        parts.uri = Uri::from_maybe_shared(share(target.as_bytes())).ok()?;
+        parts.uri = Uri::from_maybe_shared(copy.share(target.as_bytes())).ok()?;
         parts.version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-        parts.headers.try_reserve(head.headers.len()).ok()?;
-        for field in &*head.headers {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-            let value = HeaderValue::from_maybe_shared(share(field.value)).ok()?;
-            parts.headers.try_append(name, value).ok()?;
-        }
+        parts.headers = copy.fields(head.headers)?;
         Some(Self::framed(parts))
     }
 
@@ -142,13 +131,6 @@ impl RequestHead {
             && expectation.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
         Ok(Self { parts, framing, keeps_open, expects_continue })
     }
-}
-
-/// Whether bytes from `from` on may hold the end of a head, so that it is worth reading.
-#[must_use]
-pub fn may_end_head(bytes: &[u8], from: usize) -> bool {
-    let part = &bytes[from.saturating_sub(3)..];
-    part.windows(2).any(|pair| pair == b"\n\n" || pair == b"\n\r")
 }
 
 /// How the content of a request ends (RFC 9112 section 6.3). A request with a length beside a coding could be read in
@@ -235,8 +217,6 @@ mod tests {
             "PUT /a?b HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\nConnection: close\r\n\r\n";
         for len in 1..text.len() {
             assert!(read(&text[..len]).unwrap().is_none(), "{len}");
-            assert!(!may_end_head(&text.as_bytes()[..len - len.min(2)], 0));
-            assert!(may_end_head(text.as_bytes(), len), "{len}");
         }
         let (head, len) = read(&format!("{text}content")).unwrap().unwrap();
         assert_eq!((len, head.parts.uri.to_string()), (text.len(), "/a?b".to_owned()));

@@ -4,20 +4,17 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use hyper::header::HeaderMap;
 use hyper::{Method, Request, Response, StatusCode};
-use maxine_http1::{Reader, SendError, Sending, may_end_head};
+use maxine_http1::{AnswerHead, HeadWait, Reader, SendError, Sending};
 
 use super::super::body::RequestBody;
 use super::super::connect::Stream;
 use super::super::wire::WireState;
-use super::head::{self, AnswerHead};
 use super::received::Received;
+use super::sending;
 
-/// A head that arrives in pieces is read again with each of them up to this length, and later only when its end may
-/// have come. In bytes.
-const EAGER_LEN: usize = 64;
 /// Most interim answers to one request.
 const INTERIM_MAX: usize = 4_096;
 
@@ -47,11 +44,10 @@ pub(crate) struct Failure {
     pub(crate) nothing_written: bool,
 }
 
-/// The wait for the head of an answer.
+/// The wait for the head of the final answer.
 #[derive(Default)]
-struct HeadWait {
-    /// How many of the bytes that wait were looked at.
-    seen_len: usize,
+struct AnswerWait {
+    head: HeadWait,
     interim_answers: usize,
 }
 
@@ -90,8 +86,8 @@ impl Connection {
             return Err(Failure { reason: Reason::Closed, unsent, nothing_written: true });
         }
         let (parts, body) = request.into_parts();
-        let mut sending = head::sending(&parts, body);
-        let mut wait = HeadWait::default();
+        let mut sending = sending::sending(&parts, body);
+        let mut wait = AnswerWait::default();
         let head =
             poll_fn(|cx| self.poll_head(cx, &mut sending, &parts.method, &mut wait, on_interim));
         match head.await {
@@ -130,32 +126,27 @@ impl Connection {
         cx: &mut Context<'_>,
         sending: &mut Sending<RequestBody>,
         asked: &Method,
-        wait: &mut HeadWait,
+        wait: &mut AnswerWait,
         on_interim: OnInterim<'_>,
     ) -> Poll<Result<AnswerHead, Reason>> {
         loop {
             self.poll_send(cx, sending)?;
-            let is_worth_reading = !self.reader.bytes.is_empty()
-                && (wait.seen_len < EAGER_LEN
-                    || self.reader.bytes.len() >= head::LEN_MAX
-                    || may_end_head(&self.reader.bytes, wait.seen_len));
-            wait.seen_len = self.reader.bytes.len();
-            if is_worth_reading {
-                let read = head::read_answer(&mut self.reader.bytes, asked)
-                    .map_err(|_| Reason::NotHttp)?;
-                match read {
-                    Some(interim) if is_interim(interim.parts.status) => {
-                        wait.interim_answers += 1;
-                        if wait.interim_answers > INTERIM_MAX {
-                            return Poll::Ready(Err(Reason::NotHttp));
-                        }
-                        on_interim(interim.parts.status, interim.parts.headers);
-                        wait.seen_len = 0;
-                        continue;
-                    }
-                    Some(head) => return Poll::Ready(Ok(head)),
-                    None => {}
+            let bytes = &mut self.reader.bytes;
+            if wait.head.is_worth_reading(bytes, AnswerHead::LEN_MAX)
+                && let Some((head, len)) =
+                    AnswerHead::read(bytes, asked).map_err(|_| Reason::NotHttp)?
+            {
+                bytes.advance(len);
+                if !is_interim(head.parts.status) {
+                    return Poll::Ready(Ok(head));
                 }
+                wait.interim_answers += 1;
+                if wait.interim_answers > INTERIM_MAX {
+                    return Poll::Ready(Err(Reason::NotHttp));
+                }
+                on_interim(head.parts.status, head.parts.headers);
+                wait.head = HeadWait::default();
+                continue;
             }
             match ready!(self.reader.poll_read(cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(Err(Reason::Closed)),

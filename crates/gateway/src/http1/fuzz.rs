@@ -7,9 +7,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use maxine_http1::Content;
-
-use super::head;
+use maxine_http1::{AnswerHead, Content};
 
 /// An answer that was read to its end.
 #[derive(Debug, PartialEq)]
@@ -38,7 +36,8 @@ pub(crate) fn answer(bytes: &[u8]) {
 fn here(asked: &Method, bytes: &[u8]) -> Option<Whole> {
     let mut bytes = BytesMut::from(bytes);
     let head = loop {
-        let head = head::read_answer(&mut bytes, asked).ok()??;
+        let (head, len) = AnswerHead::read(&bytes, asked).ok()??;
+        let _ = bytes.split_to(len);
         let status = head.parts.status;
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return None;

@@ -10,8 +10,8 @@
 mod connection;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
-mod head;
 mod received;
+mod sending;
 
 pub(crate) use connection::{Connection, Failure, OnInterim, Reason};
 pub(crate) use received::Received;

@@ -7,13 +7,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::Response;
 use hyper::body::{Body, Frame, SizeHint};
-use maxine_http1::{Content, Sending};
+use maxine_http1::{AnswerHead, Content, Sending};
 use tokio::sync::mpsc;
 
 use super::super::body::RequestBody;
 use super::super::connect::Stream;
 use super::connection::{Connection, Reason};
-use super::head::AnswerHead;
 
 /// The content of an answer. Dropping it closes the connection.
 pub(crate) enum Received {

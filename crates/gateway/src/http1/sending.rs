@@ -1,0 +1,46 @@
+//! A request to an instance, as it is written.
+
+use hyper::body::Body;
+use hyper::header;
+use hyper::http::request;
+use maxine_http1::{Coding, Sending, announced_trailers, push_fields, push_length};
+
+use super::super::body::RequestBody;
+
+/// Room for the head of a request, in bytes.
+const HEAD_LEN: usize = 1_024;
+
+/// The request with this head and content, to be written.
+pub(super) fn sending(parts: &request::Parts, body: RequestBody) -> Sending<RequestBody> {
+    let is_chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
+    let (is_empty, len) = (body.is_end_stream(), body.size_hint().exact());
+    let (coding, announced_len) = match len {
+        _ if is_empty => (Coding::Length(0), None),
+        Some(len) if !is_chunked => (Coding::Length(len), Some(len)),
+        _ => (Coding::Chunked, None),
+    };
+    let mut head = Vec::with_capacity(HEAD_LEN);
+    push_request(&mut head, parts, announced_len);
+    let announced = match coding {
+        Coding::Chunked => announced_trailers(&parts.headers),
+        Coding::Length(_) | Coding::UntilClose => Vec::new(),
+    };
+    Sending::new(head, coding, announced, (!is_empty).then_some(body))
+}
+
+/// Writes the head of a request. `content_len` is the length of the content, or `None` where the fields say how it is
+/// framed.
+fn push_request(out: &mut Vec<u8>, parts: &request::Parts, content_len: Option<u64>) {
+    out.extend_from_slice(parts.method.as_str().as_bytes());
+    out.push(b' ');
+    match parts.uri.path_and_query() {
+        Some(target) => out.extend_from_slice(target.as_str().as_bytes()),
+        None => out.push(b'/'),
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    push_fields(out, &parts.headers);
+    if let Some(len) = content_len {
+        push_length(out, "content-length", len);
+    }
+    out.extend_from_slice(b"\r\n");
+}
