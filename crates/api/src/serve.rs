@@ -183,10 +183,9 @@ pub async fn serve(
                 }
                 return;
             }
-            metrics.connections.inc();
+            let counted = CountedConnection::new(metrics);
             connection::serve(&shared, answering, stream).await;
-            metrics.connections.dec();
-            drop(place);
+            drop((counted, place));
         });
     }
     drop(listener);
@@ -194,6 +193,22 @@ pub async fn serve(
     let drain = Duration::from_millis(limits.drain_timeout_ms);
     if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
         tracing::warn!(left = tasks.len(), "requests in flight were closed at shutdown");
+    }
+}
+
+/// Counts an open connection, also if its task panics.
+struct CountedConnection<'a>(&'a Metrics);
+
+impl<'a> CountedConnection<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.connections.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for CountedConnection<'_> {
+    fn drop(&mut self) {
+        self.0.connections.dec();
     }
 }
 

@@ -16,7 +16,7 @@ use super::content::{Content, Reader};
 use super::framing::Framing;
 use super::interim::Interim;
 use super::request::RequestHead;
-use super::request_content::{RequestContent, Returned, Shelf};
+use super::request_content::{Arriving, RequestContent};
 use super::sending::Sending;
 
 /// Room for the head of an answer, in bytes.
@@ -67,7 +67,7 @@ enum Reading<R> {
     /// The content of the request was read to its end, or as far as anyone wanted.
     Here(Reader<R>, Content),
     /// Whoever reads the content.
-    Lent(Arc<Shelf<R>>),
+    Lent(Arc<Arriving<R>>),
 }
 
 impl<R, W> Connection<R, W>
@@ -95,8 +95,8 @@ where
             (RequestContent::empty(), Reading::Here(reader, content))
         } else {
             let expecting = expects_continue.then(|| interim.clone());
-            let (body, shelf) = RequestContent::arriving(reader, content, expecting);
-            (body, Reading::Lent(shelf))
+            let (body, arriving) = RequestContent::arriving(reader, content, expecting);
+            (body, Reading::Lent(arriving))
         };
         let takes_interim = parts.version == Version::HTTP_11;
         let mut answer = pin!(answer(Request::from_parts(parts, body), interim.clone()));
@@ -173,7 +173,7 @@ where
             poll_fn(|cx| reading.poll_here(cx)).await;
         }
         let is_over = reading.is_content_over();
-        let Reading::Here(mut reader, _) = reading else { return After::Gone };
+        let Some(mut reader) = reading.into_reader() else { return After::Gone };
         if let Some(upgrade) = parts.extensions.get::<Upgrade>() {
             upgrade.complete(reader.io, write, reader.bytes.freeze());
             return After::Gone;
@@ -207,10 +207,11 @@ impl<R: AsyncRead + Unpin> Reading<R> {
         }
     }
 
-    /// Waits until the reading half is here.
+    /// Waits until nobody else reads.
     fn poll_here(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Self::Lent(shelf) = self {
-            let Returned { reader, content } = ready!(shelf.poll_take(cx));
+        if let Self::Lent(arriving) = self
+            && let Some((reader, content)) = ready!(arriving.poll_left(cx))
+        {
             *self = Self::Here(reader, content);
         }
         Poll::Ready(())
@@ -218,14 +219,22 @@ impl<R: AsyncRead + Unpin> Reading<R> {
 
     /// Whether the content was read to its end. Content that nobody wants and that has arrived already is passed over.
     fn is_content_over(&mut self) -> bool {
-        if let Self::Lent(shelf) = self
-            && let Some(Returned { reader, content }) = shelf.take()
+        if let Self::Lent(arriving) = self
+            && let Some((reader, content)) = arriving.take_if_left()
         {
             *self = Self::Here(reader, content);
         }
         let Self::Here(reader, content) = self else { return false };
         while let Ok(Some(_)) = content.next(&mut reader.bytes) {}
         content.is_over()
+    }
+
+    /// The reading half, also while somebody reads.
+    fn into_reader(self) -> Option<Reader<R>> {
+        match self {
+            Self::Here(reader, _) => Some(reader),
+            Self::Lent(arriving) => arriving.take_back().map(|(reader, _)| reader),
+        }
     }
 }
 
@@ -319,6 +328,24 @@ mod tests {
         });
         let (response, asked) = asking.await.unwrap();
         assert!(matches!(asked.send(response, true, 0).await, After::Open(_)));
+    }
+
+    /// The rest of the request is discarded by whoever closes the connection, so that the answer arrives.
+    #[tokio::test]
+    async fn a_refusal_takes_the_connection_back_from_whoever_still_reads() {
+        let (near, head, _far) = connection(POST);
+        let (to, read) = oneshot::channel();
+        let asking = near.ask(head, |request, _| async {
+            tokio::spawn(async move { to.send(whole(request.into_body()).await) });
+            tokio::task::yield_now().await;
+            let mut refusal = answer("no");
+            *refusal.status_mut() = http::StatusCode::BAD_REQUEST;
+            refusal
+        });
+        let (response, asked) = asking.await.unwrap();
+        let After::Ending(near) = asked.send(response, true, 0).await else { panic!("not ending") };
+        assert_eq!(read.await.unwrap().unwrap_err(), super::super::ContentError::Closed);
+        drop(near);
     }
 
     #[tokio::test]

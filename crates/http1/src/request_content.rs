@@ -1,14 +1,15 @@
 //! The content of a client's request, read from its connection by whoever handles the request.
 //!
-//! While content arrives, its reader has the reading half of the connection. It gives it back at the end of the
-//! content, or when nobody wants more of it.
+//! Content may be read by another task than that of its connection, and while the answer is written. So the reading
+//! half of the connection is shared until the content is over, nobody wants it, or the exchange takes it back.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::StatusCode;
+use http::header::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::io::AsyncRead;
@@ -19,7 +20,7 @@ use super::interim::Interim;
 /// Why the content of a request ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContentError {
-    /// The client closed the connection, or it broke.
+    /// The client closed the connection, it broke, or the exchange ended.
     #[error("the connection ended before the content did")]
     Closed,
     /// The chunks are malformed.
@@ -29,64 +30,25 @@ pub enum ContentError {
 
 /// The content of a request.
 #[derive(Debug)]
-pub struct RequestContent<R>(Option<Box<Arriving<R>>>);
+pub struct RequestContent<R>(Option<Arc<Arriving<R>>>);
 
-/// Content that has not arrived whole.
+/// Content that has not arrived whole, shared by its reader and the exchange.
 #[derive(Debug)]
-struct Arriving<R> {
-    /// `None` once it was given back.
+pub(super) struct Arriving<R>(Mutex<State<R>>);
+
+#[derive(Debug)]
+struct State<R> {
+    /// `None` once the exchange has it.
     reader: Option<Reader<R>>,
     content: Content,
     error: Option<ContentError>,
-    shelf: Arc<Shelf<R>>,
     /// Where `100 Continue` goes when the content is asked for; `None` if the client does not wait for it.
     expecting: Option<Interim>,
-}
-
-/// Where the reading half of a connection waits for the rest of the exchange.
-#[derive(Debug)]
-pub(super) struct Shelf<R> {
-    returned: Mutex<Option<Returned<R>>>,
-    /// The task of the exchange.
-    exchange: Mutex<Option<Waker>>,
-}
-
-/// The reading half, and what is left of the content.
-#[derive(Debug)]
-pub(super) struct Returned<R> {
-    pub(super) reader: Reader<R>,
-    pub(super) content: Content,
-}
-
-impl<R> Shelf<R> {
-    /// Takes the reading half, if it was given back. Otherwise the task is woken when it is.
-    pub(super) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Returned<R>> {
-        if let Some(returned) = self.returned.lock().take() {
-            return Poll::Ready(returned);
-        }
-        let mut exchange = self.exchange.lock();
-        if !exchange.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *exchange = Some(cx.waker().clone());
-        }
-        drop(exchange);
-        // It may have been given back meanwhile.
-        self.take().map_or(Poll::Pending, Poll::Ready)
-    }
-
-    /// Takes the reading half, if it was given back.
-    pub(super) fn take(&self) -> Option<Returned<R>> {
-        self.returned.lock().take()
-    }
-
-    /// Gives the reading half back. `by` is the task that does so, if it is known.
-    fn give_back(&self, returned: Returned<R>, by: Option<&Waker>) {
-        *self.returned.lock() = Some(returned);
-        let exchange = self.exchange.lock().take();
-        // The task of the exchange looks by itself after it has polled whoever reads the content.
-        if let Some(exchange) = exchange.filter(|waker| !by.is_some_and(|by| by.will_wake(waker))) {
-            exchange.wake();
-        }
-    }
+    is_wanted: bool,
+    /// The task of the exchange, if it waits until nobody reads any more.
+    exchange: Option<Waker>,
+    /// The task that waits for more content.
+    reading: Option<Waker>,
 }
 
 impl<R> RequestContent<R> {
@@ -95,73 +57,135 @@ impl<R> RequestContent<R> {
         Self(None)
     }
 
-    /// The content that `reader` reads. `expecting` receives `100 Continue` once the content is asked for.
+    /// The content that `reader` reads, and the part of the exchange in it. `expecting` receives `100 Continue` once
+    /// the content is asked for.
     pub(super) fn arriving(
         reader: Reader<R>,
         content: Content,
         expecting: Option<Interim>,
-    ) -> (Self, Arc<Shelf<R>>) {
-        let shelf = Arc::new(Shelf { returned: Mutex::default(), exchange: Mutex::default() });
-        let reader = Some(reader);
-        let arriving =
-            Arriving { reader, content, error: None, shelf: Arc::clone(&shelf), expecting };
-        (Self(Some(Box::new(arriving))), shelf)
+    ) -> (Self, Arc<Arriving<R>>) {
+        let arriving = Arc::new(Arriving(Mutex::new(State {
+            reader: Some(reader),
+            content,
+            error: None,
+            expecting,
+            is_wanted: true,
+            exchange: None,
+            reading: None,
+        })));
+        (Self(Some(Arc::clone(&arriving))), arriving)
+    }
+}
+
+impl<R> Drop for RequestContent<R> {
+    fn drop(&mut self) {
+        if let Some(arriving) = &self.0 {
+            let mut state = arriving.0.lock();
+            state.is_wanted = false;
+            state.wake_exchange(None);
+        }
     }
 }
 
 impl<R> Arriving<R> {
-    fn give_back(&mut self, by: Option<&Waker>) {
-        if let Some(reader) = self.reader.take() {
-            self.shelf.give_back(Returned { reader, content: self.content }, by);
+    /// Ready once nobody reads any more: with the reading half, and what is left of the content.
+    pub(super) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<Option<(Reader<R>, Content)>> {
+        let mut state = self.0.lock();
+        if state.is_read() {
+            note(&mut state.exchange, cx.waker());
+            return Poll::Pending;
+        }
+        Poll::Ready(state.take())
+    }
+
+    /// Takes the reading half back. Whoever still reads the content gets an error.
+    pub(super) fn take_back(&self) -> Option<(Reader<R>, Content)> {
+        let mut state = self.0.lock();
+        if let Some(reading) = state.reading.take() {
+            reading.wake();
+        }
+        state.take()
+    }
+
+    /// Like [`Self::take_back`], unless somebody still reads.
+    pub(super) fn take_if_left(&self) -> Option<(Reader<R>, Content)> {
+        let mut state = self.0.lock();
+        if state.is_read() { None } else { state.take() }
+    }
+}
+
+impl<R> State<R> {
+    /// Whether somebody may read more of the content.
+    fn is_read(&self) -> bool {
+        self.is_wanted && self.error.is_none() && !self.content.is_over()
+    }
+
+    fn take(&mut self) -> Option<(Reader<R>, Content)> {
+        self.reader.take().map(|reader| (reader, self.content))
+    }
+
+    /// Wakes the task of the exchange. It looks by itself after it has polled whoever reads, so it need not be woken if
+    /// it is the task `by`.
+    fn wake_exchange(&mut self, by: Option<&Waker>) {
+        let exchange = self.exchange.take();
+        if let Some(exchange) = exchange.filter(|waker| !by.is_some_and(|by| by.will_wake(waker))) {
+            exchange.wake();
         }
     }
-}
 
-impl<R> Drop for Arriving<R> {
-    fn drop(&mut self) {
-        self.give_back(None);
+    fn fail(&mut self, error: ContentError, by: &Waker) -> Frames {
+        self.error = Some(error);
+        self.wake_exchange(Some(by));
+        Poll::Ready(Some(Err(error)))
     }
 }
 
-impl<R: AsyncRead + Unpin> Arriving<R> {
-    fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
+fn note(noted: &mut Option<Waker>, waker: &Waker) {
+    match noted {
+        Some(noted) => noted.clone_from(waker),
+        None => *noted = Some(waker.clone()),
+    }
+}
+
+type Frames = Poll<Option<Result<Frame<Bytes>, ContentError>>>;
+
+impl<R: AsyncRead + Unpin> State<R> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Frames {
         if let Some(error) = self.error {
             return Poll::Ready(Some(Err(error)));
         }
         loop {
-            let Some(reader) = &mut self.reader else { return Poll::Ready(None) };
+            if self.content.is_over() {
+                self.wake_exchange(Some(cx.waker()));
+                return Poll::Ready(None);
+            }
+            let Some(reader) = &mut self.reader else {
+                return self.fail(ContentError::Closed, cx.waker());
+            };
             match self.content.next(&mut reader.bytes) {
-                Err(_) => return self.fail(ContentError::Malformed),
+                Err(_) => return self.fail(ContentError::Malformed, cx.waker()),
                 Ok(Some(frame)) => {
                     self.expecting = None;
                     if self.content.is_over() {
-                        self.give_back(Some(cx.waker()));
+                        self.wake_exchange(Some(cx.waker()));
                     }
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                Ok(None) if self.content.is_over() => {
-                    self.give_back(Some(cx.waker()));
-                    return Poll::Ready(None);
-                }
+                Ok(None) if self.content.is_over() => continue,
                 Ok(None) => {}
             }
             if let Some(interim) = self.expecting.take() {
-                interim.send(StatusCode::CONTINUE, &http::HeaderMap::new());
+                interim.send(StatusCode::CONTINUE, &HeaderMap::new());
             }
-            match ready!(reader.poll_read(cx)) {
-                Ok(0) | Err(_) => return self.fail(ContentError::Closed),
-                Ok(_) => {}
+            match reader.poll_read(cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => return self.fail(ContentError::Closed, cx.waker()),
+                Poll::Pending => {
+                    note(&mut self.reading, cx.waker());
+                    return Poll::Pending;
+                }
             }
         }
-    }
-
-    /// The reading half stays here: nothing that follows can be trusted.
-    fn fail(&mut self, error: ContentError) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
-        self.error = Some(error);
-        Poll::Ready(Some(Err(error)))
     }
 }
 
@@ -169,22 +193,19 @@ impl<R: AsyncRead + Unpin> Body for RequestContent<R> {
     type Data = Bytes;
     type Error = ContentError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
-        match &mut self.get_mut().0 {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Frames {
+        match &self.get_mut().0 {
             None => Poll::Ready(None),
-            Some(arriving) => arriving.poll_next(cx),
+            Some(arriving) => arriving.0.lock().poll_next(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|arriving| arriving.content.is_over())
+        self.0.as_ref().is_none_or(|arriving| arriving.0.lock().content.is_over())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let len = self.0.as_ref().map(|arriving| arriving.content.size_hint());
+        let len = self.0.as_ref().map(|arriving| arriving.0.lock().content.size_hint());
         len.unwrap_or_else(|| SizeHint::with_exact(0))
     }
 }
