@@ -29,14 +29,18 @@ use super::answering::Answering;
 use super::credential_check;
 use super::http2;
 use super::linger::LingeringStream;
-use super::send_monitor::{self, SendMonitor, UnsentBytes};
+use super::send_monitor::{self, Reader, SendMonitor, UnsentBytes};
 use super::serve::ServeLimits;
 use super::well_formed;
-use maxine_http1::{After, Asked, BadRequest, Connection, HeadLimits, HeadWait, RequestHead};
+use maxine_http1::{
+    After, Asked, BadRequest, Connection, HeadLimits, HeadWait, RequestHead, Upgrade,
+};
 use maxine_telemetry::Metrics;
 
 /// Maximum number of bytes that are read at once while a request is awaited.
 const READ_LEN_MAX: usize = 8 * 1_024;
+/// No more look-ups are answered while answers of so many bytes wait to be sent.
+pub(super) const OUTPUT_LEN_MAX: usize = 16 * 1_024;
 /// The first bytes of a connection over HTTP/2 (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -86,14 +90,24 @@ struct Turn {
     next: Option<Next>,
 }
 
-/// Serves a connection until it ends.
-pub(super) async fn serve(listener: &Listener, answering: Answering, stream: TcpStream) {
+/// A connection with which another protocol goes on.
+pub(super) type Upgraded = (Upgrade, Client);
+
+/// Serves a connection until it ends, or until another protocol goes on with it.
+pub(super) async fn serve(
+    listener: &Listener,
+    answering: Answering,
+    stream: TcpStream,
+) -> Option<Upgraded> {
     let Some(check) = answering.credential_check.clone() else {
         return Session { listener, answering }.run(stream).await;
     };
     tokio::select! {
-        () = Box::pin(Session { listener, answering }.run(stream)) => {}
-        () = check.failed() => listener.metrics.connections_refused.inc(),
+        upgraded = Box::pin(Session { listener, answering }.run(stream)) => upgraded,
+        () = check.failed() => {
+            listener.metrics.connections_refused.inc();
+            None
+        }
     }
 }
 
@@ -112,7 +126,7 @@ struct Patience<'a> {
 }
 
 impl Session<'_> {
-    async fn run(self, stream: TcpStream) {
+    async fn run(self, stream: TcpStream) -> Option<Upgraded> {
         let (read, write) = stream.into_split();
         let mut client = Connection { read, write, bytes: BytesMut::new() };
         let idle = Duration::from_millis(self.listener.limits.header_timeout_ms);
@@ -129,9 +143,10 @@ impl Session<'_> {
         loop {
             let next = self.next(&mut client, is_first, &mut patience, stopped.as_mut());
             let after = match next.await {
-                Next::End => return,
+                Next::End => return None,
                 Next::Http2 => {
-                    return Box::pin(http2::serve(self.listener, self.answering, client)).await;
+                    Box::pin(http2::serve(self.listener, self.answering, client)).await;
+                    return None;
                 }
                 Next::Request(head) => Box::pin(self.exchange(client, head)).await,
                 Next::Bad(why) => {
@@ -141,8 +156,12 @@ impl Session<'_> {
             };
             client = match after {
                 After::Open(client) => client,
-                After::Ending(client) => return linger(client).await,
-                After::Gone => return,
+                After::Ending(client) => {
+                    linger(client).await;
+                    return None;
+                }
+                After::Upgraded(upgrade, client) => return Some((upgrade, client)),
+                After::Gone => return None,
             };
             is_first = false;
             patience.max = idle;
@@ -177,7 +196,7 @@ impl Session<'_> {
                 (state.is_first, patience.since_us) = (false, since_us);
             }
             if !unsent.is_empty() {
-                if client.write.write_all(&unsent).await.is_err() {
+                if !self.send_rest(client, &unsent).await {
                     return Next::End;
                 }
                 patience.since_us = self.now_us();
@@ -186,6 +205,23 @@ impl Session<'_> {
                 return next;
             }
         }
+    }
+
+    /// Sends what is left of answers to look-ups; `false` if the client does not take it in time, or if too many bytes
+    /// wait for it or its like.
+    async fn send_rest(&self, client: &mut Client, unsent: &[u8]) -> bool {
+        let Answering { peer, caller_class, .. } = self.answering;
+        let reader = Reader { address: peer.ip(), caller_class };
+        let usual = Duration::from_millis(self.listener.limits.send_timeout_ms.into());
+        let Some((_place, patience)) = self.listener.unsent.hold(reader, unsent.len(), usual)
+        else {
+            return false;
+        };
+        let sent = tokio::time::timeout(patience, client.write.write_all(unsent)).await;
+        if sent.is_err() {
+            self.listener.metrics.connections_stalled.inc();
+        }
+        matches!(sent, Ok(Ok(())))
     }
 
     /// Reads once, answers look-ups, and sends as much of the answers as the system accepts.
@@ -218,6 +254,8 @@ impl Session<'_> {
             output.clear();
             let read_us = self.now_us();
             let (len, answered, next) = self.find(bytes, state.is_first, read_us, output);
+            // What is left was not looked at.
+            state.is_unread = output.len() >= OUTPUT_LEN_MAX && next.is_none();
             if waiting.is_empty() {
                 waiting = BytesMut::from(&bytes[len..]);
             } else {
@@ -251,7 +289,7 @@ impl Session<'_> {
             fast_path.map_or(0, |fast_path| fast_path.answer(peer.ip(), bytes, read_us, output));
         let rest = &bytes[answered_len..];
         let is_answered = answered_len > 0;
-        if rest.is_empty() {
+        if rest.is_empty() || output.len() >= OUTPUT_LEN_MAX {
             return (answered_len, is_answered, None);
         }
         if is_first && !is_answered {

@@ -19,6 +19,7 @@ use httparse::{Header, Status};
 use maxine_balance::Fields;
 
 use super::compat::{self, LookUp, Preferred};
+use super::connection::OUTPUT_LEN_MAX;
 use super::middleware::{Shared, TRACEPARENT, context_of};
 use super::native::{Basis, NO_STORE, PlainResolve};
 use super::route::Route;
@@ -65,7 +66,8 @@ impl FastPath {
         is_usual.then_some(Self { state, edge })
     }
 
-    /// Answers the requests in `bytes` one after the other, until one is not for the fast path. Writes the answers to
+    /// Answers the requests in `bytes` one after the other, until one is not for the fast path, or until
+    /// [`OUTPUT_LEN_MAX`] is reached. Writes the answers to
     /// `out` and returns the length of the requests. `read_us` is when they were read, on the monotonic clock.
     pub(super) fn answer(
         &self,
@@ -75,7 +77,7 @@ impl FastPath {
         out: &mut Vec<u8>,
     ) -> usize {
         let mut answered_len = 0;
-        while answered_len < bytes.len() {
+        while answered_len < bytes.len() && out.len() < OUTPUT_LEN_MAX {
             let out_len = out.len();
             let rest = &bytes[answered_len..];
             let one = AssertUnwindSafe(|| self.answer_one(peer, rest, read_us, out));

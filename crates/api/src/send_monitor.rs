@@ -36,7 +36,7 @@ const WATCHED_LEN_MIN: u64 = 64 * 1_024;
 /// What an unread answer over HTTP/2 counts in addition to its bytes: the state of its stream.
 const STREAM_LEN: usize = 4 * 1_024;
 /// If the node is short of memory, a client has one in this many parts of its time to make progress.
-const SHORT_PATIENCE_ONE_IN: u64 = 10;
+const SHORT_PATIENCE_ONE_IN: u32 = 10;
 /// Maximum number of answers of one HTTP/2 connection that are refused for lack of room. Then it is closed, because
 /// the library keeps the memory of a connection's streams until the connection ends.
 const REFUSED_MAX: u32 = 8;
@@ -90,6 +90,20 @@ impl UnsentBytes {
     fn is_short(&self) -> bool {
         let PlaceLimits { max, reserved, .. } = self.0.limits();
         self.0.taken() > (max - reserved) / 4 * 3
+    }
+
+    /// Counts `len` bytes that wait for this reader, unless too many wait. Returns the place for them, and how long the
+    /// reader may take, where it usually may take `usual`.
+    pub(super) fn hold(
+        &self,
+        reader: Reader,
+        len: usize,
+        usual: Duration,
+    ) -> Option<(Place, Duration)> {
+        let place = self.0.take(reader.address, reader.caller_class, len).ok()?;
+        let is_short = self.is_short() || self.is_short_for(reader);
+        let short = usual / SHORT_PATIENCE_ONE_IN;
+        Some((place, if is_short { short } else { usual }))
     }
 
     /// Whether three quarters of the bytes that this reader may have are taken.
@@ -308,7 +322,7 @@ impl SendMonitor {
     /// Returns once an answer of this connection has made no progress for `patience`.
     async fn makes_no_progress(&self, patience: Duration) {
         let usual_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        let short_ms = usual_ms / SHORT_PATIENCE_ONE_IN;
+        let short_ms = usual_ms / u64::from(SHORT_PATIENCE_ONE_IN);
         loop {
             let oldest = {
                 let mut answers = self.0.answers.lock();

@@ -183,9 +183,14 @@ pub async fn serve(
                 }
                 return;
             }
-            let counted = CountedConnection::new(metrics);
-            connection::serve(&shared, answering, stream).await;
-            drop((counted, place));
+            let counted = CountedConnection::new(metrics.clone());
+            let check = answering.credential_check.clone();
+            let upgraded = connection::serve(&shared, answering, stream).await;
+            // An upgraded connection keeps its place until it ends.
+            let held = (counted, place, check);
+            if let Some((upgrade, client)) = upgraded {
+                upgrade.complete(client, held);
+            }
         });
     }
     drop(listener);
@@ -197,16 +202,16 @@ pub async fn serve(
 }
 
 /// Counts an open connection, also if its task panics.
-struct CountedConnection<'a>(&'a Metrics);
+struct CountedConnection(Metrics);
 
-impl<'a> CountedConnection<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
+impl CountedConnection {
+    fn new(metrics: Metrics) -> Self {
         metrics.connections.inc();
         Self(metrics)
     }
 }
 
-impl Drop for CountedConnection<'_> {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         self.0.connections.dec();
     }

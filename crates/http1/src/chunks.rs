@@ -4,6 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::HeaderMap;
 
+use super::content::take;
 use super::fields::HeadCopy;
 
 /// Longest line of a chunk, with its extensions, in bytes.
@@ -67,7 +68,7 @@ impl Decoder {
                         return Ok(None);
                     }
                     let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-                    let data = bytes.split_to(len).freeze();
+                    let data = take(bytes, len);
                     let left = left - len as u64;
                     self.0 = if left == 0 { State::AfterData } else { State::Data(left) };
                     return Ok(Some(Part::Data(data)));

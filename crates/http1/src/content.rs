@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::AsyncRead;
 
@@ -15,6 +15,20 @@ use super::framing::Framing;
 const READ_LEN_MIN: usize = 8 * 1_024;
 /// Maximum number of bytes that are read at once. If nobody takes them, a connection holds this much.
 pub const READ_LEN_MAX: usize = 64 * 1_024;
+
+/// A shorter part of the content is copied out of the buffer. A longer one shares the buffer, which then cannot be used
+/// again. So a part never holds more than four times its length. In bytes.
+const SHARED_LEN_MIN: usize = READ_LEN_MAX / 4;
+
+/// Takes the first `len` bytes.
+pub(super) fn take(bytes: &mut BytesMut, len: usize) -> Bytes {
+    if len >= SHARED_LEN_MIN {
+        return bytes.split_to(len).freeze();
+    }
+    let part = Bytes::copy_from_slice(&bytes[..len]);
+    bytes.advance(len);
+    part
+}
 
 /// What is left of a message's content.
 #[derive(Clone, Copy, Debug)]
@@ -62,11 +76,14 @@ impl Content {
         match &mut self.0 {
             Left::Nothing => Ok(None),
             _ if bytes.is_empty() => Ok(None),
-            Left::UntilClose => Ok(Some(Frame::data(bytes.split().freeze()))),
+            Left::UntilClose => {
+                let len = bytes.len();
+                Ok(Some(Frame::data(take(bytes, len))))
+            }
             Left::Length(left) => {
                 let len = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left -= len as u64;
-                let data = bytes.split_to(len).freeze();
+                let data = take(bytes, len);
                 if *left == 0 {
                     self.0 = Left::Nothing;
                 }
@@ -128,5 +145,32 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             self.read_len = (self.read_len * 2).min(READ_LEN_MAX);
         }
         Poll::Ready(Ok(len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// Parts that are kept hold what they count, however they arrive.
+    #[tokio::test]
+    async fn the_buffer_is_used_again_while_small_parts_are_kept() {
+        let (mut client, near) = duplex(READ_LEN_MAX);
+        let mut reader = Reader::new(near, BytesMut::new());
+        let mut content = Content::new(Framing::Length(u64::MAX));
+        let mut buffers = std::collections::HashSet::new();
+        let mut kept = Vec::new();
+        for _ in 0..1_000 {
+            client.write_all(b"a").await.unwrap();
+            poll_fn(|cx| reader.poll_read(cx)).await.unwrap();
+            buffers.insert(reader.bytes.as_ptr().addr() / READ_LEN_MAX);
+            kept.push(content.next(&mut reader.bytes).unwrap().unwrap().into_data().unwrap());
+        }
+        assert_eq!((kept.len(), reader.bytes.capacity() <= 2 * READ_LEN_MIN), (1_000, true));
+        assert!(buffers.len() <= 3, "{buffers:?}");
     }
 }

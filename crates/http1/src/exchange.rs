@@ -57,7 +57,9 @@ pub enum After<R, W> {
     Open(Connection<R, W>),
     /// The answer was written, and the connection has to be closed so that the answer arrives.
     Ending(Connection<R, W>),
-    /// It is closed, or another protocol goes on with it.
+    /// Another protocol goes on with it, once the upgrade is completed.
+    Upgraded(Upgrade, Connection<R, W>),
+    /// It is closed.
     Gone,
 }
 
@@ -174,12 +176,11 @@ where
         }
         let is_over = reading.is_content_over();
         let Some(mut reader) = reading.into_reader() else { return After::Gone };
-        if let Some(upgrade) = parts.extensions.get::<Upgrade>() {
-            upgrade.complete(reader.io, write, reader.bytes.freeze());
-            return After::Gone;
-        }
         reader.shrink();
         let connection = Connection { read: reader.io, write, bytes: reader.bytes };
+        if let Some(upgrade) = parts.extensions.get::<Upgrade>() {
+            return After::Upgraded(upgrade.clone(), connection);
+        }
         if following.keeps_open && is_over {
             After::Open(connection)
         } else {

@@ -16,6 +16,9 @@ const COPIED_LEN_MAX: usize = 4 * 1_024;
 /// No more content is taken while so much waits to be written. In bytes.
 const FRONT_LEN_MAX: usize = 16 * 1_024;
 
+/// No more pieces of content are copied while so many wait to be written, because each is kept until then.
+const COPIED_MAX: usize = 64;
+
 /// Why a message could not be written whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
@@ -118,7 +121,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
 
     /// Takes content until enough waits to be written. Whether more of it has to arrive first.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, SendError> {
-        while self.data.is_empty() && self.back.is_empty() && self.front.len() < FRONT_LEN_MAX {
+        while self.data.is_empty() && self.back.is_empty() && self.has_room() {
             let Some(body) = &mut self.body else { break };
             match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => return Ok(true),
@@ -128,6 +131,10 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
             }
         }
         Ok(false)
+    }
+
+    fn has_room(&self) -> bool {
+        self.front.len() < FRONT_LEN_MAX && self.copied.len() < COPIED_MAX
     }
 
     /// Writes what waits, and flushes it.
@@ -216,5 +223,35 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::StreamExt;
+    use http_body_util::StreamBody;
+    use tokio::io::duplex;
+
+    use super::*;
+
+    /// A body may count each piece, and what it needs for that is more than the piece.
+    #[tokio::test]
+    async fn of_small_pieces_that_the_receiver_does_not_take_only_some_are_taken() {
+        let taken = AtomicUsize::new(0);
+        let pieces = futures::stream::iter(0..100_000).map(|_| {
+            taken.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"a")))
+        });
+        let (mut near, _far) = duplex(16);
+        let head = b"a head that the receiver does not take".to_vec();
+        let mut sending =
+            Sending::new(head, Coding::UntilClose, Vec::new(), Some(StreamBody::new(pieces)));
+        for _ in 0..100 {
+            let written = std::future::poll_fn(|cx| sending.poll_write(&mut near, cx));
+            assert!(futures::poll!(std::pin::pin!(written)).is_pending());
+        }
+        assert_eq!(taken.load(Ordering::Relaxed), COPIED_MAX);
     }
 }
