@@ -4,8 +4,8 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::HeaderMap;
 
-use super::content::take;
 use super::fields::HeadCopy;
+use super::reader::take;
 
 /// Longest line of a chunk, with its extensions, in bytes.
 const LINE_LEN_MAX: usize = 4_096;

@@ -1,34 +1,11 @@
 //! The content of a message, read from its connection.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use hyper::body::{Frame, SizeHint};
-use tokio::io::AsyncRead;
 
 use super::chunks::{BadChunks, Decoder, Part};
 use super::framing::Framing;
-
-/// Number of bytes that are read at first. It doubles while reads fill it.
-const READ_LEN_MIN: usize = 8 * 1_024;
-/// Maximum number of bytes that are read at once. If nobody takes them, a connection holds this much.
-pub const READ_LEN_MAX: usize = 64 * 1_024;
-
-/// A shorter part of the content is copied out of the buffer. A longer one shares the buffer, which then cannot be used
-/// again. So a part never holds more than four times its length. In bytes.
-const SHARED_LEN_MIN: usize = READ_LEN_MAX / 4;
-
-/// Takes the first `len` bytes.
-pub(super) fn take(bytes: &mut BytesMut, len: usize) -> Bytes {
-    if len >= SHARED_LEN_MIN {
-        return bytes.split_to(len).freeze();
-    }
-    let part = Bytes::copy_from_slice(&bytes[..len]);
-    bytes.advance(len);
-    part
-}
+use super::reader::take;
 
 /// What is left of a message's content.
 #[derive(Clone, Copy, Debug)]
@@ -109,51 +86,13 @@ impl Content {
     }
 }
 
-/// Reads from a connection into a buffer.
-#[derive(Debug)]
-pub struct Reader<R> {
-    /// The connection.
-    pub io: R,
-    /// What was read and not taken yet.
-    pub bytes: BytesMut,
-    read_len: usize,
-}
-
-impl<R> Reader<R> {
-    /// Reads from `io`, from which `bytes` were already read.
-    #[must_use]
-    pub fn new(io: R, bytes: BytesMut) -> Self {
-        Self { io, bytes, read_len: READ_LEN_MIN }
-    }
-
-    /// Gives back an empty buffer. An idle connection holds none.
-    pub fn shrink(&mut self) {
-        if self.bytes.is_empty() {
-            self.bytes = BytesMut::new();
-            self.read_len = READ_LEN_MIN;
-        }
-    }
-}
-
-impl<R: AsyncRead + Unpin> Reader<R> {
-    /// Reads more bytes; 0 at the end.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.bytes.reserve(self.read_len);
-        let io = Pin::new(&mut self.io);
-        let len = ready!(tokio_util::io::poll_read_buf(io, cx, &mut self.bytes))?;
-        if len >= self.read_len {
-            self.read_len = (self.read_len * 2).min(READ_LEN_MAX);
-        }
-        Poll::Ready(Ok(len))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
 
     use tokio::io::{AsyncWriteExt, duplex};
 
+    use super::super::reader::{READ_LEN_MAX, READ_LEN_MIN, Reader};
     use super::*;
 
     /// Parts that are kept hold what they count, however they arrive.

@@ -6,35 +6,27 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, Request, Response, Version};
 use hyper::body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::answer::{Question, Upgrade, push_head};
-use super::content::{Content, Reader};
+use super::answer::{Question, push_head};
+use super::connection::Connection;
+use super::content::Content;
 use super::framing::Framing;
 use super::interim::Interim;
+use super::reader::Reader;
 use super::request::RequestHead;
 use super::request_content::{Arriving, RequestContent};
 use super::sending::Sending;
+use super::upgrade::Upgrade;
 
 /// Room for the head of an answer, in bytes.
 const HEAD_LEN: usize = 512;
 /// Number of bytes that are read to learn whether the client has gone. A longer buffer would be held by every request
 /// that waits.
 const PEEK_LEN: usize = 256;
-
-/// A client's connection between two requests.
-#[derive(Debug)]
-pub struct Connection<R, W> {
-    /// The reading half.
-    pub read: R,
-    /// The writing half.
-    pub write: W,
-    /// What was read and belongs to the next requests.
-    pub bytes: BytesMut,
-}
 
 /// The client has gone. Nothing was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -243,6 +235,7 @@ impl<R: AsyncRead + Unpin> Reading<R> {
 mod tests {
     use std::convert::Infallible;
 
+    use bytes::BytesMut;
     use http_body_util::{BodyExt, Full};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex};
     use tokio::sync::oneshot;

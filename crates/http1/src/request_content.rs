@@ -14,8 +14,9 @@ use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::io::AsyncRead;
 
-use super::content::{Content, Reader};
+use super::content::Content;
 use super::interim::Interim;
+use super::reader::Reader;
 
 /// Why the content of a request ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,14 @@
+//! A client's connection.
+
+use bytes::BytesMut;
+
+/// A client's connection between two requests.
+#[derive(Debug)]
+pub struct Connection<R, W> {
+    /// The reading half.
+    pub read: R,
+    /// The writing half.
+    pub write: W,
+    /// What was read and belongs to the next requests.
+    pub bytes: BytesMut,
+}
