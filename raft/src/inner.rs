@@ -16,6 +16,7 @@ use crate::consensus::Metrics;
 use crate::consensus_core::Raft;
 use crate::exclusion::ExclusionCell;
 use crate::freshness::Freshness;
+use crate::led::Led;
 use crate::lifecycle::Lifecycle;
 use crate::network::links::Links;
 use crate::roster::Roster;
@@ -49,8 +50,7 @@ pub(crate) struct Inner {
     /// Whether every other member was asked since there has been no known leader.
     pub(crate) pinged: AtomicBool,
     pub(crate) leadership: watch::Sender<Leadership>,
-    /// Since when this node has led without interruption, while it leads.
-    pub(crate) leads_since: Mutex<Option<std::time::Instant>>,
+    pub(crate) led: Mutex<Led>,
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) stalled: AtomicBool,
     pub(crate) counters: CounterCells,

@@ -27,6 +27,7 @@ mod freshness;
 pub mod fuzz;
 mod inner;
 mod leadership;
+mod led;
 mod lifecycle;
 mod membership;
 mod network;

@@ -206,7 +206,7 @@ async fn start_inside(
     let inner = Arc::new(Inner {
         in_flight: Arc::new(Semaphore::new(config.proposals_in_flight_max)),
         leadership: watch::Sender::new(Leadership::default()),
-        leads_since: Mutex::default(),
+        led: Mutex::default(),
         stalled: AtomicBool::new(false),
         counters: CounterCells::default(),
         lifecycle: Lifecycle::new(runtime.into_inner(), app_thread),

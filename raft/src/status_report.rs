@@ -16,8 +16,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 impl RaftNode {
     /// Time since this node last accepted a request of `leader`, in milliseconds; `None` if the newest one
-    /// came from another leader.
+    /// came from another leader. Of this node itself: how long no quorum had confirmed it when it began to lead again.
     pub fn leader_silence_ms(&self, leader: NodeId) -> Option<u64> {
+        if leader == self.inner.config.node_id {
+            return self.inner.led.lock().gap().map(clock::millis);
+        }
         self.inner.links.context.contacts.leader_heard_age(leader).map(clock::millis)
     }
 
@@ -133,7 +136,7 @@ impl Inner {
         if lately && matched.is_some() {
             return Some(true);
         }
-        let leads_since = *self.leads_since.lock();
+        let leads_since = self.led.lock().since();
         leads_since.is_some_and(|at| clock::since(at) >= SILENCE_MAX).then_some(false)
     }
 

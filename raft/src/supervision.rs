@@ -8,6 +8,7 @@ use std::time::Duration;
 use openraft::ServerState;
 use tokio_util::sync::CancellationToken;
 
+use crate::consensus::quorum_ack_age;
 use crate::exclusion::Exclusion;
 use crate::inner::Inner;
 use crate::{belonging, clock, membership, quorum, transfer};
@@ -41,6 +42,12 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
             inner.raft.runtime_config().elect(stands);
         }
         let now = inner.leadership_now();
+        // A node that leads alone confirms itself.
+        let age = inner.with_metrics(quorum_ack_age).filter(|_| inner.other_voters() > 0);
+        let seen_at = clock::now();
+        let confirmed_at = age.and_then(|age| seen_at.checked_sub(age)).unwrap_or(seen_at);
+        // Before the change is published: who hears of it asks how long nobody led.
+        inner.led.lock().note(now.is_leader, confirmed_at, seen_at);
         inner.leadership.send_if_modified(|published| {
             if *published == now {
                 return false;
@@ -52,9 +59,6 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
             *published = now;
             true
         });
-        let mut leads_since = inner.leads_since.lock();
-        *leads_since = now.is_leader.then(|| leads_since.unwrap_or_else(clock::now));
-        drop(leads_since);
         belonging::watch_exclusion(&inner);
         let membership_id = inner.with_metrics(|metrics| *metrics.membership_config.log_id());
         if members_seen != Some(membership_id) {
