@@ -534,11 +534,27 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
     let voters =
         status["raft"]["members"].as_array().unwrap().iter().filter(|m| m["voter"] == true);
     assert_eq!(voters.count(), 3, "{status}");
+    // A member that has a vote is not added once more, and the audit log has no such success.
+    let voter = &status["raft"]["members"][0];
+    let of = |field: &str| voter[field].as_str().unwrap().to_owned();
+    let (peer_addr, http_addr, name) = (of("peer_addr"), of("http_addr"), of("name"));
+    let id = voter["id"].to_string();
+    let addresses = ["--peer-addr", &*peer_addr, "--http-addr", &*http_addr, "--name", &*name];
+    let again = dev.run(&[&["cluster", "add", &*id][..], &addresses].concat());
+    let shown = text(&again.stderr);
+    assert_eq!(code(&again), 5, "{shown}");
+    assert!(shown.contains(&format!("node {id} is a member already (voter)")), "{shown}");
+    let added = dev.json(&["audit", "list", "--action", "member.add"]);
+    let outcome_of = |id: &str| {
+        added.iter().find(|record| record["object"] == id).map(|record| record["outcome"].clone())
+    };
+    assert_eq!(outcome_of("4").unwrap(), "success", "{added:?}");
+    assert_ne!(outcome_of(&id).unwrap(), "success", "{added:?}");
     // A member that did not answer is no equal one.
     let digest = dev.run(&["cluster", "digest"]);
     let shown = text(&digest.stderr);
     assert_eq!(code(&digest), 4, "{shown}");
-    assert!(shown.contains("1 of 4 nodes gave no digest: node-4"), "{shown}");
+    assert!(shown.contains("no digest from node-4"), "{shown}");
     let listed = text(&digest.stdout);
     assert!(!listed.contains("NOT COMPARED") && !listed.contains("no node could"), "{listed}");
     let unasked = dev.run(&["cluster", "promote", "4", "--force"]);

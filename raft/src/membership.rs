@@ -127,7 +127,10 @@ pub(crate) async fn bootstrap(
     }
     if inner.dir.lineage() != 0 && inner.log.is_pristine() {
         return Err(AdminError::Refused(
-            "this node has joined a restored cluster; add it there as a member".to_owned(),
+            "this node's directory has no log, and the cluster was restored from a backup, so the node cannot join it \
+             as a founder: remove its number from the cluster if it is a member there, and add a node with a new \
+             number and an empty directory"
+                .to_owned(),
         ));
     }
     match inner.raft.initialize(members.clone()).await {
@@ -258,8 +261,11 @@ async fn add_learner(
     (id, member): (NodeId, Member),
     timeout: Duration,
 ) -> Result<(), AdminError> {
-    let (_, present) = members(inner);
+    let (voters, present) = members(inner);
     match present.get(&id) {
+        Some(_) if voters.contains(&id) => {
+            return Err(AdminError::Refused(format!("node {id} is a member already (voter)")));
+        }
         Some(known) if *known == member => return Ok(()),
         Some(_) => {
             return Err(AdminError::Refused(format!(

@@ -37,6 +37,12 @@ async fn a_node_joins_by_snapshot_is_promoted_and_another_removed() {
     assert_eq!(role(cluster.node(4)), Role::Learner);
     cluster.node(follower).promote(4, false).await.unwrap();
     eventually("node 4 to vote", || (role(cluster.node(4)) == Role::Follower).then_some(())).await;
+    let voter = cluster.members[&4].clone();
+    let added = cluster.node(follower).add_learner(4, voter).await;
+    assert!(
+        matches!(&added, Err(AdminError::Refused(why)) if why == "node 4 is a member already (voter)"),
+        "{added:?}"
+    );
     let removed = (1..=3).find(|id| *id != leader && *id != follower).unwrap();
     cluster.node(follower).remove(removed, false).await.unwrap();
     cluster.kill(removed).await;

@@ -81,12 +81,8 @@ impl Verdict {
             Self::Apart => {
                 "not compared: the nodes are at different indexes; ask again when fewer writes arrive".into()
             }
-            Self::Missing(names) => format!(
-                "NOT COMPARED: {} of {} gave no digest: {}",
-                names.len(),
-                maxine_wording::count(asked, "node"),
-                names.join(", ")
-            ),
+            // A server that does not answer may be a node that is also listed by its name, so they are not counted.
+            Self::Missing(names) => format!("NOT COMPARED: no digest from {}", names.join(", ")),
         }
     }
 }
@@ -188,8 +184,10 @@ async fn members(connect: &ConnectArgs) -> Result<Vec<Asked>, CliError> {
         let first = statuses.into_iter().find_map(Result::err);
         return Err(first.unwrap_or_else(|| CliError::Usage("--server names no node".into())));
     };
+    let is_silent = |server: &&String| !known.iter().any(|(answered, _)| answered == server);
+    let silent: Vec<&String> = named.iter().filter(is_silent).collect();
     let Some(raft) = &first.raft else {
-        return sharers(&known, named.len());
+        return sharers(&known, &silent);
     };
     if raft.members.is_empty() {
         return Err(CliError::Incomplete(format!(
@@ -207,40 +205,54 @@ async fn members(connect: &ConnectArgs) -> Result<Vec<Asked>, CliError> {
         let server = server.ok_or_else(|| String::from(NO_ADDRESS));
         Asked { name: format!("{} (id {})", member.name, member.id), server }
     });
-    Ok(asked.collect())
+    Ok(with_silent(asked.collect(), &silent))
+}
+
+/// Adds the named servers that did not answer, and so are not known to be one of `asked`.
+fn with_silent(mut asked: Vec<Asked>, silent: &[&String]) -> Vec<Asked> {
+    for server in silent {
+        if !asked.iter().any(|one| one.server.as_ref() == Ok(*server)) {
+            asked.push(Asked { name: (*server).clone(), server: Ok((*server).clone()) });
+        }
+    }
+    asked
 }
 
 /// Why a node is not asked.
 const NO_ADDRESS: &str = "not asked: its address is not known here; name it with --server";
 
-/// The nodes that share the store, by the lists of those that answered, of `named` nodes. The lists show no addresses, so
-/// a node is asked only if it was named.
-fn sharers(known: &[(&String, &shapes::Cluster)], named: usize) -> Result<Vec<Asked>, CliError> {
+/// The nodes that share the store, by the lists of those that answered, and the named servers that were `silent`. The lists
+/// show no addresses, so a node is asked only if it was named.
+fn sharers(
+    known: &[(&String, &shapes::Cluster)],
+    silent: &[&String],
+) -> Result<Vec<Asked>, CliError> {
     let is_local = known.iter().all(|(_, cluster)| cluster.backend == StoreKind::Local);
     if !is_local && !known.iter().any(|(_, cluster)| cluster.nodes.is_some()) {
         let text = "NOT COMPARED: the store did not say which nodes there are";
         return Err(CliError::Incomplete(text.into()));
     }
-    let unasked = match known.len() < named {
-        true => "not asked: none of the named nodes that answered is it",
-        false => NO_ADDRESS,
+    let unasked = match silent {
+        [] => NO_ADDRESS,
+        _ => "not asked: none of the named nodes that answered is it",
     };
     // One node may be named by two addresses.
     let mut asked = BTreeMap::new();
     for node in known.iter().flat_map(|(_, cluster)| cluster.nodes.iter().flatten()) {
-        let silent = format!(
+        let gone = format!(
             "{unasked}; it last reported {} ago: if it is gone for good, run maxine cluster forget {}",
             human_ms(node.last_seen_ms),
             node.name
         );
         let is_silent = node.last_seen_ms > maxine_store::StoreNode::SILENT_MS;
-        let why = if is_silent { silent } else { unasked.to_owned() };
+        let why = if is_silent { gone } else { unasked.to_owned() };
         asked.insert(node.name.clone(), Err(why));
     }
     for (server, cluster) in known {
         asked.insert(cluster.node.clone(), Ok((*server).clone()));
     }
-    Ok(asked.into_iter().map(|(name, server)| Asked { name, server }).collect())
+    let asked = asked.into_iter().map(|(name, server)| Asked { name, server }).collect();
+    Ok(with_silent(asked, silent))
 }
 
 #[cfg(test)]
@@ -269,7 +281,7 @@ mod tests {
         assert_eq!(verdict(&[Ok((7, "a")), Err("x"), Ok((7, "b"))]), Verdict::Differ(7));
         let missing = verdict(&[Err("x")]);
         assert_eq!(missing, Verdict::Missing(vec!["node-1".to_owned()]));
-        assert_eq!(missing.text(1), "NOT COMPARED: 1 of 1 node gave no digest: node-1");
+        assert_eq!(missing.text(1), "NOT COMPARED: no digest from node-1");
     }
 
     /// A script must not take a member that is silent for one that has another state.
@@ -296,16 +308,40 @@ mod tests {
         let servers = ["http://one".to_owned(), "http://two".to_owned()];
         let listed = [("a", 100), ("b", 100), ("c", 900), ("d", 60_000)];
         let (a, b) = (cluster("a", &listed), cluster("b", &listed));
-        let asked = sharers(&[(&servers[0], &a), (&servers[1], &b)], 2).unwrap();
+        let asked = sharers(&[(&servers[0], &a), (&servers[1], &b)], &[]).unwrap();
         let names: Vec<&str> = asked.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c", "d"]);
         assert_eq!(asked[1].server.as_deref(), Ok("http://two"));
         assert_eq!(asked[2].server.as_deref(), Err(&NO_ADDRESS.to_owned()));
         assert!(asked[3].server.as_ref().unwrap_err().ends_with("maxine cluster forget d"));
         // Another name of the same node is no second node.
-        assert_eq!(sharers(&[(&servers[0], &a), (&servers[1], &a)], 2).unwrap().len(), 4);
+        assert_eq!(sharers(&[(&servers[0], &a), (&servers[1], &a)], &[]).unwrap().len(), 4);
         let untold = shapes::Cluster { nodes: None, ..a };
-        let refused = sharers(&[(&servers[0], &untold)], 1).unwrap_err().to_string();
+        let refused = sharers(&[(&servers[0], &untold)], &[]).unwrap_err().to_string();
         assert!(refused.contains("did not say which nodes"), "{refused}");
+    }
+
+    /// A node that was stopped in order is in no list. It was named, so it is missing.
+    #[test]
+    fn a_named_server_that_does_not_answer_is_missing() {
+        let body = json!({"node": "a", "backend": "redis", "nodes": [
+            {"name": "a", "last_seen_ms": 100, "state_version": 1},
+        ]});
+        let a: shapes::Cluster = serde_json::from_value(body).unwrap();
+        let (one, gone) = ("http://one".to_owned(), "http://gone".to_owned());
+        let asked = sharers(&[(&one, &a)], &[&gone]).unwrap();
+        let answered = |asked: Asked| {
+            let answer = match &asked.server {
+                Ok(server) if *server == one => Ok((7, "a".to_owned())),
+                _ => Err("connection refused".to_owned()),
+            };
+            (asked, answer)
+        };
+        let verdict = Verdict::of(&asked.into_iter().map(answered).collect::<Vec<_>>());
+        assert_eq!(verdict, Verdict::Missing(vec![gone.clone()]));
+        assert_eq!(verdict.text(2), "NOT COMPARED: no digest from http://gone");
+        // In raft mode it may be a member that is asked there already.
+        let member = Asked { name: "node-2 (id 2)".into(), server: Ok(gone.clone()) };
+        assert_eq!(with_silent(vec![member], &[&gone]).len(), 1);
     }
 }
