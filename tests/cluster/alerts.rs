@@ -175,12 +175,10 @@ async fn a_node_that_was_paused_says_what_it_knows_of_it() {
     assert!(message.starts_with("this node's process did not run for "), "{message}");
     assert!(!message.contains("lease"), "a follower has none: {message}");
 
-    // The others elect another leader meanwhile; that the duties are in good hands ends the alert.
+    // The others elect another leader meanwhile: the duties are in good hands, which is no alert.
     let leader = dev.leader().await;
     pause(&dev, leader).await;
-    let is_over = |alert: &Value| alert["state"] == "resolved";
-    let lost = listed(&dev, leader, "cluster.leadership_lost", is_over).await;
-    assert!(lost["resolved_ms"].as_u64() >= lost["time_ms"].as_u64(), "{lost}");
+    listed(&dev, leader, "node.stalled", |_| true).await;
 
     // What an operator confirms reaches the leader through any node.
     for node in 0..3 {

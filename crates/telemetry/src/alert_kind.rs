@@ -109,7 +109,8 @@ kinds! {
     LeaderChangesOften = "cluster.leader_changes_often": Condition, Warning, Cluster, "leader-lost";
     /// A member does not receive the log as fast as it is written. The object is its name.
     MemberLags = "cluster.member_lags": Condition, Warning, Cluster, "replica-lost";
-    /// This node has lost the leader's duties. Resolved once it, or another node, has them.
+    /// This node lost the leader's duties a second ago or longer, and knows no other leader. Resolved once it, or another node,
+    /// has them.
     LeadershipLost = "cluster.leadership_lost": Condition, Warning, Node, "leader-lost";
     /// This node knows a leader, but has had no proof for a while that its own state is current.
     StateOld = "node.state_old": Condition, Warning, Node, "partition";

@@ -3,7 +3,9 @@
 //! Every node notes the events; only the one that leads raises the alert, so that a webhook hears
 //! of each eviction once.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -19,6 +21,9 @@ use maxine_view::{View, WatchScope};
 
 /// Most events taken at once.
 const EVENTS_MAX: usize = 256;
+/// How long nobody may be known to have the duties that this node has lost, before that is an alert. In a transfer
+/// another node has them within milliseconds.
+const LOST_HOLD: Duration = Duration::from_secs(1);
 
 /// What the projection follows.
 pub struct ProjectionParts {
@@ -46,6 +51,8 @@ pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
     if held.is_some() {
         parts.leadership_changed(true, held);
     }
+    // The fence of the duties that were lost, until the alert is due.
+    let mut lost: Option<(Pin<Box<tokio::time::Sleep>>, Option<Fence>)> = None;
     loop {
         let after = parts.view.index();
         // The history may be cut off between the two lines; then the next round starts later.
@@ -63,8 +70,14 @@ pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
                     let now = *parts.duties.borrow_and_update();
                     if now.is_some() != held.is_some() {
                         parts.leadership_changed(now.is_some(), now.or(held));
+                        let due = || Box::pin(tokio::time::sleep(LOST_HOLD));
+                        lost = now.is_none().then(|| (due(), held));
                     }
                     held = now;
+                }
+                fence = overdue(&mut lost) => {
+                    lost = None;
+                    parts.duties_stay_lost(fence);
                 }
                 changed = parts.leadership.changed() => {
                     if changed.is_err() {
@@ -78,6 +91,19 @@ pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
                 }
             }
         }
+    }
+}
+
+/// Waits until the alert about lost duties is due; forever if none were lost. Returns their fence.
+async fn overdue(
+    lost: &mut Option<(Pin<Box<tokio::time::Sleep>>, Option<Fence>)>,
+) -> Option<Fence> {
+    match lost {
+        Some((due, fence)) => {
+            due.await;
+            *fence
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -146,24 +172,32 @@ impl ProjectionParts {
         let fence = fence.map_or(0, |fence| fence.0);
         let fields = vec![
             ("instanceId", Value::from(self.instance_id.as_str())),
-            ("leaderInstanceId", leader.clone()),
+            ("leaderInstanceId", leader),
             ("fencingToken", fence.into()),
         ];
         let outcome = if acquired { "ACQUIRED" } else { "LOST" };
         self.telemetry.record("cluster.leadership_changed", outcome, fields);
-        if !acquired {
-            let details = json!({"leaderInstanceId": leader, "fencingToken": fence});
-            let message = "this instance has lost the leader's duties";
-            let notice = Notice::new(AlertKind::LeadershipLost, &*self.instance_id, message);
-            self.telemetry.raise(notice.details(details));
-        }
-        // Another node may have taken the duties over before this one noticed.
-        let snapshot = self.view.snapshot();
-        let holder = snapshot.state.grant().map(|grant| grant.holder.as_str());
-        if acquired || holder.is_some_and(|holder| holder != self.instance_id) {
+        if acquired {
             self.telemetry.clear(AlertKind::LeadershipLost, &self.instance_id);
         }
         self.leader_changed();
+    }
+
+    /// Raises the alert, unless another node has taken the duties over.
+    fn duties_stay_lost(&self, fence: Option<Fence>) {
+        let snapshot = self.view.snapshot();
+        let holder = snapshot.state.grant().map(|grant| grant.holder.as_str());
+        let leader = self.leadership.borrow().leader.clone();
+        let is_another = |name: &str| name != self.instance_id;
+        if holder.is_some_and(is_another) || leader.as_deref().is_some_and(is_another) {
+            return;
+        }
+        let fence = fence.map_or(0, |fence| fence.0);
+        let details = json!({"leaderInstanceId": leader, "fencingToken": fence});
+        let message =
+            "this node has lost the leader's duties, and no other node is known to have them";
+        let notice = Notice::new(AlertKind::LeadershipLost, &*self.instance_id, message);
+        self.telemetry.raise(notice.details(details));
     }
 
     /// Another leader ends the alert, too: a node that was removed from the cluster hears who leads, but
@@ -256,21 +290,34 @@ mod tests {
             };
             let shown = async {
                 while !is_so() {
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
-            let shown = tokio::time::timeout(std::time::Duration::from_secs(10), shown).await;
+            let shown = tokio::time::timeout(Duration::from_secs(10), shown).await;
             assert!(shown.is_ok(), "not {state:?}: {:?}", telemetry.alerts().newest_first());
         };
         // The projection notes the duties that it begins with.
         while telemetry.recent_events().is_empty() {
             tokio::task::yield_now().await;
         }
+        let name = |leader: Option<&str>| {
+            let leader = leader.map(str::to_owned);
+            leadership.send(Leadership { leader, ..Leadership::default() }).unwrap();
+        };
+        // A transfer: another node leads within milliseconds.
+        duties.send(None).unwrap();
+        tokio::time::sleep(LOST_HOLD / 2).await;
+        name(Some("node-1"));
+        tokio::time::sleep(LOST_HOLD * 2).await;
+        assert!(telemetry.alerts().newest_first().is_empty(), "a transfer is no alert");
+        name(None);
+        duties.send(Some(Fence(9))).unwrap();
+        while telemetry.recent_events().len() < 3 {
+            tokio::task::yield_now().await;
+        }
         duties.send(None).unwrap();
         until(AlertState::Active).await;
-        leadership
-            .send(Leadership { leader: Some("node-1".into()), ..Leadership::default() })
-            .unwrap();
+        name(Some("node-1"));
         until(AlertState::Resolved).await;
         stop.cancel();
         projection.await.unwrap();
