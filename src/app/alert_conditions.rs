@@ -300,7 +300,7 @@ impl Watch {
         match &seen.cluster {
             Some(cluster) => self.judge_members(seen, cluster, now_ms, &mut judged),
             None if seen.leadership.leader.is_none() => {
-                let message = "this node knows no leader: nothing expires, and writes may fail";
+                let message = "this node knows no leader: heartbeats fail, and nothing expires";
                 judged.holds.push(Notice::new(AlertKind::NoLeader, "cluster", message));
             }
             None => {}

@@ -33,6 +33,7 @@ pub(super) fn restrict_permissions(config: &NodeConfig) {
     narrowed.beginning_with(&config.data_dir, "alert-silences");
     narrowed.beginning_with(&config.data_dir, "shared-log");
     narrowed.beginning_with(&config.data_dir, "newest-state");
+    narrowed.beginning_with(&config.data_dir, "lease-tokens");
     narrowed.tree(&config.data_dir.join(&config.telemetry.audit_file));
     let log = settings::log_path(config);
     if let (Some(dir), Some(name)) = (log.parent(), log.file_name()) {

@@ -178,6 +178,7 @@ pub(super) fn redis(config: &NodeConfig) -> anyhow::Result<RedisConfig> {
         connect_timeout_ms: settings.redis_connect_timeout_ms,
         instance_id: config.name(),
         newest_state: newest_state(config),
+        lease_tokens: lease_tokens(config),
         election_enabled: settings.election_enabled,
         lease_ms: settings.lease_ms,
         renew_ms: settings.lease_renew_ms,
@@ -211,6 +212,11 @@ fn newest_state(config: &NodeConfig) -> Option<PathBuf> {
     Some(config.data_dir.join("newest-state"))
 }
 
+/// The file with the tokens of the last processes. In shared-file and Redis mode a process locks the data directory.
+fn lease_tokens(config: &NodeConfig) -> Option<PathBuf> {
+    Some(config.data_dir.join("lease-tokens"))
+}
+
 pub(super) fn local(config: &NodeConfig) -> LocalConfig {
     LocalConfig {
         path: log_path(config),
@@ -226,6 +232,7 @@ pub(super) fn shared_file(config: &NodeConfig) -> SharedFileConfig {
         path: log_path(config),
         used_log: Some(config.data_dir.join("shared-log")),
         newest_state: newest_state(config),
+        lease_tokens: lease_tokens(config),
         lock_timeout_ms: config.state.lock_timeout_ms,
         lock_retry_ms: config.state.lock_retry_ms,
         instance_id: config.name(),

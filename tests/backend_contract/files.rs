@@ -70,6 +70,15 @@ pub(crate) async fn shared(path: &Path, name: &str) -> Node {
     open_shared(quick(path, name)).await
 }
 
+pub(crate) async fn shared_with_lease(
+    path: &Path,
+    name: &str,
+    lease_ms: u64,
+    lease_tokens: Option<PathBuf>,
+) -> Node {
+    open_shared(SharedFileConfig { lease_ms, lease_tokens, ..quick(path, name) }).await
+}
+
 /// One that does not compete to lead.
 pub(crate) async fn shared_looking_on(path: &Path, name: &str) -> Node {
     open_shared(SharedFileConfig { election_enabled: false, ..quick(path, name) }).await

@@ -2,7 +2,7 @@
 //! The same for Raft is in `raft`.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -25,13 +25,19 @@ use crate::redis_server::{EventLog, RedisServer, open, open_with_clock, quick};
 
 /// Where the child finds its store: a Redis URL, or a path.
 const CHILD_STORE: &str = "MAXINE_TEST_CHILD_STORE";
+/// Where the child keeps the tokens of its processes. With it, the child's lease is [`LONG_LEASE_MS`].
+const CHILD_TOKENS: &str = "MAXINE_TEST_CHILD_TOKENS";
+/// Longer than any test waits.
+const LONG_LEASE_MS: u64 = 300_000;
 
 /// Not a test of its own: the process that the tests below stop and continue. Does nothing unless
 /// one of them started it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child_process() {
     let Ok(place) = std::env::var(CHILD_STORE) else { return };
+    let tokens = std::env::var_os(CHILD_TOKENS).map(PathBuf::from);
     let node = match place.strip_prefix("local:") {
+        None if tokens.is_some() => with_long_lease(&place, "child", tokens).await,
         Some(path) => files::local(path.as_ref(), "child").await,
         None if place.starts_with("raft:") => crate::raft::Layout::child(&place).await,
         None if place.starts_with("redis://") => open(quick(place, "child")).await,
@@ -112,6 +118,13 @@ impl ChildNode {
         namespace.args(["--mount", "sh", "-c"]).arg(script);
         namespace.arg(std::env::current_exe().expect("this binary"));
         Self::run(place, namespace)
+    }
+
+    /// A child that keeps the tokens of its processes at `tokens`.
+    fn start_with_tokens(place: &str, tokens: &Path) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        command.env(CHILD_TOKENS, tokens);
+        Self::run(place, command)
     }
 
     fn run(place: &str, mut command: Command) -> Self {
@@ -216,6 +229,67 @@ pub(crate) async fn paused(mut old: ChildNode, others: &[Node]) {
     let expired = new.expire(fence, (instance("orders", "a"), epoch)).await;
     assert_eq!(expired, Reply::Changed(vec![true]));
     old.say("quit");
+}
+
+/// A node of a Redis, or of a shared file, whose lease does not run out within a test.
+async fn with_long_lease(place: &str, name: &str, tokens: Option<PathBuf>) -> Node {
+    if place.starts_with("redis://") {
+        let config = quick(place.into(), name);
+        return open(RedisConfig { lease_ms: LONG_LEASE_MS, lease_tokens: tokens, ..config }).await;
+    }
+    files::shared_with_lease(place.as_ref(), name, LONG_LEASE_MS, tokens).await
+}
+
+/// The leader is killed, and started again within its lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_leader_gives_back_the_lease_that_it_left() {
+    let server = RedisServer::start().await;
+    restarted(&server.url()).await;
+}
+
+/// The same with a shared file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_leader_on_a_shared_file_gives_back_the_lease_that_it_left() {
+    let dir = tempfile::tempdir().expect("a directory");
+    restarted(dir.path().join("state.log").to_str().expect("a plain path")).await;
+}
+
+async fn restarted(place: &str) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let tokens = dir.path().join("lease-tokens");
+    let mut killed = ChildNode::start_with_tokens(place, &tokens);
+    killed.leads();
+    drop(killed);
+    let other = with_long_lease(place, "b", None).await;
+    let seen = || Some(other.store.leadership_now()).filter(|now| now.term > 0);
+    let before = eventually("the lease that was left is seen", async || seen()).await;
+    assert_eq!((before.leader.as_deref(), before.is_leader), (Some("child"), false));
+
+    // Without its tokens, it knows only that the lease with its name is not its own.
+    let nameless = with_long_lease(place, "child", None).await;
+    let never_named = |node: &Node| {
+        let now = node.store.leadership_now();
+        assert_eq!(now.is_leader, now.leader.as_deref() == Some("child"), "{now:?}");
+        now
+    };
+    let seen = || Some(never_named(&nameless)).filter(|now| now.term == before.term);
+    let now = eventually("the lease that was left is seen", async || seen()).await;
+    assert_eq!((now.leader, now.is_leader), (None, false));
+    nameless.store.shutdown().await;
+    assert_eq!(other.store.leadership_now(), before, "nobody gave it back");
+
+    let again = with_long_lease(place, "child", Some(tokens)).await;
+    let nodes = [again, other];
+    let leads = || {
+        let _ = never_named(&nodes[0]);
+        nodes.iter().find(|node| node.is_leader()).cloned()
+    };
+    let leader = eventually("the lease is given back long before its end", async || leads()).await;
+    assert!(leader.store.leadership_now().term > before.term, "with a new fencing token");
+    leader.take_duties().await;
+    for node in &nodes {
+        node.store.shutdown().await;
+    }
 }
 
 /// A node that does not compete leaves the lease to those who do, and takes it where nobody does.

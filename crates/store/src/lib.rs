@@ -11,6 +11,7 @@ mod file_log;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod import;
+mod lease_tokens;
 pub mod local;
 mod machine;
 mod memory;

@@ -32,6 +32,13 @@ impl StoreKind {
             Self::Memory => "memory",
         }
     }
+
+    /// Whether nodes write without a leader, and do not hear each other. Without a leader, only heartbeats and what a leader
+    /// decides wait for one. That a leader has stopped is known when its lease is over.
+    #[must_use]
+    pub const fn orders_without_leader(self) -> bool {
+        matches!(self, Self::Redis | Self::SharedFile)
+    }
 }
 
 impl fmt::Display for StoreKind {

@@ -16,7 +16,7 @@ use super::super::peer::{self, PeerService, Renew, RenewalBlock, To};
 use super::WriteError;
 use maxine_clock::Clock;
 use maxine_control::leases::{LeaseId, LeaseTable};
-use maxine_store::{CallError, Consistency, ControlStore, Retry};
+use maxine_store::{CallError, Consistency, ControlStore, Retry, StoreKind};
 use maxine_view::View;
 
 /// How long heartbeats are collected.
@@ -78,6 +78,7 @@ impl RenewalBatcher {
             _ => Err(WriteError::Unavailable {
                 retry_after_s: 1,
                 reason: reason(
+                    self.store.kind(),
                     self.store.leadership_now().leader.as_deref(),
                     self.store.refuses_writes(),
                     failure.lock().take(),
@@ -89,11 +90,22 @@ impl RenewalBatcher {
 
 /// Why leases were not renewed: what this node knows of the leader, why the store takes no writes, and why the last
 /// message to the leader had no answer.
-fn reason(leader: Option<&str>, refuses: Option<String>, failure: Option<CallError>) -> String {
+fn reason(
+    kind: StoreKind,
+    leader: Option<&str>,
+    refuses: Option<String>,
+    failure: Option<CallError>,
+) -> String {
+    let until = match kind.orders_without_leader() {
+        true => " until its lease ends (if it has stopped, another node leads then)",
+        false => "",
+    };
     let why = match (leader, failure) {
         (None, _) => "no leader is known".to_owned(),
-        (Some(leader), Some(failure)) => format!("the leader is {leader}, and {failure}"),
-        (Some(leader), None) => format!("the leader is {leader}, and it has not answered yet"),
+        (Some(leader), Some(failure)) => format!("the leader is {leader}{until}, and {failure}"),
+        (Some(leader), None) => {
+            format!("the leader is {leader}{until}, and it has not answered yet")
+        }
     };
     match refuses {
         Some(refuses) => format!("{why}; {refuses}"),
@@ -264,11 +276,18 @@ mod tests {
         let refuses = Some("the store refuses writes (NOREPLICAS)".to_owned());
         let unreachable = Some(CallError::Unreachable);
         assert_eq!(
-            reason(None, refuses, unreachable),
+            reason(StoreKind::Memory, None, refuses, unreachable),
             "no leader is known; the store refuses writes (NOREPLICAS)"
         );
         let none_yet = "the leader is node-1, and it has not answered yet";
-        assert_eq!(reason(Some("node-1"), None, None), none_yet);
+        assert_eq!(reason(StoreKind::Raft, Some("node-1"), None, None), none_yet);
+        for kind in [StoreKind::Redis, StoreKind::SharedFile] {
+            assert_eq!(
+                reason(kind, Some("node-1"), None, Some(CallError::Unreachable)),
+                "the leader is node-1 until its lease ends (if it has stopped, another node leads then), \
+                 and it could not be reached"
+            );
+        }
     }
 
     /// While the store takes no writes, nobody can become the leader, so the next message would fail as the first did.

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use super::counts::InstanceCounts;
 use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write};
+use super::ready::without_leader;
 use super::upgrade::StateVersions;
 use crate::AppState;
 use crate::access::AccessMode;
@@ -195,12 +196,14 @@ fn warnings(
         // What this node knows of the cluster is no longer true.
         return warnings;
     }
-    if let Some(why) = app.store().refuses_writes() {
-        warn(&why);
+    let refuses_writes = app.store().refuses_writes();
+    if let Some(why) = &refuses_writes {
+        warn(why);
     }
     if leadership.leader.is_none() {
         let lookups = if snapshot.has_state() { "; look-ups continue" } else { "" };
-        warn(&format!("no leader is known: writes are refused until there is one{lookups}"));
+        let missing = without_leader(app.store().kind(), refuses_writes);
+        warn(&format!("no leader is known: {missing}{lookups}"));
     }
     match app.store().staleness_ms() {
         Some(staleness_ms) if staleness_ms <= STALE_WARNING_MS => {}

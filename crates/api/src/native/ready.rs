@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::fresh::Answered;
 use crate::AppState;
+use maxine_store::StoreKind;
 
 /// Maximum staleness of a ready node, in milliseconds.
 const READY_STALENESS_MS_MAX: u64 = 2_000;
@@ -60,7 +61,8 @@ pub(super) async fn ready(
     let reason = match state.not_serving_reason().or(lacks) {
         Some(reason) => Some(reason),
         None if leadership.leader.is_none() => {
-            Some("no leader is confirmed: writes are not taken".to_owned())
+            let missing = without_leader(state.store().kind(), state.store().refuses_writes());
+            Some(format!("no leader is confirmed: {missing}"))
         }
         None if !fresh => Some(not_confirmed(staleness_ms)),
         None if snapshot.state.grant().is_none() => {
@@ -86,6 +88,17 @@ pub(super) async fn ready(
     (status, Json(answer))
 }
 
+/// What does not work without a leader, in a store of the kind `kind` that may refuse writes.
+pub(super) fn without_leader(kind: StoreKind, refuses_writes: Option<String>) -> String {
+    match refuses_writes {
+        Some(why) => format!("writes are not taken: {why}"),
+        None if kind.orders_without_leader() => String::from(
+            "heartbeats and health verdicts wait for one, and nothing expires; other writes need none",
+        ),
+        None => String::from("writes are not taken"),
+    }
+}
+
 /// A node knows how old its state can be, but not whether it is behind, or whether nobody answers.
 fn not_confirmed(staleness_ms: Option<u64>) -> String {
     let since = match staleness_ms {
@@ -95,4 +108,24 @@ fn not_confirmed(staleness_ms: Option<u64>) -> String {
     format!(
         "nothing has confirmed this node's state {since}: it is catching up, or the leader or the store does not answer"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On Redis and on a shared file, clients register while nobody leads.
+    #[test]
+    fn what_waits_for_a_leader_is_said_of_each_store() {
+        let refused = || Some(String::from("the store refuses writes (OOM)"));
+        for kind in [StoreKind::Redis, StoreKind::SharedFile] {
+            assert_eq!(
+                without_leader(kind, None),
+                "heartbeats and health verdicts wait for one, and nothing expires; other writes need none"
+            );
+            let why = "writes are not taken: the store refuses writes (OOM)";
+            assert_eq!(without_leader(kind, refused()), why);
+        }
+        assert_eq!(without_leader(StoreKind::Raft, None), "writes are not taken");
+    }
 }

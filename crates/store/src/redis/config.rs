@@ -45,6 +45,9 @@ pub struct RedisConfig {
     /// A file on this node's own disk with the newest state that the node has seen. It shows at the start that Redis was
     /// put back to an older state. With `None` there is no such check.
     pub newest_state: Option<PathBuf>,
+    /// A file on this node's own disk with the tokens of its last processes, in a directory that the caller has locked.
+    /// A node that starts gives back the lease that an earlier process left. With `None` that lease has to run out.
+    pub lease_tokens: Option<PathBuf>,
     /// Whether this node competes to lead. If false, it becomes leader only when there has been none for two
     /// lease periods (`MAXINE_LEADER_ELECTION_ENABLED`).
     pub election_enabled: bool,
@@ -82,6 +85,7 @@ impl Default for RedisConfig {
             instance_id: String::from("maxine"),
             api_addresses: Vec::new(),
             newest_state: None,
+            lease_tokens: None,
             election_enabled: true,
             lease_ms: 15_000,
             renew_ms: 5_000,

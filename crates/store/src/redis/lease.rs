@@ -74,15 +74,22 @@ impl Core {
         lease.held.as_ref().filter(|(_, until_ms)| now_ms < *until_ms).map(|(text, _)| text.clone())
     }
 
-    /// The holder of the lease, until the lease that was seen last runs out.
+    /// The holder of the lease, until the lease that was seen last runs out. A lease of an earlier process of this
+    /// node has no holder.
     pub(super) fn lease_holder(&self) -> Option<LeaseRecord> {
         let now_ms = self.clock.monotonic_ms();
         let lease = self.lease.lock();
         let (record, until_ms) = lease.seen.as_ref()?;
         let lasts = now_ms < *until_ms;
-        let lapsed = record.token == self.token
-            && lease.held.as_ref().is_none_or(|(_, until_ms)| now_ms >= *until_ms);
-        (lasts && !lapsed).then(|| record.clone())
+        let holds = match record.token == self.tokens.mine() {
+            true => lease.held.as_ref().is_some_and(|(_, until_ms)| now_ms < *until_ms),
+            // Two nodes must not have one name. A lease with this node's name is of a process that was replaced.
+            false => {
+                record.instance_id != self.config.instance_id
+                    && !self.tokens.is_of_ended_process(&record.token)
+            }
+        };
+        (lasts && holds).then(|| record.clone())
     }
 
     /// Who leads now. While Redis does not answer, nobody is known to lead: no lease can be confirmed. While it
@@ -91,7 +98,9 @@ impl Core {
     pub(super) fn leadership_now(&self) -> Leadership {
         let is_confirmed = !self.is_unconfirmed();
         let is_leader = is_confirmed && self.held_lease().is_some();
+        let names_another = |record: &LeaseRecord| record.instance_id != self.config.instance_id;
         let holder = self.lease_holder().filter(|_| is_confirmed);
+        let holder = holder.filter(|record| is_leader || names_another(record));
         let term = self.lease.lock().highest_fence;
         Leadership { leader: holder.map(|record| record.instance_id), is_leader, term }
     }
@@ -234,12 +243,14 @@ impl Core {
         Some(until_ms)
     }
 
-    /// Whether Redis still has a lease of this node that the node itself has given up. The next lease has a
-    /// new token.
+    /// Whether Redis still has a lease that this node has given up, or that an earlier process of it left. The next
+    /// lease has a new fencing token.
     fn lease_is_forgotten(&self) -> bool {
         let lease = self.lease.lock();
         lease.held.is_none()
-            && lease.seen.as_ref().is_some_and(|(record, _)| record.token == self.token)
+            && lease.seen.as_ref().is_some_and(|(LeaseRecord { token, .. }, _)| {
+                token == self.tokens.mine() || self.tokens.is_of_ended_process(token)
+            })
     }
 
     async fn acquire(&self) -> RedisResult<(bool, LeaseInRedis)> {
@@ -251,7 +262,7 @@ impl Core {
         ];
         let args = [
             name.as_bytes(),
-            self.token.as_bytes(),
+            self.tokens.mine().as_bytes(),
             numbers[0].as_bytes(),
             numbers[1].as_bytes(),
             numbers[2].as_bytes(),

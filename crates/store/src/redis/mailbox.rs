@@ -108,7 +108,7 @@ impl Core {
             let handled = tokio::time::timeout(timeout, self.peers.handle(body)).await;
             return handled.map_err(|_| CallError::late())?.map_err(CallError::Refused);
         }
-        let leader = self.lease_holder().filter(|holder| holder.token != self.token);
+        let leader = self.lease_holder().filter(|holder| holder.token != self.tokens.mine());
         let leader = leader.filter(|holder| holder.token.len() == TOKEN_LEN);
         let Some(leader) = leader else { return Err(CallError::Unreachable) };
         let number = self.calls.next.fetch_add(1, Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl Core {
         self.calls.waiting.lock().insert(number, sender);
         let _waiting = Waiting { calls: &self.calls, number };
         let exchange = async {
-            let message = encode(CALL, number, &self.token, &body);
+            let message = encode(CALL, number, self.tokens.mine(), &body);
             let link = self.main.get().await.map_err(|_| CallError::Unreachable)?;
             match self.post(link, &leader.token, &message).await {
                 Ok(true) => {}
@@ -175,7 +175,7 @@ impl Core {
     }
 
     async fn take(&self, link: &mut Link) -> RedisResult<Vec<Vec<u8>>> {
-        let inbox = self.keys.inbox(&self.token);
+        let inbox = self.keys.inbox(self.tokens.mine());
         let timeout = self.config.command_timeout() + Duration::from_secs(BLOCK_S);
         let mut command = cmd("BLPOP");
         command.arg(&inbox).arg(BLOCK_S);
@@ -231,8 +231,8 @@ impl Core {
             handled
         };
         let answer = match &handled {
-            Ok(body) => encode(ANSWER, message.number, &self.token, body),
-            Err(text) => encode(REFUSAL, message.number, &self.token, text.as_bytes()),
+            Ok(body) => encode(ANSWER, message.number, self.tokens.mine(), body),
+            Err(text) => encode(REFUSAL, message.number, self.tokens.mine(), text.as_bytes()),
         };
         let posted = async { self.post(self.main.get().await?, &message.sender, &answer).await };
         if let Err(error) = posted.await {

@@ -44,6 +44,7 @@ use self::connect::{Connector, SharedLink};
 use self::lease::LeaseState;
 use self::mailbox::Calls;
 use self::replica::Replica;
+use super::lease_tokens::LeaseTokens;
 use super::newest_state::NewestState;
 use super::store_event::StoreEvents;
 use super::{
@@ -122,8 +123,8 @@ struct Core {
     config: RedisConfig,
     keys: Keys,
     clock: Clock,
-    /// Identifies this process in the lease and in its inbox.
-    token: String,
+    /// Identify this process in the lease and in its inbox, and the earlier processes of this node.
+    tokens: LeaseTokens,
     replica: Replica,
     connector: Arc<Connector>,
     main: SharedLink,
@@ -338,7 +339,7 @@ impl RedisStore {
         let first_wait = Duration::from_millis(config.connect_timeout_ms);
         let core = Arc::new(Core {
             keys: Keys::new(&config),
-            token: format!("{:032x}", rand::random::<u128>()),
+            tokens: LeaseTokens::begin(config.lease_tokens.as_deref()),
             replica: Replica::new(view),
             main: SharedLink::new(Arc::clone(&connector), clock.clone()),
             connector,

@@ -19,6 +19,9 @@ pub struct SharedFileConfig {
     /// A file on this node's own disk with the newest state that the node has seen. It shows at the start that an older
     /// copy of the log was put in place. With `None` there is no such check.
     pub newest_state: Option<PathBuf>,
+    /// A file on this node's own disk with the tokens of its last processes, in a directory that the caller has locked.
+    /// A node that starts gives back the lease that an earlier process left. With `None` that lease has to run out.
+    pub lease_tokens: Option<PathBuf>,
     /// How long a write waits for the lock, in milliseconds
     /// (`MAXINE_REGISTRY_STATE_LOCK_TIMEOUT_MS`).
     pub lock_timeout_ms: u64,
@@ -51,6 +54,7 @@ impl Default for SharedFileConfig {
             path: PathBuf::from("data/registry-state.log"),
             used_log: None,
             newest_state: None,
+            lease_tokens: None,
             lock_timeout_ms: 5_000,
             lock_retry_ms: 100,
             poll_ms: 20,

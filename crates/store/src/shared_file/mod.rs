@@ -32,6 +32,7 @@ use self::leader_file::LeaderRecord;
 use self::orderer::{Orderer, Request};
 use super::claim::Claim;
 use super::file_log::beside;
+use super::lease_tokens::LeaseTokens;
 use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, PeerHandler,
@@ -71,7 +72,8 @@ struct Shared {
     config: SharedFileConfig,
     leader_path: PathBuf,
     clock: Clock,
-    token: String,
+    /// Identify this process in the lease, and the earlier processes of this node.
+    tokens: LeaseTokens,
     leadership: watch::Sender<Leadership>,
     lease: Mutex<LeaseState>,
     /// When this node last checked the file and then had all of it.
@@ -191,7 +193,7 @@ impl Shared {
         {
             let mut lease = self.lease.lock();
             lease.held = None;
-            if lease.record.as_ref().is_some_and(|record| record.token == self.token) {
+            if lease.record.as_ref().is_some_and(|record| record.token == self.tokens.mine()) {
                 lease.record = None;
             }
         }
@@ -205,7 +207,9 @@ impl Shared {
         // A record that is not renewed, or cannot be read again, is only valid for the time of a lease.
         let lasts = now_ms.saturating_sub(lease.record_ms) < self.config.lease_ms;
         let record = lease.record.as_ref().filter(|_| lasts);
-        let record = record.filter(|record| is_leader || record.token != self.token);
+        // Two nodes must not have one name. A record with this node's name is of a process that was replaced.
+        let names_another = |record: &LeaderRecord| record.instance_id != self.config.instance_id;
+        let record = record.filter(|record| is_leader || names_another(record));
         let leader = record.map(|record| record.instance_id.clone());
         Leadership { leader, is_leader, term: lease.highest_fence }
     }
@@ -277,7 +281,7 @@ impl SharedFileStore {
         let shared = Arc::new(Shared {
             leader_path: beside(&config.path, ".leader"),
             clock,
-            token: format!("{:032x}", rand::random::<u128>()),
+            tokens: LeaseTokens::begin(config.lease_tokens.as_deref()),
             leadership: watch::Sender::new(Leadership::default()),
             lease: Mutex::default(),
             complete_ms: AtomicU64::new(0),
@@ -301,7 +305,7 @@ impl SharedFileStore {
         let asked = Arc::clone(&shared);
         tasks.spawn(calls::serve(
             listener,
-            shared.token.clone(),
+            shared.tokens.mine().to_owned(),
             move || asked.held_lease().is_some(),
             Arc::clone(&peers),
             stop.clone(),
@@ -399,7 +403,7 @@ impl ControlStore for SharedFileStore {
                 return self.peers.handle(body).await.map_err(CallError::Refused);
             }
             let record = self.shared.lease.lock().record.clone();
-            let record = record.filter(|record| record.token != self.shared.token);
+            let record = record.filter(|record| record.token != self.shared.tokens.mine());
             let Some(leader) = record else { return Err(CallError::Unreachable) };
             self.caller.call(&leader.call_addr, &leader.token, &body).await
         };

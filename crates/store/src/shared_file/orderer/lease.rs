@@ -14,7 +14,8 @@ impl Orderer {
     pub(super) fn confirms_lease(&self) -> bool {
         let Some(fencing_token) = self.shared.held_lease() else { return false };
         let record = self.read_record().unwrap_or_default();
-        let mine = record.token == self.shared.token && record.fencing_token == fencing_token;
+        let mine =
+            record.token == self.shared.tokens.mine() && record.fencing_token == fencing_token;
         if !mine {
             self.shared.end_lease();
         }
@@ -64,12 +65,18 @@ impl Orderer {
         let unchanged_ms = now_ms.saturating_sub(self.observed.1);
         let lapsed = unchanged_ms >= lease_ms + self.shared.margin_ms();
         let given_back = record.as_ref().is_none_or(|record| record.token.is_empty());
-        let vacant = lapsed || given_back;
+        let tokens = &self.shared.tokens;
+        let is_left =
+            record.as_ref().is_some_and(|record| tokens.is_of_ended_process(&record.token));
+        let vacant = lapsed || given_back || is_left;
         // Its time is counted from its last change, however often it is read.
         self.shared.note_record(record.filter(|_| !vacant), self.observed.1);
         // A node that does not compete takes the lease too, if there has been no leader for so long that no
         // other node will lead. Otherwise, a node that is alone would never have a leader.
         let competes = self.shared.config.election_enabled || unchanged_ms >= 2 * lease_ms;
+        if is_left && !competes {
+            return self.give_back_if(|orderer| orderer.read_record() == orderer.observed.0);
+        }
         if !vacant || !competes {
             return Ok(());
         }
@@ -83,7 +90,7 @@ impl Orderer {
             let before = now.map_or(0, |record| record.fencing_token).max(highest);
             let record = LeaderRecord {
                 instance_id: orderer.shared.config.instance_id.clone(),
-                token: orderer.shared.token.clone(),
+                token: orderer.shared.tokens.mine().to_owned(),
                 fencing_token: before + 1,
                 acquired_at: orderer.shared.clock.wall_ms(),
                 renewals: 0,
@@ -101,16 +108,20 @@ impl Orderer {
     }
 
     pub(super) fn release_lease(&mut self) {
-        let done = self.locked(|orderer| {
-            if !orderer.confirms_lease() {
+        if self.give_back_if(Self::confirms_lease).is_err() {
+            tracing::info!("the lease could not be released; it ends when its time is over");
+        }
+    }
+
+    /// Gives back the lease in the file, if `is_ours` confirms under the lock that no process holds it, or this one.
+    fn give_back_if(&mut self, is_ours: impl FnOnce(&Self) -> bool) -> Result<(), Failure> {
+        self.locked(|orderer| {
+            if !is_ours(orderer) {
                 return Ok(());
             }
             let Some(record) = orderer.read_record() else { return Ok(()) };
             let fencing_token = record.fencing_token;
             orderer.write_record(&LeaderRecord { fencing_token, ..Default::default() }, false)
-        });
-        if done.is_err() {
-            tracing::info!("the lease could not be released; it ends when its time is over");
-        }
+        })
     }
 }
