@@ -9,7 +9,7 @@ use maxine_telemetry::{AlertKind, AlertState};
 
 use crate::dev::PATIENCE;
 
-async fn node(dir: &std::path::Path) -> Node {
+pub(crate) async fn node(dir: &std::path::Path) -> Node {
     node_of(dir, &[1]).await
 }
 

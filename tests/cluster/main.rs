@@ -18,6 +18,7 @@ mod dev;
 mod error_stream;
 mod faults;
 mod in_process;
+mod left_clients;
 mod lost_majority;
 mod one_index;
 mod open_files;

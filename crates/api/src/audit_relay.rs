@@ -223,6 +223,23 @@ impl AuditRelay {
         self.0.telemetry.alert(notice.details(serde_json::json!({"records": missing})));
     }
 
+    /// Runs an action and the code that records it to their end, even if the client leaves and the caller of
+    /// this function is dropped. Otherwise a client that closes the connection at once would act without a
+    /// record. Every action that is not itself an entry of the log runs here. A node that stops waits for it.
+    pub async fn run_recorded<T: Send + 'static>(
+        &self,
+        action: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        match self.0.tasks.spawn(action).await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and so does the task that runs this.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
     /// Records an action, such as `session.create`, with its object and outcome. Must be called inside a
     /// tokio runtime.
     pub fn record(&self, actor: Actor, action: AuditAction, object: &str, success: bool) {

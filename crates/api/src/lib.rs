@@ -49,7 +49,7 @@ use axum::Router;
 pub use audit_relay::AuditRelay;
 pub(crate) use caller::CalledBy;
 pub use caller::{AuthMethod, Caller, RequestContext};
-pub use compat::account_sign_in;
+use compat::open_session;
 pub use front::Front;
 pub use hosts::name_of as host_name;
 pub use listen::listen;

@@ -23,23 +23,40 @@ pub(super) enum OwnPasswordError {
     NotWritten(WriteError),
 }
 
-/// Changes the caller's password. `field` is the name of the new password in the request. All sessions of the
-/// user end.
+/// Changes the caller's password, also if the client leaves before the answer. `field` is the name of the new
+/// password in the request. All sessions of the user end.
 pub(super) async fn change(
     state: &AppState,
     caller: &Caller,
     context: &RequestContext,
     current: &str,
-    (field, new): (&str, &str),
+    (field, new): (&'static str, &str),
 ) -> Result<Applied, OwnPasswordError> {
     // An API token has no password to change.
     let user = state.security().user(&caller.user).ok_or(OwnPasswordError::NoUser)?;
     if user.managed {
         return Err(OwnPasswordError::Managed);
     }
+    let (state, caller, context) = (state.clone(), caller.clone(), context.clone());
+    let (current, new) = (current.to_owned(), new.to_owned());
+    let audit = state.audit().clone();
+    let change = async move {
+        replace_and_record(&state, &caller, &context, &user, &current, (field, &new)).await
+    };
+    audit.run_recorded(change).await
+}
+
+async fn replace_and_record(
+    state: &AppState,
+    caller: &Caller,
+    context: &RequestContext,
+    user: &User,
+    current: &str,
+    (field, new): (&str, &str),
+) -> Result<Applied, OwnPasswordError> {
     let result = match check_password(field, new) {
         Err(refused) => Err(OwnPasswordError::Refused(refused)),
-        Ok(()) => replace(state, caller, context, &user, current, new).await,
+        Ok(()) => replace(state, caller, context, user, current, new).await,
     };
     let outcome = if result.is_ok() { "SUCCESS" } else { "FAILED" };
     let mut fields = vec![("userName", Value::String(caller.user.as_ref().into()))];

@@ -34,10 +34,14 @@ pub(super) async fn clear(
     context: RequestContext,
     CalledBy(caller): CalledBy,
 ) -> Result<Response<Body>, CompatError> {
-    let cleared = blocking(&state, Telemetry::clear_recent_lines).await;
-    let node = &state.settings().instance_id;
-    state.audit().record(context.actor(&caller), AuditAction::LogsClear, node, cleared.is_ok());
-    cleared?;
+    let audit = state.audit().clone();
+    let clear = async move {
+        let cleared = blocking(&state, Telemetry::clear_recent_lines).await;
+        let node = &state.settings().instance_id;
+        state.audit().record(context.actor(&caller), AuditAction::LogsClear, node, cleared.is_ok());
+        cleared
+    };
+    audit.run_recorded(clear).await?;
     Ok(Response::new(Body::empty()))
 }
 

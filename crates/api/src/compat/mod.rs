@@ -27,7 +27,7 @@ use super::routes::Routes;
 pub(super) use browsers::strip_reserved_fields;
 pub(super) use discover::{LookUp, PLAIN_TEXT, Preferred, answer_look_up, preferred};
 pub(super) use proxy::{Forward, Forwarding, forward};
-pub use session::account_sign_in;
+pub(crate) use session::open_session;
 
 /// The namespace of clients that do not know namespaces.
 const NAMESPACE: &str = maxine_state::ServiceKey::DEFAULT_NAMESPACE;

@@ -9,7 +9,7 @@ use super::json::{answer, read_object, text};
 use crate::compat_error::CompatError;
 use crate::own_password::{self, OwnPasswordError};
 use crate::{AppState, CalledBy, Caller, RequestContext};
-use maxine_identity::SigninError;
+use maxine_identity::{SignedIn, SigninError};
 use maxine_state::AuditAction;
 
 const BOTH_NEEDED: &str = "Please provide both of these -> userName and password.";
@@ -30,14 +30,30 @@ pub(super) async fn sign_in(
         state.telemetry().metrics().auth_failures.inc();
         return Err(CompatError::bad_request(BOTH_NEEDED));
     };
-    let result = state.security().sign_in(user_name, password, context.client.ip).await;
-    account_sign_in(&state, &context, user_name, &result.as_ref().map(|s| s.role));
-    let session = result?;
+    let session = open_session(&state, &context, user_name, password).await?;
     Ok(answer(&json!({ "accessToken": session.access_token, "role": session.role })))
 }
 
-/// Counts a sign-in and records it in both audit logs. Every API with a sign-in uses it.
-pub fn account_sign_in(
+/// Signs a user in, counts the attempt, and records it in both audit logs, also if the client leaves before
+/// the answer. Every API with a sign-in uses it.
+pub(crate) async fn open_session(
+    state: &AppState,
+    context: &RequestContext,
+    user_name: &str,
+    password: &str,
+) -> Result<SignedIn, SigninError> {
+    let (state, context) = (state.clone(), context.clone());
+    let (user_name, password) = (user_name.to_owned(), password.to_owned());
+    let audit = state.audit().clone();
+    let sign_in = async move {
+        let outcome = state.security().sign_in(&user_name, &password, context.client.ip).await;
+        account_sign_in(&state, &context, &user_name, &outcome.as_ref().map(|opened| opened.role));
+        outcome
+    };
+    audit.run_recorded(sign_in).await
+}
+
+fn account_sign_in(
     state: &AppState,
     context: &RequestContext,
     user_name: &str,

@@ -271,7 +271,7 @@ pub(super) async fn confirm_clock(
     write: Write,
 ) -> Result<StatusCode, Problem> {
     super::cluster::confirm(
-        &app,
+        app,
         write,
         Confirmation::Clock,
         AuditAction::AuditConfirmClock,

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use tokio::fs::File;
 use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
@@ -13,6 +14,7 @@ use super::fresh::{Fresh, Freshness, Write};
 use crate::AppState;
 use crate::problem::{Problem, ProblemKind};
 use maxine_state::AuditAction;
+use maxine_store::{BackupSummary, ClusterAdmin};
 
 /// The index of the state in a backup.
 const BACKUP_INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-backup-index");
@@ -39,31 +41,17 @@ pub(super) async fn backup(
         problem
     })?;
     led(&app, &write).await?;
-    let _turn = RUNNING.try_acquire().map_err(|_| {
+    let turn = RUNNING.try_acquire().map_err(|_| {
         let detail = "a backup is being taken on this node already";
         Problem::new(ProblemKind::TooManyRequests, detail).with_retry_after_s(5)
     })?;
-    let failed = |error: std::io::Error| {
-        tracing::error!(%error, "a backup could not be written");
-        let detail = "the backup could not be written to this node's temporary directory";
-        Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(5)
+    let audit = app.audit().clone();
+    let take = async move {
+        let taken = take(&app, &*admin, write).await;
+        drop(turn);
+        taken
     };
-    let directory = std::env::temp_dir().join(format!("maxine-backup-{:032x}", fastrand::u128(..)));
-    tokio::fs::create_dir(&directory).await.map_err(failed)?;
-    let path = directory.join("state");
-    let summary = in_time(admin.backup(&path)).await;
-    let opened = tokio::fs::File::open(&path).await;
-    // The open file exists until it is sent. Its name is removed now, whatever happens later.
-    if let Err(error) = tokio::fs::remove_dir_all(&directory).await {
-        tracing::warn!(%error, directory = %directory.display(), "a backup's file was left behind");
-    }
-    let object = summary.as_ref().map_or_else(
-        |_| app.settings().instance_id.clone(),
-        |summary| format!("index {}, {} bytes", summary.index, summary.len_bytes),
-    );
-    record(&app, write, AuditAction::ClusterBackup, object, summary.is_ok()).await;
-    let summary = summary?;
-    let file = opened.map_err(failed)?;
+    let (summary, file) = audit.run_recorded(take).await?;
     let name = format!("attachment; filename=\"maxine-{}.backup\"", summary.index);
     let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"));
     let octets = HeaderValue::from_static("application/octet-stream");
@@ -77,4 +65,34 @@ pub(super) async fn backup(
         Body::from_stream(ReaderStream::new(file)),
     )
         .into_response())
+}
+
+/// Takes a backup and records it. The file has no name any more.
+async fn take(
+    app: &AppState,
+    admin: &dyn ClusterAdmin,
+    write: Write,
+) -> Result<(BackupSummary, File), Problem> {
+    let failed = |error: std::io::Error| {
+        tracing::error!(%error, "a backup could not be written");
+        let detail = "the backup could not be written to this node's temporary directory";
+        Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(5)
+    };
+    // The process id in the name tells an operator whether its node still runs.
+    let name = format!("maxine-backup-{}-{:032x}", std::process::id(), fastrand::u128(..));
+    let directory = std::env::temp_dir().join(name);
+    tokio::fs::create_dir(&directory).await.map_err(failed)?;
+    let path = directory.join("state");
+    let summary = in_time(admin.backup(&path)).await;
+    let opened = File::open(&path).await;
+    // The open file exists until it is sent. Its name is removed now, whatever happens later.
+    if let Err(error) = tokio::fs::remove_dir_all(&directory).await {
+        tracing::warn!(%error, directory = %directory.display(), "a backup's file was left behind");
+    }
+    let object = summary.as_ref().map_or_else(
+        |_| app.settings().instance_id.clone(),
+        |summary| format!("index {}, {} bytes", summary.index, summary.len_bytes),
+    );
+    record(app, write, AuditAction::ClusterBackup, object, summary.is_ok()).await;
+    Ok((summary?, opened.map_err(failed)?))
 }

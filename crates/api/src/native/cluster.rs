@@ -354,8 +354,8 @@ pub(super) async fn led(app: &AppState, write: &Write) -> Result<(), Problem> {
     }
 }
 
-/// Records in the audit log what was done to the cluster, because the membership itself is not in it. If that is not
-/// possible now, the record waits until it is. After an unknown outcome there may be two records of one change.
+/// Records in the audit log what was done to the cluster, because the membership itself is not in it. The caller runs
+/// in [`crate::AuditRelay::run_recorded`]. If writing is not possible now, the record waits until it is. After an unknown outcome there may be two records of one change.
 pub(super) async fn record(
     app: &AppState,
     write: Write,
@@ -393,10 +393,14 @@ pub(super) async fn add_member(
         .map_err(|error| maxine_state::LimitExceeded { field: "http_addr".into(), ..error })?;
     let (admin, id) = (admin(&app)?, body.id);
     led(&app, &write).await?;
-    let joined =
-        in_time(admin.add_learner(id, name.as_str().into(), body.peer_addr, body.http_addr)).await;
-    record(&app, write, AuditAction::MemberAdd, id.to_string(), joined.is_ok()).await;
-    joined.map(|()| Json(MemberChanged { id }))
+    let audit = app.audit().clone();
+    let join = async move {
+        let name = name.as_str().into();
+        let joined = in_time(admin.add_learner(id, name, body.peer_addr, body.http_addr)).await;
+        record(&app, write, AuditAction::MemberAdd, id.to_string(), joined.is_ok()).await;
+        joined
+    };
+    audit.run_recorded(join).await.map(|()| Json(MemberChanged { id }))
 }
 
 /// Refuses a value that cannot be the address of a peer: `host:port`, with an IPv6 address in brackets.
@@ -447,10 +451,14 @@ pub(super) async fn promote_member(
     if let Some(learner) = learner {
         check_understands(learner, app.view().snapshot().state.version())?;
     }
-    let promoted = in_time(admin.promote(id, force)).await;
-    let object = if force { format!("{id}, forced") } else { id.to_string() };
-    record(&app, write, AuditAction::MemberPromote, object, promoted.is_ok()).await;
-    promoted.map(|()| Json(MemberChanged { id }))
+    let audit = app.audit().clone();
+    let promote = async move {
+        let promoted = in_time(admin.promote(id, force)).await;
+        let object = if force { format!("{id}, forced") } else { id.to_string() };
+        record(&app, write, AuditAction::MemberPromote, object, promoted.is_ok()).await;
+        promoted
+    };
+    audit.run_recorded(promote).await.map(|()| Json(MemberChanged { id }))
 }
 
 /// Removes a member for good; its number must never be used again. If no majority of the other voters is reachable,
@@ -467,21 +475,23 @@ pub(super) async fn remove_member(
 ) -> Result<Json<MemberChanged>, Problem> {
     let admin = admin(&app)?;
     led(&app, &write).await?;
-    let object = if force { format!("{id}, forced") } else { id.to_string() };
-    // A node that removes itself cannot write afterwards, so that is recorded before.
-    if admin.status().node_id == id {
-        record(&app, write, AuditAction::MemberRemove, object, true).await;
-        in_time(admin.remove(id, force)).await?;
-        return Ok(Json(MemberChanged { id }));
-    }
-    let was_member = admin.status().members.iter().any(|member| member.id == id);
-    let removed = in_time(admin.remove(id, force)).await;
-    if removed.is_ok() && !was_member {
-        // It had been removed before, and that was recorded then.
-        return Ok(Json(MemberChanged { id }));
-    }
-    record(&app, write, AuditAction::MemberRemove, object, removed.is_ok()).await;
-    removed.map(|()| Json(MemberChanged { id }))
+    let audit = app.audit().clone();
+    let remove = async move {
+        let object = if force { format!("{id}, forced") } else { id.to_string() };
+        // A node that removes itself cannot write afterwards, so that is recorded before.
+        if admin.status().node_id == id {
+            record(&app, write, AuditAction::MemberRemove, object, true).await;
+            return in_time(admin.remove(id, force)).await;
+        }
+        let was_member = admin.status().members.iter().any(|member| member.id == id);
+        let removed = in_time(admin.remove(id, force)).await;
+        // If it had been removed before, that was recorded then.
+        if removed.is_err() || was_member {
+            record(&app, write, AuditAction::MemberRemove, object, removed.is_ok()).await;
+        }
+        removed
+    };
+    audit.run_recorded(remove).await.map(|()| Json(MemberChanged { id }))
 }
 
 /// The next leader.
@@ -512,9 +522,19 @@ pub(super) async fn transfer(
 ) -> Result<Json<Transferred>, Problem> {
     let admin = admin(&app)?;
     led(&app, &write).await?;
+    let audit = app.audit().clone();
+    audit.run_recorded(hand_over(app, admin, write, body.to)).await.map(Json)
+}
+
+async fn hand_over(
+    app: AppState,
+    admin: Arc<dyn ClusterAdmin>,
+    write: Write,
+    to: Option<u64>,
+) -> Result<Transferred, Problem> {
     let before = app.store().leadership_now().leader;
-    let handed_over = in_time(admin.transfer_leadership(body.to)).await;
-    let asked = body.to.and_then(|to| {
+    let handed_over = in_time(admin.transfer_leadership(to)).await;
+    let asked = to.and_then(|to| {
         let member = admin.status().members.into_iter().find(|member| member.id == to)?;
         Some(member.name)
     });
@@ -525,8 +545,7 @@ pub(super) async fn transfer(
     };
     let object = leader.clone().unwrap_or_else(|| "any voter".into());
     record(&app, write, AuditAction::LeadershipTransfer, object, handed_over.is_ok()).await;
-    handed_over?;
-    Ok(Json(Transferred { leader }))
+    handed_over.map(|()| Transferred { leader })
 }
 
 /// The leader after `before`, as soon as this node knows it.
@@ -547,25 +566,33 @@ pub(super) async fn snapshot(
     _: Params<NoParams>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    let taken = in_time(admin(&app)?.snapshot()).await;
-    let node = app.settings().instance_id.clone();
-    record(&app, write, AuditAction::ClusterSnapshot, node, taken.is_ok()).await;
-    taken.map(|()| StatusCode::NO_CONTENT)
+    let (admin, audit) = (admin(&app)?, app.audit().clone());
+    let take = async move {
+        let taken = in_time(admin.snapshot()).await;
+        let node = app.settings().instance_id.clone();
+        record(&app, write, AuditAction::ClusterSnapshot, node, taken.is_ok()).await;
+        taken
+    };
+    audit.run_recorded(take).await.map(|()| StatusCode::NO_CONTENT)
 }
 
 /// Sends a confirmation to the leader and records it in the audit log. `needless` is the error where there is nothing
 /// to confirm.
 pub(super) async fn confirm(
-    app: &AppState,
+    app: AppState,
     write: Write,
     what: Confirmation,
     action: AuditAction,
-    object: &str,
+    object: &'static str,
     needless: &'static str,
 ) -> Result<StatusCode, Problem> {
-    let confirmed = app.registry().confirm(what).await;
-    record(app, write, action, object.into(), matches!(confirmed, Ok(true))).await;
-    match confirmed {
+    let audit = app.audit().clone();
+    let confirm = async move {
+        let confirmed = app.registry().confirm(what).await;
+        record(&app, write, action, object.into(), matches!(confirmed, Ok(true))).await;
+        confirmed
+    };
+    match audit.run_recorded(confirm).await {
         Ok(true) => Ok(StatusCode::NO_CONTENT),
         Ok(false) => Err(Problem::new(ProblemKind::Conflict, needless)),
         Err(error) => {
@@ -593,7 +620,7 @@ pub(super) async fn confirm_silence(
     write: Write,
 ) -> Result<StatusCode, Problem> {
     let needless = "nothing is suspended, so there is no silence to confirm";
-    confirm(&app, write, Confirmation::Silence, AuditAction::ExpiryConfirm, "fleet", needless).await
+    confirm(app, write, Confirmation::Silence, AuditAction::ExpiryConfirm, "fleet", needless).await
 }
 
 #[cfg(test)]

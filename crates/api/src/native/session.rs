@@ -11,7 +11,7 @@ use super::extract::{JsonBody, NoParams, Params};
 use super::fresh::{Write, Written};
 use crate::own_password::{self, OwnPasswordError};
 use crate::problem::{Problem, ProblemKind};
-use crate::{AppState, AuthMethod, CalledBy, Caller, RequestContext, account_sign_in, hosts};
+use crate::{AppState, AuthMethod, CalledBy, Caller, RequestContext, hosts, open_session};
 use maxine_identity::{
     AuthError, CookieUse, PASSWORD_LEN_MAX, SESSION_COOKIE, SessionRef, SigninError,
 };
@@ -63,9 +63,8 @@ pub(super) async fn sign_in(
         let limit = Limit::Length { min: 1, max: PASSWORD_LEN_MAX as u64 };
         return Err(LimitExceeded::new("password", limit, Given::Bytes(len as u64)).into());
     }
-    let outcome = state.security().sign_in(&body.user, &body.password, context.client.ip).await;
-    account_sign_in(&state, &context, &body.user, &outcome.as_ref().map(|opened| opened.role));
-    let signed_in = outcome.map_err(signin_problem)?;
+    let opened = open_session(&state, &context, &body.user, &body.password).await;
+    let signed_in = opened.map_err(signin_problem)?;
     // The browser reports the origin of the page. A page from https gets a cookie for https only.
     let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
     let secure = if origin.starts_with(b"https://") { "; Secure" } else { "" };

@@ -114,11 +114,15 @@ pub(super) async fn forget_node(
         let detail = format!("it is not known which nodes run: {why}; nothing was changed");
         return Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1));
     }
-    if !app.store().forget_node(name.as_str()).await.map_err(unavailable)? {
-        return Err(Problem::not_found("node", name.as_str()));
-    }
-    record(&app, write, AuditAction::NodeForget, name.to_string(), true).await;
-    Ok(StatusCode::NO_CONTENT)
+    let audit = app.audit().clone();
+    let forget = async move {
+        if !app.store().forget_node(name.as_str()).await.map_err(unavailable)? {
+            return Err(Problem::not_found("node", name.as_str()));
+        }
+        record(&app, write, AuditAction::NodeForget, name.to_string(), true).await;
+        Ok(StatusCode::NO_CONTENT)
+    };
+    audit.run_recorded(forget).await
 }
 
 /// Why a node is known to run, so that it must not be forgotten.
