@@ -536,7 +536,7 @@ fn skewed(clocks: &ClockReport) -> impl Iterator<Item = Notice> {
             true => format!("the clock of {name} is {s} s {way} the clocks of the majority"),
             false => format!(
                 "the clock of {name} is {s} s {way} this node's, and no majority of the voters' clocks agrees: \
-                 the log's clock stands still where it was never compared"
+                 writes through a node that has found no majority since it started do not advance the time of the log"
             ),
         };
         let details = json!({"ahead_ms": ahead_ms, "majority_agrees": clocks.agree});

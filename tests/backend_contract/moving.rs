@@ -75,12 +75,19 @@ async fn between_any_two() {
     assert_ne!(on_redis.founded().await, source.founded().await);
     let on_file = shared(&target_path, "f").await;
     assert_eq!(on_file.digest(), digest);
-    on_file.store.shutdown().await;
 
     // The source went on meanwhile: a second run brings what is new, where that is wanted.
     source.register("service-0", "later", 80).await;
     let refused = transfer(&file(&source_path), &file(&target_path), false).await;
     assert!(matches!(refused, Err(TransferError::Occupied { .. })), "{refused:?}");
+    on_file.store.nodes().await.expect("it reports");
+    let shared_by = transfer(&file(&source_path), &file(&target_path), true).await;
+    assert!(
+        matches!(shared_by, Err(TransferError::Held { .. })),
+        "a node runs on it: {shared_by:?}"
+    );
+    assert_eq!(on_file.digest(), digest);
+    on_file.store.shutdown().await;
     let done = transfer(&file(&source_path), &file(&target_path), true).await.expect("replaced");
     let later = source.view.snapshot().state.clone();
     assert_eq!(done.digest, later.for_another_cluster().digest());

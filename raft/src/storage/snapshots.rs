@@ -22,6 +22,12 @@ const TRAILER_MAGIC: [u8; 4] = *b"MXSE";
 const TRAILER_LEN: u64 = 8 + 4 + 4;
 const HEAD_LEN_MAX: u32 = 1024 * 1024;
 
+/// An error about a file that is not a complete snapshot. It gives no advice: the file may be a backup, or it may have been
+/// received.
+fn unreadable(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
 /// A complete, verified snapshot file. It stays readable when the file is removed.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotFile {
@@ -40,7 +46,7 @@ impl SnapshotFile {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let len = file.metadata()?.len();
-        let broken = |what: &str| damaged(format!("snapshot {} {what}", path.display()));
+        let broken = |what: &str| unreadable(format!("snapshot {} {what}", path.display()));
         if len < 4 + TRAILER_LEN {
             return Err(broken("is cut short"));
         }
@@ -97,7 +103,7 @@ impl SnapshotFile {
     pub(crate) fn meta(&self) -> io::Result<SnapshotMeta> {
         let membership =
             consensus::membership_from_dto(self.head.membership.clone()).map_err(|error| {
-                damaged(format!("snapshot {}: membership: {error}", self.path.display()))
+                unreadable(format!("snapshot {}: membership: {error}", self.path.display()))
             })?;
         Ok(SnapshotMeta {
             last_log_id: self.head.last.map(consensus::log_id_from_dto),
@@ -218,13 +224,16 @@ impl SnapshotStore {
         if let Some(parent) = dir.parent() {
             sync_dir(parent)?;
         }
-        let current = match list(&dir)?.pop() {
-            Some(path) => Some(SnapshotFile::open(&path)?),
-            None => None,
+        let verified = |path: PathBuf| {
+            let newest = SnapshotFile::open(&path)?;
+            newest.meta()?;
+            Ok(newest)
         };
-        if let Some(current) = &current {
-            current.meta()?;
-        }
+        let current = list(&dir)?.pop().map(verified).transpose();
+        let current = current.map_err(|error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidData => damaged(error),
+            _ => error,
+        })?;
         Ok(Self { dir, kept, current: Mutex::new(current) })
     }
 
@@ -377,6 +386,10 @@ mod tests {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::write(&made.path, bytes).unwrap();
-        assert!(SnapshotStore::open(dir.path(), 2).is_err());
+        let refused = SnapshotStore::open(dir.path(), 2).err().unwrap().to_string();
+        assert!(refused.contains("remove this node from the cluster"), "{refused}");
+        // A backup is the same kind of file, and there is no node to remove.
+        let refused = SnapshotFile::open(&made.path).unwrap_err().to_string();
+        assert_eq!(refused, format!("snapshot {} fails its checksum", made.path.display()));
     }
 }

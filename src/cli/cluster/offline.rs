@@ -12,6 +12,7 @@ use crate::cli::confirm::confirm;
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, or_dash};
 use maxine_clock::Clock;
+use maxine_store::transfer::COPIED_CLUSTER_ID;
 
 /// Where a node keeps its log, under its data directory.
 const LOG_DIR: &str = "raft";
@@ -212,12 +213,8 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
         args.file.display()
     );
     let before = maxine_raft::offline::backup_cluster(&args.file).map_err(describe)?;
-    if before != args.cluster_id {
-        tell!(
-            "warning: the backup is of cluster {before}, and the new cluster is {}: it does not accept the API tokens in the \
-             backup. To keep them valid, use --cluster-id {before}, and set the same name in the nodes' settings",
-            args.cluster_id
-        );
+    if let Some(warning) = tokens_warning(&before, &args.cluster_id) {
+        tell!("warning: {warning}");
     }
     confirm(&what, args.yes)?;
     let report = maxine_raft::offline::restore(
@@ -238,6 +235,24 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
     )
 }
 
+/// What to know about the API tokens in a backup. They name the cluster that made them: a hash of its name and of an
+/// identity that is part of the state.
+fn tokens_warning(backed_up: &str, restored: &str) -> Option<String> {
+    if backed_up == COPIED_CLUSTER_ID {
+        return Some(format!(
+            "'maxine migrate' wrote the backup, which does not say how the cluster that it copied was named. If that name was \
+             {restored} too, the new cluster accepts the API tokens in the backup; otherwise it does not. The name is the \
+             setting raft.cluster_id of the old nodes, in every mode (by default maxine), and here --cluster-id"
+        ));
+    }
+    (backed_up != restored).then(|| {
+        format!(
+            "the backup is of cluster {backed_up}, and the new cluster is {restored}: it does not accept the API tokens in the \
+             backup. To keep them valid, use --cluster-id {backed_up}, and set the same name in the nodes' settings"
+        )
+    })
+}
+
 /// The index of the state in a backup. The whole state is read, because a node that cannot read it does not
 /// start. A file that is no whole backup is a wrong argument: nothing was written.
 fn backup_index(file: &Path) -> Result<u64, CliError> {
@@ -246,8 +261,9 @@ fn backup_index(file: &Path) -> Result<u64, CliError> {
     if opened.map_err(|error| usage_error(maxine_wording::io(&error)))?.is_dir() {
         return Err(usage_error("it is a folder, not a file".into()));
     }
-    let state = maxine_store::backup_state(file)
-        .map_err(|why| usage_error(format!("no node can start from it: {why}")))?;
+    let state = maxine_store::backup_state(file).map_err(|why| {
+        usage_error(format!("no node can start from it, use another backup: {why}"))
+    })?;
     Ok(state.index())
 }
 
@@ -327,6 +343,21 @@ fn what_was_made(pki: &ClusterPki, days: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn restore_says_which_api_tokens_the_new_cluster_accepts() {
+        assert_eq!(tokens_warning("shop", "shop"), None);
+        let other = tokens_warning("shop", "maxine").unwrap();
+        assert!(other.contains("use --cluster-id shop"), "{other}");
+        for restored in ["maxine", COPIED_CLUSTER_ID] {
+            let copied = tokens_warning(COPIED_CLUSTER_ID, restored).unwrap();
+            assert!(
+                copied.contains(&format!("was {restored} too, the new cluster accepts")),
+                "{copied}"
+            );
+            assert!(!copied.contains("use --cluster-id"), "{copied}");
+        }
+    }
 
     #[test]
     fn init_tls_says_which_files_it_made() {

@@ -44,6 +44,7 @@ use maxine_state::{Applied, Batch};
 use maxine_view::View;
 
 pub use config::SharedFileConfig;
+pub(crate) use node_files::running_nodes;
 
 /// Maximum number of batches that wait for the lock.
 const WAITING_MAX: usize = 1_024;

@@ -35,6 +35,48 @@ fn is_own_name(path: &Path) -> bool {
     is_hash && path.extension().is_none_or(|extension| extension == "new")
 }
 
+/// The names of the nodes that run on this log, by their reports, for a program that is no node.
+pub(crate) fn running_nodes(log: &Path) -> io::Result<Vec<String>> {
+    let dir = beside(log, ".nodes");
+    if !fs::exists(&dir)? {
+        return Ok(Vec::new());
+    }
+    let probe = beside(log, ".now");
+    let now = create_new(&probe).and_then(|file| file.metadata()?.modified());
+    fs::remove_file(&probe)?;
+    let nodes = reported(&dir, now?)?.into_iter().filter(|node| !node.is_silent());
+    Ok(nodes.map(|node| node.name).collect())
+}
+
+/// The nodes that have a file in the folder, at this time of the storage. Files that are too old are removed.
+fn reported(dir: &Path, now: SystemTime) -> io::Result<Vec<StoreNode>> {
+    let mut nodes = Vec::new();
+    for file in fs::read_dir(dir)?.take(2 * NODES_MAX) {
+        let path = file?.path();
+        // Reading a pipe would block.
+        let Ok(there) = fs::symlink_metadata(&path) else { continue };
+        if !there.is_file() || !is_own_name(&path) {
+            continue;
+        }
+        let age = now.duration_since(there.modified()?).unwrap_or(Duration::ZERO);
+        let last_seen_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        if last_seen_ms > KEPT_MS {
+            // Another node may have removed it.
+            let _ = fs::remove_file(&path);
+            continue;
+        }
+        if path.extension().is_some() {
+            continue;
+        }
+        let Ok(Some(bytes)) = read_short(&path, FILE_LEN_MAX) else { continue };
+        let Ok(Entry { name, state_version, addresses }) = serde_json::from_slice(&bytes) else {
+            continue;
+        };
+        nodes.push(StoreNode { name, state_version, last_seen_ms, addresses });
+    }
+    Ok(nodes)
+}
+
 /// The folder, and the name and addresses of this node.
 #[derive(Debug)]
 pub(super) struct NodeFiles {
@@ -98,34 +140,9 @@ impl NodeFiles {
             last_seen_ms: 0,
             addresses: self.own_addresses.clone(),
         };
-        let mut nodes = vec![own];
-        for file in fs::read_dir(&self.dir)?.take(2 * NODES_MAX) {
-            let path = file?.path();
-            // Reading a pipe would block.
-            let Ok(there) = fs::symlink_metadata(&path) else { continue };
-            if !there.is_file() || !is_own_name(&path) {
-                continue;
-            }
-            let age = now.duration_since(there.modified()?).unwrap_or(Duration::ZERO);
-            let last_seen_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-            if last_seen_ms > KEPT_MS {
-                // Another node may have removed it.
-                let _ = fs::remove_file(&path);
-                continue;
-            }
-            if path.extension().is_some() {
-                continue;
-            }
-            let Ok(Some(bytes)) = read_short(&path, FILE_LEN_MAX) else { continue };
-            let Ok(Entry { name, state_version, addresses }) = serde_json::from_slice(&bytes)
-            else {
-                continue;
-            };
-            if name != self.own_name {
-                nodes.push(StoreNode { name, state_version, last_seen_ms, addresses });
-            }
-        }
-        Ok(nodes)
+        let others =
+            reported(&self.dir, now)?.into_iter().filter(|node| node.name != self.own_name);
+        Ok([own].into_iter().chain(others).collect())
     }
 
     /// Removes a node's file. Returns whether it existed.
@@ -182,6 +199,8 @@ mod tests {
         set_back(60_000);
         let silent = one.nodes().unwrap().pop().unwrap();
         assert!(silent.is_silent() && silent.last_seen_ms >= 60_000, "{silent:?}");
+        assert_eq!(running_nodes(&log).unwrap(), ["one"]);
+        assert_eq!(running_nodes(&dir.path().join("other.log")).unwrap(), [""; 0]);
         set_back(KEPT_MS + 60_000);
         assert_eq!(names(&one), ["one"]);
         assert!(!one.path("../two").exists());

@@ -124,7 +124,7 @@ pub(super) fn refuse_unmounted_storage(used: &Path, log: &Path) -> Result<(), Op
     let (used, log) = (used.display(), log.display());
     Err(OpenError::Refused(format!(
         "{log} is not there, although this node has used it: is its storage mounted? To begin with an empty registry, \
-         delete {used}"
+         delete {used} and newest-state beside it, on every node"
     )))
 }
 

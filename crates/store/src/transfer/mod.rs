@@ -8,6 +8,8 @@
 
 mod raft_backup;
 
+pub use raft_backup::COPIED_CLUSTER_ID;
+
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -15,6 +17,8 @@ use sha2::{Digest, Sha256};
 use super::file_log::{LogError, LogFile, Place as LogPlace, beside, try_lock};
 use super::import::{self, Import};
 use super::redis::{self, RedisConfig};
+use super::shared_file::running_nodes;
+use crate::StoreNode;
 use maxine_state::{Actor, Applied, ControlState, Proposal, Reply, RequestId, StateDigest};
 
 /// Where a state is stored.
@@ -42,7 +46,9 @@ pub enum TransferError {
     #[error("nothing is stored at {0}")]
     Absent(String),
     /// The target contains another state.
-    #[error("{place} holds another state (index {index}); use --replace to overwrite it")]
+    #[error(
+        "{place} holds another state (index {index}). If no node runs on it, --replace overwrites it"
+    )]
     Occupied {
         /// The target.
         place: String,
@@ -336,5 +342,15 @@ fn write_file(path: &Path, state: &ControlState) -> Result<(), PlaceFault> {
     let Some(_lock) = lock else {
         return Err(PlaceFault::Held(String::from("a node has it open; stop it first")));
     };
+    // Nodes of the shared-file mode hold the lock only for a moment.
+    let running = running_nodes(path).map_err(|error| maxine_wording::io(&error))?;
+    if !running.is_empty() {
+        return Err(PlaceFault::Held(format!(
+            "nodes run on it and would lose their writes ({}); stop them first. A node that did not stop in the ordinary way \
+             counts for {} s",
+            running.join(", "),
+            StoreNode::SILENT_MS / 1_000
+        )));
+    }
     LogFile::create(path, state, LogPlace::start()).map(drop).map_err(describe)
 }

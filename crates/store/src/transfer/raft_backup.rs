@@ -16,7 +16,9 @@ use tokio::io::AsyncWriteExt;
 use crate::file_log::beside;
 use maxine_state::ControlState;
 
-const CLUSTER_ID: &str = "maxine-migration";
+/// The name of the cluster in a backup that a copy has written. The copy does not know the name of the cluster that it
+/// was made from, which is a setting of that cluster's nodes.
+pub const COPIED_CLUSTER_ID: &str = "maxine-migration";
 const NODE_ID: raft::NodeId = 1;
 /// Time limit for the node to become leader.
 const LEADS_WITHIN: Duration = Duration::from_secs(30);
@@ -89,7 +91,7 @@ fn alone() -> BTreeMap<raft::NodeId, raft::Member> {
 
 async fn start(dir: &Path, application: impl raft::Application) -> Result<raft::RaftNode, String> {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut config = raft::Config::new(CLUSTER_ID, NODE_ID, dir, listen);
+    let mut config = raft::Config::new(COPIED_CLUSTER_ID, NODE_ID, dir, listen);
     config.app_version = maxine_state::STATE_VERSION;
     raft::RaftNode::start(config, Box::new(application), Arc::new(NoPeers)).await.map_err(describe)
 }
@@ -178,5 +180,6 @@ mod tests {
         let path = dir.path().join("whole");
         write_of(&path, Garbage(whole.leak())).await.unwrap();
         assert_eq!(read(&path).await.unwrap().unwrap().digest(), ControlState::default().digest());
+        assert_eq!(raft::offline::backup_cluster(&path).unwrap(), COPIED_CLUSTER_ID);
     }
 }
