@@ -251,12 +251,12 @@ mod trimmed_log {
 }
 
 /// Each entry is acknowledged by a Redis replica before the client hears of it.
-mod replicated {
+pub(crate) mod replicated {
     use super::*;
 
-    struct Pair {
-        master: RedisServer,
-        _replica: RedisServer,
+    pub(crate) struct Pair {
+        pub(crate) master: RedisServer,
+        pub(crate) replica: RedisServer,
     }
 
     #[async_trait]
@@ -267,7 +267,7 @@ mod replicated {
         }
     }
 
-    async fn pair() -> Pair {
+    pub(crate) async fn pair() -> Pair {
         let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await;
         let port = master.port.to_string();
         let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
@@ -276,7 +276,7 @@ mod replicated {
             info.contains("master_link_status:up").then_some(())
         })
         .await;
-        Pair { master, _replica: replica }
+        Pair { master, replica }
     }
 
     crate::contract::contract_suite!(pair().await; ordering, idempotency, fencing, restart);
@@ -286,7 +286,7 @@ mod replicated {
         let mut pair = pair().await;
         let node = pair.start("a").await;
         node.register("orders", "a", 80).await;
-        pair._replica.crash();
+        pair.replica.crash();
         let outcome = node.store.propose(
             crate::node::batch(crate::node::register("orders", "b", 80)),
             Duration::from_secs(2).into(),

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use maxine_actors::registry::{RegistryParts, RegistrySettings, Renewal};
 use maxine_actors::supervisor::Supervised;
-use maxine_actors::{LeadershipActor, Registry};
+use maxine_actors::{LeadershipActor, Registry, WriteError};
 use maxine_clock::Clock;
-use maxine_state::{Address, Fence, Name, Registration};
+use maxine_state::{Address, Fence, Name, Registration, RequestId};
 use maxine_store::StoreEvent;
 use maxine_store::redis::RedisConfig;
 use tokio::sync::watch;
 
 use crate::contract;
 use crate::files::{Local, OneDirectory, Shared};
-use crate::node::{Fixture, Node, SOON, caller, instance, service};
+use crate::node::{Fixture, Node, SOON, caller, eventually, instance, service};
 use crate::raft::ThreeDisks;
-use crate::redis_server::{EventLog, OneServer, RedisServer, open, quick};
+use crate::redis_server::{EventLog, OneServer, RedisServer, open, quick, replicated};
 
 /// A node with its registry on top.
 struct Stack {
@@ -27,6 +27,10 @@ struct Stack {
 
 impl Stack {
     fn on(node: Node) -> Self {
+        Self::with(node, RegistrySettings::default())
+    }
+
+    fn with(node: Node, settings: RegistrySettings) -> Self {
         let (sender, duties) = watch::channel(None);
         let arbiter = actix_rt::Arbiter::current();
         let clock = Clock::system();
@@ -50,7 +54,7 @@ impl Stack {
             clock,
             duties: duties.clone(),
             peers: Arc::clone(&node.router),
-            settings: RegistrySettings::default(),
+            settings,
         };
         Self { registry: Registry::start(&arbiter, parts), node, duties, leadership }
     }
@@ -302,5 +306,39 @@ fn an_instance_that_could_not_be_renewed_while_redis_refused_writes_stays() {
         assert!(other.renew("i", Some(epoch)).await);
         other.stop().await;
         leader.stop().await;
+    });
+}
+
+/// What the state has is not acknowledged as long as a failover of Redis may lose it, neither with the key of the first
+/// request nor without.
+#[test]
+fn a_repeated_registration_is_done_only_once_the_replicas_have_it() {
+    on_a_system(async {
+        let pair = replicated::pair().await;
+        let settings = RegistrySettings { write_timeout_ms: 1_000, ..RegistrySettings::default() };
+        let mut stack = Stack::with(pair.start("a").await, settings);
+        stack.has_duties().await;
+        stack.register("before").await;
+
+        let address = Address::parse("http://10.0.0.1:80").expect("an address");
+        let registration = Registration::new(Name::trusted("q"), address, 60_000);
+        let register = async |key: Option<u128>| {
+            let items = vec![(service("fleet"), registration.clone())];
+            stack.registry.register(caller(), key.map(RequestId), None, items).await
+        };
+        pair.replica.command(&["REPLICAOF", "NO", "ONE"]).await;
+        let first = register(Some(7)).await;
+        assert!(matches!(first, Err(WriteError::OutcomeUnknown { .. })), "{first:?}");
+        eventually("the node reads it", async || stack.node.has("fleet", "q").then_some(())).await;
+        for key in [Some(7), None] {
+            let again = register(key).await;
+            assert!(matches!(again, Err(WriteError::OutcomeUnknown { .. })), "{key:?}: {again:?}");
+        }
+        let master = pair.master.port.to_string();
+        pair.replica.command(&["REPLICAOF", "127.0.0.1", &master]).await;
+        let (_, epochs) =
+            eventually("the replica has it", async || register(Some(7)).await.ok()).await;
+        assert!(matches!(epochs[..], [Ok(epoch)] if epoch > 0), "{epochs:?}");
+        stack.stop().await;
     });
 }

@@ -264,6 +264,12 @@ pub trait ControlStore: Send + Sync + 'static {
     /// effects. If the future is dropped, the batch may still take effect.
     async fn propose(&self, batch: Batch, time: WriteTime) -> Result<Vec<Applied>, ProposeError>;
 
+    /// Whether everything that this node has applied is as safe as an acknowledged write. Until then, what the state
+    /// has must not be acknowledged. Waits as long as one write may.
+    async fn confirms_applied(&self) -> bool {
+        true
+    }
+
     /// Returns when a read of this node's view has the required freshness.
     async fn barrier(&self, level: Consistency, timeout: Duration) -> Result<(), ReadError>;
 

@@ -356,6 +356,9 @@ impl Registry {
         if request_id.is_some() && unchanged.len() < items.len() {
             unchanged.clear();
         }
+        if !unchanged.is_empty() && !self.store.confirms_applied().await {
+            unchanged.clear();
+        }
         if !unchanged.is_empty() {
             let renewals = unchanged
                 .iter()
@@ -417,7 +420,9 @@ impl Registry {
         report: OwnReport,
     ) -> Result<(u64, bool), WriteError> {
         let unchanged = request_id.is_none().then(|| self.unchanged_check(&report)).flatten();
-        if let Some(renewal) = unchanged {
+        if let Some(renewal) = unchanged
+            && self.store.confirms_applied().await
+        {
             // If the leader was not reached, the write through the log is tried, and decides.
             let known = self.renew(vec![renewal], answer_by_ms).await;
             if known.is_ok_and(|known| known == [true]) {

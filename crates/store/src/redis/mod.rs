@@ -43,7 +43,7 @@ use self::config::Keys;
 use self::connect::{Connector, SharedLink};
 use self::lease::LeaseState;
 use self::mailbox::Calls;
-use self::replica::Replica;
+use self::replica::{Position, Replica};
 use super::lease_tokens::LeaseTokens;
 use super::newest_state::NewestState;
 use super::store_event::StoreEvents;
@@ -126,6 +126,8 @@ struct Core {
     /// Identify this process in the lease and in its inbox, and the earlier processes of this node.
     tokens: LeaseTokens,
     replica: Replica,
+    /// The last entry that as many replicas as wanted have, as far as this node knows. Only with `wait_replicas`.
+    confirmed: Mutex<Position>,
     connector: Arc<Connector>,
     main: SharedLink,
     leadership: watch::Sender<Leadership>,
@@ -353,6 +355,7 @@ impl RedisStore {
             caught_up: watch::Sender::new(false),
             newest: Mutex::new(NewestState::read(config.newest_state.as_deref())),
             away: Mutex::default(),
+            confirmed: Mutex::default(),
             broken_since_ms: Mutex::default(),
             repair_wanted: AtomicBool::new(false),
             run_id: Mutex::default(),
@@ -401,6 +404,10 @@ impl RedisStore {
 impl ControlStore for RedisStore {
     async fn propose(&self, batch: Batch, time: WriteTime) -> Result<Vec<Applied>, ProposeError> {
         self.core.append(&batch, time).await
+    }
+
+    async fn confirms_applied(&self) -> bool {
+        self.core.confirms_applied().await
     }
 
     async fn barrier(&self, level: Consistency, timeout: Duration) -> Result<(), ReadError> {

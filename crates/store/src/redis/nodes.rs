@@ -14,14 +14,10 @@ impl Core {
     /// Reports and reads the addresses of the others until the node stops, and then removes its entry. The
     /// reports are writes, so they also show whether Redis takes writes while no client sends one.
     pub(super) async fn run_node_register(self: Arc<Self>) {
-        let (version, kept) = (STATE_VERSION.to_string(), KEPT_MS.to_string());
-        let max = NODES_MAX.to_string();
-        let name = self.config.instance_id.as_bytes();
-        let addresses = self.config.api_addresses.join(",");
+        let report = self.own_report();
         loop {
             Arc::clone(&self).note_newest().await;
-            let args =
-                [name, version.as_bytes(), kept.as_bytes(), max.as_bytes(), addresses.as_bytes()];
+            let args = report.each_ref().map(String::as_bytes);
             let reported: RedisResult<u64> = self.ask_nodes(&scripts::REPORT, &args).await;
             let nodes = match reported {
                 Ok(_) => {
@@ -49,6 +45,17 @@ impl Core {
         if let Err(error) = self.forget(&self.config.instance_id).await {
             tracing::info!(%error, "this node's entry in redis could not be removed; it counts as silent");
         }
+    }
+
+    /// The arguments of [`scripts::REPORT`] for this node.
+    pub(super) fn own_report(&self) -> [String; 5] {
+        [
+            self.config.instance_id.clone(),
+            STATE_VERSION.to_string(),
+            KEPT_MS.to_string(),
+            NODES_MAX.to_string(),
+            self.config.api_addresses.join(","),
+        ]
     }
 
     /// Notes the newest state on this node's own disk.

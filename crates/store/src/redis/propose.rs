@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value};
+use redis::{
+    ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value,
+};
 use tokio::sync::TryAcquireError;
 
-use super::connect::{Failure, classify};
-use super::replica::{Nonce, Waiter};
-use super::scripts::APPEND;
+use super::connect::{Failure, Link, classify};
+use super::replica::{Nonce, Position, Waiter};
+use super::scripts::{APPEND, REPORT, Script};
 use super::{Core, NO_ANSWER, no_answer, refusal_code, refused_with};
 use crate::{ProposeError, WriteTime, encode_payload, needs_lease};
 use maxine_state::{Applied, Batch};
@@ -151,7 +153,8 @@ impl Core {
                 APPEND.run(&mut link, &keys, &args, timeout).await;
             answer.map(|(word, text)| (word, text, true))
         } else {
-            self.append_and_wait(&mut link, &keys, &args).await
+            let answer = self.run_and_wait(&mut link, &APPEND, &keys, &args).await;
+            answer.map(|((word, text), confirmed)| (word, text, confirmed))
         };
         match answer {
             Ok((word, text, confirmed)) => {
@@ -160,7 +163,12 @@ impl Core {
                     self.note_accepted();
                 }
                 match word.as_str() {
-                    "OK" if confirmed => Attempt::Appended,
+                    "OK" if confirmed => {
+                        // The answer is the number of the entry.
+                        let seq = text.parse().unwrap_or(position.seq);
+                        self.note_confirmed(Position { seq, nonce, epoch: position.epoch });
+                        Attempt::Appended
+                    }
                     "OK" => Attempt::Unconfirmed,
                     "FENCED" => {
                         self.note_fenced(&text);
@@ -185,34 +193,67 @@ impl Core {
         }
     }
 
-    /// Appends the entry and asks Redis how many replicas have it. If there are too few, the outcome is
-    /// unknown: the entry is in the log, but a failover may lose it.
-    async fn append_and_wait(
+    /// Whether as many replicas as wanted have everything that this node has applied.
+    pub(super) async fn confirms_applied(&self) -> bool {
+        let applied = self.replica.position();
+        if self.config.wait_replicas == 0 || self.confirmed.lock().includes(&applied) {
+            return true;
+        }
+        let Ok((mut link, generation)) = self.main.get().await else { return false };
+        // WAIT counts from the last write of its own connection. Replicas that have this report have all
+        // entries before it.
+        let report = self.own_report();
+        let args = report.each_ref().map(String::as_bytes);
+        let asked = self.run_and_wait(&mut link, &REPORT, &[&*self.keys.nodes], &args).await;
+        match asked {
+            Ok((1_u64, true)) => {
+                self.note_confirmed(applied);
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                self.main.report(generation, &error);
+                false
+            }
+        }
+    }
+
+    fn note_confirmed(&self, position: Position) {
+        let mut confirmed = self.confirmed.lock();
+        if !confirmed.includes(&position) {
+            *confirmed = position;
+        }
+    }
+
+    /// Runs a script that writes, and asks Redis whether as many replicas as wanted have the write. If they do not,
+    /// a failover may lose it.
+    async fn run_and_wait<T: FromRedisValue>(
         &self,
-        link: &mut super::connect::Link,
+        link: &mut Link,
+        script: &Script,
         keys: &[&str],
         args: &[&[u8]],
-    ) -> RedisResult<(String, String, bool)> {
+    ) -> RedisResult<(T, bool)> {
         let timeout =
             self.config.command_timeout() + Duration::from_millis(self.config.wait_timeout_ms);
         for by_hash in [true, false] {
             let mut pipeline = redis::pipe();
-            let append =
-                if by_hash { APPEND.by_hash(keys, args) } else { APPEND.by_code(keys, args) };
-            pipeline.add_command(append);
+            let call =
+                if by_hash { script.by_hash(keys, args) } else { script.by_code(keys, args) };
+            pipeline.add_command(call);
             pipeline.cmd("WAIT").arg(self.config.wait_replicas).arg(self.config.wait_timeout_ms);
             let answers = link.query_all(&pipeline, 2, timeout).await?;
             let mut answers = answers.into_iter();
-            let appended = answers.next().unwrap_or(Value::Nil);
-            if let Value::ServerError(error) = &appended {
+            let written = answers.next().unwrap_or(Value::Nil);
+            if let Value::ServerError(error) = &written {
                 if by_hash && error.kind() == Some(ServerErrorKind::NoScript) {
                     continue;
                 }
                 return Err(error.clone().into());
             }
-            let (word, text): (String, String) = from_redis_value(appended)?;
+            let written = from_redis_value(written)?;
             let have: u64 = from_redis_value(answers.next().unwrap_or(Value::Nil))?;
-            return Ok((word, text, have >= u64::from(self.config.wait_replicas)));
+            return Ok((written, have >= u64::from(self.config.wait_replicas)));
         }
         Err(RedisError::from((
             ErrorKind::Client,

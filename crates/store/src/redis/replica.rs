@@ -37,6 +37,11 @@ pub(super) struct Position {
 }
 
 impl Position {
+    /// Whether it is in the same log as `other`, and not before it.
+    pub(super) fn includes(&self, other: &Self) -> bool {
+        self.epoch == other.epoch && self.seq >= other.seq
+    }
+
     /// Whether both are the same entry, even if they are in different logs.
     pub(super) fn is_same_entry(&self, other: &Self) -> bool {
         (self.seq, self.nonce) == (other.seq, other.nonce)
