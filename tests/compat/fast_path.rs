@@ -336,6 +336,18 @@ async fn a_client_that_reads_late_gets_every_answer() {
     assert_eq!(answers, REQUESTS);
 }
 
+/// What waits for such a client is counted, and the client has as long as for any other answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_of_its_look_ups_is_let_go() {
+    let server = Server::start_with(|options| options.limits.send_timeout_ms = 400).await;
+    server.register(node("orders", "a", 9000)).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let each = discover("serviceName=orders", "").repeat(1_000);
+    let sent = async { while stream.write_all(each.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, sent).await.expect("the node closes the connection");
+    assert_eq!(server.state.telemetry().metrics().connections_stalled.get(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_let_go_and_a_busy_one_kept() {
     let server = Server::start_with(|options| options.limits.header_timeout_ms = 400).await;

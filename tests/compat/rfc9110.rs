@@ -4,6 +4,7 @@ use axum::body::Body;
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::peers::*;
@@ -354,13 +355,48 @@ async fn a_change_of_protocol_needs_an_offer_of_http11_and_the_offered_protocol(
         assert!(values(&seen, "upgrade").is_empty(), "{seen}");
     }
     let mut client = TcpStream::connect(rig.server.addr).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut client, offer("/B", "1.1").as_bytes()).await.unwrap();
+    client.write_all(offer("/B", "1.1").as_bytes()).await.unwrap();
     let mut head = [0; 32];
-    tokio::io::AsyncReadExt::read_exact(&mut client, &mut head).await.unwrap();
+    client.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 101 Switching Protocols");
     let got = rig.get("/426", "").await;
     assert_eq!((status_of(&got), values(&got, "upgrade")), (426, vec!["websocket"]), "{got}");
     assert!(got.to_ascii_lowercase().contains("connection: upgrade"), "{got}");
+}
+
+/// Otherwise a client could open any number of them, until the node has no files left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_keeps_its_place_among_the_connections() {
+    const TUNNELS: usize = 8;
+    const SWITCH: &[u8] =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n";
+    let rig = Rig::http1(|_| SWITCH.to_vec()).await;
+    let connections = || rig.server.state.telemetry().metrics().connections.get();
+    let request =
+        format!("GET {PROXIED}/b HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n");
+    let mut tunnels = Vec::new();
+    for _ in 0..TUNNELS {
+        let mut client = TcpStream::connect(rig.server.addr).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n\r\n") {
+            seen.push(client.read_u8().await.unwrap());
+        }
+        // The instance answers whatever it gets, so what comes back came through the tunnel.
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut seen = [0; SWITCH.len()];
+        client.read_exact(&mut seen).await.unwrap();
+        assert_eq!(seen, SWITCH);
+        tunnels.push(client);
+    }
+    assert!(connections() >= TUNNELS as i64, "{} connections", connections());
+    drop(tunnels);
+    let given_back = async {
+        while connections() >= TUNNELS as i64 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, given_back).await.expect("places are given back");
 }
 
 /// An instance sends content where none is allowed: it is never treated as part of an answer.

@@ -82,13 +82,18 @@ fn mutated(mut bytes: Vec<u8>, mutations: &[Mutation], seeds: &[Vec<u8>]) -> Vec
     bytes
 }
 
+/// Replaces the number of mutations, to search further without a fuzzer.
+const CASES_VARIABLE: &str = "MAXINE_FUZZ_CASES";
+
 /// Runs every target on its seeds and on `cases` mutations of them, and checks that `fuzz/` has a file for
-/// each.
+/// each. The environment variable `MAXINE_FUZZ_CASES` replaces `cases`.
 ///
 /// # Panics
 ///
 /// Panics if a target panics, or has no file.
 pub fn check(targets: &[Target], cases: u32) {
+    let wanted = std::env::var(CASES_VARIABLE).ok().and_then(|cases| cases.parse().ok());
+    let cases = wanted.unwrap_or(cases);
     let breaks = |target: &&Target| {
         let (name, seeds) = (target.name, (target.seeds)());
         std::panic::catch_unwind(|| run(name, &seeds, target.run, cases)).is_err()

@@ -41,8 +41,10 @@ export function Banner() {
     return (
       <Bar tone="warn">
         <strong>{backend === 'redis' ? 'Redis does not answer, or there is no leader.' : 'No leader.'}</strong> Discovery
-        and this page go on from the last known state, {duration(stale.ageMs)} old. Changes are refused until{' '}
-        {backend === 'redis' ? 'Redis is back' : 'a majority of nodes has elected one'}.
+        and this page go on from the last known state, {duration(stale.ageMs)} old.{' '}
+        {backend === 'raft'
+          ? 'Changes are refused until a majority of nodes has elected one.'
+          : 'Heartbeats and health verdicts wait for a leader, and nothing expires. Other changes need only the store.'}
       </Bar>
     );
   }

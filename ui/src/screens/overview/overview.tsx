@@ -78,7 +78,9 @@ export function Warnings({ status }: { status: ClusterStatus }) {
 
 /** One line on the cluster's own health. */
 export function clusterHealth(s: ClusterStatus, nodes?: readonly ClusterNode[]): { tone: Tone; text: string } {
-  if (s.leadership.leader === null) return { tone: 'bad', text: 'No leader: writes are refused' };
+  if (s.leadership.leader === null) {
+    return { tone: 'bad', text: s.raft ? 'No leader: writes are refused' : 'No leader: heartbeats wait, and nothing expires' };
+  }
   if (!s.raft) return { tone: 'good', text: s.backend === 'redis' ? 'Redis answers' : 'Running' };
   const voters = s.raft.members.filter((m) => m.voter);
   const away = voters.filter((m) => reachOf(s, m, nodes) === 'cut-off');
