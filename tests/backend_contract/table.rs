@@ -42,7 +42,8 @@ fn tests() -> BTreeSet<String> {
         let stem = file.file_stem().expect("a name").to_string_lossy().into_owned();
         let (mut module, mut is_test) = (String::new(), false);
         for line in text.lines() {
-            if let Some(name) = line.strip_prefix("mod ").and_then(|l| l.strip_suffix(" {")) {
+            let unmarked = line.strip_prefix("pub(crate) ").unwrap_or(line);
+            if let Some(name) = unmarked.strip_prefix("mod ").and_then(|l| l.strip_suffix(" {")) {
                 module = format!("{name}::");
             } else if line == "}" {
                 module.clear();

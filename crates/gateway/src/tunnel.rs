@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use maxine_http1::Upgraded;
+use maxine_http1::Tunnel;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::oneshot;
 
@@ -26,12 +26,12 @@ pub(crate) type TunnelHold = (Lease, InFlight, InFlightGuard);
 /// Copies bytes until the end.
 /// `upstream` is the instance's connection, and what was already read of it.
 pub(crate) async fn run(
-    client: oneshot::Receiver<Box<dyn Upgraded>>,
+    client: oneshot::Receiver<Tunnel>,
     (upstream, mut read): (Stream, Bytes),
     idle: Duration,
     hold: TunnelHold,
 ) {
-    let Ok(client) = client.await else {
+    let Ok(Tunnel { io: client, held }) = client.await else {
         tracing::debug!("the client of an upgrade has gone");
         return;
     };
@@ -63,7 +63,8 @@ pub(crate) async fn run(
         }
         () = stalled => tracing::debug!("a tunnel was closed because nothing moved"),
     }
-    drop(hold);
+    drop((client, upstream));
+    drop((hold, held));
 }
 
 /// Counts the bytes that are read, so that an idle tunnel is noticed.

@@ -41,4 +41,4 @@ pub use reader::{READ_LEN_MAX, Reader};
 pub use request::{BadRequest, HeadLimits, RequestHead};
 pub use request_content::{ContentError, RequestContent};
 pub use sending::{Coding, SendError, Sending};
-pub use upgrade::{Upgrade, Upgraded};
+pub use upgrade::{Tunnel, Upgrade, Upgraded};

@@ -396,7 +396,7 @@ mod tests {
         };
         is_refused_with("there is no such file");
         std::fs::write(&file, "somebody's notes, which are no backup at all").unwrap();
-        is_refused_with("no node can start from it: ");
+        is_refused_with("no node can start from it, use another backup: ");
         std::fs::remove_file(&file).unwrap();
         std::fs::create_dir(&file).unwrap();
         is_refused_with("it is a folder, not a file");
