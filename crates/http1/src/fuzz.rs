@@ -52,8 +52,12 @@ fn here(bytes: &[u8]) -> Vec<Whole> {
     while all.len() < REQUESTS_MAX {
         let Ok(Some((head, len))) = RequestHead::read(&bytes, LIMITS) else { break };
         let _ = bytes.split_to(len);
-        // The library waits for the content of another protocol.
-        let keeps_open = head.keeps_open && head.parts.method != Method::CONNECT;
+        // The library waits for the content of another protocol, and closes a connection of HTTP/1.0 if it cannot read
+        // an option beside `keep-alive`.
+        let mut options = head.parts.headers.get_all(header::CONNECTION).iter();
+        let keeps_open = head.keeps_open
+            && head.parts.method != Method::CONNECT
+            && options.all(|options| options.to_str().is_ok());
         let Some(whole) = whole(head, &mut bytes) else { break };
         all.push(whole);
         if !keeps_open {
