@@ -24,9 +24,9 @@ pub struct Tunnel {
 
 /// Receives the connection after an answer with `101`. An extension of that answer.
 #[derive(Clone)]
-pub struct Upgrade(Arc<Mutex<Option<Receiver>>>);
+pub struct Upgrade(Arc<Mutex<Option<TunnelSender>>>);
 
-type Receiver = oneshot::Sender<Tunnel>;
+type TunnelSender = oneshot::Sender<Tunnel>;
 
 impl std::fmt::Debug for Upgrade {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
