@@ -1,5 +1,5 @@
-//! Measures the replicated log: three nodes in this process, on this machine's disk, every engine
-//! side by side under the same load.
+//! Measures the replicated log: three nodes in this process, on this machine's disk, with one engine after
+//! another under the same load.
 //!
 //! `cargo run --release -p maxine-raft --example log_bench -- [seconds per cell] [directory]`
 

@@ -1,7 +1,7 @@
-//! One node as a process of its own, steered over its standard input: for trying the crate out by
-//! hand, and for the tests that pause a process, slow its disk or watch its system calls.
+//! One node as a process of its own, which reads commands from its standard input. It is for trying the crate
+//! by hand, and for the tests that pause a process, slow its disk or watch its system calls.
 //!
-//! `raft_node <directory> <id> <sled|redb> <peer address of node 1>,<of node 2>,... [key=value ...]`
+//! `raft_node <directory> <id> <wal|sled|redb> <peer address of node 1>,<of node 2>,... [key=value ...]`
 //! where a key is `heartbeat_interval_ms`, `election_timeout_min_ms`, `election_timeout_max_ms` or
 //! `disk_stall_ms`.
 //!
@@ -22,7 +22,7 @@ use maxine_raft::{
     RaftNode, SnapshotEncoder,
 };
 
-/// Commands that are worked on at once.
+/// Maximum number of commands in progress.
 const COMMANDS_MAX: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -149,7 +149,7 @@ async fn carry_out(
     }
 }
 
-/// One write per answer, so that a trace of the system calls shows each as a whole.
+/// Writes an answer with one system call, so that a trace shows it as a whole.
 fn answer(tag: &str, result: Result<String, String>) -> io::Result<()> {
     let line = match result {
         Ok(text) => format!("{tag} ok {text}\n"),
@@ -186,7 +186,8 @@ fn main() -> anyhow::Result<()> {
         runtime.spawn(async move {
             let _place = place;
             let result = carry_out(&node, members, &command, &argument).await;
-            // Whoever started this process has gone; its end of the input ends this process too.
+            // A write fails only if the process that reads the answers has ended. Then the input ends too,
+            // and this process with it.
             let _ = answer(&tag, result);
         });
     }

@@ -8,11 +8,11 @@ use bincode::{Decode, Encode};
 
 const MAGIC: [u8; 2] = *b"MX";
 const FORMAT_VERSION: u8 = 1;
-/// Length of the envelope's header.
+/// Length of the envelope's header, in bytes.
 pub(crate) const HEAD_LEN: usize = 4;
-/// Room for a frame's header beside its payload.
+/// Number of bytes that a frame may be longer than its payload.
 pub(crate) const ENVELOPE_ROOM: usize = 64 * 1024;
-/// Maximum size of a decoded value, whatever lengths the bytes claim.
+/// Maximum size of a decoded value, in bytes, whatever lengths its encoding claims.
 const DECODE_LEN_MAX: usize = 96 * 1024 * 1024;
 
 type Standard = bincode::config::Configuration<
@@ -318,14 +318,14 @@ impl Body for Welcome {
 #[derive(Debug, PartialEq, Encode, Decode)]
 pub(crate) struct DirShown {
     pub(crate) dir_id: u64,
-    /// The end of the log in it.
+    /// The end of the log in that directory.
     pub(crate) last: Option<LogIdDto>,
 }
 impl Body for DirShown {
     const KIND: Kind = Kind::DirShown;
 }
 
-/// The answer to it.
+/// The answer to [`DirShown`].
 #[derive(Debug, PartialEq, Encode, Decode)]
 pub(crate) enum DirSeen {
     /// The directory of the answering node, how far it knows the other node to have acknowledged the log, and

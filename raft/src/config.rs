@@ -81,7 +81,7 @@ pub enum PeerTls {
 /// Settings of one node.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Names the cluster: 1 to 63 of `a-z`, `0-9` and `-`, not at the ends.
+    /// Names the cluster: 1 to 63 characters of `a-z`, `0-9` and `-`. It neither begins nor ends with `-`.
     pub cluster_id: String,
     /// The id of this node, at least 1.
     pub node_id: NodeId,
@@ -113,14 +113,14 @@ pub struct Config {
     pub snapshot_every_entries: u64,
     /// Number of snapshot files that are kept. Default 2, at least 1.
     pub snapshots_kept: usize,
-    /// Maximum length of a payload, at most 32 MiB. Default 4 MiB.
+    /// Maximum length of a payload, in bytes, at most 32 MiB. Default 4 MiB.
     pub payload_len_max: usize,
     /// Maximum number of proposals in flight on this node; more are refused. Default 1,024.
     pub proposals_in_flight_max: usize,
     /// Time limit for administrative operations, and for forwarded requests without their own limit, in
     /// milliseconds. Default 5,000.
     pub request_timeout_ms: u64,
-    /// A disk write that takes longer makes a leader step down, in milliseconds. Default 1,000.
+    /// Duration of a disk write after which a leader steps down, in milliseconds. Default 1,000.
     pub disk_stall_ms: u64,
     /// Memory for the cache of the engine and for recent entries together, in bytes. Default 16 MiB.
     pub cache_bytes: usize,
@@ -231,7 +231,7 @@ impl Config {
         problems
     }
 
-    /// Maximum length of a frame between peers: one payload or one full batch, with its envelope.
+    /// Maximum length of a frame between peers, in bytes: one payload or one full batch, with its envelope.
     pub(crate) fn frame_len_max(&self) -> usize {
         (self.payload_len_max + codec::ENVELOPE_ROOM).max(4 * 1024 * 1024)
     }

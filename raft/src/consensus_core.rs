@@ -13,8 +13,8 @@ pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 /// The settings of the core.
 pub(crate) fn core_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
     // A follower that receives a snapshot while the next one is made must find the entries between the two.
-    // Otherwise it would get one snapshot after the other. With a full disk, compaction must still be able to
-    // free space.
+    // Otherwise it would get one snapshot after another. The number has a limit, so that compaction can free
+    // space on a full disk.
     let keep = config.snapshot_every_entries.min(5_000);
     let core = openraft::Config {
         cluster_name: config.cluster_id.clone(),

@@ -32,7 +32,7 @@ impl Exclusion {
     }
 }
 
-/// The published reason. It is nearly always empty, which is read without a lock.
+/// The published reason. There is nearly always none, and finding that out takes no lock.
 #[derive(Default)]
 pub(crate) struct ExclusionCell {
     is_excluded: AtomicBool,

@@ -2,8 +2,8 @@
 //!
 //! `MAXINE_FAULT` names them, separated by commas: `ack-before-fsync`, `strong-read-without-barrier`,
 //! `slow-fsync=<ms>`. The file named by `MAXINE_FAULT_FILE` has the same format. It is read again at each
-//! sync, so that a test can change faults while a node runs. Without the feature, every function returns
-//! false at compile time.
+//! sync, so that a test can change faults while a node runs. Without the feature, the functions have no
+//! effect.
 
 #[cfg(feature = "faults")]
 fn active(word: &str) -> Option<String> {
@@ -18,13 +18,13 @@ fn active(word: &str) -> Option<String> {
     })
 }
 
-/// Acknowledge entries before they are written.
+/// Whether to acknowledge entries before they are written.
 #[cfg(feature = "faults")]
 pub(crate) fn ack_before_fsync() -> bool {
     active("ack-before-fsync").is_some()
 }
 
-/// Answer strong reads from the local state without asking a quorum.
+/// Whether to answer strong reads from the local state without asking a quorum.
 #[cfg(feature = "faults")]
 pub(crate) fn strong_read_without_barrier() -> bool {
     active("strong-read-without-barrier").is_some()

@@ -1,8 +1,8 @@
 //! The parts of a running node, which the operations on it share.
 //!
-//! Each operation is in the module of its name and imports this module. This module imports none of them. They share
-//! one struct because each of them first finds out who leads, which takes the core, the links, the settings and the
-//! state of the disk; few need less than two further parts.
+//! Each operation is in the module of its name and imports this module. This module imports none of them.
+//! They share one struct because each of them first finds out who leads, which takes the core, the links, the
+//! settings and the state of the disk. Nearly every operation needs at least two further parts.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

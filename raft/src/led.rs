@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 /// When this node led.
 #[derive(Debug, Default)]
 pub(crate) struct Led {
-    /// Since when it has led without interruption, while it leads.
+    /// Since when it has led without interruption; `None` if it does not lead.
     since: Option<Instant>,
     /// When a quorum last confirmed it as leader.
     confirmed_at: Option<Instant>,
-    /// The time between that confirmation, in its leadership before, and the present leadership.
+    /// The time from the last confirmation in its previous leadership to the start of the present one.
     gap: Option<Duration>,
 }
 
@@ -27,7 +27,7 @@ impl Led {
         self.confirmed_at = self.confirmed_at.max(Some(confirmed_at));
     }
 
-    /// Since when it has led without interruption, while it leads.
+    /// Since when it has led without interruption; `None` if it does not lead.
     pub(crate) fn since(&self) -> Option<Instant> {
         self.since
     }
@@ -58,7 +58,7 @@ mod tests {
         led.note(true, at(19_025), at(19_030));
         let gap = Duration::from_millis(18_030);
         assert_eq!((led.since(), led.gap()), (Some(at(19_030)), Some(gap)));
-        // What follows in the same leadership does not change it.
+        // A later confirmation in the same leadership does not change it.
         led.note(true, at(25_000), at(25_010));
         assert_eq!(led.gap(), Some(gap));
     }

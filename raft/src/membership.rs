@@ -27,7 +27,7 @@ use crate::{quorum, read};
 const FOUNDING: u64 = 0;
 /// Share of an operation's time that its checks may take.
 const CHECKS_SHARE: f64 = 0.6;
-/// How long voters may take to answer before one of them is removed.
+/// Before a voter is removed, a majority of the remaining voters must answer within this time.
 const REMOVAL_CHECK_TIMEOUT: Duration = Duration::from_millis(2_000);
 /// How often progress is checked.
 const POLL: Duration = Duration::from_millis(10);
@@ -39,8 +39,8 @@ impl RaftNode {
         self.inner.administer(AdminDto::AddLearner(consensus::member_to_dto(id, &member))).await
     }
 
-    /// Makes a learner a voter. The learner must have answered, and must report that it has nearly all of the
-    /// log. The operation fails if it does not within a time, or if no majority of the voters would be
+    /// Makes a learner a voter. The learner must answer, and must report that it has nearly all of the log.
+    /// The operation fails if the learner does not do so in time, or if no majority of the voters would be
     /// reachable. With `force`, nothing is checked; a vote for a node that does not run can cost the cluster
     /// its majority.
     pub async fn promote(&self, id: NodeId, force: bool) -> Result<(), AdminError> {
@@ -54,7 +54,7 @@ impl RaftNode {
         self.inner.administer(AdminDto::Remove { id, force }).await
     }
 
-    /// Transfers leadership to a voter; without a name, to the one with the most entries.
+    /// Transfers leadership to the voter `to`. `None` means the connected voter with the most entries.
     pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), AdminError> {
         self.inner.administer(AdminDto::Transfer(to)).await
     }
@@ -234,7 +234,7 @@ fn members(inner: &Inner) -> (BTreeSet<NodeId>, BTreeMap<NodeId, Member>) {
 }
 
 /// Makes one change of the membership. It waits while an earlier change, including the founding, is not
-/// committed. Nothing has happened in that time. The caller limits the time.
+/// committed, and changes nothing in that time. The caller limits the time.
 async fn change(inner: &Inner, change: ChangeMembers<NodeId, Member>) -> Result<(), AdminError> {
     use openraft::errors::{ChangeMembershipError, ClientWriteError};
     loop {

@@ -105,8 +105,9 @@ impl RaftNode {
         crate::read::wait_applied(&self.inner, index, timeout).await
     }
 
-    /// Returns the reason when the node had to stop by itself: the disk failed, or the application or the
-    /// consensus core panicked. The process should exit then.
+    /// Returns the reason when the node had to stop by itself: the disk failed, the application or the
+    /// consensus core failed or panicked, or another member refuses this node's data directory or version.
+    /// The process should exit then.
     pub async fn failed(&self) -> String {
         let mut disk = self.inner.health.watch_failure();
         let _ = disk.wait_for(|failed| *failed).await;

@@ -102,7 +102,7 @@ fn open(data_dir: &Path) -> Result<Opened, StartError> {
     })?;
     let lock = node_dir::lock(data_dir)?;
     let kind: EngineKind = identity.engine.parse().map_err(StartError::Identity)?;
-    // This comes before the log, as at a start.
+    // The snapshot is verified before the log, as at a start.
     let snapshot = SnapshotStore::open(data_dir, usize::MAX).map_err(storage)?.current();
     let engine = open_engine(kind, data_dir, CACHE_BYTES).map_err(storage)?;
     let mark = LogMarkFile::open(data_dir).map_err(storage)?;
@@ -293,7 +293,7 @@ fn write_snapshot(
 
 fn write_log(data_dir: &Path, kind: EngineKind, node_id: NodeId, last: LogIdDto) -> io::Result<()> {
     let engine = open_engine(kind, data_dir, CACHE_BYTES)?;
-    // Above every term of the old line, so that new entries come after the restored state.
+    // The term after that of the restored state, so that new entries come after it.
     let vote = VoteDto { term: last.term + 1, node: node_id, committed: false };
     engine.put_meta(MetaKey::Vote, &codec::encode(&StoredVote::V1(vote)))?;
     engine.put_meta(MetaKey::Purged, &codec::encode(&StoredLogId::V1(last)))?;

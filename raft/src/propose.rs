@@ -19,8 +19,8 @@ use crate::leadership::LeaderAt;
 use crate::network::link::LinkError;
 use crate::status::Leadership;
 
-/// How long a replaced leader may still answer. One that transferred its leadership in an orderly way does
-/// answer.
+/// How long this node waits for the answer of a leader that was replaced. A leader that transferred its
+/// leadership in an orderly way does answer.
 const LATE_ANSWER: Duration = Duration::from_millis(100);
 /// Time for the way to the leader and back, in addition to the leader's own time.
 const FORWARD_MARGIN: Duration = Duration::from_millis(100);

@@ -53,7 +53,8 @@ pub struct MemberStatus {
     /// The version of the application's commands that it understands; `None` if this node has not connected
     /// to it.
     pub app_version: Option<u32>,
-    /// Time since anything was received from it, in milliseconds.
+    /// Time since anything was received from it, in milliseconds. 0 for this node itself; `None` if nothing
+    /// was received.
     pub last_contact_age_ms: Option<u64>,
 }
 
@@ -64,7 +65,7 @@ pub struct Counters {
     pub proposals: u64,
     /// Number of these that were forwarded to the leader.
     pub proposals_forwarded: u64,
-    /// Number of these without a reply.
+    /// Number of these that ended with an error.
     pub proposals_failed: u64,
     /// Number of proposals in flight now.
     pub proposals_pending: u64,

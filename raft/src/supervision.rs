@@ -46,7 +46,8 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
         let age = inner.with_metrics(quorum_ack_age).filter(|_| inner.other_voters() > 0);
         let seen_at = clock::now();
         let confirmed_at = age.and_then(|age| seen_at.checked_sub(age)).unwrap_or(seen_at);
-        // Before the change is published: who hears of it asks how long nobody led.
+        // This comes before the change is published, because whoever learns of the change asks for how long
+        // nobody led.
         inner.led.lock().note(now.is_leader, confirmed_at, seen_at);
         inner.leadership.send_if_modified(|published| {
             if *published == now {

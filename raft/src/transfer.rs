@@ -20,7 +20,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_millis(1_000);
 /// How often progress is checked.
 const POLL: Duration = Duration::from_millis(10);
 
-/// The connected voter with the most entries, if this node leads.
+/// The connected voter with the most entries, which only a leader knows.
 pub(crate) fn best_successor(inner: &Inner) -> Option<NodeId> {
     inner.with_metrics(|metrics| {
         let voters = metrics.membership_config.voter_ids().filter(|id| *id != inner.config.node_id);

@@ -61,7 +61,8 @@ async fn a_killed_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     assert_eq!(cluster.journal(1), acknowledged);
 }
 
-/// Its own log names neither the new leader nor the removal, so it asks the members that it knows.
+/// The log of the voter that slept names neither the new leader nor the removal. So it asks the members that
+/// it knows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_voter_that_slept_while_the_members_changed_follows_a_leader_that_it_never_met() {
     let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
@@ -127,7 +128,7 @@ async fn without_a_majority_writes_end_in_time_and_strong_reads_are_refused() {
         (lost == 2 && there == 1).then_some(())
     })
     .await;
-    // Alone it asks for votes without success, and does not raise the term.
+    // A node that is alone asks for votes without success, and does not raise the term.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(node.leadership().term, term);
     for id in others {
@@ -228,7 +229,7 @@ async fn messages_reach_a_node_or_say_why_not() {
     let unanswered = node.call(Target::Leader, "hang".into(), short).await.unwrap_err();
     assert!(matches!(unanswered, CallError::NoAnswer { .. }), "{unanswered:?}");
     assert_eq!(unanswered.outcome(), Outcome::Unknown, "it arrived, and may be carried out");
-    // The other node gives the handler up sooner than the caller.
+    // The other node stops waiting for its handler before the caller stops waiting for the answer.
     let given_up = node.call(Target::Leader, "hang".into(), TIMEOUT).await.unwrap_err();
     assert_eq!(given_up.outcome(), Outcome::Unknown, "{given_up:?}");
     let large = Bytes::from(vec![0; node.config().payload_len_max + 1]);

@@ -112,7 +112,7 @@ async fn a_vote_is_given_only_to_a_node_that_was_reached_and_has_the_log() {
     cluster.node(leader).add_learner(4, absent).await.unwrap();
     assert!(is_refused(cluster.node(leader).promote(4, false).await, "cannot connect"));
     assert_eq!(voters_of(&cluster, leader), [1, 2, 3]);
-    // So the loss of one founder does not cost the majority.
+    // Node 4 did not get a vote, so the loss of one founder does not cost the majority.
     let lost = cluster.follower().await;
     cluster.kill(lost).await;
     cluster.propose(leader, "goes on").await;
@@ -141,8 +141,7 @@ async fn a_change_that_leaves_no_majority_is_refused_unless_it_is_forced() {
     assert!(voters_of(&cluster, leader).contains(&4));
 }
 
-/// A founder that starts when another founder has created the cluster. It knows its own name, and the other
-/// did not.
+/// A founder starts after another founder has created the cluster. Only the late founder knows its own name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_founder_is_let_in_and_has_one_name_everywhere() {
     let mut cluster =
@@ -370,7 +369,8 @@ async fn the_id_of_a_removed_node_is_never_given_out_again() {
     cluster.members.remove(&removed);
     let refused = |result: Result<(), AdminError>| matches!(result, Err(AdminError::Refused(reason)) if reason.contains("used before"));
     assert!(refused(cluster.node(via).add_learner(removed, member(removed)).await));
-    // Also by a node that joined later and, after a restart, knows it only from its snapshot.
+    // A node that joined later refuses it too, although after a restart it knows of the removal only from its
+    // snapshot.
     cluster.members.insert(4, member(4));
     cluster.start_node(4).await;
     cluster.node(via).snapshot().await.unwrap();
@@ -473,9 +473,9 @@ fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-/// A node with an older copy of its directory, or whose log lost its end together with the mark, has
-/// forgotten what it acknowledged. Any node that remembers reports it, whether it leads or not, and the node
-/// is filled. Until then it votes only for a candidate that has what it lacks.
+/// A node with an older copy of its directory, or whose log lost its end together with the mark of that end,
+/// has forgotten what it acknowledged. Any node that remembers it reports it, whether it leads or not, and
+/// the leader sends the missing entries again. Until then the node votes only for a candidate that has them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
     for whole in [true, false] {
@@ -507,7 +507,7 @@ async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
             std::fs::write(dir.join("log.mark"), mark).unwrap();
         };
 
-        // The leader fills it without an election.
+        // The leader sends it the missing entries without an election.
         cluster.kill(lost).await;
         set_back(&dir);
         cluster.start_node(lost).await;
@@ -517,8 +517,8 @@ async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
         let filled = || cluster.node(lost).lost_index().is_none().then_some(());
         eventually("it has all that it had acknowledged", filled).await;
 
-        // Without that leader the third node remembers, because the leader reports it once per heartbeat.
-        // What a leader did not have time to report is lost with it.
+        // Without that leader the third node remembers, because the leader has reported it once per
+        // heartbeat. What a leader had no time to report is lost with it.
         let third = (1..=3).find(|id| ![lost, leader].contains(id)).unwrap();
         let end = cluster.node(lost).status().last_log_index;
         let informed = || (cluster.node(third).acknowledged_index(lost) >= end).then_some(());
@@ -527,7 +527,7 @@ async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
         set_back(&dir);
         cluster.kill(leader).await;
         cluster.start_node(lost).await;
-        // It is filled as soon as the third node leads, and then lacks nothing.
+        // As soon as the third node leads, it sends the missing entries, and then the node lacks nothing.
         let known = || {
             let all = cluster.journal(lost).len() == 31;
             cluster.node(lost).lost_index().or(all.then_some(31))
@@ -611,14 +611,14 @@ async fn a_node_without_its_directory_stops_instead_of_coming_back_under_its_num
 
     cluster.start_node(lost).await;
     let failed = cluster.node(lost).failed();
-    let reason = tokio::time::timeout(TIMEOUT, failed).await.expect("it goes on");
+    let reason = tokio::time::timeout(TIMEOUT, failed).await.expect("it does not stop");
     assert!(reason.contains("another data directory") && reason.contains("never used"), "{reason}");
     assert!(cluster.journal(lost).is_empty());
     assert!(!cluster.node(lost).leadership().is_leader);
     cluster.kill(lost).await;
-    // The others do not mistake it for the original node either, when it continues to try.
+    // The other nodes refuse it again when it is started again.
     cluster.start_node(lost).await;
-    tokio::time::timeout(TIMEOUT, cluster.node(lost).failed()).await.expect("it goes on");
+    tokio::time::timeout(TIMEOUT, cluster.node(lost).failed()).await.expect("it does not stop");
     cluster.kill(lost).await;
     assert_eq!(cluster.node(leader).leadership().term, term);
     cluster.propose(leader, "without it").await;
@@ -631,7 +631,7 @@ async fn a_node_without_its_directory_stops_instead_of_coming_back_under_its_num
     assert_eq!(cluster.journal(lost).len(), 2);
 }
 
-/// It might acknowledge entries that it can never apply.
+/// Such a node might acknowledge entries that it can never apply.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_does_not_understand_the_log_is_turned_away_and_stops() {
     let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
@@ -640,7 +640,7 @@ async fn a_node_that_does_not_understand_the_log_is_turned_away_and_stops() {
     cluster.adjust = |config| config.app_version = 0;
     cluster.start_node(old).await;
     let failed = cluster.node(old).failed();
-    let reason = tokio::time::timeout(TIMEOUT, failed).await.expect("it goes on");
+    let reason = tokio::time::timeout(TIMEOUT, failed).await.expect("it does not stop");
     assert_eq!(reason, "version 0 is too old");
     cluster.kill(old).await;
 
@@ -680,6 +680,7 @@ async fn a_node_that_nobody_added_does_not_block_its_number() {
     cluster.kill(4).await;
     std::fs::remove_dir_all(cluster.config(4).data_dir).unwrap();
     cluster.start_node(4).await;
-    let reason = tokio::time::timeout(TIMEOUT, cluster.node(4).failed()).await.expect("it goes on");
+    let reason =
+        tokio::time::timeout(TIMEOUT, cluster.node(4).failed()).await.expect("it does not stop");
     assert!(reason.contains("another data directory"), "{reason}");
 }

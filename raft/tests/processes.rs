@@ -28,7 +28,7 @@ fn a_paused_leader_is_replaced_and_does_not_write_when_it_wakes() {
     }
     assert!(replaced.elapsed() < Duration::from_secs(1), "it waited for {:?}", replaced.elapsed());
     cluster.node(new).ask("propose while-paused").unwrap();
-    // The request is sent during the pause, so that it is the first one that the process reads.
+    // The requests are sent during the pause, so that they are the first ones that the process reads.
     let status = cluster.node(old).send("status");
     let write = cluster.node(old).send("propose-local stale");
     cluster.node(old).signal("CONT");

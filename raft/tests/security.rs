@@ -105,9 +105,9 @@ async fn a_valid_certificate_under_a_false_name_is_refused_by_the_server() {
     assert_eq!(answers, [0, 1], "variant 0 accepts, variant 1 refuses");
 }
 
-/// A connection to node 1 over mutual TLS with the certificate of `certified`, greeted as `node_id`; the second part is
-/// the variant of the welcome: 0 accepts, 1 refuses, 2 says that the node was removed. `seen` is what the peer says about
-/// the directory of node 1.
+/// Connects to node 1 over mutual TLS with the certificate of `certified`, and greets it as `node_id`. Also
+/// returns the variant of the welcome: 0 accepts, 1 refuses, 2 says that the node was removed. `seen` is what
+/// the peer says about the directory of node 1.
 async fn claim(
     cluster: &Cluster,
     certified: u64,
@@ -180,8 +180,9 @@ async fn exchange(
 /// The kind of the envelopes with data directory ids.
 const DIR_SHOWN: u8 = 12;
 const DIR_SEEN: u8 = 13;
-/// What a peer says about a directory: it knows it, and no acknowledged entries; it knows that entries up to index 200
-/// in term 100 were acknowledged; it knows another directory.
+/// What a peer says about a directory. `KNOWN`: it knows the directory, and no acknowledged entries.
+/// `ACKNOWLEDGED_MORE`: entries up to index 200 in term 100 were acknowledged. `REPLACED`: it knows another
+/// directory.
 const KNOWN: [u8; 5] = [0, 44, 0, 0, 0];
 const ACKNOWLEDGED_MORE: [u8; 8] = [0, 44, 0, 1, 100, 0, 200, 100];
 const REPLACED: [u8; 1] = [1];
@@ -270,7 +271,7 @@ async fn a_certified_node_that_is_no_member_cannot_take_the_places_of_members() 
     let (mut newest, _) = claim(&cluster, 4, 4, &KNOWN).await;
     let answer = exchange(&mut newest, b"MX\x01\x07\x00").await;
     assert_eq!(answer[3], 8, "its newest connection is served");
-    // Of the older ones all but 31 are closed.
+    // All older connections but 31 are closed.
     let mut rest = [0; 1];
     for stream in &mut held[..250] {
         let closing = tokio::io::AsyncReadExt::read(stream, &mut rest);

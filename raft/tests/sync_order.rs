@@ -59,8 +59,8 @@ fn parse(trace: &str) -> Vec<Call> {
     calls
 }
 
-/// When each entry was durable on one node: the end of the first successful sync of the log file that began
-/// after the entry was written to it. Infinity if it never was.
+/// When the entry with `marker` was durable on one node, in seconds since 1970: the end of the first
+/// successful sync of the log file that began after the entry was written to it. Infinity if it never was.
 fn durable_at(calls: &[Call], log_file: &str, marker: &str) -> f64 {
     let of_log = |call: &Call| call.arguments.contains(&format!("<{log_file}>"));
     let written = calls.iter().find(|call| {
@@ -108,7 +108,7 @@ impl Traced {
     }
 }
 
-/// Two nodes, so that every acknowledgement needs both disks.
+/// Traces a cluster of two nodes, in which every acknowledgement needs both disks.
 fn trace(engine: &str, log_file: &str, faults: &str) -> Traced {
     let dir = tempfile::tempdir().unwrap();
     let addrs = addrs(2);

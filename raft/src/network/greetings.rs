@@ -12,8 +12,8 @@ use super::places::Places;
 use crate::config::NodeId;
 use crate::roster::{MembershipStatus, Roster};
 
-/// Maximum number of connections of each kind: from members' addresses or from others, which have sent
-/// something or not yet.
+/// Maximum number of connections of each of four kinds: they come from an address of a member or from another
+/// one, and have sent a first byte or not.
 const EACH_MAX: usize = 128;
 
 /// The places of unfinished greetings.
@@ -24,7 +24,8 @@ const EACH_MAX: usize = 128;
 /// because the owner of an IPv6 address can choose its last 64 bits.
 pub(super) struct Greetings {
     roster: Arc<Roster>,
-    /// From where each member was greeted last. The roster may have names instead of IP addresses.
+    /// The address from which each member last finished a greeting. The roster may have names instead of IP
+    /// addresses.
     greeted: Mutex<BTreeMap<NodeId, IpAddr>>,
     of_members: Stages,
     of_others: Stages,
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn connections_that_send_nothing_close_none_that_has_sent_something() {
         let (stop, greetings) = (CancellationToken::new(), greetings());
-        // Of one network, and the oldest: it would be the first to go.
+        // It is the oldest of its network, so it would be closed first.
         let begun = greetings.begun(nth(0), &stop);
         for n in 16..16 + 10 * EACH_MAX {
             greetings.silent(nth(n), &stop);
@@ -138,7 +139,7 @@ mod tests {
             [greetings.silent(ip(member), &stop), greetings.begun(ip(member), &stop)]
         });
         for n in 0..10 * EACH_MAX {
-            // Addresses of one network of a member, and of many other networks.
+            // Addresses of the network of a member, and of many other networks.
             for from in [nth(n + 16), ip(&format!("2001:db8:0:{n:x}::9"))] {
                 greetings.silent(from, &stop);
                 greetings.begun(from, &stop);

@@ -214,8 +214,9 @@ async fn see_dir(
     Ok(())
 }
 
-/// Does the same with a peer that is no member, and returns what it said. Nothing that it says has an effect
-/// on this node: it cannot stop it, set it back, or block its own id for the node that will be added.
+/// Exchanges directory ids with a peer that is no member, and returns what the peer said. Nothing that it
+/// says has an effect on this node: the peer cannot stop this node, make it wait for lost entries, or block
+/// its own id for a node that will be added.
 async fn hear(
     me: &LocalIdentity,
     peer: NodeId,
@@ -280,8 +281,8 @@ fn note_report(me: &LocalIdentity, peer: NodeId, acknowledged: Option<LogId>, te
 }
 
 /// Answers `peer` whether it has the directory with which it was first met, and how far it is known to have
-/// acknowledged the log. A different directory is an error. If that position is after the end of its log, it
-/// is filled again.
+/// acknowledged the log. A different directory is an error. If that position is after the end of its log, the
+/// leader may send it the missing entries again.
 ///
 /// `before` is how far it was known to have acknowledged the log before it reported the end of its log. What
 /// it acknowledged since, on another connection, is no sign of an older copy.

@@ -115,7 +115,7 @@ async fn what_a_node_that_is_no_member_says_counts_only_once_it_is_one() {
     let (one, two) = (node(dir.path(), 1, || id(9)), node(dir.path(), 2, || id(5)));
     // `stop_for` of this node 2 would panic.
     let Err(closed) = says_as_stranger(&one, &two, DirSeen::Replaced).await else {
-        panic!("the connection goes on")
+        panic!("the connection is not closed")
     };
     assert!(closed.to_string().contains("not believed"), "{closed}");
     let ahead = Some(consensus::log_id_to_dto(&id(9)));

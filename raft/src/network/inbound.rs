@@ -2,7 +2,8 @@
 //!
 //! A heartbeat is answered as soon as the core has processed it, and never waits for a disk write. After a
 //! restart, votes are refused for a while, because a lease that this node granted before is not stored on its
-//! disk.
+//! disk. A vote that a transfer of leadership asks for is the exception: the leader itself gives its lease
+//! up.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +37,7 @@ pub(crate) struct Inbound {
     pub(crate) snapshots: Arc<SnapshotStore>,
     pub(crate) handler: Arc<dyn PeerHandler>,
     pub(crate) node: Weak<Inner>,
-    /// Until this time no vote is granted.
+    /// Before this time no vote is granted, except for a transfer of leadership.
     pub(crate) votes_from: Instant,
     /// Whether the known members are being asked about a node that this one does not know.
     pub(crate) asking: Arc<AtomicBool>,

@@ -82,7 +82,7 @@ pub struct Outcome {
     pub applied: u64,
     /// Number of proposals that were acknowledged.
     pub acknowledged: u64,
-    /// Number of leaders.
+    /// How often a node became leader.
     pub leaders: u64,
     /// Number of crashes.
     pub crashes: u64,

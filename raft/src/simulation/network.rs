@@ -65,7 +65,7 @@ impl RaftNetworkFactory<TypeConfig> for SimOutbound {
     }
 }
 
-/// Messages are almost never later than this.
+/// Maximum delay of a message that is late, in milliseconds.
 const LATE_MS: u64 = 2_500;
 
 impl SimNet {

@@ -123,7 +123,7 @@ impl Run {
     }
 }
 
-/// A client: it makes one proposal after the other, through any node.
+/// A client: it makes one proposal after another, through any node.
 async fn propose(run: Run, client: usize) {
     while !run.is_over() {
         run.pause(10, 250).await;
@@ -234,7 +234,7 @@ impl Trouble {
         self.nodes.keys().copied().nth(usize::try_from(nth).unwrap_or(0)).unwrap_or(1)
     }
 
-    /// Causes one fault after the other until the time is over.
+    /// Causes one fault after another until the time is over.
     async fn make(&mut self) -> Result<(), String> {
         let until =
             self.run.net.world.lock().started + Duration::from_millis(self.run.plan.virtual_ms);

@@ -304,8 +304,8 @@ fn redb_keeps_what_was_synced_through_a_power_loss() {
     }
 }
 
-/// sled writes through the file system. So its power failure is a copy of the file as of each sync, in which
-/// everything after that is cut off or zero.
+/// sled writes through the file system. So a copy of its file at each sync stands for a power failure:
+/// everything that was written later is missing or zero.
 #[test]
 fn sled_keeps_what_was_synced_through_a_power_loss() {
     let dir = tempfile::tempdir().unwrap();
@@ -326,7 +326,7 @@ fn sled_keeps_what_was_synced_through_a_power_loss() {
     }
 }
 
-/// It is small, so that the tests use many segments.
+/// Length of a segment, in bytes. It is small, so that the tests use many segments.
 const SEGMENT_LEN: u64 = 64 * 1024;
 const SECTOR: usize = 512;
 
@@ -531,8 +531,8 @@ async fn a_failed_sync_is_fatal_and_never_tried_again() {
     assert_eq!(engine.syncs.load(Ordering::SeqCst), before);
 }
 
-/// A follower that was away. The entries that the leader does not have are cut off, a snapshot replaces its
-/// log beyond the end, and the entries after the snapshot arrive before the disk has done any of that.
+/// A follower returns. Its entries that the leader does not have are cut off, and a snapshot that is ahead of
+/// its log replaces the rest. The entries after the snapshot arrive before the disk has finished either step.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_beyond_the_end_and_the_entries_after_it_may_be_one_group() {
     for kind in ALL {
@@ -545,7 +545,7 @@ async fn a_snapshot_beyond_the_end_and_the_entries_after_it_may_be_one_group() {
         engine.slow.store(true, Ordering::SeqCst);
         let (done, written) = TypeConfig::oneshot();
         log.append(vec![entry(10, 10)], IOFlushed::signal(done)).await.unwrap();
-        // While that is being synced, the rest is collected.
+        // While that entry is being synced, the following operations are collected.
         log.truncate_after(Some(id(7))).await.unwrap();
         log.purge(id(40)).await.unwrap();
         append(&mut log, vec![entry(41, 10), entry(42, 10)]).await;

@@ -1,7 +1,7 @@
 //! The state of the disk, for the watchdog and the status.
 //!
-//! The log thread writes it and all threads read it. Reads never block, because heartbeats must be answered
-//! while a sync hangs.
+//! The log thread measures, and all threads read. A read never waits for the disk, because heartbeats must be
+//! answered while a sync hangs.
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;

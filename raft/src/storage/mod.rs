@@ -92,7 +92,7 @@ pub(crate) trait LogEngine: Send + Sync {
     /// Removes every record up to and including `index`. The caller has made the purged mark durable.
     fn purge_upto(&self, index: u64) -> io::Result<()>;
 
-    /// Makes all earlier writes durable. Nothing else does.
+    /// Makes all earlier writes durable. Nothing else guarantees that.
     fn sync(&self) -> io::Result<()>;
 
     /// Size on disk, in bytes.

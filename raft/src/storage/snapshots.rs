@@ -22,8 +22,8 @@ const TRAILER_MAGIC: [u8; 4] = *b"MXSE";
 const TRAILER_LEN: u64 = 8 + 4 + 4;
 const HEAD_LEN_MAX: u32 = 1024 * 1024;
 
-/// An error about a file that is not a complete snapshot. It gives no advice: the file may be a backup, or it may have been
-/// received.
+/// An error about a file that is not a complete snapshot. It gives no advice, because the file may be a
+/// backup or may have been received from another node.
 fn unreadable(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -35,7 +35,7 @@ pub(crate) struct SnapshotFile {
     pub(crate) file: Arc<File>,
     pub(crate) len: u64,
     pub(crate) head: SnapshotHeadDto,
-    /// Every node id that was ever a member up to that index.
+    /// Every node id that was ever a member up to the snapshot's index.
     pub(crate) used_ids: BTreeSet<NodeId>,
     body_start: u64,
     body_len: u64,

@@ -1,9 +1,9 @@
 //! A write-ahead log as a log engine. It only appends, to segments.
 //!
-//! Operations between two syncs are collected in one frame. A sync is one write and one `fdatasync` of bytes
-//! that the file had before. The position of each entry is kept in memory and is rebuilt from the segments at
-//! a start. A segment is removed once every entry in it is purged, the oldest first. Its file is reused for a
-//! later segment.
+//! Operations between two syncs are collected in one frame. A sync is one write and one `fdatasync`. The
+//! write does not change the length of the file, so no metadata must be synced. The position of each entry is
+//! kept in memory and is rebuilt from the segments at a start. A segment is removed once every entry in it is
+//! purged, the oldest first. Its file is reused for a later segment.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -250,7 +250,8 @@ impl WalEngine {
 impl Drop for WalEngine {
     fn drop(&mut self) {
         if let Some(preparing) = self.writer.lock().preparing.take() {
-            // The next start must not find it. If this fails, the next start reports it.
+            // The next start removes unfinished files, so the thread must have ended before. If creating the
+            // file failed, the next start reports the error.
             let _ = preparing.join();
         }
     }

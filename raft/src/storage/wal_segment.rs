@@ -241,7 +241,7 @@ impl Segment {
         more: usize,
         first: impl FnOnce(u64) -> Vec<u8>,
     ) -> io::Result<(Self, u64)> {
-        // The other half is for the first frame.
+        // The other half of the segment is for its first frame.
         let room = usual_len / 2;
         let len = match more as u64 {
             more if more <= room => usual_len,

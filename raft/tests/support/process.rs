@@ -47,7 +47,7 @@ impl Pending {
     }
 }
 
-/// `cargo test` builds it together with the tests.
+/// The example `raft_node`, which `cargo test` builds together with the tests.
 fn program() -> PathBuf {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
