@@ -206,8 +206,8 @@ fn check_path(path: &str) -> Result<(), Limit> {
     if !path.chars().all(is_of_path) {
         return Err(Limit::UrlPath);
     }
-    // Most paths have neither character. This check comes first because every node checks every registration
-    // in apply.
+    // Most paths contain neither character, and then the slower check below is skipped. Every node checks
+    // every registration in apply.
     if path.contains(['.', '%']) {
         let lower = path.to_ascii_lowercase().replace("%2e", ".");
         if lower.split('/').any(|segment| segment == ".." || segment == ".") {

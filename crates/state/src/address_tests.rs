@@ -2,8 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Parses an address as Maxine did before the state had its own grammar: with the URI type of an HTTP
-/// library.
+/// Whether the URI type of an HTTP library accepts an address.
 fn by_library(text: &str) -> bool {
     if check_text("address", text, 1, limits::ADDRESS_LEN_MAX).is_err() {
         return false;
@@ -26,8 +25,8 @@ fn by_library(text: &str) -> bool {
         && !lower.split('/').any(|segment| segment == ".." || segment == ".")
 }
 
-/// Whether the grammar refuses on purpose what the library accepts. The grammar accepts nothing that the
-/// library refuses.
+/// Whether the grammar refuses an address on purpose, although the library accepts it. The grammar accepts
+/// nothing that the library refuses.
 fn is_refused_on_purpose(text: &str) -> bool {
     let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
@@ -48,8 +47,7 @@ fn compare(text: &str) {
     assert_eq!(library && !grammar, library && is_refused_on_purpose(text), "{text:?}");
 }
 
-/// URLs that clients have sent, and unusual ones. All of these are accepted; those in the second list are
-/// refused.
+/// Usual and unusual addresses that must be accepted.
 const ACCEPTED: &[&str] = &[
     "http://10.0.0.1:8080",
     "https://orders.example.com",
@@ -75,6 +73,7 @@ const ACCEPTED: &[&str] = &[
     "http://[::ffff:10.0.0.1]:65535",
     "http://h!$&'()*+,;=~",
 ];
+/// Addresses that must be refused.
 const REFUSED: &[&str] = &[
     "",
     "/",

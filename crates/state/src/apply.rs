@@ -160,7 +160,8 @@ impl ControlState {
                 Ok(Reply::Done)
             }
             Command::ExpireAudit { now_ms } => {
-                // The log's clock may be ahead of the true time, but never behind a time that it has shown.
+                // The smaller time counts, so that no record is dropped too early: the log's clock may be ahead
+                // of the true time, and `now_ms` may be ahead of the log's clock.
                 let left = self.audit.expire((*now_ms).min(self.time_ms));
                 if left > 0 {
                     self.record(
@@ -766,7 +767,7 @@ impl ControlState {
         self.emit(step, EventKind::IdentityChanged { subject: subject.clone() });
     }
 
-    // --- the pieces that all of them share ---------------------------------------------------
+    // --- shared helpers ----------------------------------------------------------------------
 
     /// The index of the next change. The first change of a proposal has the proposal's own index, and each
     /// further change has one more.

@@ -541,7 +541,7 @@ fn what_the_next_version_adds_needs_the_next_version() {
     assert_eq!(restored.digest(), driver.state.digest());
 }
 
-/// Registers as the caller with this name; an empty name is a caller without a credential.
+/// Registers as the caller with this name. An empty name means a caller without a credential.
 fn register_as(driver: &mut Driver, user: &str, registration: Registration) -> Result<u64, String> {
     driver.requests += 1;
     let proposal = Proposal {

@@ -11,8 +11,8 @@
 //! oldest record says how many were dropped before it. The counts of all classes add up to the count of the
 //! whole log.
 //!
-//! A record's own time never decides that it is old enough to drop. The leader decides that, after it has
-//! compared its clock with others ([`AuditLog::expire`]).
+//! A new record never causes older ones to be dropped for their age, whatever its time is. Only the leader drops
+//! records for their age, after it has compared its clock with others ([`AuditLog::expire`]).
 
 use std::sync::Arc;
 
@@ -45,8 +45,8 @@ impl AuditOutcome {
 }
 
 /// The class of a record. An empty `user` is a caller without a credential. A refused change gets another
-/// class than a successful one: anyone can repeat it, and it must not push out the changes that were
-/// made.
+/// class than a successful one: anyone can repeat a refused change, and it must not push out the records of
+/// successful changes.
 fn class_of(user: &str, action: AuditAction, outcome: &AuditOutcome) -> AuditClass {
     match outcome {
         AuditOutcome::Success => action.class(),
@@ -67,26 +67,26 @@ pub struct AuditRecord {
     pub class_seq: u64,
     /// The index of the state right after the action.
     pub index: u64,
-    /// When, in milliseconds since 1970, by the log's clock.
+    /// The time of the action, in milliseconds since 1970, by the log's clock.
     pub time_ms: u64,
-    /// The user or the part of Maxine; empty for an open request.
+    /// The user, the token or the part of Maxine; empty for a request without a credential.
     pub user: Box<str>,
     /// Network address of the caller.
     pub address: Box<str>,
     /// The request's trace id.
     pub trace_id: Box<str>,
-    /// The member that sent the request to the leader, as the leader authenticated it. Null if the
-    /// leader took the request itself, and in every mode but Raft.
+    /// The member that sent the request to the leader, as the leader authenticated it. `None` if the leader
+    /// received the request directly, and in every mode but Raft.
     pub via_node: Option<u64>,
-    /// What was done.
+    /// The action.
     pub action: AuditAction,
     /// The object, such as `default/orders/a`.
     pub object: Box<str>,
-    /// Outcome.
+    /// Whether the action took effect.
     pub outcome: AuditOutcome,
-    /// The hash of the record before it in the whole log, whether or not that is still kept.
+    /// The hash of the previous record in the whole log, even if that record is no longer kept.
     pub previous: [u8; 32],
-    /// SHA-256 over the hash before it in its class and this record's other fields.
+    /// SHA-256 over the hash of the previous record in its class and this record's other fields.
     pub hash: [u8; 32],
 }
 
@@ -141,13 +141,13 @@ pub struct AuditChain {
     /// A shared list, because a copy of it is published after every batch. The next record then copies only a
     /// part of the list.
     records: Vector<Arc<AuditRecord>>,
-    /// The hash before the oldest kept record.
+    /// The hash of the record before the oldest kept one; zeros if no record was dropped.
     base: [u8; 32],
     next_seq: u64,
 }
 
 impl AuditChain {
-    /// The hash before the oldest kept record.
+    /// The hash of the record before the oldest kept one; zeros if no record was dropped.
     #[must_use]
     pub fn base(&self) -> [u8; 32] {
         self.base
@@ -203,13 +203,13 @@ pub struct AuditLog {
 }
 
 impl AuditLog {
-    /// An audit log without records. The two functions below fill it.
+    /// An audit log without records. [`Self::restore_chain`] and [`Self::restore_record`] fill it.
     #[must_use]
     pub fn restore(head: [u8; 32], next_seq: u64) -> Self {
         Self { head, next_seq, ..Self::default() }
     }
 
-    /// Sets the first hash of a class and the number of records that it has had.
+    /// Sets the hash before the oldest kept record of a class, and the number of records that the class has had.
     pub fn restore_chain(&mut self, class: AuditClass, base: [u8; 32], next_seq: u64) {
         let chain = &mut self.chains[class as usize];
         (chain.base, chain.next_seq) = (base, next_seq);

@@ -25,11 +25,11 @@ pub enum AuditClass {
     Settings,
     /// Sign-ins, uses of break-glass tokens, cleared logs.
     Access,
-    /// What was refused to callers who did not prove who they are.
+    /// Refused requests of callers without a credential.
     Strangers,
     /// Registrations and everything else that machines do.
     Registrations,
-    /// What was refused to known callers, and exports: what any viewer can repeat without end.
+    /// Refused requests of known callers, and exports. Any viewer can repeat these without end.
     Requests,
 }
 

@@ -1,4 +1,4 @@
-//! A check: what its owner registered, what it reports, and the last known state.
+//! A check: what the owner of the instance registered, what the owner reports, and the last known state.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub enum CheckStatus {
 first_version!(CheckStatus { Unknown, Passing, Warning, Critical });
 
 impl CheckStatus {
-    /// All statuses, as they are offered to people: from the best to the worst, then the unknown one.
+    /// All statuses, in the order in which users see them: from the best to the worst, then the unknown one.
     pub const ALL: [Self; 4] = [Self::Passing, Self::Warning, Self::Critical, Self::Unknown];
 
     /// Its name in the API.
@@ -142,7 +142,7 @@ pub struct CheckState {
     pub id: Name,
     /// The status.
     pub status: CheckStatus,
-    /// The output of the last report; may be empty. Earlier values of the instance share it.
+    /// The output of the last report; may be empty. Earlier values of the instance share its memory.
     pub output: Arc<str>,
     /// When the status last changed, in milliseconds since 1970.
     pub since_ms: u64,
@@ -179,8 +179,8 @@ pub(super) struct Known {
     pub(super) health_index: u64,
     /// The checks that the owner reports, sorted by id.
     pub(super) checks: Vec<CheckState>,
-    /// A registration that removed a check removed its state too. This is when the verdict had last changed, with that
-    /// removal, in milliseconds since 1970; 0 if no check was removed.
+    /// When the verdict last changed, as of the last registration that removed a check, in milliseconds since
+    /// 1970; 0 if no check was removed. It is stored because the state of a removed check is removed too.
     pub(super) changed_ms: u64,
 }
 
@@ -191,7 +191,7 @@ stored!(Known { health, health_index, checks, changed_ms });
 pub struct CheckReport {
     /// The status.
     pub status: CheckStatus,
-    /// What was found, up to [`limits::CHECK_OUTPUT_LEN_MAX`] bytes; may be empty.
+    /// The output of the check, up to [`limits::CHECK_OUTPUT_LEN_MAX`] bytes; may be empty.
     pub output: Arc<str>,
 }
 

@@ -39,7 +39,7 @@ pub struct CheckReading<'a> {
     pub kind: Option<&'a CheckKind>,
     /// The status.
     pub status: CheckStatus,
-    /// What was found; may be empty.
+    /// The output of the last probe or report; may be empty.
     pub output: &'a str,
     /// When the status last changed, in milliseconds since 1970; `None` if nothing is known.
     pub since_ms: Option<u64>,
@@ -113,8 +113,9 @@ impl Instance {
     }
 
     /// The verdict on the instance. It is the verdict of the probe, unless a check that the owner reports is
-    /// worse. It changes when the probe's verdict changes, and when a check changes; while a check is critical,
-    /// the other checks that the owner reports do not matter.
+    /// worse. Its `since_ms` is the time at which the probe's verdict or a reported check last changed. Two kinds
+    /// of changes do not count: those of reported checks while the probe takes the instance out of traffic, and
+    /// those of the other reported checks while one is critical.
     #[must_use]
     pub fn verdict(&self) -> Health {
         let verdict = self.verdict_of_present_checks();
@@ -122,7 +123,7 @@ impl Instance {
         Health { since_ms: verdict.since_ms.max(changed_ms), ..verdict }
     }
 
-    /// The verdict, as if no check had ever been removed.
+    /// The verdict from the present checks alone, as if no check had ever been removed.
     fn verdict_of_present_checks(&self) -> Health {
         let health = self.health();
         let reported = self.reported_checks();

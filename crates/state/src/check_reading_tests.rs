@@ -124,7 +124,8 @@ fn a_warning_routes_and_a_critical_check_does_not() {
     assert_eq!(&*world.instance().verdict().reason, "500");
 }
 
-/// The state of a check is gone with the check. Its verdict changed with the removal, or earlier.
+/// A removed check leaves no state behind. The verdict is then as old as the removal if the removal changed it,
+/// and otherwise as old as its last change before.
 #[test]
 fn a_verdict_is_as_old_as_its_last_change_after_a_check_was_removed() {
     use CheckStatus::{Critical, Passing};
@@ -166,7 +167,7 @@ fn a_verdict_is_as_old_as_its_last_change_after_a_check_was_removed() {
     assert_eq!(verdict(&world), recovered, "it is stored");
 }
 
-/// Its health is as old as its last change, whichever check it was.
+/// `since_ms` of the verdict is the time of its last change, whichever check or probe changed it.
 #[test]
 fn a_verdict_is_as_old_as_the_last_change_of_a_check_or_of_the_probe() {
     use CheckStatus::{Critical, Passing, Warning};
@@ -348,8 +349,8 @@ fn an_instance_is_found_without_regard_to_case() {
     assert_eq!(found("node-2"), None);
 }
 
-/// Instances use most of the memory of a large registry, so their size is tested. With the counts of its
-/// `Arc`, an instance takes 224 bytes from the allocator. It would take 256 if it grew by more than 8 bytes.
+/// Instances use most of the memory of a large registry, so their size is tested. With the two counters of its
+/// `Arc`, an instance of up to 208 bytes takes 224 bytes from the allocator. A larger one would take 256.
 #[test]
 fn an_instance_takes_no_more_room_than_it_should() {
     assert!(size_of::<Instance>() <= 208, "{} bytes", size_of::<Instance>());

@@ -14,8 +14,7 @@ use super::STATE_VERSION;
 pub(super) const BODY_LEN_MAX: usize = 16 * 1024 * 1024;
 pub(super) const BATCH_MAGIC: [u8; 3] = *b"MXC";
 pub(super) const SNAPSHOT_MAGIC: [u8; 3] = *b"MXS";
-/// Formats 1 and 2 had other policies, refusals and instances, and fields that could not be extended. No
-/// release wrote them.
+/// The format that this build writes and reads. Formats 1 and 2 are not read, because no release wrote them.
 pub(super) const FORMAT_VERSION: u8 = 3;
 
 pub(super) fn config() -> Configuration<LittleEndian, Varint, Limit<BODY_LEN_MAX>> {
@@ -52,7 +51,7 @@ pub enum CodecError {
     /// A value that cannot be encoded.
     #[error("cannot be encoded: {0}")]
     Unencodable(#[from] bincode::error::EncodeError),
-    /// Over the limit.
+    /// The encoded value is longer than the limit.
     #[error("{len} bytes long, the limit is {max}")]
     TooLarge {
         /// Its length in bytes.

@@ -185,7 +185,7 @@ pub enum Command {
     },
     /// Drains an instance or returns it to service.
     SetDrain {
-        /// The instance. It need not be registered.
+        /// The instance. The command is refused if the instance is neither registered nor drained.
         key: InstanceKey,
         /// `Some(reason)` drains the instance; `None` ends the drain.
         reason: Option<Box<str>>,
@@ -271,8 +271,8 @@ pub enum Command {
         history: History,
         /// The line of the store that the new history belongs to.
         line: u64,
-        /// Replaces all signing keys; the first one of a new cluster. A restored copy can contain a key that was
-        /// removed later. Such a key must not sign in the new history.
+        /// The first signing key of the new history. It replaces all older keys, because a restored copy can
+        /// contain a key that was removed later, and such a key must not sign in the new history.
         signing_key: SigningKey,
     },
     /// Sets the identity of the cluster. This happens once.
@@ -312,7 +312,7 @@ pub enum Command {
         /// The report.
         report: CheckReport,
     },
-    /// Makes checks critical that their owners did not report in time. Leader only.
+    /// Sets checks to critical because their owners did not report them in time. Leader only.
     ExpireChecks {
         /// The checks.
         items: Vec<CheckExpiry>,
@@ -395,7 +395,7 @@ pub struct Applied {
     pub reply: Reply,
 }
 
-/// The replies, by command.
+/// The reply to a command.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {
     /// Done. The reply has no content.

@@ -32,7 +32,7 @@ pub enum RemovalCause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// An instance was registered. It is new, its registration changed, or an equal registration went through
-    /// the log; the last keeps its `lease_epoch`.
+    /// the log. An equal registration keeps the `lease_epoch`.
     InstanceRegistered {
         /// The instance.
         key: InstanceKey,
@@ -119,7 +119,8 @@ impl EventKind {
         }
     }
 
-    /// An estimate of what it holds in memory, in bytes, although several changes of an instance share parts of it.
+    /// An estimate of the memory that the event holds, in bytes. Memory that several events share is counted for
+    /// each of them.
     #[must_use]
     pub fn held_len(&self) -> u64 {
         const OWN_LEN: u64 = 512;

@@ -1,7 +1,7 @@
 //! A deliberate fault: `MAXINE_FAULT=skip-fencing`. The chaos tests switch it on to show that they detect it.
 //! It needs the feature `faults`; without it, the function returns false at compile time.
 
-/// Whether apply carries out a leader-only command whatever its fence is.
+/// Whether apply accepts a command with the fence of an earlier grant.
 #[cfg(feature = "faults")]
 pub(crate) fn skip_fencing() -> bool {
     use std::sync::LazyLock;

@@ -22,12 +22,12 @@ use super::versioned::{first_version, stored};
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Readiness {
-    /// No health check has taken it out of traffic since it was registered; it gets traffic.
+    /// No check has passed or failed yet, or no check is left. The instance gets traffic.
     #[default]
     Unknown,
-    /// Its probes succeed.
+    /// Its checks pass.
     Ready,
-    /// Its probes fail; it gets no traffic.
+    /// A check fails. The instance gets no traffic.
     NotReady,
 }
 

@@ -11,7 +11,7 @@ use super::limits::{self, Given, Limit, LimitExceeded, check_count, check_range,
 use super::name::Name;
 use super::versioned::{Needs, stored};
 
-/// Estimated size of the fixed part of an instance, and of a probe, in bytes.
+/// Estimated size of the fixed part of an instance, and of a check, in bytes.
 const STORED_OVERHEAD_LEN: usize = 256;
 /// Estimated size of the fixed part of a tag or a metadata entry, in bytes.
 const STORED_ENTRY_OVERHEAD_LEN: usize = 64;
@@ -198,7 +198,8 @@ pub struct Instance {
     /// Index of the registration that set the present address. Health reports name it, so a result for an
     /// earlier address is ignored.
     pub address_index: u64,
-    /// When it was registered, in milliseconds since 1970, by the log's clock.
+    /// When the present registration was made or last changed, in milliseconds since 1970, by the log's clock.
+    /// An equal registration keeps it.
     pub registered_at_ms: u64,
     /// Index of the last change to it.
     pub modified_index: u64,
@@ -267,7 +268,7 @@ impl Instance {
         new
     }
 
-    /// Whether a check that the owner of `old` reported is not registered any more.
+    /// Whether the owner of `old` reported a check that is no longer registered.
     fn lacks_check_of(&self, old: &Self) -> bool {
         let present = self.reported_checks();
         let is_gone = |check: &CheckState| present.iter().all(|other| other.id != check.id);

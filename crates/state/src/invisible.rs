@@ -1,4 +1,4 @@
-//! Characters that readers cannot see. No text that a client stores may contain one.
+//! Characters that readers cannot see. No name in the state may contain one.
 
 /// Code points that show nothing, or that change the order in which other characters are shown: those of Unicode
 /// 16.0 with the general category Cf, Zl or Zp, those with the property Default_Ignorable_Code_Point, the blanks

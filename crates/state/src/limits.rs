@@ -41,7 +41,7 @@ pub const INSTANCES_MAX: usize = 2_000_000;
 /// Number of instances above which a caller without a credential cannot add another one. The rest is reserved
 /// for callers with a credential.
 pub const OPEN_INSTANCES_MAX: usize = INSTANCES_MAX / 2;
-/// Most bytes of all registrations and outputs of checks together, as [`Instance::stored_len`] counts them.
+/// Maximum total size of all registrations and check outputs, in bytes, as [`Instance::stored_len`] counts it.
 ///
 /// [`Instance::stored_len`]: super::Instance::stored_len
 pub const REGISTRATIONS_LEN_MAX: u64 = 1_024 * 1_024 * 1_024;
@@ -129,7 +129,7 @@ pub enum Limit {
     HeaderValue,
     /// Header fields, names and values.
     HeaderFields,
-    /// A header field that carries neither a message's framing nor its connection.
+    /// A header field that belongs neither to a message's framing nor to its connection.
     NoFramingField,
     /// Methods of up to 16 letters.
     Methods,
@@ -200,7 +200,7 @@ pub enum Given {
     Items(u64),
 }
 
-/// Maximum length of a given text that is kept, in bytes.
+/// An error keeps at most this many bytes of the given text.
 const GIVEN_LEN_MAX: usize = 64;
 
 impl From<u64> for Given {
@@ -240,8 +240,8 @@ pub fn check_text(
     Ok(())
 }
 
-/// Checks a name: its length, that all its characters can be seen, and whether it can be a segment of a URL's
-/// path. There, `.` and `..` have another meaning, even percent-encoded (RFC 3986, section 5.2.4; WHATWG URL).
+/// Checks a name: its length, that all its characters are visible, and that it can be a segment of a URL's
+/// path. In a path, `.` and `..` have another meaning, even percent-encoded (RFC 3986, section 5.2.4; WHATWG URL).
 pub fn check_name(field: &str, text: &str) -> Result<(), LimitExceeded> {
     check_text(field, text, 1, NAME_LEN_MAX)?;
     if text.chars().any(is_invisible) {
@@ -253,7 +253,7 @@ pub fn check_name(field: &str, text: &str) -> Result<(), LimitExceeded> {
     Ok(())
 }
 
-/// Checks the name of a user.
+/// Checks the name of a user. In the audit log, a colon marks tokens and parts of Maxine, so no user may have one.
 pub fn check_user_name(field: &str, text: &str) -> Result<(), LimitExceeded> {
     check_name(field, text)?;
     if text.contains(':') {

@@ -16,8 +16,8 @@ use super::limits::{self, Limit, LimitExceeded};
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// Takes `text` as a name if it is not empty, at most [`limits::NAME_LEN_MAX`] bytes long, free of control
-    /// and invisible characters and neither `.` nor `..`; `field` names it in the error.
+    /// Takes `text` as a name. It must be 1 to [`limits::NAME_LEN_MAX`] bytes long, have no control or invisible
+    /// characters, and be neither `.` nor `..`. The error says that `field` is wrong.
     pub fn parse(field: &str, text: &str) -> Result<Self, LimitExceeded> {
         limits::check_name(field, text)?;
         Ok(Self(text.into()))
@@ -105,7 +105,7 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-// Implemented by hand, because the order must be that of `ServiceRef`, which is used for look-ups without an
+// Implemented by hand, because the hash must be that of `ServiceRef`, which is used for look-ups without an
 // allocation.
 impl Hash for ServiceKey {
     fn hash<H: Hasher>(&self, state: &mut H) {

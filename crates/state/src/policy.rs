@@ -28,8 +28,8 @@ pub enum HashKey {
     ClientAddress,
     /// Value of a request header; if it is missing or empty, the client's address.
     Header(String),
-    /// Value of a query parameter of the request to the instance, or else of the request to Maxine; if it is missing
-    /// or empty, the client's address.
+    /// Value of a query parameter of the request to the instance, or else of the request to Maxine; if both are
+    /// missing or empty, the client's address.
     Query(String),
 }
 
@@ -54,13 +54,13 @@ pub struct SelectionPolicy {
 
 stored!(SelectionPolicy { strategy, hash_key });
 
-/// What a probe asks.
+/// The protocol of a probe.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeKind {
-    /// Nothing: the heartbeat alone counts.
+    /// No probe is made. Only the heartbeat counts.
     #[default]
     Heartbeat,
     /// An HTTP request; 2xx is good unless `expected_statuses` says otherwise.
@@ -89,7 +89,7 @@ pub struct ProbeSpec {
     pub expected_statuses: Vec<u16>,
     /// HTTP: text that the first 64 KiB of the body must contain.
     pub expected_body: Option<String>,
-    /// HTTPS: whether the certificate is not verified.
+    /// HTTPS: if true, the certificate is not verified.
     pub insecure_tls: bool,
     /// HTTP: a separate path for readiness; `path` is then for liveness only.
     pub readiness_path: Option<String>,
@@ -171,7 +171,7 @@ impl ProbeSpec {
         (self.kind == ProbeKind::Http).then(|| format!("{base}/{path}"))
     }
 
-    /// The total length of its texts, in bytes.
+    /// The total length of the probe's texts, in bytes.
     pub(super) fn texts_len(&self) -> usize {
         let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
@@ -290,7 +290,7 @@ impl ServicePolicy {
         Ok(())
     }
 
-    /// Its length in the log, in bytes. The largest number if it is above the limit of the codec.
+    /// The length of the policy in the log, in bytes; `usize::MAX` if it is above the limit of the codec.
     fn encoded_len(&self) -> usize {
         let mut len = SizeWriter::default();
         let written = bincode::encode_into_writer(self, &mut len, codec::config());

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::limits::{LimitExceeded, check_range};
 use super::versioned::{first_version, stored};
 
-/// How a node is chosen among a service's instances.
+/// How an instance is chosen among those of a service.
 #[derive(
     Clone,
     Copy,
@@ -24,14 +24,14 @@ use super::versioned::{first_version, stored};
 )]
 #[serde(rename_all = "snake_case")]
 pub enum SelectionStrategy {
-    /// Each in turn, by weight; exact over a cycle.
+    /// Instances take turns. Over one cycle, each gets exactly the share of its weight.
     #[default]
     RoundRobin,
-    /// The next of hashed points on a ring after the caller's hash.
+    /// Instances are hashed to points on a ring. The first point after the hash of the request's key wins.
     ConsistentHash,
-    /// The highest score of caller and instance.
+    /// Each instance gets a score from the hashes of the request's key and of the instance. The highest wins.
     Rendezvous,
-    /// The one with fewer requests in flight for its weight, of two that are drawn by weight.
+    /// Two instances are drawn at random by weight. The one with fewer requests in flight for its weight wins.
     LeastRequest,
 }
 
@@ -62,7 +62,7 @@ pub enum DiscoveryMode {
 
 first_version!(DiscoveryMode { Redirect, Proxy });
 
-/// How request log lines look.
+/// Format of the lines in the request log.
 #[derive(
     Clone,
     Copy,
@@ -78,7 +78,7 @@ first_version!(DiscoveryMode { Redirect, Proxy });
 )]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per request.
     #[default]
     Json,
     /// Plain text.
@@ -91,17 +91,17 @@ first_version!(LogFormat { Json, Plain });
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuntimeConfig {
-    /// Whether request logs are written by a thread of their own.
+    /// Whether a separate thread writes the request log.
     pub log_async: bool,
     /// Whether JSON log lines are indented.
     pub log_json_prettify: bool,
-    /// Time to live of registrations without their own, in seconds, 1 to 34,560,000.
+    /// Time to live of a registration that gives none, in seconds, 1 to 34,560,000.
     pub heartbeat_timeout_s: u64,
-    /// Strategy of services whose policy has none.
+    /// Strategy of services whose policy sets none.
     pub selection_strategy: SelectionStrategy,
-    /// What `discover` does if the request does not say it.
+    /// How `discover` answers if the request does not choose a mode.
     pub discovery_mode: DiscoveryMode,
-    /// How request log lines look.
+    /// Format of the lines in the request log.
     pub log_format: LogFormat,
 }
 

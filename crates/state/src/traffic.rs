@@ -56,9 +56,9 @@ impl TimeoutPolicy {
 pub enum RetryOn {
     /// No connection: nothing was sent, so every method may be retried.
     Connect,
-    /// The connection broke before the response's head.
+    /// The connection broke before the head of the response arrived.
     Reset,
-    /// No response's head in time.
+    /// The head of the response did not arrive in time.
     Timeout,
 }
 
@@ -282,7 +282,7 @@ impl OutlierPolicy {
     }
 }
 
-/// Limits of what one node sends to one instance at a time.
+/// Limits on what one node sends to one instance at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionPolicy {
@@ -447,7 +447,7 @@ impl RewritePolicy {
 }
 
 /// Makes a service usable under the path that clients use through the proxy
-/// (`/api/maxine/serviceops/proxy/SERVICE`), although it assumes to be at the root.
+/// (`/api/maxine/serviceops/proxy/SERVICE`), although the service expects to be called at the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrefixPolicy {
@@ -457,8 +457,8 @@ pub struct PrefixPolicy {
     pub locations: bool,
     /// Rewrites the `Path` of cookies that instances set.
     pub cookie_paths: bool,
-    /// Keeps the slash of `proxy/SERVICE/`: the instance's base path is then requested with a slash
-    /// behind it, and without one if this is false.
+    /// Keeps the slash at the end of `proxy/SERVICE/`. If true, the instance's base path is requested with
+    /// a slash at its end; if false, without one.
     pub trailing_slash: bool,
 }
 
@@ -553,8 +553,8 @@ pub enum StickyPolicy {
         #[serde(default)]
         max_age_s: u64,
     },
-    /// By the hash of a request header's value, whatever the strategy is; requests without it are not sticky. Applies to
-    /// redirect and resolve too.
+    /// By the hash of a request header's value, whatever the strategy is. Requests without the header are not
+    /// sticky. Redirected and resolved requests are sticky too.
     Header {
         /// The header's name.
         name: String,
@@ -582,7 +582,7 @@ impl StickyPolicy {
     }
 }
 
-/// Prefers instances in this node's zone, for every way to an instance.
+/// Prefers instances in this node's zone, whether a request is proxied, redirected or resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ZonePolicy {
@@ -617,7 +617,7 @@ pub enum UpstreamProtocol {
     /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2, in the clear with prior knowledge or by ALPN; what gRPC needs.
+    /// HTTP/2: with prior knowledge over plain TCP, or by ALPN over TLS. gRPC needs it.
     Http2,
 }
 
@@ -637,7 +637,7 @@ pub struct TrafficPolicy {
     pub circuit_breaker: Option<CircuitBreakerPolicy>,
     /// Ejects instances that are worse than the others.
     pub outlier_ejection: Option<OutlierPolicy>,
-    /// Limits of what is sent to one instance at a time.
+    /// Limits on what one node sends to one instance at a time.
     pub connections: ConnectionPolicy,
     /// Rate limit.
     pub rate_limit: Option<RateLimitPolicy>,
@@ -651,8 +651,8 @@ pub struct TrafficPolicy {
     pub prefix: Option<PrefixPolicy>,
     /// Who answers `OPTIONS` requests.
     pub options: OptionsPolicy,
-    /// Shares of versions; if empty, all versions are treated alike. For strategies that hash, the caller's hash chooses
-    /// the version too.
+    /// Shares of versions; if empty, all versions are treated alike. For strategies that hash, the caller's hash
+    /// chooses the version too.
     pub split: Vec<VersionShare>,
     /// Copies of requests for another service.
     pub mirror: Option<MirrorPolicy>,
@@ -662,11 +662,12 @@ pub struct TrafficPolicy {
     pub zone: Option<ZonePolicy>,
     /// Protocol for connections to the instances.
     pub protocol: UpstreamProtocol,
-    /// HTTPS: whether the instances' certificates are not verified.
+    /// HTTPS: if true, the instances' certificates are not verified.
     pub insecure_tls: bool,
-    /// Whether the least-request strategy also considers how fast instances answered recently; for proxied requests only.
+    /// Whether the least-request strategy also considers how fast instances answered recently. Only for proxied
+    /// requests.
     pub latency_aware: bool,
-    /// A note on how the service is called. It stands for a field of the next version.
+    /// A note on how the service is called. Test builds use it as a field of the next version.
     #[cfg(feature = "next")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -726,7 +727,7 @@ pub struct HealthPolicy {
     /// Time in which a recovered instance grows to its full share of the traffic, in milliseconds,
     /// 0 to 3,600,000.
     pub slow_start_ms: u64,
-    /// Flap score from which on a recovery is delayed, 0 to 100,000; 0 turns this off. Each change
+    /// A recovery is delayed while the flap score is at least this, 0 to 100,000; 0 turns this off. Each change
     /// of health adds 1,000; the score halves every `flap_half_life_ms`.
     pub flap_score_max: u32,
     /// Half-life of the flap score, in milliseconds, 1,000 to 86,400,000.

@@ -1,9 +1,9 @@
 //! How stored values get new fields, and which state version a value needs.
 //!
-//! A struct in the log or in a snapshot is encoded in two parts. First come the fields of the first version,
-//! in their order. Then comes a list of the later fields that are set, each with a number. So a value without
-//! later fields has the same bytes in every version, whichever build wrote it. The list is empty while the
-//! state has an older version, because a command that sets a later field needs that field's version
+//! A struct in the log or in a snapshot is encoded in two parts. The first part has the fields of the first
+//! version, in their order. The second part is a list of the later fields that are set, each with a number. So a
+//! value without later fields has the same bytes in every version, whichever build wrote it. The list is empty
+//! while the state has an older version, because a command that sets a later field needs that field's version
 //! ([`Needs`]).
 //!
 //! A build never has to parse a field that it does not know. The header of every log entry and every snapshot
@@ -34,7 +34,7 @@ pub(crate) enum NoLaterField {}
 /// ```
 ///
 /// A later field is absent while it has its type's default value, so the default must mean "not set". Later fields
-/// are only ever appended; a field that is missing here does not compile.
+/// are only ever appended. The compiler reports a field that is missing here.
 macro_rules! stored {
     ($type:ident { $($first:ident),* $(,)? }) => {
         stored!(@impl $type { $($first),* } crate::versioned::NoLaterField {});

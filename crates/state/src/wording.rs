@@ -26,7 +26,7 @@ impl Display for LimitExceeded {
 }
 
 impl LimitExceeded {
-    /// The given value as text, shortened.
+    /// The given value as text. A long text is cut.
     #[must_use]
     pub fn given(&self) -> String {
         match (self.limit, &self.value) {
