@@ -1,7 +1,7 @@
 //! Decides once for each write: either the store begins it, or its caller gives up.
 //!
-//! A store with a thread of its own calls [`Claim::take`] before it writes the first byte. The caller calls it when the
-//! time to begin is over. The first call wins, so a caller that gives up knows that nothing was written.
+//! A store with a thread of its own calls [`Claim::take`] before it writes the first byte. The caller calls it when
+//! [`WriteTime::begin`] has passed. The first call wins, so a caller that gives up knows that nothing was written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

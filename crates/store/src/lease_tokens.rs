@@ -1,8 +1,8 @@
 //! The tokens that identify the processes of this node in the leader's lease.
 //!
-//! Place in the flow: a leader that is killed leaves its lease in the store until its time is over. The data directory has
-//! the tokens of the last processes, and a process locks that directory as long as it runs. So a process that starts there
-//! knows that nobody holds a lease with one of these tokens any more, and gives it back.
+//! Place in the flow: a leader that is killed leaves its lease in the store until the lease runs out. The data
+//! directory has the tokens of the last processes, and a process locks that directory as long as it runs. So a process
+//! that starts there knows that nobody holds a lease with one of these tokens any more, and gives it back.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -53,7 +53,8 @@ impl LeaseTokens {
         self.earlier.iter().any(|earlier| earlier == token)
     }
 
-    /// Replaces the file in one step. It is not synced: a lease is over before a machine has started again.
+    /// Replaces the file in one step. The file is not synced: after a power failure, the lease has run out before the
+    /// machine runs again.
     fn write(&self, path: &Path) -> io::Result<()> {
         let temporary = beside(path, ".new");
         let surplus = (self.earlier.len() + 1).saturating_sub(KEPT_MAX);

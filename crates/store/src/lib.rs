@@ -110,7 +110,8 @@ pub enum ProposeError {
     /// The store failed, and the node stops.
     #[error("storage failed: {0}")]
     Storage(String),
-    /// Nothing was written: the leader does not accept this kind of write from this node. Another node may be allowed to send it.
+    /// Nothing was written: the leader does not accept this kind of write from this node. Another node may be
+    /// allowed to send it.
     #[error("the leader refused it: {0}")]
     Refused(String),
     /// Nothing was written, because the node is stopping. A retry through another node is safe.
@@ -264,8 +265,8 @@ pub trait ControlStore: Send + Sync + 'static {
     /// effects. If the future is dropped, the batch may still take effect.
     async fn propose(&self, batch: Batch, time: WriteTime) -> Result<Vec<Applied>, ProposeError>;
 
-    /// Whether everything that this node has applied is as safe as an acknowledged write. Until then, what the state
-    /// has must not be acknowledged. Waits as long as one write may.
+    /// Whether everything that this node has applied is as durable as an acknowledged write. If not, nothing that
+    /// depends on the state may be acknowledged. Waits at most as long as a write may take.
     async fn confirms_applied(&self) -> bool {
         true
     }
@@ -302,8 +303,8 @@ pub trait ControlStore: Send + Sync + 'static {
     fn staleness_ms(&self) -> Option<u64>;
 
     /// The position in the log up to which this node lacks entries that it had acknowledged, because it has
-    /// an older copy of its data directory; it is being filled. `None` if it lacks nothing, or if that is
-    /// unknown.
+    /// an older copy of its data directory. The leader sends it the entries. `None` if it lacks nothing, or if
+    /// that is unknown.
     fn lacks_acknowledged(&self) -> Option<u64> {
         None
     }
@@ -339,7 +340,7 @@ pub trait ControlStore: Send + Sync + 'static {
 
     /// The known addresses of the store itself, in addition to those of its members, as `host:port`: the
     /// ports on which it listens, the servers that it found, and the nodes that share it without connections to
-    /// each other. They are no instances.
+    /// each other. None of them is an instance.
     fn own_addresses(&self) -> Vec<String> {
         Vec::new()
     }
@@ -401,8 +402,8 @@ pub struct MemberView {
     pub leader: bool,
     /// Whether this node or the leader heard from it recently; null if neither knows.
     pub reachable: Option<bool>,
-    /// Whether it acknowledges the leader's log entries; a voter that does not is of no use for a majority, even if it is
-    /// reachable. Known to the leader; null if it is not known.
+    /// Whether it acknowledges the leader's log entries. A voter that does not cannot help to form a majority, even
+    /// if it is reachable. Only the leader knows it; null if it is not known.
     #[serde(default)]
     pub acknowledges: Option<bool>,
     /// The last log entry known to be stored on it (known to the leader).
@@ -414,14 +415,14 @@ pub struct MemberView {
 }
 
 impl MemberView {
-    /// Whether it is known to be reachable and, as far as is known, acknowledges what it is sent.
+    /// Whether it is known to be reachable, and is not known to acknowledge nothing.
     #[must_use]
     pub fn works(&self) -> bool {
         self.reachable == Some(true) && self.acknowledges != Some(false)
     }
 }
 
-/// What a node is in its cluster.
+/// The role of a node in its cluster.
 #[derive(
     Clone,
     Copy,
@@ -482,13 +483,13 @@ pub struct ClusterStatus {
     pub disk_stalled: bool,
     /// The size of the log on disk, in bytes.
     pub log_disk_bytes: u64,
-    /// How many voters must be reachable for writes to go on.
+    /// How many voters must be reachable for writes to continue.
     pub majority: usize,
     /// How many voters are known to be reachable, by this node or by the leader, this node included. One that
     /// acknowledges no log entry is not counted. Null on a node that does not belong to the cluster any more.
     pub reachable_voters: Option<usize>,
-    /// How many more voters may fail before writes stop. A voter of which nothing is known counts as failed. Null on a node
-    /// that does not belong to the cluster any more.
+    /// How many more voters may fail before writes stop. A voter of which nothing is known counts as failed. Null on
+    /// a node that does not belong to the cluster any more.
     pub failures_tolerated: Option<usize>,
     /// The members.
     pub members: Vec<MemberView>,
@@ -507,7 +508,7 @@ impl ClusterStatus {
         self
     }
 
-    /// Leaves out how many voters can be reached. A node that does not belong to the cluster any more does not know it.
+    /// Leaves out how many voters can be reached. A node that no longer belongs to the cluster does not know it.
     #[must_use]
     pub fn without_counts(mut self) -> Self {
         self.reachable_voters = None;

@@ -3,7 +3,7 @@
 //! Place in the flow: a store whose content is elsewhere (Redis, a shared file), or in a file that can be replaced
 //! (local), may be put back to an older copy while every node is stopped. Then no node remembers the newer state.
 //! When a node starts and the store has an older state than its file names, the store reports the loss, and another
-//! history begins. The file is written every two seconds at most, not with each write, and when the node stops.
+//! history begins. The file is not written with each write, but at most once a second, and when the node stops.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -111,7 +111,8 @@ impl NewestState {
     }
 }
 
-/// Replaces the file in one step. It is not synced: after a power failure the older file, or none, is as good.
+/// Replaces the file in one step. The file is not synced. If a power failure leaves an older file, or none, this node
+/// only notices fewer losses.
 fn write(path: &Path, seen: &Seen) -> io::Result<()> {
     let temporary = beside(path, ".new");
     create_new(&temporary)?.write_all(&serde_json::to_vec(seen)?)?;

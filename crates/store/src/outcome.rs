@@ -12,8 +12,8 @@ pub enum WriteOutcome {
     Unknown,
 }
 
-/// Whether sending a request again can help. Where the outcome is unknown, a repeat is only safe under the same
-/// request id (`Idempotency-Key`).
+/// Whether sending a request again can help. If the outcome is unknown, a repeat is safe only with the same request
+/// id (`Idempotency-Key`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Retry {

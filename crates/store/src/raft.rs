@@ -468,7 +468,7 @@ mod tests {
         assert_eq!(kept.1 == Retry::Never, said.1 == raft::Retry::Never, "{error:?}");
     }
 
-    /// A message whose answer was lost may have been handled. It was reported as one that was never delivered.
+    /// A message whose answer was lost may have been handled, so it must not be reported as never delivered.
     #[test]
     fn an_error_of_the_log_keeps_its_outcome() {
         let text = || String::from("x");

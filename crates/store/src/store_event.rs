@@ -37,7 +37,7 @@ impl StoreEvents {
         let (sender, receiver) = broadcast::channel(EVENTS_KEPT_MAX);
         let mut listeners = self.0.lock();
         for event in &listeners.latest {
-            // The receiver is held here, so it takes each of them.
+            // The receiver exists, so sending cannot fail.
             let _ = sender.send(event.clone());
         }
         listeners.senders.push(sender);
@@ -112,7 +112,7 @@ pub enum StoreEvent {
         /// The index that the store has.
         now: u64,
     },
-    /// The service answers, and refuses writes. Reads continue. It lasts until [`Self::WritesAccepted`].
+    /// The service answers, but it refuses writes. Reads continue. This lasts until [`Self::WritesAccepted`].
     WritesRefused {
         /// The reason that it gives, such as `READONLY`, `OOM` or a full disk.
         reason: String,
@@ -127,7 +127,7 @@ pub enum StoreEvent {
         /// The reason.
         reason: String,
     },
-    /// A writer had died while it wrote a record, and the incomplete record was removed.
+    /// A writer had died while it wrote a frame, and the incomplete frame was removed.
     TornTailCut {
         /// Number of removed bytes.
         len_bytes: u64,
@@ -142,7 +142,8 @@ impl StoreEvent {
     }
 }
 
-/// Most events that are kept for listeners to come, and that a listener can be behind before it skips some.
+/// Maximum number of events that are kept for later listeners. A listener that is more events behind skips the
+/// oldest ones.
 const EVENTS_KEPT_MAX: usize = 64;
 
 #[cfg(test)]

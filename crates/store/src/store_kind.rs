@@ -33,8 +33,9 @@ impl StoreKind {
         }
     }
 
-    /// Whether nodes write without a leader, and do not hear each other. Without a leader, only heartbeats and what a leader
-    /// decides wait for one. That a leader has stopped is known when its lease is over.
+    /// Whether nodes can write without a leader. The nodes of such a store have no connections to each other. Without
+    /// a leader, only heartbeats and the leader's own commands wait for one. The other nodes learn that a leader has
+    /// stopped only when its lease runs out.
     #[must_use]
     pub const fn orders_without_leader(self) -> bool {
         matches!(self, Self::Redis | Self::SharedFile)

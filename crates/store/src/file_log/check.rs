@@ -47,8 +47,8 @@ impl ChangeTime {
 }
 
 impl LogFile {
-    /// Records that something else has written to the file, if its times of change say so. A longer file has
-    /// entries of another node; then they say nothing.
+    /// Records that something else has written to the file, if its times of change say so. If the file is longer
+    /// than what this node has read, another node has appended entries, and the times say nothing.
     pub(super) fn note_touched(&mut self, there: &fs::Metadata) {
         if there.len() == self.end && ChangeTime::of(there) != self.check.changed {
             self.check.is_touched = true;
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    /// Where they say that something else has written, one check reads the whole file.
+    /// If the times of change say that something else has written, one check reads the whole file.
     #[test]
     fn a_file_that_something_else_has_changed_is_checked_at_once() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,13 +1,13 @@
 //! The format of entries in the log file: one frame with a checksum for each sync.
 //!
 //! `length u32 | first entry u64 | chain u32 | checksum of the body u32 | checksum of the head u32 | body`,
-//! all little endian. The body has the length and the bytes of each entry. A frame is synced before the next
-//! one is written. So only the last frame can be torn, and no caller was answered for it.
+//! all little endian. The body has the length and the bytes of each entry. Unless syncing is turned off, a frame is
+//! synced before the next one is written. So only the last frame can be torn, and no caller was answered for it.
 //!
 //! The chain is a checksum over all bodies so far. With it, a reader notices that a file was replaced by an
 //! older copy and then continued.
 
-/// Maximum length of the body of a frame.
+/// Maximum length of the body of a frame, in bytes.
 pub(super) const BODY_LEN_MAX: usize = 32 * 1024 * 1024;
 const HEAD_LEN: usize = 24;
 

@@ -87,7 +87,7 @@ pub(super) struct LogFile {
     /// The number of entries that the first state of the file replaces, and their chain.
     front: (u64, u32),
     base_len: u64,
-    /// Number of entries that were read or written so far.
+    /// Number of entries up to the present position, including those that the first state of the file replaces.
     seq: u64,
     /// Position of the next frame.
     end: u64,
@@ -360,7 +360,7 @@ impl LogFile {
             .write_all_at(&frame, self.end)
             .and_then(|()| if sync { self.file.sync_data() } else { Ok(()) });
         if let Err(error) = written {
-            // What was there before has been synced before. So a file that durably ends there again is whole.
+            // Cutting the file syncs it too. So the file then durably ends with the entries before.
             let is_undone = is_refusal(&error) && self.cut_torn_tail().is_ok();
             let path = self.path.clone();
             return Err(match is_undone {
@@ -442,8 +442,8 @@ pub(super) fn is_locked(path: &Path) -> Result<bool, LogError> {
     }
 }
 
-/// Creates a file for this user alone, in place of whatever has the path. A link at the path is removed and not followed: it could lead to
-/// another program's file.
+/// Creates a file that only this user can read, and replaces whatever is at the path. A link at the path is
+/// removed and not followed, because it could lead to another program's file.
 pub(super) fn create_new(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -33,7 +33,7 @@ use maxine_view::View;
 const WAITING_MAX: usize = 1_024;
 /// Maximum number of batches in one frame.
 const GROUP_MAX: usize = 256;
-/// Maximum size of an encoded batch.
+/// Maximum size of an encoded batch, in bytes.
 const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
 /// How often an idle writer checks whether it must stop.
 const IDLE: Duration = Duration::from_millis(200);
@@ -43,8 +43,8 @@ const IDLE: Duration = Duration::from_millis(200);
 pub struct LocalConfig {
     /// The log file. Its path is that of `MAXINE_REGISTRY_STATE_FILE` with `.log` appended.
     pub path: PathBuf,
-    /// A file with the newest state that the node has seen. It shows at the start that an older copy of the log was put
-    /// in place. With `None` there is no such check.
+    /// A file with the newest state that the node has seen. With it, a node that starts notices that an older copy of
+    /// the log was put in place. `None` turns this check off.
     pub newest_state: Option<PathBuf>,
     /// Whether anything is stored on disk (`MAXINE_REGISTRY_PERSISTENCE`).
     pub persistence: bool,
@@ -53,7 +53,8 @@ pub struct LocalConfig {
     pub sync: bool,
     /// This node's name (`MAXINE_INSTANCE_ID`).
     pub instance_id: String,
-    /// The file is compacted when its entries are longer than this and longer than the state, in bytes.
+    /// The file is compacted when its entries are longer than this, in bytes, and longer than the state at its
+    /// beginning.
     pub compact_after_len: u64,
 }
 
@@ -131,10 +132,10 @@ fn locked(config: &LocalConfig) -> OpenError {
 }
 
 impl LocalConfig {
-    /// Whether a node with these settings could take its log now. Changes nothing. Blocks.
+    /// Checks that no other process has the log. It does not read the log. Changes nothing. Blocks.
     ///
     /// # Errors
-    /// The error that [`LocalStore::open`] would return.
+    /// The error that [`LocalStore::open`] returns if another process has the log.
     pub fn check_log(&self) -> Result<(), OpenError> {
         match self.persistence && is_locked(&lock_path(self))? {
             true => Err(locked(self)),
@@ -250,7 +251,7 @@ impl Writer {
         let answers = match done {
             Ok(answers) => answers,
             Err(reason) => {
-                // After a failed sync the content of the disk is unknown, so it is never tried again.
+                // After a failed sync the content of the disk is unknown, so no write is ever tried again.
                 self.fail(&reason);
                 return self.write(group);
             }
@@ -274,8 +275,8 @@ impl Writer {
         self.machine.apply(&ordered).map_err(|error| error.to_string())
     }
 
-    /// Checks, if it is due, that the log still has what was read and written. A damaged log is kept under another
-    /// name, and replaced by the state. If that fails, it is tried again at the next check.
+    /// If a check is due, checks that the log still has what was read and written. A damaged log is kept under
+    /// another name, and replaced by the state. If that fails, the next check tries it again.
     fn check_if_due(&mut self) {
         let now_ms = self.clock.monotonic_ms();
         if now_ms < self.check_due_ms || self.failed.is_some() {
@@ -351,7 +352,7 @@ impl ControlStore for LocalStore {
     }
 
     async fn barrier(&self, _: Consistency, _: Duration) -> Result<(), ReadError> {
-        // Publishes the changes before their callers are answered.
+        // The writer publishes each change before it answers the caller, so the view is always current.
         Ok(())
     }
 

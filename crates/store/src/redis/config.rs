@@ -42,11 +42,11 @@ pub struct RedisConfig {
     pub instance_id: String,
     /// The addresses of this node's API, as `host:port`. No node may call them as instances.
     pub api_addresses: Vec<String>,
-    /// A file on this node's own disk with the newest state that the node has seen. It shows at the start that Redis was
-    /// put back to an older state. With `None` there is no such check.
+    /// A file on this node's own disk with the newest state that the node has seen. With it, a node that starts
+    /// notices that Redis was put back to an older state. `None` turns this check off.
     pub newest_state: Option<PathBuf>,
     /// A file on this node's own disk with the tokens of its last processes, in a directory that the caller has locked.
-    /// A node that starts gives back the lease that an earlier process left. With `None` that lease has to run out.
+    /// A node that starts gives back the lease that an earlier process left. With `None`, that lease must run out.
     pub lease_tokens: Option<PathBuf>,
     /// Whether this node competes to lead. If false, it becomes leader only when there has been none for two
     /// lease periods (`MAXINE_LEADER_ELECTION_ENABLED`).

@@ -30,7 +30,7 @@ const BACKOFF_MS_MAX: u64 = 3_000;
 pub(super) enum Failure {
     /// The server refused the command before it did anything.
     Refused,
-    /// The connection broke or the time was over. The command may have been carried out.
+    /// The connection broke, or no answer came in time. The command may have been carried out.
     Unknown,
 }
 
@@ -343,8 +343,8 @@ impl SharedLink {
         self.drop_link(generation);
     }
 
-    /// Drops the connection, because the server does not answer. The next command opens another one, and so finds out whether
-    /// it can be sent at all.
+    /// Drops the connection, because the server does not answer. The next command opens another one. If that fails,
+    /// it is known that the command was not sent.
     pub(super) fn reopen(&self) {
         self.slot.lock().link = None;
     }

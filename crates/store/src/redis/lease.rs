@@ -39,7 +39,7 @@ struct LeaseInRedis {
 /// What this node knows about the lease.
 #[derive(Debug, Default)]
 pub(super) struct LeaseState {
-    /// The text of this node's own lease, and until when it is valid.
+    /// The text of this node's own lease, and until when it is valid, in milliseconds of the monotonic clock.
     held: Option<(Arc<str>, u64)>,
     /// The last lease that was seen, and until when it lasts unless it is renewed.
     seen: Option<(LeaseRecord, u64)>,
@@ -83,7 +83,7 @@ impl Core {
         let lasts = now_ms < *until_ms;
         let holds = match record.token == self.tokens.mine() {
             true => lease.held.as_ref().is_some_and(|(_, until_ms)| now_ms < *until_ms),
-            // Two nodes must not have one name. A lease with this node's name is of a process that was replaced.
+            // Each node has its own name. So a lease with this node's name is from an earlier process of this node.
             false => {
                 record.instance_id != self.config.instance_id
                     && !self.tokens.is_of_ended_process(&record.token)
@@ -92,9 +92,9 @@ impl Core {
         (lasts && holds).then(|| record.clone())
     }
 
-    /// Who leads now. While Redis does not answer, nobody is known to lead: no lease can be confirmed. While it
-    /// refuses writes, the lease cannot be renewed, and nobody leads once it has run out. This
-    /// node keeps the lease that it holds for its writes until the lease runs out.
+    /// Who leads now. While Redis does not answer, no lease can be confirmed, so nobody is known to lead. While Redis
+    /// refuses writes, the lease cannot be renewed, so nobody leads once it has run out. This node may use the lease
+    /// that it holds for its writes until the lease runs out.
     pub(super) fn leadership_now(&self) -> Leadership {
         let is_confirmed = !self.is_unconfirmed();
         let is_leader = is_confirmed && self.held_lease().is_some();

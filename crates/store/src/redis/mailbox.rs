@@ -21,15 +21,15 @@ use crate::CallError;
 
 /// Maximum number of messages in one inbox.
 const INBOX_MESSAGES_MAX: u64 = 4_096;
-/// How long an inbox exists after its last message.
+/// How long an inbox exists after its last message, in milliseconds.
 const INBOX_KEPT_MS: u64 = 60_000;
-/// Maximum size of a message.
+/// Maximum size of a message, in bytes.
 const BODY_LEN_MAX: usize = 4 * 1024 * 1024;
 /// Maximum number of messages that are read together.
 const READ_TOGETHER_MAX: usize = 128;
 /// Maximum number of calls that are handled concurrently.
 const CONCURRENT_CALLS_MAX: usize = 64;
-/// How long one read waits, in whole seconds, as Redis requires.
+/// How long one read waits, in seconds.
 const BLOCK_S: u64 = 1;
 /// Length of the sender's token: 32 hexadecimal digits.
 const TOKEN_LEN: usize = 32;
@@ -88,8 +88,8 @@ fn decode(message: Vec<u8>) -> Option<Message> {
     Some(Message { kind: message[0], number, sender, body: message.slice(HEAD_LEN..) })
 }
 
-/// Whether Redis refused a message before it was put into the inbox. A rule of access may forbid the command
-/// after that, and `ERR` has many causes.
+/// Whether Redis refused a message before it was put into the inbox. After `NOPERM` this is unknown, because the
+/// access rules may forbid a later command of the script; after `ERR` too, because it has many causes.
 fn was_refused(error: &RedisError) -> bool {
     refusal_code(error).is_some_and(|code| code != FORBIDDEN && code != "ERR")
 }
@@ -196,7 +196,7 @@ impl Core {
         };
         match message.kind {
             CALL => {
-                // While all places are taken the inbox fills, and its limit then refuses callers.
+                // While all places are taken, the inbox fills up. Callers are refused once it is full.
                 let Ok(place) = Arc::clone(room).acquire_owned().await else { return };
                 let core = Arc::clone(self);
                 self.tasks.spawn(async move {

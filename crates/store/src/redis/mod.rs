@@ -60,15 +60,16 @@ pub(super) use transfer::{read_nodejs_snapshot, read_state, write_state};
 
 /// Maximum number of batches in flight.
 const IN_FLIGHT_MAX: usize = 1_024;
-/// While Redis has not answered for this long, no node claims to know a leader, in milliseconds.
+/// If Redis has not answered for this long, in milliseconds, this node no longer reports a leader.
 const UNCONFIRMED_MS: u64 = 1_000;
 /// Maximum time that a stop waits for the tasks.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Why nothing can be written while Redis is away.
 const NO_ANSWER: &str = "the store does not answer";
 
-/// Why nothing can be written after the error `error` of a connection. Users and addresses are left out. To a long command
-/// without a password, Redis answers that its length is not allowed.
+/// Why nothing can be written after the error `error` of a connection. Users and addresses are left out. If a
+/// connection has not sent a password, Redis answers a long command with an error about its length, and names the
+/// connection unauthenticated.
 fn no_answer(error: &RedisError) -> &'static str {
     let is_unauthenticated = error.detail().is_some_and(|text| text.contains("unauthenticated"));
     match (error.kind(), error.code()) {
@@ -123,10 +124,11 @@ struct Core {
     config: RedisConfig,
     keys: Keys,
     clock: Clock,
-    /// Identify this process in the lease and in its inbox, and the earlier processes of this node.
+    /// Tokens that identify this process, in the lease and as the name of its inbox, and the earlier processes of
+    /// this node.
     tokens: LeaseTokens,
     replica: Replica,
-    /// The last entry that as many replicas as wanted have, as far as this node knows. Only with `wait_replicas`.
+    /// The last entry that the wanted number of replicas is known to have. Used only with `wait_replicas`.
     confirmed: Mutex<Position>,
     connector: Arc<Connector>,
     main: SharedLink,
@@ -136,8 +138,8 @@ struct Core {
     peers: Arc<dyn PeerHandler>,
     events: StoreEvents,
     room: Semaphore,
-    /// When this node last asked Redis for missing entries and then had all of them, in milliseconds; 0 for
-    /// never.
+    /// The time of the last question to Redis after whose answer this node had all entries, in milliseconds; 0 if
+    /// there was none yet.
     complete_ms: AtomicU64,
     caught_up: watch::Sender<bool>,
     newest: Mutex<NewestState>,
@@ -183,7 +185,7 @@ impl Core {
             away.replace(Away { since_ms, why })
         };
         if before.is_none() {
-            // Otherwise the outcome of the next write would be unknown: it would be sent on a connection that is broken.
+            // On the broken connection, the outcome of the next write would be unknown.
             self.main.reopen();
             self.emit(StoreEvent::Unreachable { reason: reason.to_owned() });
         }
@@ -250,7 +252,7 @@ impl Core {
     }
 
     /// Records that Redis carried out a write. If the access rules forbade a report before, they may forbid
-    /// only that. Then it is no sign for other writes until a report is carried out.
+    /// reports only. Then a refused report says nothing about other writes, until a report is carried out.
     fn note_accepted(&self) {
         let mut refusal = self.refusal.lock();
         if let Some(Refusal { code, since_ms, is_of_report }) = refusal.take() {
@@ -261,8 +263,8 @@ impl Core {
         }
     }
 
-    /// Records that Redis carried out this node's report. If the access rules forbade only other writes, they
-    /// may still be in force.
+    /// Records that Redis carried out this node's report. If the access rules forbade other writes but no report,
+    /// they may still forbid them.
     fn note_report_accepted(&self) {
         let is_of_others = |now: &Refusal| now.code == FORBIDDEN && !now.is_of_report;
         if !self.refusal.lock().as_ref().is_some_and(is_of_others) {

@@ -17,9 +17,9 @@ use super::{Core, NO_ANSWER, no_answer, refusal_code, refused_with};
 use crate::{ProposeError, WriteTime, encode_payload, needs_lease};
 use maxine_state::{Applied, Batch};
 
-/// Maximum size of an entry.
+/// Maximum size of an entry, in bytes.
 pub(super) const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
-/// Pause between two attempts of one write.
+/// Pause between two attempts of one write, in milliseconds.
 const RETRY_MS: u64 = 50;
 
 /// An entry to append.
@@ -193,7 +193,7 @@ impl Core {
         }
     }
 
-    /// Whether as many replicas as wanted have everything that this node has applied.
+    /// Whether the wanted number of replicas has everything that this node has applied.
     pub(super) async fn confirms_applied(&self) -> bool {
         let applied = self.replica.position();
         if self.config.wait_replicas == 0 || self.confirmed.lock().includes(&applied) {
@@ -225,8 +225,8 @@ impl Core {
         }
     }
 
-    /// Runs a script that writes, and asks Redis whether as many replicas as wanted have the write. If they do not,
-    /// a failover may lose it.
+    /// Runs a script that writes, and asks Redis whether the wanted number of replicas has the write. If not, a
+    /// failover may lose it.
     async fn run_and_wait<T: FromRedisValue>(
         &self,
         link: &mut Link,
@@ -261,7 +261,7 @@ impl Core {
         )))
     }
 
-    /// Why a write that was never sent was not written.
+    /// The error for a write that was never sent.
     fn not_written(&self) -> ProposeError {
         let why = self.refuses_writes();
         ProposeError::StoreUnavailable(
@@ -275,7 +275,7 @@ impl Core {
         ProposeError::NotLeader { hint }
     }
 
-    /// Another node has the lease according to Redis, whatever this node assumed.
+    /// Stops leading, because another node has the lease according to Redis.
     fn note_fenced(&self, _present: &str) {
         tracing::warn!("a leader's command was refused: another node holds the lease");
         self.step_down();

@@ -9,15 +9,15 @@
 //! | none | anything | has entries | apply what follows its position, then write the state to Redis |
 //! | none | something | has no entries | wait for a node that has entries; then write back what can be read |
 //! | readable | accepts entries | is at the head | nothing |
-//! | readable | missing, no stream, or contains something after the head | is at the head | write the state
-//! to Redis (the leader does; any node if there is no leader) |
+//! | readable | is missing, is no stream, or has more after the head | is at the head | write the state to Redis (1) |
 //! | readable | has the entries after its position | is behind | follow |
-//! | readable | lacks them, or has others; the head can be reached from the snapshot | is behind or on a fork
-//! | take the snapshot and what follows it |
-//! | readable | any | is ahead and remembers the entries since the head | write these entries back; if the
-//! stream does not accept them, write the state |
-//! | readable | the head cannot be reached at all | not at the head | wait for a node at the head; then, if
-//! no node leads, write back the longest state known here |
+//! | readable | lacks them; the snapshot leads to the head | is behind or on a fork | take the snapshot, then follow |
+//! | readable | any | is ahead and remembers the entries since the head | write these entries back (2) |
+//! | readable | cannot be read up to the head | is not at the head | wait for a node at the head (3) |
+//!
+//! 1. The leader does this. If there is no leader, any node does.
+//! 2. If the stream does not accept the entries, the node writes the state.
+//! 3. After the wait, and if no node leads, the node writes back the longest state that it knows.
 //!
 //! No wait is endless. A node at the head leads, or takes the lease, and writes a snapshot that the others
 //! take. If there is no such node, the leader gives its lease back or the lease runs out. The first node that
@@ -39,7 +39,7 @@ use super::survey::Survey;
 use super::tail::End;
 use crate::StoreEvent;
 
-/// A node waits for this part of a lease for a node that can read more of the log.
+/// A node waits for a lease divided by this number, so that a node that can read more of the log acts first.
 const LEASES_PER_WAIT: u64 = 3;
 /// Maximum number of steps until this node and Redis agree.
 const STEPS_MAX: usize = 16;
@@ -66,7 +66,7 @@ enum Repair {
 /// The facts that decide, apart from the survey.
 #[derive(Clone, Copy, Debug, Default)]
 struct LocalFacts {
-    /// Another node holds the lease.
+    /// Whether another node holds the lease.
     other_leads: bool,
     /// Whether the stream has the entry that follows this node's position.
     next_is_there: bool,
@@ -201,8 +201,8 @@ impl Core {
         self.put_state_back(link, replaces.as_ref(), true).await
     }
 
-    /// The head is gone. The entries that Redis still has after this node's position are applied before they
-    /// are replaced.
+    /// The head is gone. Applies the entries that Redis still has after this node's position, before they are
+    /// replaced.
     async fn take_what_follows(&self, link: &mut Link) -> Result<(), End> {
         let timeout = self.config.command_timeout();
         let found = stream::rebuild(link, &self.keys, timeout).await?;
@@ -231,8 +231,7 @@ impl Core {
         }
     }
 
-    /// Redis is at an earlier entry of this log. The later entries are written again, unless another node did
-    /// so.
+    /// Redis is at an earlier entry of this log. Writes the later entries again, unless another node has done so.
     async fn put_tail_back(
         &self,
         link: &mut Link,

@@ -111,8 +111,8 @@ impl Script {
 /// Appends one entry. Keys: head, log, leader. Arguments: epoch, position and nonce of the last
 /// entry that the caller has; the new nonce; the payload; the lease that must be the present one,
 /// or nothing; the command version. Answers `OK`, or why nothing was appended: `EMPTY`, `EPOCH` and
-/// `BEHIND` (Redis has another log than the caller), `FENCED`, `BLOCKED` (the stream takes no
-/// entry here: it is missing, or holds something behind the head).
+/// `BEHIND` (Redis has another log than the caller), `FENCED` (the lease is not the present one),
+/// `BLOCKED` (the stream accepts no entry: it is missing, or has something after the head).
 pub(super) static APPEND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -249,12 +249,12 @@ return {head[1], head[2], head[3], kind(KEYS[1]), log, tostring(length), newest,
     )
 });
 
-/// Puts a whole state in the place of whatever is there. Keys: head, log, snapshot, the parts,
+/// Replaces the content of Redis with a whole state. Keys: head, log, snapshot, the parts,
 /// leader. Arguments: epoch, position, nonce, id, number of parts, bytes, checksum, command version
 /// and recent nonces of the state; epoch, position and nonce of the head that it replaces, all
-/// empty where no head can be read; `unled` if no node may lead; the prefix of the parts' keys; the
+/// empty if no head can be read; `unled` if it must be refused while a node leads; the prefix of the parts' keys; the
 /// prefix of the keys that keep what is replaced. Answers `OK`, `CHANGED`, `LED` or `GONE` (the
-/// uploaded parts are not there any more).
+/// uploaded parts no longer exist).
 pub(super) static INSTALL: LazyLock<Script> = LazyLock::new(|| {
     let code = r"
 local head = read_head(KEYS[1]) or {'', '', ''}
@@ -284,7 +284,7 @@ return 'OK'
     Script::new(&code.replace("ASIDE_MS", ASIDE_MS))
 });
 
-/// Makes an uploaded snapshot the present one and trims the log behind it, in one step. Keys: head,
+/// Makes an uploaded snapshot the present one and trims the log before it, in one step. Keys: head,
 /// log, snapshot, the parts, leader. Arguments: epoch, position, nonce, id, number of parts, bytes,
 /// checksum, command version and recent nonces of the state; the first position to keep, the lease,
 /// the prefix of the parts' keys.

@@ -14,11 +14,11 @@ use super::replica::{Nonce, Position};
 use super::scripts;
 use maxine_state::{CodecError, ControlState, SnapshotError};
 
-/// Size of one part.
+/// Size of one part, in bytes.
 const PART_LEN: usize = 1024 * 1024;
-/// Maximum size of a snapshot that is written or read.
+/// Maximum size of a snapshot that is read, in bytes.
 const SNAPSHOT_LEN_MAX: u64 = 2 * 1024 * 1024 * 1024;
-/// How long unpublished parts are kept.
+/// How long unpublished parts are kept, in milliseconds.
 const UNPUBLISHED_MS: u64 = 600_000;
 
 /// Why a snapshot cannot be used.

@@ -42,7 +42,7 @@ pub(super) enum RebuildError {
     Newer(String),
 }
 
-/// A name for a new log.
+/// A random name for a new log.
 pub(super) fn new_epoch() -> String {
     format!("{:016x}", rand::random::<u64>())
 }

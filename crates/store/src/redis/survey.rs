@@ -1,7 +1,6 @@
 //! The content of Redis at one moment: the head, the stream, the snapshot and the lease.
 //!
-//! One script reads all of it, so that the parts are consistent. It decides nothing about this node;
-//! [`super::repair`] does.
+//! One script reads all of it, so that the parts are consistent. This module decides nothing; [`super::repair`] does.
 
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ pub(super) type Id = (u64, u64);
 pub(super) struct Stream {
     /// The Redis type of the key: `stream`, `none` or another one.
     pub(super) kind: String,
-    /// How many entries.
+    /// Number of entries.
     pub(super) len: u64,
     /// The greatest id that the stream ever had.
     pub(super) newest: Id,
@@ -41,7 +40,7 @@ pub(super) struct Survey {
     pub(super) lease: String,
     /// Whether a node reported that it could not build the state at the head.
     pub(super) is_short: bool,
-    /// Whether none of the three keys exists.
+    /// Whether Redis has none of the head, the stream and the snapshot.
     pub(super) is_empty: bool,
 }
 

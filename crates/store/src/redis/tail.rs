@@ -16,12 +16,13 @@ use super::survey::parse_id;
 use super::{Core, no_answer};
 use crate::StoreEvent;
 
-/// How long one read waits for entries. This limits how long the staleness of the view can grow unnoticed.
+/// How long one read waits for entries, in milliseconds. After a read without entries, the position is compared with
+/// the end of the log, so the staleness of an idle node does not grow beyond this.
 const BLOCK_MS: u64 = 250;
-/// Maximum pause before unusable content is checked again.
+/// Maximum pause before unusable content is checked again, in milliseconds.
 const DAMAGED_PAUSE_MS_MAX: u64 = 500;
 
-/// How long an entry that was already skipped delays the next read.
+/// How long an entry that was already skipped delays the next read, in milliseconds.
 const PASSED_PAUSE_MS: u64 = 50;
 
 /// Why a session with Redis ended.
@@ -54,7 +55,7 @@ impl From<RebuildError> for End {
 impl Core {
     /// Follows the log until the node stops.
     pub(super) async fn run_tail(self: Arc<Self>) {
-        // Attempts that failed since the log was followed.
+        // The number of failed attempts since the log was last followed.
         let mut failed = 0_u32;
         while !self.stop.is_cancelled() {
             let connected = tokio::select! {
@@ -76,7 +77,8 @@ impl Core {
                     self.caught_up.send_replace(false);
                     failed = if is_following { 1 } else { failed.saturating_add(1) };
                     // A node that was paused finds that its own time limits are over, although Redis answers.
-                    // So only an attempt that began after the first failure shows that Redis does not.
+                    // So one failure proves nothing. Only an attempt that began after it shows that Redis does not
+                    // answer.
                     if failed > 1 {
                         self.report_unreachable(&error).await;
                     }
@@ -163,8 +165,8 @@ impl Core {
         });
     }
 
-    /// Detects that another server process answers than before. A user without the permission to ask is
-    /// accepted.
+    /// Notices that a different server process answers than before. If the access rules forbid `INFO`, this check is
+    /// left out.
     async fn note_server(&self, link: &mut Link) -> RedisResult<()> {
         if link.is_cluster() {
             return Ok(());
@@ -193,8 +195,8 @@ impl Core {
     }
 }
 
-/// The id after which the entry that follows `seq` is searched: after the skipped ids, as far as they are
-/// between the two.
+/// The id after which the next read begins: the id of entry `seq`, or the last skipped id if it comes between that
+/// entry and the next one.
 fn read_after(seq: u64, passed: &str) -> String {
     match parse_id(passed) {
         Some((at, _)) if at == seq => passed.to_owned(),

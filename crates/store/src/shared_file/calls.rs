@@ -2,8 +2,8 @@
 //! processes that may read the shared files can call it.
 //!
 //! Request: `length u32 | token, 32 bytes | body`. Answer: `length u32 | 0 or 1 | body or refusal`. Both are
-//! limited, and every step has a time limit. A connection must send its first token soon. Connections without
-//! a token use separate places, so they cannot take those of real callers.
+//! limited, and every step has a time limit. A connection must send its first token within a second. Connections
+//! without a token use separate places, so they cannot take those of real callers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{CallError, PeerHandler};
 
-/// Maximum size of a message.
+/// Maximum size of a message, in bytes.
 const BODY_LEN_MAX: usize = 4 * 1024 * 1024;
 const TOKEN_LEN: usize = 32;
 /// Maximum number of concurrent callers that have sent the token.
@@ -66,7 +66,7 @@ pub(super) async fn serve(
         let greeting = async move {
             let greeted = tokio::time::timeout(GREETING, token.read(&mut stream)).await;
             let Ok(Ok(body_len)) = greeted else { return };
-            // Above the limit a caller is refused immediately. It retries.
+            // Above the limit, a caller is refused immediately, and retries.
             let Ok(place) = places.try_acquire_owned() else { return };
             connections.spawn(async move {
                 tokio::select! {
@@ -175,7 +175,8 @@ impl Caller {
             return Err(CallError::Unsendable(text));
         }
         let mut open = self.open.lock().await;
-        // The connection is taken out, so that a call that is given up does not leave it half used.
+        // The connection is taken out of `open`. If this future is dropped, a connection with half a message on it is
+        // closed and not used again.
         let reused = open.take().filter(|(to, _)| to == addr).map(|(_, stream)| stream);
         if let Some(mut stream) = reused
             && let Ok(answer) = exchange(&mut stream, token, body).await

@@ -13,14 +13,13 @@ pub struct SharedFileConfig {
     /// `.log` appended. The lock and the leader's file are next to it.
     pub path: PathBuf,
     /// A file on this node's own disk that names the log once the node has used it. If the named log does not
-    /// exist, the storage is probably not mounted, and the node does not start. With `None` there is no such
-    /// check.
+    /// exist, the storage is probably not mounted, and the node does not start. `None` turns this check off.
     pub used_log: Option<PathBuf>,
-    /// A file on this node's own disk with the newest state that the node has seen. It shows at the start that an older
-    /// copy of the log was put in place. With `None` there is no such check.
+    /// A file on this node's own disk with the newest state that the node has seen. With it, a node that starts
+    /// notices that an older copy of the log was put in place. `None` turns this check off.
     pub newest_state: Option<PathBuf>,
     /// A file on this node's own disk with the tokens of its last processes, in a directory that the caller has locked.
-    /// A node that starts gives back the lease that an earlier process left. With `None` that lease has to run out.
+    /// A node that starts gives back the lease that an earlier process left. With `None`, that lease must run out.
     pub lease_tokens: Option<PathBuf>,
     /// How long a write waits for the lock, in milliseconds
     /// (`MAXINE_REGISTRY_STATE_LOCK_TIMEOUT_MS`).
@@ -44,7 +43,8 @@ pub struct SharedFileConfig {
     pub call_host: Option<String>,
     /// The addresses of this node's API, as `host:port`. No node may call them as instances.
     pub api_addresses: Vec<String>,
-    /// The file is compacted when its entries are longer than this and longer than the state, in bytes.
+    /// The file is compacted when its entries are longer than this, in bytes, and longer than the state at its
+    /// beginning.
     pub compact_after_len: u64,
 }
 
@@ -91,10 +91,10 @@ impl SharedFileConfig {
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
-    /// Whether the storage of a log that this node has used is mounted. Changes nothing. Blocks.
+    /// Checks that the storage is mounted, if this node has used the log before. Changes nothing. Blocks.
     ///
     /// # Errors
-    /// The error that [`super::SharedFileStore::open`] would return.
+    /// The error that [`super::SharedFileStore::open`] returns if the storage is not mounted.
     pub fn check_storage(&self) -> Result<(), OpenError> {
         self.used_log.as_deref().map_or(Ok(()), |used| refuse_unmounted_storage(used, &self.path))
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::file_log::{beside, create_new, read_short};
 
-/// Maximum length of the record.
+/// Maximum length of the record, in bytes.
 const RECORD_LEN_MAX: u64 = 16 * 1024;
 
 /// The content of the file. The first four fields are those of the lease in Redis of the Node.js Maxine.
@@ -20,10 +20,11 @@ const RECORD_LEN_MAX: u64 = 16 * 1024;
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct LeaderRecord {
     pub(super) instance_id: String,
-    /// Identifies the process; empty if the last leader stopped in an orderly way.
+    /// Identifies the process of the leader; empty if the lease was given back.
     pub(super) token: String,
     /// The fencing token. It only grows.
     pub(super) fencing_token: u64,
+    /// When the lease was taken, in milliseconds since 1970. Only people read it.
     pub(super) acquired_at: u64,
     /// Number of renewals. A change shows that the leader is alive.
     pub(super) renewals: u64,

@@ -48,7 +48,7 @@ pub(crate) use node_files::running_nodes;
 
 /// Maximum number of batches that wait for the lock.
 const WAITING_MAX: usize = 1_024;
-/// Maximum size of an encoded batch.
+/// Maximum size of an encoded batch, in bytes.
 const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
 /// Why a write may fail while the storage answers. Smaller writes may still fit into the last block of the log.
 const FULL: &str = "the shared storage is full or read-only: writes that need more room fail";
@@ -57,7 +57,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 struct LeaseState {
-    /// This node's own fencing token, and until when it is valid.
+    /// This node's own fencing token, and until when its lease is valid, in milliseconds.
     held: Option<(u64, u64)>,
     /// The present leader, as far as it is known.
     record: Option<LeaderRecord>,
@@ -73,16 +73,16 @@ struct Shared {
     config: SharedFileConfig,
     leader_path: PathBuf,
     clock: Clock,
-    /// Identify this process in the lease, and the earlier processes of this node.
+    /// Tokens that identify this process in the lease, and the earlier processes of this node.
     tokens: LeaseTokens,
     leadership: watch::Sender<Leadership>,
     lease: Mutex<LeaseState>,
-    /// When this node last checked the file and then had all of it.
+    /// The time of the last check after which this node had all entries of the file, in milliseconds.
     complete_ms: AtomicU64,
     events: StoreEvents,
     failed: Mutex<Option<String>>,
     away_since_ms: Mutex<Option<u64>>,
-    /// Since when the storage answers and takes no writes, and why.
+    /// Since when the storage answers but refuses writes, in milliseconds, and why.
     refusing: Mutex<Option<(u64, String)>>,
 }
 
@@ -119,7 +119,7 @@ impl Shared {
         }
     }
 
-    /// Records that the storage answers and does not take a write.
+    /// Records that the storage answers but refused a write.
     fn note_refusing(&self, reason: &str) {
         let now_ms = self.clock.monotonic_ms();
         let mut refusing = self.refusing.lock();
@@ -205,10 +205,10 @@ impl Shared {
         let is_leader = self.held_lease().is_some();
         let now_ms = self.clock.monotonic_ms();
         let lease = self.lease.lock();
-        // A record that is not renewed, or cannot be read again, is only valid for the time of a lease.
+        // A record that was not renewed, or could not be read again, is valid for the time of a lease only.
         let lasts = now_ms.saturating_sub(lease.record_ms) < self.config.lease_ms;
         let record = lease.record.as_ref().filter(|_| lasts);
-        // Two nodes must not have one name. A record with this node's name is of a process that was replaced.
+        // Each node has its own name. So a record with this node's name is from an earlier process of this node.
         let names_another = |record: &LeaderRecord| record.instance_id != self.config.instance_id;
         let record = record.filter(|record| is_leader || names_another(record));
         let leader = record.map(|record| record.instance_id.clone());

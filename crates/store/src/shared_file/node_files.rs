@@ -28,14 +28,14 @@ struct Entry {
     addresses: Vec<String>,
 }
 
-/// Whether a file in the folder has a name that nodes give: no other file is read or removed.
+/// Whether the name of a file in the folder is one that nodes give. No other file is read or removed.
 fn is_own_name(path: &Path) -> bool {
     let stem = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
     let is_hash = stem.len() == 32 && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_hash && path.extension().is_none_or(|extension| extension == "new")
 }
 
-/// The names of the nodes that run on this log, by their reports, for a program that is no node.
+/// The names of the nodes that run on this log, according to their reports. For a program that is not a node.
 pub(crate) fn running_nodes(log: &Path) -> io::Result<Vec<String>> {
     let dir = beside(log, ".nodes");
     if !fs::exists(&dir)? {
@@ -48,7 +48,7 @@ pub(crate) fn running_nodes(log: &Path) -> io::Result<Vec<String>> {
     Ok(nodes.map(|node| node.name).collect())
 }
 
-/// The nodes that have a file in the folder, at this time of the storage. Files that are too old are removed.
+/// The nodes that have a file in the folder. `now` is the storage's time. Files that are too old are removed.
 fn reported(dir: &Path, now: SystemTime) -> io::Result<Vec<StoreNode>> {
     let mut nodes = Vec::new();
     for file in fs::read_dir(dir)?.take(2 * NODES_MAX) {

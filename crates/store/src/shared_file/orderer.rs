@@ -33,7 +33,7 @@ use maxine_state::Batch;
 
 /// Maximum number of batches in one frame.
 const GROUP_MAX: usize = 256;
-/// Storage takes and gives room in blocks of about this length, in bytes.
+/// Storage allocates room in blocks of about this length, in bytes.
 const BLOCK_LEN: usize = 4_096;
 /// Maximum number of remembered positions, for recognizing an older copy of the same log.
 const PLACES_MAX: usize = 8_192;
@@ -63,16 +63,16 @@ pub(super) struct Orderer {
     log: LogFile,
     places: VecDeque<(u64, u32)>,
     call_addr: String,
-    /// The last record that was seen, and when it last changed.
+    /// The last record that was seen, and when it last changed, in milliseconds of the monotonic clock.
     observed: (Option<LeaderRecord>, u64),
     lease_due_ms: u64,
     node_files: NodeFiles,
     report_due_ms: u64,
     check_due_ms: u64,
     newest: NewestState,
-    /// The room that the write needs which the storage did not take last, in bytes; 0 if it took it.
+    /// The room that the last refused write needs, in bytes; 0 if the storage takes writes.
     refused_len: usize,
-    /// Whether the log has been read once. Only then does this node have a state that it can write back.
+    /// Whether the log has been read once. Before that, this node has no state that it could write back.
     is_running: bool,
 }
 
@@ -82,13 +82,13 @@ enum Failure {
     Busy,
     /// The storage failed. It may work later.
     Away(String),
-    /// The storage answers, and did not take a write. Nothing was written.
+    /// The storage answers, but it refused a write. Nothing was written.
     NotWritten(String),
     /// This node must stop.
     Fatal(String),
 }
 
-/// Why a small file beside the log could not be written. A file or folder that is gone says that the storage is.
+/// Why a small file beside the log could not be written. If a file or folder is missing, the storage is unavailable.
 fn not_written(what: &str, error: &std::io::Error) -> Failure {
     let text = format!("{what}: {error}");
     match error.kind() {
@@ -233,7 +233,7 @@ impl Orderer {
                     std::thread::sleep(poll);
                 }
                 Err(Failure::Fatal(reason)) => {
-                    // Who sees the failure does not find this node leading.
+                    // The lease ends first, so that nobody who sees the failure finds this node leading.
                     self.shared.end_lease();
                     self.shared.fail(&reason);
                     break;
@@ -263,7 +263,8 @@ impl Orderer {
             let addresses = nodes.into_iter().flat_map(|node| node.addresses).collect();
             *self.shared.addresses.lock() = addresses;
             if self.shared.is_refusing() {
-                // There may be room for a report, or in the last block of the log, and not for what was refused.
+                // A report, or a small write into the last block of the log, may find room although the refused
+                // write does not.
                 let room = self.node_files.check_room(self.refused_len);
                 room.map_err(|error| not_written("the log", &error))?;
                 self.refused_len = 0;
@@ -273,8 +274,8 @@ impl Orderer {
         Ok(())
     }
 
-    /// Checks, if it is due, that the log still has what this node has read and written. Otherwise reads it anew, under
-    /// the lock: another node may have repaired it already. Then notes the newest state.
+    /// If a check is due, checks that the log still has what this node has read and written, and notes the newest
+    /// state. A log that differs is read again under the lock, because another node may have repaired it already.
     fn check_log(&mut self) -> Result<(), Failure> {
         let now_ms = self.shared.clock.monotonic_ms();
         if now_ms < self.check_due_ms {
@@ -367,7 +368,7 @@ impl Orderer {
         Ok(())
     }
 
-    /// Without a lock at its path the storage is unavailable, whatever file is at the path of the log.
+    /// If there is no lock file at its path, the storage is unavailable, whatever file is at the path of the log.
     fn check_storage(&self) -> Result<(), Failure> {
         let lock = beside(&self.shared.config.path, ".lock");
         let there = std::fs::metadata(&lock);
@@ -400,8 +401,8 @@ impl Orderer {
         Ok(())
     }
 
-    /// The log is damaged. It is kept under another name, and replaced by the state. This round ends here, so that a
-    /// node which had applied more can write that back first.
+    /// Keeps the damaged log under another name, and replaces it by the state. Always returns an error, which ends
+    /// this round. So a node that had applied more can write that back first.
     fn replace_damaged(&mut self, damaged: &LogError) -> Result<(), Failure> {
         let path = self.shared.config.path.clone();
         let news = self.log.read_before_damage()?;
@@ -459,7 +460,8 @@ impl Orderer {
         self.places.drain(..surplus);
     }
 
-    /// The path now has another file than before: a compacted one, none, or an older copy.
+    /// Reads the log again, because the path now has another file than before: a compacted one, none, or an older
+    /// copy.
     fn reopen(&mut self) -> Result<(), Failure> {
         let mine = self.log.place();
         let path = self.shared.config.path.clone();
@@ -502,7 +504,7 @@ impl Orderer {
         }
         if same_log && there.seq < mine.seq && self.places.contains(&(there.seq, there.chain)) {
             if news.torn {
-                // There is something in the place of the frames that this node has.
+                // Other bytes are at the position of the frames that this node has.
                 let damage = self.log.damage();
                 return self.replace_damaged(&damage);
             }

@@ -247,7 +247,7 @@ pub async fn transfer(from: &Place, to: &Place, replace: bool) -> Result<Transfe
         None => {
             let state = from.read().await?;
             let state = state.ok_or_else(|| TransferError::Absent(from.describe()))?;
-            // The source goes on with its history.
+            // The source continues with its history.
             (state.for_another_cluster(), Vec::new(), false)
         }
     };

@@ -141,7 +141,7 @@ pub(super) async fn read(path: &Path) -> Result<Option<ControlState>, String> {
 mod tests {
     use super::*;
 
-    /// Writes this text in place of a state.
+    /// Writes these bytes in place of a state.
     struct Garbage(&'static [u8]);
 
     impl raft::Application for Garbage {

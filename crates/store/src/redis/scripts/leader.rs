@@ -6,7 +6,8 @@ use super::Script;
 
 /// Takes the lease if it is free. A lease that cannot be read, or never ends, counts as free. Keys: leader,
 /// fence. Arguments: name as JSON, token, lease in milliseconds, wall clock, the highest fencing token that
-/// the caller has ever seen. Returns whether it took the lease, the present lease, and how many milliseconds that lasts.
+/// the caller has ever seen. Returns whether it took the lease, the present lease, and for how many milliseconds that
+/// is valid.
 pub(in super::super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"
@@ -28,7 +29,7 @@ return {1, lease, tonumber(ARGV[3])}
     )
 });
 
-/// Returns the lease, empty if there is none, and how many milliseconds it lasts. Key: leader.
+/// Returns the lease, empty if there is none, and for how many milliseconds it is valid. Key: leader.
 pub(in super::super) static LEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -38,8 +39,8 @@ return {lease or '', left or 0}
     )
 });
 
-/// Extends the lease if it is the caller's. Key: leader. Arguments: the lease, milliseconds. Returns whether it did, the
-/// present lease, and how many milliseconds that lasts.
+/// Extends the lease if it is the caller's. Key: leader. Arguments: the lease, its new duration in milliseconds.
+/// Returns whether it did, the present lease, and for how many milliseconds that is valid.
 pub(in super::super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -51,7 +52,7 @@ return {1, lease, tonumber(ARGV[2])}
     )
 });
 
-/// Returns the lease if it is the caller's. Key: leader. Argument: the lease.
+/// Deletes the lease if it is the caller's. Key: leader. Argument: the lease. Returns whether it did.
 pub(in super::super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -61,8 +62,8 @@ return redis.call('DEL', KEYS[1])
     )
 });
 
-/// Adds a message to an inbox with a limit. A key that is no list is replaced. Key: the inbox. Arguments: the
-/// limit, how long the inbox exists in milliseconds, the message.
+/// Adds a message to an inbox. A key that is no list is replaced. Key: the inbox. Arguments: the maximum number of
+/// messages, how long the inbox exists in milliseconds, the message. Returns 0 if the inbox is full, or else 1.
 pub(in super::super) static POST: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"

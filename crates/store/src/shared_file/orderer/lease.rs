@@ -113,7 +113,8 @@ impl Orderer {
         }
     }
 
-    /// Gives back the lease in the file, if `is_ours` confirms under the lock that no process holds it, or this one.
+    /// Gives back the lease in the file, if `is_ours` confirms under the lock that this process holds it, or no
+    /// process does.
     fn give_back_if(&mut self, is_ours: impl FnOnce(&Self) -> bool) -> Result<(), Failure> {
         self.locked(|orderer| {
             if !is_ours(orderer) {
