@@ -1,6 +1,6 @@
-//! One node, put together: every part started in order, and stopped in the reverse order.
+//! A whole node: starts every part in order, and stops the parts in the reverse order.
 //!
-//! **Invariant:** imported by the command line alone.
+//! **Invariant:** only the command line imports this module.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -46,9 +46,9 @@ pub use first_identities::OneTimePassword;
 pub use preflight::{preflight, start_problems};
 pub use settings::{certificates, unread_files};
 
-/// How long transferring leadership may take when the node stops.
+/// Time limit for the transfer of leadership when the node stops.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the next leader may take to ask what is left of the leases.
+/// How long a node that stops waits for the next leader to ask for the remaining times of the leases.
 const LEASES_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long requests in flight may continue after the node began to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,12 +67,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node. Returns when it serves.
+    /// Starts a node. Returns once it serves requests.
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
         Self::start_with(config, Clock::system()).await
     }
 
-    /// Starts a node that goes by `clock`.
+    /// Starts a node that reads the time from `clock`.
     pub async fn start_with(config: NodeConfig, clock: Clock) -> anyhow::Result<Self> {
         maxine_identity::crypto_provider::install_crypto_provider();
         std::fs::create_dir_all(&config.data_dir)
@@ -170,7 +170,7 @@ impl Node {
         })
     }
 
-    /// The address that it serves HTTP on.
+    /// The address on which it serves HTTP.
     #[must_use]
     pub fn http_addr(&self) -> SocketAddr {
         self.http_addr
@@ -182,7 +182,7 @@ impl Node {
         self.assembled.state.registry()
     }
 
-    /// What readers see, for tests.
+    /// The view, for tests.
     #[must_use]
     pub fn view(&self) -> &Arc<View> {
         self.assembled.state.view()
@@ -200,7 +200,7 @@ impl Node {
         &self.arbiter
     }
 
-    /// Returns when the node's log can go on no more, with the reason.
+    /// Returns the reason when the node can no longer continue its log.
     pub async fn failed(&self) -> String {
         let raft = async {
             match &self.raft {
@@ -221,10 +221,10 @@ impl Node {
         }
     }
 
-    /// Hands leadership over, lets requests in flight finish, and stops every part.
+    /// Transfers leadership, waits for requests in flight, and stops every part.
     pub async fn stop(self) {
-        // Leadership goes first, while this node can still answer and forward: nobody has to wait
-        // for an election.
+        // Leadership is transferred first, while this node can still answer and forward requests. So nobody
+        // has to wait for an election.
         let state = &self.assembled.state;
         if let Some(admin) = state.store().cluster()
             && state.store().leadership_now().is_leader

@@ -256,8 +256,8 @@ async fn a_certified_node_that_is_no_member_neither_stops_a_node_nor_sets_it_bac
     assert_eq!(cluster.node(1).leadership().leader, Some(1));
 }
 
-/// A connection of a certified node that is no member takes a place on the peer port. The members need theirs, also when
-/// they come back.
+/// A connection of a certified node that is no member takes a place on the peer port. The members need their
+/// places, also when they come back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certified_node_that_is_no_member_cannot_take_the_places_of_members() {
     let mut cluster = tls_cluster().await;

@@ -22,17 +22,17 @@ use maxine_telemetry::{AlertKind, Notice, Severity, Telemetry};
 
 /// Interval between two checks.
 const TICK: Duration = Duration::from_secs(1);
-/// A process that did not run for this much longer than it asked to sleep was stalled, in milliseconds.
+/// A process whose sleep took this much longer than requested was stalled, in milliseconds.
 const STALL_MS: u64 = 1_000;
 /// Interval between two checks of disks and certificates.
 const SLOW_TICK: Duration = Duration::from_secs(10);
-/// If such a check takes longer, it waits for a hanging disk, in milliseconds.
+/// If such a check takes longer than this, in milliseconds, it waits for a disk that hangs.
 const SLOW_LOOK_MS_MAX: u64 = 10_000;
-/// A condition is over if it was not observed for this long, in milliseconds.
+/// A condition has ended if it was not observed for this long, in milliseconds.
 const OVER_AFTER_MS: u64 = 3_000;
 /// While there is no leader, a member that was heard within this time is alive, in milliseconds.
 const HEARD_MS: u64 = 5_000;
-/// Staleness from which on the state of a node with a known leader is old, in milliseconds.
+/// If the staleness of a node with a known leader is greater than this, its state is old, in milliseconds.
 const STATE_OLD_MS: u64 = 10_000;
 /// A member lags if it lacks what the leader had this long ago, in milliseconds.
 const LAG_MS: u64 = 10_000;
@@ -42,9 +42,9 @@ const LEADERS_MAX: usize = 4;
 /// While there is a leader and the store takes writes, writes count as refused until one succeeds, or none was
 /// refused for this long, in milliseconds.
 const REFUSALS_OVER_MS: u64 = 30_000;
-/// A write that is refused may have been waiting for this long, in milliseconds.
+/// Maximum time for which a write has waited when it is refused, in milliseconds.
 const WRITE_WAIT_MS_MAX: u64 = 10_000;
-/// A disk is nearly full if less than this share, and less than this number of bytes, is free.
+/// A disk is nearly full if less than this percentage, and less than this number of bytes, is free.
 const DISK_WARN: (u64, u64) = (10, 2 << 30);
 const DISK_CRITICAL: (u64, u64) = (5, 512 << 20);
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
@@ -81,8 +81,8 @@ pub(super) async fn watch(watched: Monitored) {
     tokio::join!(watch_all(&watched, &slow), watch_slowly(&watched, &slow));
 }
 
-/// The result of the last check of disks and certificates, and since when the present one is in progress. It
-/// may hang with the disk, and nothing else may wait for it.
+/// The result of the last check of disks and certificates, and since when the present one is in progress. The
+/// check may hang with the disk, so nothing else may wait for it.
 #[derive(Default)]
 struct SlowChecks {
     holds: Vec<Notice>,
@@ -135,8 +135,8 @@ async fn watch_all(watched: &Monitored, slow: &Mutex<SlowChecks>) {
 }
 
 impl Monitored {
-    /// Raises an alert if this process did not run for a while. On the leader, expiry does, because it knows
-    /// the effect on leases.
+    /// Raises an alert if this process did not run for a while. On the leader the expiry raises it instead,
+    /// because it knows the effect on leases.
     fn alert_on_stall(&self, slept_ms: u64) {
         let asleep_ms = self.clock.monotonic_ms().saturating_sub(slept_ms);
         let by_ms = asleep_ms.saturating_sub(TICK.as_millis() as u64);
@@ -255,7 +255,8 @@ struct Watch {
     log_ends: VecDeque<(u64, u64)>,
     writes: Writes,
     refusing: Option<Refusing>,
-    /// When no write could be carried out last: there was no leader, or the store took no writes.
+    /// The last time at which no write could be carried out, because there was no leader or the store took no
+    /// writes.
     blocked_ms: Option<u64>,
 }
 
@@ -451,8 +452,8 @@ impl Watch {
         Some(Notice::new(AlertKind::WritesRefused, &*self.node, message))
     }
 
-    /// What to raise and what to resolve. A condition must be observed for a while before it is raised, and
-    /// absent for a while before it is resolved.
+    /// Determines which alerts to raise and which to resolve. A condition must be observed for a while before
+    /// it is raised, and absent for a while before it is resolved.
     fn settle(&mut self, judged: Evaluation, now_ms: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         for unknown in &judged.unknown {

@@ -238,7 +238,8 @@ async fn keep_identities(
             return;
         }
         let (registry, view) = (state.registry(), state.view());
-        // A new cluster gets its first signing key with its history.
+        // The state must exist first, because a new cluster gets its history and its first signing key
+        // together.
         view.has_state().await;
         let made = ensure_identities(registry, view, state.security().settings());
         match made.boxed().await {

@@ -171,7 +171,7 @@ fn writes_stay_refused_while_the_store_takes_none_and_end_when_it_takes_them() {
     assert_eq!(raised, [(2, "+node.writes_refused node-1".to_owned())], "nobody tries again");
     let over = run(&mut watch, &with(false, 1), 121, 130);
     assert_eq!(over, [(123, "-node.writes_refused node-1".to_owned())]);
-    // A write waited until its time was over, and the store was back before.
+    // A write had waited until its time was over, and the store was back before that.
     run(&mut watch, &with(true, 1), 131, 135);
     assert_eq!(run(&mut watch, &with(false, 2), 136, 140), []);
 }
@@ -294,7 +294,7 @@ fn a_removed_node_raises_nothing_about_the_cluster_and_speaks_for_nobody() {
     let removed = NodeCondition { is_excluded: true, ..seen(None, [UP, DOWN]) };
     assert_eq!(run(&mut watch, &removed, 0, 60), []);
     assert!(!watch.nobody_leads(&removed, 61_000) && !watch.nobody_leads(&removed, 90_000));
-    // Its disk is still its own.
+    // It still reports conditions of its own disk.
     let disk = disk_room("node-1 /data", 1, 1 << 30).unwrap();
     let full = NodeCondition { slow: vec![disk], ..removed };
     let raised = run(&mut watch, &full, 91, 95);

@@ -1,5 +1,5 @@
-//! The lock of the data directory, for the modes in which the store does not lock it. In raft mode the store locks its own
-//! part of the directory, and in local mode it locks its log.
+//! The lock of the data directory, for the modes in which the store does not lock it. In raft mode the store
+//! locks its own part of the directory, and in local mode it locks its log.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};

@@ -92,7 +92,7 @@ async fn ensure_account(
 ) -> Result<(), BootstrapError> {
     let name = Name::parse("username", &account.user_name)
         .map_err(|error| BootstrapError::Make(error.to_string()))?;
-    // The values of the environment, which the operator of the node sets.
+    // The password of the environment, which the operator of the node has set.
     let password = account.password.expose();
     if let Some(user) = identities.users.get(&name) {
         let hash = Some(user.password_hash.clone());

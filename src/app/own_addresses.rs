@@ -17,7 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The port of a Redis URL without one.
 const REDIS_PORT: u16 = 6_379;
 
-/// The addresses in the settings, whoever the members are.
+/// The addresses in the settings, without those of members that were added later.
 pub(super) fn configured(
     config: &NodeConfig,
     http_addr: SocketAddr,

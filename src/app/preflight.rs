@@ -1,6 +1,6 @@
-//! Checks before a node starts. [`preflight`] checks the settings, every file that they name, and the secrets from the
-//! environment. [`start_problems`] checks what else may keep a node with good settings from starting: another process that has
-//! its ports or its data.
+//! Checks before a node starts. [`preflight`] checks the settings, every file that they name, and the secrets
+//! from the environment. [`start_problems`] checks for what can prevent the start of a node with good
+//! settings: another process that uses its ports or its data.
 //!
 //! Both are called by `maxine serve` before it starts anything, and by `maxine config check`, so that the two never
 //! differ. Neither changes anything.
@@ -26,7 +26,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         found.push(format!("{error:#}"));
     }
     let listen = config.http_listen();
-    // Port 0: only the address is checked here. `start_problems` checks the port.
+    // Port 0, because only the address is checked here. `start_problems` checks the port.
     if let Err(error) = TcpListener::bind((listen.ip(), 0)) {
         found.push(format!("http.host: {}: {error}", listen.ip()));
     }
@@ -34,7 +34,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         found.push(format!("node.data_dir: {}: {why}", config.data_dir.display()));
     }
     let telemetry = &config.telemetry;
-    // Inside the data directory the check of that directory counts.
+    // A path inside the data directory needs no check of its own.
     let is_elsewhere = |path: &Path| path.is_absolute() && !path.starts_with(&config.data_dir);
     let (log_dir, audit_file) = (&telemetry.log_dir, &telemetry.audit_file);
     if is_elsewhere(log_dir)
@@ -94,7 +94,8 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
                     named("state.redis_tls_cert", &state.redis_tls_cert),
                     named("state.redis_tls_key", &state.redis_tls_key),
                 ),
-                // Redis has its own authority.
+                // The authority is that of the Redis server, and another one may have signed this node's
+                // certificate.
                 signed: false,
             };
             look_at(files, &mut found);
@@ -104,7 +105,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     found
 }
 
-/// Returns what keeps a node with good settings from starting now, one line each. Blocks.
+/// Returns what prevents the start of a node with good settings at this moment, one line each. Blocks.
 #[must_use]
 pub fn start_problems(config: &NodeConfig) -> Vec<String> {
     let mut found = Vec::new();

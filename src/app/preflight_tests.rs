@@ -167,7 +167,7 @@ fn an_address_of_another_machine_and_a_useless_directory_and_webhook_are_found()
     let mut config = NodeConfig::defaults();
     config.data_dir = dir.path().join("new").join("data");
     assert_eq!(preflight(&config), Vec::<String>::new());
-    // A documentation address (RFC 5737): no machine has it.
+    // No machine has this address, which is for documentation (RFC 5737).
     config.http.host = "192.0.2.1".parse().unwrap();
     config.telemetry.alert_webhook_url = "ftp://x".into();
     fs::write(dir.path().join("file"), "").unwrap();

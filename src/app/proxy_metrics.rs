@@ -1,5 +1,5 @@
-//! The proxy's events as Prometheus metrics. The number of labels does not grow with the fleet: neither
-//! services nor instances are labels.
+//! The proxy's events as Prometheus metrics. Neither services nor instances are labels, so the number of
+//! series does not grow with the number of instances.
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
@@ -10,7 +10,7 @@ use maxine_state::ServiceKey;
 
 /// The proxy's counters.
 pub(super) struct ProxyCounters {
-    /// By the first digit of the status, from 1.
+    /// Requests by the first digit of the status. The first element is for 1xx.
     requests: [IntCounter; CLASSES.len()],
     seconds: [Histogram; CLASSES.len()],
     errors: IntCounterVec,
@@ -25,7 +25,7 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> IntCounterVec {
     let vec = IntCounterVec::new(Opts::new(name, help), &[label])
         .expect("name and label are constants and valid");
-    // A second proxy in the same process would use metrics of its own that nobody reads.
+    // This happens only with a second proxy in the same process. Its metrics are not exported.
     if registry.register(Box::new(vec.clone())).is_err() {
         tracing::warn!(name, "a metric is registered already");
     }

@@ -34,7 +34,7 @@ use maxine_view::View;
 
 /// Maximum number of connections to instances, however many files may be open.
 const UPSTREAMS_MAX: usize = 65_536;
-/// With fewer open files a node cannot open its own.
+/// Minimum for the limit of open files. Below it a node cannot open its own files.
 const OPEN_FILES_MIN: u64 = 256;
 
 fn access_mode(access: Access) -> AccessMode {
@@ -195,7 +195,7 @@ fn named(path: &std::path::Path) -> Option<PathBuf> {
     (!path.as_os_str().is_empty()).then(|| path.into())
 }
 
-/// The log of local and shared-file mode: beside the file that a Node.js Maxine kept its state in.
+/// The log of local and shared-file mode. It is beside the file in which a Node.js Maxine kept its state.
 pub(super) fn log_path(config: &NodeConfig) -> PathBuf {
     let file = &config.state.file;
     let mut path = if file.as_os_str().is_empty() {
@@ -212,7 +212,8 @@ fn newest_state(config: &NodeConfig) -> Option<PathBuf> {
     Some(config.data_dir.join("newest-state"))
 }
 
-/// The file with the tokens of the last processes. In shared-file and Redis mode a process locks the data directory.
+/// The file with the tokens of the last processes. In shared-file and Redis mode a process locks the data
+/// directory, so no two processes use the file at once.
 fn lease_tokens(config: &NodeConfig) -> Option<PathBuf> {
     Some(config.data_dir.join("lease-tokens"))
 }
@@ -240,7 +241,7 @@ pub(super) fn shared_file(config: &NodeConfig) -> SharedFileConfig {
         lease_ms: config.state.lease_ms,
         renew_ms: config.state.lease_renew_ms,
         call_bind: SocketAddr::new(config.http.host, 0),
-        // Others cannot call "every interface": they get this machine's name.
+        // An unspecified address cannot be called, so the other nodes get this machine's name.
         call_host: config
             .http
             .host
@@ -258,8 +259,8 @@ pub(super) fn break_glass(config: &NodeConfig) -> anyhow::Result<Secret> {
     })
 }
 
-/// Secrets are read from the environment alone: never a file with other settings, never a flag.
-/// Changes nothing. The node's start adds [`break_glass`].
+/// Reads accounts and secrets from the environment only, never from a file with other settings or a flag.
+/// Changes nothing. The start of the node adds [`break_glass`].
 pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> {
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let mut accounts = Vec::new();
@@ -305,7 +306,8 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
     })
 }
 
-/// What the data directory holds and this node does not read, a line each: an operator may have meant another mode.
+/// Files in the data directory that this node does not read, one line each. If there are any, the operator
+/// may have meant another mode.
 #[must_use]
 pub fn unread_files(config: &NodeConfig) -> Vec<String> {
     let mut found = Vec::new();
@@ -336,7 +338,7 @@ pub fn unread_files(config: &NodeConfig) -> Vec<String> {
     found
 }
 
-/// Says that everyone who reaches the port may register or discover, where the settings allow it.
+/// Logs a warning if the settings allow everyone who reaches the port to register or to discover.
 pub(super) fn warn_if_open(config: &NodeConfig, http_addr: SocketAddr) {
     let open = [
         (config.security.registration_access, "registration", "security.registration_access"),
@@ -351,10 +353,10 @@ pub(super) fn warn_if_open(config: &NodeConfig, http_addr: SocketAddr) {
     }
 }
 
-/// Shows the one-time password, once, where the settings say.
+/// Shows the one-time password once: in the file of the settings, or on standard error.
 pub(super) fn show_password(config: &NodeConfig, made: &OneTimePassword) {
     let path = &config.security.initial_password_file;
-    // The only place where it is shown; it is stored as a hash alone.
+    // Only this function shows the password. Only its hash is stored.
     let word = made.password.expose();
     if path.as_os_str().is_empty() {
         print_password(made);
@@ -367,8 +369,8 @@ pub(super) fn show_password(config: &NodeConfig, made: &OneTimePassword) {
     }
 }
 
-/// Creates a file that only its owner may read, in place of a file that has the path. Otherwise whoever made
-/// that file could read the new content. A link, or what is no file, is refused: it leads elsewhere.
+/// Creates a file that only its owner may read. It replaces an existing file, because whoever created that
+/// file could read the new content. A link, a directory or any other kind of file is refused.
 fn new_private_file(path: &Path) -> std::io::Result<std::fs::File> {
     match std::fs::symlink_metadata(path) {
         Ok(present) if present.is_file() => std::fs::remove_file(path)?,
@@ -388,8 +390,8 @@ fn print_password(made: &OneTimePassword) {
     }
 }
 
-/// On a node that starts with an empty state: says which node showed the first administrator's password,
-/// if another one did. The node that led first makes it.
+/// On a node that starts with an empty state: logs which node showed the first administrator's password, if
+/// it was another node. The node that led first creates the password.
 pub(super) async fn log_first_password_node(view: Arc<View>, config: NodeConfig) {
     let mut changes = view.index_changes();
     let is_empty = |view: &View| view.with_snapshot(|now| now.state.identities().users.is_empty());
@@ -431,8 +433,8 @@ fn first_password_made_by(state: &ControlState, user: &str) -> Option<String> {
     None
 }
 
-/// What the proxy is set up with. Loopback may be registered where Maxine itself is reached there
-/// only: then whoever registers is on this host already.
+/// The settings of the proxy. Loopback addresses may be registered if Maxine itself listens on loopback only,
+/// because then every client is on this host already.
 pub(super) fn forwarder(
     config: &NodeConfig,
     http_addr: SocketAddr,
@@ -468,8 +470,8 @@ pub(super) fn health(config: &NodeConfig) -> ActiveDefaults {
     }
 }
 
-/// The server's limits. Raises the limit of open files as far as the system allows, and takes no more
-/// connections than that leaves room for: at the limit nobody could be accepted, and no file opened.
+/// The server's limits. Raises the limit of open files as far as the system allows, and accepts fewer
+/// connections than that limit. At the limit no connection could be accepted, and no file opened.
 pub(super) fn serve(config: &NodeConfig) -> anyhow::Result<ServeLimits> {
     let files = raise_open_files()?;
     anyhow::ensure!(
@@ -494,14 +496,14 @@ pub(super) fn serve(config: &NodeConfig) -> anyhow::Result<ServeLimits> {
     })
 }
 
-/// Most connections of clients with this limit of open files. The rest is for connections to instances, peers and
-/// Redis, and for files.
+/// Maximum number of connections of clients with this limit of open files. The rest is for connections to
+/// instances, peers and Redis, and for files.
 fn clients_max(files: u64) -> usize {
     usize::try_from(files / 4 * 3).unwrap_or(usize::MAX)
 }
 
-/// Most connections to instances: three quarters of what the connections of clients leave, so that the node can open
-/// its own files whatever clients ask for.
+/// Maximum number of connections to instances: three quarters of what the connections of clients leave, so
+/// that the node can always open its own files.
 fn upstreams_max(config: &NodeConfig) -> anyhow::Result<usize> {
     let files = raise_open_files()?;
     let clients = config.http.connections_max.min(clients_max(files));
@@ -509,7 +511,7 @@ fn upstreams_max(config: &NodeConfig) -> anyhow::Result<usize> {
     Ok((left / 4 * 3).min(UPSTREAMS_MAX))
 }
 
-/// Raises this process's limit of open files to the highest that it may have, and says what it is.
+/// Raises this process's limit of open files to the highest allowed value, and returns the limit.
 fn raise_open_files() -> anyhow::Result<u64> {
     let (soft, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).context("the limit of open files cannot be read")?;

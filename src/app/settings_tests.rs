@@ -1,4 +1,4 @@
-//! The environment of the Node.js Maxine: each name, and what it comes to in each mode.
+//! The environment variables of the Node.js Maxine: what each sets in each mode.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -191,7 +191,7 @@ fn the_node_that_showed_the_first_password_is_known() {
     apply(&mut state, system(), lead("node-3"));
     assert_eq!(first_password_made_by(&state, "admin").as_deref(), Some("node-2"));
     assert_eq!(first_password_made_by(&state, "ada"), None);
-    // An account of the environment has a password that nobody was shown.
+    // The password of an account from the environment was never shown to anybody.
     apply(&mut state, Actor::system("bootstrap"), put(true));
     assert_eq!(first_password_made_by(&state, "admin"), None);
 }
@@ -206,7 +206,7 @@ fn a_name_that_no_account_can_have_is_refused_before_the_node_starts() {
     }
 }
 
-/// The file may be in a folder that others can write.
+/// The file may be in a folder to which others can write.
 #[test]
 fn the_one_time_password_goes_into_no_file_of_somebody_else() {
     use std::io::Read;

@@ -1,7 +1,7 @@
-//! `maxine alerts`: what every node of the cluster says an operator should look at.
+//! `maxine alerts`: the alerts and silences of every node of the cluster.
 //!
-//! Alerts and silences are each node's own, so all nodes are asked at once. What several nodes see of the cluster is
-//! shown once, with the nodes that see it.
+//! Each node has its own alerts and silences, so all nodes are asked at once. A condition that several nodes
+//! report is shown once, with the names of these nodes.
 
 use std::collections::BTreeSet;
 
@@ -60,7 +60,7 @@ enum AlertsAction {
 }
 
 impl AlertsArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -103,22 +103,22 @@ pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
     }
 }
 
-/// A node that is asked by itself.
+/// A node, with a client that asks only this node.
 struct Node {
     url: String,
     client: Client,
 }
 
-/// A node that did not do what it was asked.
+/// A node that did not carry out the request.
 struct Silent {
     url: String,
     error: CliError,
 }
 
-/// The nodes that were named, and the members that one of them knows.
+/// The named nodes, and the members that one of them knows.
 async fn nodes(connect: &ConnectArgs) -> Result<Vec<Node>, CliError> {
     let mut urls: Vec<Url> = connect.servers()?;
-    // Without a cluster's status the named ones are asked, each for itself.
+    // If no node reports the status of the cluster, only the named nodes are asked.
     if let Ok(answer) = connect.client()?.send(&Request::get(&["cluster", "status"])).await {
         let cluster: shapes::Cluster = answer.read()?;
         for member in cluster.raft.map(|raft| raft.members).unwrap_or_default() {
@@ -134,7 +134,8 @@ async fn nodes(connect: &ConnectArgs) -> Result<Vec<Node>, CliError> {
     each.collect()
 }
 
-/// Sends a request to every node at once; the first answer, and who gave none. An error if nobody did.
+/// Sends a request to every node at once. Returns the first answer and the nodes that gave none; an error if
+/// no node answered.
 async fn on_each(nodes: &[Node], request: &Request) -> Result<(Value, Vec<Silent>), CliError> {
     let (mut first, mut silent) = (None, Vec::new());
     for (node, answer) in ask_all(nodes, request).await {
@@ -161,7 +162,8 @@ fn answered<T>(first: Option<T>, mut silent: Vec<Silent>) -> Result<(T, Vec<Sile
     }
 }
 
-/// Ends a command that some nodes did not answer: for scripts one line for each of them, and an error that names them.
+/// Ends a command that some nodes did not answer. Returns an error that names them; for scripts it also
+/// writes one line for each of them.
 fn end_without(
     silent: &[Silent],
     out: &mut Output,
@@ -179,7 +181,7 @@ fn end_without(
     Err(error(list_of(&errors)))
 }
 
-/// Names the nodes on which a change may be missing: on the others it was made.
+/// Reports the nodes on which a change may be missing. On the others it was made.
 fn show_unchanged(asked: usize, silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
     end_without(silent, out, |nodes| {
         CliError::Partial(format!(
@@ -189,7 +191,7 @@ fn show_unchanged(asked: usize, silent: &[Silent], out: &mut Output) -> Result<(
     })
 }
 
-/// Names the nodes whose answer is missing.
+/// Reports the nodes whose answer is missing.
 fn show_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
     end_without(silent, out, |nodes| {
         let what = match silent.len() {
@@ -200,7 +202,7 @@ fn show_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
     })
 }
 
-/// The alerts of each node, with the node, in the order of the list; and who gave none.
+/// The alerts of each node, with the node, in the order of the list; and the nodes that did not answer.
 async fn gather(nodes: &[Node]) -> Result<(Vec<(&Node, Value)>, Vec<Silent>), CliError> {
     let (mut gathered, mut silent): (Option<Vec<(&Node, Value)>>, _) = (None, Vec::new());
     let mut known = BTreeSet::new();
@@ -221,7 +223,7 @@ async fn gather(nodes: &[Node]) -> Result<(Vec<(&Node, Value)>, Vec<Silent>), Cl
         }
     }
     let (mut gathered, silent) = answered(gathered, silent)?;
-    // What holds now comes first, then the newest.
+    // Active conditions come first. Each group is ordered from the newest to the oldest.
     gathered.sort_by_key(|(_, item)| {
         (state(item) != Some(AlertState::Active), std::cmp::Reverse(begun_ms(item)))
     });
@@ -238,7 +240,7 @@ struct Silence {
     by: String,
 }
 
-/// The silences of each node, with the node; and who gave none.
+/// The silences of each node, with the node; and the nodes that did not answer.
 async fn silences(nodes: &[Node]) -> Result<(Vec<(&Node, Silence)>, Vec<Silent>), CliError> {
     let (mut gathered, mut silent): (Option<Vec<(&Node, Silence)>>, _) = (None, Vec::new());
     for (node, answer) in ask_all(nodes, &Request::get(&["alerts", "silences"])).await {
@@ -285,13 +287,14 @@ fn begun_ms(item: &Value) -> u64 {
     item["time_ms"].as_u64().unwrap_or(0)
 }
 
-/// When a condition ended; the end of time while it is active.
+/// When a condition ended, in milliseconds since 1970; the greatest number while it is active.
 fn ended_ms(item: &Value) -> u64 {
     item["resolved_ms"].as_u64().unwrap_or(u64::MAX)
 }
 
-/// Whether two nodes report the same: one condition of one object that began or ended at about the same time, or that is active
-/// on both. A node that was restarted meanwhile reports a later beginning. One that ended before the other began is another one.
+/// Whether two nodes report the same: one condition of one object that began or ended at about the same time,
+/// or that is active on both. A node that was restarted meanwhile reports a later beginning. A condition that
+/// ended before the other one began is a different one.
 fn is_same(a: &Value, b: &Value) -> bool {
     state(a) != Some(AlertState::Event)
         && ["type", "object", "state"].iter().all(|field| a[field] == b[field])
@@ -302,8 +305,8 @@ fn is_same(a: &Value, b: &Value) -> bool {
         && begun_ms(b) <= ended_ms(a)
 }
 
-/// What is one to the user: the positions of the alerts that several nodes raised for one reason. Of each node it
-/// holds at most one: a second one is the same condition at another time.
+/// The alerts that are one row for the user: the positions of those that several nodes raised for one reason.
+/// A row has at most one alert of each node, because a second one is the same condition at another time.
 fn groups(items: &[&Value]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (position, item) in items.iter().enumerate() {
@@ -434,7 +437,7 @@ mod tests {
         assert_eq!(rows[1][1], "resolved 2026-11-23T12:46:32.705Z");
     }
 
-    /// After its restart a node sees the same condition from then on.
+    /// A node that was restarted reports the condition with the time of its restart as the beginning.
     #[test]
     fn a_condition_that_a_restarted_node_sees_again_is_one_row_from_its_first_beginning() {
         let later_ms = BEGAN_MS + 600_000;
@@ -478,7 +481,7 @@ mod tests {
         assert_eq!(shown, [("rn1, rn2, rn3", "rn1:7"), ("rn2, rn3", "rn2:6")]);
     }
 
-    /// Several leaders in turn raise the same alert: each time is an episode of its own.
+    /// If one leader after another raises the same alert, each of these alerts is a row of its own.
     #[test]
     fn alerts_of_different_nodes_that_follow_each_other_are_different_rows() {
         let episode = |node: &str, id: u64, from_ms: u64, to_ms: u64| {
@@ -512,7 +515,7 @@ mod tests {
         assert!(changed.to_string().contains("on 2 of 3 nodes"), "{changed}");
         let read = show_silent(&silent(), &mut out).unwrap_err();
         assert_eq!(read.exit_code(), crate::cli::exit::UNAVAILABLE);
-        // Each node and its reason once, in the error alone.
+        // The error names each node once with its reason. Nothing else does.
         let expected =
             "1 node did not answer: what it knows is missing\n  http://c: Connection refused";
         assert_eq!(read.to_string(), expected);

@@ -1,10 +1,10 @@
 //! `maxine audit verify`: finds a changed, removed or reordered record in an exported audit log.
 //!
-//! A file alone proves that its records fit each other and that none is missing between the oldest kept one of each
-//! class and the end that its first line names. It cannot prove that this is the end that the cluster had: whoever
-//! can write the file can cut its end off and write a first line that fits, or write the whole chain anew. A second
-//! source proves that: the running cluster (`--cluster`), a head that was written down (`--contains`), or another
-//! export.
+//! A file alone proves that its records fit each other, and that none is missing between the oldest kept
+//! record of each class and the end that its first line names. It cannot prove that the cluster's log had the
+//! same end. Whoever can write the file can cut its end off and write a first line that fits, or write the
+//! whole chain anew. A second source proves the end: the running cluster (`--cluster`), a head that was
+//! written down (`--contains`), or another export.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use maxine_state::{
     encode_rejection,
 };
 
-/// Largest export that is read, in bytes.
+/// Maximum length of an export that is read, in bytes.
 const EXPORT_LEN_MAX: u64 = 256 * 1024 * 1024;
 /// Arguments of `maxine audit verify`.
 #[derive(Debug, Default, Args)]
@@ -46,18 +46,18 @@ impl VerifyArgs {
     }
 }
 
-/// What is wrong with a log.
+/// A defect of an exported log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
-    /// The export is not one.
+    /// A line is not part of an export.
     #[error("line {line} cannot be read: {reason}")]
     Unreadable {
-        /// Which line, from 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A record is missing, or stands elsewhere than it stood.
+    /// A record is missing, or is at another position than before.
     #[error(
         "record {seq} is out of order: record {expected} of class {class} is missing, record {got} is in its place \
          (records were removed or reordered)"
@@ -67,9 +67,9 @@ pub enum Finding {
         seq: u64,
         /// Its class.
         class: &'static str,
-        /// The number in its class that comes next.
+        /// The number in its class that was expected.
         expected: u64,
-        /// The number that came.
+        /// The number in its class that the record has.
         got: u64,
     },
     /// A record was changed, or the one before it was.
@@ -81,35 +81,36 @@ pub enum Finding {
     /// Records are missing at the end.
     #[error("records are missing at the end: {records} were exported, the file has {read}")]
     Truncated {
-        /// How many the export says it has.
+        /// Number of records according to the export's first line.
         records: usize,
-        /// How many it has.
+        /// Number of records in the file.
         read: usize,
     },
-    /// The last hash or the classes' counts are not what the export says.
+    /// The last hash or the counts of the classes differ from the export's first line.
     #[error("the records do not match the head and the counts in the first line of the export")]
     WrongHead,
 }
 
-/// A log whose chain holds.
+/// A log whose hashes are correct.
 #[derive(Clone, Debug)]
 pub struct Verified {
-    /// The newest hash.
+    /// The hash of the newest record.
     pub head: [u8; 32],
-    /// How many records were ever written.
+    /// Number of records that were ever written.
     pub next_seq: u64,
     /// The hash of each record, by its number.
     pub hashes: BTreeMap<u64, [u8; 32]>,
-    /// How many records have left each class.
+    /// Number of records that are no longer kept, by class.
     pub dropped: Vec<(&'static str, u64)>,
-    /// The exports that it has a record of: the number of the record and its text.
+    /// The earlier exports that are recorded in it: the number of each record, and its text.
     pub exports: Vec<(u64, String)>,
-    /// How many refusals have another text than this version gives them. The hashes cover their codes only.
+    /// Number of refusals whose text differs from the text of this version. The hashes cover only their
+    /// codes.
     pub reworded: usize,
 }
 
 impl Verified {
-    /// The first record that differs between two logs, if any that both have does.
+    /// The number of the first record that both logs have and that differs; `None` if there is none.
     #[must_use]
     pub fn first_difference(&self, other: &Self) -> Option<u64> {
         let differs = |(seq, own): (&u64, &[u8; 32])| {
@@ -123,8 +124,8 @@ impl Verified {
         self.head == *hash || self.hashes.values().any(|own| own == hash)
     }
 
-    /// Compares this exported log with the cluster's log. Returns what was found, or an error if the two differ or cannot
-    /// be compared.
+    /// Compares this exported log with the cluster's log. Returns what was found, or an error if the two
+    /// differ or cannot be compared.
     pub fn against(&self, cluster: &Self) -> Result<String, String> {
         if let Some(seq) = self.first_difference(cluster) {
             return Err(format!("record {seq} differs from the cluster's"));
@@ -218,7 +219,7 @@ fn hash_of(text: &str, line: usize) -> Result<[u8; 32], Finding> {
     unhex_hash(text).ok_or_else(|| unreadable(line, "a hash must be 64 hexadecimal digits"))
 }
 
-/// The outcome whose code a line has; an error if this version would write another code for it.
+/// The outcome in a line. Fails if this version would encode that outcome differently.
 fn outcome_of(line: &Line, number: usize) -> Result<AuditOutcome, Finding> {
     match line.outcome {
         Outcome::Success if line.refusal.is_empty() => return Ok(AuditOutcome::Success),
@@ -234,7 +235,7 @@ fn outcome_of(line: &Line, number: usize) -> Result<AuditOutcome, Finding> {
     Ok(AuditOutcome::Refused(Some(Box::new(why))))
 }
 
-/// A record, and whether the text of its refusal is the one of this version.
+/// The record in a line, and whether the text of its refusal is that of this version.
 fn record_of(text: &str, number: usize) -> Result<(AuditRecord, bool), Finding> {
     let line: Line = maxine_wording::read_json(text.as_bytes())
         .map_err(|error| unreadable(number, &error.text))?;

@@ -1,4 +1,4 @@
-//! `maxine checks`: the checks of an instance, and reports of those that its owner makes.
+//! `maxine checks`: lists the checks of an instance, and reports those that its owner makes.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use reqwest::Method;
@@ -61,7 +61,7 @@ fn status_parser() -> impl TypedValueParser<Value = CheckStatus> {
 }
 
 impl ChecksArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect

@@ -1,4 +1,4 @@
-//! The commands that speak to a cluster, in one table, and the one way in which they end.
+//! The commands that send requests to a cluster, and how they end.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use super::{
     alerts, checks, cluster, instances, journal, login, policy, services, tokens, users, watch, why,
 };
 
-/// The client commands; flattened into the program's own.
+/// The client commands. They are flattened into the commands of the program.
 #[derive(Debug, clap::Subcommand)]
 pub enum ClientCommand {
     /// List, show and delete services

@@ -21,7 +21,7 @@ pub fn run(
     mut command: clap::Command,
     sink: &mut dyn Write,
 ) -> Result<(), CliError> {
-    // The generator panics when a write fails, so it gets a buffer that cannot.
+    // The generator panics when a write fails, so it writes to a buffer, which cannot fail.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "maxine", &mut script);
     sink.write_all(&script)?;

@@ -1,4 +1,4 @@
-//! `maxine config`: what can be set, and whether what is set is right.
+//! `maxine config`: lists and checks the settings of a node, and shows and changes the runtime configuration.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use crate::config::{example, keys::KEYS, reference};
 use maxine_clock::Clock;
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
-/// A certificate that ends within so many days is worth a warning.
+/// A certificate that expires within this number of days causes a warning.
 const WARN_DAYS: u64 = 30;
 
 /// Arguments of `maxine config`.
@@ -57,7 +57,7 @@ fn certificate_verdict(
     }))
 }
 
-/// Carries it out.
+/// Runs `maxine config`.
 pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
     match args.command {

@@ -1,13 +1,13 @@
-//! Asking before something that cannot be undone.
+//! Asks the user before a change that cannot be undone.
 
 use std::io::{BufRead, IsTerminal, Write};
 
 use super::exit::CliError;
 
-/// Goes on only if the user says `yes`, or said it with `--yes`. Without a terminal to ask on it refuses.
+/// Succeeds only if the user types `yes`, or `--yes` was given. Without a terminal it refuses, because it
+/// cannot ask.
 ///
-/// # Errors
-/// [`CliError::Usage`] where nobody said yes.
+/// # Errors [`CliError::Usage`] if the user did not confirm.
 pub fn confirm(what: &str, yes: bool) -> Result<(), CliError> {
     if yes {
         return Ok(());
@@ -23,7 +23,7 @@ pub fn confirm(what: &str, yes: bool) -> Result<(), CliError> {
     if answer.trim() == "yes" { Ok(()) } else { Err(CliError::Usage("nothing was done".into())) }
 }
 
-/// Reads a password without showing it, or one line where the input is no terminal.
+/// Reads a password without showing it. If the input is not a terminal, it reads one line.
 ///
 /// # Errors
 /// When nothing can be read.

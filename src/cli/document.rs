@@ -1,6 +1,7 @@
-//! Documents with fields, such as a policy: how they are shown, and how some of their fields are changed.
+//! Shows documents with fields, such as a policy, and changes some of their fields.
 //!
-//! A change names only its own fields (`PATCH`). The cluster merges them, so that a change undoes no other one.
+//! A request names only the changed fields (`PATCH`). The cluster merges them, so no change undoes another
+//! one.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -73,8 +74,8 @@ pub(super) async fn change(
     out.done(&answer.body, format!("the {field} is now revision {}", answer.body["revision"]))
 }
 
-/// Sets the field at a dotted path, making the objects on the way. A probe or another absent part (`null`) becomes an
-/// object; a number or text on the way is a mistake.
+/// Sets the field at a dotted path, and creates missing objects on the path. A probe or another absent part
+/// (`null`) becomes an object. A number or a text on the path is an error.
 fn assign(document: &mut Value, path: &str, value: Value) -> Result<(), CliError> {
     let mut place = document;
     for name in path.split('.') {

@@ -1,4 +1,4 @@
-//! Writing a streamed answer to a file, whole or not at all.
+//! Writes a streamed answer to a file, either completely or not at all.
 
 use std::fs;
 use std::io::Write;
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use super::exit::CliError;
 
-/// Longest silence in the middle of a download, in milliseconds.
+/// Maximum time without data in the middle of a download, in milliseconds.
 const SILENCE_MS_MAX: u64 = 60_000;
 
-/// Writes the answer beside `file`, syncs it, and gives it its name only when it is whole; an existing file is not
-/// replaced. Only the owner may read it, as it can hold secrets. Gives its length in bytes.
+/// Writes the answer to a file beside `file`, syncs it, and renames it only when it is complete. An existing
+/// file is not replaced. Only the owner may read the file, because it can contain secrets. Returns its length
+/// in bytes.
 ///
-/// # Errors
-/// When the stream breaks or the file cannot be written; no part of it is left then.
+/// # Errors When the stream breaks or the file cannot be written. No part of the file is left then.
 pub async fn to_file(response: &mut reqwest::Response, file: &Path) -> Result<u64, CliError> {
     if file.exists() {
         return Err(CliError::Usage(format!("{} exists already", file.display())));
@@ -28,7 +28,7 @@ pub async fn to_file(response: &mut reqwest::Response, file: &Path) -> Result<u6
         Ok(len)
     });
     if result.is_err() {
-        // The draft may not exist; what failed before is what the user needs to know.
+        // The draft may not exist. Only the earlier error is reported, because it is the cause.
         let _ = fs::remove_file(&draft);
     }
     result.map_err(|error| match error {
@@ -37,10 +37,11 @@ pub async fn to_file(response: &mut reqwest::Response, file: &Path) -> Result<u6
     })
 }
 
-// The blocking writes are small beside the network, and this process does nothing else.
+// Blocking writes are acceptable here: they are short compared with the network, and this process does
+// nothing else.
 async fn fill(response: &mut reqwest::Response, draft: &Path) -> Result<u64, CliError> {
-    // Whatever lies there is somebody's else, or of a download that was cut off: what is opened must be new, so that
-    // neither a link nor the rights of an older file decide who may read it.
+    // An existing draft belongs to somebody else or to a download that was cut off. The file must be new, so
+    // that neither a link nor the rights of an older file determine who may read it.
     match fs::remove_file(draft) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}

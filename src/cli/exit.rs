@@ -1,7 +1,7 @@
-//! How a command ends: one error type for every command, its exit code, and how it is reported.
+//! How a command ends: the error type of every command, its exit codes, and how an error is reported.
 //!
-//! Commands return [`CliError`]; only [`CliError::report`] writes to the error stream. Scripts depend on the codes, so a
-//! code never changes its meaning; new ones may be added.
+//! Commands return [`CliError`]; only [`CliError::report`] writes to the error stream. Scripts depend on the
+//! codes, so a code never changes its meaning. New codes may be added.
 
 use std::io::Write;
 
@@ -16,7 +16,7 @@ pub const OK: u8 = 0;
 pub const FAILURE: u8 = 1;
 /// The command line or an input file is wrong; nothing was sent.
 pub const USAGE: u8 = 2;
-/// The thing named does not exist.
+/// The named object does not exist.
 pub const NOT_FOUND: u8 = 3;
 /// No node answered, or none could serve the request now; nothing was written. Trying later may help.
 pub const UNAVAILABLE: u8 = 4;
@@ -52,7 +52,7 @@ pub enum CliError {
     /// The user's input is wrong.
     #[error("{0}")]
     Usage(String),
-    /// Something on this machine, or an answer that makes no sense.
+    /// Something failed on this machine, or an answer could not be understood.
     #[error("{0}")]
     Failed(String),
     /// An object that was named does not exist. This was found without a problem answer of a server.
@@ -61,12 +61,12 @@ pub enum CliError {
     /// A node answered with a problem.
     #[error("{0}")]
     Problem(Box<Problem>),
-    /// No node could be reached or could serve it.
+    /// No node could be reached, or none could serve the request.
     #[error("no node could serve the request:{}", list(.tried))]
     Unavailable {
         /// Whether a node answered, so that the addresses are right.
         answered: bool,
-        /// Each node that was tried and what it said.
+        /// Each node that was tried, and its error.
         tried: Vec<(String, String)>,
     },
     /// Some of the nodes that had to answer did not.
@@ -78,7 +78,7 @@ pub enum CliError {
     /// A write went out and no answer came back.
     #[error("it is unknown whether the change was made:{}", list(.tried))]
     OutcomeUnknown {
-        /// Each node that was tried and what it said.
+        /// Each node that was tried, and its error.
         tried: Vec<(String, String)>,
     },
     /// The result cannot be written. The command itself was carried out.
@@ -97,7 +97,7 @@ pub enum CliError {
     OutputClosed,
 }
 
-/// One line for each node: its URL, and why it did not do what it was asked.
+/// One line for each node: its URL, and why it did not carry out the request.
 pub(super) fn list(tried: &[(String, String)]) -> String {
     tried.iter().map(|(server, why)| format!("\n  {server}: {why}")).collect()
 }
@@ -130,7 +130,7 @@ impl CliError {
         }
     }
 
-    /// What the user can do about it, where something is known to help.
+    /// What the user can do about it; `None` if nothing is known to help.
     #[must_use]
     pub fn action(&self) -> Option<String> {
         match self {
@@ -145,7 +145,8 @@ impl CliError {
         }
     }
 
-    /// Reports the error to the user, as text or as one line of JSON, and returns the exit code. A closed output is not reported.
+    /// Reports the error to the user, as text or as one line of JSON, and returns the exit code. A closed
+    /// output is not reported.
     pub fn report(&self, format: Format, sink: &mut dyn Write) -> u8 {
         let code = self.exit_code();
         if matches!(self, Self::OutputClosed) {

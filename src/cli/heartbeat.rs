@@ -1,7 +1,7 @@
-//! Keeping a registration alive until the user stops the command.
+//! Keeps a registration alive until the user stops the command.
 //!
-//! A node that cannot be reached is no reason to end: the next beat tries again. An instance that is no longer known
-//! registers again, which the registry refuses to turn into a way around an operator's decision.
+//! If no node can be reached, the command continues, and the next heartbeat tries again. An instance that is
+//! no longer known is registered again. An operator's drain remains in force after that.
 
 use std::time::Duration;
 
@@ -58,7 +58,8 @@ pub(super) async fn keep_alive(
     }
 }
 
-/// Waits for the next beat and sends it; whether the instance had to be registered again.
+/// Waits until the next heartbeat is due and sends it. Returns whether the instance had to be registered
+/// again.
 async fn pause_and_beat(
     client: &Client,
     path: &[&str],

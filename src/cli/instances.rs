@@ -58,7 +58,7 @@ impl InstanceArg {
 
 /// Arguments of `maxine register`.
 #[derive(Debug, clap::Args)]
-// `--version` is the instance's here, not the program's.
+// Here `--version` is the version of the instance, not of the program.
 #[command(disable_version_flag = true)]
 pub struct RegisterArgs {
     #[command(flatten)]
@@ -132,7 +132,7 @@ fn ttl_ms(text: &str) -> Result<u64, String> {
 }
 
 impl RegisterArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -199,7 +199,7 @@ pub async fn register(args: RegisterArgs, out: &mut Output) -> Result<(), CliErr
         .send(&Request::get(&path).query("min_index", answer.body["index"].as_u64()))
         .await?
         .read()?;
-    // Whoever made it permanent meanwhile has taken its lease away.
+    // If somebody has made it permanent in the meantime, it has no lease to renew.
     let Some(ttl_ms) = instance.ttl_ms else { return Ok(()) };
     heartbeat::keep_alive(&client, &path, &args.body(), ttl_ms, out).await?;
     if args.keep {
@@ -219,7 +219,7 @@ pub struct DeregisterArgs {
 }
 
 impl DeregisterArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -265,7 +265,7 @@ pub struct UndrainArgs {
 }
 
 impl DrainArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -273,7 +273,7 @@ impl DrainArgs {
 }
 
 impl UndrainArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -341,14 +341,15 @@ pub struct ResolveArgs {
 }
 
 impl ResolveArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
     }
 }
 
-/// Runs `maxine resolve`: one URL, ready for `$(...)`, or with `--count` a tally of the instances.
+/// Runs `maxine resolve`: writes one URL, for use in `$(...)`, or with `--count` how often each instance was
+/// chosen.
 ///
 /// # Errors
 /// See [`CliError`].
@@ -379,7 +380,7 @@ pub async fn resolve(args: ResolveArgs, out: &mut Output) -> Result<(), CliError
         tally.add(resolution);
     }
     if args.count > 1 {
-        // The answers before an error are worth showing too.
+        // The answers before an error are shown too.
         tally.show(out)?;
     }
     outcome

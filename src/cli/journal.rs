@@ -1,4 +1,4 @@
-//! `maxine audit`: who did what.
+//! `maxine audit`: shows, exports and checks the audit log.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ struct AuditListArgs {
 }
 
 impl AuditArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -150,7 +150,7 @@ async fn export(connect: &ConnectArgs, file: &Path, out: &mut Output) -> Result<
             response.chunk().await.map_err(|error| CliError::Failed(error.to_string()))?
         {
             text.extend_from_slice(&chunk);
-            // Whole lines go out as they come; the rest waits for its end.
+            // Complete lines are written at once. The rest waits for the end of its line.
             if let Some(end) = text.iter().rposition(|byte| *byte == b'\n') {
                 let rest = text.split_off(end + 1);
                 for line in BufReader::new(&text[..]).lines() {

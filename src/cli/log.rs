@@ -1,8 +1,8 @@
 //! Maxine's own log. It is written to standard error and filtered by the settings.
 //!
-//! A separate thread writes the lines. Standard error may be on a full disk, or a pipe that nobody
-//! reads: then lines are dropped and counted, and nothing waits or fails because of them. Panics are written to
-//! the log too, because the standard library's way to report them can block forever.
+//! A separate thread writes the lines. Standard error may be a file on a full disk, or a pipe that nobody
+//! reads. Then lines are dropped and counted, and nothing waits or fails because of them. Panics are written
+//! to the log too, because the standard library's way to report them can block forever.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -15,13 +15,13 @@ use std::time::Duration;
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-/// Lines that may wait to be written; more are dropped.
+/// Maximum number of lines that wait to be written. Further lines are dropped.
 const WAITING_MAX: usize = 4_096;
-/// How long the end of the process waits for the lines before it.
+/// How long the end of the process waits for the lines that were logged before.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
-/// Between two tries to find room in a full queue.
+/// Pause between two attempts to find room in a full queue.
 const FLUSH_RETRY: Duration = Duration::from_millis(10);
-/// How often that is tried; together as long as the limit.
+/// Maximum number of these attempts. Together they take as long as the limit.
 const FLUSH_TRIES_MAX: u32 = 100;
 
 enum Job {
@@ -29,7 +29,7 @@ enum Job {
     Flush(SyncSender<()>),
 }
 
-/// The log while it runs. Dropping it writes what waits, within a limit.
+/// The running log. Dropping it writes the waiting lines, and takes at most two seconds.
 pub(super) struct Log(SyncSender<Job>);
 
 impl Drop for Log {
@@ -50,7 +50,7 @@ impl Drop for Log {
     }
 }
 
-/// Hands lines to the thread. Never blocks, never fails.
+/// Passes lines to the thread. It never blocks and never fails.
 #[derive(Clone)]
 struct Lines {
     jobs: SyncSender<Job>,
@@ -70,10 +70,10 @@ impl Write for Lines {
     }
 }
 
-/// Starts it; once in a process.
+/// Starts the log. Must be called at most once in a process.
 pub(super) fn start(filter: &str) -> anyhow::Result<Log> {
     let filter = EnvFilter::try_new(filter).context("telemetry.log_filter is not a filter")?;
-    // A handle of its own, without the lock that the standard library puts around the stream.
+    // A separate handle, without the lock that the standard library puts around the stream.
     let stream = io::stderr().as_fd().try_clone_to_owned().context("standard error")?;
     let (jobs, waiting) = sync_channel(WAITING_MAX);
     let lines = Lines { jobs: jobs.clone(), dropped: Arc::default() };
@@ -85,7 +85,7 @@ pub(super) fn start(filter: &str) -> anyhow::Result<Log> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(move || lines.clone())
-        // It would report them on standard error, and panic if that accepts nothing.
+        // The subscriber would report its own errors on standard error, and panic if that cannot be written.
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .try_init()
@@ -152,7 +152,7 @@ mod tests {
         let stream = Stubborn::default();
         let (jobs, waiting) = sync_channel(4);
         let mut lines = Lines { jobs: jobs.clone(), dropped: Arc::default() };
-        // Nobody takes them yet: what is too much is dropped, and nobody waits.
+        // The thread does not run yet, so lines that do not fit are dropped, and nobody waits.
         for nth in 0..6 {
             lines.write_all(format!("{nth}\n").as_bytes()).unwrap();
         }

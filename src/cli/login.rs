@@ -1,4 +1,4 @@
-//! `maxine login` and `maxine logout`: a session token kept in a file that only its owner may read.
+//! `maxine login` and `maxine logout`: the session token is in a file that only its owner may read.
 
 use std::path::PathBuf;
 
@@ -33,7 +33,7 @@ pub struct LogoutArgs {
 }
 
 impl LoginArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -54,7 +54,7 @@ impl LoginArgs {
 }
 
 impl LogoutArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -92,15 +92,15 @@ pub async fn login(args: LoginArgs, out: &mut Output) -> Result<(), CliError> {
     let SignedIn { user, role, expires_at_ms, access_token } = signed_in;
     let session = Session { servers, user, role, expires_at_ms, token: access_token };
     let path = session.store()?;
-    // The token itself is not shown: it would end up in a script's log.
+    // The token itself is not shown, because the output of a script may be logged.
     out.done(
         &json!({"user": session.user, "role": session.role, "expires_at_ms": expires_at_ms, "file": path.display().to_string()}),
         format!("signed in as {} ({}) until {}", session.user, session.role.as_str(), timestamp(expires_at_ms)),
     )
 }
 
-/// Runs `maxine logout`: ends the session on the cluster and forgets it here. It is forgotten even where it
-/// could not be ended; the error then says until when it works.
+/// Runs `maxine logout`: ends the session on the cluster and deletes it on this machine. It is deleted even
+/// if the cluster could not end it. The error then says until when the session is valid.
 ///
 /// # Errors
 /// See [`CliError`].

@@ -1,5 +1,5 @@
-//! `maxine migrate`: copies a whole state from one backend to another, or imports that of the
-//! Node.js Maxine.
+//! `maxine migrate`: copies a whole state from one backend to another, or imports the state of the Node.js
+//! Maxine.
 
 use std::path::{Path, PathBuf};
 
@@ -64,7 +64,7 @@ pub async fn run(args: MigrateArgs, out: &mut Output) -> Result<(), CliError> {
         Named::Cluster => Place::RaftBackup(PathBuf::from("maxine-migration.backup")),
         Named::Place(place) => place,
     };
-    // It is deleted at the end.
+    // Its file is deleted when this variable is dropped.
     let backup;
     let from = match Named::parse(&args.from, &redis(&args.from_prefix))? {
         Named::Cluster => {
@@ -107,12 +107,13 @@ impl From<TransferError> for CliError {
     }
 }
 
-/// A backup of a running cluster, for as long as it is copied from.
+/// The file of a backup of a running cluster. Dropping it deletes the file.
 struct Backup(PathBuf);
 
 impl Backup {
     async fn take(connect: &ConnectArgs, to: &Place) -> Result<Self, CliError> {
-        // Beside the target where that is a file: there is room, and it is as private.
+        // If the target is a file, the backup is in the same directory, which has room and the same access
+        // rights.
         let dir = match to {
             Place::File(path) | Place::RaftBackup(path) => path.parent().unwrap_or(Path::new("")),
             _ => Path::new(""),
@@ -127,7 +128,7 @@ impl Backup {
 
 impl Drop for Backup {
     fn drop(&mut self) {
-        // Without it there is nothing to remove.
+        // The file may not exist.
         let _ = std::fs::remove_file(&self.0);
     }
 }

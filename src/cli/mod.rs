@@ -1,4 +1,4 @@
-//! The command line: one file per command, and this one, which knows them all.
+//! The command line. Each command has its own file, and this file lists them all.
 //!
 //! Results go to standard output, everything else to standard error. `exit` has the exit codes.
 
@@ -81,11 +81,12 @@ enum Command {
     Sample(sample::SampleArgs),
 }
 
-/// Reads the command line. Wrong arguments are reported like every other error: as one line of JSON, if JSON was asked for.
+/// Parses the command line. Wrong arguments are reported like every other error: as one line of JSON, if JSON
+/// is requested.
 ///
 /// # Errors
 ///
-/// The exit code, if the arguments are wrong, or if help or the version was asked for and has been written.
+/// The exit code, if the arguments are wrong, or if help or the version was requested and has been written.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
     let args: Vec<OsString> = args.into_iter().collect();
     Cli::try_parse_from(&args).map_err(|error| {
@@ -98,7 +99,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> 
         }
         let text = error.to_string();
         let text = match is_help {
-            // The text is the whole help.
+            // Here the error's text is the whole help.
             true => {
                 let usage = text.lines().find(|line| line.starts_with("Usage: "));
                 format!("a subcommand is missing; {}", usage.unwrap_or("see --help"))
@@ -110,7 +111,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> 
     })
 }
 
-/// Carries out what was asked for.
+/// Runs the command.
 pub async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Dev(args) => dev::run(args).await,

@@ -1,7 +1,7 @@
-//! Where commands write: tables for people, JSON lines for scripts.
+//! The output of commands: tables for people, JSON lines for scripts.
 //!
-//! A command writes each result once, through [`Output`]; it never looks at the format to decide what to do, only what to
-//! show.
+//! A command writes each result once, through [`Output`]. The format decides only what is shown, and never
+//! what a command does.
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -22,7 +22,7 @@ pub enum Format {
     Json,
 }
 
-/// The flag that every command with results has.
+/// The format flag, which every command with results has.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct OutputArgs {
     /// How to write results
@@ -38,7 +38,7 @@ pub struct OutputArgs {
     pub format: Format,
 }
 
-/// Whether a command line that cannot be read asks for JSON.
+/// Whether a command line that cannot be parsed asks for JSON.
 pub(super) fn wants_json(args: &[OsString]) -> bool {
     let mut args = args.iter().skip(1).map(|arg| arg.to_string_lossy());
     let mut asked = std::env::var("MAXINE_OUTPUT").ok();
@@ -56,7 +56,7 @@ pub(super) fn wants_json(args: &[OsString]) -> bool {
     asked.is_some_and(|format| format == "json")
 }
 
-/// The stream that a command's results go to.
+/// The stream to which a command writes its results.
 pub struct Output {
     format: Format,
     sink: Box<dyn Write + Send>,
@@ -86,7 +86,7 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// One line of JSON.
+    /// Writes one line of JSON.
     ///
     /// # Errors
     /// [`CliError::OutputClosed`] when the reader went away.
@@ -94,7 +94,7 @@ impl Output {
         self.write(&value.to_string())
     }
 
-    /// Text for people, a line or several.
+    /// Writes text for people, of one or more lines.
     ///
     /// # Errors
     /// [`CliError::OutputClosed`] when the reader went away.
@@ -110,7 +110,7 @@ impl Output {
         })
     }
 
-    /// A table.
+    /// Writes a table.
     ///
     /// # Errors
     /// [`CliError::OutputClosed`] when the reader went away.
@@ -119,8 +119,8 @@ impl Output {
         self.line(text)
     }
 
-    /// The server's answer for scripts, a sentence for people. What was done stays done if neither can be written, so the
-    /// error then says the sentence.
+    /// Reports that a change was made: scripts get the server's answer, people get a sentence. If neither can
+    /// be written, the change is still made, so the error then contains the sentence.
     ///
     /// # Errors
     /// [`CliError::OutputClosed`] when the reader went away, [`CliError::OutputFailed`] when it cannot be written.
@@ -134,8 +134,8 @@ impl Output {
     }
 }
 
-/// A table without borders whose columns line up; control characters in cells are escaped, so that what services
-/// registered cannot steer the terminal.
+/// A table with aligned columns and without borders. Control characters in cells are escaped, so that
+/// registered texts cannot control the terminal.
 #[must_use]
 pub fn render(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
@@ -147,7 +147,8 @@ pub fn render(header: &[&str], rows: Vec<Vec<String>>) -> String {
     table.trim_fmt()
 }
 
-/// `text` with every character escaped that steers a terminal, changes the order of what is read, or cannot be seen.
+/// `text` in which every character is escaped that controls a terminal, changes the order of the text, or is
+/// invisible.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if is_shown(c) { c.to_string() } else { escaped(c) }).collect()
@@ -169,7 +170,7 @@ fn is_shown(c: char) -> bool {
     !is_invisible(c)
 }
 
-/// A duration as people say it: `850ms`, `12s`, `3m 4s`, `5h 2m`, `3d 1h`.
+/// A duration for people: `850ms`, `12s`, `3m 4s`, `5h 2m`, `3d 1h`.
 #[must_use]
 pub fn human_ms(ms: u64) -> String {
     let seconds = ms / 1_000;
@@ -182,7 +183,7 @@ pub fn human_ms(ms: u64) -> String {
     }
 }
 
-/// Milliseconds since 1970 as `2026-11-23T17:00:00.000Z`; the number itself where no date has it.
+/// Milliseconds since 1970 as `2026-11-23T17:00:00.000Z`; the number itself if it is out of range for a date.
 #[must_use]
 pub fn timestamp(ms: u64) -> String {
     i64::try_from(ms)

@@ -72,7 +72,7 @@ struct PolicyReplaceArgs {
 
 fn hash_key(text: &str) -> Result<Value, String> {
     match text.split_once(':') {
-        // The name of a header or query parameter that was set before is taken away.
+        // Removes the name of a header or query parameter that was set before.
         None if text == "client_address" => {
             Ok(serde_json::json!({"from": "client_address", "name": null}))
         }
@@ -84,7 +84,7 @@ fn hash_key(text: &str) -> Result<Value, String> {
 }
 
 impl PolicyArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect

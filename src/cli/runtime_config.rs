@@ -37,7 +37,7 @@ pub struct ConfigSetArgs {
 }
 
 impl RuntimeCommand {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         match self {

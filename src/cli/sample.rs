@@ -1,5 +1,5 @@
-//! `maxine sample`: a small service that answers, registers itself and sends heartbeats; what
-//! `maxine dev` shows its newcomers.
+//! `maxine sample`: a small service that answers requests, registers itself and sends heartbeats. `maxine
+//! dev` starts such services as examples.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub struct SampleArgs {
 
 /// Time to live of the registration, in seconds.
 const TTL_S: u64 = 10;
-/// Between two heartbeats.
+/// Interval between two heartbeats.
 const BEAT: Duration = Duration::from_secs(3);
 
 /// Serves and sends heartbeats until it is asked to stop.

@@ -1,4 +1,4 @@
-//! `maxine serve`: one node, from file, environment and flags.
+//! `maxine serve`: runs one node, with settings from a file, the environment and flags.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ pub struct ServeArgs {
     pub config: Option<PathBuf>,
     /// Whether the node stops when its standard input is closed.
     pub exit_with_stdin: bool,
-    /// What was given, by the name of its setting.
+    /// The values of the flags, by the name of the setting.
     pub flags: BTreeMap<&'static str, String>,
 }
 
@@ -80,10 +80,9 @@ impl FromArgMatches for ServeArgs {
 }
 
 impl ServeArgs {
-    /// Reads the settings and looks at every file that they name.
+    /// Reads the settings and checks every file that they name.
     ///
-    /// # Errors
-    /// All that keeps a node from starting.
+    /// # Errors Everything that prevents the start.
     pub fn load(&self) -> Result<Loaded, InvalidSettings> {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -97,7 +96,7 @@ impl ServeArgs {
     }
 }
 
-/// Settings with which a node can start, and what an operator must hear all the same.
+/// Settings with which a node can start, and what must be reported to the operator nevertheless.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The settings.
@@ -120,7 +119,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         start_problems.iter().for_each(|text| tell!("maxine: {text}"));
         return Ok(ExitCode::FAILURE);
     }
-    // Written out when this function ends, however it ends.
+    // The waiting lines are written when this function ends, however it ends.
     let _log = super::log::start(&config.telemetry.log_filter)?;
     unknown.iter().for_each(|text| tracing::warn!("{text}"));
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -135,7 +134,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Some(why) = &failed {
         tracing::error!(why, "this node cannot continue");
     }
-    // A second signal does not wait for the graceful way.
+    // A second signal ends the process without waiting for the graceful stop.
     tokio::select! {
         () = node.stop() => {}
         _ = interrupt.recv() => {}
@@ -144,16 +143,16 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Returns when standard input is closed; never where that does not matter.
+/// Returns when standard input is closed. If `matters` is false, it never returns.
 async fn stdin_closed(matters: bool) {
     if !matters {
         return std::future::pending().await;
     }
-    // On a thread of its own: a read on the runtime's blocking threads cannot be taken back, and the
+    // The read has its own thread. A read on the runtime's blocking threads cannot be cancelled, and the
     // runtime would wait for it when the node is stopped in another way.
     let (closed, closing) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
-        // Its end or an error: either way whoever held the other end is gone.
+        // At the end of the input and after an error alike, the process that held the other end is gone.
         let _end = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         let _stopping = closed.send(());
     });

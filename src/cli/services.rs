@@ -1,4 +1,4 @@
-//! `maxine services`: what is registered.
+//! `maxine services`: lists, shows and deletes services.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -9,7 +9,7 @@ use super::output::{Output, or_dash};
 use maxine_api::native::ServiceHealth;
 use maxine_state::{Liveness, Readiness};
 
-/// Most services that a list shows by default.
+/// Maximum number of services that a list shows by default.
 const LIST_MAX: u32 = 1_000;
 
 /// Arguments of `maxine services`.
@@ -78,7 +78,7 @@ struct DeleteArgs {
 }
 
 impl ServicesArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -112,12 +112,12 @@ pub async fn run(args: ServicesArgs, out: &mut Output) -> Result<(), CliError> {
 }
 
 impl ListArgs {
-    /// Whether some services may be left out: then an empty list does not say that there are none.
+    /// Whether some services may be left out. If so, an empty list does not mean that there are none.
     fn is_filtered(&self) -> bool {
         self.namespace.is_some() || self.search.is_some() || self.health.is_some()
     }
 
-    /// As they are if none is given on the command line.
+    /// The arguments if none is given on the command line.
     fn untouched() -> Self {
         Self {
             namespace: std::env::var("MAXINE_NAMESPACE").ok(),
@@ -240,7 +240,8 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
     }
 }
 
-/// Tells the user if silent instances are kept, and so counted and listed. A user who may not ask for it is told nothing.
+/// Tells the user if expiry is suspended, because silent instances are then still counted and listed. A user
+/// who may not read the cluster's status is told nothing.
 async fn tell_of_suspension(client: &Client) {
     let answer = client.send(&Request::get(&["cluster", "status"])).await;
     let Ok(cluster) = answer.and_then(|answer| answer.read::<shapes::Cluster>()) else { return };

@@ -100,7 +100,7 @@ struct Token {
 }
 
 impl TokenArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -108,7 +108,7 @@ impl TokenArgs {
 }
 
 impl KeyArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -193,13 +193,13 @@ async fn create(client: &Client, args: &CreateArgs, out: &mut Output) -> Result<
     let body = json!({
         "role": args.role, "note": args.note, "ttl_ms": args.days.map(|days| days * DAY_MS),
     });
-    // The file first: a token that cannot be kept must not be made.
+    // The file comes first, because a token that cannot be stored must not be created.
     let file = args.write_to.as_deref().map(new_file).transpose()?;
-    // Once: a repeat could not show the token again.
+    // The request is sent once, because a repeated request does not return the token.
     let made = client.send(&Request::once(Method::POST, &["tokens"]).json(body)).await;
     let mut answer = match (made, &args.write_to) {
         (Err(error), Some(path)) => {
-            // Best effort: it is empty.
+            // The file is empty, so a failure to remove it does no harm.
             let _left_behind = fs::remove_file(path);
             return Err(error);
         }
@@ -224,7 +224,8 @@ async fn create(client: &Client, args: &CreateArgs, out: &mut Output) -> Result<
     )
 }
 
-/// A token that could not be shown. The error stream is no place for it: it is often kept in a file.
+/// The error for a token that could not be shown. The token is not written to the error stream, which often
+/// goes to a file.
 fn unseen(error: CliError, id: &str) -> CliError {
     let why = match error {
         CliError::OutputFailed { why, .. } => why,
@@ -240,7 +241,7 @@ fn new_file(path: &Path) -> Result<fs::File, CliError> {
     made.map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))
 }
 
-/// The ids of the API tokens that a user made.
+/// The ids of the API tokens that a user created.
 pub(super) async fn tokens_of(client: &Client, user: &str) -> Result<Vec<String>, CliError> {
     let list = client.list(&Request::get(&["tokens"]), LIST_ITEMS_MAX).await?;
     let tokens = list.read::<Token>()?.into_iter().filter(|token| token.created_by == user);

@@ -1,4 +1,4 @@
-//! `maxine user` and `maxine passwd`: who signs in with a password.
+//! `maxine user` and `maxine passwd`: the accounts of people who sign in with a password.
 //!
 //! Passwords come from a prompt, the standard input or a file, never from arguments, which other users of
 //! the machine can read.
@@ -101,7 +101,7 @@ struct User {
 }
 
 impl UserArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -109,7 +109,7 @@ impl UserArgs {
 }
 
 impl PasswdArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -122,7 +122,7 @@ impl NewPasswordArgs {
             return first_line(file);
         }
         let password = read_password(&format!("New password of {user}: "))?;
-        // What was typed unseen is typed twice.
+        // The user cannot see what they type, so they type it twice.
         if std::io::stdin().is_terminal() && read_password("The same again: ")? != password {
             return Err(CliError::Usage("the two passwords differ; nothing was sent".into()));
         }
@@ -229,7 +229,7 @@ async fn find(client: &Client, name: &str) -> Result<User, CliError> {
     found.ok_or_else(|| CliError::NotFound(format!("there is no user {name}")))
 }
 
-/// Sets a user who must still be as they were read.
+/// Changes a user. Refused if the user was changed since `present` was read.
 async fn put(
     client: &Client,
     present: &User,

@@ -1,6 +1,6 @@
-//! `maxine watch`: changes as they happen, resumed on another node when the present one goes away.
+//! `maxine watch`: shows changes as they happen, and continues on another node if the present one fails.
 //!
-//! It never skips a change silently: where a node no longer keeps what is missing, a `compacted` line says so.
+//! It never skips a change silently. If a node no longer has the missing changes, a `compacted` line says so.
 
 use std::time::Duration;
 
@@ -10,11 +10,12 @@ use super::client::{Client, ConnectArgs, EventParser, Request, ServerEvent};
 use super::exit::CliError;
 use super::output::{Output, or_dash, printable, timestamp};
 
-/// The stream has a comment line every 10 s; after this long without a byte it is dead, in milliseconds.
+/// The stream has a comment line every 10 s. After this long without a byte the connection is given up, in
+/// milliseconds.
 const SILENCE_MS_MAX: u64 = 30_000;
 /// Pause before a broken stream is opened again, in milliseconds.
 const REOPEN_PAUSE_MS: u64 = 250;
-/// Longest pause before a broken stream is opened again, in milliseconds.
+/// Maximum pause before a broken stream is opened again, in milliseconds.
 const REOPEN_PAUSE_MS_MAX: u64 = 5_000;
 
 /// Arguments of `maxine watch`.
@@ -36,7 +37,7 @@ pub struct WatchArgs {
 }
 
 impl WatchArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
@@ -79,7 +80,8 @@ pub async fn run(args: WatchArgs, out: &mut Output) -> Result<(), CliError> {
                 notice(out, &why)?;
                 client.prefer_next();
             }
-            // Before the first stream an unreachable cluster is an error; later it is a reason to try on.
+            // If the cluster is unreachable before the first event, the command fails. After that it tries
+            // again.
             Err(CliError::Unavailable { .. }) if watch.seen_any => {}
             Err(error) => return Err(error),
         }
@@ -93,7 +95,7 @@ pub async fn run(args: WatchArgs, out: &mut Output) -> Result<(), CliError> {
 }
 
 struct Watch {
-    /// The place of the last event, as the stream gave it.
+    /// The position of the last event, as the stream gave it.
     after: Option<String>,
     left: Option<u64>,
     seen_any: bool,
@@ -147,7 +149,8 @@ impl Watch {
             }
             "compacted" => {
                 let now = "'maxine services' shows the present state";
-                // Of a place with a history nothing is known but that it is gone.
+                // A position that names a history is not compared with the index, because the history may be
+                // another one.
                 let after = self.after.as_ref().and_then(|after| after.parse::<u64>().ok());
                 let text = match (after, index) {
                     (Some(after), Some(index)) if after > index => {

@@ -1,4 +1,4 @@
-//! `maxine why`: why an instance gets traffic or does not.
+//! `maxine why`: explains why an instance gets traffic or does not.
 
 use serde::Deserialize;
 
@@ -20,14 +20,14 @@ pub struct WhyArgs {
 }
 
 impl WhyArgs {
-    /// Whom to talk to.
+    /// The connection: the nodes, the credentials and the output format.
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
     }
 }
 
-/// What is shown of the answer; the rest is in the JSON.
+/// The part of the answer that is shown to people. JSON output has all of it.
 #[derive(Debug, Deserialize)]
 struct Health {
     id: String,

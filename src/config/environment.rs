@@ -1,6 +1,7 @@
-//! The environment's `MAXINE_` variables: which ones Maxine reads, and which setting a mistyped one was meant to be.
+//! The `MAXINE_` variables of the environment: which of them Maxine reads, and which setting a mistyped name
+//! means.
 //!
-//! A name that is almost that of a setting is refused, for otherwise the setting would silently keep
+//! A name that is almost the name of a setting is refused, because otherwise the setting would silently keep
 //! its default. Any other unknown variable is only reported, because other programs may use the prefix.
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use super::keys::KEYS;
 
 const PREFIX: &str = "MAXINE_";
 
-/// Secrets, which are read from the environment alone, and what each means.
+/// Secrets, which are read only from the environment, and the meaning of each.
 pub(super) const SECRETS: &[(&[&str], &str)] = &[
     (
         &["MAXINE_ADMIN_USERNAME", "MAXINE_ADMIN_PASSWORD"],
@@ -37,7 +38,7 @@ pub(super) const SECRETS: &[(&[&str], &str)] = &[
     ),
 ];
 
-/// What other commands of this program, its tests, and the Node.js Maxine read.
+/// Variables that other commands of this program, its tests, or the Node.js Maxine read.
 const OTHERS: &[&str] = &[
     "MAXINE_SERVER",
     "MAXINE_TOKEN",
@@ -98,8 +99,9 @@ fn is_known(name: &str) -> bool {
     OTHERS.contains(&name) || settings().any(|known| known == name)
 }
 
-/// Kubernetes tells each container of the services around it: `MAXINE_SERVICE_HOST`, `MAXINE_PORT`,
-/// `MAXINE_PORT_8080_TCP_ADDR` and so on for a service called `maxine`.
+/// Whether Kubernetes has set this variable. It sets variables for the services in each container's
+/// namespace: for a service `maxine` they are `MAXINE_SERVICE_HOST`, `MAXINE_PORT`,
+/// `MAXINE_PORT_8080_TCP_ADDR` and others.
 fn is_of_kubernetes(name: &str, value: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
@@ -111,8 +113,8 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
         })
 }
 
-/// The setting that `name` was meant to be: by its name in the file or its flag, by one wrong, missing
-/// or exchanged letter, by the same words in another order, or by some of them left out.
+/// The setting that `name` probably means. It is found by its name in the file or its flag, by one wrong,
+/// missing or exchanged letter, by the same words in another order, or without some of the words.
 fn meant(name: &str) -> Option<&'static str> {
     let upper = |text: &str| format!("{PREFIX}{}", text.replace(['.', '-'], "_").to_uppercase());
     let by_key = KEYS.iter().find(|key| upper(key.name) == name || upper(key.flag) == name);
@@ -129,7 +131,7 @@ fn sorted_words(name: &str) -> Vec<&str> {
     words
 }
 
-/// Whether `name` is `real` without some of its words. Of its last words it may lack the unit alone.
+/// Whether `name` is `real` without some of its words. The last word may be missing only if it is a unit.
 fn leaves_words_out(name: &str, real: &str) -> bool {
     let without_unit = |text| UNITS.iter().find_map(|unit| str::strip_suffix(text, unit));
     let ends_alike = |real: &str| name.rsplit('_').next() == real.rsplit('_').next();

@@ -23,13 +23,13 @@ pub struct Key {
     pub env: &'static str,
     /// Its unit, or the kind of value.
     pub unit: &'static str,
-    /// What is allowed, in words.
+    /// The allowed values, in words.
     pub range: &'static str,
-    /// Its default, as one would write it.
+    /// Its default, as it would be written in the file.
     pub default: &'static str,
-    /// What it means.
+    /// The explanation in the reference and in the help.
     pub help: &'static str,
-    /// Whether its value must not be shown, and comes from the environment alone.
+    /// Whether its value must not be shown, and comes only from the environment.
     pub secret: bool,
     /// Checks a value and puts it into the settings.
     pub set: fn(&mut NodeConfig, &str) -> Result<(), String>,

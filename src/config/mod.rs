@@ -90,7 +90,7 @@ pub struct HttpConfig {
     pub watchers_max: usize,
     /// Maximum number of these from one address.
     pub watchers_per_address_max: usize,
-    /// Maximum number of bytes of request bodies that are arriving.
+    /// Maximum number of bytes of request bodies that are being received.
     pub bodies_len_max: usize,
     /// Maximum number of these from one address.
     pub bodies_per_address_len_max: usize,
@@ -100,7 +100,8 @@ pub struct HttpConfig {
     pub request_timeout_ms: u64,
     /// Maximum length of the body of a forwarded request, in bytes; 0 for no limit.
     pub proxy_body_len_max: u64,
-    /// Percentage of the connections to instances that other clients leave, which one client address may use.
+    /// One client address may use at most this percentage of the connections to instances that other clients
+    /// leave free.
     pub proxy_connections_per_address_percent: u8,
     /// Whether browsers give pages of instances a separate origin.
     pub proxy_sandbox: bool,
@@ -137,20 +138,21 @@ pub struct RaftConfig {
     pub election_timeout_min_ms: u64,
     /// Maximum election timeout, in milliseconds.
     pub election_timeout_max_ms: u64,
-    /// A disk sync that takes longer makes a leader step down, in milliseconds.
+    /// Duration of a disk sync after which a leader steps down, in milliseconds.
     pub disk_stall_ms: u64,
     /// Number of entries between two snapshots.
     pub snapshot_every_entries: u64,
 }
 
-/// Access, accounts and networks.
+/// Access modes, accounts and networks.
 #[derive(Clone, Debug)]
 pub struct SecurityConfig {
     /// Who may register instances and send heartbeats.
     pub registration_access: Access,
     /// Who may discover and use the proxy.
     pub discovery_access: Access,
-    /// Most instances that one address registers through this node without a credential; 0 for no limit.
+    /// Maximum number of instances that one address may register through this node without a credential; 0
+    /// for no limit.
     pub open_instances_per_address_max: usize,
     /// Whether either may be open on an address that is not loopback.
     pub allow_open: bool,
@@ -183,7 +185,7 @@ pub struct HealthConfig {
     pub timeout_ms: u64,
     /// Number of failed probes in a row until eviction.
     pub failure_threshold: u32,
-    /// The path for instances that register none; empty for none.
+    /// The health check path of instances that register none. If it is empty, such instances are not probed.
     pub path: String,
     /// Number of observers that must agree before a verdict changes.
     pub observers_min: usize,
@@ -363,7 +365,7 @@ impl NodeConfig {
             }
             if let Err(problem) = (key.set)(&mut config, value.trim()) {
                 let shown = if key.secret || has_password { "(hidden)" } else { value.as_str() };
-                // In one line, whatever was given.
+                // Control characters are escaped, so that the message is one line.
                 let escape = |c: char| {
                     if c.is_control() { c.escape_default().to_string() } else { c.into() }
                 };
@@ -381,7 +383,7 @@ impl NodeConfig {
     pub fn defaults() -> Self {
         let mut config = Self::blank();
         for key in KEYS {
-            // A default that its own key refuses is a defect; a test sets every one of them.
+            // A default that its own key refuses is a defect. A test checks every default.
             let set = (key.set)(&mut config, key.default);
             debug_assert!(set.is_ok(), "{}: {set:?}", key.name);
         }
@@ -560,7 +562,7 @@ mod tests {
             ("security.discovery_access", "token"),
         ])
         .unwrap();
-        // Clients on loopback keep the access that they had without a setting.
+        // On loopback, access is open without a setting.
         load(&[]).unwrap();
         load(&[("http.host", "::1")]).unwrap();
     }
@@ -600,8 +602,8 @@ mod tests {
         }
     }
 
-    /// A password in an argument is refused wherever one can be given, and never shown. In the environment it
-    /// is accepted.
+    /// Every setting refuses a password that is given as an argument, and the error does not show it. In the
+    /// environment it is accepted.
     #[test]
     fn a_password_in_an_argument_is_refused() {
         let url = "redis://:hunter2@10.0.0.1:6379";
@@ -636,7 +638,7 @@ mod tests {
         assert!(load(None, &[("MAXINE_TEAM", "x")], &[]).is_ok());
     }
 
-    /// A start reads these texts again.
+    /// The node parses these texts again when it starts, so a bad one must be refused before.
     #[test]
     fn filters_and_origins_that_mean_nothing_are_refused() {
         let is_good = |flag: &'static str, value: &str| {

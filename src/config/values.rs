@@ -113,7 +113,7 @@ pub(super) fn text(value: &str, len_max: usize) -> Result<String, String> {
     Ok(value.into())
 }
 
-/// Parses the filter of the log as a start does.
+/// Parses the filter of the log in the same way as the start of a node.
 pub(super) fn log_filter(value: &str) -> Result<String, String> {
     let value = text(value, 1_024)?;
     match tracing_subscriber::EnvFilter::try_new(&value) {
@@ -122,8 +122,8 @@ pub(super) fn log_filter(value: &str) -> Result<String, String> {
     }
 }
 
-/// Parses an origin as browsers send it: a scheme and a host, with a port if it is not the scheme's own. Also `*`, and
-/// nothing.
+/// Parses an origin as browsers send it: a scheme and a host, with a port if it is not the scheme's default.
+/// `*` and an empty text are also accepted.
 pub(super) fn origin(value: &str) -> Result<String, String> {
     let value = text(value, 255)?;
     let is_origin = || {

@@ -1,4 +1,4 @@
-//! The client against real sockets whose other ends misbehave in known ways.
+//! The client and real sockets, whose other ends misbehave in known ways.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::cli::exit;
 
-/// What a test's node does with one connection.
+/// How a test's node treats one connection.
 #[derive(Clone, Copy)]
 enum Does {
     Answer(&'static str),
@@ -35,7 +35,7 @@ struct Node {
 }
 
 impl Node {
-    /// A node that goes through `script` and stays with its last step.
+    /// A node that treats each connection by the next step of `script`, and repeats the last step.
     async fn start(script: &'static [Does]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -134,8 +134,8 @@ async fn a_keyed_write_that_never_gets_an_answer_is_told_as_unknown() {
     assert!(node.count() > 1);
 }
 
-/// Without a leader every answer says, after a while, that nothing was written. One more try that is cut off
-/// at the end of the time would make it unknown.
+/// Without a leader every answer says, after a while, that nothing was written. One more try whose answer
+/// does not arrive in time would make the outcome unknown.
 #[tokio::test]
 async fn a_write_that_every_answer_called_unwritten_ends_as_unavailable() {
     for request in [
@@ -185,7 +185,8 @@ async fn a_refusal_is_final_and_a_read_asks_each_node_once() {
     assert_eq!((error.exit_code(), one.count(), two.count()), (exit::UNAVAILABLE, 1, 1));
 }
 
-/// Each attempt would count against the limit, so a password is sent once. The limit is a refusal.
+/// Each attempt would count against the limit, so a password is sent once. An answer with status 429 counts
+/// as a refusal.
 #[tokio::test]
 async fn at_the_limit_of_sign_ins_a_password_is_sent_once_and_the_request_is_refused() {
     const LIMIT: Does = Does::Answer(
@@ -224,7 +225,7 @@ async fn a_write_to_a_cluster_that_is_not_there_fails_at_once() {
     assert!(error.to_string().to_lowercase().contains("refused"), "{error}");
 }
 
-/// `maxine deregister .. a` once removed the service `instances/a`.
+/// Regression: `maxine deregister .. a` removed the service `instances/a`.
 #[tokio::test]
 async fn a_name_that_means_another_path_is_never_sent() {
     let dead = dead_url().await;
@@ -243,7 +244,8 @@ const NO_TOKEN: Does = Does::Answer(
     "HTTP/1.1 401 Unauthorized\r\ncontent-length: 41\r\n\r\n{\"detail\":\"the request carries no token\"}",
 );
 
-/// The other nodes' "the request carries no token" must not hide what the session's node says.
+/// If other nodes answer that the request carries no token, this must not hide the answer of the session's
+/// node.
 #[tokio::test]
 async fn the_node_of_the_session_is_asked_first_and_the_others_say_why_they_cannot_answer() {
     let (other, own) = (Node::start(&[NO_TOKEN]).await, Node::start(&[OK, BUSY]).await);
@@ -267,12 +269,12 @@ async fn the_node_of_the_session_is_asked_first_and_the_others_say_why_they_cann
         assert!(shown.contains("busy (HTTP 503)") && shown.contains(&why), "{shown}");
     }
     assert!(other.requests.lock().iter().all(|text| !text.contains("authorization")));
-    // A session of a node that was not named: the refusal says so at once.
+    // If the node of the session was not named, the first refusal ends the request.
     let elsewhere = with_session_of(&[&other.url, &other.url], "http://own:1");
     let refused = elsewhere.send(&status).await.unwrap_err();
     assert_eq!(refused.exit_code(), exit::REFUSED, "{refused}");
     assert!(refused.to_string().contains("was made with http://own:1 only"), "{refused}");
-    // Where nothing but a 401 was heard, a write does not wait for better.
+    // If the only answer was a 401, a write is not tried again.
     let dead = dead_url().await;
     let client = with_session_of(&[&dead, &other.url], &dead);
     let failed = client.send(&Request::keyed(Method::PUT, &["config"])).await.unwrap_err();
@@ -280,7 +282,7 @@ async fn the_node_of_the_session_is_asked_first_and_the_others_say_why_they_cann
     assert_eq!(other.requests.lock().iter().filter(|text| text.starts_with("PUT")).count(), 1);
 }
 
-/// `maxine cluster backup` without a majority ended with "no answer in time".
+/// Regression: `maxine cluster backup` without a majority ended with "no answer in time".
 #[tokio::test]
 async fn a_stream_tells_the_node_to_answer_before_its_time_is_up() {
     let (slow, last) = (Node::start(&[Does::RefuseAfter(300)]).await, Node::start(&[BUSY]).await);
@@ -295,7 +297,7 @@ async fn a_stream_tells_the_node_to_answer_before_its_time_is_up() {
         lines.find_map(|line| line.strip_prefix("x-maxine-timeout-ms: ")).unwrap().parse().unwrap()
     };
     assert_eq!(told_ms(&slow), ATTEMPT_MS_MAX - RETURN_MS_MAX);
-    // The last one has what is left.
+    // The last node gets all of the remaining time.
     assert!((10_000..=18_700).contains(&told_ms(&last)), "{}", told_ms(&last));
 }
 

@@ -1,4 +1,5 @@
-//! Whom to talk to and as whom: the arguments that every client command shares, and the stored session.
+//! The nodes to ask and the credentials: the arguments that every client command shares, and the stored
+//! session.
 //!
 //! Secrets come from the environment or from files, never from arguments, which other users of the machine can read.
 
@@ -18,7 +19,7 @@ use crate::cli::output::OutputArgs;
 use maxine_clock::Clock;
 use maxine_state::Role;
 
-/// Most nodes that one command is given.
+/// Maximum number of nodes in one command.
 const SERVERS_MAX: usize = 32;
 
 /// Which cluster to talk to, as whom, and how to show what it says.
@@ -63,8 +64,8 @@ pub struct ConnectArgs {
 }
 
 impl ConnectArgs {
-    /// A client with the token found, in this order: `--token-file`, `MAXINE_TOKEN`, the stored session (which goes only
-    /// to the nodes that it was made with; those are tried first).
+    /// A client with the first token that is found, in this order: `--token-file`, `MAXINE_TOKEN`, the stored
+    /// session. A session is sent only to the nodes with which it was created, and those are tried first.
     ///
     /// # Errors
     /// [`CliError::Usage`] for a URL or file that cannot be used.
@@ -82,7 +83,7 @@ impl ConnectArgs {
         self.client_with(self.servers()?, None)
     }
 
-    /// A client of the nodes that a session was made with, as its user.
+    /// A client of the nodes with which a session was created. It acts as the session's user.
     ///
     /// # Errors
     /// As [`ConnectArgs::client`].
@@ -177,7 +178,7 @@ impl ConnectArgs {
     }
 }
 
-/// What a client identifies itself with.
+/// The credential of a client.
 pub(super) struct Token {
     text: String,
     /// The URLs of the nodes that a session was made with. Other tokens may be sent to any node.
@@ -244,7 +245,7 @@ impl Client {
         servers.sort_by_key(|server| {
             token.as_ref().is_some_and(|token| token.for_server(server).is_none())
         });
-        // A second install is refused and harmless: the first one is the same provider.
+        // If a provider is installed already, it is the same one, so the error does not matter.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .connect_timeout(Duration::from_millis(timeout_ms.min(3_000)))
@@ -273,10 +274,10 @@ fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
     })
 }
 
-/// What `maxine login` keeps.
+/// The session that `maxine login` stores.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Session {
-    /// The nodes that the session was made with; it is sent to no other.
+    /// The nodes with which the session was created. It is sent to no other node.
     pub servers: Vec<String>,
     /// Who signed in.
     pub user: String,
@@ -288,7 +289,8 @@ pub struct Session {
     pub token: String,
 }
 
-/// Where the session is kept: `MAXINE_SESSION_FILE`, else `maxine/session.json` in the user's configuration directory.
+/// The file of the session: `MAXINE_SESSION_FILE`, or else `maxine/session.json` in the user's configuration
+/// directory.
 ///
 /// # Errors
 /// [`CliError::Usage`] where no such directory is known.
@@ -306,8 +308,7 @@ pub fn session_file() -> Result<PathBuf, CliError> {
 impl Session {
     /// The stored session, if there is one.
     ///
-    /// # Errors
-    /// When the file is there but cannot be used, or others may read it.
+    /// # Errors The file exists but cannot be used, or other users may read it.
     pub fn load() -> Result<Option<Self>, CliError> {
         let Ok(path) = session_file() else { return Ok(None) };
         let bytes = match fs::read(&path) {
@@ -333,7 +334,7 @@ impl Session {
         })
     }
 
-    /// Keeps the session in a file that only its owner may read, replacing an earlier one at once.
+    /// Stores the session in a file that only its owner may read. An earlier session is replaced in one step.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -359,7 +360,7 @@ impl Session {
         Ok(path)
     }
 
-    /// Removes the stored session; whether there was one.
+    /// Removes the stored session. Returns whether there was one.
     ///
     /// # Errors
     /// When the file cannot be removed.

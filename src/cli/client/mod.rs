@@ -1,7 +1,7 @@
 //! The command line's HTTP client for the native API: failover between nodes, safe retries, clear errors.
 //!
-//! It sits between a command and the nodes. It never repeats a write that could take effect twice: writes carry an
-//! idempotency key, and what cannot carry one is sent once.
+//! It is between a command and the nodes. It never repeats a write that could take effect twice: writes carry
+//! an idempotency key, and a write that cannot carry one is sent once.
 
 mod connect;
 mod problem;
@@ -24,22 +24,22 @@ use super::exit::CliError;
 use maxine_clock::Clock;
 use maxine_store::WriteOutcome;
 
-/// Largest answer that is read into memory, in bytes.
+/// Maximum length of an answer that is read into memory, in bytes.
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
-/// Longest wait for one node while others are left to try, in milliseconds. More than a node's write
+/// Maximum time for one node while there are others to try, in milliseconds. It is longer than a node's write
 /// timeout (5 s by default), so that a write that has begun can end.
 const ATTEMPT_MS_MAX: u64 = 6_500;
-/// The node is asked to answer a write this much before the time for the attempt ends, or a quarter of
-/// that time if this is less, so that the answer arrives in time.
+/// The node is asked to answer a write this long before the time for the attempt ends, in milliseconds, or a
+/// quarter of that time if that is less. So the answer arrives in time.
 const RETURN_MS_MAX: u64 = 1_000;
-/// A write is sent again only if there is time for an answer as slow as the slowest so far, and so many
-/// milliseconds more.
+/// A write is sent again only if the remaining time is at least the longest time that an answer has taken so
+/// far, plus this margin, in milliseconds.
 const ANSWER_MARGIN_MS: u64 = 1_500;
 /// Pause between two rounds over the nodes, in milliseconds, unless a node asks for more.
 const ROUND_PAUSE_MS: u64 = 200;
-/// Longest pause between two rounds, in milliseconds.
+/// Maximum pause between two rounds, in milliseconds.
 const ROUND_PAUSE_MS_MAX: u64 = 2_000;
-/// Most items that one list command gathers over its pages.
+/// Maximum number of items that one list command gathers over its pages.
 pub const LIST_ITEMS_MAX: usize = 100_000;
 
 /// How often a request may be sent.
@@ -49,7 +49,7 @@ pub enum Repeat {
     Read,
     /// A write that takes effect once however often it is sent: it carries a key. Repeated until the time is up.
     Keyed,
-    /// A write without that protection: repeated only where it surely did not arrive.
+    /// A write without that protection: it is repeated only if it certainly did not arrive.
     Once,
 }
 
@@ -159,7 +159,7 @@ pub struct FreshArgs {
 }
 
 impl FreshArgs {
-    /// Asks for it.
+    /// Adds the requested freshness to a request.
     #[must_use]
     pub fn of(&self, request: Request) -> Request {
         request
@@ -182,7 +182,7 @@ pub fn api_path(segments: &[&str]) -> String {
     path
 }
 
-/// The user is told of a copy that may be older than this, in milliseconds.
+/// If the copy that answered may be older than this, the user is told so, in milliseconds.
 const STALE_MS: u64 = 10_000;
 
 /// A successful answer.
@@ -282,7 +282,7 @@ impl Client {
                 {
                     break;
                 }
-                // What is sent only once is not cut short to leave time for another node.
+                // A request that is sent only once gets all of the time, because no other node is tried.
                 let others = self.servers.len() > 1 && request.repeat != Repeat::Once;
                 let budget_ms = if others { left_ms.min(ATTEMPT_MS_MAX) } else { left_ms }.max(1);
                 let sent_ms = self.clock.monotonic_ms();
@@ -293,7 +293,8 @@ impl Client {
                         self.preferred.store(position, Ordering::Relaxed);
                         return Ok(answer);
                     }
-                    // Another of the nodes may be asked with the session; none is worth a wait.
+                    // Another of the named nodes may be asked with the session. It is not worth waiting for
+                    // this one.
                     Attempt::Refused(problem) if self.is_for_the_session(server, &problem) => {
                         without_session = true;
                         tried.push((server.to_string(), problem.to_string()));
@@ -334,7 +335,8 @@ impl Client {
                 });
             let needed_ms = pause_ms + needed_ms(request, may_have_happened, slowest_ms);
             let over = self.clock.monotonic_ms() + needed_ms >= deadline_ms;
-            // A write that may have taken effect is worth every try; one that reached nobody is not worth a wait.
+            // A write that may have taken effect is tried until the time is over. A write that reached no
+            // node is not tried again.
             let give_up = request.repeat == Repeat::Read || over || !(reached || may_have_happened);
             if give_up {
                 return Err(match last_problem {
@@ -347,7 +349,8 @@ impl Client {
         }
     }
 
-    /// All pages of a list, up to `limit` items, with the index of the first page and whether there was more.
+    /// Requests all pages of a list, up to `limit` items. Returns them with the index of the first page and
+    /// whether there are more.
     ///
     /// # Errors
     /// As [`Client::send`].
@@ -376,8 +379,9 @@ impl Client {
         }
     }
 
-    /// Starts a streamed answer from the first node that gives one. Only the wait for its beginning is limited, over all
-    /// nodes that are tried. Each node is asked to answer before its part of that time ends, so that its reason is heard.
+    /// Starts a streamed answer from the first node that gives one. Only the time until its beginning is
+    /// limited, over all nodes that are tried. Each node is asked to answer before its part of that time
+    /// ends, so that the reason of a refusal arrives.
     ///
     /// # Errors
     /// As [`Client::send`] for a read.
@@ -417,7 +421,7 @@ impl Client {
         Err(CliError::Unavailable { answered, tried })
     }
 
-    /// Prefers the next node, after the present one let a stream die.
+    /// Prefers the next node, because the stream of the present one has ended.
     pub fn prefer_next(&self) {
         let next = (self.preferred.load(Ordering::Relaxed) + 1) % self.servers.len();
         self.preferred.store(next, Ordering::Relaxed);
@@ -434,8 +438,8 @@ impl Client {
         self.token.as_ref().and_then(|token| token.for_server(server))
     }
 
-    /// Whether a node refuses only because the session may not be sent to it, while it may be sent to another of the
-    /// nodes. Those are first.
+    /// Whether a node refuses only because the session may not be sent to it, while it may be sent to another
+    /// named node. Such nodes come first in the list.
     fn is_for_the_session(&self, server: &Url, problem: &Problem) -> bool {
         problem.status == 401
             && self.token_for(server).is_none()
@@ -509,8 +513,8 @@ impl Client {
     }
 }
 
-/// How long one more try must be able to take. While it is certain that nothing was written, a try that is
-/// cut off before its answer would end that certainty.
+/// The time that must remain for one more try, in milliseconds. While it is certain that nothing was written,
+/// a try whose answer does not arrive would make the outcome unknown.
 fn needed_ms(request: &Request, may_have_happened: bool, slowest_ms: Option<u64>) -> u64 {
     let certain = request.repeat != Repeat::Read && !may_have_happened;
     slowest_ms.filter(|_| certain).map_or(0, |slowest_ms| slowest_ms + ANSWER_MARGIN_MS)
@@ -576,7 +580,7 @@ fn describe(error: &reqwest::Error) -> String {
         cause = inner;
     }
     let text = cause.to_string();
-    // The server's first bytes are no TLS.
+    // This error means that the server's first bytes are not TLS.
     match text.contains("InvalidContentType") {
         true => "the server does not speak TLS on this port: use a URL with http://".into(),
         false => text,

@@ -14,32 +14,33 @@ pub struct Problem {
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What happened this time.
+    /// The cause in this case.
     pub detail: String,
-    /// What the server says to do.
+    /// What to do, according to the server.
     pub action: String,
-    /// Whether the request took effect; `None` where the answer does not say.
+    /// Whether the request took effect; `None` if the answer does not say.
     pub outcome: Option<WriteOutcome>,
-    /// Whether sending it again can help; `None` where the answer does not say.
+    /// Whether a retry can help; `None` if the answer does not say.
     pub retry: Option<Retry>,
-    /// Seconds to wait before trying again.
+    /// Time to wait before a retry, in seconds.
     pub retry_after_s: Option<u64>,
-    /// The body as it came.
+    /// The unchanged body.
     #[serde(skip)]
     pub raw: Value,
-    /// Whether it answers a password, so that the advice to sign in does not help.
+    /// Whether the request had a password, so that the advice to sign in does not help.
     #[serde(skip)]
     pub is_of_sign_in: bool,
-    /// Whether a web page came: no Maxine node sends one to this client.
+    /// Whether the answer is a web page. No Maxine node sends one to this client.
     #[serde(skip)]
     pub is_web_page: bool,
 }
 
-/// Said of an answer that no Maxine node would give.
+/// The text for an answer that no Maxine node would give.
 pub(super) const NOT_MAXINE: &str = "the answer is not JSON: is this a Maxine node?";
 
 impl Problem {
-    /// Reads an answer's body; one that is no problem document still becomes one, with the status in words.
+    /// Reads the body of an answer. A body that is not a problem document also becomes a problem, with the
+    /// status in words.
     #[must_use]
     pub fn read(status: u16, body: Value, retry_after_s: Option<u64>) -> Self {
         let mut problem: Self = serde_json::from_value(body.clone()).unwrap_or_default();
@@ -69,12 +70,12 @@ impl Problem {
         self.outcome == Some(WriteOutcome::Unknown)
     }
 
-    /// Whether another node, or the same one later, may well serve the same request.
+    /// Whether another node, or the same node later, can probably serve the same request.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self.retry {
             Some(retry) => retry != Retry::Never,
-            // Not from a node, but from something in between.
+            // The answer is not from a node, but from a proxy in between.
             None => matches!(self.status, 429 | 502 | 503 | 504),
         }
     }
@@ -95,7 +96,7 @@ impl Problem {
         }
     }
 
-    /// What to do, in terms of the command line where the server can only speak of HTTP.
+    /// What to do. Where the server's advice would be about HTTP, it is about the command line instead.
     #[must_use]
     pub fn advice(&self) -> Option<String> {
         match self.status {
@@ -167,7 +168,8 @@ mod tests {
             Problem::read(502, json!("bad gateway"), None).to_string(),
             "bad gateway (HTTP 502)"
         );
-        // Something else listens there: nothing that was named is missing, and nobody refused it.
+        // Another program listens there. So the exit code must not mean that an object is missing or that the
+        // cluster refused.
         for status in [404, 405, 501] {
             let page = json!("\n<!DOCTYPE html>\n<html><body>\n<h1>Error</h1>\n</body></html>");
             let problem = Problem::read(status, page, None);

@@ -1,5 +1,5 @@
-//! The parts of the native API's answers that the command line shows. Fields that it does not show are left out; answers
-//! for scripts go through as they came.
+//! The parts of the native API's answers that the command line shows. Other fields are left out. Scripts get
+//! the answers as the node sent them.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use maxine_store::{NodeRole, StoreKind};
 pub struct Page {
     /// The items.
     pub items: Vec<Value>,
-    /// Where the next page starts.
+    /// The start of the next page; `None` on the last page.
     #[serde(default)]
     pub next_cursor: Option<String>,
 }
 
-/// What is registered.
+/// Counts of what is registered.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs, reason = "the API's own names; the reference describes them")]
 pub struct Totals {
@@ -121,7 +121,7 @@ pub struct Drain {
     pub reason: String,
 }
 
-/// Where a name leads.
+/// The instance that was chosen for a name.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs, reason = "the API's own names; the reference describes them")]
 pub struct Resolution {
@@ -165,7 +165,7 @@ pub struct Cluster {
     pub raft: Option<Raft>,
 }
 
-/// Whether instances expire.
+/// Whether expiry is suspended.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the API's own names; the reference describes them")]
@@ -181,7 +181,7 @@ pub struct StateVersions {
     pub understood: u32,
 }
 
-/// Who leads.
+/// The leader, as one node knows it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the API's own names; the reference describes them")]

@@ -1,10 +1,10 @@
-//! Reading a `text/event-stream`: bytes in, events out, nothing else.
+//! Parses a `text/event-stream` from bytes to events. It does no I/O.
 //!
-//! Source: the HTML standard, section 9.2.6. `retry` fields are not looked at.
+//! Source: the HTML standard, section 9.2.6. `retry` fields are ignored.
 
 use std::collections::VecDeque;
 
-/// Longest line that is kept, in bytes; a longer one means that the other side is no event stream.
+/// Maximum length of a line, in bytes. A longer line means that the answer is not an event stream.
 const LINE_LEN_MAX: usize = 1024 * 1024;
 
 /// One event of a stream.
@@ -18,7 +18,7 @@ pub struct ServerEvent {
     pub data: String,
 }
 
-/// Collects bytes until they make events.
+/// Collects bytes until they form events.
 #[derive(Default)]
 pub struct EventParser {
     line: Vec<u8>,
@@ -52,7 +52,7 @@ impl EventParser {
         Ok(())
     }
 
-    /// The next event, if one is whole.
+    /// The next event, if a complete one has arrived.
     pub fn next_event(&mut self) -> Option<ServerEvent> {
         self.ready.pop_front()
     }

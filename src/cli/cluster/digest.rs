@@ -1,7 +1,7 @@
-//! `maxine cluster digest`: whether every member holds the same state.
+//! `maxine cluster digest`: checks whether every member has the same state.
 //!
-//! The members are those of the cluster, whoever was named: one that is silent, or that can't be asked, is named in the
-//! verdict, which is "equal" only when all have answered at one index.
+//! All members of the cluster are compared, whichever nodes the user named. The verdict names members that do
+//! not answer or that cannot be asked. It is "equal" only if all members have answered at one index.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use crate::cli::exit::CliError;
 use crate::cli::output::{Output, human_ms};
 use maxine_store::StoreKind;
 
-/// How often the members are asked until all are at one index: writes go on meanwhile.
+/// Maximum number of times that the members are asked until all are at one index, because writes continue
+/// meanwhile.
 const ROUNDS_MAX: usize = 5;
 /// Pause between two rounds.
 const ROUND_PAUSE: Duration = Duration::from_millis(300);
@@ -23,19 +24,19 @@ const ROUND_PAUSE: Duration = Duration::from_millis(300);
 #[derive(Clone, Debug)]
 struct Asked {
     name: String,
-    /// Where it is asked, or why it is not.
+    /// The URL at which it is asked, or the reason that it is not asked.
     server: Result<String, String>,
 }
 
 /// A node's index and digest, or why it gave none.
 type Answered = Result<(u64, String), String>;
 
-/// What the answers mean.
+/// The result of the comparison.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Equal(u64),
     Differ(u64),
-    /// They can't be compared yet: the nodes are at different indexes.
+    /// The nodes are at different indexes, so they cannot be compared yet.
     Apart,
     /// These gave no digest.
     Missing(Vec<String>),
@@ -64,7 +65,7 @@ impl Verdict {
         }
     }
 
-    /// Whether the nodes have the same state; nothing while that is not known of one of them.
+    /// Whether the nodes have the same state; `None` if that is unknown for one of them.
     fn equal(&self) -> Option<bool> {
         match self {
             Self::Equal(_) => Some(true),
@@ -143,7 +144,8 @@ fn show(
     if matches!(verdict, Verdict::Equal(_)) { out.line(text) } else { Ok(()) }
 }
 
-/// The same connection settings for one server only. The stored session is sent to it only if it was made with it.
+/// The same connection settings for one server only. The stored session is sent to the server only if it was
+/// created with it.
 fn only(server: &str, connect: &ConnectArgs) -> ConnectArgs {
     ConnectArgs { server: vec![server.to_owned()], ..connect.clone() }
 }
@@ -221,8 +223,8 @@ fn with_silent(mut asked: Vec<Asked>, silent: &[&String]) -> Vec<Asked> {
 /// Why a node is not asked.
 const NO_ADDRESS: &str = "not asked: its address is not known here; name it with --server";
 
-/// The nodes that share the store, by the lists of those that answered, and the named servers that were `silent`. The lists
-/// show no addresses, so a node is asked only if it was named.
+/// The nodes that share the store, according to the nodes that answered, and the named servers that were
+/// `silent`. The nodes do not report each other's addresses, so a node is asked only if the user named it.
 fn sharers(
     known: &[(&String, &shapes::Cluster)],
     silent: &[&String],
@@ -277,14 +279,14 @@ mod tests {
         let Verdict::Missing(names) = verdict(&one_of_five) else { panic!("called equal") };
         assert_eq!(names, ["node-2", "node-3", "node-4", "node-5"]);
         assert_eq!(verdict(&[Ok((7, "a")), Ok((8, "b"))]), Verdict::Apart);
-        // Who differs differs, whoever is silent.
+        // Two nodes that differ are reported even if another one is silent.
         assert_eq!(verdict(&[Ok((7, "a")), Err("x"), Ok((7, "b"))]), Verdict::Differ(7));
         let missing = verdict(&[Err("x")]);
         assert_eq!(missing, Verdict::Missing(vec!["node-1".to_owned()]));
         assert_eq!(missing.text(1), "NOT COMPARED: no digest from node-1");
     }
 
-    /// A script must not take a member that is silent for one that has another state.
+    /// A script must be able to distinguish a silent member from a member with a different state.
     #[test]
     fn whether_the_nodes_are_equal_is_unknown_while_one_gave_no_digest() {
         let equal = |of: &[Result<(u64, &str), &str>]| Verdict::of(&answers(of)).equal();
@@ -294,7 +296,7 @@ mod tests {
         assert_eq!(equal(&[Ok((7, "a")), Ok((8, "b"))]), None);
     }
 
-    /// Two of three nodes were named, and called "all 2 nodes".
+    /// Regression: with two of three nodes named, the verdict spoke of "all 2 nodes".
     #[test]
     fn a_node_that_shares_the_store_and_was_not_named_is_missing() {
         let cluster = |node: &str, nodes: &[(&str, u64)]| {
@@ -321,7 +323,7 @@ mod tests {
         assert!(refused.contains("did not say which nodes"), "{refused}");
     }
 
-    /// A node that was stopped in order is in no list. It was named, so it is missing.
+    /// A node that was stopped in an orderly way is no longer listed. It was named, so it is missing.
     #[test]
     fn a_named_server_that_does_not_answer_is_missing() {
         let body = json!({"node": "a", "backend": "redis", "nodes": [
@@ -340,7 +342,7 @@ mod tests {
         let verdict = Verdict::of(&asked.into_iter().map(answered).collect::<Vec<_>>());
         assert_eq!(verdict, Verdict::Missing(vec![gone.clone()]));
         assert_eq!(verdict.text(2), "NOT COMPARED: no digest from http://gone");
-        // In raft mode it may be a member that is asked there already.
+        // In raft mode the server may be a member that is asked at this URL already.
         let member = Asked { name: "node-2 (id 2)".into(), server: Ok(gone.clone()) };
         assert_eq!(with_silent(vec![member], &[&gone]).len(), 1);
     }

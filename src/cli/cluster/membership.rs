@@ -1,4 +1,5 @@
-//! Changing who is in the cluster and who leads it. One change at a time: the cluster refuses a second one meanwhile.
+//! Changes the members of the cluster, and its leader. The cluster makes one change at a time, and refuses a
+//! second one meanwhile.
 
 use reqwest::Method;
 use serde_json::json;
@@ -16,7 +17,7 @@ pub(super) struct MemberArg {
     id: u64,
 }
 
-/// Whether the checks are left out.
+/// Whether to leave out the checks.
 #[derive(Debug, clap::Args)]
 pub(super) struct ForceArgs {
     /// Leave out the checks that members are reachable and have caught up. The risk: if no majority of the voters is
@@ -74,7 +75,7 @@ pub(super) struct TransferArgs {
     to: Option<u64>,
 }
 
-/// What `--force` risks.
+/// The risk of `--force`.
 const RISK: &str = "If no majority of the voters is reachable afterwards, writes stop until enough of them are back";
 
 // Membership changes carry no key that the log remembers. They are sent once, and a lost answer is reported as such.

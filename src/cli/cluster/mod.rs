@@ -1,6 +1,6 @@
-//! `maxine cluster`: looking at the cluster and changing it.
+//! `maxine cluster`: shows the cluster and changes it.
 //!
-//! The commands here speak to running nodes; `offline` works on the directories of stopped ones.
+//! The commands here send requests to running nodes. `offline` works on the directories of stopped nodes.
 
 mod digest;
 mod membership;
@@ -70,7 +70,7 @@ struct Online<T: clap::Args> {
     args: T,
 }
 
-/// A command that works on files alone, so it has no connection options.
+/// A command that works only on files, so it has no connection options.
 #[derive(Debug, clap::Args)]
 struct Offline<T: clap::Args> {
     #[command(flatten)]
@@ -159,7 +159,8 @@ pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
     }
 }
 
-/// The advice of a node that a member does not exist speaks of the URL, which the user did not write.
+/// Replaces the advice of a node that a member does not exist. That advice is about the URL, which the user
+/// did not write.
 fn absent(error: CliError) -> CliError {
     match error {
         CliError::Problem(mut problem) if problem.status == 404 => {

@@ -1,5 +1,5 @@
-//! Tools for stopped nodes: they work on directories, not on a running cluster. Each says what can be lost and asks
-//! before it acts; a directory that a running node holds is refused.
+//! Tools for stopped nodes: they work on directories, not on a running cluster. Each reports what can be lost
+//! and asks before it acts. A directory that a running node uses is refused.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::cli::output::{Output, or_dash};
 use maxine_clock::Clock;
 use maxine_store::transfer::COPIED_CLUSTER_ID;
 
-/// Where a node keeps its log, under its data directory.
+/// The directory of a node's log, in its data directory.
 const LOG_DIR: &str = "raft";
 
 /// Arguments of `maxine cluster inspect`.
@@ -108,7 +108,7 @@ fn describe(error: impl std::fmt::Display) -> CliError {
     CliError::Failed(error.to_string())
 }
 
-/// The log's directory: the node's data directory or, to be kind, the log's directory itself.
+/// The directory of the log. `data_dir` may be the node's data directory or the log's own directory.
 fn log_dir(data_dir: &Path) -> PathBuf {
     let inner = data_dir.join(LOG_DIR);
     if inner.is_dir() { inner } else { data_dir.to_owned() }
@@ -120,7 +120,7 @@ fn look(data_dir: &Path) -> Result<(PathBuf, maxine_raft::offline::Inspection), 
     }
     let dir = log_dir(data_dir);
     let inspection = maxine_raft::offline::inspect(&dir).map_err(|error| match error {
-        // Nothing is damaged: another directory was meant.
+        // Nothing is damaged: the user named another directory.
         StartError::Identity(why) => CliError::Usage(why),
         other => describe(other),
     })?;
@@ -235,8 +235,8 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
     )
 }
 
-/// What to know about the API tokens in a backup. They name the cluster that made them: a hash of its name and of an
-/// identity that is part of the state.
+/// A warning about the API tokens in a backup, if the new cluster will not accept them or may not. A token
+/// names the cluster that created it, by a hash of the cluster's name and of an identity in the state.
 fn tokens_warning(backed_up: &str, restored: &str) -> Option<String> {
     if backed_up == COPIED_CLUSTER_ID {
         return Some(format!(
@@ -254,7 +254,7 @@ fn tokens_warning(backed_up: &str, restored: &str) -> Option<String> {
 }
 
 /// The index of the state in a backup. The whole state is read, because a node that cannot read it does not
-/// start. A file that is no whole backup is a wrong argument: nothing was written.
+/// start. A file that is not a complete backup is a wrong argument, and nothing is written.
 fn backup_index(file: &Path) -> Result<u64, CliError> {
     let usage_error = |why: String| CliError::Usage(format!("{}: {why}", file.display()));
     let opened = std::fs::File::open(file).and_then(|opened| opened.metadata());
@@ -321,7 +321,7 @@ pub(super) fn init_tls(args: &InitTlsArgs, out: &mut Output) -> Result<(), CliEr
     out.line(format!("\n{}", what_was_made(&pki, args.days)))
 }
 
-/// What to do with the files, and which of them are new.
+/// Tells the user which files are new, and what to do with them.
 fn what_was_made(pki: &ClusterPki, days: u32) -> String {
     let (ca, ca_key) = (pki.ca_pem.display(), pki.ca_key_pem.display());
     let new = pki.nodes.iter().filter(|node| !node.kept).count();
@@ -384,7 +384,7 @@ mod tests {
         );
     }
 
-    /// Both are wrong arguments, found before anything is asked or written.
+    /// Both are found before the user is asked and before anything is written.
     #[test]
     fn a_backup_that_is_missing_or_is_none_is_a_wrong_argument() {
         let dir = tempfile::tempdir().unwrap();
@@ -402,7 +402,7 @@ mod tests {
         is_refused_with("it is a folder, not a file");
     }
 
-    /// The directory of a node in local mode is one of a node, too.
+    /// The directory of a node in local mode has no Raft log.
     #[test]
     fn a_directory_without_a_raft_log_is_a_wrong_argument() {
         let dir = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use crate::cli::exit::CliError;
 use crate::cli::output::{Output, human_ms, or_dash};
 use maxine_store::NodeRole;
 
-/// Shown in place of what only a node with a state knows.
+/// Shown in place of information that only a node with a state has.
 const NO_STATE: &str = "unknown: this node has no state yet";
 
 pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliError> {
@@ -67,7 +67,8 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
     cluster.warnings.iter().try_for_each(|warning| out.line(format!("warning: {warning}")))
 }
 
-/// Who leads. Only Raft has elections with terms; elsewhere the number is the fencing token of the leader's lease.
+/// The leader and its term. Only Raft has elections with terms; in the other modes the number is the fencing
+/// token of the leader's lease.
 fn leader(cluster: &shapes::Cluster) -> String {
     let shapes::Leadership { leader, is_leader, term } = &cluster.leadership;
     let leader = match (leader, is_leader) {
@@ -82,7 +83,7 @@ fn leader(cluster: &shapes::Cluster) -> String {
     }
 }
 
-/// The version of the state, and whether an upgrade is to be finished.
+/// The version of the state, and whether an upgrade can be finished.
 fn state_version(versions: Option<shapes::StateVersions>) -> String {
     let Some(shapes::StateVersions { current, understood }) = versions else {
         return "unknown".into();
@@ -96,7 +97,7 @@ fn state_version(versions: Option<shapes::StateVersions>) -> String {
     }
 }
 
-/// How far the log is. Entries are counted from 0, so "none" is said in words.
+/// The positions in the log. Entries are numbered from 0, so "no entry" is written in words.
 fn log_entries(raft: &shapes::Raft) -> String {
     let upto = |done: &str, last: Option<u64>| match last {
         Some(last) => format!("entries {done} up to {last}"),
@@ -135,7 +136,7 @@ fn member_row(member: shapes::Member) -> Vec<String> {
     ]
 }
 
-/// What is registered, or why the node does not say it.
+/// The counts of what is registered, or the reason that the node does not show them.
 fn registry(cluster: &shapes::Cluster) -> String {
     match (&cluster.totals, &cluster.excluded) {
         (Some(totals), _) => counts(totals),
@@ -157,7 +158,7 @@ fn counts(totals: &Totals) -> String {
     if *no_share > 0 {
         parts.push_str(&format!(", {no_share} without a share"));
     }
-    // A drained instance, and one that is used in panic mode, may be unhealthy or evicted, too.
+    // A drained instance, or one that is used in panic mode, may also be unhealthy or evicted.
     if *unhealthy > no_traffic.unhealthy || *evicted > no_traffic.evicted {
         parts.push_str(&format!(
             "; with those drained or used in panic mode {unhealthy} unhealthy and {evicted} evicted"
@@ -166,7 +167,7 @@ fn counts(totals: &Totals) -> String {
     format!("{things}: {parts}")
 }
 
-/// How many nodes may still be lost, as far as that is known.
+/// How many more nodes may fail, as far as that is known.
 fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
     if raft.role == Some(NodeRole::Removed) {
         return format!(
@@ -237,7 +238,8 @@ mod tests {
         assert_eq!(of(known), "n (this node), fencing token 3");
     }
 
-    /// A removed node keeps its state and serves it no more; "no state yet" would make people wait.
+    /// A removed node keeps its state and no longer serves it. The text "no state yet" would make people
+    /// wait.
     #[test]
     fn a_node_that_left_the_cluster_says_why_it_shows_no_registry() {
         let of = |excluded: Option<&str>| {

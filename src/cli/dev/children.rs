@@ -1,4 +1,4 @@
-//! The child processes of `maxine dev`: started, watched, reported, stopped.
+//! Starts, watches, reports and stops the child processes of `maxine dev`.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 
 use super::layout::Folder;
 
-/// How long a child may take to stop by itself.
+/// How long the children may take to stop by themselves.
 const STOP_TIMEOUT: Duration = Duration::from_secs(12);
-/// Most endings that wait to be reported.
+/// Maximum number of ended children that wait to be reported.
 const ENDED_MAX: usize = 64;
 
 /// One child: how to start it, and whether it runs.
@@ -31,7 +31,7 @@ pub(super) struct Child {
 
 struct Running {
     pid: i32,
-    // The child stops when this end of its standard input is closed, whatever happens to us.
+    // The child stops when this end of its standard input is closed, however this process ends.
     _stdin: Option<tokio::process::ChildStdin>,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for Ended {
     }
 }
 
-/// All of them.
+/// All child processes.
 pub(super) struct Children {
     children: Vec<Child>,
     ended: mpsc::Receiver<Ended>,
@@ -93,7 +93,8 @@ impl Children {
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true)
-            // A group of its own: Ctrl-C in the terminal reaches us alone, and we stop them in order.
+            // The child has its own process group, so that Ctrl-C in the terminal reaches only this process,
+            // which then stops the children in order.
             .process_group(0)
             .spawn()
             .with_context(|| format!("{} cannot be started", child.name))?;
@@ -105,7 +106,7 @@ impl Children {
                 Ok(status) => status.to_string(),
                 Err(error) => error.to_string(),
             };
-            // Nobody listens any more when everything is being stopped.
+            // While everything is being stopped, nobody receives the report.
             let _unheard = report.send(Ended { name, pid, how, log }).await;
         });
         Ok(())
@@ -127,7 +128,7 @@ impl Children {
         }
     }
 
-    /// Starts every child that is down; the nodes among those that were started.
+    /// Starts every child that is not running. Returns the numbers of the nodes that were started.
     pub(super) async fn restart_dead(&mut self) -> Vec<u64> {
         let mut nodes = Vec::new();
         let mut children = std::mem::take(&mut self.children);
@@ -154,7 +155,7 @@ impl Children {
         child.running.as_ref().map(|running| running.pid)
     }
 
-    /// The last lines of the children's logs, for when the start failed.
+    /// The last lines of the children's logs, which are shown if the start failed.
     pub(super) fn log_tail(&self) -> String {
         let mut words = String::new();
         for child in &self.children {
@@ -164,7 +165,7 @@ impl Children {
         words
     }
 
-    /// Stops all, the newest first; what does not stop in time is killed.
+    /// Stops all children, the newest first. A child that does not stop in time is killed.
     pub(super) async fn stop_all(&mut self) {
         let mut waiting: Vec<i32> = Vec::new();
         for child in self.children.iter_mut().rev() {
@@ -201,7 +202,7 @@ fn tail(path: &std::path::Path, len: u64) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A Redis of our own for `--backend redis`, in the folder.
+/// Prepares a Redis server for `--backend redis`, with its data in the folder.
 pub(super) async fn redis(folder: &Folder) -> anyhow::Result<(String, Child)> {
     let dir = folder.path("redis");
     fs::create_dir_all(&dir)?;

@@ -1,4 +1,4 @@
-//! The folder of `maxine dev`: who holds it, which ports it uses, how its nodes are started.
+//! The folder of `maxine dev`: the process that uses it, the ports of its nodes, and how they are started.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -17,13 +17,13 @@ use crate::config::BackendKind;
 use maxine_clock::Clock;
 
 const DEFAULT_PORT: u16 = 8080;
-/// Ports that are tried until a free one is found.
+/// Maximum number of ports that are tried until a free one is found.
 const PORT_TRIES: u32 = 200;
 const CLUSTER_ID: &str = "maxine-dev";
 /// How long the one-time password may take after the cluster is ready.
 const PASSWORD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One node's place.
+/// The number and the ports of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct DevNode {
     pub(super) id: u64,
@@ -41,7 +41,7 @@ impl DevNode {
     }
 }
 
-/// What is kept between runs.
+/// The content of `dev.json`, which is kept between runs.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     backend: BackendKind,
@@ -51,7 +51,7 @@ struct Kept {
 /// The folder, locked for as long as this lives.
 pub(super) struct Folder {
     dir: PathBuf,
-    /// Whether nothing was there before this run.
+    /// Whether the folder was empty before this run.
     pub(super) is_new: bool,
     program: PathBuf,
     _lock: File,
@@ -99,7 +99,7 @@ impl Folder {
         Ok(Ok(Self { dir, is_new, program, _lock: lock }))
     }
 
-    /// Deletes what an earlier run left; never anything else.
+    /// Deletes the data of an earlier run, and nothing else.
     fn clear(dir: &Path) -> anyhow::Result<()> {
         if !dir.join("dev.json").exists() {
             return Ok(());
@@ -164,7 +164,7 @@ impl Folder {
                     "port {http_port} is taken: give another with --port (or --port 0 for free ones)"
                 );
             }
-            // A member's address is part of the cluster: it is kept for good.
+            // The address of a member is part of the cluster's state, so it never changes.
             let peer_port = match old {
                 Some(old) => old.peer_port,
                 None => free_port()?,
@@ -188,7 +188,7 @@ impl Folder {
         self.dir.join("logs").join(format!("{name}.log"))
     }
 
-    /// Makes an authority and a certificate for each node; what is there already is kept.
+    /// Creates an authority and a certificate for each node. Existing files are kept.
     pub(super) fn issue_certificates(&self, nodes: &[DevNode]) -> anyhow::Result<ClusterPki> {
         let ids: Vec<u64> = nodes.iter().map(|node| node.id).collect();
         let validity = Validity { now_ms: Clock::system().wall_ms(), node_days: NODE_DAYS };
@@ -196,7 +196,7 @@ impl Folder {
             .context("certificates cannot be made")
     }
 
-    /// The command of one node. Secrets go through the environment alone.
+    /// The command that starts one node. Secrets are passed only in the environment.
     pub(super) fn node_command(
         &self,
         node: &DevNode,
@@ -247,7 +247,7 @@ impl Folder {
         Ok(command)
     }
 
-    /// The command of one sample service's instance.
+    /// The command that starts one instance of a sample service.
     pub(super) fn sample_command(
         &self,
         nodes: &[DevNode],
@@ -265,8 +265,8 @@ impl Folder {
         self.node_dir(id).join("initial-password")
     }
 
-    /// The one-time password that the first start makes; gone from the disk afterwards. It comes
-    /// a moment after the cluster is ready, for hashing it takes time.
+    /// Reads the one-time password that the first start creates, and deletes its file. The file appears a
+    /// moment after the cluster is ready, because hashing the password takes time.
     pub(super) async fn take_password(&self) -> Option<String> {
         let from_environment = std::env::var_os("MAXINE_ADMIN_PASSWORD").is_some();
         if !self.is_new || from_environment {
@@ -278,7 +278,7 @@ impl Folder {
                     let path = self.password_file(id);
                     let text = fs::read_to_string(&path).unwrap_or_default();
                     if text.ends_with('\n') {
-                        // Kept where it cannot be deleted, it would only be shown again.
+                        // If the file cannot be deleted, the password is only shown again.
                         let _kept = fs::remove_file(&path);
                         return text.trim().to_owned();
                     }
@@ -290,8 +290,8 @@ impl Folder {
     }
 }
 
-/// A port that nobody listens on. Below the range that the system hands out by itself, so that no
-/// outgoing connection takes it between this look and the child's.
+/// A port on which nobody listens. It is below the range from which the system chooses, so that no outgoing
+/// connection takes it before the child listens.
 fn free_port() -> anyhow::Result<u16> {
     for _ in 0..PORT_TRIES {
         let port = fastrand::u16(15_000..32_000);

@@ -62,7 +62,7 @@ impl ValueEnum for BackendKind {
     }
 }
 
-/// How long the cluster may take until it takes writes.
+/// Time limit until the cluster accepts writes.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client for loopback servers.
@@ -125,7 +125,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
             .add(Child::node(node.id, command, folder.log_file(&format!("node-{}", node.id))))
             .await?;
     }
-    // From here on Ctrl-C must stop the children, also while they are still starting.
+    // From here on Ctrl-C must stop the children, even while they are starting.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let started = tokio::select! {
@@ -168,7 +168,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns when every node answers and a leader takes writes.
+/// Returns when every node answers and a leader accepts writes.
 async fn ready(nodes: &[DevNode], children: &mut Children) -> anyhow::Result<()> {
     let client = http_client();
     let wait = async {
@@ -202,7 +202,7 @@ async fn restart_dead_children(
     let back = children.restart_dead().await;
     if args.output.format == Format::Json {
         let back = nodes.iter().filter(|node| back.contains(&node.id));
-        // Whoever read the first lines may have closed the pipe; the cluster goes on.
+        // The reader of the first lines may have closed the pipe. The cluster continues to run.
         let _unread = print_lines(folder, back, children);
     }
 }
