@@ -87,12 +87,13 @@ async fn compare(
     ClockReport { agree: true, ahead_ms }
 }
 
-/// The difference between a node's wall clock and this node's monotonic clock.
+/// The difference between a node's wall clock and this node's monotonic clock, in milliseconds. `None` if the node
+/// does not answer.
 async fn offset_of(store: &dyn ControlStore, clock: &Clock, id: u64) -> Option<i64> {
     let asked_ms = clock.monotonic_ms();
     let wall_ms = peer::call(store, To::Member(id), WallTime, CALL_TIMEOUT).await.ok()?;
     let answered_ms = clock.monotonic_ms();
-    // It read its clock somewhere on the way.
+    // The other node read its clock at some time between the question and the answer.
     let read_ms = asked_ms.midpoint(answered_ms);
     Some(i64::try_from(wall_ms).ok()? - i64::try_from(read_ms).ok()?)
 }

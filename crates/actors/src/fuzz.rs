@@ -1,4 +1,4 @@
-//! What other nodes send, as far as parsers of this crate read it: each message is read within its limits or refused.
+//! Fuzz targets: the messages that other nodes send. Each message is decoded within its limits, or refused.
 
 use maxine_fuzzing::Target;
 

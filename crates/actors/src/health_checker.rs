@@ -45,12 +45,11 @@ const REPORTS_TIMEOUT: Duration = Duration::from_secs(1);
 pub trait HealthSink: Send + Sync + 'static {
     /// A probe was made.
     fn probed(&self, key: &InstanceKey, answer: &ProbeAnswer);
-    /// A service came to use all of its instances because too many are unhealthy, or no longer does.
-    /// Called on every node.
+    /// A service entered or left panic mode. Called on every node.
     fn panic_mode_changed(&self, service: &ServiceKey, active: bool);
 }
 
-/// What the health checker stands on.
+/// What the health checker needs.
 pub struct HealthParts {
     /// This node's name in the cluster's membership.
     pub node: String,
@@ -132,7 +131,7 @@ impl HealthChecker {
         self.parts.defaults.enabled
     }
 
-    /// Listed instances whose last probes failed, with the number of failures in a row.
+    /// The listed instances whose last probe failed, each with its number of failures in a row.
     #[must_use]
     pub fn failing(&self) -> Vec<(InstanceKey, u32)> {
         let snapshot = self.parts.view.snapshot();
@@ -314,13 +313,13 @@ impl HealthCheckerActor {
                 if let Some(answer) = answer.filter(|_| counts) {
                     actor.parts.sink.probed(&job.key, &answer);
                 }
-                // Its place is free for the next probe.
+                // The place of this probe is free for the next one.
                 actor.probe(now_ms, ctx);
             }));
         }
     }
 
-    /// Reports changes to the leader, and sometimes everything.
+    /// Reports to the leader what the observer wants to send: changes, and at intervals everything.
     fn report(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
         let term = self.parts.store.leadership().borrow().term;
         let observations = self.observer.outbox(term, now_ms);
@@ -452,7 +451,7 @@ impl Actor for HealthCheckerActor {
             async move {
                 loop {
                     let after = view.index();
-                    // The history may end between the two lines. The next round then starts later.
+                    // If the history ends between these two lines, the next round subscribes to the new one.
                     let Ok(mut watcher) = view.hub().subscribe(WatchScope::Everything, after)
                     else {
                         tokio::task::yield_now().await;

@@ -97,8 +97,8 @@ impl LeadershipActor {
         }
     }
 
-    /// The previous leader and how long it was silent, for the audit log: writes were not acknowledged in
-    /// that time. `None` if replicas do not hear each other.
+    /// The audit record of a takeover: the previous leader, and how long it was silent. In that time, no write was
+    /// acknowledged. `None` if replicas do not hear each other.
     fn takeover(&self, former: FormerLeader) -> Option<Command> {
         self.store.cluster()?;
         let silent_ms = former.lost_for_ms.max(self.store.leader_silence_ms(&former.name))?;

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use super::peer::{self, HeardMembers, PeerRouter, PeerService, To};
 use maxine_store::{ClusterStatus, ControlStore, MemberView, NodeRole};
 
-/// How long an operator waits for the leader's answer. Without it, this node answers what it knows itself.
+/// Time limit for the leader's answer. Without an answer, this node shows only what it knows itself.
 const CALL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A weak reference, because the store owns the router that owns this.
@@ -97,11 +97,11 @@ mod tests {
         let led = of(&[Some(true), Some(true), None]);
         assert_eq!((led.reachable_voters, led.failures_tolerated), (Some(2), Some(0)));
         assert!(!led.lacks_majority());
-        // A node that does not belong to the cluster any more knows no number, and so claims no lack either.
+        // A node that no longer belongs to the cluster has no counts, so it does not claim to lack a majority.
         let excluded = of(&[Some(true), None, None]).without_counts();
         assert_eq!((excluded.reachable_voters, excluded.failures_tolerated), (None, None));
         assert!(!excluded.lacks_majority());
-        // A voter that answers and acknowledges nothing does not count as a working one.
+        // A voter that answers but acknowledges nothing does not count as reachable.
         let mute = MemberView { acknowledges: Some(false), ..member(3, Some(true)) };
         let members = vec![member(1, Some(true)), member(2, Some(true)), mute];
         let mute = ClusterStatus::default().with_members(members);

@@ -23,7 +23,8 @@ pub struct ProxyActor {
     forwarder: Forwarder,
     health: Option<HealthChecker>,
     clock: Clock,
-    /// Ejected instances that were reported to the health checker: until when, and at which address.
+    /// Ejected instances that were reported to the health checker. For each, when its ejection ends, in milliseconds
+    /// of the monotonic clock, and its `address_index`.
     reported: BTreeMap<InstanceKey, (u64, u64)>,
     _lifeline: DropNotifier,
 }
@@ -73,8 +74,8 @@ impl ProxyActor {
         }
     }
 
-    /// An instance that became not ready for this reason has left the forwarder's tables, so its return is
-    /// reported here.
+    /// Reports the return of instances whose ejection is over. If an ejection made an instance not ready, the
+    /// forwarder no longer has it in its tables, and does not report its return.
     fn release(&mut self) {
         let now_ms = self.clock.monotonic_ms();
         let Some(health) = &self.health else { return };

@@ -1,11 +1,11 @@
-//! The one encoding of messages between nodes.
+//! The encoding of all messages between nodes.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 
-/// Largest message, in bytes; every backend carries one of this length.
+/// Maximum length of a message, in bytes. Every backend can carry a message of this length.
 pub const MESSAGE_LEN_MAX: usize = 4 * 1024 * 1024;
 
 /// A message that cannot be sent or read.
@@ -23,12 +23,12 @@ pub enum MessageError {
         /// Its length in bytes.
         len: usize,
     },
-    /// It holds more items than a message may.
+    /// It has more items than a message may have.
     #[error("the message has {len} items, the limit is {max}")]
     TooMany {
-        /// How many it has.
+        /// The number of items.
         len: usize,
-        /// How many it may have.
+        /// The limit.
         max: usize,
     },
     /// It answers another question.

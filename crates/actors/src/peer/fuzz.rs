@@ -1,4 +1,5 @@
-//! Any message between nodes is read within its limits or refused; what is read is written and read the same.
+//! Any message between nodes is decoded within its limits, or refused. A decoded message is the same after it was
+//! encoded and decoded again.
 
 use super::codec::{self, Message};
 use super::samples::{answers, asks};

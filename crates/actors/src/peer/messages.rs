@@ -1,5 +1,5 @@
-//! The questions between nodes, and their answers. A test has the bytes of each one: a message that changes gets
-//! a new row in the table of the parent module.
+//! The questions between nodes, and their answers. A test compares the bytes of each one. A message is never
+//! changed: a new version of it gets a new row in the table of the parent module.
 
 use bincode::de::Decoder;
 use bincode::enc::Encoder;
@@ -15,13 +15,13 @@ use maxine_control::leases::{FormerLease, LeaseId};
 use maxine_state::{Fence, InstanceKey};
 use maxine_store::NodeRole;
 
-/// Most observations in one message; the sender sends the rest later.
+/// Maximum number of observations in one message. The sender sends the rest later.
 pub const OBSERVATIONS_MAX: usize = 2_000;
-/// Most reports of observers in one answer; more nodes than that do not probe one instance.
+/// Maximum number of reports of observers in one answer. An instance never has so many observers.
 pub const REPORTS_MAX: usize = 256;
-/// Most leases in one answer.
+/// Maximum number of leases in one answer.
 pub const PAGE_LEN_MAX: usize = 16_384;
-/// Most probes of one instance in one answer.
+/// Maximum number of probes of one instance in one answer.
 pub const PROBES_MAX: usize = 12;
 
 fn at_most(max: usize, len: usize) -> Result<(), MessageError> {
@@ -60,7 +60,7 @@ pub struct RenewalBlock(Vec<u8>);
 impl RenewalBlock {
     const ITEM_LEN: usize = 24;
 
-    /// How many renewals there are.
+    /// The number of renewals.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len() / Self::ITEM_LEN
@@ -72,7 +72,7 @@ impl RenewalBlock {
         self.0.is_empty()
     }
 
-    /// Each lease with its registration; 0 stands for any registration.
+    /// Each lease, with the index of its registration; 0 means any registration.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (LeaseId, u64)> {
         self.0.chunks_exact(Self::ITEM_LEN).map(|item| {
             let (mut id, mut epoch) = ([0; 16], [0; 8]);
@@ -187,9 +187,10 @@ pub struct NodeReport {
     pub uptime_ms: u64,
     /// The index of its state; null while it has none.
     pub index: Option<u64>,
-    /// The newest hash of its audit log: the same on every node at an index; null while it has no state.
+    /// The newest hash of its audit log, which is the same on every node at the same index; null while it has no
+    /// state.
     pub audit_head: Option<String>,
-    /// How old its state can be, in milliseconds; null where it does not know.
+    /// How old its state can be, in milliseconds; null if it does not know.
     pub staleness_ms: Option<u64>,
     /// The leader, as that node knows it.
     pub leader: Option<String>,
@@ -197,26 +198,26 @@ pub struct NodeReport {
     pub is_leader: bool,
     /// The term it is in, or the fencing token of the leader's lease; null while it knows none.
     pub term: Option<u64>,
-    /// Its log; null where the backend has none.
+    /// Its log; null if the backend has none.
     pub log: Option<LogReport>,
-    /// Callers' look-ups in the last minute.
+    /// Number of look-ups by callers in the last minute.
     pub lookups: u64,
-    /// Callers' requests that it forwarded in the last minute.
+    /// Number of callers' requests that it forwarded in the last minute.
     pub proxied: u64,
-    /// Those of both that ended in a status of 500 or more.
+    /// Number of look-ups and forwarded requests in the last minute that ended with a status of 500 or more.
     pub failed: u64,
 }
 
 /// The log of a node, as the node reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, ToSchema)]
 pub struct LogReport {
-    /// What the node is in its cluster.
+    /// The role of the node in its cluster.
     pub role: NodeRole,
     /// The number of the last log entry on it; null while it has none.
     pub last_log_index: Option<u64>,
     /// The last log entry that it knows to be committed; null while it knows of none.
     pub committed_index: Option<u64>,
-    /// The last log entry that it has applied; null while that is none.
+    /// The last log entry that it has applied; null while it has applied none.
     pub applied_index: Option<u64>,
     /// How long its last sync took, in microseconds; null before the first sync.
     pub last_sync_us: Option<u64>,
@@ -244,11 +245,11 @@ pub struct InstanceReport {
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct ProbeReport {
-    /// Time, in milliseconds since 1970.
+    /// When the probe was made, in milliseconds since 1970.
     pub at_ms: u64,
-    /// Whether the instance passed.
+    /// Whether the probe succeeded.
     pub ok: bool,
-    /// Result, in one line.
+    /// The result, in one line.
     pub detail: String,
     /// Duration, in milliseconds; `None` if it was not measured.
     pub latency_ms: Option<f64>,

@@ -1,8 +1,8 @@
 //! Messages from the actors of one node to those of another: every question, its answer, and the one way to ask.
 //!
-//! Place in the flow: [`call`] encodes a question, the store carries it, and the [`PeerRouter`] of the other node passes
-//! it to the service that answers it. The table below is the whole protocol. The links between nodes, and who may use
-//! them, belong to the store.
+//! Place in the flow: [`call`] encodes a question, the store carries it, and the [`PeerRouter`] of the other node
+//! passes it to the service that answers it. The table below is the whole protocol. The store makes the links between
+//! nodes, and decides who may use them.
 
 mod codec;
 #[cfg(any(test, feature = "fuzz"))]
@@ -34,7 +34,7 @@ pub use messages::{
 pub use router::{PeerService, Question, Slot};
 
 router::messages! {
-    /// Renews leases on the leader: for each, whether it is known.
+    /// Renews leases on the leader. The answer says for each lease whether it is known.
     Renew, renew => Vec<bool>;
     /// Reports to the leader what the probes of a node found.
     Observations, observations => ();
@@ -61,7 +61,7 @@ router::messages! {
 pub enum To {
     /// The node that leads now.
     Leader,
-    /// The member with this number; only where the backend has members.
+    /// The member with this number. Only for backends that have members.
     Member(u64),
 }
 

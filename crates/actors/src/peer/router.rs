@@ -16,7 +16,7 @@ pub trait Question: Send + Sized + 'static {
     fn into_ask(self) -> Ask;
     /// Its answer as a message.
     fn into_answer(answer: Self::Answer) -> Answer;
-    /// The answer in a message; `None` where the message answers another question.
+    /// The answer in a message; `None` if the message answers another question.
     fn from_answer(answer: Answer) -> Option<Self::Answer>;
 }
 
@@ -61,8 +61,8 @@ impl PeerRouter {
     }
 }
 
-/// Makes the messages and the router from the table of questions: one row for each, `Question, field => answer`. Rows
-/// are only ever appended: a row's place is its number on the wire.
+/// Makes the messages and the router from the table of questions. Each question has one row: `Question, field =>
+/// answer`. Rows are only ever appended, because the position of a row is its number on the wire.
 macro_rules! messages {
     ($($(#[$doc:meta])* $question:ident, $service:ident => $answer:ty;)+) => {
         /// A question to another node. Variants are only ever appended.

@@ -32,7 +32,8 @@ impl Confirmer {
         }
         match what {
             Confirmation::Silence => {
-                // If the actor ends, another one takes its place, and it knows of no confirmation.
+                // If the actor ends before it answers, the actor that replaces it does not know of the
+                // confirmation, so the caller gets an error.
                 self.leases.send(ConfirmSilence).await.map_err(|error| error.to_string())
             }
             Confirmation::Clock => {

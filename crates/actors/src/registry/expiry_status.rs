@@ -99,8 +99,8 @@ impl PeerService<SuspendedExpiry> for ExpiryReports {
 }
 
 impl Registry {
-    /// Whether expiry is suspended because too many instances became silent at the same time. The leader is asked; `None` if
-    /// it gave no answer, or if no leader is known.
+    /// Whether expiry is suspended because too many instances became silent at the same time. Asks the leader. `None`
+    /// if the leader did not answer, or if no leader is known.
     pub async fn is_expiry_suspended(&self) -> Option<bool> {
         if self.duties.borrow().is_some() {
             return Some(self.expiry.is_suspended());

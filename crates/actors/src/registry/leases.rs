@@ -215,10 +215,10 @@ fn proposal(clock: &Clock, part: &str, fence: Option<Fence>, command: Command) -
 /// Why an expiry was not carried out.
 #[derive(Debug, thiserror::Error)]
 enum NotExpired {
-    /// The store has not ordered it, or its outcome is unknown.
+    /// The store did not order it, or its outcome is unknown.
     #[error(transparent)]
     Refused(#[from] ProposeError),
-    /// It was ordered, and had another reply.
+    /// It was ordered, but the state refused it, or the reply has a wrong type.
     #[error("{0}")]
     Reply(String),
 }

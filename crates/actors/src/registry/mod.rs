@@ -47,9 +47,9 @@ use leases::{LeaseActor, LeaseParts};
 use renewals::RenewalBatcher;
 pub use write_error::WriteError;
 
-/// How long a heartbeat waits until the leases and this node's view agree, in milliseconds.
+/// Maximum time that a heartbeat waits until the leases and this node's view agree, in milliseconds.
 const AGREE_MS: u64 = 300;
-/// Pause between two comparisons of them, in milliseconds.
+/// Pause between two such comparisons, in milliseconds.
 const AGREE_PAUSE_MS: u64 = 5;
 
 /// Limits of the registry's write path.
@@ -267,8 +267,8 @@ impl Registry {
         }
     }
 
-    /// How long ago the time to live of an instance ended, in milliseconds, if this node leads and keeps the instance only
-    /// because expiry is suspended.
+    /// How long ago the time to live of an instance ended, in milliseconds, if this node leads and keeps the
+    /// instance only because expiry is suspended. Otherwise `None`.
     #[must_use]
     pub fn overdue_ms(&self, key: &InstanceKey) -> Option<u64> {
         let keeps_it = self.duties.borrow().is_some() && self.expiry.is_suspended();
@@ -452,9 +452,9 @@ impl Registry {
     /// unless it is permanent and has no lease. Also returns the index of this node's state with which the
     /// answer was compared.
     ///
-    /// If the leases and this node's view differ, one of them is slightly behind. So a heartbeat right after
-    /// the removal of its instance is not reported as known, and one right after a registration through
-    /// another node is not reported as unknown.
+    /// If the leases and this node's view differ, one of them is slightly behind, and the renewal is repeated for a
+    /// short time. So a heartbeat right after the removal of its instance is not reported as known, and one right
+    /// after a registration through another node is not reported as unknown.
     pub async fn heartbeat(
         &self,
         items: Vec<Renewal>,
@@ -463,7 +463,8 @@ impl Registry {
         self.renew_until(items, answer_by_ms, |known, seen| known == seen).await
     }
 
-    /// Renews until `agree` accepts, for each item, the state of the leases and of this node's view.
+    /// Repeats the renewal, for at most [`AGREE_MS`], until `agree` accepts each item. Its arguments are whether the
+    /// leases know the item, and whether this node's view has it.
     async fn renew_until(
         &self,
         items: Vec<Renewal>,
@@ -558,7 +559,7 @@ impl Registry {
     }
 }
 
-/// The address of a write's caller. Callers without an address count as one.
+/// The address of a write's caller. All callers without an address share one.
 fn address_of(actor: &Who) -> IpAddr {
     let address = actor.address.split(' ').next().unwrap_or_default();
     address.parse().unwrap_or(Ipv4Addr::UNSPECIFIED.into())

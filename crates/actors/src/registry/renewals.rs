@@ -151,14 +151,14 @@ async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
                 return;
             }
             Ok(_) => tracing::error!("the leader's answer to renewals has the wrong length"),
-            // A repeat does no harm, because a renewal is the same however often it is carried out.
+            // A repeat does no harm, because a second renewal has the same effect as the first.
             Err(error) if error.retry() == Retry::Later => {
                 tracing::debug!(%error, "lease renewals have no answer");
                 for waiting in &waiting {
                     *waiting.failure.lock() = Some(error.clone());
                 }
                 if store.refuses_writes().is_some() {
-                    // A leader that has lost its duties gets them back by a write, and so does any other node.
+                    // Without a write, no node can get the leader's duties, so another attempt would fail too.
                     return;
                 }
             }
@@ -175,7 +175,7 @@ async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
     }
 }
 
-/// The leader's side.
+/// Renews leases for other nodes, on the leader.
 pub(super) struct RenewalService {
     pub(super) store: Arc<dyn ControlStore>,
     pub(super) leases: Arc<LeaseTable>,
@@ -219,8 +219,8 @@ impl PeerService<Renew> for RenewalService {
             let mut known = renew_all();
             if known.contains(&false) {
                 // The instance may have been registered a moment ago through a node that is ahead of this
-                // one, because the leader is not always the first to apply an entry. So "unknown" counts only
-                // from a table that has everything that was acknowledged anywhere.
+                // one, because the leader is not always the first to apply an entry. So a lease is unknown only if a
+                // table does not have it that has everything that was acknowledged anywhere.
                 let caught_up = store.barrier(Consistency::Strong, FOLLOW_TIMEOUT);
                 caught_up.await.map_err(|error| format!("the leader is catching up: {error}"))?;
                 let index = view.index();

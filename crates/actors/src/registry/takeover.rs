@@ -54,8 +54,8 @@ impl Takeover {
     async fn ask(&self, before: &FormerGrant, present: Fence) -> Option<usize> {
         let status = self.store.cluster()?.status();
         let others = status.members.iter().filter(|member| member.id != status.node_id);
-        // A member that was named before its node was configured may have another name in the membership than
-        // in its grant. Only the holder of that grant has an answer.
+        // A member may have another name in the membership than in its grant, so the others are asked too. Only the
+        // holder of that grant has an answer.
         let (named, unnamed): (Vec<_>, Vec<_>) =
             others.partition(|member| member.name == before.holder.as_str());
         for member in named.into_iter().chain(unnamed) {
@@ -91,7 +91,7 @@ impl Takeover {
             };
             taken += leases.len();
             let is_last = !more || leases.is_empty();
-            // The actor reads the clock after the answer, so a lease never ends too soon by it.
+            // The actor reads the clock after the answer has arrived, so no lease ends too early.
             self.leases.send(Inherit { present, leases, suspended_ms }).await.ok()?;
             if is_last {
                 return Some(taken);

@@ -3,18 +3,19 @@
 use maxine_state::Rejection;
 use maxine_store::{Retry, WriteOutcome};
 
-/// When a retry makes sense after the storage of a node failed, in seconds: the node is being replaced.
+/// When a retry makes sense after the storage of a node failed, in seconds. Until then, the node may have been
+/// restarted or replaced.
 const STORAGE_RETRY_S: u64 = 5;
 
 /// A write that did not come back with a reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// Nothing was written: no majority, or no leader.
+    /// Nothing was written: no leader is known, or the store takes no writes.
     #[error("nothing was written: {reason}")]
     Unavailable {
         /// When a retry makes sense, in seconds.
         retry_after_s: u64,
-        /// Why.
+        /// The reason, as text for the caller.
         reason: String,
     },
     /// Nothing was written: too many writes are in flight.
@@ -29,7 +30,8 @@ pub enum WriteError {
         /// When a retry makes sense, in seconds.
         retry_after_s: u64,
     },
-    /// It may or may not take effect yet; a retry with the same request id takes effect once.
+    /// The write may have taken effect, or may still do so. A retry with the same request id is safe, because the
+    /// write takes effect only once.
     #[error("the outcome is unknown; repeat the request with the same Idempotency-Key")]
     OutcomeUnknown {
         /// When a retry makes sense, in seconds.
@@ -49,7 +51,7 @@ pub enum WriteError {
     /// Nothing was changed: the command does not fit the state.
     #[error("{rejection}")]
     Rejected {
-        /// Why.
+        /// The reason.
         rejection: Rejection,
         /// The index of the state that refused it.
         index: u64,
@@ -74,7 +76,7 @@ impl WriteError {
         }
     }
 
-    /// Whether a retry can help. After an unknown outcome it takes the same request id.
+    /// Whether a retry can help. After an unknown outcome, a retry is safe only with the same request id.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
@@ -99,7 +101,7 @@ impl WriteError {
         }
     }
 
-    /// When a retry makes sense, in seconds; `None` where it does not, or need not wait.
+    /// When a retry makes sense, in seconds. `None` if a retry does not help, or may follow immediately.
     #[must_use]
     pub fn retry_after_s(&self) -> Option<u64> {
         match self {
