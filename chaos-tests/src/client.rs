@@ -59,7 +59,7 @@ const BODY_LEN_MAX: usize = 64 * 1024 * 1024;
 impl Client {
     /// A client for `base`, with this time limit for requests.
     pub fn new(base: &str, timeout: Duration) -> anyhow::Result<Self> {
-        // Only the first installation counts. All of them are the same.
+        // If a provider is installed already, it is the same one, so the error does not matter.
         let _already = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .timeout(timeout)

@@ -24,9 +24,9 @@ use crate::workload::{self, Setting};
 /// The options of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What orders the commands.
+    /// The backend that orders the commands.
     pub backend: Backend,
-    /// What connects the nodes.
+    /// The kind of network between the nodes.
     pub network: NetworkKind,
     /// The seed of all random choices.
     pub seed: u64,
@@ -44,7 +44,7 @@ pub struct Options {
     pub program: Option<PathBuf>,
     /// The previous version's program, from which nodes are upgraded.
     pub previous: Option<PathBuf>,
-    /// How many nodes.
+    /// Number of nodes.
     pub nodes: u64,
     /// Whether Sentinels monitor Redis.
     pub sentinels: bool,
@@ -54,7 +54,8 @@ pub struct Options {
     pub flags: Vec<String>,
     /// Additional environment variables of the nodes.
     pub env: Vec<(String, String)>,
-    /// Whether a returning node must not raise the term. Only used where nothing else can raise it.
+    /// Whether a returning node must not raise the term. It is set only where nothing else can raise the
+    /// term.
     pub term_must_stay: bool,
     /// Time limit for every node to accept writes after the end of a fault.
     pub recovery_max: Duration,
@@ -166,7 +167,7 @@ async fn begin_with_previous(
     drop(cluster);
     let mut plan = plan(options);
     plan.program.clone_from(&options.previous);
-    // Its indexes start from the beginning.
+    // The indexes of the new cluster start from the beginning.
     journal.records().figures.insert("acknowledged_index".into(), 0);
     Cluster::start(plan, &dir.join(format!("upgrade-{round}"))).await
 }

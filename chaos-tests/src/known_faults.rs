@@ -19,8 +19,8 @@ pub struct OnProcesses {
     pub check: &'static str,
 }
 
-/// All faults in real processes. An early acknowledgement shows when all nodes lose power, because the data
-/// in the memory of the log's transaction is then lost like the data in the kernel.
+/// All faults in real processes. An early acknowledgement is detected when all nodes are killed: what is
+/// still in the memory of the processes is then lost.
 pub const ON_PROCESSES: &[OnProcesses] = &[
     OnProcesses {
         fault: "ack-before-fsync,slow-fsync=60",

@@ -52,9 +52,9 @@ enum Held {
 /// The result of a fault that has ended.
 #[derive(Debug)]
 pub struct FaultEnd {
-    /// For the journal. The values that depend on the recovery are still 0.
+    /// The record for the journal. The values that depend on the recovery are still 0.
     pub record: FaultRecord,
-    /// The node that was cut off, and when it certainly was.
+    /// The node that was cut off, and the time in which it certainly was.
     pub cut: Option<CutOff>,
 }
 
@@ -64,20 +64,20 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Maximum time for a node to detect that its log is damaged.
 const REFUSE_TIMEOUT: Duration = Duration::from_secs(30);
 const NO_REDIS: &str = "this cluster has no Redis";
-/// Maximum number of damages to Redis in one episode, and the maximum pause between two.
+/// Maximum number of damages to Redis in one episode, and the maximum pause between two, in milliseconds.
 const DAMAGES_MAX: usize = 60;
 const DAMAGE_PAUSE_MS_MAX: u64 = 60;
-/// Maximum number of older copies in one episode, and their age in milliseconds.
+/// Maximum number of older copies in one episode, and the minimum and maximum of their age, in milliseconds.
 const ROLLBACKS_MAX: usize = 3;
 const ROLLBACK_AFTER_MS: (u64, u64) = (200, 2_500);
 /// Number of bytes that a node's log allocates in advance.
 const ALLOCATED_LEN: u64 = 8 * 1024 * 1024;
-/// Number of registrations in one write that uses them, and maximum number of such writes.
+/// Number of registrations in one write that uses these bytes up, and maximum number of such writes.
 const USE_UP_ITEMS: u64 = 50;
 const USE_UP_ATTEMPTS_MAX: u64 = 60;
 /// Maximum time for a node on a full disk to stop, or to catch up with the others.
 const FULL_DISK_TIMEOUT: Duration = Duration::from_secs(20);
-/// How far a wall clock jumps, in seconds.
+/// Minimum and maximum distance by which a wall clock jumps, in seconds.
 const JUMP_S: (i64, i64) = (60, 7_200);
 /// A slow disk: how long it hangs, and how long it works between, in milliseconds.
 const SLOW_MS: (u64, u64) = (150, 60);
@@ -287,7 +287,9 @@ async fn roll_back(
         let after = cluster.wait_node_ready(id, READY_TIMEOUT).await?;
         if after.index < before.index {
             let (had, has) = (before.index, after.index);
-            let text = format!("node {id} was ready at index {has}, and had been at {had} before");
+            let text = format!(
+                "node {id} reported ready at index {has}, but it had been at index {had} before"
+            );
             journal.anomaly("rollback", text);
         }
         journal.count("rollbacks", 1);
@@ -466,8 +468,9 @@ async fn stopped_or_whole(
             return Ok(false);
         }
         if clock::now() >= deadline {
-            let text =
-                format!("node {id} neither stopped on its full disk nor has what was acknowledged");
+            let text = format!(
+                "node {id} did not stop on its full disk, and it lacks acknowledged writes"
+            );
             journal.anomaly("full-disk", text);
             return Ok(false);
         }
@@ -504,7 +507,12 @@ async fn start_on_damage(
         let said = cluster.node(id).log_tail();
         if !said.contains("Nothing was changed") {
             let said = said.lines().last().unwrap_or_default().to_owned();
-            journal.anomaly("damage", format!("node {id} ended without saying what to do: {said}"));
+            journal.anomaly(
+                "damage",
+                format!(
+                    "node {id} ended, and its log does not say that nothing was changed: {said}"
+                ),
+            );
         }
         if let Held::Damage(damage) = &active.held {
             damage.undo()?;

@@ -7,15 +7,15 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-/// The program of `MAXINE_BIN`, or the one that cargo built in the profile of this program. If it is missing,
-/// and cargo runs this program, it is built.
+/// The program that `MAXINE_BIN` names, or the one that cargo built in the profile of this program. If it is
+/// missing, and cargo runs this program, it is built.
 pub fn locate() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("MAXINE_BIN") {
         let path = PathBuf::from(path);
         return path.canonicalize().with_context(|| format!("MAXINE_BIN {}", path.display()));
     }
     let own = std::env::current_exe().context("this program's own path is not known")?;
-    let dir = build_dir(&own).context("this program does not stand in a folder of builds")?;
+    let dir = build_dir(&own).context("this program is not in a build directory")?;
     let program = dir.join("maxine");
     if program.exists() {
         return Ok(program);
@@ -34,7 +34,8 @@ pub fn locate_next() -> Option<PathBuf> {
     path.canonicalize().ok()
 }
 
-/// `target/debug` of `target/debug/maxine-chaos` and of `target/debug/deps/rounds-0123`.
+/// The directory of the profile, such as `target/debug` for `target/debug/maxine-chaos` and for
+/// `target/debug/deps/rounds-0123`.
 fn build_dir(own: &Path) -> Option<PathBuf> {
     let dir = own.parent()?;
     let dir = if dir.ends_with("deps") { dir.parent()? } else { dir };

@@ -55,7 +55,7 @@ impl Spread {
 pub struct FaultFigures {
     /// Number of faults.
     pub count: u64,
-    /// How many of them affected the leader.
+    /// Number of these that affected the leader.
     pub hit_leader: u64,
     /// The longest time without an acknowledged write on any node.
     pub unavailable: Spread,

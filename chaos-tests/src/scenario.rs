@@ -104,7 +104,7 @@ pub const SCENARIOS: &[Scenario] = &[
         term_must_stay: true,
         ..scenario(
             "rejoin",
-            "a node cut off and rejoined neither raises the term nor answers a strong read meanwhile",
+            "a node is cut off and returns: it does not raise the term, and answers no strong read while it is cut off",
             &[Fault::IsolateFollower],
             (4_000, 8_000),
         )
@@ -114,14 +114,14 @@ pub const SCENARIOS: &[Scenario] = &[
         leases: true,
         ..scenario(
             "paused-leader",
-            "the leader is stopped for longer than an election and goes on: it never says that it leads",
+            "the leader is paused for longer than an election and resumed: it never reports that it leads",
             &[Fault::PauseLeader],
             (3_500, 6_000),
         )
     },
     scenario(
         "leader-isolation",
-        "the leader is cut off: the others elect, it serves no strong read, and it comes back as a follower",
+        "the leader is cut off: the others elect one, it answers no strong read, and it returns as a follower",
         &[Fault::IsolateLeader],
         (3_000, 6_000),
     ),
@@ -143,7 +143,7 @@ pub const SCENARIOS: &[Scenario] = &[
         nodes: 5,
         ..scenario(
             "five-nodes",
-            "five nodes: halves, a ring in which each hears of its neighbours only, bridges, kills",
+            "five nodes: halves, a ring in which each node hears only its neighbours, bridges, kills",
             &[Fault::Halves, Fault::Ring, Fault::Bridge, Fault::KillAny, Fault::KillLeader],
             (1_000, 6_000),
         )
@@ -152,7 +152,7 @@ pub const SCENARIOS: &[Scenario] = &[
         backends: BOTH,
         ..scenario(
             "disks",
-            "a full, a read-only, a hanging, a slow disk of a node (of Redis in Redis mode)",
+            "a disk of a node (of Redis in Redis mode) that is full, read-only, hanging or slow",
             &[Fault::FullDisk, Fault::ReadOnlyDisk, Fault::HungDisk, Fault::SlowDisk],
             (2_000, 8_000),
         )
@@ -161,7 +161,7 @@ pub const SCENARIOS: &[Scenario] = &[
         backends: BOTH,
         ..scenario(
             "power-loss",
-            "all disks lose power at once: what was acknowledged was synced",
+            "all disks lose power at the same time: everything that was acknowledged was synced",
             &[Fault::PowerLoss],
             (100, 800),
         )
@@ -170,21 +170,21 @@ pub const SCENARIOS: &[Scenario] = &[
         logs_on_disks: true,
         ..scenario(
             "disk-full-logs",
-            "a node's disk is full, with its own output on it: the node stops, or has all that the others have",
+            "the disk of a node and of its own output is full: the node stops, or has everything that the others have",
             &[Fault::FullDisk],
             (2_000, 8_000),
         )
     },
     scenario(
         "rollback",
-        "a node gets an older copy of its own directory, again and again under load: nothing is lost, and it is ready \
+        "a node gets an older copy of its own directory, repeatedly under load: nothing is lost, and it is ready \
          only when it has again what it had",
         &[Fault::Rollback],
         (100, 800),
     ),
     scenario(
         "damaged-log",
-        "the end of a node's log is cut off or its bits are turned: it refuses to start, or knows everything",
+        "the end of a node's log is cut off, or bits in it are flipped: the node refuses to start, or has everything",
         &[Fault::CutLogTail, Fault::FlipLogTail],
         (100, 800),
     ),
@@ -193,7 +193,7 @@ pub const SCENARIOS: &[Scenario] = &[
         leases: true,
         ..scenario(
             "clock-jumps",
-            "a node's wall clock jumps forward and back by up to two hours: no lease goes by it",
+            "a node's wall clock jumps forward and back by up to two hours: no lease depends on it",
             &[Fault::ClockForward, Fault::ClockBack],
             (2_000, 6_000),
         )
@@ -218,14 +218,14 @@ pub const SCENARIOS: &[Scenario] = &[
         backends: BOTH,
         ..scenario(
             "blackout",
-            "kill -9 of all nodes at once: what was acknowledged is on the disks",
+            "kill -9 of all nodes at the same time: everything that was acknowledged is on the disks",
             &[Fault::KillAll],
             (100, 800),
         )
     },
     scenario(
         "rolling-restart",
-        "every node is restarted the graceful way, one after the other, under load",
+        "every node is restarted gracefully, one after another, under load",
         &[Fault::RollingRestart],
         (100, 300),
     ),
@@ -233,14 +233,14 @@ pub const SCENARIOS: &[Scenario] = &[
         needs_namespaces: true,
         ..scenario(
             "degraded-network",
-            "packets of the leader are late, lost, over a rate dropped",
+            "packets of the leader are late or lost, or are dropped above a rate",
             &[Fault::Degrade, Fault::Loss, Fault::Rate, Fault::IsolateLeader],
             (2_000, 6_000),
         )
     },
     scenario(
         "late-network",
-        "everything from and to the leader is late",
+        "everything from and to the leader is delayed",
         &[Fault::Delay],
         (2_000, 6_000),
     ),

@@ -32,7 +32,7 @@ async fn upgrade(backend: Backend) {
     let all = mixed.cluster.ids();
     let (first, last) = (all[0], *all.last().unwrap());
 
-    // Upgrades one node after the other. All nodes agree, whichever builds they run.
+    // Upgrades one node after another. All nodes agree, whichever builds they run.
     load.rounds(2).await;
     mixed.restart_as_next(first).await;
     load.rounds(1).await;

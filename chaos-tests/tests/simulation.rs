@@ -44,8 +44,8 @@ fn entries_under_an_old_fence_are_met() {
     assert!((1..=60).map(|seed| simulation::run(slow(seed)).fenced_off).sum::<u64>() > 0);
 }
 
-/// Each deliberate fault violates its invariant with the seed that is named for it. Without the fault that
-/// seed violates none.
+/// Each deliberate fault violates its invariant with the seed in [`IN_SIMULATION`]. Without the fault, the
+/// same seed violates none.
 #[test]
 fn every_known_fault_is_caught_by_its_seed() {
     for (fault, name) in Fault::all() {

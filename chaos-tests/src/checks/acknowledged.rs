@@ -13,19 +13,21 @@ pub fn check(ledger: &Ledger, node: u64, listed: &Listed) -> Vec<String> {
     for (key, state) in ledger {
         let found = listed.get(key);
         let problem = match (state, found) {
-            (KeyState::Present { .. }, None) => "was acknowledged and is not there".to_owned(),
+            (KeyState::Present { .. }, None) => "was acknowledged, and is not listed".to_owned(),
             (KeyState::Present { lease_epoch }, Some(found)) if found != lease_epoch => {
                 format!("was acknowledged with lease {lease_epoch} and has lease {found}")
             }
-            (KeyState::Absent, Some(_)) => "was refused or removed, and is there".to_owned(),
-            (KeyState::Missed, _) => "was acknowledged, and was not there to be removed".to_owned(),
+            (KeyState::Absent, Some(_)) => "was refused or removed, and is listed".to_owned(),
+            (KeyState::Missed, _) => {
+                "was acknowledged, and did not exist when it was removed".to_owned()
+            }
             _ => continue,
         };
         anomalies.push(format!("node {node}: {}/{} {problem}", key.0, key.1));
     }
     for key in listed.keys().filter(|key| !ledger.contains_key(*key)) {
         anomalies
-            .push(format!("node {node}: {}/{} is there, and nobody registered it", key.0, key.1));
+            .push(format!("node {node}: {}/{} is listed, but nobody registered it", key.0, key.1));
     }
     anomalies
 }

@@ -22,12 +22,18 @@ pub fn check(acknowledged: &[Acknowledgement], claims: &[AgeClaim]) -> Vec<Strin
     for claim in claims {
         let Some(age_ms) = claim.staleness_ms else {
             if claim.ready {
-                anomalies.push(format!("node {} was ready without knowing its age", claim.node));
+                anomalies.push(format!(
+                    "node {} reported ready without knowing its staleness",
+                    claim.node
+                ));
             }
             continue;
         };
         if claim.ready && age_ms > READY_STALENESS_MS_MAX {
-            anomalies.push(format!("node {} was ready with a state {age_ms} ms old", claim.node));
+            anomalies.push(format!(
+                "node {} reported ready with a state that was {age_ms} ms old",
+                claim.node
+            ));
         }
         // The staleness is rounded down, and counts from a moment after the question was sent.
         let since_us = claim.start_us.saturating_sub((age_ms + 1) * 1_000);

@@ -32,7 +32,7 @@ pub fn check(claims: &[Claim]) -> Vec<String> {
             && newest.term > claim.term
         {
             anomalies.push(format!(
-                "node {} said that it leads term {} at {} us, after node {} had led term {}",
+                "node {} reported that it leads term {} at {} us, after node {} had led term {}",
                 claim.node, claim.term, claim.end_us, newest.node, newest.term
             ));
         }
@@ -53,8 +53,8 @@ pub struct Paused {
     pub resumed_us: u64,
 }
 
-/// A question that reached the process just before the pause may have been processed already. Its answer was
-/// true at that time.
+/// Tolerance for the time of the pause, in microseconds. A question that was sent at most this long after
+/// `paused_us` may have been processed before the process stopped. Its answer was true at that time.
 const THOUGHT_US: u64 = 50_000;
 
 /// After the pause, the node must not report that it leads in answer to a question that was sent during the
@@ -67,7 +67,7 @@ pub fn check_resumed(claims: &[Claim], paused: Paused) -> Vec<String> {
         .map(|claim| claim.start_us)
         .min()
         .unwrap_or(u64::MAX);
-    // An answer without a term may arrive just before the one with the new term.
+    // An answer without a term may arrive shortly before the answer with the new term.
     let grace_us = 2_000_000;
     let wrong = claims.iter().filter(|claim| {
         let after = claim.node == node
@@ -79,8 +79,11 @@ pub fn check_resumed(claims: &[Claim], paused: Paused) -> Vec<String> {
         .map(|claim| {
             let late_us = claim.end_us - resumed_us;
             let asked_ms = (claim.start_us - paused_us) / 1_000;
-            let what = if claim.term == 0 { "as ready".into() } else { format!("in term {}", claim.term) };
-            format!("node {node} said that it leads ({what}) {late_us} us after it went on, asked {asked_ms} ms after it was paused")
+            let what = if claim.term == 0 { "without a term".into() } else { format!("in term {}", claim.term) };
+            format!(
+                "node {node} reported that it leads ({what}) {late_us} us after it was resumed; the question was \
+                 sent {asked_ms} ms after the pause began"
+            )
         })
         .collect()
 }
@@ -115,7 +118,11 @@ mod tests {
         assert_eq!(resumed(&[claim(1, 3, 1_000_000)]), 1);
         let queued = Claim { start_us: 300_000, ..claim(1, 0, 500_001) };
         assert_eq!(resumed(std::slice::from_ref(&queued)), 1);
-        assert_eq!(resumed(&[Claim { start_us: 1, ..queued }]), 0, "it was thought through before");
+        assert_eq!(
+            resumed(&[Claim { start_us: 1, ..queued }]),
+            0,
+            "it was processed before the pause"
+        );
         assert_eq!(resumed(&[claim(1, 3, 100_000), claim(2, 4, 900_000)]), 0);
         assert_eq!(resumed(&[claim(1, 0, 900_000), claim(1, 5, 1_000_000)]), 0);
     }

@@ -3,7 +3,7 @@
 use crate::workload::FleetRecord;
 
 /// Checks a fleet. `still_there` are the silent instances that are listed at `now_us`. They may stay for
-/// `allowed` longer, because a new leader gives every lease its whole time again.
+/// `allowed_us` longer, because a new leader gives every lease its whole time again.
 pub fn check(
     fleet: &FleetRecord,
     still_there: &[String],
@@ -13,7 +13,7 @@ pub fn check(
     let mut anomalies: Vec<String> = fleet
         .lost_early
         .iter()
-        .map(|lost| format!("a heartbeat was refused although the lease held: {lost}"))
+        .map(|lost| format!("a heartbeat was refused although the lease was valid: {lost}"))
         .collect();
     for id in still_there {
         if let Some(due_us) = fleet.silent.get(id)

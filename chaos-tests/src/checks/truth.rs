@@ -1,5 +1,5 @@
-//! Check: what a node reports about the cluster agrees with what the harness did to it: the leader, the
-//! number of nodes that may still fail, and the index.
+//! Check: what a node reports about the cluster agrees with the faults that the harness caused. This concerns
+//! the leader, the number of nodes that may still fail, and the index.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ pub fn check(claims: &[StatusClaim], known: &Known, all: &[u64]) -> Vec<String> 
             && known.unreachable_from(*node, all).any(|other| other == *leader)
         {
             anomalies.push(format!(
-                "node {node} named node {leader} as the leader, {} ms after it could not reach it any more",
+                "node {node} named node {leader} as the leader, {} ms after it could no longer reach it",
                 (claim.start_us - known.from_us) / 1_000
             ));
         }
@@ -67,7 +67,8 @@ pub fn check(claims: &[StatusClaim], known: &Known, all: &[u64]) -> Vec<String> 
             let most = reachable.saturating_sub(voters / 2 + 1);
             if tolerated > most {
                 anomalies.push(format!(
-                    "node {node} said that {tolerated} of {voters} voters can be lost, but it could reach {reachable}"
+                    "node {node} reported that {tolerated} of {voters} voters may fail, but it could reach only \
+                     {reachable}"
                 ));
             }
         }
@@ -171,7 +172,7 @@ mod tests {
         assert_eq!(found(led_by(3, claim(1, 12))), 0, "it may not know yet");
         assert_eq!(found(led_by(3, claim(1, 21))), 0, "it is back");
         assert_eq!(found(led_by(2, claim(1, 16))), 0);
-        assert_eq!(found(led_by(2, claim(3, 16))), 1, "who is cut off reaches nobody");
+        assert_eq!(found(led_by(2, claim(3, 16))), 1, "a node that is cut off reaches nobody");
     }
 
     #[test]

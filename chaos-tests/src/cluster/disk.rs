@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use nix::sys::statvfs::statvfs;
 
-/// Length of an image, in bytes. It only uses what is written.
+/// Length of an image, in bytes. The file is sparse, so it uses only as much space as was written.
 const IMAGE_LEN: u64 = 512 * 1024 * 1024;
 const BALLAST: &str = "ballast";
 /// `EXT4_IOC_SHUTDOWN` without flushing the journal, which simulates a power failure. Perl is part of
@@ -161,7 +161,8 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let at = self.at.display().to_string();
-        // A process that hangs on it cannot even be killed. It is usually not frozen.
+        // A process that waits for a frozen disk cannot even be killed. The command fails if the disk is not
+        // frozen.
         let _thawed = run("fsfreeze", &["--unfreeze", &at]);
         // Its users may still be ending. The kernel releases it when the last one has ended.
         let _gone = run("umount", &["-l", &at]);
@@ -196,7 +197,7 @@ fn run(program: &str, words: &[&str]) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    /// Not everyone who runs these tests is root.
+    /// A disk for a test; `None`, with a message, if it cannot be created, for example without root.
     fn disk(dir: &Path) -> Option<Disk> {
         match Disk::missing() {
             Some(missing) => {

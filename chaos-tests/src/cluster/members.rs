@@ -53,7 +53,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Asks one node after the other until one succeeds. An earlier attempt may have succeeded, so a member
+    /// Asks one node after another until one succeeds. An earlier attempt may have succeeded, so a member
     /// that exists already, or is removed already, counts as success.
     async fn change(
         &self,

@@ -169,12 +169,12 @@ impl Cluster {
         self.disks.get(&whose.unwrap_or(0)).context("there is no disk of its own")
     }
 
-    /// Makes the node use the present program instead of the previous one, from its next start on.
+    /// From its next start on, the node uses the present program instead of the previous one.
     pub fn use_present_program(&mut self, id: u64) -> anyhow::Result<()> {
         self.use_program(id, &program::locate()?)
     }
 
-    /// Makes the node use this program, from its next start on.
+    /// From its next start on, the node uses this program.
     pub fn use_program(&mut self, id: u64, program: &Path) -> anyhow::Result<()> {
         let program = program.display().to_string();
         *self.node_mut(id).plan_mut().command.last_mut().context("a program")? = program;

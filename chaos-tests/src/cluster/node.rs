@@ -64,7 +64,7 @@ impl Node {
 
     /// Its own wall clock.
     pub fn wall_clock(&self) -> anyhow::Result<&WallClock> {
-        self.plan.wall_clock.as_ref().context("this node goes by the machine's clock")
+        self.plan.wall_clock.as_ref().context("this node has no wall clock of its own")
     }
 
     /// The id of its process, while it runs.

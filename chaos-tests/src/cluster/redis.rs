@@ -121,7 +121,7 @@ impl RedisServer {
         self.command(&line).await.map(drop)
     }
 
-    /// Sends one inline command and returns the start of its answer.
+    /// Sends one inline command. Returns the first part of the answer, of at most 16 KiB.
     pub async fn command(&self, line: &str) -> anyhow::Result<String> {
         ask(self.port, line).await
     }

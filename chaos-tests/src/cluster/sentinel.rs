@@ -79,7 +79,7 @@ impl Watched {
         self.wait_whole().await?;
         let port = self.master_port().await.context("the Sentinels know no master")?;
         let server = self.servers.iter_mut().find(|server| server.port() == port);
-        server.context("the master is none of ours")?.kill().await?;
+        server.context("the master is not a server of this cluster")?.kill().await?;
         Ok(port)
     }
 
@@ -88,12 +88,12 @@ impl Watched {
         let promoted = async || self.master_port().await.filter(|port| *port != old);
         let new = until(PATIENCE, LOOK_EVERY, promoted).await.context("no replica was promoted")?;
         let server = self.servers.iter_mut().find(|server| server.port() == old);
-        let server = server.context("the old master is none of ours")?;
+        let server = server.context("the old master is not a server of this cluster")?;
         server.follow(Some(new));
         server.start_again().await
     }
 
-    /// Kills all of them.
+    /// Kills the Sentinels and the servers.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         for child in &mut self.sentinels {
             child.start_kill()?;

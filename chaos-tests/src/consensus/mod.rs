@@ -35,7 +35,8 @@ pub fn plan(seed: u64, virtual_ms: u64) -> Plan {
 pub fn run(plan: Plan) -> Outcome {
     let run =
         move || simulation::run(plan, || Box::new(Replica::default()), Box::new(Work::default()));
-    // Its runtime must not be started inside another one, and its random numbers belong to the thread.
+    // The simulation has its own runtime, which must not be started inside another one, and its random
+    // numbers belong to the thread.
     match std::thread::spawn(run).join() {
         Ok(outcome) => outcome,
         Err(panic) => std::panic::resume_unwind(panic),

@@ -72,7 +72,7 @@ impl Application for Replica {
 
     fn restore(&mut self, _: u64, input: &mut dyn Read) -> io::Result<()> {
         self.state = ControlState::read_from(input)?;
-        // Their data belongs to the time before the snapshot.
+        // The data of the old invariants belongs to the time before the snapshot.
         self.invariants = invariants::all();
         Ok(())
     }

@@ -35,7 +35,8 @@ pub(super) struct Seen {
 
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
-/// How much longer a silent instance may stay, because each new leader gives its lease the whole time again.
+/// How much longer a silent instance may stay, in milliseconds, because each new leader gives its lease the
+/// whole time again.
 const SILENT_EXTRA_MS: u64 = 12_000;
 
 pub(super) async fn verify(
@@ -121,8 +122,8 @@ fn down(seen: &Seen) -> Option<proxied::Down> {
     })
 }
 
-/// Redis has lost what it had acknowledged. The nodes write it back if they can, and report it if they
-/// cannot. In both cases they must agree, and lose nothing silently.
+/// Checks an episode in which Redis may have lost what it had acknowledged. The nodes write it back if they
+/// can, and report it if they cannot. In both cases they must agree, and lose nothing silently.
 async fn verify_what_redis_left(
     cluster: &Cluster,
     setting: &Setting,
@@ -159,7 +160,7 @@ async fn verify_what_redis_left(
     Ok(())
 }
 
-/// Checks the claims of the episode, and keeps only those that the picture needs.
+/// Checks the claims of the episode. Then keeps only those that the picture of the report needs.
 fn check_leadership(active: &Active, healed_us: u64, journal: &Journal) {
     let mut records = journal.records();
     let mut found = leadership::check(&records.claims);
@@ -229,7 +230,8 @@ async fn list(
     Ok(listed)
 }
 
-/// Reads a list, again if there is no answer. A slow answer of a busy machine is not a broken promise.
+/// Reads a list, and reads it again if there is no answer. A slow answer of a busy machine is not a broken
+/// promise.
 async fn listed_by(client: &Client, path: &str) -> Result<Vec<Value>, Outcome> {
     let mut last = Outcome::Unknown("it was never asked for".into());
     let ask = async || match client.list(path).await {
@@ -264,7 +266,7 @@ async fn settle(cluster: &Cluster) -> anyhow::Result<Vec<Digest>> {
 }
 
 async fn stop_watches(watches: Load<WatchLog>) -> Vec<WatchLog> {
-    // One more round of questions completes every log.
+    // In this time each watch asks once more, which completes its log.
     tokio::time::sleep(Duration::from_millis(300)).await;
     watches.stop().await
 }

@@ -3,7 +3,8 @@
 use super::Invariant;
 use crate::facts::{Facts, Step};
 
-/// A grant may be lost and requested again a few times.
+/// How long a leader may be without its duties, in milliseconds. A grant may be lost and requested again a
+/// few times.
 const PATIENCE_MS: u64 = 10_000;
 
 #[derive(Debug, Default)]

@@ -31,13 +31,15 @@ impl Invariant for FencesGrow {
             && !events.is_empty()
         {
             return Err(format!(
-                "entry {position} under fence {fence} took effect under {current}"
+                "entry {position} with fence {fence} took effect while fence {current} was current"
             ));
         }
         for event in events {
             if let EventKind::LeadershipGranted { fence, .. } = &event.kind {
                 if *fence <= current {
-                    return Err(format!("entry {position} granted fence {fence} after {current}"));
+                    return Err(format!(
+                        "entry {position} granted fence {fence} after the greater or equal fence {current}"
+                    ));
                 }
                 self.newest[*node] = *fence;
             }

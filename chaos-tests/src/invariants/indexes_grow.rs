@@ -24,7 +24,7 @@ impl Invariant for IndexesGrow {
         for event in events {
             if event.index <= self.last[*node] {
                 return Err(format!(
-                    "a change at index {} after {}",
+                    "a change at index {} follows one at index {}",
                     event.index, self.last[*node]
                 ));
             }
@@ -32,7 +32,10 @@ impl Invariant for IndexesGrow {
         }
         let index = facts.nodes[*node].state.index();
         if self.last[*node] > index || applied.index > index {
-            return Err(format!("index {} is beyond the state's {index}", self.last[*node]));
+            return Err(format!(
+                "a change is at index {}, but the state is only at index {index}",
+                self.last[*node]
+            ));
         }
         Ok(())
     }

@@ -13,7 +13,9 @@ impl Invariant for RefusedWritesAreNotWritten {
 
     fn check(&mut self, facts: &Facts, _: &Step) -> Result<(), String> {
         match facts.refused.iter().find(|write| facts.ordered.contains(write)) {
-            Some(write) => Err(format!("write {write} was refused as not written, and ordered")),
+            Some(write) => {
+                Err(format!("write {write} was answered as not written, but it was ordered"))
+            }
             None => Ok(()),
         }
     }

@@ -10,7 +10,8 @@ use crate::facts::{Facts, Step};
 #[derive(Debug, Default)]
 pub(super) struct RequestsTakeEffectOnce {
     first: BTreeMap<u128, (usize, Applied)>,
-    /// Registrations by the time at which the client made them, which all its attempts share.
+    /// Registrations by name and by the time at which the client made them. All attempts of one registration
+    /// have the same time.
     made: BTreeMap<(String, u64), usize>,
 }
 
@@ -28,7 +29,9 @@ impl Invariant for RequestsTakeEffectOnce {
             return Err(format!("request {id} took effect at entries {first} and {position}"));
         }
         if answer != applied {
-            return Err(format!("request {id} was answered {answer:?} and then {applied:?}"));
+            return Err(format!(
+                "request {id} was answered with {answer:?} and then with {applied:?}"
+            ));
         }
         if let (Command::Register { items }, false) = (&proposal.command, events.is_empty()) {
             for (service, registration) in items {
@@ -37,7 +40,8 @@ impl Invariant for RequestsTakeEffectOnce {
                     self.made.entry((name.clone(), proposal.proposed_at_ms)).or_insert(*position);
                 if at != position {
                     return Err(format!(
-                        "{name} was registered by entries {at} and {position} of one attempt"
+                        "{name} was registered by the entries {at} and {position}, which belong to one registration of \
+                         the client"
                     ));
                 }
             }
@@ -45,7 +49,9 @@ impl Invariant for RequestsTakeEffectOnce {
         if let Some(reply) = facts.replies.get(&id)
             && reply != applied
         {
-            return Err(format!("request {id} was answered {reply:?} and applied as {applied:?}"));
+            return Err(format!(
+                "request {id} was answered with {reply:?}, but applied as {applied:?}"
+            ));
         }
         Ok(())
     }

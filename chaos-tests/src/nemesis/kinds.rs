@@ -30,9 +30,9 @@ pub enum Fault {
     Halves,
     /// Each node hears only its neighbours. With three nodes, each hears only the one before it.
     Ring,
-    /// Every node is restarted gracefully, one after the other.
+    /// Every node is restarted gracefully, one after another.
     RollingRestart,
-    /// All nodes run the previous program and are upgraded to the present one, one after the other.
+    /// All nodes run the previous program and are upgraded to the present one, one after another.
     Upgrade,
     /// A new member is added, and an old one removed.
     ReplaceMember,

@@ -21,12 +21,13 @@ pub struct ClusterProperties {
 pub fn fits(fault: Fault, ground: ClusterProperties) -> bool {
     let raft = ground.backend == Backend::Raft;
     match fault {
-        // Sentinels would answer each of these with a failover.
+        // Sentinels would react to each of these faults with a failover.
         Fault::KillRedis | Fault::PauseRedis | Fault::FlushRedis | Fault::DamageRedis => {
             !raft && !ground.sentinels
         }
         Fault::FailoverRedis => !raft && ground.sentinels,
-        // Between the nodes there are only the messages beside Redis.
+        // Redis orders the commands, so a cut between the nodes stops only the messages that do not use
+        // Redis.
         Fault::IsolateLeader
         | Fault::IsolateFollower
         | Fault::OneWayFromLeader

@@ -38,7 +38,7 @@ pub(super) struct Client {
     pub(super) next_at_ms: u64,
     /// Until this time its instance fails every probe.
     pub(super) sick_until_ms: u64,
-    /// From this time on it may be sick again; never if it is always healthy.
+    /// From this time on it may be sick again; `u64::MAX` if it is always healthy.
     pub(super) sick_from_ms: u64,
 }
 

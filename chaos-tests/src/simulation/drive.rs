@@ -142,7 +142,7 @@ impl World {
             return;
         }
         let message = Message::Order { node, ask, proposals, hops: hops + 1 };
-        // If no leader is known, it is tried again a moment later.
+        // If no leader is known, this node tries again a moment later.
         let wait_ms = if leader.is_none() { FORWARD_PAUSE_MS } else { 0 };
         let to = Place::Node(leader.unwrap_or(nth));
         let start_ms = self.now_ms() + wait_ms;
@@ -197,7 +197,7 @@ impl World {
         }
     }
 
-    /// A question of a node was answered, or its time is over.
+    /// Handles the answer to a question of a node; `None` if its time is over.
     fn answered(&mut self, nth: usize, ask: u128, applied: Option<Vec<Applied>>) {
         match self.nodes[nth].asked.remove(&ask) {
             Some(Asked::Grant { term }) => {
@@ -342,7 +342,7 @@ impl World {
                 IntakeEffect::Answer(Waiter::Client { client, id, write }, answer) => {
                     let message = match answer {
                         Ok(applied) => Message::Done { id, applied },
-                        // The client asks again, with the same id.
+                        // No answer is sent, so the client asks again, with the same id.
                         Err(Refusal::Unknown) => continue,
                         Err(_) => {
                             self.counts.refusals += 1;

@@ -22,25 +22,25 @@ pub(super) enum Place {
 pub(super) enum Message {
     /// A client asks a node to write.
     Write { client: usize, proposal: Arc<Proposal> },
-    /// The answer: the write was done.
+    /// The answer to a write: it was carried out.
     Done { id: u128, applied: Applied },
-    /// The answer: nothing was written.
+    /// The answer to a write: nothing was written.
     Refused { id: u128 },
     /// Proposals to be ordered. The node `node` waits for the answer to its question `ask`.
     Order { node: usize, ask: u128, proposals: Vec<Arc<Proposal>>, hops: u8 },
-    /// The answer, with the length of the log.
+    /// The answer to `Order`, with the length of the log.
     Ordered { ask: u128, applied: Vec<Applied>, position: usize },
     /// A heartbeat: the lease, its registration, and when the client sent it.
     Renew { client: usize, lease: LeaseId, epoch: u64, sent_ms: u64, hops: u8 },
-    /// The answer: whether the lease is known.
+    /// The answer to a heartbeat: whether the lease is known.
     Renewed { sent_ms: u64, epoch: u64, known: bool },
     /// A new leader asks the previous one for the remaining times of the leases.
     AskLeases { node: usize, former: Fence, present: Fence },
-    /// The answer.
+    /// The answer to `AskLeases`.
     LeftLeases { present: Fence, left: Arc<RemainingTimes> },
     /// The observations of a node, for the leader.
     Observed { node: usize, ask: u128, items: Vec<Observation> },
-    /// The leader has received them.
+    /// The leader has received the observations.
     Heard { ask: u128 },
 }
 

@@ -27,7 +27,7 @@ pub(super) enum Waiter {
     Verdicts,
 }
 
-/// What a node waits for, by the number of its question.
+/// What a node waits for. The number of the question is its key in `Node::asked`.
 #[derive(Clone, Debug)]
 pub(super) enum Asked {
     /// A grant in this term.
@@ -78,7 +78,7 @@ pub(super) struct Node {
     pub(super) next_tick_ms: u64,
     /// What remains after a crash: an encoded snapshot and its position.
     snapshot: (Vec<u8>, usize),
-    /// By how much its clock is fast or slow, in parts per thousand.
+    /// By how much its clock is fast, in parts per thousand; negative if it is slow.
     drift: i64,
     seed: u64,
 }

@@ -32,7 +32,8 @@ pub(super) struct World {
     pub(super) network: Network,
     pub(super) nodes: Vec<Node>,
     pub(super) clients: Vec<Client>,
-    /// Later actions of nodes: the time, the node, and its start.
+    /// Later actions of nodes, by time and a unique number. The value has the node and the number of its
+    /// process's start.
     timers: BTreeMap<(u64, u64), (usize, u64, Timer)>,
     /// The node whose probes sometimes reach nothing.
     pub(super) blind: usize,
@@ -199,7 +200,7 @@ impl World {
             return;
         }
         if replica.paused_until_ms > self.now_ms() {
-            // The process notices it when it is resumed.
+            // The process handles the timer when it is resumed.
             self.timers.insert((replica.paused_until_ms, id), (nth, start, timer));
             return;
         }

@@ -72,7 +72,8 @@ impl Fleet {
         self.record
     }
 
-    /// When the registration was sent, if it was acknowledged.
+    /// Registers an instance. Returns when the request was sent, in microseconds; `None` if it was not
+    /// acknowledged.
     async fn register(&mut self, id: &str) -> Option<u64> {
         let path = format!("/api/v1/services/{}/fleet/instances/{id}", self.setting.namespace);
         let body = json!({"address": "http://10.20.30.41:80", "ttl_ms": self.ttl_ms});
@@ -105,7 +106,7 @@ impl Fleet {
                 self.holds_until_us.insert(id, start_us + self.ttl_ms * 1_000);
                 continue;
             }
-            // It had been removed when this answer was made, which was before now.
+            // The instance had been removed when the node made this answer, which was before now.
             match self.holds_until_us.remove(&id) {
                 Some(until_us) if now_us < until_us => {
                     let left_ms = (until_us - now_us) / 1_000;

@@ -32,7 +32,7 @@ pub struct Load<T> {
     tasks: JoinSet<T>,
 }
 
-/// Says to each client whether to continue.
+/// Tells a client whether to continue.
 #[derive(Clone, Debug)]
 pub struct StopSignal(watch::Receiver<bool>);
 

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::journal::{Ended, OpKind};
 
 const EVERY: Duration = Duration::from_millis(100);
-/// A time to live that is longer than any test.
+/// A time to live, in milliseconds, that is longer than any test.
 const TTL_MS: u64 = 86_400_000;
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 const HEAD_LEN_MAX: usize = 16 * 1024;
@@ -102,7 +102,7 @@ async fn ask(
         seen |= outcome.is_ok();
         let answer = match &outcome {
             Outcome::Ok { body, .. } if body["path"] == format!("/{node}-{nth}") => None,
-            Outcome::Ok { body, .. } => Some(format!("another's answer: {body}")),
+            Outcome::Ok { body, .. } => Some(format!("the answer to another request: {body}")),
             Outcome::Refused { status: 0, .. } => None,
             Outcome::Refused { status, reason } => Some(format!("{status} {reason}")),
             // Without an answer nothing is known. A status is an answer.

@@ -10,7 +10,7 @@ use crate::client::Outcome;
 use crate::clock;
 use crate::journal::{Acknowledgement, Ended, OpKind};
 
-/// A time to live that never ends during a test.
+/// A time to live, in milliseconds, that is longer than any test.
 const TTL_MS: u64 = 86_400_000;
 const BATCH_LEN: usize = 10;
 /// Pause after a node did not answer.
@@ -24,7 +24,7 @@ pub enum KeyState {
         /// The lease of the registration.
         lease_epoch: u64,
     },
-    /// Its deregistration was acknowledged.
+    /// Its registration was refused, or its deregistration was acknowledged.
     Absent,
     /// Its registration was acknowledged, but it did not exist when it was removed.
     Missed,
@@ -32,7 +32,7 @@ pub enum KeyState {
     Either,
 }
 
-/// What one client knows of its instances, by (service, id).
+/// What one client knows about its instances, by (service, id).
 pub type Ledger = BTreeMap<(String, String), KeyState>;
 
 /// Starts this many clients. The journal has the highest index that any of them received, as

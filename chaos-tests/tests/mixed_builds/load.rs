@@ -36,7 +36,7 @@ impl Load {
         let mut rounds = self.rounds.clone();
         // The present round may have begun before the call.
         let goal = *rounds.borrow() + more + 1;
-        rounds.wait_for(|done| *done >= goal).await.expect("the load goes on");
+        rounds.wait_for(|done| *done >= goal).await.expect("the load has stopped");
     }
 
     /// Stops all writes while the guard exists.

@@ -181,7 +181,7 @@ impl Mixed {
         let started = Instant::now();
         // The leader expires instances and reports health by itself, so the index may change.
         'again: loop {
-            assert!(started.elapsed() < PATIENCE, "the nodes never stand at one index");
+            assert!(started.elapsed() < PATIENCE, "the nodes are never at the same index");
             tokio::time::sleep(Duration::from_millis(50)).await;
             let before = self.indexes(&up).await;
             if before.len() > 1 {

@@ -18,13 +18,18 @@ impl Invariant for FencesGrow {
             && fence.0 != current
             && !effect.events.is_empty()
         {
-            return Err(format!("fence {} took effect under {current}", fence.0));
+            return Err(format!(
+                "a command with fence {} took effect while fence {current} was current",
+                fence.0
+            ));
         }
         for event in effect.events {
             if let EventKind::LeadershipGranted { fence, .. } = &event.kind
                 && *fence <= current
             {
-                return Err(format!("fence {fence} was granted after {current}"));
+                return Err(format!(
+                    "fence {fence} was granted after the greater or equal fence {current}"
+                ));
             }
         }
         Ok(())

@@ -26,7 +26,10 @@ impl Invariant for RequestsTakeEffectOnce {
             return Err(format!("request {id} took effect twice"));
         }
         if first != effect.applied {
-            return Err(format!("request {id} was answered {first:?}, then {:?}", effect.applied));
+            return Err(format!(
+                "request {id} was answered with {first:?} and then with {:?}",
+                effect.applied
+            ));
         }
         Ok(())
     }

@@ -33,7 +33,10 @@ impl Invariant for WatchesAreGapless {
         let followed = self.followed.get_or_insert_with(|| leases(effect.before));
         for event in effect.events {
             if event.index <= self.last {
-                return Err(format!("a change at index {} after {}", event.index, self.last));
+                return Err(format!(
+                    "a change at index {} follows one at index {}",
+                    event.index, self.last
+                ));
             }
             self.last = event.index;
             match &event.kind {
@@ -45,11 +48,15 @@ impl Invariant for WatchesAreGapless {
             }
         }
         if self.last > effect.after.index() {
-            return Err(format!("a change at index {} of {}", self.last, effect.after.index()));
+            return Err(format!(
+                "the last change is at index {}, but the state is only at index {}",
+                self.last,
+                effect.after.index()
+            ));
         }
         if *followed != leases(effect.after) {
             return Err(format!(
-                "a follower at index {} has another registry",
+                "up to index {}, the changes give another registry than the state",
                 effect.after.index()
             ));
         }
