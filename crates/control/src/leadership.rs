@@ -45,7 +45,8 @@ pub enum LeadershipEvent {
 pub struct FormerLeader {
     /// Its name.
     pub name: String,
-    /// How long ago this node noticed that it no longer leads, in milliseconds; `None` if it has not.
+    /// How long ago this node noticed that the previous leader no longer leads, in milliseconds; `None` if it has not
+    /// noticed.
     pub lost_for_ms: Option<u64>,
 }
 
@@ -80,7 +81,7 @@ pub enum LeadershipEffect {
 #[derive(Debug)]
 struct PreviousLeader {
     name: String,
-    /// When this node noticed that it no longer leads.
+    /// When this node noticed that the previous leader no longer leads, in milliseconds; `None` if it has not noticed.
     lost_at_ms: Option<u64>,
 }
 

@@ -718,7 +718,8 @@ impl TrafficPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthPolicy {
-    /// Number of nodes that probe each instance and must agree, 1 to 7; fewer if fewer nodes run.
+    /// Number of nodes that must agree on a verdict, 1 to 7; fewer if fewer nodes run. Twice this number minus one
+    /// nodes probe each instance.
     pub observers: u32,
     /// If more than this share of the instances is unhealthy, all are used (panic mode), in
     /// percent, 0 to 100; 0 turns this off. It keeps traffic flowing when the probes themselves are

@@ -38,8 +38,8 @@ pub struct ProbeJob {
     pub spec: ProbeSpec,
     /// The class of places that the probe uses.
     pub class: ProbeClass,
-    /// Whether the time limit in `spec` is shorter than the instance's own: no answer in time then means only that
-    /// the instance is slow.
+    /// Whether the time limit in `spec` is shorter than the instance's own. If it is, no answer in time means only
+    /// that the instance is slow.
     pub is_look: bool,
 }
 
@@ -55,7 +55,7 @@ impl ProbeTable {
         self.0.pin().get(key).cloned()
     }
 
-    /// The instances whose last probes failed, and the number of failures in a row.
+    /// The instances whose last probe failed, each with its number of failures in a row.
     #[must_use]
     pub fn failing(&self) -> Vec<(InstanceKey, u32)> {
         let tracks = self.0.pin();
@@ -74,9 +74,9 @@ pub struct Observer {
     /// The probes that are not due yet, by time.
     later: BTreeSet<(u64, InstanceKey)>,
     turns: ProbeQueue,
-    /// Instances of which the status or the last result changed and the leader does not know it.
+    /// Instances whose status or last result changed since it was last reported to the leader.
     unsent: BTreeSet<InstanceKey>,
-    /// The instances that the proxy has ejected or admitted again, by address index.
+    /// The instances that the proxy has ejected or admitted again, each with its `address_index` and the last result.
     passive: BTreeMap<InstanceKey, (u64, LastResult)>,
     unsent_passive: BTreeSet<InstanceKey>,
     /// Instances with a bad verdict that no node probes.
@@ -281,8 +281,8 @@ impl Observer {
         self.later.first().map(|(due_ms, _)| *due_ms)
     }
 
-    /// Records a result, or `None` if the probe could not be made. Returns whether the result counts: a result for an
-    /// earlier address does not, nor one that was cut off by the short time limit for new instances.
+    /// Records a result, or `None` if the probe could not be made. Returns whether the result counts. A result for an
+    /// earlier address does not count. A result that the short time limit for new instances cut off does not either.
     pub fn done(
         &mut self,
         job: &ProbeJob,
@@ -335,9 +335,10 @@ impl Observer {
         self.unsent_passive.insert(key.clone());
     }
 
-    /// The next report to the leader of `term`. It is complete if the term is new or the last complete report
-    /// is old. Otherwise it contains the changes. It is empty if there is nothing to report. If it is not
-    /// empty, the caller must end it with [`reported`](Self::reported).
+    /// The next report to the leader of `term`. A complete report begins if the term is new or the last complete
+    /// report is old. Otherwise the report contains the changes. A long report is split into several. The report is
+    /// empty if there is nothing to report. If it is not empty, the caller must end it with
+    /// [`reported`](Self::reported).
     pub fn outbox(&mut self, term: u64, now_ms: u64) -> Vec<Observation> {
         if self.is_reporting || now_ms < self.report_from_ms {
             return Vec::new();
@@ -376,7 +377,7 @@ impl Observer {
         out
     }
 
-    /// Ends a report: either the leader has it, or it is made again later.
+    /// Ends a report. If the leader did not receive it, the observations are reported again later.
     pub fn reported(&mut self, observations: &[Observation], is_delivered: bool, now_ms: u64) {
         self.is_reporting = false;
         if is_delivered {

@@ -3,9 +3,9 @@
 //! An instance that accepts a connection and never answers uses a place until the time limit of the probe,
 //! which its owner sets. Therefore probes have classes, which depend on earlier results, and each class has
 //! its own places. Within a class the services take turns, and no service gets more than half of the places.
-//! While more than half of the places for new instances are taken, a new instance has only [`NEW_PROBE_TIMEOUT_MS`] to answer. One
-//! that does not answer in this time is probed again as a slow one, with its whole time limit. So a new instance that
-//! answers fast does not wait for thousands that never answer.
+//! While more than half of the places for new instances are taken, a new instance has only [`NEW_PROBE_TIMEOUT_MS`] to
+//! answer. An instance that does not answer in this time is probed again as a slow one, with its whole time limit. So a
+//! new instance that answers fast does not wait for thousands that never answer.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

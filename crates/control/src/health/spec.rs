@@ -10,7 +10,8 @@ use maxine_state::{Instance, ProbeKind, ProbeSpec, ServicePolicy};
 /// The node-wide settings of active health checks (`MAXINE_ACTIVE_HEALTH_CHECK_*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveDefaults {
-    /// Whether instances are probed that register only a health check path.
+    /// Whether instances without a probe of their own or of their service's policy are probed. The path is the one
+    /// that the instance registered, or else `path`.
     pub enabled: bool,
     /// Interval between two probes, in milliseconds.
     pub interval_ms: u64,
@@ -20,7 +21,7 @@ pub struct ActiveDefaults {
     pub fall: u32,
     /// The path for instances that register none. If it is empty, they are not probed.
     pub path: String,
-    /// Number of observers that must agree if the policy does not say, at least 1.
+    /// Number of observers that must agree if the policy does not set it, at least 1.
     pub observers: u32,
 }
 

@@ -14,8 +14,7 @@ const DETAIL_LEN_MAX: usize = 256;
 const RECORDS_MAX: usize = 8;
 /// A probe that takes at least this long is slow, whatever its time limit is, in microseconds.
 const SLOW_US: u64 = 1_000_000;
-/// Number of slow probes in a row after which an instance is slow. It is less if fewer probes settle its
-/// status.
+/// Number of slow probes in a row after which an instance is slow; or the `fall` of its probe, if that is less.
 const SLOW_PROBES_MAX: u32 = 3;
 
 /// The status of an instance, as one node sees it.
@@ -182,7 +181,7 @@ impl Track {
     }
 }
 
-/// The beginning of a result's text. It is shown in answers, and is sent to the leader.
+/// Cuts the text of a result. The text is shown in answers and sent to the leader, so it must be short.
 fn shortened(detail: &str) -> String {
     detail[..detail.floor_char_boundary(DETAIL_LEN_MAX)].to_owned()
 }

@@ -89,7 +89,7 @@ pub struct VerdictContext<'a> {
     pub state: &'a ControlState,
     /// The number of live nodes.
     pub live_nodes: usize,
-    /// Number of observers that must agree if the policy does not say.
+    /// Number of observers that must agree if the policy does not set it.
     pub observers: u32,
     /// The monotonic clock, in milliseconds.
     pub now_ms: u64,
@@ -178,8 +178,8 @@ impl Verdicts {
     }
 
     /// The verdicts to propose now, at most as many as fit into one proposal. If there are any, nothing more
-    /// is due until [`Self::proposed`]. What the published state does not show by then is decided again.
-    /// Empty on a node that does not have the leader's duties.
+    /// is due until [`Self::proposed`]. A verdict that the published state does not show by then is decided
+    /// again. Empty on a node that does not have the leader's duties.
     ///
     /// The instances in `unprobed` have a bad verdict and no probe. Such a verdict is withdrawn once no
     /// report about the instance counts any more, because no probe could ever change it.
@@ -215,7 +215,7 @@ impl Verdicts {
             }
             !(heard.probes.is_empty() && heard.passive.is_empty())
         });
-        // Before that, an observer may not have repeated its report to this leader.
+        // Earlier, an observer may not have repeated its report to this leader yet.
         if context.now_ms.saturating_sub(since_ms) > REPORT_MS {
             let silent = unprobed.into_iter().filter(|key| !self.heard.contains_key(*key));
             reports.extend(silent.filter_map(|key| take_back(key, context)));
@@ -312,7 +312,7 @@ fn policy_of(service: &ServiceState) -> Option<HealthPolicy> {
     service.policy.as_ref().and_then(|record| record.policy.health)
 }
 
-/// The flap score at `wall_ms`, in milliseconds since 1970: that of the last change, which has decayed since.
+/// The flap score at `wall_ms`, in milliseconds since 1970: the score right after the last change, decayed since then.
 #[must_use]
 pub fn flap_score(health: &Health, policy: Option<HealthPolicy>, wall_ms: u64) -> u32 {
     let half_life_ms = policy.unwrap_or_default().flap_half_life_ms;

@@ -78,7 +78,7 @@ struct Flight<R> {
 pub struct Intake<R> {
     queues: Queues<R>,
     /// The batch in flight. There is at most one. With two, fewer writes would share an `fdatasync`, and the
-    /// throughput would be about a tenth lower.
+    /// throughput would be lower.
     flight: Option<Flight<R>>,
     /// The parts of a batch that was too large and was split. They are proposed next.
     parts: VecDeque<Flight<R>>,
@@ -159,7 +159,7 @@ impl<R> Intake<R> {
             }
             Err(failure) => failure,
         };
-        // Together they are too large, but each alone may fit.
+        // Together the writes are too large, but each half may fit.
         let is_split = matches!(failure, Failure::TooLarge { .. }) && flight.waiters.len() > 1;
         if is_split && !flight.is_uncertain {
             let [first, second] = flight.split();
@@ -169,7 +169,7 @@ impl<R> Intake<R> {
         }
         match flight.judge(failure) {
             AfterFailure::Over(refusal) => flight.refuse_until(u64::MAX, &refusal, effects),
-            // Nothing was proposed, so writes whose time is over are answered, and the others continue.
+            // Writes whose time is over are answered, and the others are tried again.
             AfterFailure::Again(refusal) => {
                 flight.refuse_until(now_ms + RETRY_PAUSE_MS, &refusal, effects);
             }
@@ -248,7 +248,7 @@ impl<R> Flight<R> {
             Failure::Refused(why) if !was_uncertain => {
                 return AfterFailure::Over(Refusal::Refused(why));
             }
-            // Its leadership has ended, so another attempt would be refused too.
+            // The leadership under which the command was decided has ended, so another attempt would be refused too.
             Failure::NotLeader(why) if has_fence && !was_uncertain => {
                 return AfterFailure::Over(Refusal::NotWritten(why));
             }

@@ -28,7 +28,7 @@ pub struct Write<R> {
     pub proposal: Proposal,
     /// Its time limits.
     pub time: WriteTimes,
-    /// The address to which a stranger's write is counted. Writes without an address are counted together.
+    /// The address for which a stranger's write counts. Writes without an address count together.
     pub address: IpAddr,
     /// The handle for answering it.
     pub reply: R,
@@ -129,7 +129,7 @@ impl<R> Queues<R> {
         Ok(())
     }
 
-    /// Removes all writes that waited too long. Called while no batch can be taken.
+    /// Removes all writes that waited too long, also while no batch can be taken. Returns the handles for answering.
     pub(super) fn take_expired(&mut self, now_ms: u64) -> Vec<R> {
         let mut all_late = Vec::new();
         for queue in [&mut self.system, &mut self.known, &mut self.strangers] {
@@ -215,7 +215,7 @@ impl<R> BatchBuilder<R> {
     }
 }
 
-/// The number of items in a command.
+/// The number of items that a command counts as. A command of another kind counts as one.
 fn weight(command: &Command) -> usize {
     match command {
         Command::Register { items } => items.len(),

@@ -92,14 +92,14 @@ impl World {
         self.leases.table().renew(LeaseId::of_check(&key(), &Name::trusted(check)), epoch, now_ms)
     }
 
-    /// Sends ticks from 0 on at the normal interval. Nothing is due.
+    /// Sends ticks from 0 on at the normal interval, and checks that nothing is due.
     fn quiet_until(&mut self, until_ms: u64) {
         for now_ms in (0..=until_ms).step_by(EXPIRY_TICK_MS as usize) {
             assert_eq!(self.leases.step(LeaseEvent::Tick, now_ms), []);
         }
     }
 
-    /// Sends ticks until something expires, and confirms leadership. Returns when, and what.
+    /// Sends ticks until something expires, and confirms leadership. Returns the time and the commands.
     fn first_expiry(&mut self, mut now_ms: u64) -> (u64, Vec<Command>) {
         let until_ms = now_ms + 60_000;
         while now_ms < until_ms {

@@ -11,27 +11,27 @@ use super::settings::ExpirySettings;
 use super::table::{Lease, LeaseTable, Leased};
 use maxine_state::{ControlState, Fence, Instance, InstanceKey, Name};
 
-/// How long a new leader remembers that expiry was suspended under the previous one, in milliseconds. The remaining times
-/// arrive in parts, so the silent instances are not found at once.
+/// How long a new leader remembers that expiry was suspended under the previous one, in milliseconds. The remaining
+/// times arrive in parts, so it does not find all silent instances at once.
 const INHERITED_MS: u64 = 10_000;
 
 /// How long the store can refuse writes before this node knows it, in milliseconds.
 const REFUSAL_UNKNOWN_MS: u64 = 3_000;
-/// How often in a row a lease gets its whole time again without a renewal. So a store that refuses writes again and again
-/// does not keep a silent lease forever.
+/// Maximum number of times in a row that a lease gets its whole time again without a renewal. It keeps a store that
+/// refuses writes again and again from keeping a silent lease forever.
 const EXTENSIONS_MAX: u8 = 3;
 
-/// What may be done about the leases that have run out.
+/// The leases that have run out and may be expired.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Due {
     /// These leases may be expired once leadership is confirmed. Each has the `registered_index` with which
     /// it was opened.
     pub expire: Vec<(Leased, u64)>,
-    /// Set while too large a share of the instances became silent at the same time. Their leases are kept.
+    /// Set if too large a share of the instances became silent at the same time. Their leases are kept.
     pub suspended: Option<Suspension>,
 }
 
-/// How large the share is for which expiry is suspended.
+/// The number of silent leases for which expiry is suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suspension {
     /// The number of silent leases.
@@ -43,6 +43,7 @@ pub struct Suspension {
 /// A lease that was handed out for expiry.
 #[derive(Clone, Copy, Debug)]
 struct HandedOut {
+    /// When it was handed out, in milliseconds.
     at_ms: u64,
     /// Whether its silence was confirmed. Such a lease does not count as part of another mass silence.
     is_confirmed: bool,
@@ -50,13 +51,14 @@ struct HandedOut {
 
 #[derive(Debug, Default)]
 struct Order {
-    /// Every lease is here once, with its present deadline or an earlier one.
+    /// Every lease has one valid entry here, at its present deadline or at an earlier time. An entry is valid if its
+    /// time is the lease's `queued_ms`. Other entries are dropped when they are found.
     heap: BinaryHeap<Reverse<(u64, LeaseId)>>,
-    /// The leases that expired recently.
+    /// The leases that were handed out for expiry recently, oldest first.
     expired: VecDeque<HandedOut>,
     suspended_since_ms: Option<u64>,
-    /// Since when expiry had been suspended under the previous leader, and until when that counts here. The same
-    /// suspension continues if the silent instances are found in this time.
+    /// Since when expiry had been suspended under the previous leader, and until when that counts here, in
+    /// milliseconds. If the silent instances are found in this time, the same suspension continues.
     inherited_suspension_ms: Option<(u64, u64)>,
     /// When a suspension was last ended, by an operator or because it lasted too long. The leases that were
     /// silent then expire.
@@ -64,7 +66,7 @@ struct Order {
 }
 
 impl Order {
-    /// Since when expiry has been suspended, also under previous leaders.
+    /// Since when expiry has been suspended, in milliseconds, including the time under previous leaders.
     fn suspended_since_ms(&self, now_ms: u64) -> Option<u64> {
         let inherited = self.inherited_suspension_ms.filter(|(_, until_ms)| now_ms < *until_ms);
         self.suspended_since_ms.or(inherited.map(|(since_ms, _)| since_ms))
@@ -146,13 +148,13 @@ pub(super) struct Deadlines {
     checks: HashMap<LeaseId, Vec<Name>>,
     /// The remaining time of each lease when the table was last closed.
     former: Option<Arc<RemainingTimes>>,
-    /// Since when the store has refused writes, as far as this node knows. Other nodes send heartbeats through the store, so
-    /// they cannot renew leases meanwhile.
+    /// Since when the store has refused writes, as far as this node knows, in milliseconds. Other nodes send
+    /// heartbeats through the store, so they cannot renew leases meanwhile.
     refused_since_ms: Option<u64>,
 }
 
 impl Deadlines {
-    /// The deadlines of a table that is empty, or that is closed next.
+    /// The deadlines of `table`, which must be empty. Otherwise the caller must call [`Self::close`] next.
     pub(super) fn on(table: Arc<LeaseTable>, settings: ExpirySettings) -> Self {
         Self {
             settings,
@@ -313,7 +315,7 @@ impl Deadlines {
                 return;
             }
             if old.registered_index == lease.registered_index {
-                // The same registration again, as after a gap in the events. Renewals since then are kept.
+                // This is the same registration again, as after a gap in the events. Renewals since then are kept.
                 let heard_ms = lease.heard_until_ms.load(Ordering::SeqCst);
                 let inherited_ms = lease.inherited_until_ms.load(Ordering::SeqCst);
                 old.heard_until_ms.fetch_max(heard_ms, Ordering::SeqCst);
@@ -347,7 +349,8 @@ impl Deadlines {
     }
 
     /// Updates the leases of the checks that the owner of an instance reports. Each report in the log starts
-    /// the lease again. It runs for its time to live, and after a change of the leader for `extra_ms` longer.
+    /// the lease again. The lease runs for its time to live, and for `extra_ms` longer if it is set, as after a
+    /// change of the leader.
     pub(super) fn open_checks(
         &mut self,
         key: &InstanceKey,
@@ -367,7 +370,7 @@ impl Deadlines {
             names.push(state.id.clone());
             let leased = Leased::check(key, &state.id);
             let known = self.table.leases.pin().get(&leased.id()).map(|l| l.registered_index);
-            // The event concerns something else of the instance, and is no report of this check.
+            // The event is not a report of this check.
             if known.is_some_and(|known| known >= state.reported_index) {
                 continue;
             }
@@ -422,7 +425,7 @@ impl Deadlines {
             lease.heard_until_ms.fetch_add(by_ms, Ordering::SeqCst);
             lease.inherited_until_ms.fetch_add(by_ms, Ordering::SeqCst);
         }
-        // A lease is confirmed by its deadline.
+        // A silent lease is confirmed if its deadline is not after this time, so both move together.
         self.order.confirmed_at_ms = self.order.confirmed_at_ms.map(|at_ms| at_ms + by_ms);
     }
 
@@ -441,8 +444,9 @@ impl Deadlines {
         }
     }
 
-    /// If the store has refused writes, gives each lease its whole time again, because its owner may have tried in vain to
-    /// renew it. Leases that were silent before are left out, and those that nobody has renewed after several such times.
+    /// If the store has refused writes, gives each lease its whole time again, because its owner may have tried in
+    /// vain to renew it. It leaves out leases that were silent before, and leases that got their whole time
+    /// [`EXTENSIONS_MAX`] times without a renewal.
     fn extend(&self, now_ms: u64) {
         let Some(since_ms) = self.refused_since_ms else { return };
         for lease in self.table.leases.pin().values() {

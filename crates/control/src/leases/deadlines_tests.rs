@@ -119,7 +119,7 @@ fn an_operator_or_time_ends_a_suspension() {
     assert_eq!(expired(table.due(606_000, 1_000)).len(), 100);
 }
 
-/// A confirmation in advance would switch the protection off.
+/// If silence could be confirmed in advance, the protection would be off.
 #[test]
 fn silence_cannot_be_confirmed_while_nothing_is_suspended() {
     let mut table = table(100);
@@ -141,7 +141,7 @@ fn a_confirmation_covers_only_the_instances_that_were_silent_when_it_was_given()
     let first = table.due(2_200, 30).expire;
     first.iter().for_each(|(leased, _)| table.forget(&leased.key));
     assert_eq!(first.len(), 30, "as many as may expire at once");
-    // A stall moves the deadlines, and what is confirmed stays confirmed.
+    // A stall moves the deadlines. The confirmed leases stay confirmed.
     table.shift(1_000);
 
     // The others become silent before the confirmed ones are gone.
@@ -240,7 +240,7 @@ fn a_lease_that_was_handed_over_has_what_was_left_of_it_and_others_their_whole_t
     // The fourth instance was registered again. The previous leader does not know the fifth.
     new.take_over(&key(3), &instance(3, 77, 5_000), 70_000, 1_000);
     new.take_over(&key(4), &instance(4, 5, 5_000), 70_000, 1_000);
-    // Its event arrived before the answer did.
+    // The renewal of the third instance arrives before the answer of the previous leader.
     assert!(new.table.renew(LeaseId::of_key(&key(2)), 0, 70_050));
     new.inherit(Fence(8), former.leases(), None, 70_100);
     assert_eq!(new.due(70_700, 10), Due::default(), "an answer to an earlier grant does not count");

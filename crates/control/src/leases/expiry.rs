@@ -15,15 +15,15 @@ use maxine_state::{
 pub const EXPIRY_TICK_MS: u64 = 100;
 /// A tick that is this late means that the node was stalled, in milliseconds.
 const STALL_MS: u64 = 400;
-/// Maximum number of instances that one entry expires.
+/// Maximum number of leases that one batch expires.
 const EXPIRE_ITEMS_MAX: usize = 256;
 /// Pause before another grant is requested again, in milliseconds.
 const GRANT_PAUSE_MS: u64 = 3_000;
 /// How much the fault `hand-over-short` takes from each lease, in milliseconds.
 const SHORT_MS: u64 = 3_000;
 
-/// How long a node that lost its duties goes on reporting a suspension, in milliseconds. It may regain the duties, and
-/// the next leader needs some time to find the same instances silent.
+/// How long a node that lost its duties continues to report a suspension, in milliseconds. It may regain the duties,
+/// and the next leader needs some time to find the same instances silent.
 const SUSPENSION_HELD_MS: u64 = 10_000;
 
 /// An event that concerns leases.
@@ -118,7 +118,7 @@ pub enum LeaseEffect {
 /// What operators should know about expiry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpiryEvent {
-    /// So large a share of the fleet became silent that nothing expires for now.
+    /// Expiry is suspended, because too large a share of the fleet became silent.
     Suspended {
         /// How large the share is.
         suspension: Suspension,
@@ -434,8 +434,8 @@ impl Leases {
     fn expired(&mut self, outcome: ExpiryOutcome, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
         let Attempt::Expiring(items) = std::mem::take(&mut self.attempt) else { return };
         self.absorb_stall(now_ms, effects);
-        // An expired lease is closed by its event, which may still be in flight. The lease stays due until then, and also if
-        // the outcome is unknown.
+        // The event of an expiry closes the lease, and may still be in flight. Until then the lease stays due. It
+        // stays due too if the outcome is unknown.
         match outcome {
             ExpiryOutcome::Applied => self.deadlines.set_expired(&items),
             ExpiryOutcome::NotDone => {
@@ -446,8 +446,8 @@ impl Leases {
         }
     }
 
-    /// Detects that this node was stalled, or waited long for other nodes, and moves all deadlines by that
-    /// time, because it could not receive renewals.
+    /// Moves all deadlines by the time for which this node was stalled, because it could not receive renewals in that
+    /// time. A long wait for other nodes counts as a stall too.
     fn absorb_stall(&mut self, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
         let by_ms = now_ms.saturating_sub(self.last_ms + EXPIRY_TICK_MS);
         self.last_ms = now_ms;

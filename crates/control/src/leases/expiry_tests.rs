@@ -60,7 +60,7 @@ fn renew_in(table: &LeaseTable, now_ms: u64) -> bool {
     table.renew(LeaseId::of_key(&key()), 0, now_ms)
 }
 
-/// Sends ticks until there is an effect. Returns when, and what.
+/// Sends ticks until there is an effect. Returns the time and the effects.
 fn first_effect(leases: &mut Leases, mut now_ms: u64, until_ms: u64) -> (u64, Vec<LeaseEffect>) {
     while now_ms < until_ms {
         let effects = leases.step(LeaseEvent::Tick, now_ms);
@@ -209,7 +209,7 @@ fn many(world: &mut World) {
     world.propose(Command::Register { items });
 }
 
-/// What is reported of suspensions between two times.
+/// The events that are reported between two times.
 fn suspensions(leases: &mut Leases, from_ms: u64, until_ms: u64) -> Vec<ExpiryEvent> {
     let ticks = (from_ms..until_ms).step_by(usize::try_from(EXPIRY_TICK_MS).unwrap());
     let effects = ticks.flat_map(|now_ms| leases.step(LeaseEvent::Tick, now_ms));
@@ -220,8 +220,8 @@ fn suspensions(leases: &mut Leases, from_ms: u64, until_ms: u64) -> Vec<ExpiryEv
     effects.collect::<Vec<_>>().into_iter().map(event).collect()
 }
 
-/// A leader that loses its duties for a moment reports one suspension. The next leader continues it, and reports how long
-/// it has lasted. The former leader then ends its report.
+/// A leader that loses its duties for a moment reports one suspension. The next leader continues it, and reports how
+/// long it has lasted. The former leader then ends its report.
 #[test]
 fn a_suspension_is_one_through_changes_of_the_leader() {
     let mut world = World::new();
@@ -249,8 +249,8 @@ fn a_suspension_is_one_through_changes_of_the_leader() {
     assert_eq!(new.step(inherited, 70_100), []);
     let goes_on = suspensions(&mut new, 70_100, 70_400);
     let [ExpiryEvent::Suspended { lasted_ms, .. }] = goes_on[..] else { panic!("{goes_on:?}") };
-    // The first leader found the instances silent after their whole time and the time that it added. The 600 ms in which it
-    // did not lead do not count.
+    // The first leader found the instances silent after their whole time and the time that it added. The 600 ms in
+    // which it did not lead do not count.
     let lasted_there_ms = 20_000 - WHOLE_MS - EXTRA_MS - 600;
     assert!((lasted_there_ms - 500..lasted_there_ms + 300).contains(&lasted_ms), "{lasted_ms}");
     assert_eq!(suspensions(&mut old, 20_100, 29_900), []);
@@ -278,7 +278,7 @@ fn a_lease_has_its_whole_time_after_the_store_refused_writes() {
     assert_eq!(effects, [LeaseEffect::Confirm { attempt: 1 }]);
 }
 
-/// The leader's own lease may run out meanwhile. When it leads again, it uses its own table.
+/// The leader may lose its leadership while the store refuses writes. When it leads again, it uses its own table.
 #[test]
 fn a_leader_that_lost_its_duties_while_the_store_refused_writes_gives_each_lease_its_whole_time() {
     let mut world = World::new();
@@ -311,8 +311,8 @@ fn a_lease_whose_expiry_was_not_written_can_be_renewed() {
     }
 }
 
-/// A store that refuses writes again and again does not keep a silent lease forever, also if the leader loses its duties
-/// each time. A renewal starts the count again.
+/// A store that refuses writes again and again does not keep a silent lease forever, even if the leader loses its
+/// duties each time. A renewal starts the count again.
 #[test]
 fn a_silent_lease_gets_its_whole_time_only_some_times_in_a_row() {
     for loses_duties in [false, true] {

@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use maxine_state::{InstanceKey, Name};
 
-/// Identifies a lease in 16 bytes, so that batches between nodes stay small.
+/// Identifies a lease in 16 bytes, so that messages between nodes stay small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct LeaseId(pub u128);
 

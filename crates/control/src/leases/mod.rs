@@ -2,7 +2,7 @@
 //!
 //! [`Leases`] is the engine. It opens and closes leases as instances are registered and removed, expires
 //! those that have run out, and reports the remaining times to the next leader. [`LeaseTable`] stores the
-//! deadlines. Heartbeats renew them directly, from any thread, with one atomic store each, because millions
+//! deadlines. Heartbeats renew them directly, from any thread, with a few atomic operations each, because millions
 //! of heartbeats a second must not wait in the engine's mailbox. The engine reads the result.
 //!
 //! Deadlines exist only in the leader's memory. A table belongs to one grant of leadership. When the grant

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Limits on expiry. They prevent that a short disturbance empties the registry.
+/// Limits on expiry. They keep a short disturbance from emptying the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpirySettings {
     /// Time that is added to every time to live before a lease expires, in milliseconds.
@@ -10,7 +10,7 @@ pub struct ExpirySettings {
     /// The share of the fleet that may become silent within [`Self::silence_window_ms`], in percent. Above
     /// it, expiry is suspended. 100 disables this.
     pub silent_share_max_percent: u8,
-    /// Smaller fleets are never suspended, because one deployment can be most of such a fleet.
+    /// Minimum number of leases for a suspension. In a smaller fleet, one deployment can be most of the fleet.
     pub silent_fleet_min: usize,
     /// The window in which silent instances are counted, in milliseconds.
     pub silence_window_ms: u64,

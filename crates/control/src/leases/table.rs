@@ -44,9 +44,9 @@ pub(super) struct Lease {
     /// Index of the registration or report in the log that last opened it. An expiry names this index.
     pub(super) registered_index: u64,
     pub(super) ttl_ms: u64,
-    /// Until when it runs by the registrations and renewals under this leader.
+    /// Until when it runs according to the registrations and renewals under this leader, in milliseconds.
     pub(super) heard_until_ms: AtomicU64,
-    /// Until when it runs by what the previous leader reported; 0 if it was opened later.
+    /// Until when it runs according to the previous leader, in milliseconds; 0 if it was opened later.
     pub(super) inherited_until_ms: AtomicU64,
     /// Its position in the order of deadlines. An entry at any other time is out of date and is dropped.
     pub(super) queued_ms: AtomicU64,
@@ -110,8 +110,8 @@ impl LeaseTable {
         counts && !lease.is_over.load(Ordering::SeqCst)
     }
 
-    /// How long ago the time to live of a lease ended, without the grace, in milliseconds. It may have ended earlier under
-    /// another leader. `None` if it has not ended, or if there is no such lease.
+    /// How long ago the time to live of a lease ended, without the grace, in milliseconds. It may have ended earlier
+    /// under another leader. `None` if it has not ended, or if there is no such lease.
     #[must_use]
     pub fn overdue_ms(&self, id: LeaseId, now_ms: u64) -> Option<u64> {
         let leases = self.leases.pin();
@@ -167,8 +167,8 @@ impl LeaseTable {
     /// Ends the grant of the table, so that nothing more is acknowledged. Returns the grant and the remaining
     /// time of each lease, or `None` if the table was closed already. The leases stay until [`Self::clear`].
     pub(super) fn end(&self, now_ms: u64) -> Option<(Fence, Vec<FormerLease>)> {
-        // This comes first. A renewal that still finds the table open has moved its lease before, so the move
-        // is seen below.
+        // The table is closed first. A renewal that still finds it open has already moved its deadline, so the
+        // new deadline is read below.
         let fence = self.fence.swap(0, Ordering::SeqCst);
         if fence == 0 {
             return None;
@@ -185,8 +185,8 @@ impl LeaseTable {
 
     /// Removes every lease.
     pub(super) fn clear(&self) {
-        // The counter is raised first, so that a reader who finds a lease missing does not take that for an
-        // answer.
+        // The counter is raised before the leases are removed, so that a reader who finds a lease missing does
+        // not take that for an answer.
         self.followed.store(0, Ordering::SeqCst);
         self.cleared.fetch_add(1, Ordering::SeqCst);
         self.leases.pin().clear();
