@@ -18,7 +18,7 @@ pub enum AuthMethod {
     BreakGlass,
 }
 
-/// The session of a caller, as far as it is needed to end the session.
+/// The session of a caller, with the values that are needed to end it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionRef {
     /// The version of the user's credentials for which it was issued.

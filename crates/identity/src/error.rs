@@ -12,10 +12,10 @@ pub enum AuthError {
     /// The session has expired: 401.
     #[error("JWT token expired")]
     Expired,
-    /// The token was not issued by this cluster: 403.
+    /// The token was not issued by this cluster, or it is an API token that was deleted: 403.
     #[error("Forbidden")]
     Invalid,
-    /// The user was deleted, or the password was changed since: 401.
+    /// The session was ended, the user was deleted, or the password or role was changed: 401.
     #[error("Unauthorized")]
     Revoked,
     /// The session belongs to an earlier history of the cluster's state: 401.
@@ -25,7 +25,7 @@ pub enum AuthError {
     /// 403.
     #[error("Forbidden")]
     CrossSite,
-    /// The request has the cookie, but not one of this node's own host names: 403.
+    /// The request has the cookie, but its host is none of this node's own host names: 403.
     #[error("Forbidden")]
     WrongHost,
     /// This node has had no contact with the cluster for too long, so it does not know whether the credential
@@ -67,7 +67,8 @@ impl AuthError {
             Self::Expired => "the session has expired".into(),
             Self::Invalid => "the token is not valid in this cluster, or was revoked".into(),
             Self::Revoked => {
-                "the token's user was deleted, or their password or role was changed".into()
+                "the session was ended, its user was deleted, or the password or role was changed"
+                    .into()
             }
             Self::HistoryEnded => {
                 "the cluster's data was restored from a copy, or acknowledged writes were lost, \

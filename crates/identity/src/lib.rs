@@ -98,7 +98,7 @@ struct Inner {
 pub struct Security(Arc<Inner>);
 
 impl Security {
-    /// For one node.
+    /// The authentication of one node.
     #[must_use]
     pub fn new(
         view: Arc<View>,

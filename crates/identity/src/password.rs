@@ -46,7 +46,7 @@ pub fn check_password(field: &str, password: &str) -> Result<(), LimitExceeded> 
 pub struct PasswordCost {
     /// Memory, in KiB, at least 8.
     pub memory_kib: u32,
-    /// Passes over it, at least 1.
+    /// Number of passes over the memory, at least 1.
     pub passes: u32,
 }
 
@@ -72,7 +72,7 @@ pub enum PasswordError {
     Busy(#[from] PasswordBusy),
 }
 
-/// Who asks for the check of a password.
+/// The caller for whom a password is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PasswordCaller {
     /// A caller without a credential, at this address.
@@ -86,12 +86,12 @@ pub struct Passwords {
     cost: PasswordCost,
     running: Arc<Semaphore>,
     admitted: Arc<Places>,
-    /// A hash that fits no password, for users that do not exist.
+    /// A hash that is checked for users that do not exist, so that the check takes as long as for others.
     decoy: Box<str>,
 }
 
 impl Passwords {
-    /// Uses this cost for new hashes.
+    /// New hashes have this cost.
     pub fn new(cost: PasswordCost) -> Self {
         let decoy = hash_blocking(cost, "no user has this").unwrap_or_default();
         Self {

@@ -5,7 +5,7 @@
 //! other names or addresses releases nobody who is over the limit. Pairs that share cells can only make each
 //! other wait sooner, and an attacker cannot know which pairs share cells.
 //!
-//! How many addresses it takes to make others wait: with the default limit of 10 attempts, one address may
+//! This is how many addresses it takes to make others wait. With the default limit of 10 attempts, one address may
 //! try 100 times in a window. That brings 10 pairs to the limit, and the address itself. So `n` addresses
 //! make about `11 n` keys full, which fill a share of `p = 1 - exp(-11 n / 65536)` of each row. Another
 //! caller has to wait if all four of their cells are full, with a probability of `p^4`. That is one in 3,700
@@ -21,7 +21,7 @@ use maxine_admission::network_of;
 
 use parking_lot::Mutex;
 
-/// Rows of the sketch. Two pairs share all their cells with a probability of one in 2^52.
+/// Rows of the sketch. Two pairs share all their cells with a probability of one in 2^64.
 const ROWS: usize = 4;
 /// Cells of a row, one for each value of 16 bits of a hash. All rows together take 2 MiB once they are used.
 const ROW_LEN: usize = 1 << 16;

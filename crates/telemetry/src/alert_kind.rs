@@ -109,8 +109,8 @@ kinds! {
     LeaderChangesOften = "cluster.leader_changes_often": Condition, Warning, Cluster, "leader-lost";
     /// A member does not receive the log as fast as it is written. The object is its name.
     MemberLags = "cluster.member_lags": Condition, Warning, Cluster, "replica-lost";
-    /// This node lost the leader's duties a second ago or longer, and knows no other leader. Resolved once it, or another node,
-    /// has them.
+    /// This node lost the leader's duties a second ago or longer, and knows no other leader. Resolved once this node
+    /// or another one has them.
     LeadershipLost = "cluster.leadership_lost": Condition, Warning, Node, "leader-lost";
     /// This node knows a leader, but has had no proof for a while that its own state is current.
     StateOld = "node.state_old": Condition, Warning, Node, "partition";
@@ -152,7 +152,7 @@ kinds! {
     StoreStatePutBack = "store.state_put_back": Event, Critical, Node, "redis-lost";
     /// The store lost acknowledged writes.
     StoreWritesLost = "store.writes_lost": Event, Critical, Node, "redis-lost";
-    /// The store (Redis, shared file) answers and refuses writes. Resolved once it carries one out.
+    /// The store (Redis, shared file) answers, but refuses writes. Resolved once it carries out a write.
     StoreWritesRefused = "store.writes_refused": Condition, Critical, Cluster, "redis-lost";
     /// The store failed for good, and the node stops.
     StoreFailed = "store.failed": Event, Critical, Node, "disk-corrupt";

@@ -146,7 +146,7 @@ fn a_silence_outlives_a_restart_of_the_node() {
     assert!(!again.push(event("b"), 1_000).silenced, "it ends when it said");
     assert!(again.silence(Silence { until_ms: 0, ..silence.clone() }, 3).unwrap());
     assert!(open().silences(3).is_empty());
-    // One that this version does not know is left out, and the others stay in force.
+    // A silence of a kind that this version does not know is left out. The others stay in force.
     let unknown = r#"{"type":"later.kind","until_ms":1000,"reason":"","by":"ada"}"#;
     let stored = format!("[{unknown},{}]", serde_json::to_string(&silence).unwrap());
     std::fs::write(&file, stored).unwrap();

@@ -33,7 +33,7 @@ pub struct LookupHit {
     pub service: Arc<ServiceCounter>,
     /// The instance.
     pub instance: Arc<Instance>,
-    /// Which turn of the instance this was in round robin, from 0.
+    /// The number of this turn among the turns of the instance in one cycle of round robin, from 0.
     pub share: u32,
     /// How the caller reaches the instance.
     pub mode: Mode,
@@ -50,7 +50,7 @@ pub struct ForwardHit {
     pub service: Name,
     /// The instance.
     pub instance: Arc<Instance>,
-    /// Which turn of the instance this was in round robin, from 0.
+    /// The number of this turn among the turns of the instance in one cycle of round robin, from 0.
     pub share: u32,
     /// The path after the service's name, as requested, up to [`SHOWN_PATH_LEN_MAX`] bytes. It is a copy, for
     /// the reason given at [`super::FinishedRequest`].
@@ -135,8 +135,8 @@ impl ForwardHit {
     }
 }
 
-/// The URL of a path on an instance, with the instance's base path. The query is left out, because it may
-/// contain data that is only for the instance.
+/// The URL of a request to an instance. `target` already contains the instance's base path. The query is left out,
+/// because it may contain data that is only for the instance.
 #[must_use]
 pub fn url_of(address: &Address, target: &PathAndQuery) -> String {
     let address = address.as_str();
@@ -153,7 +153,7 @@ fn head(time_ms: u64, kind: &str, outcome: &str) -> Map<String, Value> {
     event
 }
 
-/// ISO 8601 in UTC with milliseconds.
+/// A time in milliseconds since 1970, as ISO 8601 text in UTC with milliseconds.
 #[must_use]
 pub fn iso_8601(time_ms: u64) -> String {
     let time = i64::try_from(time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());

@@ -21,7 +21,7 @@ pub struct Metrics {
     pub requests: IntCounter,
     /// Failed sign-ins, and requests that were refused with 401 or 403.
     pub auth_failures: IntCounter,
-    /// Sign-ins.
+    /// Successful sign-ins.
     pub auth_success: IntCounter,
     /// Successful registrations through the compatible API, heartbeats included.
     pub registrations: IntCounter,
@@ -37,24 +37,24 @@ pub struct Metrics {
     pub health_check_failures: IntCounter,
     /// Instances that health checks evicted.
     pub health_evictions: IntCounter,
-    /// Alerts.
+    /// Alerts that were raised since the start.
     pub alerts: IntCounter,
     /// Conditions that were left out because too many were active.
     pub alerts_left_out: IntCounter,
     /// Failed deliveries of alerts to the webhook.
     pub alert_deliveries_failed: IntCounter,
     alerts_active: IntGaugeVec,
-    /// Sign-ins refused because of too many attempts.
+    /// Sign-ins that were refused because of too many attempts.
     pub signin_throttled: IntCounter,
     /// Records of requests or look-ups that were dropped because there were too many.
     pub telemetry_dropped: IntCounter,
-    /// Connections refused because too many were open.
+    /// Connections that were refused because too many were open.
     pub connections_refused: IntCounter,
     /// Connections that were closed because their client did not read an answer.
     pub connections_stalled: IntCounter,
     /// Open connections.
     pub connections: IntGauge,
-    /// Time until the head of the answer was ready.
+    /// Time until the head of the answer was ready, in seconds.
     pub request_duration: Histogram,
     by_class: [IntCounter; STATUS_CLASSES.len()],
     registered_services: IntGauge,

@@ -1,7 +1,7 @@
-//! Turns what the state went through into recent events and alerts of this node.
+//! Turns changes of the state into recent events and alerts of this node.
 //!
-//! Every node notes the events; only the one that leads raises the alert, so that a webhook hears
-//! of each eviction once.
+//! Every node records an eviction as an event. Only the leader raises an alert for it, so that the webhook gets it
+//! once.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,33 +19,33 @@ use maxine_state::{
 };
 use maxine_view::{View, WatchScope};
 
-/// Most events taken at once.
+/// Maximum number of events that are taken at once.
 const EVENTS_MAX: usize = 256;
-/// How long nobody may be known to have the duties that this node has lost, before that is an alert. In a transfer
-/// another node has them within milliseconds.
+/// Time after this node has lost the leader's duties until it raises an alert, if no other node is known to have them.
+/// In a transfer, another node has them within milliseconds.
 const LOST_HOLD: Duration = Duration::from_secs(1);
 
-/// What the projection follows.
+/// What the projection needs.
 pub struct ProjectionParts {
-    /// Where it reports to.
+    /// Receives the events and alerts.
     pub telemetry: Telemetry,
-    /// What it watches.
+    /// The published state.
     pub view: Arc<View>,
     /// Whether this node holds the leader's duties.
     pub duties: watch::Receiver<Option<Fence>>,
-    /// Who leads.
+    /// The leader, as this node knows it.
     pub leadership: watch::Receiver<Leadership>,
     /// This node's name.
     pub instance_id: String,
-    /// The URL that the health checks of an instance ask.
+    /// Finds the URL that the health checks of an instance request.
     pub health_url: HealthUrl,
 }
 
-/// Finds the URL that the health checks of an instance ask, from the instance and the policy of its service. `None` if
-/// they ask none.
+/// Finds the URL that the health checks of an instance request, from the instance and the policy of its service.
+/// `None` if they request none.
 pub type HealthUrl = Box<dyn Fn(&Instance, Option<&ServicePolicy>) -> Option<String> + Send + Sync>;
 
-/// Runs until `stop`. Whoever spawns it awaits it at shutdown.
+/// Runs until `stop`. The caller must await it at shutdown.
 pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
     let mut held = *parts.duties.borrow_and_update();
     if held.is_some() {
@@ -55,7 +55,7 @@ pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
     let mut lost: Option<(Pin<Box<tokio::time::Sleep>>, Option<Fence>)> = None;
     loop {
         let after = parts.view.index();
-        // The history may be cut off between the two lines; then the next round starts later.
+        // If the history ends between these two lines, the next round subscribes to the new one.
         let Ok(mut watcher) = parts.view.hub().subscribe(WatchScope::Everything, after) else {
             tokio::task::yield_now().await;
             continue;
@@ -94,7 +94,7 @@ pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
     }
 }
 
-/// Waits until the alert about lost duties is due; forever if none were lost. Returns their fence.
+/// Waits until the alert about lost duties is due, or forever if no duties were lost. Returns the fence of the duties.
 async fn overdue(
     lost: &mut Option<(Pin<Box<tokio::time::Sleep>>, Option<Fence>)>,
 ) -> Option<Fence> {
@@ -107,7 +107,7 @@ async fn overdue(
     }
 }
 
-/// What the eviction of an instance means for its traffic.
+/// Describes what the eviction of an instance means for its traffic.
 fn after_eviction(service: Option<&ServiceState>, instance: &Instance) -> &'static str {
     match service.map(|service| service.in_traffic().no_traffic_reason(instance)) {
         Some(None) => {
@@ -183,7 +183,7 @@ impl ProjectionParts {
         self.leader_changed();
     }
 
-    /// Raises the alert, unless another node has taken the duties over.
+    /// Raises the alert about lost duties, unless another node has taken them over.
     fn duties_stay_lost(&self, fence: Option<Fence>) {
         let snapshot = self.view.snapshot();
         let holder = snapshot.state.grant().map(|grant| grant.holder.as_str());
@@ -200,8 +200,8 @@ impl ProjectionParts {
         self.telemetry.raise(notice.details(details));
     }
 
-    /// Another leader ends the alert, too: a node that was removed from the cluster hears who leads, but
-    /// receives no entry of the log any more, and so never the grant.
+    /// Ends the alert about lost duties if another node leads. A node that was removed from the cluster hears who
+    /// leads, but receives no more entries of the log. So it would never see the grant of the new leader.
     fn leader_changed(&mut self) {
         let another = |leader: &str| leader != self.instance_id;
         if self.leadership.borrow_and_update().leader.as_deref().is_some_and(another) {
@@ -219,7 +219,8 @@ mod tests {
         Registration, RequestId, ServiceKey,
     };
 
-    /// A service with a panic share of half, three instances, and these of them drained and evicted.
+    /// A service with three instances, some of which are drained or evicted. It enters panic mode if more than half
+    /// are unhealthy.
     fn state(drained: &[&str], evicted: &[&str]) -> ControlState {
         let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
         let of = |id: &str| key.instance(Name::trusted(id));
@@ -231,7 +232,7 @@ mod tests {
         let policy = serde_json::from_str(r#"{"health":{"panic_percent":50}}"#).unwrap();
         let policy = Some(Box::new(policy));
         let mut state = ControlState::default();
-        // Each command moves the index, which so names its request.
+        // Each command raises the index, so the index is used as the request id.
         let propose = |state: &mut ControlState, command: Command| {
             let fence = state.grant().map(|grant| grant.fence);
             let proposal = Proposal {
@@ -263,7 +264,7 @@ mod tests {
         state
     }
 
-    /// The state of a removed node never shows the grant of the next leader.
+    /// The state of a removed node never has the grant of the next leader.
     #[tokio::test]
     async fn the_alert_of_lost_duties_ends_when_another_leader_is_known_without_its_grant() {
         let clock = maxine_clock::Clock::system();
@@ -296,7 +297,7 @@ mod tests {
             let shown = tokio::time::timeout(Duration::from_secs(10), shown).await;
             assert!(shown.is_ok(), "not {state:?}: {:?}", telemetry.alerts().newest_first());
         };
-        // The projection notes the duties that it begins with.
+        // The projection first records the duties that it begins with.
         while telemetry.recent_events().is_empty() {
             tokio::task::yield_now().await;
         }

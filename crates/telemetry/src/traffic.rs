@@ -115,7 +115,7 @@ struct Steps(VecDeque<Step>);
 
 impl Steps {
     fn at(&mut self, at_ms: u64, len_max: usize) -> &mut Step {
-        // Requests arrive in the order in which they ended, give or take a step.
+        // Requests arrive approximately in the order in which they ended.
         let position = self.0.iter().rposition(|step| step.counts.at_ms <= at_ms);
         let found = position.filter(|position| self.0[*position].counts.at_ms == at_ms);
         let mut position = found.unwrap_or_else(|| {
@@ -158,8 +158,8 @@ pub struct TrafficSum {
 struct Inner {
     node: Steps,
     services: HashMap<ServiceKey, Steps>,
-    /// Services that can be replaced in the step `looked_at_ms`, the one requested longest ago last. They are
-    /// searched once a step, so that a node with many busy services does not search all the time.
+    /// Services that can be replaced in the step `looked_at_ms`. The one that was requested longest ago is last. The
+    /// list is made once a step, so that a node with many busy services does not search all the time.
     idle: Vec<ServiceKey>,
     looked_at_ms: Option<u64>,
 }
@@ -188,7 +188,7 @@ impl Inner {
             self.idle = idle.into_iter().map(|(_, key)| key.clone()).collect();
         }
         while let Some(key) = self.idle.pop() {
-            // It may have been requested since.
+            // It may have been requested since the list was made.
             if self.services.get(&key).is_some_and(|steps| steps.last_ms() < at_ms) {
                 self.services.remove(&key);
                 return true;

@@ -1,8 +1,8 @@
-//! Delivers alerts to a webhook: a few at a time, each with a time limit, and again until the webhook accepts
-//! it.
+//! Delivers alerts to a webhook: a few at a time, each with a time limit. A failed delivery is repeated until the
+//! webhook accepts the alert.
 //!
 //! Delivery is at least once. After a lost answer or a change of the leader, an alert is delivered again,
-//! with the same `key` and `state`. So a receiver with one incident per key has it once.
+//! with the same `key` and `state`. So a receiver that keeps one incident per key has the incident once.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::{Inner, Telemetry};
 
 /// Maximum number of deliveries in flight.
 const DELIVERIES_MAX: usize = 32;
-/// Interval at which failed deliveries are checked for a repetition.
+/// Interval at which it is checked whether a failed delivery must be repeated.
 const TICK: Duration = Duration::from_millis(500);
 
 /// Settings of the webhook.
@@ -43,7 +43,7 @@ pub(super) struct Webhook {
 }
 
 impl Webhook {
-    /// Must be called inside a tokio runtime, which runs the deliveries.
+    /// Fails if the HTTP client cannot be made. Must be called inside a tokio runtime, which runs the deliveries.
     pub(super) fn new(settings: &WebhookSettings, cluster: &str) -> Result<Self, String> {
         Ok(Self {
             client: http_client(Duration::from_millis(settings.timeout_ms))?,
@@ -143,7 +143,7 @@ fn body(alert: &Alert, cluster: &str) -> Value {
 
 /// A client for the few requests that Maxine itself sends to URLs that the operator has set.
 pub fn http_client(timeout: Duration) -> Result<reqwest::Client, String> {
-    // Another thread may have set it already, which is fine.
+    // An error means that a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(timeout)

@@ -138,8 +138,8 @@ impl RequestLog {
                 if rests {
                     thread::park_timeout(Duration::from_secs(1));
                 }
-                // A full round ends the pause, and so does the stop. A round that was full before this thread
-                // ran does not wake it again.
+                // A full round wakes this thread, and so does the stop. A round that became full before the pause
+                // began wakes nobody, so it is checked here.
                 if weak.upgrade().is_some_and(|log| log.gathers()) {
                     thread::park_timeout(ROUND);
                 }
