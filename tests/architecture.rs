@@ -1,4 +1,4 @@
-//! Which part may know which: the table of import directions, and a check that it holds.
+//! The table of allowed import directions between the parts, and a check that the code obeys it.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 #[path = "architecture/circles.rs"]
 mod circles;
 
-/// A folder, and what its files must not name: directions that no manifest can keep.
+/// A folder, and names that its files must not use. No manifest can enforce these directions.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "crates/api/src",
@@ -28,7 +28,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("src/config", &["crate::app", "crate::cli", "maxine_store", "maxine_gateway"]),
 ];
 
-/// A crate of `crates/`, or `raft`, and the crates of this project that it may know: its manifest is the wall.
+/// A crate of `crates/`, or `raft`, and the crates of this project that it may use. Its manifest must name no
+/// other.
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("actors", &["admission", "clock", "control", "fuzzing", "gateway", "state", "store", "view"]),
     ("admission", &[]),
@@ -185,7 +186,7 @@ fn every_crate_of_the_program_has_a_row() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates");
     for entry in fs::read_dir(crates).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        // The measurements are a program of their own.
+        // `bench` is a separate program for measurements.
         assert!(
             name == "bench" || MAY_KNOW.iter().any(|(row, _)| *row == name),
             "{name} has no row: say which crates it may know"

@@ -1,4 +1,4 @@
-//! The command line as a user has it: the real program against a real cluster of its own.
+//! The command line as a user has it: the real program and a real cluster for these tests.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -23,7 +23,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_maxine");
 const PASSWORD: &str = "correct-horse-battery-staple";
 const TIME_TO_START: Duration = Duration::from_secs(120);
 
-/// A three-node `maxine dev` with its own account file; stopped when dropped.
+/// A three-node `maxine dev` with its own account file. It is stopped when dropped.
 struct Dev {
     child: Child,
     nodes: Vec<Value>,
@@ -70,14 +70,14 @@ impl Dev {
         self.command(args).output().unwrap()
     }
 
-    /// Runs a command that must succeed and gives its lines of JSON.
+    /// Runs a command that must succeed. Returns its lines of JSON.
     fn json(&self, args: &[&str]) -> Vec<Value> {
         let output = self.run(&[args, &["--output", "json"]].concat());
         assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
         text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Signs in, as soon as the account of the environment has reached the node.
+    /// Signs in as soon as the node has the account from the environment.
     fn login(&self) {
         let mut shown = String::new();
         for _ in 0..40 {
@@ -102,7 +102,7 @@ impl Drop for Dev {
     }
 }
 
-/// The program without anything from the environment of whoever runs the tests.
+/// The program, without the `MAXINE_` variables of this process.
 fn plain(args: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.args(args).stdin(Stdio::null());
@@ -192,7 +192,7 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     assert!(table.contains("by ada") && !table.contains("(by ada)"), "{table}");
     assert!(dev.run(&["undrain", "orders", "a"]).status.success());
 
-    // The output is on a full disk: the error says what was done, and names the token that nobody has seen.
+    // The output goes to a full disk. The error says what was done, and names the token that nobody has seen.
     let full = |args: &[&str]| {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let output = dev.command(args).stdout(full).output().unwrap();
@@ -265,7 +265,7 @@ fn users_tokens_and_keys_are_kept_without_a_secret_in_an_argument() {
         || dev.command(&["services"]).env("MAXINE_TOKEN_FILE", &file).output().unwrap();
     assert!(with_token().status.success(), "{}", text(&with_token().stderr));
 
-    // Signing out ends the session itself, not only what is kept of it.
+    // Signing out ends the session itself, not only the stored copy.
     let kept = std::fs::read(&sessions).unwrap();
     assert!(as_bob(&["logout"], "").status.success());
     std::fs::write(&sessions, kept).unwrap();
@@ -277,7 +277,7 @@ fn users_tokens_and_keys_are_kept_without_a_secret_in_an_argument() {
     assert!(changed.status.success(), "{}", text(&changed.stderr));
     assert_eq!(code(&as_bob(&["login", "--user", "bob"], "long enough 1\n")), 5);
     assert!(as_bob(&["login", "--user", "bob"], "long enough 2\n").status.success());
-    // Their own password: the present one comes first.
+    // Users who change their own password give the present one first.
     assert_eq!(code(&as_bob(&["passwd"], "long enough 1\nlong enough 3\n")), 5);
     let own = as_bob(&["passwd"], "long enough 2\nlong enough 3\n");
     assert!(own.status.success(), "{}", text(&own.stderr));
@@ -364,7 +364,7 @@ fn a_watch_sees_a_registration_that_is_kept_alive_and_its_end() {
         .spawn()
         .unwrap();
     assert_eq!(next()["type"], "instance_registered");
-    // Longer than it would live without heartbeats, and the watch would see it expire.
+    // This is longer than the instance would live without heartbeats, and the watch would show its expiry.
     let quiet = seen.recv_timeout(Duration::from_secs(5));
     assert!(quiet.is_err(), "{quiet:?}");
     let pid = nix::unistd::Pid::from_raw(alive.id().try_into().unwrap());
@@ -433,7 +433,7 @@ fn the_cluster_is_shown_compared_backed_up_and_restored() {
     a_restored_cluster_knows_no_place_of_the_old_one(&dev, fresh, &members, &place);
 }
 
-/// The restored node gives the indexes after the backup out again.
+/// The restored node uses the indexes after the backup again.
 fn a_restored_cluster_knows_no_place_of_the_old_one(
     dev: &Dev,
     data_dir: &str,
@@ -456,7 +456,8 @@ fn a_restored_cluster_knows_no_place_of_the_old_one(
         let mut command = dev.command(&[args, &["--output", "json"]].concat());
         command.env("MAXINE_SERVER", http).env("MAXINE_PASSWORD", PASSWORD).output().unwrap()
     };
-    // The session of the cluster that the backup is of: whatever ended it since is not in the backup.
+    // A session of the cluster that was backed up. If it was ended after the backup, the backup does not know
+    // that.
     let session = std::fs::read(dev.home.path().join("session.json")).unwrap();
     let session: Value = serde_json::from_slice(&session).unwrap();
     let old_session = dev.home.path().join("old-session");
@@ -500,7 +501,7 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// What a node answers to anyone: the status and the body.
+/// Sends a request without a credential. Returns the status and the body.
 fn get(url: &str) -> (u16, Value) {
     maxine_identity::crypto_provider::install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -534,7 +535,7 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
     let voters =
         status["raft"]["members"].as_array().unwrap().iter().filter(|m| m["voter"] == true);
     assert_eq!(voters.count(), 3, "{status}");
-    // A member that has a vote is not added once more, and the audit log has no such success.
+    // A member that has a vote is not added again, and the audit log records no success.
     let voter = &status["raft"]["members"][0];
     let of = |field: &str| voter[field].as_str().unwrap().to_owned();
     let (peer_addr, http_addr, name) = (of("peer_addr"), of("http_addr"), of("name"));
@@ -550,7 +551,7 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
     };
     assert_eq!(outcome_of("4").unwrap(), "success", "{added:?}");
     assert_ne!(outcome_of(&id).unwrap(), "success", "{added:?}");
-    // A member that did not answer is no equal one.
+    // A member that did not answer does not count as equal.
     let digest = dev.run(&["cluster", "digest"]);
     let shown = text(&digest.stderr);
     assert_eq!(code(&digest), 4, "{shown}");
@@ -616,7 +617,7 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
     // The node reports this itself, without a time to retry, because only another node can answer.
     let status = &dev.json(&["cluster", "status", "--server", &http(leader)])[0];
     assert_eq!(status["raft"]["role"], "removed", "{status}");
-    // It does not know who can be reached now.
+    // The removed node does not know which nodes can be reached now.
     for count in ["reachable_voters", "failures_tolerated"] {
         assert_eq!(status["raft"][count], Value::Null, "{status}");
     }
@@ -684,8 +685,8 @@ fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
     assert_eq!(code(&no_redis), 4, "{}", text(&no_redis.stderr));
 }
 
-/// `config check` accepts what `config example` prints, and names the setting of every mistake
-/// in and what is accepted; `serve` refuses the same ones.
+/// `config check` accepts what `config example` prints. For every mistake it names the setting and the
+/// accepted values. `serve` refuses the same mistakes.
 #[test]
 fn settings_are_checked_before_a_node_starts() {
     let home = tempfile::tempdir().unwrap();
@@ -802,7 +803,7 @@ fn what_a_start_would_say(home: &Path) {
     other.stop();
     borrowed(&raft_of("2", "127.0.0.1:0", &dir), "it belongs to node 1, not 2");
 
-    // In another mode the node would start with an empty registry.
+    // In another mode a node would start on this directory with an empty registry.
     let other_mode = ["config", "check", "--mode", "local", "--port", "0", "--data-dir", &dir];
     let output = plain(&other_mode).output().unwrap();
     let (warned, shown) = (text(&output.stderr), text(&output.stdout));
@@ -877,8 +878,8 @@ fn a_closed_pipe_is_no_error() {
     assert!(child.wait().unwrap().success(), "{errors}");
 }
 
-/// The commands and flags are a promise to scripts: a change of the help is a change of `tests/cli/help.txt`, made on
-/// purpose with `UPDATE_HELP=1`.
+/// Scripts rely on the commands and flags. So a change of the help needs a change of `tests/cli/help.txt`,
+/// which `UPDATE_HELP=1` makes.
 #[test]
 fn the_help_is_the_recorded_one() {
     let mut help = String::new();

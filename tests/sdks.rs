@@ -1,8 +1,8 @@
 //! The SDKs as their users have them: each runs `sdks/spec/cases.json` with its language's ordinary HTTP client,
 //! then its own client, against a real cluster of three nodes and an upstream that returns what it received.
 //!
-//! Node.js and Python are required; Go and Java are run where they are installed, Rust where its example was built, as
-//! `cargo test --workspace` does.
+//! Node.js and Python are required. Go and Java are tested if they are installed, and Rust if its example was
+//! built, which `cargo test --workspace` does.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -65,7 +65,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         use nix::sys::signal::{Signal, kill};
-        // It stops its nodes in order when it is asked to.
+        // `maxine dev` stops its nodes in an orderly way when it gets this signal.
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         let _ = kill(pid, Signal::SIGTERM);
         let _ = self.child.wait();
@@ -108,7 +108,7 @@ async fn answer(request: Request) -> Response<Body> {
     response
 }
 
-/// Starts the upstream on a runtime of its own, which lives as long as what is returned.
+/// Starts the upstream on its own runtime, which ends when the returned value is dropped.
 fn start_upstream() -> (tokio::runtime::Runtime, SocketAddr) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -118,7 +118,7 @@ fn start_upstream() -> (tokio::runtime::Runtime, SocketAddr) {
     (runtime, address)
 }
 
-/// One SDK: what must be installed, and what runs its conformance cases.
+/// One SDK: the program that must be installed, and the command that runs its conformance cases.
 struct Sdk {
     program: String,
     required: bool,
@@ -143,7 +143,7 @@ fn sdks(scratch: &Path) -> Vec<Sdk> {
     javac.args(sources);
     let mut python = command("python3", &folder("python"), &["conformance.py"]);
     python.env("PYTHONDONTWRITEBYTECODE", "1");
-    // Nothing is fetched: the client has no dependencies, and any newer toolchain builds it.
+    // Nothing is downloaded: the client has no dependencies, and any newer toolchain builds it.
     let go = |args: &[&str]| {
         let mut command = command("go", &folder("go"), args);
         command.env("GOTOOLCHAIN", "local").env("GOFLAGS", "-mod=readonly");
@@ -186,7 +186,7 @@ fn is_installed(program: &str) -> bool {
     std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())
 }
 
-/// Runs a command; what it printed if it failed.
+/// Runs a command. Returns its output, as an error if the command failed.
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
     let text = format!(
@@ -217,12 +217,12 @@ fn every_sdk_passes_the_conformance_cases() {
     let cluster = Cluster::start();
     let mut failed = Vec::new();
     for sdk in &mut sdks {
-        // One after the other: a case changes the configuration of the whole cluster.
+        // The SDKs run one after another, because a case changes the configuration of the whole cluster.
         sdk.run.env("MAXINE_SERVER", &cluster.servers).env("MAXINE_UPSTREAM", upstream.to_string());
         set_accounts(&mut sdk.run);
         let prepared = sdk.prepare.as_mut().map_or(Ok(String::new()), run);
         match prepared.and_then(|_| run(&mut sdk.run)) {
-            // A runner that runs nothing has not passed.
+            // A runner that runs no case has not passed.
             Ok(text) if text.contains(" passed, 0 failed") && !text.contains("\n0 passed") => {}
             Ok(text) | Err(text) => failed.push(format!("{}:\n{text}", sdk.program)),
         }
@@ -230,7 +230,7 @@ fn every_sdk_passes_the_conformance_cases() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// Shows that the runners notice what is wrong: a copy of the cases with one false expectation fails.
+/// Shows that the runners detect errors: a copy of the cases with one false expectation fails.
 #[test]
 fn a_runner_fails_where_an_answer_is_not_the_expected_one() {
     let (_runtime, upstream) = start_upstream();
@@ -242,7 +242,7 @@ fn a_runner_fails_where_an_answer_is_not_the_expected_one() {
     for file in ["maxine.mjs", "conformance.mjs"] {
         std::fs::copy(sdks.join("node").join(file), node.join(file)).unwrap();
     }
-    // The upstream takes the part of a server here. It answers anything with 200 and JSON.
+    // Here the upstream takes the place of a node. It answers every request with 200 and JSON.
     let step =
         |expect: Value| json!({"request": {"method": "GET", "path": "/x"}, "expect": expect});
     let good = [

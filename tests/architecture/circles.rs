@@ -1,8 +1,9 @@
 //! Finds circles of imports between the modules of a crate.
 //!
-//! A module is a file. Modules that are compiled for tests alone are left out. A `pub use` is no import: a module
-//! that takes a name from there imports the module that the name comes from. A module may take names from those
-//! that contain it, as its folder's `mod.rs`, which in turn presents what the folder contains.
+//! A module is a file. Modules that are compiled only for tests are left out. A `pub use` does not count as
+//! an import: a module that uses such a name imports the module that defines the name. A module may use names
+//! of the modules that contain it, such as the `mod.rs` of its folder, although that module re-exports its
+//! names.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -17,7 +18,8 @@ struct Mention {
     re_exports: bool,
 }
 
-/// The circles of imports in a folder of sources: for each module in one, the shortest way back to it.
+/// The circles of imports in a folder of sources. For each module in a circle it gives the shortest path back
+/// to the module.
 pub fn circles(src: &Path) -> Vec<String> {
     let imports = imports(src);
     let ways = imports.keys().filter_map(|module| way_back(module, &imports));

@@ -1,4 +1,4 @@
-//! Compares the age of its state that a node reports with what other nodes acknowledged.
+//! Compares the staleness that a node reports with the writes that other nodes acknowledged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +25,12 @@ struct Said {
     oldest_ms: u64,
 }
 
-/// Writes through one node while `trouble` befalls another, and checks all the time that the other is
-/// never older than it reports: every write that was acknowledged longer ago is in its state.
+/// Writes through one node while `trouble` affects another. Checks all the time that the other is never
+/// staler than it reports: every write that was acknowledged longer ago is in its state.
 async fn watched(writer: &Node, reader: &Node, trouble: impl Future<Output = ()>) -> Said {
     let clock = Clock::system();
     let stop = Arc::new(AtomicBool::new(false));
-    // When each write was acknowledged, in microseconds; each is an instance of its own.
+    // When each write was acknowledged, in microseconds. Each write registers another instance.
     let acknowledged: Arc<Mutex<Vec<u64>>> = Arc::default();
     let writing = {
         let (writer, stop, clock) = (writer.clone(), Arc::clone(&stop), clock.clone());
@@ -41,7 +41,7 @@ async fn watched(writer: &Node, reader: &Node, trouble: impl Future<Output = ()>
                     return;
                 }
                 if writer.try_propose(register("orders", &nth.to_string(), 80)).await.is_err() {
-                    // Which writes were acknowledged must be known without a gap.
+                    // The test must know exactly which writes were acknowledged.
                     panic!("a write was not acknowledged while the writer had no trouble");
                 }
                 acknowledged.lock().push(clock.monotonic_us());
@@ -60,7 +60,7 @@ async fn watched(writer: &Node, reader: &Node, trouble: impl Future<Output = ()>
                 let total = reader.view.with_snapshot(|snapshot| snapshot.state.instances_len());
                 let due = acknowledged.lock().clone();
                 if let Some(age_ms) = age_ms {
-                    // Rounding down the age loses up to a millisecond.
+                    // The staleness is rounded down, by up to a millisecond.
                     let since_us = now_us.saturating_sub((age_ms + 1) * 1_000);
                     let must_have = due.partition_point(|at_us| *at_us < since_us);
                     assert!(
@@ -86,8 +86,8 @@ async fn watched(writer: &Node, reader: &Node, trouble: impl Future<Output = ()>
     sampling.await.expect("the age is true")
 }
 
-/// Messages that are held and delivered late, and a cut: a follower that was away knows how old it is,
-/// also while it catches up.
+/// Messages are held and delivered late, and the link is cut. A follower that was away knows its staleness,
+/// even while it catches up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_raft_node_that_was_away_is_not_older_than_it_says() {
     const AWAY: Duration = Duration::from_millis(1_800);
@@ -100,7 +100,7 @@ async fn a_raft_node_that_was_away_is_not_older_than_it_says() {
     let reader = &nodes[at];
     let (to_reader, to_leader) = (&links[at], &links[led]);
     let said = watched(&writer, reader, async {
-        // Only what is sent to the follower is held: it can still ask how far the log is committed.
+        // Only messages to the follower are held. It can still ask how far the log is committed.
         to_reader.hold();
         tokio::time::sleep(AWAY).await;
         to_reader.heal();
@@ -125,7 +125,7 @@ async fn a_raft_node_that_was_away_is_not_older_than_it_says() {
     }
 }
 
-/// The same where Redis's answers arrive late.
+/// The same if the answers of Redis arrive late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_node_that_was_away_is_not_older_than_it_says() {
     let server = RedisServer::start().await;

@@ -1,4 +1,4 @@
-//! What every backend promises.
+//! The promises of every backend.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub(crate) async fn ordering(fixture: &dyn Fixture) {
     stop(&nodes).await;
 }
 
-/// The same request takes effect once, through whichever node it comes again.
+/// A repeated request takes effect once, whichever node gets the repeat.
 pub(crate) async fn idempotency(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
     let (first, second) = (&nodes[0], &nodes[nodes.len() - 1]);
@@ -69,7 +69,7 @@ pub(crate) async fn idempotency(fixture: &dyn Fixture) {
     stop(&nodes).await;
 }
 
-/// What only the leader may do is refused from others, without a fence, and with an older one.
+/// Commands of the leader are refused from other nodes, without a fence, and with an older fence.
 pub(crate) async fn fencing(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
     let epoch = nodes[0].register("orders", "a", 80).await;
@@ -92,8 +92,8 @@ pub(crate) async fn fencing(fixture: &dyn Fixture) {
     stop(&nodes).await;
 }
 
-/// An equal registration keeps its lease, whichever node takes it, and is a heartbeat: an expiry
-/// that was decided before it removes nothing.
+/// An equal registration keeps its lease, whichever node gets it, and counts as a heartbeat. An expiry that
+/// was decided before it removes nothing.
 pub(crate) async fn expiry(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
     let leader = leader(&nodes).await;
@@ -170,7 +170,7 @@ fn nodes_len(fixture: &dyn Fixture) -> usize {
     fixture.nodes_max().min(3)
 }
 
-/// What was acknowledged is there after every node was stopped and started again.
+/// Everything that was acknowledged is present after every node was stopped and started again.
 pub(crate) async fn restart(fixture: &dyn Fixture) {
     let before = nodes(fixture).await;
     for i in 0..50_u16 {
@@ -246,7 +246,7 @@ pub(crate) async fn strong_reads(fixture: &dyn Fixture) {
     stop(&nodes).await;
 }
 
-/// Messages reach the leader from every node; it sees who leads alike everywhere.
+/// Messages reach the leader from every node, and all nodes name the same leader.
 pub(crate) async fn calls_reach_the_leader(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
     let leader = leader(&nodes).await;
@@ -257,7 +257,7 @@ pub(crate) async fn calls_reach_the_leader(fixture: &dyn Fixture) {
         })
         .await;
         assert_eq!(answer, format!("{} heard renewals", leader.name).as_bytes());
-        // A node that has just started may forward to a leader that it has no proof of yet.
+        // A node that has just started may forward to a leader that is not confirmed yet.
         let known = eventually("the leader is known", async || {
             Some(node.store.leadership_now()).filter(|known| known.leader.is_some())
         })
@@ -287,8 +287,9 @@ pub(crate) async fn limits(fixture: &dyn Fixture) {
     stop(&nodes).await;
 }
 
-/// If nodes are connected only through the store, it lists them, and the addresses of their APIs, which are no instances.
-/// A node that stops is removed from the list. A node that was removed while it runs is listed again.
+/// If nodes are connected only through the store, the store lists them and the addresses of their APIs, which
+/// cannot be instances. A node that stops is removed from the list. A node that was removed while it runs is
+/// listed again.
 pub(crate) async fn nodes_are_known(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
     let meets_in_the_store =
@@ -322,7 +323,7 @@ pub(crate) async fn nodes_are_known(fixture: &dyn Fixture) {
     stop(&nodes[..nodes.len() - 1]).await;
 }
 
-/// Makes a test of each promise for one backend. `$open` gives a fixture.
+/// Generates a test of each promise for one backend. `$open` creates a fixture.
 macro_rules! contract_suite {
     ($open:expr; $($promise:ident),* $(,)?) => {
         $(

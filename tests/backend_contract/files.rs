@@ -1,4 +1,4 @@
-//! The local and the shared-file mode: the contract, and what becomes of their files.
+//! The local and the shared-file mode: the contract, and damage to their files.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -79,7 +79,7 @@ pub(crate) async fn shared_with_lease(
     open_shared(SharedFileConfig { lease_ms, lease_tokens, ..quick(path, name) }).await
 }
 
-/// One that does not compete to lead.
+/// A node on a shared file that does not compete to lead.
 pub(crate) async fn shared_looking_on(path: &Path, name: &str) -> Node {
     open_shared(SharedFileConfig { election_enabled: false, ..quick(path, name) }).await
 }
@@ -164,7 +164,7 @@ fn append_garbage(path: &Path, bytes: &[u8]) {
     file.write_all(bytes).expect("it is written");
 }
 
-/// What a writer that died in the middle of a frame left is cut off; what was whole stays.
+/// The incomplete frame of a writer that died is cut off. Complete frames stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_torn_tail_is_cut_off() {
     let dir = OneDirectory::new(1 << 30);
@@ -177,7 +177,7 @@ async fn a_torn_tail_is_cut_off() {
     node.register("orders", "b", 80).await;
     node.store.shutdown().await;
     let both = fs::read(&path).unwrap();
-    // Cut anywhere within the second frame.
+    // The file is cut at different places within the second frame.
     for cut in [whole.len() + 1, whole.len() + 23, whole.len() + 30, both.len() - 1] {
         fs::write(&path, &both[..cut]).unwrap();
         let node = local(&path, "a").await;
@@ -218,8 +218,9 @@ async fn damage_is_refused_and_left_as_it_is() {
     }
 }
 
-/// The shared storage is full: it takes no writes from any node, so no node stops, and reads continue. Each node knows
-/// that, also if no client writes, and it is one outage until there is room.
+/// The shared storage is full, so it accepts no writes from any node. No node stops, and reads continue. Each
+/// node knows that writes are refused, even if no client writes. It is reported as one outage until there is
+/// room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_shared_storage_refuses_writes_and_the_node_lives() {
     let dir = OneDirectory::new(1 << 30);
@@ -232,7 +233,7 @@ async fn a_full_shared_storage_refuses_writes_and_the_node_lives() {
     child.ask(&format!("fill {filler}"));
     let full = "the shared storage is full or read-only: writes that need more room fail";
     eventually("a report finds out", async || (child.ask("refuses") == full).then_some(())).await;
-    // Some fit into the last block of the log.
+    // Some registrations fit into the last block of the log.
     let mut acknowledged = vec![String::from("before")];
     let refused = (0..500).map(|i| format!("i{i}")).find(|id| {
         let is_written = child.ask(&format!("register {id}")) == "true";
@@ -255,7 +256,7 @@ async fn a_full_shared_storage_refuses_writes_and_the_node_lives() {
 }
 
 /// A local disk is full: the node reports it and writes nothing more. After a restart with free space,
-/// everything that it had acknowledged is present. On a shared file the node goes on.
+/// everything that it had acknowledged is present. On a shared file the node continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_stops_the_node_and_loses_nothing() {
     for prefix in ["local:", ""] {
@@ -292,7 +293,7 @@ async fn a_local_log_that_is_gone_stops_the_node() {
     node.register("orders", "a", 80).await;
     let elsewhere = tempfile::tempdir().expect("a directory");
     fs::rename(dir.path(), elsewhere.path().join("taken")).unwrap();
-    // What is open still could be written to, and would be nowhere after a restart.
+    // A write to the file that is still open would succeed, and would be lost after a restart.
     let refused = node.try_propose(crate::node::register("orders", "b", 80)).await;
     assert!(matches!(refused, Err(ProposeError::Storage(_))), "{refused:?}");
     event_log
@@ -303,7 +304,7 @@ async fn a_local_log_that_is_gone_stops_the_node() {
     node.store.shutdown().await;
 }
 
-/// Another process has the lock. A write that cannot begin in time is not made, not even later.
+/// Another process has the lock. A write that cannot begin in time is not carried out, not even later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_waits_for_the_lock_until_its_time_ends_is_not_made() {
     let dir = OneDirectory::new(1 << 30);
@@ -365,8 +366,8 @@ async fn the_shared_storage_goes_away_and_comes_back() {
     stop(&nodes).await;
 }
 
-/// A node starts while the storage that it used is not mounted: it begins no registry of its own, and leaves the mount
-/// point as it is.
+/// A node is started while the storage that it used is not mounted. It does not begin a new registry, and
+/// leaves the mount point unchanged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_does_not_start_where_the_shared_storage_that_it_used_is_away() {
     let dir = OneDirectory::new(1 << 30);
@@ -396,7 +397,7 @@ async fn a_node_does_not_start_where_the_shared_storage_that_it_used_is_away() {
     open_shared(other).await.store.shutdown().await;
 }
 
-/// The wall clock jumps a day in either direction: a local node leads on.
+/// The wall clock jumps a day in either direction: a local node continues to lead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wall_clock_of_a_local_node_jumps() {
     let dir = OneDirectory::new(1 << 30);
@@ -439,7 +440,7 @@ async fn a_second_process_on_a_local_log_is_refused() {
     node.store.shutdown().await;
 }
 
-/// Killed at random moments: everything that was acknowledged is there afterwards.
+/// The node is killed at random moments: everything that was acknowledged is present afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_loses_nothing_that_was_acknowledged() {
     for prefix in ["local:", ""] {
@@ -455,7 +456,7 @@ async fn a_crash_loses_nothing_that_was_acknowledged() {
                     acknowledged.push(id);
                 }
             }
-            // More are on their way when it dies.
+            // More registrations are in flight when the process is killed.
             for i in 10..40 {
                 child.say(&format!("register {round}-{i}"));
             }
@@ -508,7 +509,7 @@ async fn a_torn_tail_of_a_shared_log_is_cut_off_by_the_next_writer() {
     stop(&nodes).await;
 }
 
-/// A deleted log is put back from a node's memory; an older copy of it is, too.
+/// A log that was deleted, or replaced by an older copy, is restored from a node's memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_or_older_shared_log_is_put_back() {
     let dir = OneDirectory::new(1 << 30);
@@ -583,8 +584,9 @@ fn flip_byte(path: &Path, at: usize) -> Vec<u8> {
     bytes
 }
 
-/// A byte that running nodes have read already is damaged: in the state in front, in a frame, and in the last frame.
-/// They notice it without a write, keep the file, and put their state in its place. A node can start afterwards.
+/// A byte that running nodes have read already is damaged: in the state at the front, in a frame, and in the
+/// last frame. They notice it without a write, keep the damaged file, and write their state in its place. A
+/// node can start afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_of_what_running_nodes_have_read_is_noticed_and_repaired() {
     let dir = OneDirectory::new(1 << 30);
@@ -641,8 +643,9 @@ async fn damage_of_a_local_log_is_noticed_and_repaired_by_the_running_node() {
     again.store.shutdown().await;
 }
 
-/// An older copy of the log is put in place while every node is stopped. The nodes remember on their own disks that
-/// there was a newer state: the loss is reported, and indexes that are used again count in another history.
+/// The log is replaced by an older copy while every node is stopped. The nodes have stored on their own disks
+/// that there was a newer state. So the loss is reported, and indexes that are used again belong to another
+/// history.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_copy_that_was_put_in_place_of_a_shared_log_while_all_nodes_were_stopped_is_noticed()
  {
@@ -704,7 +707,8 @@ pub(crate) async fn begins_another_history(node: &Node, had: u64) {
     keeper.abort();
 }
 
-/// A file system that cuts the file off within the state in front of the log: the nodes that run put their state back.
+/// The file system cuts the file off within the state at the front of the log. The running nodes write their
+/// state again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shared_log_that_is_cut_off_at_its_front_is_put_back_by_running_nodes() {
     let dir = OneDirectory::new(1 << 30);
@@ -773,8 +777,8 @@ fn append_foreign(path: &Path, entries: &[&[u8]]) {
     file.write_all(&bytes).unwrap();
 }
 
-/// Something other than Maxine appends entries that are whole and cannot be read: every node passes over the same
-/// ones and reports them, and a node that starts finds the same state. One of a newer version is not passed over.
+/// Another program appends complete entries that cannot be decoded. Every node skips the same entries and
+/// reports them, and a node that starts finds the same state. An entry of a newer version is not skipped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_of_a_shared_log_that_cannot_be_read_stop_nobody() {
     let dir = OneDirectory::new(1 << 30);
@@ -814,8 +818,8 @@ async fn entries_of_a_shared_log_that_cannot_be_read_stop_nobody() {
     assert!(reason.contains("upgrade this node"), "{reason}");
 }
 
-/// Without the lock file nobody can tell whether this is the storage. No node takes its copy for current, and all go
-/// on when the lock is there again.
+/// Without the lock file no node can tell whether this is the right storage. No node considers its copy
+/// current, and all continue when the lock file exists again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_lock_a_shared_log_is_away_and_no_copy_is_current() {
     let dir = OneDirectory::new(1 << 30);
@@ -866,7 +870,7 @@ async fn another_shared_log_is_followed_and_the_loss_told() {
     stop(&nodes).await;
 }
 
-/// An older copy that was written on elsewhere has another chain although it is longer.
+/// An older copy to which nodes elsewhere have appended has another chain, although it is longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fork_of_a_shared_log_is_noticed() {
     let dir = OneDirectory::new(1 << 30);
@@ -883,7 +887,7 @@ async fn a_fork_of_a_shared_log_is_noticed() {
     }
     fork.store.shutdown().await;
     let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
-    // Over the old one, in place: the same file with other contents.
+    // The content is replaced in place, so that it is the same file.
     let bytes = fs::read(&fork_path).unwrap();
     let file = OpenOptions::new().write(true).open(dir.path()).unwrap();
     file.write_all_at(&bytes, 0).unwrap();

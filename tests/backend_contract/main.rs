@@ -1,9 +1,8 @@
-//! One contract, checked on every backend against the real thing: real files, three Raft nodes
-//! on disks of their own, a real `redis-server` (and `redis-sentinel`) that each test starts on a
-//! free loopback port.
+//! One contract, checked on every backend with real parts: real files, three Raft nodes with their own disks,
+//! and a real `redis-server` (and `redis-sentinel`) that each test starts on a free loopback port.
 //!
-//! `contract` holds what all of them promise; a backend joins by implementing `Fixture`, and
-//! `contract_suite!` makes a test of each promise. What only one backend can do is in its own file.
+//! `contract` has the promises of all backends. A backend implements `Fixture`, and `contract_suite!`
+//! generates a test of each promise. Tests for only one backend are in its own file.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

@@ -1,4 +1,4 @@
-//! Moving a state between backends, and importing that of the Node.js Maxine.
+//! Copies a state between backends, and imports that of the Node.js Maxine.
 
 use std::path::Path;
 
@@ -33,9 +33,9 @@ async fn fill(node: &Node) {
     node.propose(policy).await;
 }
 
-/// From a file to Redis to a Raft backup to a file: equal digests all the way, the source serves
-/// meanwhile, a repeat changes nothing, and a node on the target has the state. Only the history is not copied,
-/// because the source goes on with it: a place in the changes of one is no place in the other.
+/// From a file to Redis, to a Raft backup, and to a file: the digests stay equal, the source serves
+/// meanwhile, a repeat changes nothing, and a node on the target has the state. Only the history is not
+/// copied, because the source continues it. So a position in the changes of one is not valid in the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn between_any_two() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -76,7 +76,7 @@ async fn between_any_two() {
     let on_file = shared(&target_path, "f").await;
     assert_eq!(on_file.digest(), digest);
 
-    // The source went on meanwhile: a second run brings what is new, where that is wanted.
+    // The source has changed meanwhile. A second run copies the changes only if replacing is allowed.
     source.register("service-0", "later", 80).await;
     let refused = transfer(&file(&source_path), &file(&target_path), false).await;
     assert!(matches!(refused, Err(TransferError::Occupied { .. })), "{refused:?}");
@@ -106,7 +106,7 @@ const NODEJS: &str = r#"{"savedAt":1795440992705,"registry":{"orders":{"offset":
     "node-a-1":{"nodeName":"node-a-1","parentNode":"node-a","address":"http://10.0.0.1:8080","timeOut":5,"registeredAt":1795440992705,"healthCheckPath":"/up"},
     "node-b-0":{"nodeName":"node-b-0","parentNode":"node-b","address":"http://10.0.0.2:8080","timeOut":5,"registeredAt":1795440992705,"healthCheckPath":""}}}}}"#;
 
-/// The state file and the Redis snapshot of the Node.js Maxine are added to what is there.
+/// The state file and the Redis snapshot of the Node.js Maxine are imported.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_the_nodejs_maxine() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -131,7 +131,7 @@ async fn from_the_nodejs_maxine() {
     assert_eq!(orders.instances[&Name::trusted("node-a")].registration.weight, 2);
     node.store.shutdown().await;
 
-    // In the very same Redis, under the very same prefix: the old keys stay as they are.
+    // The target is the same Redis with the same prefix. The old keys are not changed.
     let in_redis = place(&format!("nodejs+{}", server.url()));
     transfer(&in_redis, &place(&server.url()), false).await.expect("imported");
     let node = open(quick(server.url(), "a")).await;
@@ -144,7 +144,7 @@ async fn from_the_nodejs_maxine() {
     assert!(matches!(foreign, Err(TransferError::Failed { .. })), "{foreign:?}");
 }
 
-/// A process of ours; ends with this value.
+/// A process that is killed when this value is dropped.
 struct Process(std::process::Child);
 
 impl Drop for Process {
@@ -164,7 +164,7 @@ fn maxine() -> std::process::Command {
 /// temporary files. The cluster continues to serve. A second run replaces the copy only with `--replace`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_a_running_raft_cluster() {
-    // Another test of this process may have been first.
+    // Another test of this process may have installed it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().expect("a directory");
     let (http, raft) = (free_port(), free_port());
@@ -205,7 +205,7 @@ async fn from_a_running_raft_cluster() {
     let (done, out, err) = migrate(&[]);
     assert!(done && out.contains("copied and compared: 1 service, 1 instance"), "{out}{err}");
     assert_eq!(client.get(&instance).send().await.expect("it serves on").status(), 200);
-    // The source has recorded the backup in its audit log, so that its state is another one now.
+    // The source has recorded the backup in its audit log, so its state has changed.
     let (done, out, err) = migrate(&[]);
     assert!(!done && err.contains("--replace"), "{out}{err}");
     let (done, out, err) = migrate(&["--replace", "--output", "json"]);

@@ -1,4 +1,4 @@
-//! A node as the tests see it: a store, its view, and short words for what they do with them.
+//! A node for the tests: a store, its view, and helper functions for both.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use maxine_state::{
 use maxine_store::{ControlStore, PeerHandler, ProposeError};
 use maxine_view::View;
 
-/// How long a test waits for what must come.
+/// How long a test waits for something that must happen.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// Answers text with its name and what it was asked, and gives everything else to the router.
+/// Answers a text with its name and that text, and passes everything else to the router.
 pub(crate) struct Peers {
     name: String,
     pub(crate) router: Arc<PeerRouter>,
@@ -44,16 +44,16 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) store: Arc<dyn ControlStore>,
     pub(crate) view: Arc<View>,
-    /// Where messages for its actors come in, if a test gives it any.
+    /// Receives messages for the node's actors, if a test starts any.
     pub(crate) router: Arc<PeerRouter>,
 }
 
 /// Something on which nodes can be started.
 #[async_trait]
 pub(crate) trait Fixture: Send + Sync {
-    /// Starts a node, or (where only one fits) gives the one that runs.
+    /// Starts a node. If there can be only one, returns the running one.
     async fn start(&self, name: &str) -> Node;
-    /// How many nodes fit.
+    /// Maximum number of nodes.
     fn nodes_max(&self) -> usize {
         3
     }
@@ -83,7 +83,8 @@ pub(crate) fn deregister(service_name: &str, id: &str) -> Command {
     Command::Deregister { items: vec![item] }
 }
 
-/// Somebody who asks for a change. A node does not pass on what claims to be a part of Maxine.
+/// The actor of a change. It is a user, because a node does not forward commands that claim to be from a part
+/// of Maxine.
 pub(crate) fn caller() -> Actor {
     Actor {
         user: "tester".into(),
@@ -108,13 +109,13 @@ pub(crate) fn batch(command: Command) -> Batch {
 }
 
 impl Node {
-    /// Founds the history, and begins another one where indexes are used again.
+    /// Begins the history, and another one if indexes are used again.
     pub(crate) fn keep_history(&self) -> tokio::task::JoinHandle<()> {
         let (store, view) = (Arc::clone(&self.store), Arc::clone(&self.view));
         tokio::spawn(maxine_actors::history::keep(store, view, maxine_clock::Clock::system()))
     }
 
-    /// Its history. Founds one, if there is none.
+    /// The history of the node. Begins one if there is none.
     pub(crate) async fn founded(&self) -> History {
         let keeper = self.keep_history();
         let history = async || self.view.snapshot().state.history();
@@ -129,7 +130,7 @@ impl Node {
         Ok(answers.into_iter().next().expect("one answer per proposal"))
     }
 
-    /// Proposes, and again with the same request id where that is safe, as the registry does.
+    /// Proposes, and repeats that with the same request id where it is safe, as the registry does.
     pub(crate) async fn propose(&self, command: Command) -> Applied {
         self.propose_as(proposal(command)).await
     }
@@ -202,7 +203,7 @@ impl Node {
     }
 }
 
-/// Which of the nodes leads; waits for exactly one.
+/// Waits until exactly one node leads, and returns it.
 pub(crate) async fn leader(nodes: &[Node]) -> Node {
     eventually("one node leads", async || {
         let leaders: Vec<&Node> = nodes.iter().filter(|node| node.is_leader()).collect();

@@ -19,13 +19,13 @@ use crate::node::{Fixture, Node, Peers, SOON, batch, eventually, instance, leade
 use crate::redis_server::free_port;
 use crate::split_brain::{ChildNode, Partition, paused};
 
-/// Where three nodes keep their logs and reach each other. As text, it is the argument of a child process.
+/// The directory of the logs of three nodes, and their ports. As text, it is the argument of a child process.
 #[derive(Clone)]
 pub(crate) struct Layout {
     dir: PathBuf,
-    /// Where each listens.
+    /// The ports on which the nodes listen.
     listen: [u16; 3],
-    /// The ports at which the others reach each node: the same, unless a proxy is between them.
+    /// The ports at which the others reach each node. They are the same, unless a proxy is between the nodes.
     reached: [u16; 3],
 }
 
@@ -35,7 +35,7 @@ impl Layout {
         Self { dir: dir.into(), listen, reached: listen }
     }
 
-    /// With a link of its own in front of each node.
+    /// A layout with a link in front of each node, which tests can cut.
     pub(crate) async fn with_links(dir: &Path) -> (Self, Vec<Partition>) {
         let mut layout = Self::new(dir);
         let mut links = Vec::new();
@@ -47,7 +47,7 @@ impl Layout {
         (layout, links)
     }
 
-    /// For [`ChildNode::start`].
+    /// The argument of [`ChildNode::start`] for this node.
     fn place(&self, number: usize) -> String {
         let [a, b, c] = self.listen;
         format!("raft:{number}:{a}:{b}:{c}:{}", self.dir.display())
@@ -76,7 +76,8 @@ impl Layout {
         config.raft.cluster_id = "contract".into();
         config.raft.listen = SocketAddr::from(([127, 0, 0, 1], self.listen[number - 1]));
         config.raft.members = (1..=3).map(member).collect();
-        // Generous: many such clusters share the machine's cores, and a busy leader is no lost one.
+        // The times are long, because many such clusters share the machine's cores, and a busy leader must
+        // not count as lost.
         config.raft.election_timeout_min_ms = 2_000;
         config.raft.election_timeout_max_ms = 3_000;
         config.raft.disk_stall_ms = 10_000;
@@ -144,7 +145,7 @@ async fn a_paused_leader() {
         let here = others.iter().find(|node| node.is_leader());
         if let Some(node) = here {
             let admin = node.store.cluster().expect("raft has one");
-            // Refused while the child is still catching up; asked again.
+            // The transfer is refused while the child has not caught up. It is then tried again.
             let _ = admin.transfer_leadership(Some(1)).await;
         }
         let known = others[0].store.leadership_now().leader;
@@ -155,8 +156,8 @@ async fn a_paused_leader() {
     stop(&others).await;
 }
 
-/// Every link is cut: the leader steps down, nobody leads, writes are refused in time and reads go
-/// on; when the links are there again the nodes agree, with everything that was acknowledged.
+/// Every link is cut: the leader steps down, nobody leads, writes are refused in time, and reads continue.
+/// When the links are restored, the nodes agree and have everything that was acknowledged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_link_is_cut() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -206,8 +207,8 @@ async fn every_link_is_cut() {
     stop(&nodes).await;
 }
 
-/// The wall clock of every node jumps a day in either direction: nobody stops leading for it, and
-/// a lease ends and begins as before.
+/// The wall clock of every node jumps a day in either direction. The leader continues to lead, and a lease
+/// begins and ends as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wall_clock_jumps() {
     const DAY_MS: i64 = 24 * 3_600 * 1_000;
@@ -221,8 +222,8 @@ async fn the_wall_clock_jumps() {
     }
     let leads = leader(&nodes).await;
     let fence = leads.take_duties().await;
-    // The fence alone counts, not the term: on a machine that is busy with the other tests an election
-    // may come for reasons of its own.
+    // The test checks the fence and not the term, because on a busy machine there may be an election for
+    // another reason.
     for offset_ms in [DAY_MS, -DAY_MS, 0] {
         jump.store(offset_ms, Ordering::Relaxed);
         let epoch = nodes[0].register("orders", "a", 80).await;

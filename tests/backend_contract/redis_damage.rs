@@ -1,4 +1,4 @@
-//! Redis is damaged again and again under writes: whatever it holds, the nodes agree on a way on.
+//! Redis is damaged repeatedly while nodes write. Whatever its content is, the nodes agree how to continue.
 //!
 //! The damage is chosen by a seed, which a failure prints. Everything else is real: the server, the
 //! nodes' stores, the writers.
@@ -18,8 +18,7 @@ use crate::node::{Node, batch, register};
 use crate::redis_server::{EventLog, RedisServer, open, quick};
 
 const LEASE_MS: u64 = 600;
-/// The documented bound is two leases and the time that one snapshot takes; the rest is for a busy
-/// machine.
+/// The documented limit is two leases plus the time for one snapshot. The rest is for a busy machine.
 const SETTLES_WITHIN: Duration = Duration::from_millis(2 * LEASE_MS + 12_000);
 const PREFIX: &str = "maxine:registry";
 
@@ -48,7 +47,7 @@ async fn stop(nodes: &[Node]) {
     }
 }
 
-/// Every node takes a write, and all hold the same state.
+/// Waits until every node accepts a write and all have the same state.
 async fn settles(nodes: &[Node], event_log: &[EventLog], what: &str) {
     let settled = async {
         'again: loop {
@@ -84,7 +83,7 @@ async fn write(node: Node, stop: Arc<AtomicBool>, acknowledged: Arc<Mutex<BTreeS
         let write = batch(register("orders", &id, 80));
         match node.store.propose(write, Duration::from_millis(500).into()).await {
             Ok(_) => drop(acknowledged.lock().insert(id)),
-            // A refusal comes at once: without a pause the writers would let nobody else run.
+            // A refusal arrives at once. Without a pause the writers would use all of the processor's time.
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
@@ -108,7 +107,7 @@ async fn damage(server: &RedisServer, rng: &mut StdRng) -> String {
             run(&["EVAL", newest, "1", &key("log")]).await
         }
         7 => run(&["FLUSHALL"]).await,
-        // What `maxmemory` with another policy than `noeviction` does: any key goes.
+        // Like `maxmemory` with another policy than `noeviction`, this removes any key.
         _ => {
             let evict = "local all = redis.call('KEYS', ARGV[1]) \
                  table.sort(all) \
@@ -145,7 +144,7 @@ async fn damaged_again_and_again(seed: u64) {
         }
         let what = format!("seed {seed}, round {round}: {done:?}");
         settles(&nodes, &event_log, &what).await;
-        // A node that remembers nothing finds the same state, and takes the place of another.
+        // A node without memory of the state reads the same state, and replaces another node.
         let fresh = open(config(&server, &format!("fresh-{round}"))).await;
         let leaves = rng.random_range(0..nodes.len());
         event_log.push(EventLog::by(&fresh));
@@ -175,8 +174,8 @@ async fn damage_under_writes_never_locks_the_nodes_up_seed_3() {
     damaged_again_and_again(3).await;
 }
 
-/// What a stranger can write under Maxine's keys, one thing at a time, while nodes run: none of it
-/// stops them, they agree on what they skip, and a node that starts afterwards finds the same state.
+/// Another program writes to Maxine's keys, one thing at a time, while nodes run. Nothing of it stops them,
+/// they skip the same entries, and a node that starts afterwards finds the same state.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_stranger_writes_stops_nobody() {
     let server = RedisServer::start_with(&["--appendonly", "no"]).await;
@@ -222,7 +221,7 @@ async fn what_a_stranger_writes_stops_nobody() {
     for (what, words) in writes {
         server.command(words).await;
         settles(&nodes, &event_log, what).await;
-        // A lease that was taken away is noticed at the next renewal: until then two may lead.
+        // A leader notices at its next renewal that its lease was taken away. Until then two nodes may lead.
         crate::node::eventually("one node leads", async || {
             (nodes.iter().filter(|node| node.is_leader()).count() == 1).then_some(())
         })
@@ -239,8 +238,8 @@ async fn what_a_stranger_writes_stops_nobody() {
     stop(&nodes).await;
 }
 
-/// Redis takes values of up to 512 MB. What is too long for an entry is left out in Redis itself: a node that reads
-/// the log is not sent it.
+/// Redis accepts values of up to 512 MB. A value that is too long for an entry is left out inside Redis, so a
+/// node that reads the log does not receive it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_that_is_too_long_is_not_read() {
     let server = RedisServer::start_with(&["--appendonly", "no"]).await;
@@ -300,8 +299,8 @@ async fn a_damaged_snapshot_is_written_anew() {
     stop(&all).await;
 }
 
-/// All nodes were restarted, and Redis has a log that nobody can read to its end: what can be read
-/// is put back, and the loss is reported.
+/// All nodes were restarted, and the log in Redis cannot be read to its end. The part that can be read is
+/// restored, and the loss is reported.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_nobody_can_read_is_cut_where_it_ends() {
     let server = RedisServer::start_with(&["--appendonly", "no"]).await;

@@ -1,4 +1,4 @@
-//! Redis behind Sentinels, as a Cluster, and with TLS: real processes each.
+//! Redis with Sentinels, as a Cluster, and with TLS. All are real processes.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -89,7 +89,7 @@ impl Watched {
             sentinels: vec![format!("redis://127.0.0.1:{}", self.sentinel.port)],
             master_name: "main".into(),
         };
-        // Of the URL only user, password, database and TLS count.
+        // Only the user, the password, the database and TLS of this URL are used.
         open(RedisConfig { topology, ..quick("redis://ignored:1/0".into(), name) }).await
     }
 
@@ -155,7 +155,7 @@ async fn failover_that_loses_acknowledged_writes() {
     redis.master.crash();
     redis.replica.signal(Signal::SIGCONT);
     eventually("the loss is noticed and mended", async || {
-        // A replica that was in the middle of a full copy comes up empty.
+        // A replica that was receiving a full copy starts empty.
         let put_back = |event: &StoreEvent| {
             matches!(event, StoreEvent::WritesPutBack { .. } | StoreEvent::StatePutBack { .. })
         };
@@ -258,8 +258,7 @@ fn write(dir: &Path, name: &str, text: &str) -> String {
     path.to_str().expect("a plain path").to_owned()
 }
 
-/// `rediss://` with an authority of one's own and a client certificate; another authority is not
-/// trusted.
+/// `rediss://` with a private authority and a client certificate. Another authority is not trusted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls() {
     let dir = tempfile::tempdir().expect("a directory");

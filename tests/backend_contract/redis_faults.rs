@@ -1,5 +1,5 @@
-//! What Redis can do to its users, on a real server: be away, lose writes, be emptied or put back
-//! to an older state, refuse writes.
+//! Faults of a real Redis server: it is unavailable, loses writes, is emptied, is restored to an older state,
+//! or refuses writes.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn three(server: &RedisServer) -> Vec<Node> {
     nodes
 }
 
-/// The answer to a write that was not made because of the store.
+/// The answer to a write that was not carried out because of the store.
 fn unavailable<T>(why: &str) -> Result<T, ProposeError> {
     Err(ProposeError::StoreUnavailable(why.into()))
 }
@@ -90,8 +90,8 @@ async fn redis_away_and_back() {
     stop(&nodes).await;
 }
 
-/// A broken connection, or a time limit that ended while the node was paused, says nothing of Redis. The node
-/// reports that Redis does not answer only after another attempt.
+/// A broken connection, or a time limit that ended while the node was paused, does not mean that Redis is
+/// unavailable. The node reports that Redis does not answer only after another attempt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_connection_to_a_redis_that_answers_is_no_outage() {
     let server = RedisServer::start().await;
@@ -116,7 +116,7 @@ async fn a_broken_connection_to_a_redis_that_answers_is_no_outage() {
     stop(&nodes).await;
 }
 
-/// A node that starts while Redis is away comes to life when Redis does.
+/// A node that starts while Redis is unavailable begins to work when Redis is available.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_may_start_before_redis() {
     let mut server = RedisServer::start().await;
@@ -133,8 +133,8 @@ async fn a_node_may_start_before_redis() {
     node.store.shutdown().await;
 }
 
-/// A server that hangs (here: stopped) is like one that is away; a write that was on its way has an
-/// unknown outcome, and its repeat takes effect once.
+/// A server that hangs, because it is stopped by a signal, counts as unavailable. A write in flight has an
+/// unknown outcome, and takes effect once when it is repeated.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_hangs() {
     let server = RedisServer::start().await;
@@ -175,7 +175,7 @@ async fn redis_flushed() {
     agree(&nodes).await;
     assert!(nodes.iter().all(|node| node.has("orders", "i7")));
     assert!(!event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)));
-    // It only looks on: the leader that is asked for below must be one of the three.
+    // This node does not compete to lead, because the leader below must be one of the three.
     let watching = RedisConfig { election_enabled: false, ..quick(server.url(), "d") };
     let fresh = open(watching).await;
     fresh.reaches(digest.index + 1).await;
@@ -185,8 +185,8 @@ async fn redis_flushed() {
     fresh.store.shutdown().await;
 }
 
-/// A failover to a replica that lacked the last writes, or a restart from an older append-only
-/// file: what the nodes still remember is written again.
+/// A failover to a replica that lacks the last writes, or a restart from an older append-only file: the nodes
+/// write again what they still have in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_loses_the_last_writes() {
     let mut server = RedisServer::start_with(&["--appendonly", "no"]).await;
@@ -220,8 +220,8 @@ async fn redis_loses_the_last_writes() {
     fresh.store.shutdown().await;
 }
 
-/// Redis gets an older dump while every node is stopped. A node remembers on its own disk that there was a newer
-/// state: the loss is reported, and another history begins.
+/// Redis is restored from an older dump while every node is stopped. A node has stored on its own disk that
+/// there was a newer state. So the loss is reported, and another history begins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_restored_from_an_old_dump_while_all_nodes_were_stopped() {
     let mut server = RedisServer::start_with(&["--appendonly", "no", "--save", ""]).await;
@@ -263,8 +263,8 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
     nodes[0].register("orders", "lost", 80).await;
     agree(&nodes).await;
     server.crash();
-    // Another process writes to the restored server before these nodes see it again: here a node
-    // that reaches it on another port first.
+    // Another process writes to the restored server before these nodes reach it again: a node that uses
+    // another port.
     let elsewhere = server.moved().await;
     let stranger = open(quick(elsewhere.url(), "d")).await;
     assert!(stranger.has("orders", "before") && !stranger.has("orders", "lost"));
@@ -277,7 +277,7 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
     for event_log in &event_log {
         event_log.until("the loss is reported", StoreEvent::is_loss).await;
     }
-    // Indexes are given out again: they count in another history, which begins once.
+    // Indexes are used again, so they belong to another history, which begins once.
     let other = async || history().filter(|now| *now != first);
     let begun = Some(eventually("another history begins", other).await);
     keepers.iter().for_each(tokio::task::JoinHandle::abort);
@@ -359,7 +359,7 @@ async fn redis_answers_loading() {
     stop(&nodes).await;
 }
 
-/// `OOM`: no memory for writes. The leader keeps its lease, for a renewal needs none.
+/// `OOM`: Redis has no memory for writes. The leader keeps its lease, because a renewal needs no memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_answers_oom() {
     let server = RedisServer::start().await;
@@ -392,8 +392,8 @@ async fn redis_answers_oom() {
     stop(&nodes).await;
 }
 
-/// Nobody writes, and every node knows that Redis refuses writes, until Redis carries one out. A list of nodes from which
-/// this node is missing is not passed on as the whole list.
+/// Although nobody writes, every node knows that Redis refuses writes, until Redis carries one out. A list of
+/// nodes in which this node is missing is not returned as the whole list.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn that_redis_refuses_writes_is_known_until_it_carries_one_out() {
     let server = RedisServer::start().await;
@@ -429,8 +429,8 @@ async fn that_redis_refuses_writes_is_known_until_it_carries_one_out() {
     stop(&nodes).await;
 }
 
-/// The access rules of Redis forbid every write, inside the scripts. Every node knows it although nobody writes, and
-/// knows the end although nobody writes.
+/// The access rules of Redis forbid every write inside the scripts. Every node knows when this begins and
+/// when it ends, although nobody writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn that_the_access_rules_of_redis_forbid_writes_is_known() {
     let server = RedisServer::start().await;
@@ -461,7 +461,8 @@ async fn that_the_access_rules_of_redis_forbid_writes_is_known() {
     stop(&nodes).await;
 }
 
-/// Redis does not accept the password of a node, or demands one that the node does not have. Nothing can have been written.
+/// Redis does not accept the password of a node, or requires one that the node does not have. In both cases
+/// nothing can have been written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_without_the_password_of_redis_is_refused_at_once_with_the_reason() {
     let server = RedisServer::start().await;
@@ -498,7 +499,7 @@ async fn no_node_claims_a_leader_whose_lease_has_run_out() {
     let server = RedisServer::start().await;
     let nodes = three(&server).await;
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
-    // Redis carries the messages to the leader, too. It has said that it did not take this one.
+    // Messages to the leader also go through Redis. Redis has refused this one.
     let follower = nodes.iter().find(|node| !node.store.leadership_now().is_leader).unwrap();
     let asked = follower.store.call_leader(bytes::Bytes::from_static(b"x"), SOON).await;
     assert_eq!(asked, Err(CallError::Unreachable));
@@ -582,7 +583,7 @@ async fn redis_takes_no_more_clients() {
     let event_log = EventLog::by(&nodes[0]);
     nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
-    // One that stays: every other one is refused from here on.
+    // This connection stays open. Redis refuses all others from here on.
     let client = redis::Client::open(server.url()).expect("a url");
     let mut link = client.get_multiplexed_async_connection().await.expect("it answers");
     let mut say = async |words: &[&str]| {
@@ -625,7 +626,7 @@ async fn scripts_are_forgotten_and_clients_paused() {
     stop(&nodes).await;
 }
 
-/// The password is changed under the nodes: they are away until they are let in again.
+/// The password is changed while the nodes run. They have no store until Redis accepts them again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_password_is_changed() {
     let server = RedisServer::start().await;
@@ -689,8 +690,8 @@ async fn foreign_keys_are_reported_and_moved_aside() {
     }
 }
 
-/// The log is trimmed right behind each snapshot while three nodes follow it and a fourth comes:
-/// none of them misses an entry.
+/// The log is trimmed after each snapshot while three nodes follow it and a fourth starts. None of them
+/// misses an entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trimming_loses_nothing() {
     let server = RedisServer::start().await;
@@ -744,7 +745,7 @@ async fn a_deleted_stream_is_made_good_by_a_snapshot() {
     fresh.store.shutdown().await;
 }
 
-/// An ACL user with few rights, a database number and a prefix of one's own.
+/// The nodes use an ACL user with few rights, a database number and another prefix.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acl_user_a_database_and_a_prefix() {
     let server = RedisServer::start().await;

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 
 use crate::node::{Fixture, Node, Peers, eventually};
 
-/// A port that nobody listens on, below those that the kernel gives to connections, and given to no
-/// other test of this process.
+/// A port on which nobody listens. It is below the ports that the kernel uses for outgoing connections, and
+/// no other test of this process gets it.
 pub(crate) fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
@@ -30,7 +30,7 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// A server process; dies with this value.
+/// A server process. It is killed when this value is dropped.
 pub(crate) struct RedisServer {
     child: Option<Child>,
     pub(crate) port: u16,
@@ -39,7 +39,7 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one that keeps an append-only file.
+    /// Starts a server with an append-only file.
     pub(crate) async fn start() -> Self {
         Self::start_with(&["--appendonly", "yes"]).await
     }
@@ -81,7 +81,7 @@ impl RedisServer {
         }
     }
 
-    /// Takes away the directory that it saves to.
+    /// Removes the directory to which the server saves.
     pub(crate) fn lose_directory(&self) {
         std::fs::remove_dir_all(self.dir.path()).expect("it is ours");
     }
@@ -113,7 +113,7 @@ impl RedisServer {
         })
     }
 
-    /// The code of its refusal of a command, such as `LOADING`.
+    /// The code with which the server refuses a command, such as `LOADING`; `None` if it accepts the command.
     pub(crate) async fn error_of(&self, words: &[&str]) -> Option<String> {
         let client = redis::Client::open(self.url()).expect("a url");
         let mut link = match client.get_multiplexed_async_connection().await {
@@ -146,7 +146,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// Short times, so that tests need not wait long.
+/// Settings with short times, so that the tests are fast.
 pub(crate) fn quick(url: String, name: &str) -> RedisConfig {
     RedisConfig {
         url,
@@ -250,7 +250,7 @@ mod trimmed_log {
     });
 }
 
-/// Each entry is acknowledged by a Redis replica before the client hears of it.
+/// A Redis replica acknowledges each entry before the client gets its answer.
 pub(crate) mod replicated {
     use super::*;
 
@@ -296,7 +296,7 @@ pub(crate) mod replicated {
     }
 }
 
-/// What an operator of the Node.js Maxine finds under the keys that both use.
+/// The lease is stored as the Node.js Maxine stores it, under the same key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lease_has_the_shape_of_the_nodejs_maxine() {
     let server = RedisServer::start().await;

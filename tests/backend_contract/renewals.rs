@@ -1,4 +1,4 @@
-//! Heartbeats, through the registry on each backend: a lease that was acknowledged is known.
+//! Heartbeats through the registry on each backend: a lease that was acknowledged is known.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::node::{Fixture, Node, SOON, caller, eventually, instance, service};
 use crate::raft::ThreeDisks;
 use crate::redis_server::{EventLog, OneServer, RedisServer, open, quick, replicated};
 
-/// A node with its registry on top.
+/// A node with its registry.
 struct Stack {
     node: Node,
     registry: Registry,
@@ -64,7 +64,7 @@ impl Stack {
         tokio::time::timeout(SOON, wait).await.expect("in time").expect("it lives");
     }
 
-    /// Registers an instance, again where that is safe; its lease epoch.
+    /// Registers an instance, and repeats that where it is safe. Returns the lease epoch.
     async fn register(&self, id: &str) -> u64 {
         self.register_for(id, 60_000).await
     }
@@ -80,7 +80,7 @@ impl Stack {
         .await
     }
 
-    /// Whether its lease is known, asked until somebody can tell.
+    /// Whether the lease is known. It asks until there is an answer.
     async fn renew(&self, id: &str, lease_epoch: Option<u64>) -> bool {
         crate::node::eventually("the heartbeat is answered", async || {
             let item = Renewal { key: instance("fleet", id), lease_epoch };
@@ -153,8 +153,8 @@ fn known_at_once_on_raft() {
     on_a_system(async { known_at_once(&ThreeDisks::new()).await });
 }
 
-/// The leader still holds its lease in Redis and follows the log no more; another node registers
-/// an instance. The leader must not say that it does not know it: it has to catch up first.
+/// The leader still has its lease in Redis, but can no longer follow the log, and another node registers an
+/// instance. The leader must not answer that it does not know the instance. It must catch up first.
 #[test]
 fn a_leader_that_is_behind_does_not_deny_a_lease_that_another_node_acknowledged() {
     on_a_system(async {
@@ -212,7 +212,7 @@ fn a_leader_that_lapsed_unnoticed_acknowledges_no_heartbeat() {
         stack.has_duties().await;
         let epoch = stack.register("i").await;
         assert!(stack.renew("i", Some(epoch)).await);
-        // The duties stay as they were: nobody on this thread runs between here and the answer.
+        // The duties do not change, because no other task of this thread runs before the answer.
         let held = *stack.duties.borrow();
         store.set_available(false);
         let item = Renewal { key: instance("fleet", "i"), lease_epoch: Some(epoch) };
@@ -223,8 +223,8 @@ fn a_leader_that_lapsed_unnoticed_acknowledges_no_heartbeat() {
     });
 }
 
-/// Leadership moves again and again. A lease without heartbeats ends when its time is over, and a move
-/// does not extend it. A lease that is renewed does not end.
+/// Leadership moves repeatedly. A lease without heartbeats ends when its time is over, and a move does not
+/// extend it. A lease that is renewed does not end.
 #[test]
 fn a_lease_has_the_same_time_however_often_leadership_is_handed_over() {
     const TTL_MS: u64 = 4_000;
@@ -274,7 +274,7 @@ fn an_instance_that_could_not_be_renewed_while_redis_refused_writes_stays() {
         let longer = RedisConfig { lease_ms: 4_000, ..quick(server.url(), "a") };
         let mut leader = Stack::on(open(longer).await);
         leader.has_duties().await;
-        // It leads only after two of its lease periods without a leader.
+        // This node would lead only after two of its lease periods without a leader.
         let never_leads =
             RedisConfig { election_enabled: false, lease_ms: 60_000, ..quick(server.url(), "b") };
         let other = Stack::on(open(never_leads).await);
@@ -309,8 +309,8 @@ fn an_instance_that_could_not_be_renewed_while_redis_refused_writes_stays() {
     });
 }
 
-/// What the state has is not acknowledged as long as a failover of Redis may lose it, neither with the key of the first
-/// request nor without.
+/// A registration that is in the state is not acknowledged as long as a failover of Redis may lose it,
+/// whether or not the request has the key of the first one.
 #[test]
 fn a_repeated_registration_is_done_only_once_the_replicas_have_it() {
     on_a_system(async {

@@ -1,5 +1,5 @@
-//! Two that both believe that they lead: a paused leader, a partition, a wall clock that jumps.
-//! The same for Raft is in `raft`.
+//! Two nodes that both believe that they lead: after a pause of the leader, a partition, or a jump of the
+//! wall clock. The tests for Raft are in `raft`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -23,15 +23,15 @@ use crate::files;
 use crate::node::{Node, deregister, eventually, instance, leader};
 use crate::redis_server::{EventLog, RedisServer, open, open_with_clock, quick};
 
-/// Where the child finds its store: a Redis URL, or a path.
+/// The store of the child: a Redis URL, or a path.
 const CHILD_STORE: &str = "MAXINE_TEST_CHILD_STORE";
 /// Where the child keeps the tokens of its processes. With it, the child's lease is [`LONG_LEASE_MS`].
 const CHILD_TOKENS: &str = "MAXINE_TEST_CHILD_TOKENS";
-/// Longer than any test waits.
+/// A lease that is longer than any test, in milliseconds.
 const LONG_LEASE_MS: u64 = 300_000;
 
-/// Not a test of its own: the process that the tests below stop and continue. Does nothing unless
-/// one of them started it.
+/// This is not a test, but the process that the tests below pause and resume. It does nothing unless one of
+/// them started it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child_process() {
     let Ok(place) = std::env::var(CHILD_STORE) else { return };
@@ -44,7 +44,7 @@ async fn child_process() {
         None => files::shared(place.as_ref(), "child").await,
     };
     let runtime = tokio::runtime::Handle::current();
-    // Only a store with a service under it has events.
+    // A store has events only if it depends on a service.
     let event_log = node.store.events().is_some().then(|| EventLog::by(&node));
     let serving = tokio::task::spawn_blocking(move || {
         let mut fence = None;
@@ -98,9 +98,10 @@ impl ChildNode {
         Self::run(place, Command::new(std::env::current_exe().expect("this binary")))
     }
 
-    /// A child that can write no file beyond so many blocks, as on a full disk.
+    /// A child whose files cannot be longer than this number of blocks, as on a full disk.
     pub(crate) fn start_with_room(place: &str, blocks: u32) -> Self {
-        // An ignored signal stays ignored: the write fails instead of the process ending.
+        // A signal that is ignored stays ignored in the child. So the write fails, and the process does not
+        // end.
         let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(script).arg(std::env::current_exe().expect("this binary"));
@@ -211,7 +212,7 @@ pub(crate) async fn paused(mut old: ChildNode, others: &[Node]) {
     old.signal(Signal::SIGSTOP);
     let new = leader(others).await;
     let fence = new.take_duties().await;
-    // Asked while it is stopped, so that these are the first things that it does when it resumes.
+    // These commands are sent while the process is paused, so that it handles them first when it is resumed.
     old.say("leads");
     old.say(&format!("expire {epoch}"));
     old.say("grant");
@@ -240,7 +241,7 @@ async fn with_long_lease(place: &str, name: &str, tokens: Option<PathBuf>) -> No
     files::shared_with_lease(place.as_ref(), name, LONG_LEASE_MS, tokens).await
 }
 
-/// The leader is killed, and started again within its lease.
+/// The leader is killed, and started again before its lease has expired.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_leader_gives_back_the_lease_that_it_left() {
     let server = RedisServer::start().await;
@@ -292,7 +293,7 @@ async fn restarted(place: &str) {
     }
 }
 
-/// A node that does not compete leaves the lease to those who do, and takes it where nobody does.
+/// A node that does not compete leaves the lease to nodes that do, and takes it if no node does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_does_not_compete_leads_only_where_nobody_does() {
     let server = RedisServer::start().await;
@@ -315,7 +316,7 @@ async fn a_node_that_does_not_compete_leads_only_where_nobody_does() {
     looks_on.store.shutdown().await;
 }
 
-/// What becomes of bytes on a link.
+/// What a link does with bytes.
 #[derive(Clone, Copy, PartialEq)]
 enum Passage {
     Open,
@@ -323,7 +324,7 @@ enum Passage {
     Cut,
 }
 
-/// Passes bytes on, and keeps them while the link holds them.
+/// Forwards bytes, and keeps them while the link holds them.
 async fn relay(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -359,7 +360,7 @@ impl Partition {
                 let (mut state, relayed) = (state.clone(), state.clone());
                 tokio::spawn(async move {
                     if *state.borrow() == Passage::Cut {
-                        // As in a real partition: no answer, not even a refusal.
+                        // As in a real partition, there is no answer, not even a refusal.
                         let _ = state.wait_for(|passage| *passage != Passage::Cut).await;
                         return;
                     }
@@ -395,7 +396,7 @@ impl Partition {
         self.passage.send_replace(Passage::Cut);
     }
 
-    /// What is sent is kept and delivered when the partition heals, however late that is.
+    /// Keeps what is sent, and delivers it when the partition ends, however late that is.
     pub(crate) fn hold(&self) {
         self.passage.send_replace(Passage::Held);
     }
@@ -448,8 +449,8 @@ async fn takes_over_alone(old: &Node, new: &Node) -> Fence {
     new.take_duties().await
 }
 
-/// The wall clock of the leader, and of one that wants to lead, jumps a day in either direction:
-/// the lease ends neither early nor late.
+/// The wall clock of the leader, and of a node that wants to lead, jumps a day in either direction. The lease
+/// ends neither early nor late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wall_clock_jumps() {
     let server = RedisServer::start().await;
@@ -469,7 +470,7 @@ pub(crate) async fn wall_clock_jumps(leads: &Node, follows: &Node, jump: &Atomic
     let term = leads.store.leadership_now().term;
     for offset_ms in [DAY_MS, -DAY_MS, 0] {
         jump.store(offset_ms, Ordering::Relaxed);
-        // Longer than a lease, so that a leader that misjudged its own would be found out.
+        // This is longer than a lease, so that the test notices a leader that misjudges its own lease.
         for _ in 0..200 {
             assert!(leads.is_leader() && !follows.is_leader());
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -479,7 +480,7 @@ pub(crate) async fn wall_clock_jumps(leads: &Node, follows: &Node, jump: &Atomic
         assert_eq!(expired, Reply::Changed(vec![true]), "the leader's duties go on");
     }
     assert_eq!(leads.store.leadership_now().term, term);
-    // And the lease still ends: the leader goes, the other one comes, whatever the time of day.
+    // The lease still ends: the leader stops and the other node takes over, whatever the wall clock shows.
     jump.store(-DAY_MS, Ordering::Relaxed);
     leads.store.shutdown().await;
     follows.leads().await;

@@ -1,4 +1,4 @@
-//! The table of promises in `docs/reference/backends.md`: every test that it names is there.
+//! Checks that every test exists that the table of promises in `docs/reference/backends.md` names.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Rust files of a folder and those below it.
+/// The Rust files of a folder and of the folders below it.
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -21,8 +21,8 @@ fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every test of the tree as `file::test`, `file::module::test` and, where a suite is made for a
-/// module, `file::module::promise`.
+/// Every test as `file::test`, `file::module::test` and, for a module with a contract suite,
+/// `file::module::promise`.
 fn tests() -> BTreeSet<String> {
     let promises = {
         let contract = include_str!("contract.rs");
@@ -84,7 +84,7 @@ fn rows() -> Vec<Vec<String>> {
     rows.map(cells).collect()
 }
 
-/// The tests that a text names: words in code with `::` in them.
+/// The tests that a text names: the words in code marks that contain `::`.
 fn named(text: &str) -> Vec<String> {
     let code = text.split('`').skip(1).step_by(2);
     code.filter(|word| word.contains("::")).map(str::to_owned).collect()

@@ -135,7 +135,7 @@ async fn a_backup_a_snapshot_an_export_and_cleared_logs_are_recorded_with_who_an
     }
 }
 
-/// The alerts of one kind that a node lists, once there is one that `is_it`.
+/// Waits until a node lists an alert of this kind for which `is_it` returns true. Returns that alert.
 async fn listed(dev: &Dev, node: usize, kind: &str, is_it: impl Fn(&Value) -> bool) -> Value {
     let started = Instant::now();
     loop {
@@ -175,15 +175,16 @@ async fn a_node_that_was_paused_says_what_it_knows_of_it() {
     assert!(message.starts_with("this node's process did not run for "), "{message}");
     assert!(!message.contains("lease"), "a follower has none: {message}");
 
-    // The others elect another leader meanwhile: the duties are in good hands, which is no alert.
+    // The others elect another leader meanwhile, so nothing else needs an alert.
     let leader = dev.leader().await;
     pause(&dev, leader).await;
     listed(&dev, leader, "node.stalled", |_| true).await;
 
-    // What an operator confirms reaches the leader through any node.
+    // A confirmation by an operator reaches the leader through any node.
     for node in 0..3 {
         dev.wait_ready(node).await;
-        // Nothing is suspended: a confirmation in advance would switch the protection off.
+        // Expiry is not suspended. A confirmation in advance would switch the protection off, so it is
+        // refused.
         for (path, status) in [("audit/clock/confirm", 204), ("cluster/expiry/confirm", 409)] {
             let request = dev.client.post(format!("{}/api/v1/{path}", dev.nodes[node].http));
             let answer = request.bearer_auth(dev.known_token().unwrap()).send().await.unwrap();
@@ -192,7 +193,8 @@ async fn a_node_that_was_paused_says_what_it_knows_of_it() {
     }
 }
 
-/// Most of a fleet falls silent at once. Only the leader knows that expiry is suspended; the other nodes ask it.
+/// Most of the instances become silent at the same time. Only the leader knows that expiry is suspended, and
+/// the other nodes ask it.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_node_says_that_expiry_is_suspended() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Three nodes in this process, each with a wall clock of its own that can be set.
+//! Three nodes in this process, each with its own wall clock, which the test can set.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,7 +14,7 @@ use crate::dev::PATIENCE;
 
 const DAYS_31_MS: i64 = 31 * 24 * 3_600 * 1_000;
 
-/// A port that nobody listens on.
+/// A port on which nobody listens.
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -23,7 +23,7 @@ async fn cluster(dir: &std::path::Path, skews: &[Arc<AtomicI64>]) -> Vec<Node> {
     let each = (1_u64..).take(skews.len()).map(|id| MemberSetting {
         id,
         peer_addr: format!("127.0.0.1:{}", free_port()),
-        // Nobody is sent there, but all must name the same.
+        // No client uses this address, but all nodes must have the same one.
         http_addr: format!("http://127.0.0.1:{}", free_port()),
     });
     let members: Vec<MemberSetting> = each.collect();
@@ -48,7 +48,7 @@ async fn register(node: &Node, id: &str) {
     let started = Instant::now();
     loop {
         let items = vec![item.clone()];
-        // A follower does not pass on what claims to be a part of Maxine.
+        // A follower does not forward commands that claim to be from a part of Maxine.
         let caller = Actor {
             user: "tester".into(),
             address: "127.0.0.1".into(),
@@ -62,7 +62,7 @@ async fn register(node: &Node, id: &str) {
     }
 }
 
-/// The times of the audit records and the log's own, as a node has them.
+/// The times of the audit records and the time of the state, on one node.
 fn times(node: &Node) -> (Vec<u64>, u64) {
     let snapshot = node.view().snapshot();
     let records = snapshot.state.audit().records().iter().map(|record| record.time_ms).collect();
@@ -77,7 +77,7 @@ fn a_clock_that_leaps_31_days_for_one_registration_moves_no_time_and_empties_no_
     system.block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let skews: Vec<Arc<AtomicI64>> = (0..3).map(|_| Arc::default()).collect();
-        // The first one's clock is wrong from its start.
+        // The clock of the first node is wrong from the start.
         skews[0].store(-DAYS_31_MS, Ordering::Relaxed);
         let nodes = cluster(dir.path(), &skews).await;
         for (n, node) in nodes.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! What the dashboard relies on in a real cluster: members let each other's pages in, each node can
-//! be asked through any other, and the log remembers configurations and changes of leadership.
+//! What the dashboard needs of a real cluster: members accept requests of each other's pages, each node can
+//! be asked through any other, and the log records configurations and changes of leadership.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ async fn pages_of_members_are_let_in_and_of_nobody_else() {
         (native, "http://127.0.0.1:1"),
         (native, "null"),
         (native, "https://evil.example"),
-        // Services are reached through these paths, and their answers are not for a member's page.
+        // These paths lead to services, whose answers a member's page must not read.
         ("/api/maxine/serviceops/discover?serviceName=x", other.as_str()),
         ("/api/maxine/serviceops/proxy/x/y", other.as_str()),
     ] {
@@ -115,7 +115,7 @@ async fn configurations_and_failovers_are_remembered_on_every_node() {
     };
     assert_eq!(change["cause"], "silence", "{change}");
     assert_eq!(change["from"], dev.nodes[leader].instance);
-    // It was heard for the last time at least an election timeout before.
+    // The old leader was last heard at least one election timeout before.
     assert!(change["gap_ms"].as_u64().unwrap() >= 400, "{change}");
     let kept = get(&mut dev, survivor, "/config/history").await;
     let ttls: Vec<&Value> = kept["items"]

@@ -1,5 +1,5 @@
-//! The data plane of a cluster: probes that are shared and move, verdicts that every node tells, and
-//! an instance that dies under load.
+//! The data plane of a cluster: probes are divided among the nodes and move to others, every node reports the
+//! verdicts, and an instance dies under load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -96,7 +96,7 @@ impl Dev {
     }
 }
 
-/// The nodes whose own probes are in a health report: only those are timed.
+/// Whether a health report has a probe by this node itself. Only such probes have a latency.
 fn probed_here(health: &Value, name: &str) -> bool {
     let own = |o: &Value| o["node"] == name && !o["latency_ms"].is_null();
     health["observations"].as_array().is_some_and(|all| all.iter().any(own))
@@ -117,7 +117,7 @@ async fn probes_are_shared_move_when_a_node_dies_and_every_node_tells_why() {
         dev.put(&format!("probed/instances/{id}"), &body).await;
     }
     let names: Vec<String> = dev.nodes.iter().map(|node| node.instance.clone()).collect();
-    // Each is probed by one node, and by nobody all; the others can tell what was seen.
+    // Each instance is probed by one node, and no node probes all. The other nodes know the result.
     let started = Instant::now();
     let probers = loop {
         let mut probers = vec![Vec::new(); 3];
@@ -138,13 +138,13 @@ async fn probes_are_shared_move_when_a_node_dies_and_every_node_tells_why() {
         if ids.iter().all(by_one) {
             break probers;
         }
-        // The nodes are still finding out which of them live.
+        // The nodes are still finding out which of them are alive.
         assert!(started.elapsed() < PATIENCE, "who probes what: {probers:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let shares: Vec<usize> = probers.iter().map(Vec::len).collect();
     assert!(shares.iter().all(|share| *share < ids.len()), "nobody probes all: {shares:?}");
-    // Where two have to agree, three look, and the verdict names those who agreed.
+    // If two observers must agree, three nodes probe, and the verdict names those that agreed.
     let watched = Instance::start().await;
     let mut policy: Value = serde_json::from_str(PROBE).unwrap();
     policy["health"] = json!({"observers": 2});
@@ -177,7 +177,7 @@ async fn probes_are_shared_move_when_a_node_dies_and_every_node_tells_why() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-    // And they evict what dies now, with a reason and a time that both tell.
+    // They evict an instance that dies now, and both report the reason and the time.
     instance.kill().await;
     for node in (0..3).filter(|node| *node != dead) {
         let evicted = |health: &Value| health["verdict"]["liveness"] == "evicted";
@@ -255,8 +255,8 @@ async fn killing_one_of_three_instances_under_load_costs_no_request_through_any_
     }
 }
 
-/// An HTTPS server for `127.0.0.1` that answers 200 once it has read a request whole, and the
-/// certificate of the authority that vouches for it, in PEM.
+/// An HTTPS server for `127.0.0.1` that answers 200 once it has read a whole request, and the certificate of
+/// its authority in PEM.
 async fn secured() -> (String, String) {
     let (config, pem) = crate::authority::server_for_loopback();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
@@ -322,7 +322,7 @@ async fn when_every_instance_is_unhealthy_all_are_used_and_an_alert_says_so() {
     policy["health"] = json!({"panic_percent": 50});
     dev.put("panicking/policy?create=true", &policy).await;
     for id in ["a", "b", "c"] {
-        // Nothing listens there.
+        // Nothing listens at this address.
         let body = json!({"address": "http://127.0.0.1:1", "ttl_ms": 3_600_000});
         dev.put(&format!("panicking/instances/{id}"), &body).await;
     }

@@ -10,11 +10,11 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// How long anything that must happen may take; far above what it takes.
+/// Time limit for everything that must happen. It is far above the usual time.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 pub const PASSWORD: &str = "a-password-for-tests-only";
 
-/// One node as `maxine dev` announces it: every field that it promises must be there.
+/// One node as `maxine dev` announces it. Every promised field must exist.
 #[derive(Clone, Debug, Deserialize)]
 #[allow(dead_code, reason = "decoding them is the test")]
 pub struct Node {
@@ -40,7 +40,7 @@ impl Dev {
         Self::start_in(dir, more, &[])
     }
 
-    /// Starts it with settings in the environment, which each node takes over.
+    /// Starts it with settings in the environment, which apply to each node.
     pub fn start_in(dir: &Path, more: &[&str], env: &[(&str, &str)]) -> Self {
         maxine_identity::crypto_provider::install_crypto_provider();
         let mut child = Command::new(env!("CARGO_BIN_EXE_maxine"))
@@ -98,12 +98,12 @@ impl Dev {
         }
     }
 
-    /// The token, where somebody has signed in.
+    /// The token, if somebody has signed in.
     pub fn known_token(&self) -> Option<&str> {
         self.token.as_deref()
     }
 
-    /// Registers an instance through a node; the status, and the answer if there is a JSON one.
+    /// Registers an instance through a node. Returns the status, and the answer if it is JSON.
     pub async fn register(&self, node: usize, service: &str, id: &str) -> (u16, Value) {
         self.register_as(node, service, id, None).await
     }
@@ -165,12 +165,12 @@ impl Dev {
         kill(Pid::from_raw(self.nodes[node].pid), signal).unwrap();
     }
 
-    /// Asks the running `maxine dev` to bring back what is down.
+    /// Asks the running `maxine dev` to restart the processes that have ended.
     pub fn restart_dead(&self) {
         kill(Pid::from_raw(self.dev_pid()), Signal::SIGUSR1).unwrap();
     }
 
-    /// Takes in the line of a node that was brought back.
+    /// Reads the line about a node that was restarted. Returns the node's position.
     pub fn hear_of_return(&mut self) -> usize {
         let line = self.lines.next().expect("maxine dev runs").unwrap();
         let node: Node = serde_json::from_str(&line).unwrap();
@@ -218,7 +218,7 @@ impl Dev {
 
 impl Drop for Dev {
     fn drop(&mut self) {
-        // Gone already if the test stopped it.
+        // The process has ended already if the test stopped it.
         let _gone = kill(Pid::from_raw(self.dev_pid()), Signal::SIGTERM);
         let _ended = self.child.wait();
     }

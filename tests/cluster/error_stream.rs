@@ -1,4 +1,4 @@
-//! Standard error that takes nothing: a node continues to serve, and still stops when it must.
+//! Standard error accepts nothing: a node continues to serve, and still stops when it must.
 
 use std::fs::File;
 use std::io::Write;
@@ -45,7 +45,8 @@ fn serve(data_dir: &Path, port: u16, stderr: Stdio) -> Child {
         .unwrap()
 }
 
-/// A node of a Raft cluster of one in a mount namespace of its own: a small disk holds its data and its standard error.
+/// A node of a Raft cluster of one, in its own mount namespace. A small disk has its data and its standard
+/// error.
 fn serve_on_small_disk(disk: &Path, port: u16, peer_port: u16) -> Child {
     let here = disk.display();
     let script = format!(
@@ -72,7 +73,7 @@ fn serve_on_small_disk(disk: &Path, port: u16, peer_port: u16) -> Child {
         .unwrap()
 }
 
-/// Takes every byte of the disk that a process sees at `disk`.
+/// Fills the disk that a process sees at `disk`.
 fn fill(process: u32, disk: &Path) {
     let seen = Path::new("/proc").join(process.to_string()).join("root");
     let ballast = seen.join(disk.strip_prefix("/").unwrap()).join("ballast");
@@ -125,7 +126,7 @@ async fn a_node_that_can_write_no_line_of_its_log_serves_and_stops() {
             }
         };
         tokio::time::timeout(PATIENCE, ready).await.expect("it serves");
-        // Its log is gone: it must stop, although it can tell nobody.
+        // The log is gone. The node must stop, although it cannot report that.
         std::fs::rename(&data_dir, dir.path().join("taken")).unwrap();
         let instance = format!("{url}/services/default/orders/instances/a");
         let body = serde_json::json!({"address": "http://127.0.0.1:9"});
@@ -147,7 +148,7 @@ async fn a_raft_node_stops_when_its_disk_is_full_and_its_error_stream_is_on_it()
     let (port, peer_port) = (free_port(), free_port());
     let mut node = serve_on_small_disk(dir.path(), port, peer_port);
     let url = format!("http://127.0.0.1:{port}/api/v1");
-    // Large, so that the part of the log's file that was allocated ahead is soon used up.
+    // The entries are large, so that the space that the log allocated in advance is soon used up.
     let note = ".".repeat(1_000);
     let put = async |nth: usize| {
         let metadata = serde_json::json!({"a": note, "b": note, "c": note, "d": note, "e": note});

@@ -28,7 +28,7 @@ async fn any_node_takes_a_write_and_every_node_resolves_it() {
             assert_eq!(answer.status(), 200, "elsewhere it passes the index that it was given");
         }
     }
-    // The audit log says which member sent a write to the leader.
+    // The audit log names the member that sent a write to the leader.
     let token = dev.token().await;
     let url = format!("{}/api/v1/audit?action=instance.register", dev.nodes[leader].http);
     let answer = dev.client.get(url).bearer_auth(token).send().await.unwrap();
@@ -112,7 +112,7 @@ async fn without_a_majority_writes_are_refused_in_time_and_reads_go_on() {
     assert_eq!(answer.status(), 503);
     assert!(answer.headers().contains_key("retry-after"));
 
-    // It may lead on by its lease for a moment; then it must say that nobody does.
+    // The node may lead for a moment longer because of its lease. Then it must report that nobody leads.
     let started = Instant::now();
     loop {
         let answer = dev.client.get(&url).send().await.unwrap();
@@ -159,12 +159,12 @@ async fn heartbeats_through_a_follower_keep_an_instance_and_silence_ends_it() {
     assert_eq!(late.status(), 404, "a late heartbeat does not revive it");
 }
 
-/// Everything in a directory that other users may read or write, and how many entries were looked at.
+/// Everything in a directory that other users may read or write, and the number of checked entries.
 pub(crate) fn open_to_others(dir: &Path) -> (Vec<PathBuf>, usize) {
     let (mut open, mut seen) = (Vec::new(), 0);
     let mut left = vec![dir.to_owned()];
     while let Some(path) = left.pop() {
-        // What is being replaced at this moment may be gone.
+        // A file that is being replaced may not exist at this moment.
         let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
         seen += 1;
         if metadata.permissions().mode() & 0o077 != 0 {
@@ -194,7 +194,7 @@ async fn mutual_tls_works_and_nothing_that_is_stored_can_be_read_by_other_users(
     let (open, seen) = open_to_others(dir.path());
     assert!(open.is_empty() && seen > 30, "{seen} entries, open to others: {open:#?}");
 
-    // What an earlier version or a copy left open is narrowed at the next start.
+    // Access that an earlier version or a copy left too wide is restricted at the next start.
     dev.signal(0, Signal::SIGKILL);
     let data = Path::new(&dev.nodes[0].data_dir);
     let (identity, log) = (data.join("raft/identity"), data.join("raft"));

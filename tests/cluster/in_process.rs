@@ -1,4 +1,4 @@
-//! One node in this process, where its parts can be reached.
+//! One node in this process, so that the tests can use its parts.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ async fn node_of(dir: &std::path::Path, members: &[u64]) -> Node {
     Node::start(config).await.unwrap()
 }
 
-/// What would have the node call itself, or its peer port, is refused when it is registered.
+/// An address with which the node would call itself or its peer port is refused at registration.
 async fn refuses_its_own_addresses(node: &Node) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://{}/api/maxine/serviceops/register", node.http_addr());
@@ -72,7 +72,7 @@ fn discovery_answers_while_every_actor_is_stalled() {
             assert!(started.elapsed() < PATIENCE);
         }
         refuses_its_own_addresses(&node).await;
-        // All actors live on one thread: blocked, none of them takes another message.
+        // All actors run on one thread. While it is blocked, none of them handles a message.
         let stall = Duration::from_secs(3);
         assert!(node.arbiter().spawn_fn(move || std::thread::sleep(stall)));
         let client = reqwest::Client::builder()
@@ -193,7 +193,7 @@ fn a_node_without_a_state_answers_nothing_definite() {
     });
 }
 
-/// Whoever is on call must learn why such a node answers nothing.
+/// The person on call must learn why such a node answers nothing.
 #[test]
 fn a_node_that_starts_while_its_store_is_away_raises_an_alert() {
     let system = actix_rt::System::with_tokio_rt(|| {
@@ -221,7 +221,7 @@ fn a_node_that_starts_while_its_store_is_away_raises_an_alert() {
         };
         assert_eq!(alert.state, AlertState::Active);
         assert!(alert.message.contains("no state yet"), "{}", alert.message);
-        // It has seen no leader and no lease.
+        // The node knows no leader and no lease.
         let break_glass = std::fs::read_to_string(dir.path().join("break-glass")).unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         for (path, unknown) in [
@@ -240,7 +240,7 @@ fn a_node_that_starts_while_its_store_is_away_raises_an_alert() {
     });
 }
 
-/// A node that runs has a new entry within two seconds: to say that it is forgotten would be untrue.
+/// A running node writes its entry again within two seconds, so it would be untrue that it was forgotten.
 #[test]
 fn only_a_silent_node_can_be_forgotten() {
     let system = actix_rt::System::with_tokio_rt(|| {
@@ -267,7 +267,7 @@ fn only_a_silent_node_can_be_forgotten() {
             let answer = request.send().await.unwrap();
             (answer.status().as_u16(), answer.text().await.unwrap())
         };
-        // The entries of the nodes: a file for each, which the storage dates.
+        // Each node has a file as its entry. The storage sets the time of the file.
         let entries = dir.path().join("state.json.log.nodes");
         let started = Instant::now();
         let (file, entry) = loop {
@@ -288,7 +288,7 @@ fn only_a_silent_node_can_be_forgotten() {
         }
         b.stop().await;
         assert_eq!(forget("b").await.0, 404, "it took its entry away");
-        // As a node leaves it that was killed a minute ago.
+        // The entry is as a node leaves it that was killed a minute ago.
         std::fs::write(&file, entry).unwrap();
         let ago = std::time::SystemTime::now() - Duration::from_secs(60);
         std::fs::File::options().write(true).open(&file).unwrap().set_modified(ago).unwrap();

@@ -1,4 +1,4 @@
-//! Clients that close the connection right after their request. What they did is recorded all the same.
+//! Clients close the connection right after their request. Their actions are still recorded.
 
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,7 @@ fn what_a_client_did_that_left_at_once_is_recorded() {
         };
         let started = Instant::now();
         let session = loop {
-            // The first leader makes the account and its password.
+            // The first leader creates the account and its password.
             if let Ok(password) = std::fs::read_to_string(dir.path().join("password")) {
                 let url = format!("http://{}/api/v1/session", node.http_addr());
                 let body = json!({"user": "admin", "password": password.trim()});
@@ -87,7 +87,7 @@ fn what_a_client_did_that_left_at_once_is_recorded() {
                     assert!(asked.elapsed() < PATIENCE, "{request:?}: request {n} has no record");
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                // A backup is recorded once its file has no name any more.
+                // A backup is recorded only after its temporary file was removed.
                 assert_eq!(left_backups(), Vec::<std::ffi::OsString>::new());
             }
         }

@@ -1,4 +1,4 @@
-//! Three of five nodes are killed: what the two survivors say of themselves, for as long as it lasts.
+//! Three of five nodes are killed. The tests check what the two survivors report in that time.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::dev::{Dev, PATIENCE};
 
-/// The longest election timeout of the nodes by default.
+/// The default of the maximum election timeout.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(600);
-/// How long the survivors are watched: in this time each of them stands for election about ten times.
+/// How long the survivors are watched. In this time each of them stands for election about ten times.
 const WATCHED: Duration = Duration::from_millis(12 * 600);
 
 struct Survivor<'a> {
@@ -32,7 +32,7 @@ impl Survivor<'_> {
         self.ask("/api/v1/ready").await.status().as_u16()
     }
 
-    /// Only a leader knows what other nodes observed, and takes heartbeats.
+    /// Only a leader knows what other nodes observed, and accepts heartbeats.
     async fn assert_says_what_it_does_not_know_of(&self, instance: &str) {
         let path = format!("/api/v1/services/default/{instance}");
         let health = self.json(&format!("{path}/health")).await;
@@ -45,7 +45,7 @@ impl Survivor<'_> {
         assert!(problem.contains("no leader is known"), "{problem}");
     }
 
-    /// Everything that could name a leader, at this moment.
+    /// Checks everything that could name a leader at this moment.
     async fn assert_says_that_nobody_leads(&self, quiet_for: Duration) {
         let answer = self.ask("/api/v1/ready").await;
         let status = answer.status().as_u16();
@@ -71,7 +71,7 @@ impl Survivor<'_> {
         assert!(raft["members"].as_array().unwrap().iter().all(|member| member["leader"] == false));
         assert_ne!(raft["role"], "leader");
         assert_eq!(raft["majority"], 3);
-        // Who was heard within two seconds counts as reachable.
+        // A node that was heard within two seconds counts as reachable.
         if quiet_for > Duration::from_secs(3) {
             let reported = (&raft["reachable_voters"], &raft["failures_tolerated"]);
             assert_eq!(reported, (&2.into(), &0.into()));
@@ -116,7 +116,7 @@ async fn two_survivors_of_five_name_no_leader_and_stay_not_ready() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    // From here on nothing may flip.
+    // From here on no report may change.
     let term =
         async || survivors[0].json("/api/v1/cluster/status").await["leadership"]["term"].clone();
     let (first_term, watched, mut samples) = (term().await, Instant::now(), 0);
@@ -147,7 +147,7 @@ async fn without_a_leader_every_change_ends_in_its_time_as_not_made() {
     assert_eq!(dev.register(0, "orders", "a").await.0, 200);
     let leader = dev.leader().await;
     let left = &dev.nodes[(leader + 1) % 3].http;
-    // The survivor may be the last one to have it.
+    // The survivor may be the last node to get the registration.
     let url = format!("{left}/api/v1/services/default/orders");
     let started = Instant::now();
     while !dev.client.get(&url).bearer_auth(&token).send().await.unwrap().status().is_success() {

@@ -1,4 +1,4 @@
-//! A three-node cluster of real processes on real disks: what issue after issue relies on.
+//! Tests of whole nodes: most of them run a three-node cluster of real processes on real disks.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

@@ -35,7 +35,7 @@ impl Operator<'_> {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// The index as every place of a node tells it, with the place.
+    /// The index in every answer of a node that has one, with the name of the answer.
     async fn reported(&self, node: usize) -> Vec<(&'static str, Value)> {
         let ready = self.ask(node, "/api/v1/ready").await;
         let header = ready.headers()["x-maxine-index"].to_str().unwrap();
@@ -70,7 +70,7 @@ async fn a_backup_and_every_answer_tell_one_index_and_a_missing_snapshot_is_null
     for node in 0..3 {
         dev.wait_ready(node).await;
     }
-    // One entry of the log with very many indexes, so that the two numbers are never equal by chance.
+    // One entry of the log raises the index very often, so that the two numbers are never equal by chance.
     let item = |n: u32| json!({"service": "orders", "id": format!("i{n}"), "address": "http://10.0.0.1:80", "ttl_ms": 3_600_000});
     let body = json!({"items": (0..500).map(item).collect::<Vec<_>>()});
     let url = format!("{}/api/v1/registrations", dev.nodes[0].http);
@@ -82,14 +82,14 @@ async fn a_backup_and_every_answer_tell_one_index_and_a_missing_snapshot_is_null
     assert_eq!((&raft["snapshot_index"], &raft["purged_index"]), (&Value::Null, &Value::Null));
     assert!(raft["committed_index"].is_u64() && raft["last_sync_us"].is_u64(), "{raft}");
 
-    // A write of Maxine itself may come in between; then the backup is taken again.
+    // Maxine itself may write in between. Then the backup is taken again.
     let started = Instant::now();
     let (before, file, backup) = loop {
         let before = operator.json(0, "/api/v1/cluster/status?consistency=strong").await;
         let file = dir.path().join(format!("backup-{}", started.elapsed().as_micros()));
         let backup = operator.maxine(&["cluster", "backup", file.to_str().unwrap()]);
         let after = operator.json(0, "/api/v1/cluster/status?consistency=strong").await;
-        // The backup's own record is one change.
+        // The audit record of the backup is one change.
         if after["index"].as_u64() == before["index"].as_u64().map(|index| index + 1) {
             break (before, file, backup);
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::dev::PATIENCE;
 
-/// A node that may open `files` files at most.
+/// A node that may open at most `files` files.
 fn serve(data_dir: &Path, port: u16, files: u32) -> Child {
     Command::new("sh")
         .arg("-c")
@@ -26,7 +26,7 @@ fn serve(data_dir: &Path, port: u16, files: u32) -> Child {
         .unwrap()
 }
 
-/// The status of one request on a connection of its own, which stays open.
+/// Sends one request on a new connection, which stays open. Returns the connection and the status.
 fn ask(port: u16, request: &str) -> std::io::Result<(TcpStream, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -56,7 +56,7 @@ fn a_node_keeps_within_its_limit_of_open_files_and_goes_on() {
         assert!(started.elapsed() < PATIENCE, "it does not start");
         std::thread::sleep(Duration::from_millis(50));
     }
-    // Three quarters of 512, although the setting allows many more.
+    // The node accepts three quarters of 512 connections, although the setting allows many more.
     let mut held = Vec::new();
     let over = loop {
         let (stream, status) = ask(port, HEALTH).unwrap();
@@ -68,7 +68,7 @@ fn a_node_keeps_within_its_limit_of_open_files_and_goes_on() {
     };
     assert_eq!(over, "503", "the next one is refused");
     assert!(held.len() > 300, "{} connections were taken", held.len());
-    // One that is open already can write, which needs files.
+    // A client that is connected already can write, which needs files.
     let mut stream = held.pop().unwrap();
     let body = r#"{"address":"http://127.0.0.1:9","ttl_ms":60000}"#;
     let path = "/api/v1/services/default/orders/instances/a";

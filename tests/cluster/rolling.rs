@@ -6,8 +6,8 @@ use nix::sys::signal::Signal;
 
 use crate::dev::Dev;
 
-/// Every request that was answered was answered well while one node after the other stopped and
-/// came back; a client whose node is gone uses the next one, as clients do.
+/// One node after another is stopped and started again. Every answered request succeeds. A client whose node
+/// does not answer uses the next one, as real clients do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_under_load_loses_no_request_but_those_on_the_stopping_node() {
     let dir = tempfile::tempdir().unwrap();
@@ -29,7 +29,8 @@ async fn a_rolling_restart_under_load_loses_no_request_but_those_on_the_stopping
                             written.fetch_add(1, Ordering::SeqCst);
                             break;
                         }
-                        // No connection, or cut off on the stopping node: the next one.
+                        // There is no connection, or the stopping node has closed it. The client uses the
+                        // next node.
                         0 => continue,
                         _ => {
                             refused.push((status, body));

@@ -1,4 +1,4 @@
-//! What a node stores is its owner's alone, in every mode. Raft mode is in `faults`.
+//! Only its owner may read what a node stores, in every mode. The test for Raft mode is in `faults`.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::dev::Dev;
 use crate::faults::open_to_others;
 
-/// Opens everything in a directory to others, as a copy or an earlier version may have left it.
+/// Gives other users access to everything in a directory, as a copy or an earlier version may have done.
 fn open_up(dir: &Path) {
     for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_dir() {

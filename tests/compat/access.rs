@@ -123,7 +123,7 @@ async fn guarded_routes_are_checked_in_order() {
     assert_eq!(answer.status(), 200);
     let change = server.put(CONFIG, &json!({})).header("authorization", &bearer).send();
     assert_eq!(message(change.await.unwrap()).await, (403, "Forbidden".into()));
-    // `HEAD` asks for what `GET` asks for.
+    // `HEAD` needs the same role as `GET`.
     let head = server.http.head(server.url(CONFIG)).header("authorization", &bearer).send();
     assert_eq!(head.await.unwrap().status(), 200);
     tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
@@ -161,7 +161,7 @@ async fn access_is_decided_on_the_route_not_on_its_spelling() {
         let answer = server.get(path).bearer_auth(&token).send().await.unwrap();
         assert_eq!(message(answer).await, (404, "Not found".into()), "{path}");
     }
-    // There is no 405.
+    // A wrong method is answered with 404, not with 405.
     let answer = server.get(SIGNIN).send().await.unwrap();
     assert_eq!(message(answer).await, (404, "Not found".into()));
 }
@@ -228,7 +228,7 @@ async fn change_password() {
     ] {
         assert_eq!(change(body).await, (400, text.into()));
     }
-    // The Node.js Maxine took any text; here one rule holds for every password of a user.
+    // The Node.js Maxine accepted any text. Here one rule applies to every password of a user.
     for short in ["x", "admin2"] {
         let body = json!({"password": server.admin_password, "newPassword": short});
         let (status, text) = change(body).await;
@@ -314,7 +314,7 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_sign_in_limit() {
     for _ in 0..3 {
         assert_eq!(try_from("x-forwarded-for", "6.6.6.6:1234", "wrong one").await, 401);
     }
-    // What a client writes in front of what the proxy adds makes no difference.
+    // Addresses that a client writes before those that the proxy adds make no difference.
     assert_eq!(try_from("x-forwarded-for", "9.9.9.9, 6.6.6.6", "wrong one").await, 429);
     assert_eq!(try_from("forwarded", "for=\"6.6.6.6:80\"", "wrong one").await, 429);
     // The administrator signs in from elsewhere through the same proxy.
@@ -326,7 +326,7 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_sign_in_limit() {
     for client in ["6.6.6.6", "7.7.7.7", "2a00::1"] {
         assert!(traces.contains(&format!("\"{client}\"")), "{client}: {traces}");
     }
-    // Redirect and resolve choose by the same address, in the fast path and behind it.
+    // Redirect and resolve choose by the same address, on the fast path and on the slow path.
     let strategy = json!({"serverSelectionStrategy": "RH"});
     let set = server.put(CONFIG, &strategy).bearer_auth(&token).send().await.unwrap();
     assert_eq!(set.status(), 200);
@@ -350,8 +350,8 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_sign_in_limit() {
     assert!(chosen.len() > 1, "every client got the same instance: {chosen:?}");
 }
 
-/// What an operator did while the cluster took no writes is recorded in the end, even after a restart. Equal uses
-/// that wait are counted in one record, so that a scraper fills nothing.
+/// The actions of an operator while the cluster accepted no writes are recorded later, even after a restart.
+/// Equal uses that wait are counted in one record, so that a scraper does not fill the file.
 #[tokio::test(flavor = "multi_thread")]
 async fn uses_of_the_break_glass_token_outlive_a_restart_until_they_are_recorded() {
     const BREAK_GLASS: &str = "mxb_0123456789abcdef";
@@ -394,7 +394,7 @@ async fn uses_of_the_break_glass_token_outlive_a_restart_until_they_are_recorded
         })
     };
     let scraped = "GET /api/actuator/prometheus, answered 200";
-    // Each record has the time of the request, not of its writing.
+    // Each record has the time of the request, not the time at which it was written.
     let expected = [format!("{scraped}, at 20"), format!("{scraped}, 3 times, from 20")];
     let recorded = || {
         let used = used();
@@ -451,7 +451,7 @@ async fn a_node_without_contact_refuses_credentials_but_its_break_glass_token() 
     let me = server.get("/api/v1/me").header("x-maxine-token", BREAK_GLASS).send().await.unwrap();
     let me: Value = me.json().await.unwrap();
     assert_eq!(me, json!({"user": "break-glass:maxine", "role": "admin", "via": "break_glass"}));
-    // Its uses are in the audit log as soon as there can be any record.
+    // Its uses are in the audit log as soon as records can be written.
     server.store.set_available(true);
     let mut changes = server.view.index_changes();
     let used = || {
@@ -523,7 +523,7 @@ async fn the_dashboard_and_its_cookie_are_for_names_of_the_node() {
             assert_eq!(asked(page, other, "x-own", "1").await, 421, "{other} {page}");
         }
         assert_eq!(asked(CONFIG, other, "cookie", &cookie).await, 403, "{other}");
-        // Whoever brings a token, registers or discovers is not asked.
+        // The check of the origin does not apply to requests with a token, to registration and to discovery.
         let bearer = format!("Bearer {token}");
         assert_eq!(asked(CONFIG, other, "authorization", &bearer).await, 200, "{other}");
         let discover = "/api/maxine/serviceops/discover?serviceName=s";
@@ -534,7 +534,7 @@ async fn the_dashboard_and_its_cookie_are_for_names_of_the_node() {
     }
 }
 
-/// Else a client sends its next request into a connection that is being closed.
+/// Otherwise a client would send its next request on a connection that is being closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_before_the_end_of_the_request_says_that_the_connection_ends() {
     let server = Server::start().await;
@@ -549,7 +549,7 @@ async fn a_refusal_before_the_end_of_the_request_says_that_the_connection_ends()
     };
     let close = Some(reqwest::header::HeaderValue::from_static("close"));
     assert_eq!(refused(put("x".repeat(1_100_000)), 413).await, close);
-    // What was read to its end, or has no body, leaves the connection as it is.
+    // If the request was read to its end or has no body, the connection stays open.
     assert_eq!(refused(put("{}".into()), 400).await, None);
     assert_eq!(refused(server.get("/api/v1/resolve/default/nope"), 404).await, None);
 }

@@ -293,7 +293,7 @@ async fn upstreams() {
             enabled: true,
             interval_ms: 100,
             timeout_ms: 500,
-            // Never evicted, so that the count is still there when it is asked for.
+            // The instance is never evicted, so that the count still exists when it is read.
             fall: 1_000,
             ..ActiveDefaults::default()
         };
@@ -302,7 +302,7 @@ async fn upstreams() {
     let token = server.admin().await;
     let shown = read(&server, "/api/actuator/upstreams", &token).await;
     assert_eq!(shown, json!({"started": true, "unhealthyNodes": 0, "failureCounts": {}}));
-    // Nobody listens there.
+    // Nobody listens on this port.
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut body = node("s", "n", unused);
     body["healthCheckPath"] = json!("/health");

@@ -1,4 +1,4 @@
-//! Discovery by the fast path and by the HTTP library: the same bytes both ways, and the same answers.
+//! Discovery on the fast path and through the HTTP library: the same requests get the same answers.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use super::support::{Server, node};
 const PATIENCE: Duration = Duration::from_secs(10);
 const HEALTH: &str = "GET /api/actuator/health HTTP/1.1\r\nhost: h\r\n\r\n";
 
-/// A `GET` of discovery, with more header fields.
+/// A discovery request, with additional header fields.
 fn discover(query: &str, fields: &str) -> String {
     format!("GET /api/maxine/serviceops/discover?{query} HTTP/1.1\r\nHost: h\r\n{fields}\r\n")
 }
 
-/// An answer, with what differs from one to the next levelled.
+/// An answer, in which values that differ from one answer to the next are replaced.
 #[derive(Debug, PartialEq, Eq)]
 struct Answer {
     status: String,
@@ -28,7 +28,7 @@ struct Answer {
 struct Connection {
     stream: TcpStream,
     read: Vec<u8>,
-    /// Whether its requests have a field with which the fast path leaves them alone.
+    /// Whether its requests have a field that keeps them off the fast path.
     is_slow: bool,
 }
 
@@ -38,7 +38,7 @@ impl Connection {
         Self { stream, read: Vec::new(), is_slow: false }
     }
 
-    /// One whose requests are not answered by the fast path.
+    /// A connection whose requests take the slow path.
     async fn beside_the_fast_path(server: &Server) -> Self {
         Self { is_slow: true, ..Self::open(server).await }
     }
@@ -91,12 +91,12 @@ impl Connection {
     }
 }
 
-/// A date, and an id that was made, as their shapes.
+/// Replaces dates and generated ids by their form.
 fn levelled(name: &str, value: &str) -> String {
     let is_made = matches!(name, "x-trace-id" | "traceparent") && !value.starts_with("00-4bf9");
     let shape = |c: char| if c.is_ascii_hexdigit() { '0' } else { c };
     match name {
-        // How old a copy is differs from one moment to the next.
+        // The staleness differs from one moment to the next.
         "x-maxine-staleness-ms" => "an age".into(),
         "date" | "Date" => {
             assert!(value.len() == 29 && value.ends_with(" GMT"), "{value}");
@@ -111,7 +111,7 @@ fn taken(server: &Server) -> u64 {
     server.state.telemetry().metrics().fast_path.get()
 }
 
-/// Clients of the Node.js Maxine that keep fields in a plain map find them by these names alone.
+/// Clients of the Node.js Maxine that store header fields in a plain map find them only by these names.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_fields_are_written_as_the_node_js_maxine_writes_them() {
     let server = Server::start().await;
@@ -176,7 +176,7 @@ async fn both_ways_answer_alike() {
         resolve("default/orders?redirect=1", "x-trace-id: my own\r\nauthorization: Bearer x\r\n"),
     ]);
     let others = [
-        // Not a redirect.
+        // Requests that do not lead to a redirect.
         resolve("default/none?redirect=1", ""),
         resolve("default/orders?redirect=0", ""),
         resolve("default/orders?key=a", ""),
@@ -186,7 +186,7 @@ async fn both_ways_answer_alike() {
         resolve("default/orders?redirect=1&other=1", ""),
         resolve("default/orders?redirect=1&consistency=nonsense", ""),
         resolve("default/o_r(d)ers?redirect=1", ""),
-        // Not a plain one.
+        // Redirects with more than the plain parameters.
         resolve("default/orders?redirect=1&consistency=leader", ""),
         resolve("default/orders?redirect=1&min_index=1", ""),
         resolve("default/orders?redirect=1&key=%61", ""),
@@ -196,7 +196,7 @@ async fn both_ways_answer_alike() {
         discover("", ""),
         discover("serviceName=none", ""),
         discover("serviceName=orders&mode=PROXY", ""),
-        // Not a plain request.
+        // Requests with fields that the fast path does not handle.
         discover("serviceName=orders", "accept: text/html\r\n"),
         discover("serviceName=orders", "connection: close\r\n"),
         discover("serviceName=orders", "connection: keep-alive, close\r\n"),
@@ -336,7 +336,7 @@ async fn a_client_that_reads_late_gets_every_answer() {
     assert_eq!(answers, REQUESTS);
 }
 
-/// What waits for such a client is counted, and the client has as long as for any other answer.
+/// Answers that wait for such a client are counted, and the client has the same time as for any other answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_nothing_of_its_look_ups_is_let_go() {
     let server = Server::start_with(|options| options.limits.send_timeout_ms = 400).await;
@@ -360,7 +360,7 @@ async fn an_idle_connection_is_let_go_and_a_busy_one_kept() {
     }
     assert!(!connection.more().await, "the client got an answer");
     assert_eq!(taken(&server), 10);
-    // Known failure: a connection was held forever if its first request arrived before the first read.
+    // Regression: a connection was held forever if its first request arrived before the first read.
     let mut connections = Vec::new();
     for _ in 0..100 {
         let mut connection = Connection::open(&server).await;

@@ -1,5 +1,5 @@
-//! One outcome: a request gets the same answer, and is counted and noted alike, from the bytes of its connection, by the HTTP
-//! library, over HTTP/2, and with a slash at its end; and `resolve` has the same outcome.
+//! One outcome: a request gets the same answer, and is counted and logged in the same way, on the fast path,
+//! through the HTTP library, over HTTP/2, and with a slash at its end. `resolve` has the same outcome.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -22,7 +22,7 @@ use super::support::{Server, node};
 const DISCOVER: &str = "/api/maxine/serviceops/discover";
 const PROXY: &str = "/api/maxine/serviceops/proxy";
 
-/// What reads a request.
+/// How the node reads a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// The fast path, if the request is simple enough.
@@ -47,7 +47,7 @@ impl Answer {
         let (parts, body) = response.into_parts();
         let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, value) in &parts.headers {
-            // HTTP/2 has a framing of its own.
+            // HTTP/2 has its own framing.
             if !["date", "x-trace-id", "traceparent", "transfer-encoding"].contains(&name.as_str())
             {
                 let value = value.to_str().unwrap().to_owned();
@@ -88,7 +88,7 @@ async fn ask(server: &Server, way: Way, method: &Method, path: &str, trace_id: &
     }
     let (mut sender, connection) = http1::handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
-    // With this field the fast path leaves a request alone.
+    // This field keeps a request off the fast path.
     let connection_field = if way == Way::Parsed { "keep-alive, other" } else { "keep-alive" };
     let request = request(method, path.into(), trace_id).header("host", "h");
     let request = request.header("connection", connection_field);
@@ -98,7 +98,7 @@ async fn ask(server: &Server, way: Way, method: &Method, path: &str, trace_id: &
     answer
 }
 
-/// What the node has noted of the requests of one trace id, without the time and the method.
+/// The events that the node has logged for one trace id, without the time and the method.
 async fn noted(server: &Server, token: &str, trace_id: &str) -> Vec<Value> {
     let events = server.get("/api/actuator/audit").bearer_auth(token).send().await.unwrap();
     let mut events: Value = events.json().await.unwrap();
@@ -114,14 +114,14 @@ async fn noted(server: &Server, token: &str, trace_id: &str) -> Vec<Value> {
     levelled.collect()
 }
 
-/// Requests that were looked up and forwarded so far, as the traffic page counts them.
+/// Number of look-ups and of forwarded requests so far, as the traffic page counts them.
 async fn counted(server: &Server, token: &str) -> [u64; 2] {
     let traffic = server.get("/api/v1/traffic").bearer_auth(token).send().await.unwrap();
     let total = traffic.json::<Value>().await.unwrap()["total"].take();
     ["lookups", "proxied"].map(|name| total[name].as_u64().unwrap_or_else(|| panic!("{total}")))
 }
 
-/// An instance that answers with what it is asked, by any method; below `/stream` without a length.
+/// An instance that answers any method with the requested URL. Below `/stream` the answer has no length.
 async fn instance() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -154,7 +154,7 @@ async fn start() -> (Server, String, u16) {
     (server, token, port)
 }
 
-/// A request, its status, and what is noted of it: the kind and the outcome.
+/// A request, its status, and the kind and the outcome that are logged for it.
 struct Case {
     path: String,
     status: u16,
@@ -224,7 +224,7 @@ async fn every_way_of_a_request_has_the_same_outcome() {
                     .collect();
                 assert_eq!(kinds, Vec::from_iter(expected), "{at}");
                 let (like, noted_like) = first.get_or_insert((answer.clone(), noted.clone()));
-                // An instance sees the method, and writes what it likes into its answer.
+                // An instance sees the method, so its answer to `HEAD` may differ.
                 let like = if method == Method::HEAD { like.without_body() } else { like.clone() };
                 assert_eq!(answer, like, "{at}");
                 assert_eq!(&noted, noted_like, "{at}");

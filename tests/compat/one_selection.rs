@@ -28,7 +28,7 @@ const INSTANCES: [(&str, u16, &str, &str); 6] = [
     ("f", 2, "canary", "west"),
 ];
 
-/// A filter of the choice, as a part of `traffic`.
+/// A filter for the choice, as a part of `traffic`.
 const FILTERS: [(&str, &str); 5] = [
     ("no filter", "{}"),
     (
@@ -67,7 +67,7 @@ const WAYS: [Way; 6] = [
     Way::ResolveByRedirect,
 ];
 
-/// A caller, in all that a policy can hash.
+/// A caller, with everything that a policy can hash.
 struct Caller {
     address: &'static str,
     user: &'static str,
@@ -87,7 +87,7 @@ fn callers() -> Vec<Caller> {
         caller("2001:db8::7", "Zoë", "user=Zo%C3%AB"),
         caller("10.0.0.4", "%41", "us%65r=%2541"),
         caller("10.0.0.5", "customer-4711", "user=&user=customer-4711"),
-        // Without a value, the address counts.
+        // Without a value, the address is used.
         caller("10.0.0.6", "", "user="),
     ]
 }
@@ -126,7 +126,7 @@ async fn upstream() -> SocketAddr {
     addr
 }
 
-/// The instance that an answer leads to, or is of.
+/// The instance to which an answer leads, or which has answered.
 fn instance_of(status: u16, location: Option<&HeaderValue>, body: &str) -> String {
     let url = match (status, serde_json::from_str::<Value>(body)) {
         (302, _) => location.unwrap().to_str().unwrap().to_owned(),
@@ -220,7 +220,7 @@ impl Rig {
         got
     }
 
-    /// Redirects on a connection that the HTTP library has not seen.
+    /// Asks for a redirect on a connection that only the fast path has served.
     async fn ask_fast(&self, caller: &Caller) -> String {
         let fast = || self.server.state.telemetry().metrics().fast_path.get();
         let before = fast();
@@ -300,13 +300,14 @@ async fn a_key_stands_for_the_value_that_the_policy_hashes() {
     }
 }
 
-/// Whether a count of 100 fits an expected share, drawn at random: six deviations off happen to nobody.
+/// Whether a count of 100 random choices fits an expected share. A difference of six standard deviations
+/// practically never happens.
 fn fits(count: usize, expected: usize) -> bool {
     let deviation = ((expected * (100 - expected)) as f64 / 100.0).sqrt();
     count.abs_diff(expected) as f64 <= 6.0 * deviation + 1.0
 }
 
-/// The shares of 100 turns that instances are to get.
+/// The expected shares of the instances in 100 choices.
 fn expected_shares(split: bool, zone: bool) -> BTreeMap<&'static str, usize> {
     let is_peer = |of_version: &str, in_zone: &str, version: &str| {
         (of_version == version || !split) && (in_zone == "east" || !zone)

@@ -1,5 +1,5 @@
-//! The two sides of a conformance test: a node with one instance behind it that answers by script
-//! and keeps what it was sent, and clients that send raw bytes or raw HTTP/2 frames.
+//! The two sides of a conformance test: a node with one instance, which answers by a script and records what
+//! it received, and clients that send raw bytes or raw HTTP/2 frames.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,17 +10,17 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{Server, node};
 
-/// The path of the service below which instances are reached.
+/// The path below which the instances of the service are reached.
 pub(crate) const PROXIED: &str = "/api/maxine/serviceops/proxy/s";
 /// A request that follows another one on its connection.
 pub(crate) const INNER: &str =
     "GET /api/maxine/serviceops/proxy/s/smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
-/// Longest wait for anything.
+/// Time limit for everything that a test waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// What a client of HTTP/2 sends first.
+/// The first bytes of an HTTP/2 client.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What an instance was sent.
+/// The requests that an instance received.
 pub(crate) type Seen = Arc<Mutex<Vec<String>>>;
 
 /// A node, and one instance of the service `s`.
@@ -63,14 +63,14 @@ impl Rig {
         assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
     }
 
-    /// Has the instance asked over HTTP/2.
+    /// Makes the node use HTTP/2 to the instance.
     pub(crate) async fn over_http2(self) -> Self {
         self.policy(&json!({"traffic": {"protocol": "http2"}})).await;
         self
     }
 
-    /// Sends a request (its first line and fields, without `Host` and the end) and answers all that
-    /// comes back.
+    /// Sends a request: its first line and fields, without `Host` and the empty line at the end. Returns
+    /// everything that is answered.
     pub(crate) async fn ask(&self, line: &str, fields: &str) -> String {
         self.raw(&format!("{line}\r\nHost: h\r\nConnection: close\r\n{fields}\r\n")).await
     }
@@ -80,18 +80,18 @@ impl Rig {
         self.ask(&format!("GET {PROXIED}{path} HTTP/1.1"), fields).await
     }
 
-    /// Sends bytes and answers all that comes back.
+    /// Sends bytes. Returns everything that is answered.
     pub(crate) async fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
         self.server.raw(bytes.as_ref()).await
     }
 
-    /// Takes what the instance was sent since the last time.
+    /// Takes the requests that the instance received since the last call.
     pub(crate) fn seen(&self) -> Vec<String> {
         std::mem::take(&mut self.seen.lock().unwrap())
     }
 }
 
-/// Has each connection to a port run `serve`.
+/// Runs `serve` for each connection to a new port.
 pub(crate) async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> u16
 where
     F: Future<Output = Option<()>> + Send + 'static,
@@ -107,7 +107,7 @@ where
     port
 }
 
-/// Behind an answer: the instance closes the connection.
+/// Placed after an answer, it means that the instance closes the connection.
 pub(crate) const CLOSE: &[u8] = b"<close>";
 
 /// An answer of HTTP/1.1 with a length.
@@ -252,14 +252,14 @@ pub(crate) fn get(stream: u32, path: &str) -> Vec<u8> {
 pub(crate) struct Wire(pub(crate) TcpStream);
 
 impl Wire {
-    /// A client's, which has sent its preface and empty settings.
+    /// A client that has sent its preface and empty settings.
     pub(crate) async fn client(server: &Server) -> Self {
         let mut wire = Self(TcpStream::connect(server.addr).await.unwrap());
         wire.send([PREFACE, &frame(SETTINGS, 0, 0, [])].concat()).await;
         wire
     }
 
-    /// The settings of a server; `None` if the client does not speak HTTP/2.
+    /// A server that has sent its settings; `None` if the client does not use HTTP/2.
     pub(crate) async fn server(mut stream: TcpStream) -> Option<Self> {
         let mut preface = [0; PREFACE.len()];
         stream.read_exact(&mut preface).await.ok()?;
@@ -304,7 +304,7 @@ impl Wire {
         }
     }
 
-    /// What comes of a stream.
+    /// The outcome of a stream.
     pub(crate) async fn outcome(&mut self, stream: u32) -> Outcome {
         while let Some(frame) = self.read().await {
             match frame.kind {
@@ -321,7 +321,8 @@ impl Wire {
 }
 
 impl Frame {
-    /// The number at this place of the payload: an error code, of a reset at 0, of a GOAWAY at 4.
+    /// The number at this position of the payload. The error code of a reset is at 0, and that of a GOAWAY at
+    /// 4.
     pub(crate) fn code(&self, at: usize) -> u32 {
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
     }
@@ -349,7 +350,7 @@ pub(crate) const REFUSED_STREAM: u32 = 7;
 pub(crate) const COMPRESSION_ERROR: u32 = 9;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// The status that a field block begins with: an entry of the static table, or its name from there
+/// The status at the beginning of a field block: an entry of the static table, or its name from that table
 /// and three digits, which may be in Huffman's code.
 fn status_in(block: &[u8]) -> u16 {
     // A change of the table's size may come first.

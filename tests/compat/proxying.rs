@@ -13,7 +13,7 @@ use super::support::{Server, message, node};
 
 const CONFIG: &str = "/api/maxine/control/config";
 
-/// What an instance may not say of the node's whole origin.
+/// Fields for the whole origin of the node, which an instance must not set.
 const OF_THE_ORIGIN: [&str; 8] = [
     "clear-site-data",
     "service-worker-allowed",
@@ -25,7 +25,7 @@ const OF_THE_ORIGIN: [&str; 8] = [
     "public-key-pins",
 ];
 
-/// Answers each request with what it was, under `/base`; and as itself otherwise.
+/// Answers each request with what it received, as JSON. Some paths add fields to the answer, or a redirect.
 async fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -130,7 +130,7 @@ async fn proxy() {
     assert!(head.headers()["content-length"].to_str().unwrap().parse::<u64>().unwrap() > 0);
 }
 
-/// Whether an answer is 304 is the instance's to say.
+/// Only the instance decides whether an answer is 304.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tag_of_an_instance_is_compared_by_nobody_else() {
     let server = server_with_upstream().await;
@@ -162,7 +162,7 @@ async fn a_policy_leaves_options_to_instances_and_has_paths_lead_through_the_pro
     assert_eq!(put.status(), 200, "{}", put.text().await.unwrap());
     let answer = options().await.unwrap();
     assert_eq!(answer.status(), 302);
-    // `/elsewhere` is not below the instance's `/base`, so that it stays as it is.
+    // `/elsewhere` is not below the instance's `/base`, so it is not changed.
     assert_eq!(answer.headers()["location"], "/elsewhere");
     let seen: Value = answer.json().await.unwrap();
     assert_eq!((&seen["method"], &seen["target"]), (&json!("OPTIONS"), &json!("/base/redirect")));
@@ -195,10 +195,10 @@ async fn a_discovery_that_forwards_counts_as_proxied_whatever_its_url_says() {
     {
         assert_eq!(server.get(path).send().await.unwrap().status(), 200);
     }
-    // Its name may be escaped in any way, and the first parameter counts.
+    // The name of a service may be escaped in any way, and of several parameters the first one is used.
     let resolve = server.get("/api/v1/resolve/default/%73%20p").send().await.unwrap();
     assert_eq!(resolve.status(), 200);
-    // A drain is no registration.
+    // A drain does not count as a registration.
     let drain = "/api/v1/services/default/s%20p/instances/n/drain";
     let drained = server.put(drain, &json!({"reason": "x"})).bearer_auth(&token).send().await;
     assert_eq!(drained.unwrap().status(), 200);
@@ -221,7 +221,7 @@ async fn a_split_gives_its_shares_on_all_three_ways() {
     let server = Server::start().await;
     let token = server.admin().await;
     let upstream = upstream().await;
-    // Many canaries and one stable instance: shares go by version, not by number.
+    // There are many canaries and one stable instance, but shares are those of the versions.
     for (id, version) in [("a", "stable"), ("b", "canary"), ("c", "canary"), ("d", "canary")] {
         let body = json!({"address": format!("http://{upstream}/{id}"), "version": version});
         let path = format!("/api/v1/services/default/split/instances/{id}");
@@ -289,7 +289,7 @@ async fn a_body_over_the_limit_is_413_and_an_upstream_that_is_not_there_502() {
     assert_eq!(seen["len"], 10 << 20);
     let over = server.http.post(&url).body(vec![7; (10 << 20) + 1]).send().await.unwrap();
     assert_eq!(over.status(), 413);
-    // A port that nobody listens on: it was just given back.
+    // Nobody listens on this port, because it has just been released.
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     server.register(node("gone", "n", unused)).await;
     let answer = server.get("/api/maxine/serviceops/proxy/gone/x").send().await.unwrap();
@@ -307,7 +307,7 @@ async fn discover_in_proxy_mode() {
     };
     assert_eq!(target("&mode=proxy").await, "/base");
     assert_eq!(target("&mode=PROXY&endPoint=x").await, "/base/x");
-    // A query in the end point is a query.
+    // A query in the end point becomes the query of the request.
     assert_eq!(target("&mode=proxy&endPoint=%2Fx%3Fa%3D1%26b%3D2").await, "/base/x?a=1&b=2");
     let token = server.admin().await;
     let body = json!({"discoveryMode": "PROXY"});
@@ -376,7 +376,7 @@ async fn a_trace_tells_each_attempt() {
         let answer = server.get("/api/v1/traces").bearer_auth(&token).send().await.unwrap();
         answer.json::<Value>().await.unwrap()["items"].as_array().unwrap().clone()
     };
-    // Both turns of the round robin, by both ways: one at least meets the dead one first.
+    // Two requests in round robin, by both ways. At least one of the two meets the dead instance first.
     for path in [
         "/api/maxine/serviceops/proxy/s/x",
         "/api/maxine/serviceops/discover?serviceName=s&mode=proxy",
@@ -432,7 +432,7 @@ async fn a_token_that_maxine_used_stops_here_and_any_other_goes_on() {
             let bearer = ("authorization", format!("bearer {token}"));
             let (status, got) = seen(path, &[bearer]).await;
             assert_eq!((status, &got["authorization"]), (200, &Value::Null), "{path}");
-            // Nor does a token reach it in a form that Maxine does not accept.
+            // A token does not reach the instance either in a form that Maxine does not accept.
             for spelling in ["Bearer\t", "Token ", "JWT ", "Bearer x=", ""] {
                 let fields = [
                     ("x-maxine-token", token.clone()),
@@ -441,7 +441,7 @@ async fn a_token_that_maxine_used_stops_here_and_any_other_goes_on() {
                 let (status, got) = seen(path, &fields).await;
                 assert_eq!((status, &got["authorization"]), (200, &Value::Null), "{spelling}");
             }
-            // Maxine's own header leaves the caller's `Authorization` to the instance.
+            // If the token is in Maxine's own header, the caller's `Authorization` goes to the instance.
             for own in ["Bearer of-the-instance", "Basic YTpi", "Bearer mxt_other_id_secret"] {
                 let own = ("authorization", own.to_owned());
                 let (status, got) =
@@ -455,7 +455,7 @@ async fn a_token_that_maxine_used_stops_here_and_any_other_goes_on() {
         assert_eq!((status, &got["cookie"]), (200, &json!("a=1")), "{path}");
         assert_eq!(seen(path, &[("x-maxine-token", "forged".into())]).await.0, 403, "{path}");
     }
-    // A token of this cluster that has ended does not reach an instance either, where anyone may ask.
+    // If discovery is open, a token of this cluster that has expired does not reach an instance either.
     let open = server_with_upstream().await;
     let ended = open.admin().await;
     let change = json!({"password": open.admin_password, "newPassword": "another one"});

@@ -1,4 +1,4 @@
-//! What RFC 9110 demands of a gateway. `docs/reference/proxy-conformance.md` names these tests.
+//! Requirements of RFC 9110 for a gateway. `docs/reference/proxy-conformance.md` names these tests.
 
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -9,12 +9,12 @@ use tokio::net::TcpStream;
 
 use super::peers::*;
 
-/// The fields of a message, unchanged.
+/// Whether a message has this field unchanged.
 fn has(message: &str, field: &str) -> bool {
     message.contains(&format!("\r\n{field}\r\n"))
 }
 
-/// Sends a request over HTTP/2; the answer, and its body.
+/// Sends a request over HTTP/2. Returns the answer and its body.
 async fn over_http2(
     rig: &Rig,
     request: hyper::http::request::Builder,
@@ -78,7 +78,7 @@ async fn a_host_that_is_missing_doubled_or_malformed_is_400() {
     assert_eq!(status_of(&rig.raw(&none).await), 200);
 }
 
-/// An absolute target and `:authority` say which host was asked for; instances get their own.
+/// An absolute target or `:authority` names the requested host. Instances get their own host.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_target_decides_which_host_was_asked_for() {
     let rig = Rig::http1(|_| ok()).await;
@@ -144,7 +144,7 @@ async fn max_forwards_is_counted_down_for_options_alone() {
     assert_eq!(values(&rig.seen().remove(0), "max-forwards"), ["0"]);
 }
 
-/// Maxine's own answers: a method that a resource does not have is answered with the methods that it has.
+/// In Maxine's own answers, a method that a resource does not have is answered with the methods that it has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_method_that_is_not_allowed_is_told_which_ones_are() {
     let rig = Rig::http1(|_| ok()).await;
@@ -156,7 +156,7 @@ async fn a_method_that_is_not_allowed_is_told_which_ones_are() {
     );
 }
 
-/// What is for the other end passes, whatever Maxine makes of such fields in requests of its own.
+/// Fields for the other end are forwarded, even those that Maxine uses itself in requests to its own API.
 #[tokio::test(flavor = "multi_thread")]
 async fn fields_for_the_other_end_pass_both_ways_unchanged_and_in_order() {
     const SENT: [&str; 22] = [
@@ -347,7 +347,7 @@ async fn a_change_of_protocol_needs_an_offer_of_http11_and_the_offered_protocol(
         let got = rig.raw(offer(path, "1.1")).await;
         assert_eq!(status_of(&got), 502, "{path}: {got}");
     }
-    // Not offered at all: by HTTP/1.0, without `Connection`, not even by name.
+    // No upgrade is offered by HTTP/1.0, without `Connection`, or without `Upgrade`.
     assert_eq!(status_of(&rig.raw(offer("/b", "1.0")).await), 502);
     assert_eq!(status_of(&rig.get("/b", "Upgrade: b\r\n").await), 502);
     assert_eq!(status_of(&rig.get("/b", "").await), 502);
@@ -364,7 +364,7 @@ async fn a_change_of_protocol_needs_an_offer_of_http11_and_the_offered_protocol(
     assert!(got.to_ascii_lowercase().contains("connection: upgrade"), "{got}");
 }
 
-/// Otherwise a client could open any number of them, until the node has no files left.
+/// Otherwise a client could open any number of tunnels, until the node has no files left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tunnel_keeps_its_place_among_the_connections() {
     const TUNNELS: usize = 8;
@@ -425,7 +425,7 @@ async fn answers_without_content_have_none_whatever_the_instance_sends() {
             let got = rig.ask(&format!("{line} HTTP/1.1"), "").await;
             assert_eq!((status_of(&got), body_of(&got)), (status, ""), "{line}: {got}");
             let lens = values(&got, "content-length");
-            // 304 may say how long the content would be; 204 must not.
+            // A 304 may have the length of the content that it stands for. A 204 must not have a length.
             assert!(lens.iter().all(|value| Some(*value) == len), "{line}: {got}");
             assert!(values(&got, "transfer-encoding").is_empty(), "{line}: {got}");
             let next = rig.get("/true", "").await;
@@ -439,7 +439,8 @@ async fn answers_without_content_have_none_whatever_the_instance_sends() {
     }
 }
 
-/// Trailers stay apart from the header section, and carry nothing that only a header section may.
+/// Trailers are separate from the header section, and must not have fields that only a header section may
+/// have.
 #[tokio::test(flavor = "multi_thread")]
 async fn trailers_carry_nothing_that_belongs_before_the_body() {
     const TRAILERS: &str = "x-sum: 1\r\nhost: evil\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\

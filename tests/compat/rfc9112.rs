@@ -1,5 +1,5 @@
-//! What RFC 9112 demands of a gateway: parsing, framing and connections of HTTP/1.1, in both
-//! directions. `docs/reference/proxy-conformance.md` names these tests.
+//! Requirements of RFC 9112 for a gateway: parsing, framing and connections of HTTP/1.1, in both directions.
+//! `docs/reference/proxy-conformance.md` names these tests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,12 +9,13 @@ use tokio::net::TcpStream;
 
 use super::peers::*;
 
-/// A request with these lines behind the first one.
+/// A request with these lines after the first one.
 fn post(lines: &str) -> String {
     format!("POST {PROXIED}/x HTTP/1.1\r\n{lines}")
 }
 
-/// Whether all that came back is one answer at most, and no 2xx.
+/// Checks that there is exactly one answer, with one of these statuses, and that nothing reached the
+/// instance.
 async fn refused(rig: &Rig, request: impl AsRef<[u8]>, statuses: &[u16]) {
     let shown: String = String::from_utf8_lossy(request.as_ref()).chars().take(120).collect();
     let got = rig.raw(request).await;
@@ -72,9 +73,9 @@ async fn what_a_recipient_has_to_put_up_with_is_taken() {
         (format!("{get}Host: h\r\nX:1\r\n\r\n"), "x: 1"),
         (format!("{get}Host: h\r\nX:\r\n\r\n"), "x: "),
         (format!("{get}Host: h\r\nX: a\tb\r\n\r\n"), "x: a\tb"),
-        // Bytes above 0x7f mean nothing, and pass.
+        // Bytes above 0x7f have no meaning, and are forwarded.
         (format!("{get}Host: h\r\nX: \u{e9}\r\n\r\n"), "x: \u{e9}"),
-        // A later minor version is this one; lines may end without CR.
+        // A later minor version counts as 1.1, and lines may end without CR.
         (format!("GET {PROXIED}/x HTTP/1.1\nConnection: close\nHost: h\nX: 1\n\n"), "x: 1"),
     ] {
         let got = rig.raw(&head).await;
@@ -82,7 +83,7 @@ async fn what_a_recipient_has_to_put_up_with_is_taken() {
         let seen = rig.seen().remove(0);
         assert!(seen.contains(&format!("\r\n{field}\r\n")), "{head:?}: {seen:?}");
     }
-    // An absolute target is taken by its path; `*` is no instance's.
+    // Only the path of an absolute target is used. `*` belongs to no instance.
     let got = rig
         .raw(format!("GET http://h{PROXIED}/y?z HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))
         .await;
@@ -159,7 +160,7 @@ async fn a_request_with_a_framing_that_is_no_one_is_refused() {
     );
     assert_eq!(status_of(&rig.raw(old).await), 400);
     assert!(rig.seen().is_empty());
-    // The same length twice is one; a coding's name has no case.
+    // The same length twice counts as one. Upper and lower case of a coding's name are equal.
     for (fields, body) in [
         ("Content-Length: 3\r\nContent-Length: 3\r\n", "abc"),
         ("Content-Length: 03\r\n", "abc"),
@@ -173,7 +174,7 @@ async fn a_request_with_a_framing_that_is_no_one_is_refused() {
     }
 }
 
-/// Both framings at once: two readers could find two ends.
+/// A request has both framings, so that two parsers could find two different ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_length_beside_chunks_is_refused_and_the_connection_closed() {
     let rig = Rig::http1(|_| ok()).await;
@@ -228,7 +229,7 @@ async fn chunks_are_decoded_strictly_and_their_extensions_go_nowhere() {
     }
 }
 
-/// A client that goes away within its body: the instance never takes the request for whole.
+/// A client disconnects within its body. The instance never considers the request complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_breaks_off_is_never_whole() {
     let ended = Arc::new(tokio::sync::Notify::new());

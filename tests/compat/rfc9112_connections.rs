@@ -1,5 +1,5 @@
-//! What RFC 9112 demands of a gateway about connections: their versions, how long they persist, and
-//! what ends on them. `docs/reference/proxy-conformance.md` names these tests.
+//! Requirements of RFC 9112 for the connections of a gateway: their versions, how long they persist, and
+//! where messages end. `docs/reference/proxy-conformance.md` names these tests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::peers::*;
 
-/// Clients of HTTP/1.0 get no chunks, no interim answers, and keep a connection only if they ask.
+/// Clients with HTTP/1.0 get no chunks and no interim answers. Their connection stays open only if they ask
+/// for that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_http10_gets_what_http10_knows() {
     let rig = Rig::http1(|head| {
@@ -47,7 +48,8 @@ async fn a_connection_persists_until_either_side_says_close() {
     .await;
     let get =
         |path: &str, field: &str| format!("GET {PROXIED}{path} HTTP/1.1\r\nHost: h\r\n{field}\r\n");
-    // Pipelined: answered in their order, until the one that asks for the end, and none behind it.
+    // Pipelined requests are answered in order, up to the one that asks to close the connection. Later ones
+    // are not answered.
     let all = [
         get("/one", ""),
         get("/two", "Connection: keep-alive\r\n"),
@@ -65,7 +67,7 @@ async fn a_connection_persists_until_either_side_says_close() {
     assert_eq!(rig.seen().len(), 4, "nothing behind the end is done");
 }
 
-/// The instance's `close` ends its connection alone; HTTP/1.0 without `keep-alive` means the same.
+/// `close` from the instance ends only its own connection. HTTP/1.0 without `keep-alive` means the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instances_connection_is_not_used_after_it_said_close() {
     let connections = Arc::new(AtomicUsize::new(0));
@@ -73,7 +75,7 @@ async fn an_instances_connection_is_not_used_after_it_said_close() {
     let rig = Rig::with(Seen::default(), move |mut stream| {
         count.fetch_add(1, Ordering::SeqCst);
         async move {
-            // It keeps the connection open, and would answer.
+            // The instance keeps the connection open, and would answer.
             loop {
                 let mut head = Vec::new();
                 while !head.ends_with(b"\r\n\r\n") {
@@ -107,7 +109,8 @@ async fn an_instances_connection_is_not_used_after_it_said_close() {
     }
 }
 
-/// What an instance sends unasked is never an answer, and its connection is not used again.
+/// Bytes that an instance sends without a request never count as an answer, and the connection is not used
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_nobody_asked_for_are_no_answer() {
     let rig = Rig::http1(|head| {
@@ -127,8 +130,8 @@ async fn bytes_that_nobody_asked_for_are_no_answer() {
     }
 }
 
-/// An answer's end is its framing, or, without one, the connection's: an end too early is passed on
-/// as one.
+/// An answer ends as its framing says or, without a framing, with the connection. If it ends too early, the
+/// client sees that.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_breaks_off_never_looks_whole() {
     let rig = Rig::http1(|head| {
@@ -182,9 +185,9 @@ async fn a_request_that_crosses_the_end_of_its_connection_goes_out_again_only_if
         ("DELETE", "/x", 0, 200, 2),
         ("PUT", "/x", 16 * 1_024, 200, 2),
         ("GET", "/half", 0, 200, 2),
-        // Not whatever a new answer would be.
+        // After a malformed answer the request is not sent again.
         ("GET", "/malformed", 0, 502, 1),
-        // Too long to keep, or perhaps processed.
+        // The body is too long to keep, or the request may have been processed.
         ("PUT", "/x", 16 * 1_024 + 1, 502, 1),
         ("POST", "/x", 5, 502, 1),
         ("POST", "/x", 0, 502, 1),
@@ -192,7 +195,7 @@ async fn a_request_that_crosses_the_end_of_its_connection_goes_out_again_only_if
     ] {
         let fields = format!("Content-Length: {len}\r\n\r\n{}", "x".repeat(len));
         let what = format!("{method} {path} {len}");
-        // Until the request finds the connection that was used for another one back in its place.
+        // It is repeated until the request uses the connection on which another one was sent before.
         let mut turns = 0..100;
         let (got, seen) = loop {
             assert!(turns.next().is_some(), "{what}: no connection was used twice");

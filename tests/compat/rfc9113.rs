@@ -1,4 +1,5 @@
-//! What RFC 9113 demands of a gateway as a server of HTTP/2. `docs/reference/proxy-conformance.md` names these tests.
+//! Requirements of RFC 9113 for a gateway as an HTTP/2 server. `docs/reference/proxy-conformance.md` names
+//! these tests.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ fn proxied(path: &str) -> String {
     format!("{PROXIED}{path}")
 }
 
-/// The request's fields in one frame, on stream 1, with its end.
+/// A request in one frame on stream 1, which also ends it.
 fn request(fields: &[(&str, &str)]) -> Vec<u8> {
     frame(HEADERS, END | END_HEADERS, 1, block(fields))
 }
@@ -85,7 +86,7 @@ async fn a_malformed_request_is_an_error_of_its_stream_and_reaches_no_instance()
                     wrong.push(format!("{what}: then {next:?}"));
                 }
             }
-            // An error of a stream may be taken for one of the connection (section 5.4.1).
+            // A server may treat an error of a stream as an error of the connection (section 5.4.1).
             Outcome::GoAway(PROTOCOL_ERROR) => {}
             other => wrong.push(format!("{what}: {other:?}")),
         }
@@ -111,7 +112,7 @@ async fn what_http2_clients_may_send_is_taken() {
     let mut wire = Wire::client(&rig.server).await;
     for (stream, bytes) in [
         (1, frame(HEADERS, END | END_HEADERS, 1, &block)),
-        // In two frames, with padding, with a priority (deprecated, and ignored).
+        // The same request in two frames, with padding, and with a priority, which is deprecated and ignored.
         (3, [frame(HEADERS, END, 3, first), frame(CONTINUATION, END_HEADERS, 3, second)].concat()),
         (5, frame(HEADERS, END | END_HEADERS | 8, 5, padded)),
         (7, frame(HEADERS, END | END_HEADERS | 0x20, 7, prioritized)),
@@ -120,7 +121,7 @@ async fn what_http2_clients_may_send_is_taken() {
             [frame(PRIORITY, 0, 9, [0, 0, 0, 1, 7]), frame(HEADERS, END | END_HEADERS, 9, &block)]
                 .concat(),
         ),
-        // Frames, flags, settings and a stream's reserved bit that nobody knows.
+        // Unknown frames, flags and settings, and the reserved bit of a stream's number.
         (
             11,
             [
@@ -151,7 +152,7 @@ async fn what_http2_clients_may_send_is_taken() {
             "{seen}"
         );
     }
-    // A pseudo field behind the body is dropped: the library takes the request without it.
+    // A pseudo field after the body is dropped. The library accepts the request without it.
     let post = [(":method", "POST"), (":scheme", "http"), (":authority", "h"), (":path", &path)];
     let head = frame(HEADERS, END_HEADERS, 103, super::peers::block(&post));
     let trailers = super::peers::block(&[(":path", "/other"), ("x-sum", "1")]);
@@ -160,7 +161,7 @@ async fn what_http2_clients_may_send_is_taken() {
     assert_eq!(wire.outcome(103).await, Outcome::Status(200));
     let seen = rig.seen().remove(0);
     assert!(seen.starts_with("POST /x HTTP/1.1\r\n") && !seen.contains("other"), "{seen}");
-    // An authority that is missing is that of `host`.
+    // If `:authority` is missing, `host` is used.
     let bare = super::peers::block(&[
         (":method", "GET"),
         (":scheme", "http"),
@@ -170,11 +171,11 @@ async fn what_http2_clients_may_send_is_taken() {
     wire.send(frame(HEADERS, END | END_HEADERS, 105, bare)).await;
     assert_eq!(wire.outcome(105).await, Outcome::Status(200));
     assert_eq!(values(&rig.seen().remove(0), "x-forwarded-host"), ["own.example"]);
-    // A ping comes back as it was, and before what waits.
+    // A ping is answered with the same content, and before anything that waits.
     wire.send(frame(PING, 0, 0, b"12345678")).await;
     let pong = wire.next(PING).await.unwrap();
     assert_eq!((pong.flags, &pong.payload[..]), (END, &b"12345678"[..]));
-    // No CONNECT, with or without a protocol.
+    // CONNECT is refused, with and without a protocol.
     let connect = super::peers::block(&[(":method", "CONNECT"), (":authority", "h:80")]);
     wire.send(frame(HEADERS, END_HEADERS, 107, connect)).await;
     let outcome = wire.outcome(107).await;
@@ -192,7 +193,7 @@ async fn what_http2_clients_may_send_is_taken() {
     assert!(rig.seen().is_empty());
 }
 
-/// Breaches of the framing end the connection, with the code that RFC 9113 names.
+/// A violation of the framing ends the connection, with the code that RFC 9113 names.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_breach_of_the_framing_ends_the_connection_with_its_code() {
     let rig = Rig::http1(|_| ok()).await;
@@ -302,7 +303,7 @@ async fn a_breach_of_the_framing_ends_the_connection_with_its_code() {
     assert_eq!(rig.server.get(HEALTH).send().await.unwrap().status(), 200);
 }
 
-/// A preface that breaks off is nobody's.
+/// An incomplete preface is neither HTTP/2 nor a request of HTTP/1.1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preface_that_breaks_off_ends_the_connection() {
     let rig = Rig::http1(|_| ok()).await;
@@ -320,7 +321,7 @@ async fn settings_are_announced_and_those_of_the_client_acknowledged_and_kept_to
     })
     .await;
     let mut wire = Wire(tokio::net::TcpStream::connect(rig.server.addr).await.unwrap());
-    // A stream's window of 10 bytes.
+    // The window of a stream has 10 bytes.
     wire.send([PREFACE, &frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 10])].concat()).await;
     let first = wire.read().await.unwrap();
     assert_eq!((first.kind, first.flags, first.stream), (SETTINGS, 0, 0), "the first frame");
@@ -329,12 +330,13 @@ async fn settings_are_announced_and_those_of_the_client_acknowledged_and_kept_to
     wire.send(get(1, &proxied("/long"))).await;
     let data = wire.next(DATA).await.unwrap();
     assert_eq!(data.payload.len(), 10, "not a byte more than the window");
-    // Nothing more until the window grows; control frames pass meanwhile.
+    // No more content is sent until the window grows. Control frames are still answered.
     wire.send(frame(PING, 0, 0, [7; 8])).await;
     assert_eq!(wire.read().await.unwrap().kind, PING);
     wire.send(frame(WINDOW_UPDATE, 0, 1, 5_u32.to_be_bytes())).await;
     assert_eq!(wire.next(DATA).await.unwrap().payload.len(), 5);
-    // A window that shrinks below what was sent is negative: 15 sent, 10 + 5 granted, 3 now.
+    // A window becomes negative if it shrinks below what was sent: 15 bytes were sent, 10 + 5 were granted,
+    // and the initial window is 3 now.
     wire.send(frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 3])).await;
     wire.send(frame(WINDOW_UPDATE, 0, 1, 9_u32.to_be_bytes())).await;
     let data = wire.next(DATA).await.unwrap();
@@ -343,7 +345,7 @@ async fn settings_are_announced_and_those_of_the_client_acknowledged_and_kept_to
     wire.send(frame(RST_STREAM, 0, 1, 8_u32.to_be_bytes())).await;
     wire.send(get(3, HEALTH)).await;
     assert_eq!(wire.outcome(3).await, Outcome::Status(200));
-    // Frames are no longer than 2^14 bytes, unless the client takes longer ones.
+    // Frames are at most 2^14 bytes long, unless the client accepts longer ones.
     let mut wire = Wire::client(&rig.server).await;
     wire.send(get(1, &proxied("/long"))).await;
     let mut len = 0;
@@ -354,11 +356,11 @@ async fn settings_are_announced_and_those_of_the_client_acknowledged_and_kept_to
     }
 }
 
-/// Content beyond the window that was granted, and streams beyond the number that was announced.
+/// The client sends more content than its window allows, and opens more streams than the server announced.
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_was_granted_is_refused() {
     let rig = Rig::with(Seen::default(), |stream| async move {
-        // It never reads, so that no window is granted again.
+        // The instance never reads, so the client's window does not grow.
         std::future::pending::<()>().await;
         drop(stream);
         None
@@ -373,7 +375,7 @@ async fn more_than_was_granted_is_refused() {
     };
     wire.send(post(1)).await;
     let mut outcome = None;
-    // Far more than any window: the writes may fail once the connection is closed.
+    // This is far more than any window. The writes may fail once the connection is closed.
     for _ in 0..4_096 {
         wire.send(frame(DATA, 0, 1, [0; 1 << 14])).await;
     }
@@ -393,12 +395,13 @@ async fn more_than_was_granted_is_refused() {
     assert_eq!(wire.outcome(1 + 2 * 256).await, Outcome::Reset(REFUSED_STREAM));
 }
 
-/// What costs the node more than the client: it ends with ENHANCE_YOUR_CALM, or within bounds.
+/// Requests that cost the node more than the client end with ENHANCE_YOUR_CALM, or use only bounded
+/// resources.
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_end_the_connection_or_stay_bounded() {
     let rig = Rig::http1(|_| ok()).await;
     let path = proxied("/x");
-    // Rapid reset: requests that are taken back at once.
+    // Rapid reset: the client cancels each request at once.
     let mut wire = Wire::client(&rig.server).await;
     let mut bytes = Vec::new();
     for n in 0..3_000 {
@@ -407,7 +410,7 @@ async fn floods_end_the_connection_or_stay_bounded() {
     }
     wire.send(bytes).await;
     assert_eq!(ended(&mut wire).await, Outcome::GoAway(ENHANCE_YOUR_CALM), "rapid reset");
-    // The same, but the client makes the server reset the streams, by content after their end.
+    // The same, but the client makes the server reset the streams, because it sends content after their end.
     let mut wire = Wire::client(&rig.server).await;
     let mut bytes = Vec::new();
     for n in 0..3_000 {
@@ -449,7 +452,8 @@ async fn floods_end_the_connection_or_stay_bounded() {
     assert_eq!(wire.outcome(1).await, Outcome::Status(431));
     wire.send(get(3, HEALTH)).await;
     assert_eq!(wire.outcome(3).await, Outcome::Status(200));
-    // Pings and settings whose acknowledgements nobody reads are answered one by one, and not collected.
+    // If the client does not read the acknowledgements of pings and settings, they are not collected in
+    // memory.
     let mut wire = Wire::client(&rig.server).await;
     for kind in [PING, SETTINGS] {
         let payload: &[u8] = if kind == PING { &[0; 8] } else { &[] };
@@ -467,7 +471,7 @@ async fn ended(wire: &mut Wire) -> Outcome {
     wire.outcome(u32::MAX).await
 }
 
-/// An answer before the request's end, and frames for a stream that is over.
+/// An answer arrives before the end of the request, and the client sends frames for a stream that has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_early_answer_ends_the_request_and_late_frames_of_it_are_put_up_with() {
     let rig = Rig::http1(|_| ok()).await;
@@ -482,7 +486,7 @@ async fn an_early_answer_ends_the_request_and_late_frames_of_it_are_put_up_with(
     wire.send(frame(WINDOW_UPDATE, 0, 1, 1_u32.to_be_bytes())).await;
     wire.send(get(3, HEALTH)).await;
     assert_eq!(wire.outcome(3).await, Outcome::Status(200));
-    // Frames behind the end of a stream that ended well are an error of that stream or connection.
+    // Frames after the regular end of a stream are an error of that stream or of the connection.
     wire.send(frame(DATA, 0, 3, b"late")).await;
     let outcome = wire.outcome(3).await;
     assert!(
@@ -491,7 +495,7 @@ async fn an_early_answer_ends_the_request_and_late_frames_of_it_are_put_up_with(
     );
 }
 
-/// A field of one connection in an instance's answer never reaches a client of HTTP/2.
+/// A field of an instance's answer that belongs to one connection never reaches an HTTP/2 client.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_over_http2_have_only_what_http2_may_have() {
     let rig = Rig::http1(|_| {
@@ -543,7 +547,7 @@ async fn a_node_that_stops_says_so_and_finishes_what_it_has() {
     .await;
     let mut wire = Wire::client(&rig.server).await;
     wire.send(get(1, &proxied("/x"))).await;
-    // A ping behind the request comes back once the request has been taken.
+    // The ping is answered once the node has accepted the request before it.
     wire.send(frame(PING, 0, 0, [1; 8])).await;
     wire.next(PING).await.unwrap();
     rig.server.stop();
@@ -567,7 +571,7 @@ async fn an_idle_connection_is_closed_and_the_client_is_told_first() {
     wire.send(get(3, "/api/v1/watch?service=s")).await;
     assert_eq!(wire.outcome(3).await, Outcome::Status(200));
     for _ in 0..4 {
-        // Each ping of the server comes after the time of an idle connection.
+        // The server sends a ping each time that an idle connection would have been closed.
         while wire.next(PING).await.expect("it is not idle").flags & END != 0 {}
     }
     wire.send(frame(RST_STREAM, 0, 3, 8_u32.to_be_bytes())).await;

@@ -1,4 +1,4 @@
-//! What RFC 9113 demands of a gateway as a client of instances that speak HTTP/2.
+//! Requirements of RFC 9113 for a gateway as a client of instances with HTTP/2.
 //! `docs/reference/proxy-conformance.md` names these tests.
 
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use serde_json::json;
 use super::peers::*;
 use super::support::node;
 
-/// Connections, and requests on them.
+/// Number of connections, and number of requests on them.
 type Counts = Arc<[AtomicUsize; 2]>;
 
-/// The port of an instance that speaks HTTP/2: `answer` makes the frames for each request, from the number of
-/// its connection and its stream.
+/// Starts an instance with HTTP/2 and returns its port. `answer` makes the frames for each request from the
+/// number of its connection and its stream.
 async fn listen_http2(
     counts: Counts,
     answer: impl Fn(usize, u32) -> Vec<u8> + Send + Sync + 'static,
@@ -57,13 +57,13 @@ fn refuse(stream: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, REFUSED_STREAM.to_be_bytes())
 }
 
-/// A GOAWAY that takes back every stream above `last`.
+/// A GOAWAY that refuses every stream above `last`.
 fn leave(last: u32, code: u32) -> Vec<u8> {
     frame(GOAWAY, 0, 0, [last.to_be_bytes(), code.to_be_bytes()].concat())
 }
 
-/// A request that the instance refused, or left behind, was not processed (section 8.7): it goes out
-/// once more, whatever its method, on another connection.
+/// A request that the instance refused, or that is above the last stream of a GOAWAY, was not processed
+/// (section 8.7). It is sent once more on another connection, whatever its method is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_an_instance_did_not_process_goes_out_once_more() {
     for (what, refusal) in [
@@ -83,7 +83,7 @@ async fn a_request_that_an_instance_did_not_process_goes_out_once_more() {
         assert_eq!(status_of(&rig.get("/x", "").await), 200, "{what}");
         assert_eq!(count(&counts), (2, 3), "{what}");
     }
-    // Refused twice: the client gets that error, with the note that a retry is safe.
+    // If it is refused twice, the client gets that error, with the note that a retry is safe.
     let (rig, counts) = instance(|_, stream| refuse(stream)).await;
     let got = rig.get("/x", "").await;
     assert_eq!(status_of(&got), 503, "{got}");
@@ -92,7 +92,7 @@ async fn a_request_that_an_instance_did_not_process_goes_out_once_more() {
         "{got}"
     );
     assert_eq!(count(&counts), (2, 2), "once more, and no more");
-    // With a policy, another instance is asked, for a POST too.
+    // With a retry policy, another instance gets the request, even a `POST`.
     rig.server
         .register(node("s", "m", listen_http2(Counts::default(), |_, stream| good(stream)).await))
         .await;
@@ -141,7 +141,7 @@ async fn a_refused_request_goes_out_again_whole_and_to_the_instances_own_authori
     assert_eq!(connections.load(Ordering::SeqCst), 2);
 }
 
-/// A stream that the instance took may have been acted on: no POST goes out again.
+/// If the instance accepted the stream, it may have processed the request, so a `POST` is not sent again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_an_instance_may_have_processed_does_not() {
     for (what, end) in [
@@ -192,7 +192,7 @@ async fn a_malformed_answer_over_http2_becomes_502() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_of_http2_is_asked_within_its_limits() {
-    // No push: a promise ends the connection, not the request's client.
+    // Server push is not allowed: a promise ends the connection to the instance, and not that of the client.
     let (rig, _) = instance(|number, stream| {
         let promise = [&[0, 0, 0, 2][..], &get_block("/pushed", &[])].concat();
         if number == 0 { frame(PUSH_PROMISE, END_HEADERS, stream, promise) } else { good(stream) }
@@ -206,7 +206,8 @@ async fn an_instance_of_http2_is_asked_within_its_limits() {
         502
     );
     assert_eq!(status_of(&rig.get("/x", "").await), 200);
-    // A length that is not that of the content; content that stops; the end by NO_ERROR behind all.
+    // A length that differs from that of the content, content that breaks off, and a reset with NO_ERROR
+    // after the whole content.
     let (rig, _) = instance(|_, stream| {
         let head = frame(
             HEADERS,
@@ -239,7 +240,8 @@ async fn an_instance_of_http2_is_asked_within_its_limits() {
                     HEADERS => {
                         open.push(frame.stream);
                         seen.fetch_max(open.len(), Ordering::SeqCst);
-                        // What comes before the ping was sent while the stream was open.
+                        // Frames that arrive before the answer to the ping were sent while the stream was
+                        // open.
                         wire.send(self::frame(PING, 0, 0, [0; 8])).await;
                     }
                     PING if frame.flags & END != 0 => {

@@ -114,7 +114,7 @@ async fn servers() {
         "timeOut": 5, "registeredAt": registered_at, "healthCheckPath": "health",
     });
     assert_eq!(nodes["node-a-1"], expected);
-    // A smaller weight leaves none of the larger one.
+    // A smaller weight leaves nothing of the larger one.
     body["weight"] = json!(1);
     body["port"] = json!(9090);
     server.register(body).await;
@@ -140,7 +140,7 @@ async fn a_registration_ends_with_its_time_each_service_for_itself() {
     };
     let started_ms = server.state.clock().monotonic_ms();
     tokio::time::timeout(Duration::from_secs(20), gone).await.expect("it never ends");
-    // Never early: 1 s and the half second on top, less what registering took.
+    // It must not expire early: after 1 s and an additional half second, less the time that registering took.
     assert!(server.state.clock().monotonic_ms() - started_ms >= 1_300);
     assert_eq!(server.discover("serviceName=long").await.0, 302);
     let token = server.admin().await;

@@ -1,5 +1,5 @@
-//! A whole node behind a real socket on loopback: registry, security, telemetry, API. Only the log
-//! is kept in memory.
+//! A whole node with a real socket on loopback: registry, security, telemetry, API. Only the log is in
+//! memory.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,9 +31,9 @@ pub(crate) struct Options {
     pub(crate) telemetry: TelemetrySettings,
     pub(crate) health: ActiveDefaults,
     pub(crate) limits: ServeLimits,
-    /// Most connections to instances.
+    /// Maximum number of connections to instances.
     pub(crate) upstreams_max: usize,
-    /// The zone that the node runs in.
+    /// The zone of the node.
     pub(crate) zone: Option<String>,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Server {
     system: actix::System,
 }
 
-/// An actix system of its own thread, as the server has one.
+/// An actix system on its own thread, as the server has one.
 fn start_system() -> (actix::System, actix::ArbiterHandle) {
     let (started, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -67,7 +67,7 @@ impl Server {
         Self::start_with(|_| {}).await
     }
 
-    /// A node with what the test wants otherwise.
+    /// A node with the options that the test changes.
     pub(crate) async fn start_with(customise: impl FnOnce(&mut Options)) -> Self {
         let mut options = Options {
             api: ApiSettings { instance_id: "node-1".into(), ..ApiSettings::default() },
@@ -153,12 +153,12 @@ impl Server {
         self.http.put(self.url(path)).json(body)
     }
 
-    /// Takes no more connections, and lets requests in flight end.
+    /// Accepts no more connections, and lets requests in flight finish.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Signs in and answers the token.
+    /// Signs in and returns the token.
     pub(crate) async fn token(&self, user: &str, password: &str) -> String {
         let body = json!({ "userName": user, "password": password });
         let answer = self.post("/api/maxine/signin", &body).send().await.unwrap();
@@ -171,7 +171,7 @@ impl Server {
         self.token("admin", &self.admin_password).await
     }
 
-    /// Registers a node and answers the body.
+    /// Registers an instance and returns the body of the answer.
     pub(crate) async fn register(&self, body: Value) -> Value {
         let answer = self.post("/api/maxine/serviceops/register", &body).send().await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
@@ -179,7 +179,7 @@ impl Server {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// The `Location` that discovery answers.
+    /// Discovers a service. Returns the status and the `Location`.
     pub(crate) async fn discover(&self, query: &str) -> (u16, String) {
         let path = format!("/api/maxine/serviceops/discover?{query}");
         let answer = self.get(&path).send().await.unwrap();
@@ -188,7 +188,7 @@ impl Server {
         (answer.status().as_u16(), location.unwrap_or_default())
     }
 
-    /// Sends raw bytes, and answers everything that comes back.
+    /// Sends raw bytes, and returns everything that is answered.
     pub(crate) async fn raw(&self, request: &[u8]) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.addr).await.unwrap();
@@ -217,7 +217,7 @@ pub(crate) async fn message(answer: reqwest::Response) -> (u16, String) {
     (status, body["message"].as_str().unwrap().to_owned())
 }
 
-/// A registration of a node on loopback.
+/// The registration of an instance on loopback.
 pub(crate) fn node(service: &str, name: &str, port: u16) -> Value {
     json!({"hostName": "127.0.0.1", "serviceName": service, "nodeName": name, "port": port})
 }

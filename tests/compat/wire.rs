@@ -1,4 +1,4 @@
-//! What holds for every request: sections 1 and 10 (protocol) of the compatible API, and the limits.
+//! Rules for every request: sections 1 and 10 (protocol) of the compatible API, and the limits.
 
 use std::time::Duration;
 
@@ -152,7 +152,7 @@ async fn slow_clients_are_let_go() {
         content-length: 100\r\nconnection: close\r\n\r\n{";
     let answer = server.raw(body).await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    // A connection lingers for a moment, so that its last answer arrives.
+    // The node keeps a connection open for a moment, so that its last answer arrives.
     for _ in 0..100 {
         if server.state.telemetry().metrics().connections.get() == 0 {
             return;
@@ -181,7 +181,8 @@ async fn connections_over_the_limit_are_told_so() {
     );
     let (head, body) = refused.split_once("\r\n\r\n").unwrap();
     assert!(head.contains(&format!("Content-Length: {}", body.len())), "{refused}");
-    // One that has sent its request before it reads is answered as well, and not reset.
+    // A client that sends its whole request before it reads is also answered, and its connection is not
+    // reset.
     for turn in 0..50 {
         let mut stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
         let request = format!("POST / HTTP/1.1\r\nhost: h\r\n\r\n{}", "x".repeat(20_000));
@@ -200,8 +201,8 @@ async fn connections_over_the_limit_are_told_so() {
     panic!("the limit does not let go");
 }
 
-/// Strangers hold all connections that they may: a caller with a credential still gets one, however many only
-/// connect and say nothing.
+/// Callers without a credential hold all connections that they may have. A caller with a credential still
+/// gets one, however many others connect and send nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_of_the_connections_is_kept_for_callers_with_a_credential() {
     let server = Server::start_with(|options| {
@@ -238,7 +239,7 @@ async fn a_share_of_the_connections_is_kept_for_callers_with_a_credential() {
         let answer = server.raw(known.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
-    // A known connection stays known only with its credential.
+    // A connection counts as one with a credential only while its requests have the credential.
     let mut stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
     let kept = known.replace("connection: close", "connection: keep-alive");
     stream.write_all(format!("{kept}{}", ask("")).as_bytes()).await.unwrap();
@@ -247,7 +248,8 @@ async fn a_share_of_the_connections_is_kept_for_callers_with_a_credential() {
     assert!(answers.starts_with("HTTP/1.1 200 ") && answers.contains("HTTP/1.1 503 "), "{answers}");
 }
 
-/// Strangers hold all connections to instances that they may: a caller with a credential still gets one.
+/// Callers without a credential hold all connections to instances that they may have. A caller with a
+/// credential still gets one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_of_the_connections_to_instances_is_kept_for_callers_with_a_credential() {
     let server = Server::start_with(|options| {
@@ -288,7 +290,7 @@ async fn a_share_of_the_connections_to_instances_is_kept_for_callers_with_a_cred
     assert!(answered.starts_with("HTTP/1.1 200 ") && answered.ends_with("ok"), "{answered}");
 }
 
-/// One address registers only so many instances without a credential.
+/// The number of instances that one address may register without a credential is limited.
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_one_address_registers_without_a_credential_are_bounded() {
     let server = Server::start_with(|options| {
@@ -333,7 +335,7 @@ async fn instances_that_one_address_registers_without_a_credential_are_bounded()
     let results: serde_json::Value = batch.send().await.unwrap().json().await.unwrap();
     assert!(results["results"][0]["problem"].is_null(), "{results}");
     assert_eq!(results["results"][1]["problem"]["status"], 429, "{results}");
-    // There is room again once an instance has left.
+    // There is room again once an instance was deregistered.
     let left = server.http.delete(server.url(&instance("b"))).send().await.unwrap();
     assert_eq!(left.status(), 200);
     let mut status = 429;
@@ -347,7 +349,8 @@ async fn instances_that_one_address_registers_without_a_credential_are_bounded()
     assert_eq!(status, 200);
 }
 
-/// Heads of requests over HTTP/2 are counted with the bodies that arrive: one connection may begin hundreds.
+/// Heads of requests over HTTP/2 count against the same limit as arriving bodies, because one connection may
+/// begin hundreds of requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_over_http2_count_while_their_requests_are_answered() {
     let server = Server::start_with(|options| {
@@ -366,7 +369,7 @@ async fn heads_over_http2_count_while_their_requests_are_answered() {
         let request = axum::http::Request::post(uri)
             .header("content-type", "application/json")
             .header("x-long", "x".repeat(len));
-        // A body that never comes.
+        // A body that never arrives.
         let body = axum::body::Body::from_stream(futures::stream::pending::<
             Result<axum::body::Bytes, std::io::Error>,
         >());
@@ -375,7 +378,7 @@ async fn heads_over_http2_count_while_their_requests_are_answered() {
         async move { sender.send_request(request).await.map(|answer| answer.status().as_u16()) }
     };
     let mut begun: Vec<_> = (0..5).map(|_| tokio::spawn(begin(30_000))).collect();
-    // Three fit; the others are refused at once.
+    // There is room for three. The others are refused at once.
     let mut refused = 0;
     while refused < 2 {
         let (status, _, rest) = futures::future::select_all(begun).await;
@@ -385,7 +388,7 @@ async fn heads_over_http2_count_while_their_requests_are_answered() {
     assert_eq!(begin(100).await.unwrap(), 408, "a short one fits, and waits for its body in vain");
 }
 
-/// A read that waits for an index holds its task, however short its head is.
+/// A read that waits for an index keeps a task, however short its head is.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_over_http2_that_wait_are_bounded_for_each_address() {
     let server = Server::start_with(|options| {
@@ -456,7 +459,7 @@ async fn connections_of_one_address_are_bounded() {
     assert_eq!(from("127.0.0.3").await.1, "HTTP/1.1 200", "another address has its own");
 }
 
-/// Bodies that do not end hold no more of a node than its limits say.
+/// Bodies that do not end use no more memory of a node than its limits allow.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_of_unfinished_bodies_are_bounded_for_each_address() {
     let server = Server::start_with(|options| {
@@ -475,7 +478,7 @@ async fn bytes_of_unfinished_bodies_are_bounded_for_each_address() {
     let mut one = begin().await;
     let mut other = begin().await;
     let (mut of_one, mut of_other) = ([0; 12], [0; 12]);
-    // One of the two fits, and waits for its end; the other is answered at once.
+    // There is room for one of the two, which waits for its end. The other is answered at once.
     let status = tokio::select! {
         read = one.read_exact(&mut of_one) => { read.unwrap(); of_one }
         read = other.read_exact(&mut of_other) => { read.unwrap(); of_other }
@@ -483,7 +486,7 @@ async fn bytes_of_unfinished_bodies_are_bounded_for_each_address() {
     assert_eq!(&status, b"HTTP/1.1 503");
 }
 
-/// A client that takes nothing of its answers over HTTP/2 is let go, and holds little until then.
+/// A client that does not read its answers over HTTP/2 is disconnected, and uses little memory until then.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_an_http2_client_never_takes_are_given_up() {
     let server = Server::start_with(|options| options.limits.send_timeout_ms = 400).await;
@@ -506,7 +509,8 @@ async fn answers_that_an_http2_client_never_takes_are_given_up() {
     assert_eq!(server.state.telemetry().metrics().connections_stalled.get(), 1);
 }
 
-/// A client that gives a stream of changes too little room for one change is closed. A quiet stream is not.
+/// A connection whose client leaves no room for one change in a watch is closed. A quiet stream is not
+/// closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_that_takes_no_change_over_http2_is_given_up() {
     let server = Server::start_with(|options| options.limits.send_timeout_ms = 400).await;
@@ -533,7 +537,7 @@ async fn a_watcher_that_takes_no_change_over_http2_is_given_up() {
     assert_eq!(server.state.telemetry().metrics().connections_stalled.get(), 1);
 }
 
-/// An answer that comes before the request's end is read by a client that sends on.
+/// A client that continues to send reads an answer that comes before the end of its request.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_early_answer_arrives_though_the_client_still_sends() {
     let server = Server::start().await;
@@ -629,7 +633,7 @@ async fn http2_keeps_to_the_limit_of_header_fields_too() {
         let answer = sender.send_request(request).await.unwrap();
         assert_eq!(answer.status(), expected, "{fields} fields");
     }
-    // The refusal of a HEAD has no body: a client that gives no window for one would never get to its end.
+    // The refusal of a `HEAD` has no body. A client whose window is empty could never read a body to its end.
     let uri = format!("http://{}/api/actuator/health", server.addr);
     let request = (0..21)
         .fold(axum::http::Request::head(uri), |request, n| request.header(format!("x-{n}"), "1"));
@@ -701,14 +705,14 @@ async fn no_answer_that_maxine_makes_is_to_be_sniffed() {
         (431, "GET", "/", &many),
         (503, "GET", &format!("{proxy}/none/x"), own),
         (400, "GET", &format!("{proxy}/answers/%zz"), own),
-        // After an attempt, too.
+        // The same after an attempt to reach an instance.
         (502, "GET", &format!("{proxy}/dead/x"), own),
     ] {
         let answer = ask(method, target, fields).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {target}: {answer}");
         let head = head.to_ascii_lowercase();
-        // A refusal of the HTTP library itself has neither a body nor a type.
+        // A refusal by the HTTP library itself has neither a body nor a type.
         let is_bare = body.is_empty() && !head.contains("content-type");
         let is_told = head.contains("x-content-type-options: nosniff");
         assert!(is_told || (is_bare && status == 431), "{method} {target}: {answer}");
@@ -749,7 +753,7 @@ async fn announcing(server: &Server, service: &str, len: usize, sent: usize) {
     });
 }
 
-/// What an instance announces is not what waits here.
+/// A length that an instance announces does not count against the limits of the node.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instances_answer_of_any_length_passes_and_announced_lengths_refuse_nobody() {
     let server = Server::start().await;
@@ -776,7 +780,7 @@ async fn an_instances_answer_of_any_length_passes_and_announced_lengths_refuse_n
     assert_eq!(taken, len);
 }
 
-/// Interim answers of an instance say as little for the node as its final ones.
+/// Interim answers of an instance may set as little for the node's origin as its final answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instances_interim_answers_set_no_session_and_speak_for_no_origin() {
     let server = Server::start().await;

@@ -1,4 +1,4 @@
-//! Probes, verdicts and what routing makes of them, with real servers and the real actors.
+//! Probes, verdicts and their effect on routing, with real servers and the real actors.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -46,7 +46,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long an answer may take.
+/// Time limit for everything that a test waits for.
 const SOON: Duration = Duration::from_secs(10);
 
 /// A whole node with a store in memory.
@@ -54,7 +54,7 @@ struct Rig {
     node: Assembled,
     view: Arc<View>,
     store: Arc<MemoryStore>,
-    /// Another node's way to this one.
+    /// The store of another node, through which it sends messages to this one.
     other: MemoryStore,
     registry: Registry,
     health: HealthChecker,
@@ -83,7 +83,7 @@ impl Rig {
     }
 
     async fn trusting(health: ActiveDefaults, roots: &TlsRoots) -> Self {
-        // Another test of this process may have been first.
+        // Another test of this process may have installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clock = Clock::system();
         let view = View::new(clock.clone());
@@ -117,7 +117,7 @@ impl Rig {
         rig
     }
 
-    /// Waits until this node has the leader's duties, or has them no more.
+    /// Waits until this node has the leader's duties, or no longer has them.
     async fn has_duties(&self, has: bool) {
         let mut duties = self.node.duties.clone();
         let changed = duties.wait_for(|duties| duties.is_some() == has);
@@ -325,7 +325,7 @@ async fn not_ready_means_no_traffic_and_not_alive_means_eviction() {
 
 async fn methods_headers_statuses_and_bodies_are_checked() {
     let rig = Rig::new(ActiveDefaults::default()).await;
-    // A probe of an instance's own is not content with being sent to a sign-in page.
+    // A redirect to a sign-in page is no success for a probe that an instance has defined.
     let sign_in = self::server(|_| status(302)).await;
     rig.register("redirects", sign_in.address, Some(probe(ProbeKind::Http, "/"))).await;
     until("evicted", || rig.verdict("redirects").liveness == Liveness::Evicted).await;
@@ -419,7 +419,8 @@ async fn node_wide_checks_take_the_path_that_clients_register() {
     assert!(rig.health.track(&key("silent")).is_none());
 }
 
-/// Its owner continues to register it, as clients of the compatible API do for a heartbeat.
+/// The owner of an evicted instance continues to register it, as clients of the compatible API do for a
+/// heartbeat.
 async fn a_heartbeat_does_not_undo_an_eviction() {
     let rig = Rig::new(ActiveDefaults::default()).await;
     let well = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -449,13 +450,13 @@ async fn a_heartbeat_does_not_undo_an_eviction() {
         assert_eq!(rig.register("a", here.address, spec()).await, epoch, "by the log");
         assert_eq!((rig.verdict("a"), rig.routed()), (verdict.clone(), vec![]));
     }
-    // Other fields than the address change no verdict, and restart no probe.
+    // A change of other fields than the address changes no verdict, and restarts no probe.
     let probed = rig.health.track(&key("a")).unwrap().failures;
     registration.weight = 7;
     assert_ne!(beat(&registration).await, epoch);
     assert_eq!((rig.verdict("a"), rig.routed()), (verdict, vec![]));
     until("probed on", || rig.health.track(&key("a")).unwrap().failures > probed).await;
-    // Another address is judged anew.
+    // With another address the instance gets a new verdict.
     rig.register("a", there.address, spec()).await;
     assert_eq!(rig.routed(), ["a"]);
     until("evicted there", || rig.verdict("a").liveness == Liveness::Evicted).await;
@@ -478,7 +479,7 @@ async fn when_too_many_are_unhealthy_all_are_used() {
     until("an alert", || rig.has_panic_alert()).await;
 }
 
-/// The probe may be that of the policy. Whoever repeats it by hand must ask the same.
+/// The probe may be defined in the policy. A person who repeats it by hand must send the same request.
 async fn the_alert_of_an_eviction_names_the_url_that_was_asked() {
     let rig = Rig::new(ActiveDefaults::default()).await;
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
@@ -516,7 +517,7 @@ async fn other_nodes_observations_count_and_two_have_to_agree() {
     until_heard(&rig, &["node-1"]).await;
     rig.observe("node-2", epoch, ProbeStatus::Dead).await.unwrap();
     until_heard(&rig, &["node-1", "node-2"]).await;
-    // Long enough for a verdict, if one node were enough.
+    // This is long enough for a verdict, if the report of one node were sufficient.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(rig.verdict("a").liveness, Liveness::Alive, "one badly placed node");
     rig.observe("node-3", epoch, ProbeStatus::Dead).await.unwrap();
@@ -555,7 +556,7 @@ async fn what_the_proxy_saw_counts_where_the_policy_says_so() {
     until("ready", || rig.verdict("a").readiness == Readiness::Ready).await;
 }
 
-/// An HTTPS server for `127.0.0.1`, and the root that vouches for it.
+/// An HTTPS server for `127.0.0.1`, and the root of its certificate.
 async fn secured() -> (Server, TlsRoots) {
     let (config, pem) = authority::server_for_loopback();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
@@ -623,7 +624,8 @@ async fn a_recovered_instance_starts_slowly() {
     until("evicted", || rig.verdict("a").liveness == Liveness::Evicted).await;
     well.store(true, Ordering::SeqCst);
     until("back", || rig.verdict("a").readiness == Readiness::Ready).await;
-    // Of two equal instances the one that has just come back gets far less than half.
+    // An instance that has just recovered gets far less than half of the requests, although both instances
+    // are equal.
     rig.register("b", server.address, None).await;
     let forwarder = rig.node.state.forwarder();
     let mut recovered = 0;

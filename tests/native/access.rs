@@ -1,4 +1,4 @@
-//! Who may do what: sign-in, the dashboard's cookie, users, tokens, keys.
+//! Access: sign-in, the dashboard's cookie, users, tokens, keys.
 
 use maxine_api::ApiSettings;
 use maxine_api::access::{Access, AccessMode, rules};
@@ -127,14 +127,14 @@ async fn a_changed_user_loses_their_sessions_and_the_last_admin_stays() {
     let session = server.sign_in("ada", "long enough").await;
     let me = || server.open(Method::GET, "/me").bearer_auth(&session);
     assert_eq!(server.json(me()).await.0, 200);
-    // The role alone changes; the password stays.
+    // Only the role changes. The password stays the same.
     assert_eq!(server.json(put(json!({"role": "operator"}))).await.0, 200);
     assert_eq!(server.json(me()).await.0, 401);
     let session = server.sign_in("ada", "long enough").await;
     assert_eq!(server.json(server.admin(Method::DELETE, "/users/ada")).await.0, 200);
     let me = || server.open(Method::GET, "/me").bearer_auth(&session);
     assert_eq!(server.json(me()).await.0, 401);
-    // Made again under the same name, with more rights: the old session is not the new user's.
+    // A user with the same name and more rights is created. The old session does not belong to that user.
     assert_eq!(server.json(put(json!({"role": "admin", "password": "long enough"}))).await.0, 200);
     assert_eq!(server.json(me()).await.0, 401);
     assert_eq!(server.json(server.admin(Method::DELETE, "/users/ada")).await.0, 200);
@@ -200,7 +200,7 @@ async fn guessing_passwords_is_slowed_down_and_audited() {
         assert!(refused < 50, "never throttled");
     };
     assert!(throttled.headers().contains_key("retry-after"));
-    // The record is on its way beside the answer.
+    // The record is written concurrently with the answer.
     let mut changes = server.view.index_changes();
     let found = async || {
         let audit = server.get("/audit?action=session.&outcome=refused").await;
@@ -219,12 +219,12 @@ async fn a_session_that_was_signed_out_of_is_over() {
     let me = async |token: &str| {
         server.json(server.open(Method::GET, "/me").bearer_auth(token)).await.0.as_u16()
     };
-    // With the cookie alone it takes the header that another site cannot send.
+    // A request that has only the cookie also needs the header that another site cannot send.
     let cookie = format!("maxine_session={session}");
     let out = || server.open(Method::DELETE, "/session").header("cookie", &cookie);
     assert_eq!(server.json(out()).await.0, 403);
     assert_eq!(me(&session).await, 200);
-    // Nor may a page that has another site's name lead to this node.
+    // A page under another site's name that resolves to this node is refused too.
     let rebound = out().header("x-maxine-csrf", "1").header("host", "elsewhere.example");
     let answer = rebound.send().await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.headers().get("set-cookie")), (403, None));
@@ -238,7 +238,7 @@ async fn a_session_that_was_signed_out_of_is_over() {
     assert_eq!((me(&session).await, me(&other).await), (401, 200));
     let read = server.open(Method::GET, "/me").header("cookie", &cookie);
     assert_eq!(server.json(read).await.0, 401);
-    // Who signs in again at once gets a session that works, and may sign out of it as well.
+    // A user who signs in again at once gets a valid session, and can end that too.
     for _ in 0..3 {
         let again = server.sign_in(&user, &password).await;
         assert_eq!(me(&again).await, 200);
@@ -247,7 +247,7 @@ async fn a_session_that_was_signed_out_of_is_over() {
         assert_eq!(me(&again).await, 401);
         assert_eq!(me(&session).await, 401);
     }
-    // An API token is no session: it is taken out by its id.
+    // An API token is not a session. It is revoked by its id.
     let admin = server.sign_in(&user, &password).await;
     let made = server.open(Method::POST, "/tokens").bearer_auth(&admin);
     let made = server.json(made.json(&json!({"role": "viewer"}))).await.1;
@@ -298,7 +298,7 @@ async fn header_values_of_a_policy_are_for_those_who_may_change_it() {
             assert!(!sees(path).await.0, "{role} {path}");
         }
     }
-    // Where discovery is open, so are these; the values are not.
+    // If discovery is open, these lists are too, but secret values are not shown.
     for path in ["/services/default/orders/instances", "/services/default/orders/instances/a"] {
         let (status, body) = server.json(server.open(Method::GET, path)).await;
         assert_eq!(status, 200);

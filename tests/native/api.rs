@@ -16,7 +16,7 @@ async fn an_instance_is_registered_listed_resolved_and_taken_out() {
     });
     let (status, first) = server.json(server.open(Method::PUT, path).json(&body)).await;
     assert_eq!(status, 200, "{first}");
-    // The same again is a heartbeat: the lease stays.
+    // The same registration again is a heartbeat, so the lease stays.
     let (status, again) = server.json(server.open(Method::PUT, path).json(&body)).await;
     assert_eq!((status.as_u16(), &again["lease_epoch"]), (200, &first["lease_epoch"]));
 
@@ -266,7 +266,7 @@ async fn batches_take_or_refuse_each_item_on_its_own() {
     assert_eq!(status, 200, "{answer}");
     assert!(answer["results"][0]["lease_epoch"].is_u64());
     assert_eq!(answer["results"][1]["problem"]["field"], "address");
-    // A URL takes these names for another path.
+    // In a URL these names mean another path.
     assert_eq!(answer["results"][2]["problem"]["field"], "service");
     assert_eq!(answer["results"][3]["problem"]["field"], "id");
     assert!(answer["results"][4]["lease_epoch"].is_u64());
@@ -372,7 +372,7 @@ async fn a_part_of_the_configuration_changes_alone_or_is_refused() {
     expected["discovery_mode"] = "proxy".into();
     expected["heartbeat_timeout_s"] = 9.into();
     assert_eq!(server.get("/config").await["config"], expected, "one undoes not the other");
-    // Once a PUT of a part reset the rest.
+    // Regression: a `PUT` of some fields reset the others.
     let part = server.admin(Method::PUT, "/config").json(&json!({"heartbeat_timeout_s": 7}));
     let (status, problem) = server.json(part).await;
     assert_eq!((status.as_u16(), &problem["type"]), (422, &json!("/problems/incomplete")));
@@ -436,7 +436,7 @@ async fn an_idempotency_key_makes_a_repeat_take_effect_once() {
     assert_eq!(status, 200, "{first}");
     let (_, repeat) = server.json(patch(7)).await;
     assert_eq!(first, repeat);
-    // Another request must not be taken for the first one.
+    // Another request with the same key must not get the answer to the first one.
     let (status, refused) = server.json(patch(9)).await;
     assert_eq!((status.as_u16(), &refused["type"]), (422, &"/problems/key-reused".into()));
     assert_eq!(server.get("/config").await["config"]["heartbeat_timeout_s"], 7);
@@ -514,7 +514,7 @@ async fn the_probe_that_is_shown_is_the_one_that_runs() {
     let (probe, from) = shown(&server).await;
     assert_eq!((&probe["kind"], &probe["path"]), (&json!("http"), &json!("/alive")));
     assert_eq!((&probe["interval_ms"], from), (&json!(7_000), json!("node")));
-    // A policy of heartbeats alone leaves the node-wide check in force.
+    // A policy that uses only heartbeats does not replace the node-wide check.
     for (probe, path, from_where) in [
         (json!({"kind": "heartbeat"}), "/alive", "node"),
         (json!({"kind": "http", "path": "/policy"}), "/policy", "policy"),

@@ -1,4 +1,4 @@
-//! The audit log: queries, its proof, and what the verifier finds in a log that was tampered with.
+//! The audit log: queries, its hashes, and what the verifier finds in a log that was changed.
 
 use maxine::cli::audit::{Finding, verify};
 use reqwest::Method;
@@ -41,7 +41,7 @@ async fn the_log_says_who_did_what_with_which_result() {
     assert_eq!((&proof["ok"], &proof["first_bad_seq"]), (&json!(true), &Value::Null));
 }
 
-/// The newest record of an action, as soon as there is one: it is on its way beside the answer.
+/// Waits for the newest record of an action, because it is written concurrently with the answer.
 async fn recorded(server: &Server, action: &str) -> Value {
     let mut changes = server.view.index_changes();
     let found = async {
@@ -111,7 +111,7 @@ async fn a_changed_removed_or_reordered_record_is_found() {
     assert!(matches!(verify("{}"), Err(Finding::Unreadable { line: 1, .. })));
     assert!(matches!(verify(""), Err(Finding::Unreadable { .. })));
 
-    // The same history on another node agrees as far as both go.
+    // The same log on another node agrees up to the end of the shorter one.
     let mut other = log.clone();
     other.hashes.pop_last();
     assert_eq!(log.first_difference(&other), None);
@@ -120,7 +120,7 @@ async fn a_changed_removed_or_reordered_record_is_found() {
     assert_eq!(log.first_difference(&other), Some(seq));
 }
 
-/// The export without its last record, with a first line that fits: what whoever holds the file can make of it.
+/// The export without its last record, with a first line that fits. Everybody who has the file can make this.
 fn cut(export: &str) -> String {
     let mut lines: Vec<&str> = export.lines().collect();
     let last: Value = serde_json::from_str(lines.pop().unwrap()).unwrap();
@@ -162,7 +162,7 @@ async fn registrations_push_no_other_record_out_and_what_leaves_is_counted() {
     let server = Server::start().await;
     let viewer = json!({"role": "viewer", "password": "long enough"});
     server.json(server.admin(Method::PUT, "/users/eve").json(&viewer)).await;
-    // One record for each item; the class keeps 20,000.
+    // Each item makes one record, and the class keeps 20,000.
     for batch in 0..22 {
         let item = |n: usize| {
             let address = format!("http://h:{}", 1 + (batch * 1_000 + n) % 60_000);
@@ -185,7 +185,7 @@ async fn registrations_push_no_other_record_out_and_what_leaves_is_counted() {
     };
     assert_eq!(
         (&class("registrations")["kept"], &class("registrations")["dropped"]),
-        // The beginning of the history is in this class, too.
+        // The record of the beginning of the history is in this class too.
         (&json!(20_000), &json!(2_001))
     );
     assert_eq!(class("identities")["dropped"], 0);

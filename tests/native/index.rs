@@ -1,4 +1,4 @@
-//! The index on an answer is that of the state that decided it, on refusals too.
+//! The index in an answer is that of the state that decided it, also for refusals.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::Server;
 
-/// Sends; gives the status and the index.
+/// Sends a request. Returns the status and the index.
 async fn answered(request: RequestBuilder) -> (u16, u64) {
     let answer = request.send().await.unwrap();
     let index = answer.headers().get("x-maxine-index").expect("every answer has one");
@@ -41,7 +41,7 @@ async fn a_refusal_after_a_wait_has_the_index_that_was_waited_for() {
         let asking = tokio::spawn(answered(asking));
         written(register(&server)).await;
         written(deregister(&server)).await;
-        // Other changes, until the index that is waited for is here.
+        // Makes other changes until the required index is reached.
         for nth in 0.. {
             let other = server.register("other", &format!("{nth}"), "http://h:1").await;
             if other["index"].as_u64() >= Some(wanted) {
@@ -53,7 +53,7 @@ async fn a_refusal_after_a_wait_has_the_index_that_was_waited_for() {
         assert!(index >= wanted, "{path}: {index} of {wanted}");
         written(server.admin(Method::DELETE, "/services/default/other")).await;
     }
-    // It did not arrive in time: how far this node is.
+    // The index was not reached in time, so the answer has the index that this node has reached.
     let late = server.admin(Method::GET, "/services?min_index=99999999");
     assert_eq!(answered(late).await, (503, server.view.index()));
 }
@@ -83,7 +83,7 @@ async fn every_refusal_has_an_index() {
 async fn answers_name_the_state_that_gave_them_while_it_changes() {
     const ROUNDS: usize = 150;
     let server = Arc::new(Server::start().await);
-    // Each round: the index at which the instance came, and that at which it went.
+    // For each round, the index at which the instance was registered and the one at which it was removed.
     let rounds: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();
     let over = Arc::new(AtomicBool::new(false));
     let writing = {
@@ -121,7 +121,7 @@ async fn answers_name_the_state_that_gave_them_while_it_changes() {
         }
         for (status, index) in answers {
             let there = rounds.iter().any(|(came, went)| (*came..*went).contains(&index));
-            // Without an instance the service is gone, too.
+            // Without an instance the service does not exist either.
             assert_eq!(status == 200, there, "{path}: {status} at {index}");
         }
     }

@@ -1,4 +1,4 @@
-//! What an instance is: its address as a URL and as parts, its tags, its node, and whether it expires.
+//! The fields of an instance: its address as a URL and as parts, its tags, its node, and whether it expires.
 
 use std::time::Duration;
 
@@ -312,7 +312,8 @@ async fn a_wrong_check_or_report_is_refused_and_named() {
     assert_eq!(status, 404, "another registration");
 }
 
-/// Most of a fleet falls silent at once, so expiry is suspended: an instance is in traffic, and its lease is over.
+/// Most of the instances become silent at the same time, so expiry is suspended. An instance whose lease has
+/// expired still gets traffic.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_is_kept_by_a_suspended_expiry_is_explained_so() {
     let server = Server::start().await;
@@ -345,7 +346,7 @@ async fn an_instance_that_is_kept_by_a_suspended_expiry_is_explained_so() {
 async fn an_instance_that_no_node_probes_shows_no_probe_among_its_checks() {
     let server = Server::start().await;
     let none = "its lease has not expired, and only the lease decides: it has no checks";
-    // A client of the compatible API registers a path. Without node-wide health checks nobody asks for it.
+    // A client of the compatible API registers a path. Without node-wide health checks it is not probed.
     let heartbeat = json!({"kind": "heartbeat", "path": "/health"});
     for (probe, list, from) in [
         (Value::Null, json!([]), Value::Null),

@@ -1,4 +1,4 @@
-//! The OpenAPI document: held to the routes, to the access table and to the committed copy.
+//! Compares the OpenAPI document with the routes, with the access table and with the committed copy.
 
 use std::collections::BTreeSet;
 

@@ -56,7 +56,7 @@ impl Server {
     }
 
     pub(crate) async fn start_probing(settings: ApiSettings, health: ActiveDefaults) -> Self {
-        // Another test of this process may have been first.
+        // Another test of this process may have installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clock = Clock::system();
         let view = View::new(clock.clone());
@@ -138,7 +138,7 @@ impl Server {
         self.open(method, path).bearer_auth(&self.token)
     }
 
-    /// Sends it and reads JSON.
+    /// Sends a request. Returns the status and the body as JSON.
     pub(crate) async fn json(&self, request: RequestBuilder) -> (StatusCode, Value) {
         let answer = request.send().await.expect("an answer");
         let status = answer.status();

@@ -1,4 +1,4 @@
-//! What a node remembers of its traffic and of its configurations.
+//! What a node records about its traffic and its configurations.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ async fn a_node_without_members_tells_of_itself() {
     assert_eq!(missing.send().await.unwrap().status(), 404);
 }
 
-/// Who gets traffic is decided in one place: whatever names, counts or explains it agrees with the choice itself.
+/// One place decides which instances get traffic. Lists, counts and explanations agree with that choice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_without_a_share_is_nowhere_said_to_get_traffic() {
     let server = Server::start().await;
@@ -103,7 +103,7 @@ async fn a_version_without_a_share_is_nowhere_said_to_get_traffic() {
     assert!(text.contains("version 2 has no share"), "{text}");
 }
 
-/// With an idempotency key, too: nothing is written, and no watcher gets an event.
+/// Even with an idempotency key nothing is written, and no watcher gets an event.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_equal_registration_with_a_key_is_a_heartbeat() {
     let server = Server::start().await;
@@ -119,7 +119,7 @@ async fn an_equal_registration_with_a_key_is_a_heartbeat() {
         answer
     };
     let first = put("k1", &["a", "b"], 1).await;
-    // The sign-in of this test is recorded beside the answer to it, which moves the index too.
+    // The sign-in of this test is recorded concurrently with its answer, which also raises the index.
     let records = async || server.get("/audit?action=session.create").await;
     while records().await["items"].as_array().unwrap().is_empty() {
         tokio::task::yield_now().await;
@@ -128,7 +128,8 @@ async fn an_equal_registration_with_a_key_is_a_heartbeat() {
     let again = put("k2", &["a", "b"], 1).await;
     assert_eq!(server.view.index(), index, "nothing was written");
     assert_eq!(again["results"], first["results"]);
-    // Where one of them changes, all go to the log under the key, and a repetition gets the first answer.
+    // If one of the items changes, all are written to the log with the key, and a repeat gets the first
+    // answer.
     let (heavier, both) = (put("k3", &["b"], 2).await, put("k4", &["a", "b"], 3).await);
     assert_ne!(heavier["results"][0], both["results"][1]);
     let written = server.view.index();

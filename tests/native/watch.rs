@@ -1,4 +1,4 @@
-//! Watching: order, resume, scopes, compaction, and many watchers at once.
+//! Watches: order, resumption, scopes, compaction, and many watchers at once.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ impl Events {
         let answer = request.send().await.expect("an answer");
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
-        // A proxy in front passes each piece on as it comes.
+        // This field tells a proxy in front to forward each piece at once.
         assert_eq!(answer.headers()["x-accel-buffering"], "no");
         assert_eq!(answer.headers()["cache-control"], "no-store, no-transform");
         Self { body: answer.bytes_stream().boxed(), text: String::new() }
@@ -122,8 +122,8 @@ async fn an_index_that_is_not_known_is_compacted_not_silence() {
     assert_eq!(server.json(odd).await.0, 400);
 }
 
-/// Indexes are given out again after a restore: a place in the history before it is gone, wherever it
-/// is asked for, and whoever watches starts again.
+/// Indexes are used again after a restore. A position in the history before it is refused everywhere, and
+/// watchers start again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_in_a_history_that_has_ended_is_gone() {
     let server = Server::start().await;
@@ -170,8 +170,8 @@ async fn a_place_in_a_history_that_has_ended_is_gone() {
     assert_eq!(server.json(poll(&place)).await.0, 200);
 }
 
-/// A cluster that was wiped and founded again, or another cluster at the same address, counts from 1 too. A place
-/// in the one is no place in the other, although the index exists there.
+/// A cluster that was wiped and founded again, or another cluster at the same address, also counts from 1. A
+/// position in one is not valid in the other, although the index exists there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_of_another_cluster_is_gone() {
     let (wiped, server) = (Server::start().await, Server::start().await);
@@ -324,7 +324,8 @@ async fn watchers_share_a_change_and_a_part_of_a_stream_is_bounded_in_bytes() {
     assert_eq!(seen, expected);
 }
 
-/// A watcher that falls behind by more than the ring's length gets that error, and its stream ends.
+/// A watcher that falls behind by more than the length of the ring gets an error that says so, and its stream
+/// ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_that_falls_behind_is_cut_off_and_told() {
     use axum::body::Body;

@@ -1,4 +1,5 @@
-//! What a policy keeps from happening: a second sending of what must be sent once, endless waits, a client that wanders.
+//! What a policy prevents: that a request is sent twice that must be sent once, that a client waits without
+//! end, and that a client changes between instances.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -148,7 +149,7 @@ async fn a_zone_that_is_crowded_spills_over() {
             .await;
         upstreams.push(upstream);
     }
-    // One after the other stays here.
+    // Two requests, one after another, go to this instance.
     for _ in 0..2 {
         assert_eq!(status_of(&rig.get("/").await), 200);
     }
@@ -171,7 +172,7 @@ async fn a_clients_own_rate_is_counted_apart() {
     rig.register("a", upstream.address).await;
     let header = |client: &str| format!("X-Forwarded-For: {client}\r\n");
     let mut refused = false;
-    // However slow the machine is, so many come faster than one a second.
+    // Even on a slow machine, 200 requests are faster than one per second.
     for _ in 0..200 {
         refused = status_of(&rig.get_with("/", &header("9.9.9.1")).await) == 429;
         if refused {
@@ -185,7 +186,7 @@ async fn a_clients_own_rate_is_counted_apart() {
 /// The head of a request whose body is streamed, and the beginning of the body.
 const UPLOAD: &[u8] = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nbegun";
 
-/// Takes whole requests in and answers.
+/// An instance that reads complete requests and answers them.
 async fn taker() -> Upstream {
     Upstream::http(|request: hyper::Request<hyper::body::Incoming>| async move {
         let _ = http_body_util::BodyExt::collect(request.into_body()).await;
@@ -217,7 +218,7 @@ async fn one_client_does_not_take_all_connections_to_an_instance() {
         });
     }
     let in_flight = || rig.forwarder.in_flight(&rig.key("a"));
-    // All have arrived; those that found no connection wait, or were refused.
+    // All have arrived. Those that found no connection wait, or were refused.
     until(|| in_flight() + refused.load(Ordering::SeqCst) as u64 == 12).await;
     for _ in 0..3 {
         let answer = rig.get("/").await;
@@ -239,7 +240,7 @@ async fn a_body_that_comes_byte_by_byte_is_cut_off() {
     upload.write_all(UPLOAD).await.unwrap();
     let mut answer = vec![0; 1_024];
     let mut sent = 0;
-    // Each byte comes well within the idle limit.
+    // Each byte arrives long before the idle limit.
     let len = loop {
         tokio::select! {
             len = tokio::io::AsyncReadExt::read(&mut answers, &mut answer) => break len.unwrap(),
@@ -257,8 +258,8 @@ async fn a_body_that_comes_byte_by_byte_is_cut_off() {
     assert_eq!(status.bad_total, 0, "the instance is not blamed");
 }
 
-/// Whatever clients ask for, a node has only so many connections to instances. However many clients use all that they
-/// may, one more client gets a connection, and a caller with a credential gets one of those that are kept for it.
+/// A node has a limited number of connections to instances. However many clients use their whole share, one
+/// more client gets a connection, and a caller with a credential gets one of the reserved connections.
 #[tokio::test]
 async fn clients_that_hold_all_connections_to_instances_keep_no_other_client_out() {
     let rig = Rig::with(RigOptions {
@@ -280,7 +281,8 @@ async fn clients_that_hold_all_connections_to_instances_keep_no_other_client_out
     };
     let known = format!("{KNOWN}: yes\r\n");
     let mut held = Vec::new();
-    // 28 are for strangers: a quarter for the first client, and for each further one a quarter of the rest.
+    // 28 are for callers without a credential: a quarter for the first client, and for each further one a
+    // quarter of the rest.
     for (client, share) in [(1, 7), (2, 6), (3, 4), (4, 3), (5, 2), (6, 2), (7, 1), (8, 1)] {
         for _ in 0..share {
             let mut stream = TcpStream::connect(rig.front).await.unwrap();
@@ -318,7 +320,8 @@ async fn clients_that_hold_all_connections_to_instances_keep_no_other_client_out
     until(|| silent.connections() == 30).await;
 }
 
-/// A connection that no request uses counts for no client, and is closed when another one needs its place.
+/// A connection that no request uses counts for no client, and is closed when another connection needs its
+/// place.
 #[tokio::test]
 async fn idle_connections_to_instances_are_given_up_first() {
     let rig =
@@ -376,7 +379,7 @@ async fn idle_connections_to_instances_are_given_up_first() {
     busy[0].0.add_permits(1);
     assert_eq!(held.await.unwrap().0, 200);
     until(|| idle("a") == 1).await;
-    // A fourth connection fits; a fifth needs the place of an idle one.
+    // There is room for a fourth connection. A fifth needs the place of an idle one.
     for name in ["d", "e"] {
         let upstream = Upstream::named("new").await;
         rig.register_as(named(name), "one", &format!("http://{}", upstream.address), |_| {}).await;
@@ -387,7 +390,7 @@ async fn idle_connections_to_instances_are_given_up_first() {
     until(|| left() == 4).await;
 }
 
-/// Bodies that are kept until they are whole are counted while they wait, each piece with what it costs.
+/// Bodies that are kept until they are complete are counted while they wait, each piece with its overhead.
 #[tokio::test]
 async fn bodies_that_wait_for_their_end_are_bounded() {
     let rig =
@@ -409,7 +412,7 @@ async fn bodies_that_wait_for_their_end_are_bounded() {
     let mut head = vec![0; 12];
     tokio::io::AsyncReadExt::read_exact(&mut third, &mut head).await.unwrap();
     assert_eq!(head, b"HTTP/1.1 503");
-    // One that is there at once does not wait, and is not counted.
+    // A body that has arrived completely does not wait, and is not counted.
     let whole = format!("{}x", begin(1).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
     assert_eq!(status_of(&rig.raw(whole).await), 200);
     drop(held);

@@ -31,7 +31,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
-/// The path that clients of the rig's service are taken to reach it below.
+/// The path below which clients reach the rig's service.
 pub(crate) const PREFIX: &str = "/api/maxine/serviceops/proxy/orders";
 
 struct NoPeers;
@@ -68,9 +68,9 @@ pub(crate) struct RigOptions {
     pub(crate) zone: Option<String>,
     pub(crate) roots: TlsRoots,
     pub(crate) drop_trailer: bool,
-    /// Most connections to instances.
+    /// Maximum number of connections to instances.
     pub(crate) connections_max: Option<usize>,
-    /// Most bytes of bodies that wait for their end.
+    /// Maximum number of bytes of bodies that wait for their end.
     pub(crate) kept_bodies_max: Option<usize>,
 }
 
@@ -169,14 +169,14 @@ impl Rig {
         read_quiet(&mut stream, Duration::from_secs(2)).await
     }
 
-    /// A connection from another address than [`Self::get`] uses.
+    /// A connection from `address`, and not from the address that [`Self::get`] uses.
     pub(crate) async fn connect_from(&self, address: [u8; 4]) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((IpAddr::from(address), 0).into()).unwrap();
         socket.connect(self.front).await.unwrap()
     }
 
-    /// A GET on a connection of its own, closed after the answer.
+    /// A `GET` on its own connection, which is closed after the answer.
     pub(crate) async fn get(&self, path: &str) -> String {
         self.get_with(path, "").await
     }

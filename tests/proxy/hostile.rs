@@ -1,5 +1,5 @@
-//! Answers that no server should give and requests that no client should make: whatever comes, the
-//! client gets one well-formed answer or a cut connection, and the next request is served.
+//! Answers that no server should give, and requests that no client should send. In every case the client gets
+//! one well-formed answer or a closed connection, and the next request is served.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use crate::harness::*;
 use crate::streaming::until;
 
-/// An instance that gives `first` once and behaves from then on; closes after each answer.
+/// An instance that answers once with `first`, and correctly from then on. It closes the connection after
+/// each answer.
 async fn misbehaves_once(first: Vec<u8>) -> Upstream {
     let done = Arc::new(AtomicBool::new(false));
     Upstream::raw(move |mut stream| {
@@ -88,7 +89,7 @@ async fn a_body_with_broken_framing_is_cut_off_and_never_taken_for_whole() {
 #[tokio::test]
 async fn what_follows_an_answer_is_never_taken_for_the_next_one() {
     let rig = Rig::new().await;
-    // One answer with a second one glued to it, on a connection that stays open.
+    // One answer is directly followed by a second one, on a connection that stays open.
     let upstream = Upstream::raw(|mut stream| async move {
         while let Some(head) = read_head(&mut stream).await {
             let glued = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrueHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfalse";
@@ -225,7 +226,7 @@ async fn hostile_requests_get_one_answer_and_nothing_of_theirs_is_smuggled() {
         assert!(answer.matches("HTTP/1.1 ").count() <= 1, "{shown:?}: {answer}");
     }
     assert_eq!(smuggled.load(Ordering::SeqCst), 0);
-    // A field that the client calls one of the connection's stays behind.
+    // A field that the client names in `Connection` is not forwarded.
     let named = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close, x-secret\r\nX-Secret: 1\r\n\r\n";
     assert_eq!(body_of(&rig.raw(named).await), "ok");
     // Only the path of an absolute target is used. Its host is ignored.
@@ -237,11 +238,12 @@ async fn hostile_requests_get_one_answer_and_nothing_of_theirs_is_smuggled() {
 #[tokio::test]
 async fn a_request_that_comes_round_to_maxine_again_is_508() {
     let rig = Rig::new().await;
-    // The instance's address is the proxy's own: every hop is a request of its own.
+    // The instance has the proxy's own address, so every hop is another request to the proxy.
     rig.register("a", rig.front).await;
     let answer = rig.get("/").await;
     assert_eq!(status_of(&answer), 508, "{answer}");
-    // The last hop made the answer. For the first one it is an instance's, which may not set Maxine's fields.
+    // The last hop made the answer. For the first hop it is the answer of an instance, which must not set
+    // Maxine's fields.
     assert!(!answer.contains("x-maxine-error"), "{answer}");
     until(|| rig.forwarder.in_flight(&rig.key("a")) == 0).await;
 }
@@ -252,7 +254,7 @@ async fn an_early_answer_ends_the_upload_and_frees_the_connection() {
     let upstream = Upstream::raw(|mut stream| async move {
         if read_head(&mut stream).await.is_some() {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-            // Takes nothing of the body and goes.
+            // The upstream reads nothing of the body and closes the connection.
         }
     })
     .await;

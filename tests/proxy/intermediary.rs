@@ -1,4 +1,4 @@
-//! What the RFCs require of intermediaries, checked at an instance that keeps what it receives.
+//! Requirements of the RFCs for intermediaries, checked with an instance that records what it receives.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -13,8 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::*;
 
-/// Answers each request on a connection with the bytes of its head, and those of its body as they
-/// came.
+/// Answers each request on a connection with the unchanged bytes of its head and its body.
 async fn recording() -> Upstream {
     Upstream::raw(|mut stream| async move {
         while let Some(head) = read_head(&mut stream).await {
@@ -152,15 +151,16 @@ async fn leaving_connections() -> (Upstream, Arc<Mutex<Vec<TcpStream>>>) {
     (upstream, left)
 }
 
-/// The instance closes the pooled connection at the moment at which the next request comes: nothing
-/// of it has gone out, so that it goes out on a new one, a POST as well.
+/// The instance closes the pooled connection at the moment at which the next request arrives. Nothing of the
+/// request was sent, so it is sent on a new connection, even if it is a `POST`.
 #[tokio::test]
 async fn a_request_that_crosses_the_closing_of_its_connection_goes_out_on_a_new_one() {
     let rig = Rig::new().await;
     let (upstream, left) = leaving_connections().await;
     rig.register("a", upstream.address).await;
     for turn in 0..20 {
-        // On this one thread nobody hears of the end before the request is on its way.
+        // All tasks share one thread, so the proxy notices the end only after it has begun to send the
+        // request.
         left.lock().unwrap().clear();
         let request = Request::post("/").body(Body::from("order")).unwrap();
         let answer = rig.forwarder.forward(context(), request).await;
@@ -175,8 +175,8 @@ async fn a_request_that_crosses_the_closing_of_its_connection_goes_out_on_a_new_
     assert_eq!(upstream.connections(), 20, "each closed one costs a new one and no request");
 }
 
-/// An instance that takes a request and closes without an answer may have acted on it: a POST is not
-/// sent twice.
+/// An instance that accepts a request and closes the connection without an answer may have processed it. So a
+/// `POST` is not sent twice.
 #[tokio::test]
 async fn a_post_that_went_out_is_not_sent_again() {
     let rig = Rig::new().await;

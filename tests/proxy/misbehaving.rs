@@ -1,4 +1,5 @@
-//! Upstreams that refuse, reset, stall, lie, dawdle, answer early or never: what the client sees.
+//! What the client sees of upstreams that refuse, reset, hang, send false lengths, are slow, or answer early
+//! or never.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -209,12 +210,12 @@ async fn a_client_that_goes_away_frees_everything() {
 #[tokio::test]
 async fn a_pooled_connection_that_was_closed_meanwhile_costs_no_request() {
     let rig = Rig::new().await;
-    // Answers one request per connection and closes without saying so.
+    // The upstream answers one request per connection, and closes it without announcing that.
     let upstream = Upstream::raw(|mut stream| async move {
         read_head(&mut stream).await;
         let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
         stream.write_all(answer.as_bytes()).await.unwrap();
-        // The proxy sends its next request into this before it sees the end.
+        // The proxy sends its next request on this connection before it notices the end.
         read_head(&mut stream).await;
         reset(stream);
     })

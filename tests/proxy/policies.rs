@@ -1,4 +1,4 @@
-//! What a service's policy changes.
+//! The effects of a service's policy.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -217,7 +217,7 @@ async fn a_hedge_overtakes_a_slow_instance() {
     }
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     until(|| rig.forwarder.in_flight(&rig.key("a")) == 0).await;
-    // One of two turns at least asks the slow one first: it has both in its trail.
+    // At least one of two requests goes to the slow instance first. Its trail has both instances.
     let mut trails = Vec::new();
     for _ in 0..2 {
         let context = ForwardContext {
@@ -420,13 +420,14 @@ async fn a_cookie_keeps_the_client_with_its_instance() {
     rig.register("b", b.address).await;
     let first = rig.get("/").await;
     let cookie = first.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap().to_owned();
-    // The service's hash, for all services share one origin, and the instance's.
+    // The name has the hash of the service, because all services share one origin. The value has the hash of
+    // the instance.
     assert_eq!(cookie.len(), "route-".len() + 8 + "=".len() + 16, "hashes, no names: {cookie}");
     let owner = body_of(&first).to_owned();
     let header = format!("Cookie: x=1; {cookie}\r\n");
     let kept = shares(&rig, 6, &header).await;
     assert_eq!(kept.get(&owner), Some(&6), "{kept:?}");
-    // Its instance goes away: another one answers and takes over.
+    // Its instance goes away: another one answers, and the cookie changes to that one.
     let gone = if owner == "a" { a } else { b };
     drop(gone);
     let command = maxine_state::Command::SetDrain { key: rig.key(&owner), reason: Some("".into()) };
@@ -462,7 +463,7 @@ async fn equal_servers_get_equal_shares_of_least_request() {
     rig.register("b", b.address).await;
     let equal = shares(&rig, 200, "").await;
     assert!(equal["a"] > 50 && equal["b"] > 50, "{equal:?}");
-    // How fast each answers depends on the machine. A slow answer shuts nobody out.
+    // How fast each instance answers depends on the machine. A slow answer excludes no instance.
     rig.policy(r#"{"selection":{"strategy":"least_request"},"traffic":{"latency_aware":true}}"#)
         .await;
     let by_latency = shares(&rig, 400, "").await;

@@ -1,4 +1,4 @@
-//! Bodies, framings, upgrades: what passes through unchanged.
+//! Bodies, framings and upgrades that the proxy forwards unchanged.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use tokio::net::TcpStream;
 use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
-/// Each way; a multiple of any buffer on the way.
+/// Number of bytes in each direction. It is much more than all buffers in between.
 const BIG_LEN: u64 = 1_024 * MIB;
-/// What the whole process, both ends included, may grow by meanwhile.
+/// Maximum growth of the process in that time, in bytes. The process includes both ends.
 const GROWTH_MAX: u64 = 48 * MIB;
 
 fn rss() -> u64 {
@@ -349,7 +349,7 @@ async fn interim_responses_are_passed_on_and_not_taken_for_the_answer() {
         client.read_exact(&mut body).await.unwrap();
         assert_eq!(&body, b"ok");
     }
-    // HTTP/1.0 knows no interim answers.
+    // HTTP/1.0 has no interim answers.
     go_on.notify_one();
     let answer = rig.raw("GET / HTTP/1.0\r\nHost: x\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -415,7 +415,7 @@ pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
     panic!("the condition did not come about in 5 s");
 }
 
-/// Writes so many bytes in small parts.
+/// Writes `len` bytes in small parts.
 async fn write_many(stream: &mut (impl AsyncWriteExt + Unpin), len: usize) {
     let part = vec![b'a'; 64 * 1024];
     for _ in 0..len / part.len() {
@@ -423,7 +423,7 @@ async fn write_many(stream: &mut (impl AsyncWriteExt + Unpin), len: usize) {
     }
 }
 
-/// Reads up to so many bytes and drops them; how many there were.
+/// Reads up to `len` bytes and drops them. Returns how many it read.
 async fn read_many(stream: &mut (impl AsyncReadExt + Unpin), len: usize) -> usize {
     let mut part = vec![0; 64 * 1024];
     let mut read = 0;

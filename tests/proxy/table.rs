@@ -1,9 +1,9 @@
-//! `docs/reference/proxy-conformance.md` names a test for every behaviour: each has to be there.
+//! Checks that every test exists that `docs/reference/proxy-conformance.md` names.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Where tests that the page names without a path live.
+/// The folders of tests that the page names without a path.
 const SOURCES: [&str; 8] = [
     "tests/proxy",
     "tests/health",
@@ -15,7 +15,7 @@ const SOURCES: [&str; 8] = [
     "crates/api/src",
 ];
 
-/// Every source file by its stem: `policies`, `verdict`, ...; several files of one stem are joined.
+/// The content of every source file by its stem, such as `policies`. Files with the same stem are joined.
 fn sources() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut all = BTreeMap::<String, String>::new();

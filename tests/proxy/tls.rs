@@ -11,8 +11,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::harness::*;
 
-/// An HTTPS server for `127.0.0.1` that tells the HTTP version it was asked in, and the roots that
-/// vouch for it.
+/// An HTTPS server for `127.0.0.1` that answers with the HTTP version of the request, and the roots of its
+/// certificate.
 async fn secured() -> (Upstream, TlsRoots) {
     serving(crate::authority::server_for_loopback()).await
 }

@@ -1,4 +1,4 @@
-//! A certificate authority of a test's own, and a server that it vouches for.
+//! A certificate authority for one test, and a server with a certificate of it.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ pub(crate) fn server_for_loopback() -> (rustls::ServerConfig, String) {
     server_with(|_| {})
 }
 
-/// The same, with a certificate as `change` makes it.
+/// The same, with a certificate that `change` has modified.
 pub(crate) fn server_with(
     change: impl FnOnce(&mut CertificateParams),
 ) -> (rustls::ServerConfig, String) {

@@ -41,8 +41,8 @@ fn fits(text: &str, pattern: &str) -> bool {
     false
 }
 
-/// Runs every command of `page` in one shell with `env`, and compares the answers with those that the page promises.
-/// Gives the number of commands.
+/// Runs every command of `page` in one shell with `env`, and compares the answers with those that the page
+/// promises. Returns the number of commands.
 pub(crate) fn run(page: &str, env: &[(&str, String)]) -> usize {
     let blocks = blocks(page);
     let mut script = String::from("set -eu\n");
