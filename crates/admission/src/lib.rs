@@ -65,7 +65,7 @@ pub struct Places {
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
-    /// Who uses it; `None` for a place that is kept for the next user.
+    /// The user; `None` while the place is kept for the next user.
     user: Option<(IpAddr, CallerClass)>,
     count: usize,
 }
@@ -77,9 +77,9 @@ impl Places {
         Self::shared(limits, 100)
     }
 
-    /// Places, none of which is taken. Each address may hold the part of what the other addresses leave that `limits` gives to
-    /// an address which is alone. So the first address takes as much as its bound says, the next ones less, and
-    /// a few addresses do not take all.
+    /// Places, none of which is taken. `limits` sets which part of the places for strangers one address may hold
+    /// while it is alone. Each further address may hold the same part of the places that the other addresses do
+    /// not use. So a few addresses do not take all places.
     #[must_use]
     pub fn fair(limits: PlaceLimits) -> Arc<Self> {
         let PlaceLimits { max, per_address_max, reserved } = limits;
@@ -88,9 +88,9 @@ impl Places {
         Self::shared(limits, u8::try_from(percent).unwrap_or(100))
     }
 
-    /// Places, none of which is taken. One address may hold at most `share_percent` percent of the places that the other
-    /// addresses do not use, but always one. So each further address takes less, and some places are left for
-    /// the next address.
+    /// Places, none of which is taken. One address may hold at most `share_percent` percent of the places that the
+    /// other addresses do not use, but always one. So each further address may hold fewer, and some places are
+    /// left for the next address.
     #[must_use]
     pub fn shared(limits: PlaceLimits, share_percent: u8) -> Arc<Self> {
         let share_percent = usize::from(share_percent.clamp(1, 100));
@@ -184,7 +184,7 @@ impl Place {
         Ok(())
     }
 
-    /// The place has no user from now on. It stays taken, but counts for no address.
+    /// Removes the user of the place. The place stays taken, but counts for no address.
     pub fn set_unused(&mut self) {
         if let Some((address, _)) = self.user.take() {
             let mut taken = self.places.taken.lock();

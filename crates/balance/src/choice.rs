@@ -1,5 +1,5 @@
-//! What a choice goes by, and what it gives: the strategy, the draw and the present state of the members go in, a pick
-//! comes out.
+//! The input and the result of a choice. The input is the strategy, the draw and the present state of the members;
+//! the result is a pick.
 
 use crate::hash::CallerHash;
 
@@ -8,9 +8,9 @@ use crate::hash::CallerHash;
 pub enum Strategy {
     /// The members in turn, by weight. The shares are exact over a whole cycle.
     RoundRobin,
-    /// The next point on the ring after the caller's hash.
+    /// The member that owns the next point on the ring after the caller's hash.
     ConsistentHash,
-    /// The highest score of the caller's hash and a member.
+    /// The member with the highest score. A score depends on the caller's hash, the member's name and its weight.
     Rendezvous,
     /// The less loaded of two members that are drawn by weight.
     LeastRequest,
@@ -40,7 +40,7 @@ pub struct Draw {
 pub struct Pick {
     /// Its position among the members that the balancer was built from.
     pub position: usize,
-    /// For round robin: which turn of the member in the cycle this was, from 0.
+    /// Round robin: the number of this turn among the turns of the member in one cycle, from 0. Otherwise 0.
     pub share: u32,
 }
 

@@ -117,7 +117,7 @@ impl MemberSet {
         self.search(usize::try_from(turns.load(Ordering::Relaxed)).unwrap_or(0), pool)
     }
 
-    /// The less loaded of two that are drawn by weight (Mitzenmacher 2001).
+    /// The less loaded of two members that are drawn by weight (Mitzenmacher 2001).
     pub(crate) fn least(
         &self,
         random: u64,

@@ -11,14 +11,14 @@ pub(crate) struct Weighted {
     pub(crate) weight: u32,
 }
 
-/// The one with the highest score for the caller. Weights of 0 are never chosen.
+/// The candidate with the highest score for the caller. A candidate with weight 0 is never chosen.
 pub(crate) fn owner(
     candidates: impl Iterator<Item = (usize, Weighted)>,
     caller: CallerHash,
 ) -> Option<usize> {
     let mut best: Option<(f64, usize)> = None;
     for (at, candidate) in candidates.filter(|(_, candidate)| candidate.weight > 0) {
-        // Uniform, and never 0 or 1: the top 52 bits and a half.
+        // Uniform between 0 and 1. Adding a half to the top 52 bits keeps it from being 0 or 1.
         let bits = caller.with_seed(candidate.seed) >> 12;
         let uniform = (bits as f64 + 0.5) / (1_u64 << 52) as f64;
         let score = -f64::from(candidate.weight) / uniform.ln();

@@ -179,7 +179,7 @@ proptest! {
                     let free = pick(&plain, n, &[]).unwrap();
                     let chosen = pick(&filtered, n, &[]).unwrap();
                     prop_assert!(left_out.contains(&free) || chosen == free);
-                    // The next one on the same ring, or of the same scores.
+                    // The next member on the same ring, or the one with the highest score of the others.
                     prop_assert_eq!(chosen, pick(&plain, n, &left_out).unwrap());
                 }
             }
@@ -195,7 +195,8 @@ fn shares_follow_the_weights_under_every_strategy() {
         let balancer = Balancer::new(&plan(strategy), &members, 0);
         let shares = shares(&balancer, 20_000, &Idle(&[]));
         for (position, expected) in [(0, 2_000_u64), (1, 6_000), (2, 12_000)] {
-            // A ring of 100 points for each unit of weight is the roughest: within a third.
+            // Consistent hashing, with 100 points on the ring for each unit of weight, is the least exact of them:
+            // its shares are within a third of the weights.
             let off = shares[&position].abs_diff(expected);
             assert!(off * 3 < expected, "{strategy:?}: {shares:?}");
         }
@@ -257,7 +258,8 @@ fn the_less_loaded_for_its_weight_is_chosen() {
         shares(&balancer, 1_000, &Loaded(in_flight.into()))
     };
     assert_eq!(of([1, 1], [5, 4]).get(&1), Some(&1_000));
-    // The lighter one is compared in nearly every draw; the heavier one has fewer for each unit of weight.
+    // Nearly every choice compares both members. The one with fewer requests for each unit of weight is chosen:
+    // 5/2 is less than 3/1, but 2/1 is less than 5/2.
     assert!(of([1, 2], [3, 5])[&1] > 950);
     assert!(of([1, 2], [2, 5])[&0] > 950);
 }
@@ -346,7 +348,7 @@ fn round_robin_goes_on_where_it_was() {
     let turns = AtomicU64::new(0);
     let mut order = Vec::new();
     for _ in 0..6 {
-        // A table is made anew with every change of its service.
+        // A service gets a new balancer with every change, but its count of turns continues.
         let balancer = Balancer::new(&plan(Selection::RoundRobin), &members, 0);
         order.push(balancer.pick(&draw(1), &turns, &Idle(&[])).unwrap().position);
     }

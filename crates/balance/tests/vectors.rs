@@ -1,6 +1,6 @@
-//! `sdks/spec/balance.json`: what clients in other languages check themselves against.
+//! Checks `sdks/spec/balance.json`, the expected choices that clients in other languages are tested against.
 //!
-//! `MAXINE_UPDATE=1 cargo test -p maxine-balance --test vectors` writes the expected values anew.
+//! `MAXINE_UPDATE=1 cargo test -p maxine-balance --test vectors` writes the expected values again.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking, and has no users")]
 
 use std::fs;

@@ -1,7 +1,7 @@
 //! Look-ups: turns a service and a caller into an instance and a `Location`.
 //!
-//! Place in the flow: the API calls [`look_up`] with the view, or [`choose`] with one of its tables. This crate never waits. It
-//! allocates nothing for each instance: only a buffer for the answer, and one for decoded values.
+//! Place in the flow: the API calls [`look_up`] with the view, or [`choose`] with one of its tables. This crate
+//! never waits. It allocates nothing for each instance: only a buffer for the answer, and one for decoded values.
 
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
@@ -39,7 +39,7 @@ pub struct Choice {
     pub service: Arc<ServiceCounter>,
     /// The instance.
     pub instance: Arc<Instance>,
-    /// Which turn of the instance this was in round robin, from 0.
+    /// Round robin: the number of this turn among the turns of the instance in one cycle, from 0. Otherwise 0.
     pub share: u32,
 }
 

@@ -12,7 +12,7 @@ pub const TEXT_PREFIX: &[u8] = b"Found. Redirecting to ";
 /// The `Location` header of a redirect, and its plain text body.
 #[derive(Clone, Debug)]
 pub struct Redirect {
-    /// `Location`.
+    /// The value of the `Location` header.
     pub location: HeaderValue,
     /// `Found. Redirecting to URL`; shares its buffer with the header.
     pub text: Bytes,

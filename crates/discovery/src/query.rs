@@ -14,7 +14,7 @@ pub struct DiscoverQuery<'a> {
 }
 
 impl<'a> DiscoverQuery<'a> {
-    /// Parses a raw query. Never fails: a value that cannot be decoded is used unchanged.
+    /// Parses a raw query. Never fails: a value that cannot be decoded keeps its escapes.
     #[must_use]
     pub fn parse(query: &'a str) -> Self {
         let mut parsed = Self::default();
@@ -32,7 +32,7 @@ impl<'a> DiscoverQuery<'a> {
         parsed
     }
 
-    /// The raw query for the instance: that of the end point.
+    /// The raw query that is sent to the instance: the query of the end point.
     #[must_use]
     pub fn end_point_query(&self) -> &str {
         self.end_point.as_deref().map_or("", maxine_balance::query_of)

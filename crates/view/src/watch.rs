@@ -23,12 +23,12 @@ const RING_BYTES_MAX: u64 = 128 * 1_024 * 1_024;
 const SCOPE_RING_LEN_MAX: usize = 4_096;
 /// Maximum number of bytes that the changes of one namespace or service hold.
 const SCOPE_RING_BYTES_MAX: u64 = 4 * 1_024 * 1_024;
-/// The same if very many are watched.
+/// Number of bytes that the changes of one namespace or service may always hold, however many are watched.
 const SCOPE_RING_BYTES_MIN: u64 = 16 * 1_024;
 /// The bytes that all watched namespaces and services share, until there are so many that each has the minimum.
 const SCOPES_BYTES: u64 = 64 * 1_024 * 1_024;
 
-/// How much a ring keeps.
+/// The limits of a ring: number of changes and number of bytes.
 #[derive(Clone, Copy)]
 struct Bounds {
     len: usize,
@@ -37,7 +37,7 @@ struct Bounds {
 
 const OF_EVERYTHING: Bounds = Bounds { len: RING_LEN_MAX, bytes: RING_BYTES_MAX };
 
-/// How much each ring of a scope keeps, if so many scopes are watched.
+/// The limits of the ring of each scope if `scopes` scopes are watched.
 fn of_scopes(scopes: usize) -> Bounds {
     let share = SCOPES_BYTES / (scopes as u64).max(1);
     Bounds {
@@ -199,7 +199,7 @@ impl WatchHub {
         watched.notifier.send_replace(event.index);
     }
 
-    /// The first history begins. The changes before it, with which the cluster was founded, count in it too.
+    /// Begins the first history. The earlier changes, with which the cluster was founded, belong to it too.
     pub(super) fn begin(&self, history: Option<History>) {
         self.everything.ring.write().history = history;
     }
@@ -393,8 +393,8 @@ mod tests {
         assert_eq!(indices(&new_scope.take(10).unwrap()), [4, 5]);
     }
 
-    /// Regression: subscribing to everything locked the same ring twice. A change that was published between
-    /// the two locks stopped the node forever.
+    /// Subscribing to everything must not lock the same ring twice: a change that is published between the two
+    /// locks would stop the node forever.
     #[test]
     fn subscribing_while_changes_are_published_never_locks_up() {
         let hub = Arc::new(WatchHub::new());

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 /// Maximum number of characters of a given value that are shown.
 const SHOWN_CHARS_MAX: usize = 100;
-/// Error texts of parsers for numbers, and what they expect.
+/// Error texts of the standard library's parsers, each with what the parser expects.
 const OF_TEXT: &[(&str, &str)] = &[
     ("invalid digit found in string", "a whole number"),
     ("cannot parse integer from empty string", "a whole number"),
@@ -52,7 +52,7 @@ pub fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, JsonError
         if error.is_syntax() || error.is_eof() {
             return JsonError { field: None, fault: JsonFault::Other, text: syntax(&error) };
         }
-        // Parsed again to find the position of the error.
+        // Parses it again to find the path of the field.
         let mut reader = serde_json::Deserializer::from_slice(bytes);
         let path = match serde_path_to_error::deserialize::<_, T>(&mut reader) {
             Ok(_) => String::new(),
