@@ -29,9 +29,9 @@ struct Figures {
     nodes: usize,
     discovery: Outcome,
     registrations: Vec<Outcome>,
-    /// From the answer until each other node shows the change.
+    /// Time from the answer until each other node shows the change, in microseconds; `None` with one node.
     propagation: Option<hdrhistogram::Histogram<u64>>,
-    /// From kill -9 of the leader until the next leader has its duties, sorted, in microseconds.
+    /// Times from kill -9 of the leader until the next leader has its duties, in microseconds, sorted.
     failover_us: Vec<u64>,
 }
 
@@ -59,7 +59,8 @@ async fn one(bench: &Bench, backend: Backend, trials: u32) -> Result<Figures, Cl
     let mut cluster = Cluster::on(bench, &dir, backend, nodes, url).await?;
     node::fill(&cluster.addrs()[0], SERVICES * 3, 3).await?;
     let discovery = discovery_on(bench, &cluster).await?;
-    // Numbers continue over all cases, so that every registration is new and goes through the log.
+    // Numbers continue over all cases. So every registration is new or changes an instance, and goes through
+    // the log.
     let numbers = Arc::new(AtomicU64::new(0));
     let mut registered = Vec::new();
     for clients in CLIENTS {

@@ -1,5 +1,5 @@
-//! Measures discovery redirects and a bare server. Each runs on the same core and the load on another, in
-//! turns.
+//! Measures the redirects of discovery and of a bare server. Both run on the same core, and the load on another,
+//! in turns.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,13 +13,14 @@ use super::wire::{self, Connection};
 use super::{Bench, node, own_program};
 use maxine::cli::exit::CliError;
 
-/// Keep-alive connections of the load.
+/// Number of keep-alive connections of the load.
 pub(super) const CONNECTIONS: usize = 64;
 /// Number of turns of each server; the median counts. There are many short turns, because the speed of a
 /// shared machine varies.
 pub(super) const TURNS: usize = 9;
-/// The core of the servers and the core of the load.
+/// The core of the servers.
 pub(super) const SERVER_CORE: usize = 0;
+/// The core of the load.
 const LOAD_CORE: usize = 1;
 /// The aim, as a share of the bare server's throughput.
 const SHARE_AIM: f64 = 0.8;
@@ -128,12 +129,13 @@ async fn start_bare(dir: &std::path::Path) -> Result<(Server, String), CliError>
     Ok((server, addr))
 }
 
-/// The length of a turn: `--seconds` is for three turns.
+/// The length of a turn: a third of `--seconds`.
 pub(super) fn turn_length(bench: &Bench) -> Duration {
     Duration::from_millis(bench.seconds * 1_000 / 3)
 }
 
-/// One turn of redirects from the other core. Returns the outcome, and the server's share of its core.
+/// One turn of redirects from the other core. Returns the outcome, and the server's share of its
+/// core, from 0 to 1.
 pub(super) async fn turn(
     bench: &Bench,
     server: &Server,

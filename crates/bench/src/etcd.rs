@@ -37,7 +37,7 @@ pub(super) fn is_installed() -> bool {
 impl Cluster {
     /// Starts three members with their data under `dir` and waits until one leads and accepts writes.
     pub(super) async fn start(dir: &Path) -> Result<Self, CliError> {
-        // A second installation is refused, which does no harm: the first one is the same provider.
+        // Fails if a TLS provider is installed already. That does no harm, because it is the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(2))
@@ -103,7 +103,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until all agree on a leader and accept a write.
+    /// Waits until every member accepts a write.
     pub(super) async fn wait_ready(&self) -> Result<(), CliError> {
         wait_until("etcd does not start", Duration::from_secs(30), || async {
             for member in &self.members {
@@ -123,7 +123,7 @@ impl Cluster {
         self.members.iter().map(|member| member.addr.clone()).collect()
     }
 
-    /// The leading member.
+    /// The position of the leading member; `None` if no member says that it leads.
     pub(super) async fn leader(&self) -> Option<usize> {
         for (n, member) in self.members.iter().enumerate() {
             let url = format!("http://{}/v3/maintenance/status", member.addr);

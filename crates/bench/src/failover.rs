@@ -1,7 +1,7 @@
 //! Measures the time from kill -9 of the leader to the next acknowledged write through another node.
 //!
-//! The prober is the same for both systems. It starts a new write every few milliseconds, whatever the
-//! outcome of earlier ones is. So waiting and retrying of a system cannot hide its downtime.
+//! The prober is the same for both systems. It starts a new write every few milliseconds, whether earlier ones
+//! succeeded or not. So a system cannot hide its downtime by waiting or retrying.
 
 use std::io;
 use std::time::Duration;
@@ -23,8 +23,9 @@ const PROBES_MAX: usize = 512;
 const TRIAL_MS_MAX: u64 = 30_000;
 /// Pause between the recovery of the cluster and the next kill, in milliseconds.
 const SETTLE_MS: u64 = 1_500;
-/// The aims, in microseconds.
+/// The aim for the median, in microseconds.
 const P50_AIM_US: u64 = 1_200_000;
+/// The aim for the longest trial, in microseconds.
 const MAX_AIM_US: u64 = 2_000_000;
 
 pub(super) async fn measure(bench: &Bench, trials: u32) -> Result<Section, CliError> {

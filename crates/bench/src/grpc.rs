@@ -28,7 +28,7 @@ impl Channel {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        // It ends with the last sender or with the server. Its requests report the error.
+        // The task ends with the last sender or with the server. An error is reported by the requests.
         tokio::spawn(async move { connection.await.ok() });
         Ok(Self { sender, authority: addr.to_owned() })
     }

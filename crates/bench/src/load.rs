@@ -29,7 +29,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// Units a second.
+    /// Number of acknowledged units per second.
     #[allow(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
     pub(super) fn per_second(&self) -> f64 {
         self.units as f64 * 1_000_000.0 / self.elapsed_us.max(1) as f64
@@ -95,7 +95,7 @@ impl Run {
         }
     }
 
-    /// Runs the clients for `duration`, then waits for their last answers for a while.
+    /// Runs the clients for `duration`, then waits at most 15 s for the last answer of each.
     pub(super) async fn drive<F>(self, clients: Vec<F>, duration: Duration) -> io::Result<Outcome>
     where
         F: Future<Output = io::Result<()>> + Send + 'static,

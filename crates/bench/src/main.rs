@@ -34,7 +34,7 @@ use maxine_clock::Clock;
 use report::{Report, Section};
 use serde_json::json;
 
-/// The bare servers use the allocator of the server that they are compared with.
+/// The bare servers use the same allocator as Maxine, with which they are compared.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -47,10 +47,10 @@ struct BenchArgs {
     /// The `maxine` program to measure [default: the one beside this program]
     #[arg(long, global = true, value_name = "FILE")]
     program: Option<PathBuf>,
-    /// How long each figure is measured, in seconds (1 to 120)
+    /// How long each figure is measured, in seconds (1 to 120); a turn of redirects takes a third of it
     #[arg(long, global = true, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=120))]
     seconds: u64,
-    /// Directory for the servers' data, on the disk to be measured; made, and removed at the end
+    /// Directory for the servers' data, on the disk to be measured; created if missing, removed at the end
     #[arg(long, global = true, value_name = "DIR", default_value = "maxine-bench")]
     dir: PathBuf,
     /// Keep the directory with the servers' data and logs
@@ -82,15 +82,15 @@ enum What {
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000))]
         instances: u64,
     },
-    /// Discovery while thousands watch, beside the same without watchers
+    /// Discovery with thousands of watchers, beside discovery without watchers
     Watchers {
         /// How many watchers (1 to 20000); each needs two open files
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=20_000))]
         watchers: u64,
     },
-    /// From an acknowledged write to its sight by a watcher on another node
+    /// Time from an acknowledged write until a watcher on another node receives the change
     Propagation,
-    /// From kill -9 of the leader to the next acknowledged write through another node
+    /// Time from kill -9 of the leader to the next acknowledged write through another node
     Failover {
         /// How many trials (1 to 200)
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
@@ -117,16 +117,17 @@ enum What {
         /// The port on loopback
         #[arg(long)]
         port: u16,
-        /// Where it forwards to
+        /// The address to which it forwards
         #[arg(long)]
         upstream: std::net::SocketAddr,
     },
 }
 
-/// What every measurement gets.
+/// The settings of a run, which every measurement uses, and the notes for its report.
 struct Bench {
     /// The `maxine` program that is measured.
     program: PathBuf,
+    /// How long each figure is measured.
     seconds: u64,
     dir: PathBuf,
     with_etcd: bool,
@@ -135,7 +136,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// A new directory for one server's data.
+    /// An empty directory for one server's data. If it exists, its old content is deleted.
     fn place(&self, name: &str) -> Result<PathBuf, CliError> {
         let dir = self.dir.join(name);
         if dir.exists() {
@@ -182,7 +183,7 @@ async fn run(args: BenchArgs, out: &mut Output) -> Result<(), CliError> {
     bench.check_surroundings();
     let sections = bench.measure(&args.what, out).await;
     if !args.keep {
-        // Files that cannot be deleted are left; the figures matter more.
+        // Files that cannot be deleted stay: the report is more important.
         let _ = std::fs::remove_dir_all(&dir);
     }
     let report =
@@ -196,7 +197,7 @@ async fn run(args: BenchArgs, out: &mut Output) -> Result<(), CliError> {
     }
 }
 
-/// A file that marks a directory as created by this program.
+/// A file that marks a directory as used by this program, so the next run may delete what is in it.
 const MARK: &str = ".maxine-bench";
 
 fn command_line(args: &BenchArgs) -> String {

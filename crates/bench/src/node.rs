@@ -13,9 +13,9 @@ use super::{Bench, free_port};
 use maxine::cli::client::{Client, Request};
 use maxine::cli::exit::CliError;
 
-/// The account of the nodes under measurement.
+/// The name of the administrator of the nodes under measurement.
 const USER: &str = "bench";
-/// Maximum number of sign-in attempts at a node.
+/// Maximum number of times that a refused sign-in is repeated.
 const SIGN_IN_TRIES_MAX: u32 = 50;
 /// Environment variables of this process that must not reach the nodes under measurement.
 const OWN_SETTINGS: [&str; 4] =
@@ -38,7 +38,7 @@ impl Node {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Starts it, unless it is running.
+    /// Starts it. A process that was started before must have been killed, because it uses the same port and data.
     pub(super) fn start(&mut self) -> Result<(), CliError> {
         let mut command = Command::new(&self.program);
         command.arg("serve").args(&self.args);
@@ -79,7 +79,7 @@ impl Node {
         lines[lines.len().saturating_sub(8)..].join("\n")
     }
 
-    /// Whether it reports to be ready.
+    /// Whether it answers within 2 s that it is ready.
     pub(super) async fn is_ready(&self) -> bool {
         let ask = async {
             let mut connection = Connection::open(&self.addr()).await?;
@@ -129,7 +129,8 @@ impl Cluster {
         Self::of(bench, dir, 1, Some(core)).await
     }
 
-    /// Nodes with a backend; in Redis mode, with the Redis at `redis_url`.
+    /// Starts `count` nodes with a backend and waits until they are ready. In Redis mode, they use the Redis at
+    /// `redis_url`.
     pub(super) async fn on(
         bench: &Bench,
         dir: &Path,
@@ -221,12 +222,12 @@ impl Cluster {
         Ok(self)
     }
 
-    /// Waits until every node is ready.
+    /// Waits until every node is ready. Fails if one of them has ended.
     pub(super) async fn wait_ready(&self) -> Result<(), CliError> {
         wait_until("the nodes do not get ready", Duration::from_secs(60), || async {
             for node in &self.nodes {
                 if !node.is_ready().await {
-                    // A node that has ended is reported below; waiting for it has no use.
+                    // A node that has ended never gets ready, so the wait ends. The error is returned below.
                     return node.has_ended();
                 }
             }
@@ -266,7 +267,7 @@ impl Cluster {
         Client::of(&servers, token, 10_000)
     }
 
-    /// The node that reports to lead.
+    /// The position of the node that says it is the leader.
     pub(super) async fn leader(&self) -> Result<usize, CliError> {
         let found = async {
             loop {

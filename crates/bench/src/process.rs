@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use super::failed;
 use maxine::cli::exit::CliError;
 
-/// Ticks of the kernel's process clock in a second (`USER_HZ`, which is 100 on every Linux).
+/// Ticks of the kernel's process clock in a second (`USER_HZ`, which is 100 on x86-64 and ARM).
 const TICKS_PER_SECOND: u64 = 100;
 
 /// A server under measurement. It is killed when this value is dropped, so that none outlives the
@@ -42,9 +42,9 @@ impl Server {
         self.child.id()
     }
 
-    /// Whether it has ended by itself.
+    /// Whether it has ended.
     pub(super) fn has_ended(&self) -> bool {
-        // A dead child stays as a zombie until it is waited for.
+        // A child that has ended stays a zombie until it is waited for.
         let text = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         text.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
     }
@@ -55,7 +55,7 @@ impl Server {
         let _ = self.child.kill();
     }
 
-    /// Kills it and waits until it has ended. Workers that it forked end with it.
+    /// Kills it and waits until it has ended. Also kills the workers that it forked.
     pub(super) fn kill(&mut self) {
         let workers = self.pids();
         self.kill_now();
@@ -112,12 +112,13 @@ fn resident_bytes_of(pid: u32) -> u64 {
         * 1_024
 }
 
-/// Cores that this process may use.
+/// Number of cores that this process may use.
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Runs `work` with this thread bound to one core. A process that is started inside inherits that.
+/// Runs `work` with this thread bound to one core; not bound without `core`, or if there is only one core. A
+/// process that `work` starts stays bound to the core.
 pub(super) fn on_core<T>(core: Option<usize>, work: impl FnOnce() -> T) -> Result<T, CliError> {
     let failure = |error: nix::Error| CliError::Failed(format!("binding to a core: {error}"));
     let me = Pid::from_raw(0);

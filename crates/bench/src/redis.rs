@@ -15,7 +15,7 @@ pub(super) fn is_installed() -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// A Redis that syncs every write. It ends with this value.
+/// A Redis that syncs every write. It is killed when this value is dropped.
 pub(super) struct Redis {
     port: u16,
     _server: Server,

@@ -8,7 +8,7 @@ use maxine::cli::output::render;
 pub(super) struct Report {
     /// A description of the machine: processor, cores, kernel and file system.
     pub machine: String,
-    /// Conditions that a reader of the figures must know.
+    /// Conditions of the run that a reader of the figures must know.
     pub notes: Vec<String>,
     /// One per measurement.
     pub sections: Vec<Section>,
@@ -129,7 +129,7 @@ impl Goal {
     }
 }
 
-/// A figure for people: a whole number from 100 on, and three digits below.
+/// A figure for people. A number that is not whole has two decimals below 10, one below 100, and none from 100 on.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),

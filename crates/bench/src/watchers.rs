@@ -19,11 +19,13 @@ use super::wire::{self, Connection};
 use super::{Bench, node};
 use maxine::cli::exit::CliError;
 
+/// Number of services, each with three instances.
 const SERVICES: u64 = 1_000;
 /// Number of connections that are opened concurrently.
 const OPENING_MAX: usize = 256;
-/// The required share of discovery's throughput with idle watchers.
+/// The required throughput of discovery with idle watchers, as a share of that without watchers.
 const SHARE_AIM: f64 = 0.9;
+/// Maximum time until all watchers are open.
 const TIME_TO_OPEN: Duration = Duration::from_secs(120);
 
 /// Clients of `GET /watch`, spread over the services, that read all events.
@@ -61,7 +63,7 @@ impl Drop for Watchers {
     }
 }
 
-/// One watcher: counts that its watch is active, and the events that it receives.
+/// Runs one watcher. It counts itself in `opened` when its watch is active, and its changes in `events`.
 async fn watch(
     addr: String,
     request: Vec<u8>,
@@ -88,7 +90,7 @@ async fn watch(
     }
 }
 
-/// Changes one instance after the other, `per_second` of them, until it is stopped.
+/// Changes `per_second` instances a second, one after the other, until it is stopped.
 async fn change(addr: String, per_second: u32, stop: CancellationToken) -> std::io::Result<()> {
     let mut connection = Connection::open(&addr).await?;
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);

@@ -8,7 +8,7 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Largest answer, in bytes.
+/// Maximum length of an answer with its head, in bytes.
 const ANSWER_LEN_MAX: usize = 16 * 1024 * 1024;
 
 /// One keep-alive connection.

@@ -1,5 +1,5 @@
-//! The least that a proxy on the same HTTP library can be: one upstream, kept connections, and nothing decided, checked,
-//! counted or logged. What Maxine needs beyond it is the cost of its routing, its policies and its books.
+//! A minimal proxy on Maxine's HTTP library. It has one upstream, keeps connections, and decides, checks, counts
+//! and logs nothing. So the difference to Maxine is the cost of Maxine's routing, policies and counters.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(crate) async fn serve(port: u16, upstream: SocketAddr) -> Result<(), CliErro
         let idle = Arc::clone(&idle);
         tokio::spawn(async move {
             let service = service_fn(move |request| forward(Arc::clone(&idle), upstream, request));
-            // However it ends, the next connection is no worse for it.
+            // An error ends only this connection.
             let _ended =
                 server::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
@@ -46,7 +46,7 @@ async fn forward(
 ) -> Result<Answer, hyper::Error> {
     let pooled = {
         let mut idle = idle.lock();
-        // The latest whose last answer is through.
+        // The latest connection whose last answer was read completely.
         idle.iter().rposition(client::SendRequest::is_ready).map(|at| idle.swap_remove(at))
     };
     let mut sender = match pooled {
@@ -58,7 +58,7 @@ async fn forward(
     };
     request.headers_mut().insert(header::HOST, HeaderValue::from_static("upstream"));
     let response = sender.send_request(request).await?;
-    // It is ready again, and taken for another request, once this answer's body is through.
+    // Another request uses it only after the body of this answer was read completely: until then it is not ready.
     idle.lock().push(sender);
     Ok(response.map(Either::Left))
 }

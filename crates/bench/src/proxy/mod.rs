@@ -1,4 +1,5 @@
-//! The reverse proxy beside HAProxy and nginx: each on the same one core, load and instance on another, turn by turn.
+//! Measures the reverse proxy, HAProxy and nginx. Each runs on the same core, and the load and the instance on
+//! another, in turns.
 
 mod bare;
 mod rivals;
@@ -25,23 +26,24 @@ use traffic::{Plan, Traffic};
 
 pub(super) use bare::serve as serve_bare;
 
-/// Keep-alive connections of the load.
+/// Number of keep-alive connections of the load.
 const CONNECTIONS: usize = 64;
-/// Turns that each side gets; the median counts.
+/// Number of turns of each side; the median counts.
 const TURNS: usize = 3;
-/// The servers' core and the load's.
+/// The core of the proxies.
 const SERVER_CORE: usize = 0;
+/// The core of the load and the instance.
 const LOAD_CORE: usize = 1;
-/// The rate at which added latency is measured.
+/// The rate at which added latency is measured, in requests per second.
 const PACED_PER_SECOND: u64 = 1_000;
-/// Idle connections whose memory is measured.
+/// Number of idle connections whose memory is measured.
 const IDLE: usize = 10_000;
-/// Answers of the first part of each turn are not counted.
+/// Time at the beginning of each turn in which answers are not counted.
 const WARMUP: Duration = Duration::from_millis(300);
-/// Services beside those under measurement, for the rows with many.
+/// Number of further services that are registered for the row with many services.
 const MANY_SERVICES: u64 = 10_000;
 
-/// Everything that a policy can do to a request that neither fails nor waits.
+/// A policy whose settings cost work for every request, but neither refuse nor delay one.
 const FULL_POLICY: &str = r#"{"traffic":{
     "timeouts":{"total_ms":60000},
     "retries":{"statuses":[503]},
@@ -53,7 +55,7 @@ const FULL_POLICY: &str = r#"{"traffic":{
     "rewrite":{"strip_prefix":"/a","add_prefix":"/b"},
     "sticky":{"header":{"name":"x-user"}}}}"#;
 
-/// One side of the comparison.
+/// One side of the comparison: a proxy, or the instance without a proxy.
 struct Side {
     name: String,
     server: Option<Arc<Server>>,
@@ -61,7 +63,7 @@ struct Side {
     requests: Vec<Vec<u8>>,
 }
 
-/// The load generator, handed to a thread and back for each turn.
+/// The load generator. Each turn runs it on a thread that is bound to its core.
 #[derive(Clone)]
 struct Loader {
     traffic: Arc<Mutex<Traffic>>,
@@ -132,7 +134,7 @@ async fn prepare_services(cluster: &node::Cluster, upstream: SocketAddr) -> Resu
         let path = ["services", "default", service, "instances", "one"];
         client.send(&Request::keyed(Method::PUT, &path).json(body)).await?;
     }
-    // A policy is for a service that is there.
+    // Without `create`, a policy can be set only for a registered service, so this comes last.
     client
         .send(&Request::keyed(Method::PUT, &["services", "default", "full", "policy"]).json(policy))
         .await?;
@@ -158,7 +160,7 @@ impl Side {
 }
 
 impl Loader {
-    /// Lets the generator work on its core.
+    /// Runs `work` with the generator on the core of the load.
     async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Traffic) -> std::io::Result<T> + Send + 'static,
@@ -173,7 +175,7 @@ impl Loader {
             .map_err(failed("the load on a proxy"))
     }
 
-    /// One turn; with it, the share of its core that the server was busy.
+    /// Runs one turn. Returns the outcome, and the server's share of its core, from 0 to 1.
     async fn turn(&self, side: &Side, pace: Option<u64>) -> Result<(Outcome, f64), CliError> {
         let plan = side.plan(self.seconds, pace);
         let wall_us = plan.measured_us + plan.warmup_us;
@@ -192,7 +194,7 @@ impl Loader {
         Ok((outcome, busy))
     }
 
-    /// Every side in turn, several times over; the median of each.
+    /// Runs all sides one after the other, several times. Returns the median turn of each side.
     async fn turns(&self, sides: &[Side]) -> Result<Vec<(Outcome, f64)>, CliError> {
         let mut turns: Vec<Vec<(Outcome, f64)>> = sides.iter().map(|_| Vec::new()).collect();
         for _ in 0..TURNS {
@@ -208,7 +210,7 @@ impl Loader {
     }
 }
 
-/// What each proxy adds to the latency of a light load.
+/// Measures how much latency each proxy adds under a light load.
 async fn added_latency(loader: &Loader, sides: &[Side]) -> Result<Section, CliError> {
     let mut rows = Vec::new();
     let mut direct = (0, 0);
@@ -240,7 +242,7 @@ async fn added_latency(loader: &Loader, sides: &[Side]) -> Result<Section, CliEr
     })
 }
 
-/// What open, idle connections hold.
+/// Measures the memory that open, idle connections need.
 async fn idle_memory(loader: &Loader, sides: &[Side]) -> Result<Section, CliError> {
     let mut rows = Vec::new();
     for side in sides {
@@ -267,11 +269,11 @@ async fn idle_memory(loader: &Loader, sides: &[Side]) -> Result<Section, CliErro
     })
 }
 
-/// Idle connections need a file each, here and in the proxies, which inherit the limit.
+/// Raises the limit of open files. Each idle connection needs one, here and in the proxies, which inherit the limit.
 fn raise_file_limit() {
     let wanted = 65_536;
     let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    // Only root may raise the hard limit; where that fails, the soft one goes as far as it can.
+    // Only root may raise the hard limit. If that fails, the soft limit is raised to the hard limit.
     if hard >= wanted || setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_err() {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }

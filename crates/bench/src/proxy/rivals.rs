@@ -1,5 +1,5 @@
-//! The proxies for comparison with Maxine. HAProxy and nginx are the Debian versions, with one thread each,
-//! keep-alive on both sides and no logs. The third is a bare proxy on the same HTTP library.
+//! The proxies for comparison with Maxine. HAProxy and nginx are the installed versions, with one thread each,
+//! kept connections on both sides and no access log. The third is a bare proxy on Maxine's HTTP library.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,16 +15,14 @@ use maxine::cli::exit::CliError;
 /// A proxy that is not Maxine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rival {
-    /// nginx.
     Nginx,
-    /// HAProxy.
     Haproxy,
     /// `maxine-bench bare-proxy`.
     Bare,
 }
 
 impl Rival {
-    /// The usual name.
+    /// Its name in the report.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
@@ -48,7 +46,7 @@ impl Rival {
             .map(str::to_owned)
     }
 
-    /// Starts it on the servers' core, before `upstream`, with its files in `dir`.
+    /// Starts it in front of `upstream` on the proxies' core, with its files in `dir`. Returns its address too.
     pub(super) async fn start(
         self,
         dir: &Path,
@@ -92,7 +90,7 @@ impl Rival {
     }
 }
 
-/// A system program. On Debian both are in a directory that only root has in its path.
+/// The command for nginx or HAProxy. On Debian, both are in a directory that only root has in its path.
 fn command(program: &str) -> Command {
     let in_sbin = Path::new("/usr/sbin").join(program);
     if in_sbin.exists() { Command::new(in_sbin) } else { Command::new(program) }

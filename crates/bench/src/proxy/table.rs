@@ -1,4 +1,4 @@
-//! The throughput table.
+//! The table of the throughput of all proxies.
 
 use serde_json::json;
 

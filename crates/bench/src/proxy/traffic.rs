@@ -1,10 +1,10 @@
 //! The load and the instance on one core: a single thread sends the requests and serves the answers, with one
 //! epoll set.
 //!
-//! Both ends of the proxy under measurement are here, so they share one core and leave the other to the
-//! proxy. The code is as small as possible, because it makes as many system calls per request as the proxy:
-//! there is no allocation and no task per request. Requests are prepared in advance. Of an answer, only the
-//! status and the length are checked.
+//! Both ends of the proxy under measurement are here. They share one core, so the proxy has the other one. The
+//! thread makes as many system calls per request as the proxy, so it must do little else: it allocates nothing
+//! and starts no task per request. Requests are prepared in advance. Of an answer, only the status and the
+//! length are checked.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,22 +17,22 @@ use maxine_clock::Clock;
 
 /// The body of every answer, in bytes.
 pub(super) const BODY_LEN: usize = 1_024;
-/// Maximum number of events in one call.
+/// Maximum number of events that one call of `epoll_wait` returns.
 const EVENTS_MAX: usize = 256;
 /// Maximum time of a run without an answer, in microseconds.
 const SILENCE_US_MAX: u64 = 10_000_000;
 /// Length of a client's buffer. Many answers fit into it.
 const BUFFER_LEN: usize = 16 * 1_024;
-/// The mark of the listener's events. Connections are marked with their number, and clients also with this
-/// bit.
+/// The mark of the listener's events. The events of a connection are marked with its number.
 const LISTENER: u64 = u64::MAX;
+/// The bit that is also set in the marks of clients, which have their own numbers.
 const CLIENT: u64 = 1 << 63;
 
 /// The requests of a run.
 pub(super) struct Plan {
     /// The address of the proxy.
     pub(super) target: SocketAddr,
-    /// One request for each connection, which is repeated.
+    /// The requests. Each connection repeats one of them.
     pub(super) requests: Vec<Vec<u8>>,
     /// Number of keep-alive connections.
     pub(super) connections: usize,
@@ -44,7 +44,7 @@ pub(super) struct Plan {
     pub(super) measured_us: u64,
 }
 
-/// Serves and loads.
+/// The load generator and the instance.
 pub(super) struct Traffic {
     clock: Clock,
     epoll: Epoll,
@@ -58,7 +58,7 @@ pub(super) struct Traffic {
 /// A connection that the proxy opened.
 struct Served {
     stream: TcpStream,
-    /// How much of the blank line that ends a head was received.
+    /// Number of bytes of `\r\n\r\n`, which ends a head, that were received last.
     matched: usize,
 }
 
@@ -67,7 +67,8 @@ struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
     filled: usize,
-    /// Since when an answer is expected; 0 for none.
+    /// The monotonic time from which the latency of the expected answer counts, in microseconds; 0 if no answer
+    /// is expected.
     since_us: u64,
 }
 
@@ -99,7 +100,7 @@ impl Traffic {
         self.listener.local_addr()
     }
 
-    /// Carries out a plan. Blocks.
+    /// Carries out a plan. Blocks the thread until the plan ends.
     pub(super) fn run(&mut self, plan: &Plan) -> io::Result<Outcome> {
         let mut clients = self.connect(plan)?;
         let mut counts =
@@ -176,7 +177,8 @@ impl Traffic {
             let mut client = Client::open(target)?;
             client.send(request, 1)?;
             let asked_us = self.clock.monotonic_us();
-            // Only the served side is in the set; the client is polled in turn.
+            // The epoll set has only the listener and the connections of the instance, so the client is read
+            // in each turn of this loop.
             loop {
                 let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
                 for event in &events[..ready] {
@@ -249,7 +251,7 @@ impl Traffic {
 }
 
 impl Served {
-    /// Number of heads that end in these bytes; requests have no bodies.
+    /// Number of heads that end in these bytes. That is the number of requests, because they have no bodies.
     fn heads(&mut self, bytes: &[u8]) -> usize {
         const END: &[u8; 4] = b"\r\n\r\n";
         // The usual case: one complete request.
@@ -290,7 +292,7 @@ impl Client {
         self.stream.write_all(request)
     }
 
-    /// Reads the available data. Returns the status if an answer is complete.
+    /// Reads the available data. Returns the status once the answer is complete.
     fn receive(&mut self) -> io::Result<Option<u16>> {
         match self.stream.read(&mut self.buffer[self.filled..]) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -339,8 +341,8 @@ impl Counts {
     }
 }
 
-/// Sends at a constant rate, however long answers take. The latency of a late request counts from its
-/// scheduled time.
+/// Sends requests at a constant rate, however long the answers take. The latency of a request that is sent late
+/// counts from its scheduled time.
 struct Pace {
     between_us: f64,
     begun_us: u64,
@@ -369,7 +371,7 @@ impl Pace {
             }
             let len = clients.len();
             let free = (0..len).map(|n| (self.next + n) % len).find(|n| clients[*n].since_us == 0);
-            // If no connection is free, the request stays due, and its wait counts.
+            // If no connection is free, the request stays due. Its wait counts as latency.
             let Some(n) = free else { return Ok(()) };
             clients[n].send(&plan.requests[n % plan.requests.len()], due_us)?;
             self.next = n + 1;
