@@ -27,7 +27,7 @@ const (
 	configPath   = "/api/maxine/control/config"
 )
 
-// Error is an answer that is an error; Status and Message are the server's.
+// Error is an answer that is an error. Status and Message are those of the server.
 type Error struct {
 	Status  int
 	Message string
@@ -35,7 +35,7 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%d: %s", e.Status, e.Message) }
 
-// Client is a client; New makes one.
+// Client is a client of the nodes of one cluster. New creates one.
 type Client struct {
 	nodes []string
 	at    atomic.Uint32
@@ -43,7 +43,7 @@ type Client struct {
 	http  *http.Client
 }
 
-// New makes a client of the nodes at these addresses, such as http://127.0.0.1:8080.
+// New creates a client of the nodes at these addresses, such as http://127.0.0.1:8080.
 func New(nodes ...string) *Client {
 	noRedirects := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client := &Client{http: &http.Client{CheckRedirect: noRedirects}}
@@ -53,7 +53,7 @@ func New(nodes ...string) *Client {
 	return client
 }
 
-// Send sends a request and gives the answer, whatever its status; the caller closes its body.
+// Send sends a request and returns the answer, whatever its status is. The caller closes its body.
 func (c *Client) Send(ctx context.Context, method, path string, body []byte, headers http.Header) (*http.Response, error) {
 	for tries := 1; ; tries++ {
 		at := c.at.Load()
@@ -112,7 +112,7 @@ func errorOf(answer *http.Response) error {
 	return &Error{answer.StatusCode, body.Message}
 }
 
-// SignIn signs in; what follows is sent with the token. It gives the role.
+// SignIn signs in. Later requests are sent with the token. It returns the role.
 func (c *Client) SignIn(ctx context.Context, userName, password string) (string, error) {
 	var answer struct{ AccessToken, Role string }
 	body := map[string]string{"userName": userName, "password": password}
@@ -173,7 +173,7 @@ func (c *Client) KeepRegistered(ctx context.Context, registration Registration, 
 	return registered, nil
 }
 
-// Discover gives the URL of an instance, with endPoint appended.
+// Discover returns the URL of an instance, with endPoint appended.
 func (c *Client) Discover(ctx context.Context, serviceName, endPoint string) (string, error) {
 	query := url.Values{"serviceName": {serviceName}}
 	if endPoint != "" {
@@ -190,23 +190,23 @@ func (c *Client) Discover(ctx context.Context, serviceName, endPoint string) (st
 	return answer.Header.Get("Location"), nil
 }
 
-// Call sends a request to an instance through Maxine's proxy; the caller closes the answer's body.
+// Call sends a request to an instance through Maxine's proxy. The caller closes the answer's body.
 func (c *Client) Call(ctx context.Context, serviceName, method, path string, body []byte, headers http.Header) (*http.Response, error) {
 	if serviceName == "" || serviceName == "." || serviceName == ".." {
-		// A URL takes these for another path.
+		// In a URL these names mean another path.
 		return nil, fmt.Errorf("%q cannot be a service's name", serviceName)
 	}
 	return c.Send(ctx, method, proxyPath+url.PathEscape(serviceName)+path, body, headers)
 }
 
-// Servers gives the whole registry. It needs a viewer.
+// Servers returns the whole registry. It needs the role viewer.
 func (c *Client) Servers(ctx context.Context) (map[string]any, error) {
 	var servers map[string]any
 	err := c.json(ctx, http.MethodGet, "/api/maxine/serviceops/servers", nil, &servers)
 	return servers, err
 }
 
-// Config gives the configuration. It needs a viewer.
+// Config returns the configuration. It needs the role viewer.
 func (c *Client) Config(ctx context.Context) (map[string]any, error) {
 	var config map[string]any
 	err := c.json(ctx, http.MethodGet, configPath, nil, &config)

@@ -100,7 +100,7 @@ async function client() {
   await assert.rejects(maxine.discover(serviceName), (error) => error.status === 503);
   const registration = { hostName: upstreamHost, port: Number(upstreamPort), nodeName: "a", serviceName, timeOut: 1 };
   const kept = await maxine.keepRegistered(registration);
-  // Five beats take longer than a registration lives without them.
+  // Five heartbeats take longer than a registration lives without heartbeats.
   await eventually(() => kept.beats >= 5);
   assert.equal(await maxine.discover(serviceName, "x?y=1"), `http://${upstreamHost}:${upstreamPort}/x?y=1`);
   const answer = await maxine.call(serviceName, "/x", { method: "POST", body: "hello" });

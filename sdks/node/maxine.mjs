@@ -6,7 +6,7 @@
 const REGISTER = "/api/maxine/serviceops/register";
 const DISCOVER = "/api/maxine/serviceops/discover";
 
-/** An answer that is an error; `status` and `message` are the server's. */
+/** An answer that is an error. `status` and `message` are those of the server. */
 export class MaxineError extends Error {
   constructor(status, message) {
     super(`${status}: ${message}`);
@@ -48,7 +48,7 @@ export class Maxine {
     return JSON.parse(text);
   }
 
-  /** Signs in; what follows is sent with the token. Answers the role. */
+  /** Signs in. Later requests are sent with the token. Returns the role. */
   async signIn(userName, password) {
     const { accessToken, role } = await this.#json("/api/maxine/signin", "POST", { userName, password });
     this.#token = accessToken;
@@ -60,7 +60,7 @@ export class Maxine {
     return this.#json(REGISTER, "POST", registration);
   }
 
-  /** Registers, and repeats it twice within each `timeOut` until `stop()`. */
+  /** Registers, and repeats the registration twice within each `timeOut` until `stop()` is called. */
   async keepRegistered(registration, { onError = () => {} } = {}) {
     const first = await this.register(registration);
     const kept = { registered: first, beats: 0, stop: () => { stopped = true; clearTimeout(timer); } };
@@ -91,7 +91,7 @@ export class Maxine {
     return answer.headers.get("location");
   }
 
-  /** Sends a request to an instance through Maxine's proxy; options are those of `fetch`. */
+  /** Sends a request to an instance through Maxine's proxy. The options are those of `fetch`. */
   call(serviceName, path = "/", options = {}) {
     // In a URL these names mean another path, in any encoding.
     if (["", ".", ".."].includes(serviceName)) throw new TypeError(`"${serviceName}" cannot be a service's name`);
@@ -148,7 +148,7 @@ function errorOf(status, text) {
   }
 }
 
-/** Server-sent events, as they come; a comment that moves the id on is an event without a name. */
+/** The server-sent events of an answer. A comment that only updates the id is an event without a name. */
 async function* eventsOf(body) {
   let text = "";
   for await (const piece of body.pipeThrough(new TextDecoderStream())) {

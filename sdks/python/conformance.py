@@ -140,7 +140,7 @@ def client():
     assert status_of(lambda: maxine.discover(service)) == 503
     registration = {"hostName": HOST, "port": int(PORT), "serviceName": service, "timeOut": 1}
     kept = maxine.keep_registered(nodeName="a", **registration)
-    # Five beats take longer than a registration lives without them.
+    # Five heartbeats take longer than a registration lives without heartbeats.
     eventually(lambda: kept.beats >= 5)
     assert maxine.discover(service, "x?y=1") == f"http://{HOST}:{PORT}/x?y=1"
     with maxine.call(service, "/x", "POST", b"hello", {"content-type": "text/plain"}) as answer:
@@ -173,7 +173,7 @@ def main():
             for at, one in enumerate(case["steps"] or [], 1):
                 step(one)
             print("ok", case["name"])
-        except Exception:  # whatever it is, it is a failed case
+        except Exception:  # any exception means that the case failed
             failed += 1
             print(f"FAILED {case['name']}, step {at}: {traceback.format_exc()}")
     print(f"{len(cases) + 1 - failed} passed, {failed} failed")

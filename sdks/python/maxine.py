@@ -1,8 +1,8 @@
 """A client of Maxine, with nothing but Python's standard library (3.9 and newer).
 
 It registers a service and keeps it registered, finds instances of others, calls them through the proxy,
-and watches for changes. Where several nodes are given, it goes on with the next one when one cannot be
-reached. One client may be used by several threads.
+and watches for changes. If a node cannot be reached, it uses the next one of the given nodes. One client
+may be used by several threads.
 """
 
 import http.client
@@ -18,7 +18,7 @@ PROXY = "/api/maxine/serviceops/proxy/"
 
 
 class MaxineError(Exception):
-    """An answer that is an error; `status` and `message` are the server's."""
+    """An answer that is an error. `status` and `message` are those of the server."""
 
     def __init__(self, status, message):
         super().__init__(f"{status}: {message}")
@@ -42,7 +42,7 @@ class Maxine:
         self._opener = urllib.request.build_opener(_NoRedirects)
 
     def send(self, path, method="GET", body=None, headers=None, timeout_s=None):
-        """Sends a request and gives the answer, whatever its status; the caller reads and closes it."""
+        """Sends a request and returns the answer, whatever its status is. The caller reads and closes it."""
         headers = dict(headers or {})
         if self._token:
             headers.setdefault("authorization", f"Bearer {self._token}")
@@ -68,7 +68,7 @@ class Maxine:
         return json.loads(text)
 
     def sign_in(self, user_name, password):
-        """Signs in; what follows is sent with the token. Gives the role."""
+        """Signs in. Later requests are sent with the token. Returns the role."""
         answer = self._json("/api/maxine/signin", "POST", {"userName": user_name, "password": password})
         self._token = answer["accessToken"]
         return answer["role"]
@@ -78,7 +78,7 @@ class Maxine:
         return self._json(REGISTER, "POST", registration)
 
     def keep_registered(self, on_error=lambda error: None, **registration):
-        """Registers, and repeats it twice within each `timeOut` until `stop()`."""
+        """Registers, and repeats the registration twice within each `timeOut` until `stop()` is called."""
         return Kept(self, registration, self.register(**registration), on_error)
 
     def discover(self, service_name, end_point=""):
@@ -92,34 +92,35 @@ class Maxine:
 
     def call(self, service_name, path="/", method="GET", body=None, headers=None):
         """Sends a request to an instance through Maxine's proxy."""
-        if service_name in ("", ".", ".."):  # A URL takes these for another path.
+        if service_name in ("", ".", ".."):  # In a URL these names mean another path.
             raise ValueError(f"{service_name!r} cannot be a service's name")
         return self.send(PROXY + urllib.parse.quote(service_name, safe="") + path, method, body, headers)
 
     def servers(self):
-        """The whole registry. Needs a viewer."""
+        """The whole registry. Needs the role viewer."""
         return self._json("/api/maxine/serviceops/servers")
 
     def config(self):
-        """The configuration. Needs a viewer."""
+        """The configuration. Needs the role viewer."""
         return self._json("/api/maxine/control/config")
 
     def change_config(self, **fields):
-        """Changes fields of the configuration; gives what became of each. Needs an operator."""
+        """Changes fields of the configuration, and returns the outcome for each. Needs the role operator."""
         return self._json("/api/maxine/control/config", "PUT", fields)
 
     def watch(self, service_name, index=None, stop=None):
         """Yields the changes of one service, without a gap, from now on or after `index`.
 
-        When they can no longer be told without one, a change of type `compacted` comes last: read what
-        there is, and watch again. `stop`, a `threading.Event`, ends it within 15 s.
+        If changes are no longer available without a gap, the last change has the type `compacted`: read the
+        present state, and watch again. `stop`, a `threading.Event`, ends it within 15 s.
         """
         stop = stop or threading.Event()
         path = f"/api/v1/watch?service={urllib.parse.quote(service_name, safe='')}"
         while not stop.is_set():
             headers = {} if index is None else {"last-event-id": str(index)}
             try:
-                # A comment comes every 10 s, so a longer silence is a lost connection.
+                # The server sends a comment every 10 s, so after a longer silence the connection counts as
+                # lost.
                 with self.send(path, headers=headers, timeout_s=15) as answer:
                     if answer.status != 200:
                         raise _error_of(answer.status, answer.read())
@@ -140,7 +141,7 @@ class Maxine:
 
 
 class Kept:
-    """A registration that a thread of its own repeats."""
+    """A registration that a separate thread repeats."""
 
     def __init__(self, client, registration, registered, on_error):
         self.registered = registered
@@ -172,7 +173,7 @@ def _error_of(status, text):
 
 
 def _events_of(answer):
-    """Server-sent events, as they come; a comment that moves the id on is an event without a name."""
+    """The server-sent events of an answer. A comment that only updates the id is an event without a name."""
     fields = {}
     for line in answer:
         line = line.decode().rstrip("\n")

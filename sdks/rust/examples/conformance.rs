@@ -2,7 +2,7 @@
 #![allow(
     clippy::print_stdout,
     clippy::disallowed_methods,
-    reason = "a runner tells its results, and waits in real time"
+    reason = "a runner prints its results, and waits in real time"
 )]
 
 use std::collections::BTreeMap;
@@ -196,7 +196,7 @@ impl Runner {
             counted.fetch_add(u32::from(result.is_ok()), Ordering::Relaxed);
         };
         let kept = maxine.keep_registered(registration.clone(), beat).await?;
-        // Five beats take longer than a registration lives without them.
+        // Five heartbeats take longer than a registration lives without heartbeats.
         eventually("five beats", async || beats.load(Ordering::Relaxed) >= 5).await?;
         let url = maxine.discover(&service, "x?y=1").await?;
         ensure!(url == format!("{}/x?y=1", kept.registered.address), "{url}");
@@ -298,7 +298,7 @@ fn runner() -> anyhow::Result<Runner> {
         variables.insert(format!("{role}User"), of("USERNAME")?);
         variables.insert(format!("{role}Password"), of("PASSWORD")?);
     }
-    // The client below installs the provider.
+    // The client installs the provider for TLS, which the requests of the cases need too.
     Maxine::new(["http://127.0.0.1:1"])?;
     let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
     Ok(Runner { nodes, http, variables })

@@ -23,8 +23,8 @@ pub use maxine_balance::HashInput;
 pub use watch::Change;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a node may take to answer, so that the answer arrives within [`TIMEOUT`]: a node that has not begun
-/// a write by then answers that nothing was changed.
+/// How long a node may take to answer, in milliseconds, so that the answer arrives within [`TIMEOUT`]. A node
+/// that has not begun a write by then answers that nothing was changed.
 const ANSWER_MS: &str = "9000";
 const CONFIG: &str = "/api/maxine/control/config";
 
@@ -42,7 +42,7 @@ pub enum Error {
     /// No node could be reached, or the answer was not valid HTTP.
     #[error(transparent)]
     Transport(#[from] reqwest::Error),
-    /// In a URL this service's name means another path. Nothing was sent.
+    /// In a URL this name of a service means another path. Nothing was sent.
     #[error("{0:?} cannot be a service's name")]
     Name(String),
     /// The answer does not have the expected content.
@@ -67,7 +67,7 @@ impl Error {
 pub struct Registration {
     /// A host, or `http://` or `https://` and a host.
     pub host_name: String,
-    /// The node within its service.
+    /// The name of the instance within its service.
     pub node_name: String,
     /// The service.
     pub service_name: String,
@@ -85,7 +85,7 @@ pub struct Registration {
     /// Its share of the traffic, 1 to 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
-    /// The path that health checks ask for.
+    /// The path of health checks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check_path: Option<String>,
 }
@@ -94,7 +94,7 @@ pub struct Registration {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Registered {
-    /// Where it is reached.
+    /// The URL at which it is reached.
     pub address: String,
     /// How long it stays registered after its last heartbeat, in seconds.
     pub time_out: u64,
@@ -116,8 +116,7 @@ pub struct Maxine(Arc<Inner>);
 impl Maxine {
     /// A client of the nodes at these addresses, such as `http://127.0.0.1:8080`; at least one.
     ///
-    /// # Errors
-    /// When no HTTP client can be made on this machine.
+    /// # Errors When no HTTP client can be created on this machine.
     pub fn new<S: AsRef<str>>(nodes: impl IntoIterator<Item = S>) -> Result<Self, Error> {
         // An application that has chosen a provider keeps it.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -134,8 +133,8 @@ impl Maxine {
         Ok(Self(Arc::new(Inner { http, nodes, at, token })))
     }
 
-    /// Sends a request to the node in use, and to each other one while none can be reached. Gives the answer, whatever
-    /// its status; `complete` adds headers and a body.
+    /// Sends a request to the node in use. If that cannot be reached, tries the other nodes in turn. Returns
+    /// the answer, whatever its status is. `complete` adds headers and a body.
     pub async fn send(
         &self,
         method: Method,
@@ -154,7 +153,7 @@ impl Maxine {
                 Err(error) if error.is_connect() && tries < self.0.nodes.len() => {
                     tries += 1;
                     let (next, order) = (at.wrapping_add(1), Ordering::Relaxed);
-                    // Someone else may have moved on already.
+                    // Another task may have changed to the next node already.
                     let _ = self.0.at.compare_exchange(at, next, order, order);
                 }
                 answer => return Ok(answer?),
@@ -181,7 +180,7 @@ impl Maxine {
         Ok(answer.json().await?)
     }
 
-    /// Signs in; what follows is sent with the token. Gives the role.
+    /// Signs in. Later requests are sent with the token. Returns the role.
     pub async fn sign_in(&self, user_name: &str, password: &str) -> Result<String, Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -204,8 +203,8 @@ impl Maxine {
         self.json(Method::POST, "/api/maxine/serviceops/register", Some(&body)).await
     }
 
-    /// Registers, and repeats the registration twice within each time-out until the returned value is dropped. `beat` is
-    /// called with the result of every repetition.
+    /// Registers, and repeats the registration twice within each time-out until the returned value is
+    /// dropped. `beat` is called with the result of every repetition.
     pub async fn keep_registered(
         &self,
         registration: Registration,
@@ -253,12 +252,12 @@ impl Maxine {
         self.send(method, &path, complete).await
     }
 
-    /// The whole registry. Needs a viewer.
+    /// The whole registry. Needs the role viewer.
     pub async fn servers(&self) -> Result<Map<String, Value>, Error> {
         self.json(Method::GET, "/api/maxine/serviceops/servers", None).await
     }
 
-    /// The configuration. Needs a viewer.
+    /// The configuration. Needs the role viewer.
     pub async fn config(&self) -> Result<Map<String, Value>, Error> {
         self.json(Method::GET, CONFIG, None).await
     }
@@ -269,9 +268,9 @@ impl Maxine {
     }
 }
 
-/// A registration that is kept alive; dropping it ends the heartbeats.
+/// A registration that is kept alive. Dropping it ends the heartbeats.
 pub struct Kept {
-    /// What was stored first.
+    /// The answer to the first registration.
     pub registered: Registered,
     task: JoinHandle<()>,
 }

@@ -1,4 +1,4 @@
-//! Choosing an instance in the client itself, as a node would choose it.
+//! Chooses an instance in the client itself, as a node would choose it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,15 +15,15 @@ use super::{Error, Maxine, encoded, refused};
 pub struct Instance {
     /// Its name in its service.
     pub id: String,
-    /// Where it is reached.
+    /// The URL at which it is reached.
     pub address: String,
-    /// Its share of the traffic.
+    /// Its share of the traffic, relative to the other instances.
     pub weight: u16,
     /// Its version.
     pub version: Option<String>,
     /// Its zone.
     pub zone: Option<String>,
-    /// Requests of this client in flight to it.
+    /// Number of requests of this client in flight to it.
     #[serde(skip)]
     in_flight: AtomicU64,
 }
@@ -89,7 +89,7 @@ struct ZonePolicy {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Sticky {
-    /// Cookies are the proxy's.
+    /// Only the proxy uses cookies, so a local choice ignores this.
     Cookie {},
     Header {
         name: String,
@@ -118,8 +118,8 @@ struct Page {
 }
 
 impl Maxine {
-    /// The instances of a service that get traffic, to choose from locally. `zone` is the zone that this client runs in,
-    /// for policies that prefer it. Needs a viewer.
+    /// The instances of a service that get traffic, to choose from locally. `zone` is the zone of this
+    /// client, for policies that prefer it. Needs the role viewer.
     pub async fn instances(
         &self,
         service_name: &str,
@@ -131,7 +131,7 @@ impl Maxine {
         if !answer.status().is_success() {
             return Err(refused(answer).await);
         }
-        // Whatever changes after this answer comes with the watch, however old the pages are.
+        // The watch reports every change after this answer, even if the pages below are older.
         let index = answer.headers().get("x-maxine-index");
         let index = index.and_then(|value| value.to_str().ok()?.parse().ok());
         let index = index.ok_or_else(|| Error::Malformed("an answer without an index".into()))?;
@@ -143,7 +143,7 @@ impl Maxine {
                 "" => String::new(),
                 from => format!("&cursor={}", encoded(from)),
             };
-            // Not older than the first answer, whichever node answers.
+            // The page must not be older than the first answer, whichever node answers.
             let query = format!("health=routable&limit=1000&min_index={index}{from}");
             let page: Page =
                 self.json(Method::GET, &format!("{path}/instances?{query}"), None).await?;
@@ -191,20 +191,20 @@ impl Instances {
         Self { list, policy, balancer, turns: AtomicU64::new(turns), index }
     }
 
-    /// The index of the state that they were read at: pass it to [`Maxine::watch`].
+    /// The index of the state from which they were read. Pass it to [`Maxine::watch`].
     #[must_use]
     pub fn index(&self) -> u64 {
         self.index
     }
 
-    /// All of them, in the order of their names.
+    /// All instances, in the order of their names.
     #[must_use]
     pub fn list(&self) -> &[Instance] {
         &self.list
     }
 
-    /// Chooses an instance for a request, as a node would for the same request of the same client; `None` if there is
-    /// none. The load that counts is this client's own.
+    /// Chooses an instance for a request, as a node would for the same request of the same client; `None` if
+    /// there is none. Only this client's own requests count as load.
     #[must_use]
     pub fn choose(&self, request: &HashInput<'_>) -> Option<Chosen<'_>> {
         let source = match &self.policy.selection.hash_key {
@@ -279,7 +279,7 @@ mod tests {
         let fields = HeaderMap::new();
         let mut checked = 0;
         for case in spec["choices"].as_array().unwrap() {
-            // The client leaves no instance out, and a key that is empty counts as none.
+            // The client leaves out no instance, and an empty key counts as none.
             let Some(expect) = case["expect"].as_object().filter(|_| case["left_out"].is_null())
             else {
                 continue;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Error, Maxine, encoded, refused};
 
-/// Pause before a stream that broke is opened again.
+/// Pause before a broken stream is opened again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// One change.
@@ -33,8 +33,8 @@ struct Watch {
 }
 
 impl Maxine {
-    /// The changes of one service, without a gap, from now on or after an index. It ends with `compacted`, or with an
-    /// error that a retry does not mend.
+    /// The changes of one service, without a gap, from now on or after an index. The stream ends with
+    /// `compacted`, or with an error that a retry cannot solve.
     pub fn watch(
         &self,
         service_name: &str,
@@ -105,7 +105,7 @@ impl Watch {
         Ok(true)
     }
 
-    /// Takes one event; a comment that moves the id on is an event without a name.
+    /// Handles one event. A comment that only updates the id is an event without a name.
     fn take(&mut self, message: &str) -> Result<(), Error> {
         let field = |name: &str| message.lines().find_map(|line| line.strip_prefix(name));
         if let Some(id) = field("id: ") {
@@ -121,7 +121,7 @@ impl Watch {
     }
 }
 
-/// Whether a later try may succeed.
+/// Whether a retry may succeed.
 fn is_passing(error: &Error) -> bool {
     match error {
         Error::Refused { status, .. } => {

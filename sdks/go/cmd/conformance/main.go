@@ -293,7 +293,7 @@ func client() error {
 	if _, err := client.KeepRegistered(kept, registration, func(error) { beats.Add(1) }); err != nil {
 		return err
 	}
-	// Five beats take longer than a registration lives without them.
+	// Five heartbeats take longer than a registration lives without heartbeats.
 	if err := eventually("five beats", func() bool { return beats.Load() >= 5 }); err != nil {
 		return err
 	}

@@ -20,8 +20,8 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Runs sdks/spec/cases.json (its path is the argument) with java.net.http as it comes, so with its offer of HTTP/2;
- * then the client against the same cluster.
+ * Runs sdks/spec/cases.json (its path is the argument) with java.net.http and its default settings, which
+ * offer HTTP/2. Then runs the client against the same cluster.
  */
 public final class Conformance {
     private static final long EVENTUALLY_MS = 30_000;
@@ -66,7 +66,7 @@ public final class Conformance {
         return value;
     }
 
-    /** Whether a value has the type that is named; null if the name is not the name of a type. */
+    /** Whether a value has the named type; null if the name is not the name of a type. */
     private static Boolean hasType(Object name, Object value) {
         return name instanceof String text ? switch (text) {
             case "$string" -> value instanceof String;
@@ -199,7 +199,7 @@ public final class Conformance {
         require(statusOf(() -> maxine.discover(service, "")) == 503, "it is there before it is registered");
         Map<String, Object> registration = new HashMap<>(Map.of(
             "hostName", UPSTREAM[0], "port", UPSTREAM[1], "nodeName", "a", "serviceName", service, "timeOut", 1));
-        // Five beats take longer than a registration lives without them.
+        // Five heartbeats take longer than a registration lives without heartbeats.
         CountDownLatch beats = new CountDownLatch(5);
         try (AutoCloseable kept = maxine.keepRegistered(registration, error -> beats.countDown())) {
             require(beats.await(EVENTUALLY_MS, TimeUnit.MILLISECONDS), "no five beats");
@@ -221,7 +221,7 @@ public final class Conformance {
         eventually(503, () -> maxine.discover(service, ""));
     }
 
-    /** Runs everything; the exit status is 1 if a case fails. */
+    /** Runs everything. The exit status is 1 if a case fails. */
     public static void main(String[] arguments) throws IOException {
         VARIABLES.put("unique", "java-" + UUID.randomUUID().toString().substring(0, 8));
         VARIABLES.put("upstreamHost", UPSTREAM[0]);

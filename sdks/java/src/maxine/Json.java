@@ -76,7 +76,7 @@ public final class Json {
         out.append('"');
     }
 
-    /** The next character that is no space; 0 at the end. */
+    /** The next character that is not whitespace; 0 at the end. */
     private char peek() {
         while (at < text.length() && " \t\r\n".indexOf(text.charAt(at)) >= 0) {
             at++;

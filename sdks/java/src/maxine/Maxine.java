@@ -65,7 +65,7 @@ public final class Maxine {
         }
     }
 
-    /** Sends a request and gives the answer, whatever its status. */
+    /** Sends a request and returns the answer, whatever its status is. */
     public HttpResponse<String> send(String method, String path, String body, Map<String, String> headers)
             throws IOException, InterruptedException {
         return send(method, path, body, headers, HttpResponse.BodyHandlers.ofString());
@@ -90,7 +90,7 @@ public final class Maxine {
                 message = String.valueOf(told);
             }
         } catch (IllegalArgumentException notJson) {
-            // The text tells it.
+            // The text of the body is the message.
         }
         return new MaxineException(status, message);
     }
@@ -99,7 +99,7 @@ public final class Maxine {
         return URLEncoder.encode(text, StandardCharsets.UTF_8).replace("+", "%20");
     }
 
-    /** Signs in; what follows is sent with the token. Gives the role. */
+    /** Signs in. Later requests are sent with the token. Returns the role. */
     public String signIn(String userName, String password) throws IOException, InterruptedException {
         Map<String, Object> answer =
             json("POST", "/api/maxine/signin", Map.of("userName", userName, "password", password));
@@ -107,7 +107,7 @@ public final class Maxine {
         return (String) answer.get("role");
     }
 
-    /** Registers once; hostName, nodeName and serviceName are required. Gives what is stored. */
+    /** Registers once. hostName, nodeName and serviceName are required. Returns the stored registration. */
     public Map<String, Object> register(Map<String, ?> registration) throws IOException, InterruptedException {
         return json("POST", "/api/maxine/serviceops/register", registration);
     }
@@ -156,18 +156,18 @@ public final class Maxine {
             String serviceName, String method, String path, String body, Map<String, String> headers)
             throws IOException, InterruptedException {
         if (serviceName.isEmpty() || serviceName.equals(".") || serviceName.equals("..")) {
-            // A URL takes these for another path.
+            // In a URL these names mean another path.
             throw new IllegalArgumentException("\"" + serviceName + "\" cannot be a service's name");
         }
         return send(method, "/api/maxine/serviceops/proxy/" + encoded(serviceName) + path, body, headers);
     }
 
-    /** The whole registry. Needs a viewer. */
+    /** The whole registry. Needs the role viewer. */
     public Map<String, Object> servers() throws IOException, InterruptedException {
         return json("GET", "/api/maxine/serviceops/servers", null);
     }
 
-    /** The configuration. Needs a viewer. */
+    /** The configuration. Needs the role viewer. */
     public Map<String, Object> config() throws IOException, InterruptedException {
         return json("GET", CONFIG, null);
     }
@@ -210,7 +210,7 @@ public final class Maxine {
         }
     }
 
-    /** Reads one stream to its end; whether another one should follow. */
+    /** Reads one stream to its end. Returns whether another one should follow. */
     @SuppressWarnings("unchecked")
     private static boolean goesOn(Iterator<String> lines, String[] last, Predicate<Map<String, Object>> tell) {
         Map<String, String> fields = new HashMap<>();

@@ -2,7 +2,7 @@ package maxine;
 
 import java.io.IOException;
 
-/** An answer that is an error; the status and the message are the server's. */
+/** An answer that is an error. The status and the message are those of the server. */
 public final class MaxineException extends IOException {
     private static final long serialVersionUID = 1L;
 
