@@ -70,8 +70,8 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// The same limit as `recovery_max`, on a machine without other load.
 pub const RECOVERY_MAX: Duration = Duration::from_secs(15);
-/// How long a node may still report an unreachable node as reachable, or a lost leader as the leader. Silence is noticed
-/// after two seconds; a leader counts as known for one second after it was last confirmed.
+/// How long a node may still report an unreachable node as reachable, or a lost leader as the leader. Silence is
+/// noticed after two seconds; a leader counts as known for one second after it was last confirmed.
 const GRACE: Duration = Duration::from_secs(4);
 /// The same for election timeouts of up to four seconds.
 const LONG_GRACE: Duration = Duration::from_secs(10);

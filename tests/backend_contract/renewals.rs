@@ -263,8 +263,8 @@ fn a_lease_has_the_same_time_however_often_leadership_is_handed_over() {
     });
 }
 
-/// Redis refuses writes for longer than a time to live, and for longer than the leader's lease. No heartbeat through another
-/// node can be acknowledged meanwhile, so the instance has its whole time afterwards.
+/// Redis refuses writes for longer than a time to live, and for longer than the leader's lease. No heartbeat through
+/// another node can be acknowledged meanwhile, so the instance has its whole time afterwards.
 #[test]
 fn an_instance_that_could_not_be_renewed_while_redis_refused_writes_stays() {
     const TTL_MS: u64 = 2_000;

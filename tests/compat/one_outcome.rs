@@ -137,7 +137,8 @@ async fn instance() -> u16 {
     port
 }
 
-/// A node with a service that has an instance, one whose instance is drained, and one whose instance refuses connections.
+/// A node with a service that has an instance, one whose instance is drained, and one whose instance refuses
+/// connections.
 async fn start() -> (Server, String, u16) {
     let server = Server::start().await;
     let (token, port) = (server.admin().await, instance().await);

@@ -1,4 +1,4 @@
-/** Entry of the page: styles, preferences, then the application. */
+/** The entry point of the page: loads the styles and the preferences, and starts the application. */
 import './styles/fonts.css';
 import './styles/tokens.css';
 import './styles/base.css';

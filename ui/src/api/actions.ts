@@ -34,7 +34,7 @@ export const drain = (i: InstanceName, reason: string) =>
 
 export const undrain = (i: InstanceName) => call(`${instancePath(i)}/drain`, { method: 'DELETE' });
 
-/** With the lease epoch, only the displayed registration is removed, never a newer one. */
+/** The lease epoch ensures that only the displayed registration is removed, and never a newer one. */
 export const deregister = (i: InstanceName & { lease_epoch: number }) =>
   call<{ removed: boolean }>(instancePath(i), { method: 'DELETE', query: { lease_epoch: i.lease_epoch } });
 

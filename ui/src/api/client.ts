@@ -1,6 +1,6 @@
 /**
- * Every request of the page goes through here: base URL of the node in use, CSRF header,
- * idempotency keys, time limits, problems, freshness. It does not cache and knows no screen.
+ * Sends every request of the page. It adds the base URL of the node in use, the CSRF header, idempotency keys
+ * and time limits, and reads problems and freshness. It does not cache, and does not depend on screens.
  */
 import { connection, heard } from './connection';
 import { asProblem, Problem, problemOf, unreachable } from './problem';
@@ -16,9 +16,9 @@ export interface Request {
   headers?: Record<string, string>;
   signal?: AbortSignal | undefined;
   timeoutMs?: number;
-  /** Another base than the node in use. */
+  /** Base URL of the node to ask. Default: the node in use. */
   base?: string;
-  /** A 401 here does not end the session (sign-in, asking other nodes). */
+  /** If true, a 401 does not end the session, as at sign-in and in requests to other nodes. */
   quiet?: boolean;
 }
 
@@ -46,14 +46,14 @@ export function apiUrl(route: string, query?: Request['query'], base = connectio
   return `${base}${root}${route}${text ? `?${text}` : ''}`;
 }
 
-/** Credentials for `base`: the cookie at the node that served the page, the bearer elsewhere. */
+/** Credentials for `base`: the cookie for the node that served the page, the bearer token for others. */
 export function credentialsFor(base: string): { headers: Record<string, string>; credentials: RequestCredentials } {
   if (base === '') return { headers: {}, credentials: 'same-origin' };
   const token = bearerToken();
   return { headers: token ? { authorization: `Bearer ${token}` } : {}, credentials: 'omit' };
 }
 
-/** Sends a request and returns the raw answer, or throws a [`Problem`]. */
+/** Sends a request and returns the answer. Throws a `Problem` if it is not a success. */
 export async function send(route: string, request: Request = {}): Promise<Response> {
   const base = request.base ?? connection.get().base;
   const method = request.method ?? 'GET';

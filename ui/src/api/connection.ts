@@ -8,14 +8,14 @@ import { createStore } from './store';
 export type StreamState = 'idle' | 'connecting' | 'live' | 'lost';
 
 export interface Connection {
-  /** Base URL of the node in use; empty is the one that served the page. */
+  /** Base URL of the node in use; empty for the node that served the page. */
   base: string;
   stream: StreamState;
   /** When the page last heard from a node, by the browser's clock. */
   heardAt: number;
   leader: 'known' | 'unknown';
   leaderLostAt: number | null;
-  /** How old the state of the answering node can be; null if the node does not know. */
+  /** Maximum age of the state of the answering node, in milliseconds; null if the node does not know it. */
   stalenessMs: number | null;
   index: number;
   lastError: string | null;
@@ -32,7 +32,7 @@ export const connection = createStore<Connection>({
   lastError: null,
 });
 
-/** Data older than this is called stale. */
+/** Data that is older than this counts as stale, in milliseconds. */
 export const STALE_AFTER_MS = 5_000;
 
 /** Stores the freshness headers of an answer. */

@@ -21,7 +21,7 @@ export function routable(instance: Pick<Instance, 'health' | 'drain'>): boolean 
   return state === 'ready' || state === 'unknown';
 }
 
-/** Whether an instance belongs into a filtered list, by the server's rules. */
+/** Whether an instance belongs in a filtered list, by the same rules as on the server. */
 export function matches(instance: Instance, filter: InstanceFilter): boolean {
   const { health, q } = filter;
   if (health === 'routable' && !instance.routable) return false;
@@ -42,7 +42,7 @@ export function byKey(a: Instance, b: Instance): number {
 
 const SEVERITY = { down: 0, degraded: 1, healthy: 2 } as const;
 
-/** Worst first, then by name. */
+/** Sorts services by health, the worst first, and then by name. */
 export function bySeverity(a: ServiceSummary, b: ServiceSummary): number {
   return SEVERITY[a.health] - SEVERITY[b.health] || byName(a, b);
 }
@@ -52,7 +52,7 @@ export function byName(a: ServiceSummary, b: ServiceSummary): number {
   return a.name < b.name ? -1 : a.name > b.name ? 1 : 0;
 }
 
-/** The instances by what becomes of them. Each counts once. */
+/** The number of instances that get traffic, and of those that do not, by the reason. Each instance counts once. */
 export function partsOf(of: { routable: number; no_traffic: NoTraffic }) {
   const { drained, evicted, unhealthy, no_share } = of.no_traffic;
   return [

@@ -31,7 +31,7 @@ export class LiveCache {
 
   ready(index: number, gap: boolean): void {
     if (!gap) return;
-    // What was read at or after this index has missed nothing.
+    // Data that was read at or after this index has missed no change.
     void this.queries.invalidateQueries({
       predicate: (query) => {
         const data = query.state.data as { index?: number } | undefined;
@@ -71,7 +71,7 @@ export class LiveCache {
         }
         break;
       case 'drain_changed':
-        // Who drained it and why is not in the event.
+        // The event does not say who drained it and why.
         if (namespace !== undefined && service !== undefined && instance !== undefined) {
           void this.reread(namespace, service, instance);
         }
@@ -134,7 +134,7 @@ export class LiveCache {
       const complete = data.pages.at(-1)?.next_cursor === null;
       const lastPage = data.pages.length - 1;
       const pages = data.pages.map((page, at) => {
-        // A new instance belongs to one page only: the last, which knows that nothing follows.
+        // A new instance is added to one page only: the last one, if it is known that no page follows.
         const items = edit(page.items, filter, complete && at === lastPage && lastPage === 0);
         return items === page.items ? page : { ...page, items };
       });
@@ -177,7 +177,7 @@ export class LiveCache {
     }
   }
 
-  /** Invalidates now, or when the time since the last has passed. */
+  /** Invalidates a query at once, or when `ms` have passed since it was last invalidated. */
   private atMostEvery(ms: number, queryKey: readonly unknown[]): void {
     const name = JSON.stringify(queryKey);
     const now = Date.now();

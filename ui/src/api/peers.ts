@@ -15,7 +15,7 @@ export function rememberPeers(members: readonly Member[]): void {
   if (urls.length > 0) localStorage.setItem(KEY, JSON.stringify(urls));
 }
 
-/** Base URLs of all nodes known, the one that served this page first (as ''). */
+/** Base URLs of all known nodes. The first one is '', which means the node that served this page. */
 export function knownBases(): string[] {
   const bases = [''];
   try {
@@ -26,12 +26,12 @@ export function knownBases(): string[] {
       }
     }
   } catch {
-    // Someone else's value under our key: the page's own node is still known.
+    // The stored value is not from this page. The node that served the page is still known.
   }
   return bases;
 }
 
-/** `host:port` or a URL as an origin; null for what is neither. */
+/** The origin of a `host:port` or of a URL; null if the text is neither. */
 export function peerUrl(address: string): string | null {
   if (!address) return null;
   try {

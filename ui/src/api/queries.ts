@@ -65,7 +65,10 @@ export const keys = {
 };
 
 const PAGE = 1_000;
-/** Services held at once: 10,000. Beyond it, search and filters go to the server. */
+/**
+ * Maximum number of pages of services that are loaded: 10,000 services. If there are more, the server searches and
+ * filters.
+ */
 const SERVICE_PAGES_MAX = 10;
 export const INSTANCE_PAGE = 500;
 
@@ -194,7 +197,7 @@ export const configQuery = () =>
     },
   });
 
-/** The latest hundred, newest first. */
+/** The latest hundred configurations, newest first. */
 export const configHistoryQuery = () =>
   queryOptions({
     queryKey: keys.configHistory(),
@@ -235,7 +238,7 @@ const list = <T>(key: readonly unknown[], route: string, refetchInterval: number
     refetchInterval,
   });
 
-// Alerts and traces are each node's own and come by no event.
+// Each node has its own alerts and traces, and there are no events for them.
 /** Whether the alert is still open. */
 export const isOpen = (alert: Alert) => alert.acknowledged_by === null && alert.state !== 'resolved';
 export const alertsQuery = () => list<Alert>(keys.alerts(), '/alerts', 5_000, 1_000);

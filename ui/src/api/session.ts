@@ -10,7 +10,7 @@ export type SessionState =
   | { phase: 'unknown' }
   | { phase: 'signed-out' }
   | { phase: 'signed-in'; me: Me }
-  /** The session ended under a page in use: the page stays, a dialog asks to sign in again. */
+  /** The session ended while the page was in use. The page stays, and a dialog asks the user to sign in again. */
   | { phase: 'expired'; me: Me };
 
 export const session = createStore<SessionState>({ phase: 'unknown' });
@@ -31,7 +31,7 @@ export function signedOut(): void {
   session.set({ phase: 'signed-out' });
 }
 
-/** A request was answered 401. */
+/** Ends the session, because a request was answered with 401. */
 export function sessionEnded(): void {
   bearer = null;
   session.set((s) =>

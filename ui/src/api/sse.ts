@@ -1,6 +1,6 @@
 /**
- * Server-sent events read from a `fetch` body. Unlike `EventSource` it can carry a bearer token to
- * another node, returns the status of a refusal, and lets the caller decide when to try again.
+ * Reads server-sent events from a `fetch` body. Unlike `EventSource`, it can send a bearer token to another
+ * node, returns the status of a refusal, and lets the caller decide when to try again.
  */
 
 export interface SseMessage {
@@ -9,7 +9,10 @@ export interface SseMessage {
   id: string | null;
 }
 
-/** A stream whose lines never end would otherwise fill the memory of the tab. */
+/**
+ * Maximum length of an unfinished line, in characters. A line without an end would otherwise fill the memory of
+ * the tab.
+ */
 const BUFFER_LEN_MAX = 4 * 1024 * 1024;
 
 /** Splits text as it arrives into messages. A comment line is a message with the event `comment`. */
@@ -25,7 +28,7 @@ export class SseParser {
     const out: SseMessage[] = [];
     for (;;) {
       const end = this.rest.search(/\r\n|\n|\r/);
-      // A lone CR at the very end may be the first half of CRLF: wait for what follows.
+      // A CR at the very end may be the first half of CRLF, so wait for the next text.
       if (end < 0 || (this.rest[end] === '\r' && end === this.rest.length - 1)) return out;
       const line = this.rest.slice(0, end);
       this.rest = this.rest.slice(end + (this.rest.startsWith('\r\n', end) ? 2 : 1));

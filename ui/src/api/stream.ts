@@ -9,12 +9,12 @@ import { bearerToken, sessionEnded } from './session';
 import { readSse } from './sse';
 import type { Change } from './types';
 
-/** The server sends a comment every 10 s. */
+/** After this time without data the stream counts as lost, in milliseconds. The server sends a comment every 10 s. */
 const SILENCE_MS = 25_000;
 const CONNECT_MS = 4_000;
 const BACKOFF_MIN_MS = 250;
 const BACKOFF_MAX_MS = 5_000;
-/** A node is left after this many failures in a row. */
+/** After this many failures in a row the page moves to another node. */
 const FAILURES_UNTIL_MOVE = 2;
 
 /** The position of a stream: the id from which to resume, which names the history, and the index in it. */
@@ -127,7 +127,7 @@ async function one(
 
 function alive(c: ReturnType<typeof connection.get>) {
   const now = Date.now();
-  // Twice a second is enough for "how old"; more would only re-render.
+  // The age is updated at most twice a second. More often would only cause needless rendering.
   if (c.stream === 'live' && now - c.heardAt < 500) return c;
   return { ...c, stream: 'live' as const, heardAt: now, lastError: null };
 }

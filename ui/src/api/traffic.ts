@@ -26,9 +26,9 @@ interface TrafficView {
 
 export interface Traffic {
   stepMs: number;
-  /** Whole steps without gaps, oldest first. */
+  /** Complete steps without gaps, oldest first. */
   steps: TrafficStep[];
-  /** All of the time together. */
+  /** The sum over the whole time. */
   total: TrafficStep;
 }
 
@@ -58,12 +58,12 @@ function nothing(at_ms: number): TrafficStep {
   return { at_ms, ...none, p50_us: null, p95_us: null, p99_us: null };
 }
 
-/** Per second, each at the end of its step. */
+/** Values per second, each at the end of its step. */
 export function rates({ steps, stepMs }: Traffic, of: (step: TrafficStep) => number): Rate[] {
   return steps.map((step) => ({ at: step.at_ms + stepMs, value: of(step) / (stepMs / 1000) }));
 }
 
-/** Milliseconds, where something was measured. */
+/** Latencies in milliseconds, for the steps that have one. */
 export function latencies({ steps, stepMs }: Traffic, of: (step: TrafficStep) => number | null): Rate[] {
   return steps.flatMap((step) => {
     const us = of(step);

@@ -29,7 +29,7 @@ export interface ServiceSummary {
   instances: number;
   routable: number;
   no_traffic: NoTraffic;
-  /** Whether all that are not drained are used, healthy or not. */
+  /** Panic mode: instances are used whether or not they are healthy, unless they are drained. */
   panic_mode?: boolean;
   unhealthy: number;
   evicted: number;
@@ -87,7 +87,7 @@ export interface Instance {
 
 export interface Check {
   id: string;
-  /** `probe`: nodes of Maxine ask the instance. `ttl`: its owner reports. */
+  /** `probe`: nodes of Maxine send requests to the instance. `ttl`: its owner reports. */
   kind: 'probe' | 'ttl';
   ttl_ms: number | null;
   initial_status: CheckStatus | null;
@@ -223,7 +223,7 @@ export interface ClusterStatus {
   } | null;
   expiry?: { suspended: boolean | null; expired_total: number };
   warnings: string[];
-  /** Why the node does not belong to the cluster any more. */
+  /** Why the node no longer belongs to the cluster. */
   excluded?: string | null;
   raft: RaftStatus | null;
 }
@@ -266,7 +266,7 @@ export interface NodeReport {
     disk_stalled: boolean;
     log_disk_bytes: number;
   } | null;
-  /** Of the last minute. */
+  /** Number of look-ups in the last minute; `proxied` and `failed` are of the same minute. */
   lookups: number;
   proxied: number;
   failed: number;
@@ -294,7 +294,7 @@ export interface AuditRecord {
   user: string;
   address: string;
   trace_id: string;
-  /** The member that sent the request to the leader; null if the leader took it itself. */
+  /** The member that sent the request to the leader; null if the leader received it from the caller. */
   via_node: number | null;
   action: string;
   object: string;
@@ -343,22 +343,22 @@ export interface TraceEntry {
   path: string;
   status: number;
   duration_ms: number;
-  /** When it began. */
+  /** When it began, in milliseconds since 1970. */
   time_ms: number;
   /** The caller's address. */
   client?: string | null;
-  /** The attempts to have an instance answer it, in the order in which they began. */
+  /** The attempts to get an answer from an instance, in the order in which they began. */
   attempts?: TraceAttempt[];
 }
 
 export interface TraceAttempt {
   instance: string;
   address: string;
-  /** After the request had begun. */
+  /** Time from the start of the request to that of the attempt, in milliseconds. */
   start_ms: number;
   duration_ms: number;
   status: number | null;
-  /** Why there was no answer; `lost_hedge` if another instance was asked as well and was first. */
+  /** Why there was no answer; `lost_hedge` if another instance was also asked and answered first. */
   error: string | null;
 }
 

@@ -28,7 +28,7 @@ export function newQueryClient(): QueryClient {
         retryDelay: (n) => Math.min(4_000, 300 * 2 ** n),
         refetchOnWindowFocus: true,
         staleTime: 2_000,
-        // Whether the browser is "online" means nothing for a cluster on a private network.
+        // A browser may be offline and still reach a cluster on a private network.
         networkMode: 'always',
       },
       mutations: { networkMode: 'always' },
@@ -66,7 +66,7 @@ function Gate({ queries }: { queries: QueryClient }) {
     const stop = new AbortController();
     const live = new LiveCache(queries);
     let first = true;
-    // What was on the page before (another user, an ended session) is asked for again.
+    // Data from before (of another user, or of an ended session) is requested again.
     void queries.invalidateQueries();
     void followChanges(
       {
@@ -82,7 +82,7 @@ function Gate({ queries }: { queries: QueryClient }) {
   }, [inside, user, queries]);
 
   useEffect(() => {
-    // Data read from one node may be ahead of another: after a move, all is read anew.
+    // The data of one node may be newer than that of another. So all data is read again after a move.
     let base = connection.get().base;
     return connection.subscribe(() => {
       const next = connection.get().base;
@@ -107,7 +107,7 @@ function Gate({ queries }: { queries: QueryClient }) {
   );
 }
 
-/** Reads the user of the cookie, and repeats this while the node does not answer. */
+/** Reads the user of the session cookie, and repeats this while the node does not answer. */
 function recogniseSession(): () => void {
   const stop = new AbortController();
   void (async () => {

@@ -10,7 +10,7 @@ import { Mark } from '../parts/status';
 import { useNow } from '../parts/time';
 import { OtherNodes } from './other-nodes';
 
-/** A link that drops for less than this is not worth a banner. */
+/** An interruption of the connection that is shorter than this shows no banner, in milliseconds. */
 const PATIENCE_MS = 1_500;
 
 export function Banner() {

@@ -135,7 +135,7 @@ function Finder({ onClose }: { onClose: () => void }) {
 function useEntries(typed: string): Entry[] {
   const navigate = useNavigate();
   const all = useQuery(servicesQuery());
-  // Where the cluster has more services than the page holds, the server searches.
+  // If the cluster has more services than the page loads, the server searches.
   const found = useQuery({ ...servicesQuery({ q: typed }), enabled: typed !== '' && all.data?.complete === false });
   return useMemo(() => {
     const source = (all.data?.complete === false && typed ? found.data?.items : all.data?.items) ?? [];

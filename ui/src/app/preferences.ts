@@ -6,7 +6,7 @@ export type Theme = 'system' | 'light' | 'dark';
 export interface Preferences {
   theme: Theme;
   shortcuts: boolean;
-  /** Share of requests that should succeed, in percent. */
+  /** The service level objective: the share of requests that should succeed, in percent. Default 99.9. */
   objective: number;
 }
 

@@ -1,6 +1,6 @@
 /**
- * The screens, and the part of their state that is in the address. The route is kept in the fragment: an unknown
- * path must answer 404 by the HTTP contract, and so service names stay out of access logs.
+ * The screens, and the part of their state that is in the address. The route is in the fragment, because the
+ * server must answer an unknown path with 404, and because access logs then contain no names of services.
  */
 import {
   createHashHistory,
@@ -16,15 +16,16 @@ import { Shell } from './shell';
 const text = (value: unknown): string | undefined =>
   typeof value === 'string' && value !== '' ? value : typeof value === 'number' ? String(value) : undefined;
 
-/** The named parts of the address that are text; others are dropped. */
+/** The named parameters of the address that are text. Others are dropped. */
 function texts<K extends string>(...names: K[]) {
   return (search: Record<string, unknown>): { [name in K]?: string | undefined } =>
     Object.fromEntries(names.map((name) => [name, text(search[name])])) as { [name in K]?: string | undefined };
 }
 
 /**
- * Each screen is a separate file, so that the first one does not wait for all. If a file cannot be loaded, its
- * screen shows an error: the router would reload the page, from a node that may be unreachable.
+ * Each screen is a separate file, so that the first screen does not wait for all files. If a file cannot be
+ * loaded, its screen shows an error. The router would reload the page instead, from a node that may be
+ * unreachable.
  */
 const FILES = {
   cluster: () => import('../screens/cluster/cluster'),
@@ -57,7 +58,7 @@ const SCREENS = Object.fromEntries(
 export function fetchScreens(): void {
   const later = window.requestIdleCallback ?? ((act: () => void) => setTimeout(act, 500));
   later(() => {
-    // A file that is missing now is asked for again when its screen is opened.
+    // If a file cannot be loaded now, it is requested again when its screen is opened.
     for (const load of Object.values(SCREENS)) void load().catch(() => undefined);
   });
 }
@@ -129,7 +130,7 @@ const access = createRoute({
 export const router = createRouter({
   routeTree: root.addChildren([overview, cluster, services, service, dependencies, traces, alerts, audit, config, access]),
   history: createHashHistory(),
-  // Plain text both ways: an instance called "5" or "true" stays a text.
+  // Parameters are read and written as plain text, so that an instance called "5" or "true" stays a text.
   parseSearch: (search) => Object.fromEntries(new URLSearchParams(search)),
   stringifySearch: (search) => {
     const params = new URLSearchParams();

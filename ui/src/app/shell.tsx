@@ -23,7 +23,7 @@ export function Shell() {
 
   useEffect(() => {
     setMenu(false);
-    // A new screen begins at its top, for the eye and for a screen reader.
+    // A new screen begins at its top, also for a screen reader.
     if (first.current) first.current = false;
     else main.current?.focus({ preventScroll: true, focusVisible: false });
     main.current?.scrollTo(0, 0);
@@ -52,7 +52,7 @@ export function Shell() {
       <div className="column">
         <TopBar openMenu={() => setMenu(true)} openPalette={() => setPalette(true)} openHelp={() => setHelp(true)} />
         <Banner />
-        {/* A stop of its own: it scrolls, and a screen may have nothing else in it that takes the focus. */}
+        {/* It can take the focus, because it scrolls and a screen may have no other element with focus. */}
         <main className="main" id="main" ref={main} tabIndex={0}>
           <Outlet />
         </main>

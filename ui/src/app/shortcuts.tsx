@@ -1,4 +1,4 @@
-/** The keyboard: Ctrl K anywhere; single keys outside of fields, which can be turned off. */
+/** Keyboard shortcuts: Ctrl K works everywhere. Single keys work outside of fields, and can be turned off. */
 import { useNavigate } from '@tanstack/react-router';
 import { useEffect, useRef } from 'react';
 import { useStore } from '../api/store';

@@ -1,4 +1,4 @@
-/** Sign-in; also over a page whose session ended, so that nothing on it is lost. */
+/** The sign-in. If a session ends, it is shown over the page, so that nothing on the page is lost. */
 import { Dialog } from '@base-ui/react/dialog';
 import { useState, type FormEvent } from 'react';
 import { signIn, signOut } from '../api/actions';

@@ -1,4 +1,4 @@
-/** Search, the state of the link, and the signed-in person's menu. */
+/** The search, the state of the connection, and the menu of the signed-in user. */
 import { Menu } from '@base-ui/react/menu';
 import { useQuery } from '@tanstack/react-query';
 import { signOut } from '../api/actions';
@@ -29,7 +29,7 @@ export function TopBar(props: { openMenu: () => void; openPalette: () => void; o
   );
 }
 
-/** Whether the data on the page is live, and which node it comes from. */
+/** Shows whether the data on the page is live, and from which node it comes. */
 function Link() {
   const link = useStore(connection);
   const now = useNow();

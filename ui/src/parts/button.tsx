@@ -36,7 +36,7 @@ export function Button({ kind = 'plain', icon, reason, busy, children, className
       {children}
     </button>
   );
-  // Null keeps the same elements, so that a focused button stays focused when its reason goes.
+  // With null the same elements are rendered, so that a focused button keeps the focus when its reason disappears.
   if (reason === undefined) return button;
   return (
     <>

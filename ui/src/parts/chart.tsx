@@ -8,7 +8,7 @@ import { useWidth } from './layout';
 
 export interface Series {
   name: string;
-  /** 1 to 4, one of the theme's line colours, each with its own dash. */
+  /** One of the four line colours of the theme. Each has its own dash pattern. */
   tint: 1 | 2 | 3 | 4;
   points: readonly { at: number; value: number }[];
 }
@@ -17,17 +17,17 @@ export interface ChartProps {
   label: string;
   series: readonly Series[];
   unit: string;
-  /** The shown span of time, up to the latest point. */
+  /** The displayed span of time up to the latest point, in milliseconds. Default 300,000. */
   spanMs?: number;
   height?: number;
   format?: (n: number) => string;
   empty?: string;
-  /** Draw each value as a dot: for single requests rather than rates. */
+  /** Whether each value is drawn as a dot, for single requests. Otherwise values are joined by lines, for rates. */
   dots?: boolean;
 }
 
 const LEFT_MIN = 44;
-/** Width of a character of the scale, at most. */
+/** Maximum width of a character of the scale, in pixels. */
 const CHARACTER = 6.6;
 /** With more lines than this, filled areas would hide lines. */
 const AREAS_MAX = 4;
@@ -36,7 +36,7 @@ const TOP = 8;
 const GAP_MS = 20_000;
 const SPAN_MIN_MS = 60_000;
 
-/** A round number not below `max`, and the lines between 0 and it. */
+/** A round number of at least `max`, and the values of the grid lines from 0 to it. */
 export function scaleOf(max: number): { top: number; ticks: number[] } {
   if (!(max > 0)) return { top: 1, ticks: [0, 0.5, 1] };
   const power = 10 ** Math.floor(Math.log10(max / 2));
@@ -188,7 +188,7 @@ function spoken(series: readonly Series[], from: number, format: (n: number) => 
     .join('. ');
 }
 
-/** A share as a bar with its parts named. */
+/** A bar that shows the shares of named parts. */
 export function Bar({ parts, label }: { parts: readonly { name: string; n: number; tone: string }[]; label: string }) {
   const sum = parts.reduce((n, p) => n + p.n, 0);
   return (

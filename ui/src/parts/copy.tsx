@@ -10,7 +10,7 @@ export function CopyButton({ text, label }: { text: string; label: string }) {
     return () => clearTimeout(timer);
   }, [state]);
   const copy = () =>
-    // Missing if the page was loaded over plain HTTP from another machine.
+    // `navigator.clipboard` is missing if the page was loaded over plain HTTP from another machine.
     (navigator.clipboard?.writeText(text) ?? Promise.reject(new Error('no clipboard'))).then(
       () => setState('done'),
       () => setState('failed'),

@@ -58,12 +58,12 @@ export interface ConfirmProps {
   open: boolean;
   onClose: () => void;
   title: string;
-  /** What will happen, in full sentences. */
+  /** The effect of the action, in full sentences. */
   effect: ReactNode;
   /** The verb on the button. */
   verb: string;
   danger?: boolean;
-  /** Text that must be typed first, for what cannot be undone. */
+  /** Text that the user must type first, for actions that cannot be undone. */
   typed?: string;
   act: () => Promise<unknown>;
   children?: ReactNode;

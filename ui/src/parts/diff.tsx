@@ -43,7 +43,7 @@ export function diffLines(before: string, after: string): DiffLine[] {
   return out;
 }
 
-/** Keys in order, so that two equal values give equal text. */
+/** A value as JSON with sorted keys, so that equal values give equal text. */
 export function stable(value: unknown): string {
   return JSON.stringify(sorted(value), null, 2) ?? '';
 }
@@ -58,7 +58,7 @@ function sorted(value: unknown): unknown {
   );
 }
 
-/** Unchanged lines kept around a change. */
+/** Number of unchanged lines that are shown around a change. */
 const CONTEXT = 3;
 
 /** Long stretches without a change become one line that counts them. */

@@ -1,4 +1,4 @@
-/** Form controls with their label, hint and error tied together. */
+/** Form controls, connected to their label, hint and error. */
 import { Switch } from '@base-ui/react/switch';
 import { useEffect, useId, useRef, useState, type ComponentPropsWithRef, type ReactNode } from 'react';
 

@@ -2,7 +2,7 @@
 
 const whole = new Intl.NumberFormat('en');
 
-/** A number that is not known is a dash. */
+/** A number with separators; a dash if it is unknown. */
 export function count(n: number | null): string {
   return n === null ? '–' : whole.format(n);
 }
@@ -11,7 +11,7 @@ export function plural(n: number, one: string, many = `${one}s`): string {
   return `${whole.format(n)} ${n === 1 ? one : many}`;
 }
 
-/** 1234567 as 1.23 M: three figures. */
+/** A number with three figures, such as 1.23 M for 1234567. */
 export function short(n: number): string {
   if (!Number.isFinite(n)) return '–';
   const steps = [
@@ -58,7 +58,7 @@ export function duration(ms: number): string {
   return `${Math.floor(h / 24)} d`;
 }
 
-/** "4 s ago", "in 3 min". */
+/** A time relative to `now`, such as "4 s ago" or "in 3 min". */
 export function relative(atMs: number, now: number): string {
   const delta = now - atMs;
   const size = Math.abs(delta);
@@ -83,7 +83,7 @@ export function clock(atMs: number): string {
   return clockFormat.format(atMs);
 }
 
-/** Today's times by the clock, others with their day. */
+/** A time of today as a time of day, any other with its date. */
 export function moment(atMs: number, now = Date.now()): string {
   const same = new Date(atMs).toDateString() === new Date(now).toDateString();
   return same ? clock(atMs) : `${dayFormat.format(atMs)} ${clock(atMs)}`;

@@ -1,4 +1,4 @@
-/** Icons of this page: 16 px, one stroke. They are decorative; a text next to each says the same. */
+/** The icons of the page: 16 px, one stroke. They are decorative, because a text next to each says the same. */
 import type { ReactNode } from 'react';
 
 const SHAPES = {

@@ -1,4 +1,4 @@
-/** Layout: headings, panels, figures, key-value lists; and the width of an element. */
+/** Layout: headings, panels, figures and key-value lists, and the width of an element. */
 import { useEffect, useState, type ReactNode, type RefObject } from 'react';
 
 export function useWidth(ref: RefObject<HTMLElement | null>): number {

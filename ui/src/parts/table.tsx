@@ -22,11 +22,11 @@ export interface TableProps<T> {
   rows: readonly T[];
   columns: readonly Column<T>[];
   rowKey: (row: T) => string;
-  /** What Enter and a click on a row do. */
+  /** Called when Enter is pressed on a row, or a row is clicked. */
   open?: (row: T) => void;
   selected?: string | null;
   rowHeight?: number;
-  /** Total where more rows exist than are loaded. */
+  /** Total number of rows, if not all of them are loaded. */
   total?: number;
   nearEnd?: () => void;
   empty?: ReactNode;
@@ -152,7 +152,7 @@ interface RowProps<T> {
   tracks: string;
   columns: readonly Column<T>[];
   selected: boolean | undefined;
-  /** The one row that Tab reaches. */
+  /** Whether Tab reaches this row. Only one row has this set. */
   reached: boolean;
   open: ((row: T) => void) | undefined;
   onReach: (index: number) => void;

@@ -21,7 +21,7 @@ function subscribe(listener: () => void): () => void {
   };
 }
 
-/** The time, renewed each second; all users share one timer. */
+/** The present time, updated once a second. All components share one timer. */
 export function useNow(): number {
   return useSyncExternalStore(subscribe, () => tick);
 }

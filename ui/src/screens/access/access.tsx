@@ -1,4 +1,4 @@
-/** Who may do what: users, API tokens, the keys that sign sessions. For admins. */
+/** Access: users, API tokens, and the keys that sign sessions. For admins. */
 import { Tabs } from '@base-ui/react/tabs';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { session } from '../../api/session';

@@ -1,4 +1,4 @@
-/** The keys that sign sessions: which signs, which are still accepted, rotate. */
+/** The keys that sign sessions: shows which one signs and which are still accepted, and rotates them. */
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { rotateKeys } from '../../api/actions';

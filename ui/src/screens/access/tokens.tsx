@@ -1,4 +1,4 @@
-/** API tokens: create (shown once), revoke. */
+/** API tokens: creates one, which is shown once, and revokes them. */
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { createToken, revokeToken } from '../../api/actions';

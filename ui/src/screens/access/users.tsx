@@ -1,4 +1,4 @@
-/** Users: add, change role or password, delete. */
+/** Users: adds, changes and deletes them. */
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { deleteUser, putUser } from '../../api/actions';
@@ -95,7 +95,7 @@ export function Users({ me }: { me: string }) {
   );
 }
 
-/** The server's rule for every user's password. */
+/** Minimum length of a password, in characters, which the server also checks. */
 const PASSWORD_CHARS_MIN = 8;
 
 function UserDialog({ user, onClose, done }: { user: User | 'new' | null; onClose: () => void; done: () => Promise<unknown> }) {

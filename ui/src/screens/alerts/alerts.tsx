@@ -1,4 +1,4 @@
-/** Alerts: what is open, acknowledge, silence a type for a while. */
+/** Alerts: lists them, acknowledges one, and silences a type for a time. */
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useState } from 'react';
@@ -82,7 +82,7 @@ function AlertCard({ alert, onSilence }: { alert: Alert; onSilence: () => void }
     queries.setQueryData<Alert[]>(keys.alerts(), (all) =>
       all?.map((a) => (a.id === alert.id ? { ...a, acknowledged_by: by } : a)),
     );
-  // Shown immediately, because it changes only this mark, and a refusal reverts it.
+  // The mark is shown immediately. If the server refuses, it is removed again.
   const ack = async () => {
     const state = session.get();
     mark(state.phase === 'signed-in' ? state.me.user : 'you');

@@ -13,7 +13,7 @@ import { useNow } from '../../parts/time';
 export interface Term {
   holder: string;
   from: number;
-  /** Null for the last one if no leader is known now, because its end is unknown. */
+  /** Null for the last term if no leader is known now, because the end of the term is unknown. */
   to: number | null;
   fence: number;
   index: number;

@@ -12,7 +12,7 @@ import { Status } from '../../parts/status';
 import { say } from '../../parts/toast';
 import { reachOf, type Reach } from './reach';
 
-/** The usual number of entries in flight. */
+/** A lag of at most this many entries is normal, because entries are in flight. */
 const LAG_TOLERATED = 1_000;
 
 type Asked = { what: 'transfer' | 'promote' | 'remove'; member: Member } | null;
@@ -157,7 +157,7 @@ function MemberDialogs({
       queries.invalidateQueries({ queryKey: keys.cluster() }),
       queries.invalidateQueries({ queryKey: keys.leadership() }),
     ]);
-  // Kept while the dialog closes, so that its text does not change visibly.
+  // The last action is kept while the dialog closes, so that its text does not change visibly.
   const [last, setLast] = useState<Asked>(asked);
   if (asked && asked !== last) setLast(asked);
   const m = last?.member;

@@ -1,4 +1,7 @@
-/** The report of each node about itself, fetched over the nodes' own connections. It would show two nodes that both claim to lead. */
+/**
+ * The report of each node about itself, which the nodes fetch from each other. Two nodes that both claim to lead
+ * would be visible here.
+ */
 import { useQuery } from '@tanstack/react-query';
 import { nodesQuery } from '../../api/queries';
 import type { ClusterNode, NodeReport } from '../../api/types';

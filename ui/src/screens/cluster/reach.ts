@@ -6,7 +6,7 @@ import type { ClusterNode, ClusterStatus, Member } from '../../api/types';
 
 export type Reach = 'here' | 'reached' | 'cut-off' | 'unknown';
 
-/** A leader that was heard within this time is reachable. */
+/** A member that was heard within this time is reachable, in milliseconds. */
 const RECENT_MS = 5_000;
 
 export function reachOf(status: ClusterStatus, member: Member, nodes?: readonly ClusterNode[]): Reach {

@@ -1,4 +1,4 @@
-/** Earlier configurations, as the cluster records them: who changed what, comparison with the present one, and rollback. */
+/** Earlier configurations: who changed what, a comparison with the present one, and rollback. */
 import { useQuery } from '@tanstack/react-query';
 import { Fragment, useState } from 'react';
 import { configHistoryQuery, type Revised } from '../../api/queries';

@@ -2,7 +2,7 @@
 import type { TraceEntry } from '../../api/types';
 import { subjectOf } from '../traces/about';
 
-/** An event of the compatible audit feed; only what the graph reads. */
+/** An event of the compatible audit feed, with the fields that the graph needs. */
 export interface LookupEvent {
   timestamp: string;
   type: string;
@@ -71,12 +71,12 @@ export function hostOf(client: string | null | undefined): string {
   return bracketed ?? (client.split(':').length === 2 ? (client.split(':')[0] ?? client) : client);
 }
 
-/** The instance's name; the events name virtual nodes, which are the instance and a number. */
+/** The name of the instance. Events name virtual nodes, whose names are that of the instance and a number. */
 function instanceOf(event: LookupEvent): string {
   return event.nodeName?.replace(/-\d+$/, '') || originOf(event.address ?? '');
 }
 
-/** The instance's part of a full URL. */
+/** The part of a full URL that identifies the instance. */
 export function originOf(address: string): string {
   try {
     return new URL(address).origin;

@@ -76,7 +76,7 @@ export function Warnings({ status }: { status: ClusterStatus }) {
   );
 }
 
-/** One line on the cluster's own health. */
+/** The health of the cluster itself, in one line. */
 export function clusterHealth(s: ClusterStatus, nodes?: readonly ClusterNode[]): { tone: Tone; text: string } {
   if (s.leadership.leader === null) {
     return { tone: 'bad', text: s.raft ? 'No leader: writes are refused' : 'No leader: heartbeats wait, and nothing expires' };
@@ -98,7 +98,7 @@ function Figures({ status }: { status: ClusterStatus }) {
   const t = status.totals;
   const nodes = useQuery(nodesQuery());
   if (!t) return null;
-  // Instances that are drained, or used in panic mode, count there and not here.
+  // Drained instances, and those that are used in panic mode, are counted there and not as unhealthy or evicted.
   const elsewhere = t.unhealthy > t.no_traffic.unhealthy || t.evicted > t.no_traffic.evicted;
   const tolerated = toleranceOf(status, nodes.data);
   return (
@@ -166,7 +166,7 @@ function Figures({ status }: { status: ClusterStatus }) {
   );
 }
 
-/** The calls of the whole cluster. Each node counts its own and is asked for them. */
+/** The calls of the whole cluster. Each node counts its own calls and is asked for the number. */
 function Calls() {
   const { data } = useQuery(nodesQuery());
   const reports = (data ?? []).flatMap((n) => (n.report ? [n.report] : []));

@@ -49,7 +49,7 @@ function TrafficChart({ traffic, spanMs }: { traffic: Traffic; spanMs: number })
   );
 }
 
-/** The remaining error budget: 1 is all of it, and below 0 it is exceeded. */
+/** The remaining error budget: 1 means all of it, and below 0 it is exceeded. Null without requests. */
 export function budgetLeft({ good, bad }: { good: number; bad: number }, objectivePercent: number): number | null {
   const all = good + bad;
   if (all === 0) return null;
@@ -112,7 +112,7 @@ function Budget({ traffic: { total } }: { traffic: Traffic }) {
   );
 }
 
-/** Of sorted values. */
+/** The value below which `share` of the sorted values are. */
 export function quantile(sorted: readonly number[], share: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? Number.NaN;
 }

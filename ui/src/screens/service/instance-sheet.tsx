@@ -31,7 +31,7 @@ export function InstanceSheet({
 }: {
   service: Service;
   id: string | null;
-  /** The row of the list, kept live by the stream. */
+  /** The row of the list, which the watch stream keeps up to date. */
   known: Instance | null;
   onClose: () => void;
 }) {

@@ -69,7 +69,7 @@ function None() {
   return <span className="faint">–</span>;
 }
 
-/** The reason in one line: that of the operator, or that of the probes. */
+/** The reason for the state of an instance in one line, as the operator or the probes gave it. */
 export function reasonOf(i: Instance): string {
   if (i.drain) return `${i.drain.by}${i.drain.reason ? `: ${i.drain.reason}` : ''}`;
   const reason = i.health.reason ?? '';

@@ -1,4 +1,4 @@
-/** Words for the API's enumerations. */
+/** Texts for the values of the API's enumerations. */
 import type { Strategy } from '../../api/types';
 
 export const STRATEGIES: Record<Strategy, string> = {

@@ -1,4 +1,4 @@
-/** The limits that the server checks too, so that a mistake is shown while typing. Pure functions. */
+/** Checks the limits that the server also checks, so that a mistake is shown while typing. Pure functions. */
 import type { Policy, Probe } from '../../api/types';
 
 export type Mistakes = Record<string, string>;
@@ -38,7 +38,7 @@ function checkProbe(probe: Probe, out: Mistakes): void {
   if (path.includes('://') || path.startsWith('//')) out['probe.path'] = 'A path on the instance, not a URL.';
 }
 
-/** Reads a policy written by hand. */
+/** Parses a policy that a user has typed. */
 export function parsePolicy(text: string): { policy: Policy } | { mistake: string } {
   try {
     const value: unknown = JSON.parse(text);

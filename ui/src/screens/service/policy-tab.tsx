@@ -1,4 +1,4 @@
-/** The policy editor: a form for the most common fields, JSON for all of it, and a diff before it is applied. */
+/** The policy editor: a form for the most common fields, JSON for the whole policy, and a diff before it is applied. */
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useEffect, useMemo, useState } from 'react';
 import { deletePolicy, putPolicy } from '../../api/actions';
@@ -51,7 +51,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
     setText(stable(next?.value ?? {}));
   };
   useEffect(() => {
-    // There are no unsaved changes, so changes of other users are taken over.
+    // There are no unsaved changes, so the editor shows the changes of other users.
     if (newer && !touched) take(stored);
   }, [newer, touched, stored]);
 

@@ -1,4 +1,4 @@
-/** All services: search, filters, live health. Worst first unless asked otherwise. */
+/** All services: search, filters, live health. By default the services with the worst health come first. */
 import { useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useDeferredValue, useMemo } from 'react';
@@ -26,7 +26,7 @@ const COLUMNS: readonly Column<ServiceSummary>[] = [
     head: 'Service',
     track: 'minmax(80px, 2fr)',
     cell: (s) => (
-      // A plain link: with thousands of rows, a link that follows the router's state would be slow.
+      // This is a plain link, because with thousands of rows, links that follow the router's state would be slow.
       <a href={`#${path('services', s.namespace, s.name)}`} className="name" title={s.name} tabIndex={-1}>
         {s.name}
       </a>
@@ -85,7 +85,7 @@ export function ServicesScreen() {
   const [typed, setTyped] = useTyped(search.q);
   const q = useDeferredValue(typed.trim());
   const all = useQuery(servicesQuery());
-  // If there are more services than the page holds, the server searches.
+  // If there are more services than the page loads, the server searches.
   const byServer = all.data?.complete === false && (q !== '' || health !== 'all');
   const found = useQuery({
     ...servicesQuery({ q, health: health === 'all' || health === 'bad' ? undefined : health }),

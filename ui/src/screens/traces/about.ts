@@ -31,7 +31,7 @@ export function isAbout(trace: TraceEntry, namespace: string, service: string): 
   return subject !== null && subject.via !== 'registry' && subject.namespace === namespace && subject.service === service;
 }
 
-/** Whether a request was a caller's, through the proxy, the redirect or resolve. */
+/** Whether a request was a caller's request to a service, through the proxy, a redirect or resolve. */
 export function isCall(trace: TraceEntry): boolean {
   const subject = subjectOf(trace.path);
   return subject !== null && subject.via !== 'registry';

@@ -1,4 +1,4 @@
-/** An HTTP status with its class by shape and colour. */
+/** An HTTP status, whose class is shown by shape and colour. */
 import { Status, type Tone } from '../../parts/status';
 
 export function StatusCode({ status }: { status: number }) {

@@ -3,14 +3,14 @@ import type { TraceAttempt, TraceEntry } from '../../api/types';
 
 export interface Span {
   entry: TraceEntry;
-  /** From the start of the earliest. */
+  /** Time from the start of the earliest request, in milliseconds. */
   startMs: number;
   attempts: AttemptSpan[];
 }
 
 export interface AttemptSpan {
   attempt: TraceAttempt;
-  /** From the start of the earliest request. */
+  /** Time from the start of the earliest request to that of the attempt, in milliseconds. */
   startMs: number;
 }
 
