@@ -5,7 +5,7 @@ use maxine_state::{EndedSession, Role};
 /// How a caller was authenticated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AuthMethod {
-    /// Not at all.
+    /// The caller was not authenticated.
     #[default]
     Nothing,
     /// With a session's JWT in the `Authorization` or the `x-maxine-token` header.

@@ -36,14 +36,14 @@ pub enum EventKind {
     InstanceRegistered {
         /// The instance.
         key: InstanceKey,
-        /// The new value.
+        /// The instance as it is after the change.
         data: Arc<Instance>,
     },
     /// The verdict on an instance changed.
     HealthChanged {
         /// The instance.
         key: InstanceKey,
-        /// The new value.
+        /// The instance as it is after the change.
         data: Arc<Instance>,
     },
     /// The owner reported a check, or did not report it in time. An equal report that went through the log is
@@ -53,7 +53,7 @@ pub enum EventKind {
         key: InstanceKey,
         /// The check.
         check: Name,
-        /// The new value.
+        /// The instance as it is after the change.
         data: Arc<Instance>,
     },
     /// An instance was removed.

@@ -53,10 +53,10 @@ first_version!(SelectionStrategy { RoundRobin, ConsistentHash, Rendezvous, Least
 )]
 #[serde(rename_all = "snake_case")]
 pub enum DiscoveryMode {
-    /// With a redirect to the instance.
+    /// It redirects the caller to the instance.
     #[default]
     Redirect,
-    /// By forwarding the request.
+    /// It forwards the request to the instance.
     Proxy,
 }
 

@@ -33,9 +33,9 @@ struct Seen {
 /// What this node remembers of the newest state.
 #[derive(Debug, Default)]
 pub(crate) struct NewestState {
-    /// `None` if nothing is remembered.
+    /// The file; `None` if nothing is remembered.
     path: Option<PathBuf>,
-    /// What the file has; `None` if there is no file, or one that cannot be read.
+    /// The content of the file; `None` if there is no file, or it cannot be read.
     seen: Option<Seen>,
     is_compared: bool,
     /// The history of an older state that was found, until it has ended. Until then the file stays as it is, so that
@@ -70,7 +70,7 @@ impl NewestState {
             // The store is empty.
             None => true,
             Some(history) if history == seen.history => now < seen.index,
-            // Of another history, only those that this node has seen end are known to be older.
+            // A state of another history is known to be older only if this node has seen that history end.
             Some(history) => seen.ended.contains(&history),
         };
         if !is_older {

@@ -62,7 +62,7 @@ pub struct Alert {
     pub object: String,
     /// A description in one line.
     pub message: String,
-    /// Details.
+    /// Further values, by name.
     #[schema(value_type = Object)]
     pub details: Map<String, Value>,
     /// The page in `docs/operations` with the instructions.
@@ -88,7 +88,7 @@ pub struct Notice {
     pub lasted_ms: u64,
     /// A description in one line.
     pub message: String,
-    /// Details.
+    /// Further values, by name.
     pub details: Map<String, Value>,
 }
 

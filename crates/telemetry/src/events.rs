@@ -64,9 +64,9 @@ pub struct ForwardHit {
 /// How the caller of a look-up reaches the instance.
 #[derive(Clone, Debug)]
 pub enum Mode {
-    /// In the way that Maxine offers: `redirect` or `resolve`.
+    /// The request names no mode: `redirect` or `resolve`, depending on the route.
     Way(&'static str),
-    /// In the mode that the request named.
+    /// The mode that the request names.
     Asked(Box<str>),
 }
 

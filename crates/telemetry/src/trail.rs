@@ -36,7 +36,7 @@ pub enum AttemptOutcome {
 /// The attempts of one request, in the order in which they ended. A single attempt needs no allocation.
 #[derive(Clone, Debug, Default)]
 pub enum AttemptTrail {
-    /// There was none.
+    /// There was no attempt.
     #[default]
     Empty,
     /// One attempt.

@@ -91,7 +91,7 @@ pub enum WatcherLost {
 #[derive(Debug, Default)]
 struct Ring {
     events: VecDeque<Arc<Event>>,
-    /// What the changes hold, in bytes.
+    /// Number of bytes that the changes hold.
     bytes: u64,
     /// The ring has every change of the scope after this index.
     complete_after: u64,

@@ -17,7 +17,7 @@ use maxine_view::View;
 /// How long the previous leader waits for the grant that ends its own.
 const GRANT_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// Answers the next leader.
+/// Tells the next leader the remaining times of the leases.
 pub(super) struct HandoverService {
     pub(super) actor: Supervised<LeaseActor>,
     pub(super) view: Arc<View>,

@@ -33,8 +33,8 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(1_000);
 const RENEW_TIMEOUT: Duration = Duration::from_millis(4_000);
 /// Pause before a message is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// How long the leader waits for what was acknowledged elsewhere, and then for its lease table to reach the
-/// index of the view. Both together fit into [`CALL_TIMEOUT`].
+/// How long the leader waits until it has everything that was acknowledged on any node, and then until its lease
+/// table has reached the index of the view. Both waits together fit into [`CALL_TIMEOUT`].
 const FOLLOW_TIMEOUT: Duration = Duration::from_millis(450);
 
 type Renewals = Vec<(LeaseId, u64)>;
@@ -219,8 +219,8 @@ impl PeerService<Renew> for RenewalService {
             let mut known = renew_all();
             if known.contains(&false) {
                 // The instance may have been registered a moment ago through a node that is ahead of this
-                // one, because the leader is not always the first to apply an entry. So a lease is unknown only if a
-                // table does not have it that has everything that was acknowledged anywhere.
+                // one, because the leader is not always the first to apply an entry. So a lease counts as
+                // unknown only if it is missing from a table that has everything that was acknowledged on any node.
                 let caught_up = store.barrier(Consistency::Strong, FOLLOW_TIMEOUT);
                 caught_up.await.map_err(|error| format!("the leader is catching up: {error}"))?;
                 let index = view.index();
@@ -231,7 +231,7 @@ impl PeerService<Renew> for RenewalService {
                 }
                 known = renew_all();
                 if leases.cleared_total() != cleared {
-                    return Err("the lease table was begun anew meanwhile".into());
+                    return Err("the lease table was cleared meanwhile".into());
                 }
             }
             if !leads() {

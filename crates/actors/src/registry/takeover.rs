@@ -26,7 +26,7 @@ pub(super) struct Inherit {
     pub(super) suspended_ms: Option<u64>,
 }
 
-/// Asks the previous leader.
+/// Asks the previous leader for the remaining times of the leases.
 pub(super) struct Takeover {
     pub(super) store: Arc<dyn ControlStore>,
     /// The actor that takes the answers.

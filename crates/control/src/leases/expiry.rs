@@ -120,7 +120,7 @@ pub enum LeaseEffect {
 pub enum ExpiryEvent {
     /// Expiry is suspended, because too large a share of the fleet became silent.
     Suspended {
-        /// How large the share is.
+        /// The number of silent leases and of all leases.
         suspension: Suspension,
         /// How long expiry has been suspended already, under previous leaders, in milliseconds.
         lasted_ms: u64,

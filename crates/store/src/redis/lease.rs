@@ -32,7 +32,7 @@ pub(super) struct LeaseRecord {
 /// The lease as a script answers it: empty if there is none.
 struct LeaseInRedis {
     text: String,
-    /// How long it still lasts.
+    /// The remaining time of the lease, in milliseconds.
     left_ms: u64,
 }
 

@@ -30,7 +30,7 @@ const CALLERS_MAX: usize = 64;
 const GREETINGS_MAX: usize = 64;
 /// Time limit for the first token of a connection.
 const GREETING: Duration = Duration::from_secs(1);
-/// How long a connection may be idle, and time limit for one exchange.
+/// Maximum time for which a connection may be idle, and time limit for one exchange.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// Accepts calls until the node stops.
