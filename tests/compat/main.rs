@@ -10,6 +10,7 @@
 
 mod access;
 mod actuator;
+mod direct;
 mod fast_path;
 mod one_outcome;
 mod one_selection;

@@ -11,11 +11,12 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Response, Version};
+use axum::http::{HeaderMap, Method, Response, Version};
 use axum::response::IntoResponse;
 use bytes::BytesMut;
 use futures::future::Either;
@@ -26,7 +27,9 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::answering::Answering;
+use super::compat::Relayed;
 use super::credential_check;
+use super::fast_path::{Answered, Relay};
 use super::http2;
 use super::linger::LingeringStream;
 use super::send_monitor::{self, Reader, SendMonitor, UnsentBytes};
@@ -73,6 +76,8 @@ pub(super) type Client = Connection<OwnedReadHalf, OwnedWriteHalf>;
 enum Next {
     /// A request with this head, which was taken from the bytes of the connection.
     Request(Box<RequestHead>),
+    /// A request that goes to an instance directly.
+    Relay(Box<Relay>),
     /// Bytes that are no request.
     Bad(BadRequest),
     Http2,
@@ -149,6 +154,7 @@ impl Session<'_> {
                     return None;
                 }
                 Next::Request(head) => Box::pin(self.exchange(client, head)).await,
+                Next::Relay(relay) => Box::pin(self.relay(client, relay)).await,
                 Next::Bad(why) => {
                     let refusal = well_formed::bad_request(why, self.answering.bounds);
                     client.refuse(refusal.into_response(), self.wall_ms()).await
@@ -285,10 +291,14 @@ impl Session<'_> {
     ) -> (usize, bool, Option<Next>) {
         let Answering { front, peer, credential_check, .. } = &self.answering;
         let fast_path = front.fast_path().filter(|_| credential_check.is_none());
-        let answered_len =
-            fast_path.map_or(0, |fast_path| fast_path.answer(peer.ip(), bytes, read_us, output));
-        let rest = &bytes[answered_len..];
+        let answered =
+            fast_path.map(|fast_path| fast_path.answer(peer.ip(), bytes, read_us, output));
+        let Answered { len: answered_len, relay } = answered.unwrap_or_default();
         let is_answered = answered_len > 0;
+        if let Some(relay) = relay {
+            return (answered_len, is_answered, Some(Next::Relay(relay)));
+        }
+        let rest = &bytes[answered_len..];
         if rest.is_empty() || output.len() >= OUTPUT_LEN_MAX {
             return (answered_len, is_answered, None);
         }
@@ -321,6 +331,48 @@ impl Session<'_> {
             None => Either::Right(self.answering.answer(request, Some(interim))),
         });
         let Ok((response, asked)) = asking.await else { return After::Gone };
+        self.deliver(asked, reader, response).await
+    }
+
+    /// Waits for the answer to a request that goes to an instance directly, and writes it.
+    async fn relay(
+        &self,
+        mut client: Client,
+        relay: Box<Relay>,
+    ) -> After<OwnedReadHalf, OwnedWriteHalf> {
+        let interim = OnceLock::new();
+        let may_stay = !self.listener.stop.is_cancelled();
+        let answer = self.answering.front.relay(*relay, &interim, may_stay);
+        let Ok(answer) = client.wait(&interim, answer).await else { return After::Gone };
+        match answer {
+            // The first bytes of a plain answer are its own, so there was no interim answer.
+            Relayed::Plain(encoded) => {
+                let sent = match client.write.try_write(&encoded) {
+                    Ok(sent) => sent,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                    Err(_) => return After::Gone,
+                };
+                let unsent = &encoded[sent..];
+                if !unsent.is_empty() && !self.send_rest(&mut client, unsent).await {
+                    return After::Gone;
+                }
+                if may_stay { After::Open(client) } else { After::Ending(client) }
+            }
+            Relayed::Other(response) => {
+                let reader = self.answering.reader(&HeaderMap::new());
+                let asked = client.asked(Method::GET, interim.into_inner().unwrap_or_default());
+                self.deliver(asked, reader, response).await
+            }
+        }
+    }
+
+    /// Writes an answer, for whose bytes `reader` is charged until the client has taken them.
+    async fn deliver(
+        &self,
+        asked: Asked<OwnedReadHalf, OwnedWriteHalf>,
+        reader: Reader,
+        response: Response<Body>,
+    ) -> After<OwnedReadHalf, OwnedWriteHalf> {
         if !send_monitor::is_watched(Version::HTTP_11, &response) {
             return self.send(asked, response).await;
         }

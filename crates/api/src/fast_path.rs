@@ -1,9 +1,11 @@
-//! The fast path: discovery by redirect and `resolve?redirect=1`, answered from the bytes of a connection.
+//! The fast path: discovery by redirect and `resolve?redirect=1`, answered from the bytes of a connection, and plain
+//! requests to forward.
 //!
 //! Place in the flow: [`super::connection`] offers the bytes that it has read. A request of the plainest form is read
-//! where it stands, and its answer is written as a whole, without maps of fields in between. Route, look-up and choice
-//! are those of the [`super::Front`] and of the router's handler; only the answer is encoded here. Every other request,
-//! and every look-up that is not answered by a redirect, is left to the connection, and nothing has been done for it.
+//! where it stands. The answer to a look-up is written as a whole, without maps of fields in between; a request to
+//! forward is written for its instance in the same way ([`Relay`]). Route, look-up and choice are those of the
+//! [`super::Front`] and of the router's handler; only the heads are encoded here. Every other request, and every look-up
+//! that is not answered by a redirect, is left to the connection, and nothing has been done for it.
 //!
 //! **Invariant:** a client cannot tell which of the two answered. The tests in `tests/compat/fast_path.rs`
 //! send the same bytes both ways.
@@ -13,14 +15,14 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use axum::http::Method;
 use axum::http::header::{self, HeaderMap, HeaderName};
+use axum::http::{Method, StatusCode};
 use httparse::{Header, Status};
 use maxine_balance::Fields;
 
-use super::compat::{self, LookUp, Preferred};
+use super::compat::{self, DirectForward, LookUp, Preferred};
 use super::connection::OUTPUT_LEN_MAX;
-use super::middleware::{Shared, TRACEPARENT, context_of};
+use super::middleware::{Record, Shared, TRACEPARENT, context_of};
 use super::native::{Basis, NO_STORE, PlainResolve};
 use super::route::Route;
 use super::well_formed;
@@ -32,9 +34,11 @@ use maxine_telemetry::Subject;
 
 /// Maximum number of header fields of a request on the fast path.
 const FIELDS_MAX: usize = 32;
+/// Maximum length of a target on the fast path, in bytes. The limit for other targets is not lower.
+const TARGET_LEN_MAX: usize = 4 * 1_024;
 /// Fields that the fast path reads or writes. If the header of the trace id had one of these names, there
 /// would be two of it.
-const FIELDS: [HeaderName; 14] = [
+const FIELDS: [HeaderName; 19] = [
     header::ACCEPT,
     header::CACHE_CONTROL,
     header::CONNECTION,
@@ -42,14 +46,34 @@ const FIELDS: [HeaderName; 14] = [
     header::CONTENT_TYPE,
     header::DATE,
     header::EXPECT,
+    header::FORWARDED,
     header::HOST,
     header::LOCATION,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::VARY,
+    header::VIA,
     header::X_CONTENT_TYPE_OPTIONS,
     TRACEPARENT,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
 ];
+
+/// A plain request to forward, which an instance was chosen for.
+pub(super) struct Relay {
+    pub(super) record: Record,
+    pub(super) forward: DirectForward,
+}
+
+/// What the fast path did.
+#[derive(Default)]
+pub(super) struct Answered {
+    /// The length of the requests that were answered, and of the one to forward.
+    pub(super) len: usize,
+    /// The last of them, if it has to be forwarded.
+    pub(super) relay: Option<Box<Relay>>,
+}
 
 /// Answers look-ups from bytes.
 pub(super) struct FastPath {
@@ -66,39 +90,39 @@ impl FastPath {
         is_usual.then_some(Self { state, edge })
     }
 
-    /// Answers the requests in `bytes` one after the other, until one is not for the fast path, or until
-    /// [`OUTPUT_LEN_MAX`] is reached. Writes the answers to
-    /// `out` and returns the length of the requests. `read_us` is when they were read, on the monotonic clock.
+    /// Answers the requests in `bytes` one after the other, until one is not for the fast path or has to be forwarded,
+    /// or until [`OUTPUT_LEN_MAX`] is reached. Writes the answers to `out` and returns the length of the requests.
+    /// `read_us` is when they were read, on the monotonic clock.
     pub(super) fn answer(
         &self,
         peer: IpAddr,
         bytes: &[u8],
         read_us: u64,
         out: &mut Vec<u8>,
-    ) -> usize {
-        let mut answered_len = 0;
-        while answered_len < bytes.len() && out.len() < OUTPUT_LEN_MAX {
+    ) -> Answered {
+        let mut answered = Answered::default();
+        while answered.len < bytes.len() && out.len() < OUTPUT_LEN_MAX && answered.relay.is_none() {
             let out_len = out.len();
-            let rest = &bytes[answered_len..];
+            let rest = &bytes[answered.len..];
             let one = AssertUnwindSafe(|| self.answer_one(peer, rest, read_us, out));
             // After a panic, the request is handled as any other, and the panic is answered there.
-            let Some(len) = catch_unwind(one).ok().flatten() else {
+            let Some((len, relay)) = catch_unwind(one).ok().flatten() else {
                 out.truncate(out_len);
                 break;
             };
-            answered_len += len;
+            answered = Answered { len: answered.len + len, relay };
         }
-        answered_len
+        answered
     }
 
-    /// Answers the first request in `bytes`. Returns its length.
+    /// Answers the first request in `bytes`, or prepares it for its instance. Returns its length.
     fn answer_one(
         &self,
         peer: IpAddr,
         bytes: &[u8],
         read_us: u64,
         out: &mut Vec<u8>,
-    ) -> Option<usize> {
+    ) -> Option<(usize, Option<Box<Relay>>)> {
         if self.state.store().exclusion().is_some() {
             return None;
         }
@@ -111,19 +135,26 @@ impl FastPath {
         let fields = ReadFields(head.headers);
         let client = self.edge.resolve(peer, &fields);
         let context = context_of(given.trace_id, given.traceparent, client);
-        let subject = match Route::of(&self.state, &Method::GET, path, Some(query)) {
+        let subject = match Route::of(&self.state, &Method::GET, path, query) {
             Route::LookUp(look_up) => {
                 self.discover(&look_up, given.accept, &fields, &context, out)?
             }
             Route::Router => {
-                let resolve = PlainResolve::of(path, query)?;
+                let resolve = PlainResolve::of(path, query?)?;
                 self.resolve(&resolve, &fields, &context, out)?
             }
-            Route::Forward(_) => return None,
+            Route::Forward(forward) => {
+                self.state.not_serving_reason().is_none().then_some(())?;
+                let forward = forward.direct(&self.state, &context, fields.0, &fields)?;
+                self.state.telemetry().metrics().proxy_fast_path.inc();
+                let record = self.edge.open_plain(head.path?, forward.subject(), context, read_us);
+                return Some((len, Some(Box::new(Relay { record, forward }))));
+            }
         };
         self.state.telemetry().metrics().fast_path.inc();
-        self.edge.redirected(head.path?, subject, context, read_us);
-        Some(len)
+        let record = self.edge.open_plain(head.path?, subject, context, read_us);
+        self.edge.close_plain(record, StatusCode::FOUND);
+        Some((len, None))
     }
 
     /// A redirect of the compatible API.
@@ -216,15 +247,19 @@ fn push_date_field(out: &mut Vec<u8>, name: &str, now_ms: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The path and the query of a `GET` over HTTP/1.1 whose query has nothing but characters of a URL.
-fn plain_target<'a>(head: &httparse::Request<'_, 'a>) -> Option<(&'a str, &'a str)> {
+/// The path and the query of a `GET` over HTTP/1.1 whose target is not long, and whose query has nothing but characters
+/// of a URL.
+fn plain_target<'a>(head: &httparse::Request<'_, 'a>) -> Option<(&'a str, Option<&'a str>)> {
+    let target = head.path.filter(|target| target.len() <= TARGET_LEN_MAX)?;
     if head.method != Some("GET") || head.version != Some(1) {
         return None;
     }
-    let (path, query) = head.path?.split_once('?')?;
     let is_plain =
         |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/?@!$&'()*+,;=%".contains(&byte);
-    query.bytes().all(is_plain).then_some((path, query))
+    match target.split_once('?') {
+        Some((path, query)) => query.bytes().all(is_plain).then_some((path, Some(query))),
+        None => Some((target, None)),
+    }
 }
 
 /// The parts of a request that an answer depends on, apart from the query.
@@ -310,7 +345,7 @@ pub(super) mod fuzz {
         }
         assert!(bytes[..len].ends_with(b"\n"), "the head ends with a line");
         let uri: Uri = head.path.unwrap_or_default().parse().expect("a plain target is a URI");
-        assert_eq!((uri.path(), uri.query()), (path, Some(query)));
+        assert_eq!((uri.path(), uri.query()), (path, query));
         assert!(
             uri.host().is_none()
                 && uri.path_and_query().is_some_and(|t| Some(t.as_str()) == head.path)

@@ -7,12 +7,12 @@
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{self, Response, Version};
+use axum::http::{self, Response, StatusCode, Version};
 use futures::FutureExt;
 use tower::Service;
 
@@ -20,11 +20,12 @@ use super::middleware::{EdgeLayer, Shared};
 use maxine_admission::Places;
 use maxine_clock::Clock;
 use maxine_gateway::InterimSink;
-use maxine_http1::Interim;
+use maxine_http1::{Interim, PlainAnswer};
 use maxine_identity::CookieUse;
+use maxine_telemetry::AttemptTrail;
 
-use super::compat::{Forwarding, LookUp};
-use super::fast_path::FastPath;
+use super::compat::{Forwarding, LookUp, Relayed};
+use super::fast_path::{FastPath, Relay};
 use super::route::{DISCOVER, Route};
 use super::{AppState, compat, compat_error, routes};
 
@@ -102,6 +103,37 @@ impl Front {
             return response;
         };
         self.forward(peer, forwarding, interim, request).await
+    }
+
+    /// Waits for the answer to a request that was sent directly, and accounts for it. A plain answer is encoded for the
+    /// client, and stays so; every other answer is a response. Interim answers go to `interim`. Dropping the future
+    /// aborts the request.
+    pub(super) async fn relay(
+        &self,
+        Relay { mut record, forward }: Relay,
+        interim: &OnceLock<Interim>,
+        may_stay: bool,
+    ) -> Relayed<Vec<u8>> {
+        let context = record.context.clone();
+        let mut status = StatusCode::OK;
+        let encode = |answer: &PlainAnswer<'_>| {
+            let encoded = self.edge.encode(answer, &context, may_stay)?;
+            status = answer.status;
+            Some(encoded)
+        };
+        let answer = forward.run(&self.state, &context, interim, encode);
+        let (relayed, attempts) = match AssertUnwindSafe(answer).catch_unwind().await {
+            Ok(answered) => answered,
+            Err(panic) => (Relayed::Other(compat_error::panicked(panic)), AttemptTrail::default()),
+        };
+        record.attempted(attempts);
+        match relayed {
+            Relayed::Plain(encoded) => {
+                self.edge.close_plain(record, status);
+                Relayed::Plain(encoded)
+            }
+            Relayed::Other(response) => Relayed::Other(self.edge.close(record, response)),
+        }
     }
 
     fn look_up<B>(

@@ -9,6 +9,7 @@ use super::limit::RateShape;
 use maxine_state::{
     CircuitBreakerPolicy, HeaderRules, HealthPolicy, MirrorPolicy, OutlierPolicy, PrefixPolicy,
     RateLimitScope, RetryOn, RewritePolicy, ServiceKey, ServicePolicy, StickyPolicy, TrafficPolicy,
+    UpstreamProtocol,
 };
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -181,6 +182,23 @@ impl CompiledPolicy {
 
     pub(crate) fn is_of(&self, policy: &ServicePolicy) -> bool {
         self.source.0 == policy.traffic && self.source.1 == policy.health
+    }
+
+    /// Whether requests and answers pass as they are, in one attempt over HTTP/1.1 without a limit on the whole. Which
+    /// instance is chosen does not matter.
+    pub(crate) fn is_plain(&self) -> bool {
+        let prefix = self.prefix();
+        self.total.is_none()
+            && self.retries.is_none()
+            && self.hedging.is_none()
+            && self.rate.is_none()
+            && self.request_rules.is_none()
+            && self.response_rules.is_none()
+            && self.sticky.is_none()
+            && self.pool.protocol == UpstreamProtocol::Http1
+            && self.rewrite().is_none()
+            && self.mirror().is_none()
+            && !(prefix.forwarded || prefix.locations || prefix.cookie_paths)
     }
 
     pub(crate) fn breaker(&self) -> Option<&CircuitBreakerPolicy> {

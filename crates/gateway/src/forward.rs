@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::body::{Body as AxumBody, HttpBody};
 use futures::future::{Either, select};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::response;
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode};
 use maxine_balance::{Draw, HashInput, Pick};
@@ -99,7 +100,7 @@ pub struct Forwarded {
 pub(crate) struct InFlightGuard(Arc<Inner>);
 
 impl InFlightGuard {
-    fn enter(forwarder: &Forwarder) -> Self {
+    pub(crate) fn enter(forwarder: &Forwarder) -> Self {
         forwarder.0.requests_in_flight.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(&forwarder.0))
     }
@@ -167,16 +168,21 @@ impl Forwarder {
         {
             policy.apply(forwarded.response.headers_mut());
         }
+        self.report(&context.service, &forwarded, started_us);
+        forwarded
+    }
+
+    /// Reports a request that was answered.
+    pub(crate) fn report(&self, service: &ServiceKey, forwarded: &Forwarded, started_us: u64) {
         let elapsed_us = self.0.clock.monotonic_us().saturating_sub(started_us);
         self.0.metrics.request(&RequestRecord {
-            service: &context.service,
+            service,
             instance: forwarded.chosen.as_ref().map(|chosen| &chosen.instance.registration.id),
             status: forwarded.response.status().as_u16(),
             error: forwarded.error.as_ref().map(ProxyError::code),
             attempts: forwarded.attempts,
             elapsed: Duration::from_micros(elapsed_us),
         });
-        forwarded
     }
 
     /// Everything before the first attempt.
@@ -432,7 +438,7 @@ impl Forwarder {
     }
 
     /// Wakes the proxy actor if failures in a row have reached the breaker's limit.
-    fn wake_breaker(&self, runtime: &ServiceRuntime, position: usize) {
+    pub(crate) fn wake_breaker(&self, runtime: &ServiceRuntime, position: usize) {
         if let Some(breaker) = runtime.policy.breaker() {
             let in_a_row = runtime.upstreams[position].signals.counts().bad_in_a_row;
             if breaker.consecutive_failures != 0 && in_a_row >= breaker.consecutive_failures {
@@ -562,26 +568,7 @@ impl Forwarder {
             return Forwarded { response, chosen, error: None, attempts: made, trail };
         }
         let (mut parts, incoming) = response.into_parts();
-        // A length beside another framing, or for a response without content, has no meaning and must not be
-        // forwarded.
-        if parts.headers.contains_key(header::TRANSFER_ENCODING)
-            || parts.status == StatusCode::NO_CONTENT
-        {
-            parts.headers.remove(header::CONTENT_LENGTH);
-        }
-        framing::merge_content_length(&mut parts.headers);
-        // RFC 9110 section 15.5.22: this answer names the protocol that would work.
-        let wanted = (parts.status == StatusCode::UPGRADE_REQUIRED)
-            .then(|| parts.headers.get(header::UPGRADE).cloned())
-            .flatten();
-        headers::strip_hop_by_hop(&mut parts.headers, attempts.head.takes_trailers);
-        headers::strip_maxines_own(&mut parts.headers);
-        if let Some(protocol) = wanted {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(header::UPGRADE, protocol);
-        }
-        parts.version = hyper::Version::HTTP_11;
-        parts.extensions.clear();
+        leave_connection_behind(&mut parts, attempts.head.takes_trailers);
         attempts.map_prefix(&mut parts.headers);
         self.set_sticky_cookie(attempts, policy, &mut parts.headers);
         let watch = ResponseWatch {
@@ -594,6 +581,27 @@ impl Forwarder {
         let response = Response::from_parts(parts, ResponseBody::wrap(incoming, watch));
         let trail = AttemptTrail::default();
         Forwarded { response, chosen, error: None, attempts: made, trail }
+    }
+
+    /// Builds the client's response from the instance's answer to a direct request.
+    pub(crate) fn deliver_direct(
+        answer: Answer,
+        chosen: Option<Chosen>,
+        policy: &CompiledPolicy,
+        in_flight_guard: InFlightGuard,
+    ) -> Forwarded {
+        let Answer { response, lease, in_flight } = answer;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            in_flight.response_failed(&ProxyError::BadResponse);
+            return Forwarded::failed(ProxyError::BadResponse, chosen, 1);
+        }
+        let (mut parts, incoming) = response.into_parts();
+        leave_connection_behind(&mut parts, false);
+        let (idle, deadline) = (policy.idle, None);
+        let watch = ResponseWatch { lease, in_flight, idle, deadline, in_flight_guard };
+        let response = Response::from_parts(parts, ResponseBody::wrap(incoming, watch));
+        let trail = AttemptTrail::default();
+        Forwarded { response, chosen, error: None, attempts: 1, trail }
     }
 
     fn set_sticky_cookie(
@@ -614,6 +622,30 @@ impl Forwarder {
             headers.append(header::SET_COOKIE, value);
         }
     }
+}
+
+/// Removes from an instance's answer what concerns its connection, and what only Maxine may set.
+fn leave_connection_behind(parts: &mut response::Parts, takes_trailers: bool) {
+    // A length beside another framing, or for a response without content, has no meaning and must not be
+    // forwarded.
+    if parts.headers.contains_key(header::TRANSFER_ENCODING)
+        || parts.status == StatusCode::NO_CONTENT
+    {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    framing::merge_content_length(&mut parts.headers);
+    // RFC 9110 section 15.5.22: this answer names the protocol that would work.
+    let wanted = (parts.status == StatusCode::UPGRADE_REQUIRED)
+        .then(|| parts.headers.get(header::UPGRADE).cloned())
+        .flatten();
+    headers::strip_hop_by_hop(&mut parts.headers, takes_trailers);
+    headers::strip_maxines_own(&mut parts.headers);
+    if let Some(protocol) = wanted {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, protocol);
+    }
+    parts.version = hyper::Version::HTTP_11;
+    parts.extensions.clear();
 }
 
 fn outcome_of(outcome: &Result<Answer, ProxyError>) -> AttemptOutcome {
@@ -681,7 +713,7 @@ impl ProxyError {
 
 impl Forwarded {
     /// The proxy's own answer: the status and code of the error, and a message.
-    fn failed(error: ProxyError, chosen: Option<Chosen>, attempts: u32) -> Self {
+    pub(crate) fn failed(error: ProxyError, chosen: Option<Chosen>, attempts: u32) -> Self {
         let body = serde_json::json!({ "message": error.to_string() }).to_string();
         let mut response = Response::new(AxumBody::from(body));
         *response.status_mut() = error.status();

@@ -1,6 +1,7 @@
 //! Header fields of forwarded requests: removes hop-by-hop fields (RFC 9110 section 7.6.1), and sets
 //! `Forwarded` and `X-Forwarded-*` (RFC 7239).
 
+use std::io::Write;
 use std::net::IpAddr;
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -59,6 +60,13 @@ pub(crate) fn is_maxines_own(name: &str) -> bool {
     name.starts_with("x-maxine-")
 }
 
+/// Whether a field of an instance's answer is forwarded: it concerns more than its connection, and is not Maxine's own.
+/// The name is in lower case.
+#[must_use]
+pub fn is_forwarded_field(name: &str) -> bool {
+    !concerns_connection(name) && !is_maxines_own(name)
+}
+
 /// Whether a field of an answer affects every page of its origin, which is the node's, or is an order to a
 /// proxy in front of the node. No instance may set it.
 #[must_use]
@@ -93,7 +101,7 @@ pub fn affects_whole_origin(name: &str) -> bool {
 }
 
 /// Whether a field concerns one connection only, whatever `Connection` lists.
-fn concerns_connection(name: &str) -> bool {
+pub(crate) fn concerns_connection(name: &str) -> bool {
     match name.len() {
         2 => name == "te",
         7 => name == "trailer" || name == "upgrade",
@@ -230,6 +238,28 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
         }
     }
     extend_chain(headers, &header::FORWARDED, &element);
+}
+
+/// Writes what Maxine adds to a request that has passed no proxy and is not over TLS: the same fields as [`count_hop`]
+/// and [`set_forwarded`] set, and `Via`. `host` is the host that the client requested.
+pub(crate) fn push_first_hop(out: &mut Vec<u8>, peer: IpAddr, host: Option<&[u8]>) {
+    // Writing to a vector cannot fail.
+    let mut write = |text: std::fmt::Arguments<'_>| drop(out.write_fmt(text));
+    let peer = peer.to_canonical();
+    write(format_args!("x-maxine-hops: {}\r\nvia: 1.1 maxine\r\n", HOPS[0]));
+    write(format_args!("x-forwarded-for: {peer}\r\nx-forwarded-proto: http\r\n"));
+    let host = host.and_then(|host| std::str::from_utf8(host).ok());
+    if let Some(host) = host {
+        write(format_args!("x-forwarded-host: {host}\r\n"));
+    }
+    match peer {
+        IpAddr::V4(ip) => write(format_args!("forwarded: for={ip};proto=http")),
+        IpAddr::V6(ip) => write(format_args!("forwarded: for=\"[{ip}]\";proto=http")),
+    }
+    if let Some(host) = host.filter(|host| !host.contains(['"', '\\'])) {
+        write(format_args!(";host=\"{host}\""));
+    }
+    write(format_args!("\r\n"));
 }
 
 /// Whether a field describes the origin of a request, or the request before a proxy changed it. Servers trust

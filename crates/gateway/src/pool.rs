@@ -8,9 +8,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::client::conn::{TrySendError, http2};
-use hyper::header::{HeaderMap, HeaderName};
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
@@ -18,13 +18,14 @@ use tokio_util::task::TaskTracker;
 use super::body::{Content, RequestBody};
 use super::connect::{Connector, Security};
 use super::error::ProxyError;
-use super::http1::{self, OnInterim};
+use super::http1::{self, Answered, OnInterim};
 use super::lookup::LookupCaller;
 use super::slots::{Holder, Slot, Slots};
 use super::target::UpstreamAddress;
 use super::wire::{InUse, WireState};
 use maxine_admission::{NoPlace, Places};
 use maxine_clock::Clock;
+use maxine_http1::PlainAnswer;
 use maxine_state::{ConnectionPolicy, UpstreamProtocol};
 
 /// Window of one HTTP/2 stream: the most that an instance may send of an answer whose client takes nothing, in bytes.
@@ -150,6 +151,14 @@ pub(crate) struct Lease {
     slot: Slot,
     /// Whether the connection carried a request before.
     pub(crate) reused: bool,
+}
+
+/// The answer to a direct request.
+pub(crate) enum DirectAnswer<T> {
+    /// What was taken from a plain answer.
+    Plain(T),
+    /// Any other answer.
+    Other(Box<(Response<Content>, Lease)>),
 }
 
 /// A request that was not answered.
@@ -441,13 +450,21 @@ impl Pool {
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// How long an instance keeps an idle connection open according to `Keep-Alive`, in milliseconds, minus a
-/// margin, so that no request crosses the close.
-fn announced_idle_ms(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get(KEEP_ALIVE)?.to_str().ok()?;
-    let timeout = text.split(',').find_map(|item| item.trim().strip_prefix("timeout="))?;
-    let ms = timeout.trim().parse::<u64>().ok()?.saturating_mul(1_000);
-    Some(ms - (ms / 2).min(1_000))
+/// The value of `Keep-Alive`.
+fn keep_alive_of<B>(response: &Response<B>) -> Option<&[u8]> {
+    response.headers().get(KEEP_ALIVE).map(HeaderValue::as_bytes)
+}
+
+/// How long a connection may be idle, in milliseconds: as long as the instance announces in `Keep-Alive`, minus a margin
+/// so that no request crosses the close, but at most `max_ms`.
+fn announced_idle_ms(keep_alive: Option<&[u8]>, max_ms: u64) -> u64 {
+    let announced = || {
+        let text = std::str::from_utf8(keep_alive?).ok()?;
+        let timeout = text.split(',').find_map(|item| item.trim().strip_prefix("timeout="))?;
+        let ms = timeout.trim().parse::<u64>().ok()?.saturating_mul(1_000);
+        Some(ms - (ms / 2).min(1_000))
+    };
+    announced().map_or(max_ms, |ms| ms.min(max_ms))
 }
 
 impl Lease {
@@ -459,15 +476,14 @@ impl Lease {
         request: Request<RequestBody>,
         may_repeat: bool,
         on_interim: OnInterim<'_>,
-    ) -> Result<(hyper::Response<Content>, Self), SendFailure> {
+    ) -> Result<(Response<Content>, Self), SendFailure> {
         match self.sender {
             Sender::Http1(Http1 { connection, opened_ms, idle_max_ms }) => {
                 // The check costs a system call.
                 let check = self.reused && !may_repeat;
                 let sent = connection.send(request, check, on_interim).await;
                 let response = sent.map_err(SendFailure::over_http1)?;
-                let announced = announced_idle_ms(response.headers());
-                let idle_max_ms = announced.map_or(idle_max_ms, |ms| ms.min(idle_max_ms));
+                let idle_max_ms = announced_idle_ms(keep_alive_of(&response), idle_max_ms);
                 self.sender = Sender::Http1Sent { opened_ms, idle_max_ms };
                 Ok((response.map(Content::Http1), self))
             }
@@ -477,6 +493,37 @@ impl Lease {
                 Ok((response.map(Content::Http2), self))
             }
             Sender::Http1Sent { .. } => unreachable!("a lease sends one request"),
+        }
+    }
+
+    /// Sends a `GET` with this head over HTTP/1. If there is a plain answer, `take` is called with it, and the
+    /// connection is in the pool again.
+    pub(crate) async fn send_direct<T>(
+        mut self,
+        head: &[u8],
+        on_interim: OnInterim<'_>,
+        mut take: impl FnMut(&PlainAnswer<'_>) -> Option<T>,
+    ) -> Result<DirectAnswer<T>, SendFailure> {
+        let Sender::Http1(Http1 { connection, opened_ms, idle_max_ms }) = self.sender else {
+            unreachable!("a direct request goes over HTTP/1, and a lease sends one request")
+        };
+        let mut announced_ms = idle_max_ms;
+        let taking = |answer: &PlainAnswer<'_>| {
+            announced_ms = announced_idle_ms(answer.keep_alive, idle_max_ms);
+            take(answer)
+        };
+        match connection.send_direct(head, on_interim, taking).await {
+            Ok(Answered::Plain(taken, connection)) => {
+                self.sender = Sender::Http1Sent { opened_ms, idle_max_ms: announced_ms };
+                self.return_to_pool(Some(connection));
+                Ok(DirectAnswer::Plain(taken))
+            }
+            Ok(Answered::Other(response)) => {
+                let idle_max_ms = announced_idle_ms(keep_alive_of(&response), idle_max_ms);
+                self.sender = Sender::Http1Sent { opened_ms, idle_max_ms };
+                Ok(DirectAnswer::Other(Box::new((response.map(Content::Http1), self))))
+            }
+            Err(failure) => Err(SendFailure::over_http1(failure)),
         }
     }
 
@@ -564,15 +611,11 @@ mod tests {
 
     #[test]
     fn a_connection_is_given_up_before_the_instance_closes_it() {
-        let announced = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("keep-alive", text.parse().unwrap());
-            announced_idle_ms(&headers)
-        };
-        assert_eq!(announced("timeout=5"), Some(4_000));
-        assert_eq!(announced("max=100, timeout=1"), Some(500));
-        assert_eq!(announced("timeout=0"), Some(0));
-        assert_eq!(announced("timeout=soon"), None);
-        assert_eq!(announced_idle_ms(&HeaderMap::new()), None);
+        let announced = |text: &str| announced_idle_ms(Some(text.as_bytes()), 60_000);
+        assert_eq!(announced("timeout=5"), 4_000);
+        assert_eq!(announced("max=100, timeout=1"), 500);
+        assert_eq!(announced("timeout=0"), 0);
+        assert_eq!((announced("timeout=soon"), announced("timeout=600")), (60_000, 60_000));
+        assert_eq!(announced_idle_ms(None, 60_000), 60_000);
     }
 }

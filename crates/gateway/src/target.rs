@@ -76,6 +76,12 @@ impl RequestTarget {
     }
 }
 
+/// Whether a path after the service's name is forwarded as it is: nothing in it is resolved, refused or escaped.
+pub(crate) fn is_plain_path(raw: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,:=@/".contains(&byte);
+    (raw.is_empty() || raw.starts_with('/')) && raw.bytes().all(is_plain) && !raw.contains("/.")
+}
+
 /// Checks the escapes and resolves `.` and `..`, which never go above the root.
 fn resolve(raw: &str) -> Result<String, PathError> {
     if raw.is_empty() || raw == "/" {
@@ -187,20 +193,26 @@ impl UpstreamAddress {
         &self.base_path
     }
 
+    /// Writes the path and query of a request to this instance. `path` is empty or has a leading slash; `query` has no
+    /// question mark.
+    pub(crate) fn push_target(&self, out: &mut Vec<u8>, path: &str, query: Option<&str>) {
+        out.extend_from_slice(self.base_path.as_bytes());
+        out.extend_from_slice(path.as_bytes());
+        if self.base_path.is_empty() && path.is_empty() {
+            out.push(b'/');
+        }
+        if let Some(query) = query {
+            out.push(b'?');
+            out.extend_from_slice(query.as_bytes());
+        }
+    }
+
     /// The path and query of a request to this instance.
     pub(crate) fn path_and_query(&self, target: &RequestTarget) -> Result<PathAndQuery, PathError> {
         let query_len = target.query.as_ref().map_or(0, |q| q.len() + 1);
         let len = self.base_path.len() + target.path.len() + query_len + 1;
-        let mut text = String::with_capacity(len);
-        text.push_str(&self.base_path);
-        text.push_str(&target.path);
-        if text.is_empty() {
-            text.push('/');
-        }
-        if let Some(query) = &target.query {
-            text.push('?');
-            text.push_str(query);
-        }
+        let mut text = Vec::with_capacity(len);
+        self.push_target(&mut text, &target.path, target.query.as_deref());
         PathAndQuery::from_maybe_shared(bytes::Bytes::from(text)).map_err(|_| PathError::Invalid)
     }
 

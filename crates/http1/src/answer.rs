@@ -84,7 +84,8 @@ pub(super) fn push_head<B: Body>(
     following
 }
 
-fn push_status(out: &mut Vec<u8>, status: StatusCode, version: Version) {
+/// Writes the first line of an answer.
+pub fn push_status(out: &mut Vec<u8>, status: StatusCode, version: Version) {
     let version: &[u8] = if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
     out.extend_from_slice(version);
     out.extend_from_slice(status.as_str().as_bytes());

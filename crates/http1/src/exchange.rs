@@ -3,10 +3,10 @@
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, Version};
 use hyper::body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -113,18 +113,45 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
+    /// Waits for `answer` to a request without content over HTTP/1.1, and writes its interim answers meanwhile. Dropping
+    /// the future, or losing the client, drops `answer`. What the client sends meanwhile is kept for the next request.
+    pub async fn wait<T>(
+        &mut self,
+        interim: &OnceLock<Interim>,
+        answer: impl Future<Output = T>,
+    ) -> Result<T, Lost> {
+        let mut answer = pin!(answer);
+        let done = poll_fn(|cx| {
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Ok(answer));
+            }
+            if let Some(interim) = interim.get()
+                && let Poll::Ready(Err(_)) = interim.poll_write(cx, &mut self.write)
+            {
+                return Poll::Ready(Err(Lost));
+            }
+            poll_gone(&mut self.read, &mut self.bytes, cx).map(|()| Err(Lost))
+        });
+        done.await
+    }
+
+    /// The state in which `answer` to a request without content may be sent: a request with this method over HTTP/1.1.
+    /// `interim` are its interim answers.
+    #[must_use]
+    pub fn asked(self, method: Method, interim: Interim) -> Asked<R, W> {
+        let Self { read, write, bytes } = self;
+        let nothing = Content::new(Framing::Length(0));
+        let reading = Reading::Here(Reader::new(read, bytes), nothing);
+        let question = Question { method, version: Version::HTTP_11, keeps_open: true };
+        Asked { reading, write, question, interim }
+    }
+
     /// Writes an answer to bytes that are no request. The connection ends with it.
     pub async fn refuse<B>(self, response: Response<B>, time_ms: u64) -> After<R, W>
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let Self { read, write, bytes } = self;
-        let nothing = Content::new(Framing::Length(0));
-        let reading = Reading::Here(Reader::new(read, bytes), nothing);
-        let (method, version) = (Method::GET, Version::HTTP_11);
-        let question = Question { method, version, keeps_open: false };
-        let asked = Asked { reading, write, question, interim: Interim::default() };
-        asked.send(response, false, time_ms).await
+        self.asked(Method::GET, Interim::default()).send(response, false, time_ms).await
     }
 }
 
@@ -186,18 +213,10 @@ impl<R: AsyncRead + Unpin> Reading<R> {
     fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.poll_here(cx));
         let Self::Here(reader, content) = self else { return Poll::Ready(()) };
-        if !content.is_over() || !reader.bytes.is_empty() {
+        if !content.is_over() {
             return Poll::Pending;
         }
-        let mut few = [const { MaybeUninit::uninit() }; PEEK_LEN];
-        let mut few = ReadBuf::uninit(&mut few);
-        match ready!(Pin::new(&mut reader.io).poll_read(cx, &mut few)) {
-            Ok(()) if !few.filled().is_empty() => {
-                reader.bytes.extend_from_slice(few.filled());
-                Poll::Pending
-            }
-            Ok(()) | Err(_) => Poll::Ready(()),
-        }
+        poll_gone(&mut reader.io, &mut reader.bytes, cx)
     }
 
     /// Waits until nobody else reads.
@@ -231,11 +250,31 @@ impl<R: AsyncRead + Unpin> Reading<R> {
     }
 }
 
+/// Ready once the client has closed the connection. What it sends instead is kept in `bytes`, and then nothing more is
+/// read.
+fn poll_gone<R: AsyncRead + Unpin>(
+    read: &mut R,
+    bytes: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    if !bytes.is_empty() {
+        return Poll::Pending;
+    }
+    let mut few = [const { MaybeUninit::uninit() }; PEEK_LEN];
+    let mut few = ReadBuf::uninit(&mut few);
+    match ready!(Pin::new(read).poll_read(cx, &mut few)) {
+        Ok(()) if !few.filled().is_empty() => {
+            bytes.extend_from_slice(few.filled());
+            Poll::Pending
+        }
+        Ok(()) | Err(_) => Poll::Ready(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
 
-    use bytes::BytesMut;
     use http_body_util::{BodyExt, Full};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex};
     use tokio::sync::oneshot;

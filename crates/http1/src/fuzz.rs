@@ -1,4 +1,5 @@
-//! Fuzz target: requests that are accepted here are read as the HTTP library reads them.
+//! Fuzz targets: requests that are accepted here are read as the HTTP library reads them, and plain answers as all other
+//! answers are read.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,11 +15,17 @@ use maxine_fuzzing::Target;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::answer_head::AnswerHead;
 use super::content::Content;
+use super::framing::Framing;
+use super::plain_answer::PlainAnswer;
 use super::request::{HeadLimits, RequestHead};
 
 /// Every target of this crate.
-pub const TARGETS: &[Target] = &[Target { name: "client_request", run: requests, seeds }];
+pub const TARGETS: &[Target] = &[
+    Target { name: "client_request", run: requests, seeds },
+    Target { name: "plain_answer", run: plain_answer, seeds: answers },
+];
 
 const LIMITS: HeadLimits = HeadLimits { len_max: 8_192, fields_max: 100 };
 /// Most requests of one input that are compared.
@@ -135,6 +142,36 @@ async fn settled() {
     for _ in 0..64 {
         tokio::task::yield_now().await;
     }
+}
+
+fn plain_answer(bytes: &[u8]) {
+    let read = PlainAnswer::read(bytes, |answer| {
+        let mut fields = format!("HTTP/1.1 {} -\r\n", answer.status.as_u16()).into_bytes();
+        let are_read = answer.push_fields(&mut fields, |_, _| true);
+        fields.extend_from_slice(b"\r\n");
+        (answer.status, are_read.then_some(fields), answer.content.len())
+    });
+    let Some((status, fields, content_len)) = read else { return };
+    let read = |bytes| AnswerHead::read(bytes, &Method::GET).ok().flatten();
+    let (head, head_len) = read(bytes).expect("the other reader accepts a plain answer");
+    assert_eq!((head.parts.status, head_len + content_len), (status, bytes.len()));
+    assert_eq!(head.framing, Framing::Length(content_len as u64));
+    assert!(head.keeps_open);
+    if let Some(fields) = fields {
+        let (copy, _) = read(&fields).expect("the fields are those of an answer");
+        let mut expected = head.parts.headers;
+        expected.remove(header::CONTENT_LENGTH);
+        assert_eq!(copy.parts.headers, expected);
+    }
+}
+
+fn answers() -> Vec<Vec<u8>> {
+    maxine_fuzzing::texts(&[
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\ncontent-length: 5\r\nX-A:  b \r\nx-a: c\r\n\r\nhello",
+        "HTTP/1.1 404 Not Found\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0",
+        "HTTP/1.1 200\nContent-Length: 02\nUpgrade: h2c\n\nok",
+    ])
 }
 
 fn seeds() -> Vec<Vec<u8>> {

@@ -31,6 +31,8 @@ pub struct Metrics {
     pub fast_path: IntCounter,
     /// Requests forwarded to an instance.
     pub proxied_requests: IntCounter,
+    /// Requests that were forwarded on the fast path.
+    pub proxy_fast_path: IntCounter,
     /// Active health checks.
     pub health_checks: IntCounter,
     /// Active health checks that failed.
@@ -150,6 +152,10 @@ impl Metrics {
             proxied_requests: counter(
                 "maxine_proxied_requests_total",
                 "Requests forwarded to an instance",
+            ),
+            proxy_fast_path: counter(
+                "maxine_proxy_fast_path_total",
+                "Requests forwarded on the fast path, without maps of header fields",
             ),
             health_checks: counter("maxine_health_checks_total", "Active health checks"),
             health_check_failures: counter(

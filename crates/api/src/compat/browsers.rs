@@ -29,6 +29,19 @@ pub(super) fn is_browser(headers: &HeaderMap) -> bool {
             .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
 }
 
+/// Whether a field of a request, with its name in lower case, may need something to be done here: the request may come
+/// from a browser whose answer is sandboxed, or may have the session's cookie.
+pub(super) fn concerns(name: &str, value: &[u8], is_sandboxing: bool) -> bool {
+    match name {
+        "cookie" => {
+            value.windows(SESSION_COOKIE.len()).any(|part| part == SESSION_COOKIE.as_bytes())
+        }
+        "sec-fetch-dest" => is_sandboxing,
+        "user-agent" => is_sandboxing && value.starts_with(b"Mozilla/"),
+        _ => false,
+    }
+}
+
 /// Whether the request is for the script of a service worker, which would act for all pages of the origin.
 pub(super) fn asks_for_worker(headers: &HeaderMap) -> bool {
     headers.contains_key(SERVICE_WORKER)
@@ -43,14 +56,17 @@ pub(super) fn add_sandbox(headers: &mut HeaderMap, status: StatusCode) {
 
 /// Removes the session's cookie from a request.
 pub(super) fn strip_session_cookie(headers: &mut HeaderMap) {
-    if !headers.get_all(header::COOKIE).iter().any(|line| pairs(line).any(is_session)) {
+    if !headers.get_all(header::COOKIE).iter().any(|line| pairs(line.as_bytes()).any(is_session)) {
         return;
     }
     let lines: Vec<Vec<u8>> = headers
         .get_all(header::COOKIE)
         .iter()
         .map(|line| {
-            pairs(line).filter(|pair| !is_session(pair)).collect::<Vec<_>>().join(&b"; "[..])
+            pairs(line.as_bytes())
+                .filter(|pair| !is_session(pair))
+                .collect::<Vec<_>>()
+                .join(&b"; "[..])
         })
         .filter(|line| !line.is_empty())
         .collect();
@@ -69,12 +85,21 @@ pub(crate) fn strip_reserved_fields(headers: &mut HeaderMap) {
     strip_origin_fields(headers);
 }
 
-/// Removes from an answer cookies that would set the session's cookie. This includes a cookie without a name,
-/// because a browser sends only its value, which may be `maxine_session=...` (RFC 6265bis, section 5.7).
+/// Whether an instance's answer may have a field: with this name, in lower case, and this value.
+pub(crate) fn may_pass(name: &str, value: &[u8]) -> bool {
+    let is_forbidden_cookie = name == header::SET_COOKIE && sets_session(value);
+    !(affects_whole_origin(name) || is_forbidden_cookie)
+}
+
+/// Whether a value of `Set-Cookie` would set the session's cookie. This includes a cookie without a name, because a
+/// browser sends only its value, which may be `maxine_session=...` (RFC 6265bis, section 5.7).
+fn sets_session(value: &[u8]) -> bool {
+    pairs(value).next().is_some_and(|pair| is_session(pair) || pair.starts_with(b"="))
+}
+
+/// Removes from an answer cookies that would set the session's cookie.
 fn strip_session_cookies(headers: &mut HeaderMap) {
-    let sets_it = |value: &HeaderValue| {
-        pairs(value).next().is_some_and(|pair| is_session(pair) || pair.starts_with(b"="))
-    };
+    let sets_it = |value: &HeaderValue| sets_session(value.as_bytes());
     if !headers.get_all(header::SET_COOKIE).iter().any(sets_it) {
         return;
     }
@@ -111,7 +136,7 @@ pub(super) fn limit_cookies_to(prefix: &str, headers: &mut HeaderMap) {
         }
         // Of several paths, browsers take the last one that is not too long (RFC 6265, section 5.3), so which one is
         // valid depends on the browser.
-        let mut paths = pairs(value).skip(1).filter(|part| is_path(part));
+        let mut paths = pairs(value.as_bytes()).skip(1).filter(|part| is_path(part));
         if let (Some(only), None) = (paths.next(), paths.next())
             && only.len() <= PATH_LEN_MAX
             && is_below(only)
@@ -121,7 +146,7 @@ pub(super) fn limit_cookies_to(prefix: &str, headers: &mut HeaderMap) {
         // The first part is the cookie itself, whatever its name. Without it the second part would be the
         // cookie, which nobody has checked.
         let is_kept = |(at, part): &(usize, &[u8])| *at == 0 || !is_path(part);
-        let parts = pairs(value).enumerate().filter(is_kept);
+        let parts = pairs(value.as_bytes()).enumerate().filter(is_kept);
         let mut parts: Vec<&[u8]> = parts.map(|(_, part)| part).collect();
         let path = [b"Path=", prefix.as_bytes()].concat();
         // Browsers ignore a longer path, and would take that of the page.
@@ -149,8 +174,8 @@ fn strip_origin_fields(headers: &mut HeaderMap) {
     }
 }
 
-fn pairs(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii)
+fn pairs(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii)
 }
 
 fn is_session(pair: &[u8]) -> bool {

@@ -6,6 +6,7 @@ mod actuator;
 mod actuator_open;
 mod browsers;
 mod config;
+mod direct;
 mod discover;
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz;
@@ -24,7 +25,8 @@ use super::compat_error::CompatError;
 use super::route::DISCOVER;
 use super::routes::Routes;
 
-pub(super) use browsers::strip_reserved_fields;
+pub(super) use browsers::{may_pass, strip_reserved_fields};
+pub(super) use direct::{DirectForward, Relayed};
 pub(super) use discover::{LookUp, PLAIN_TEXT, Preferred, answer_look_up, preferred};
 pub(super) use proxy::{Forward, Forwarding, forward};
 pub(crate) use session::open_session;

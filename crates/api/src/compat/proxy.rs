@@ -90,7 +90,7 @@ struct Asked {
 }
 
 /// The way that a request came, with what is noted of it.
-enum Way {
+pub(super) enum Way {
     /// By the proxy's path: the path below the service.
     Path(Box<str>),
     /// By discovery: the mode.
@@ -107,7 +107,7 @@ fn by_path(name: &str, raw_path: &str, raw_query: Option<&str>) -> Result<Asked,
         raw_query: raw_query.map(ToOwned::to_owned),
         prefix: Some(format!("{PROXY_PREFIX}{name}")),
     };
-    Ok(Asked { service, target, way: Way::Path(shown_path(raw_path)) })
+    Ok(Asked { service, target, way: Way::path(raw_path) })
 }
 
 fn by_discovery(query: &DiscoverQuery<'_>) -> Asked {
@@ -125,8 +125,19 @@ fn by_discovery(query: &DiscoverQuery<'_>) -> Asked {
 }
 
 impl Way {
+    /// By the proxy's path, for this path below the service.
+    pub(super) fn path(raw_path: &str) -> Self {
+        Self::Path(shown_path(raw_path))
+    }
+
     /// Counts and notes a request that an instance was called for.
-    fn hit(self, state: &AppState, context: &RequestContext, service: ServiceKey, chosen: Chosen) {
+    pub(super) fn hit(
+        self,
+        state: &AppState,
+        context: &RequestContext,
+        service: ServiceKey,
+        chosen: Chosen,
+    ) {
         let telemetry = state.telemetry();
         match self {
             Self::Path(path) => telemetry.forwarded(|time_ms| ForwardHit {

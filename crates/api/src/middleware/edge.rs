@@ -257,26 +257,40 @@ impl Shared {
         &self.trace_header
     }
 
-    /// Accounts for a `GET` that the fast path answered with a redirect.
-    pub(crate) fn redirected(
+    /// Opens the record of a `GET` over HTTP/1.1 that is read where it stands, and that has no credential.
+    pub(crate) fn open_plain(
         &self,
         target: &str,
         subject: Subject,
         context: RequestContext,
         started_us: u64,
-    ) {
-        self.account(FinishedRequest {
+    ) -> Record {
+        let finished = FinishedRequest {
             subject,
             method: Method::GET,
             target: FinishedRequest::kept(target, self.state.settings().log_queries),
             version: http::Version::HTTP_11,
             client: context.client.ip,
-            trace_id: context.trace_id,
-            traceparent: context.traceparent,
+            trace_id: context.trace_id.clone(),
+            traceparent: context.traceparent.clone(),
             started_us,
             duration_us: 0,
-            status: StatusCode::FOUND,
+            status: StatusCode::OK,
             attempts: AttemptTrail::default(),
-        });
+        };
+        Record {
+            context,
+            finished,
+            if_none_match: None,
+            compatible: true,
+            member_origin: None,
+            break_glass: None,
+        }
+    }
+
+    /// Accounts for a request whose answer was written without [`Shared::close`].
+    pub(crate) fn close_plain(&self, mut record: Record, status: StatusCode) {
+        record.finished.status = status;
+        self.account(record.finished);
     }
 }

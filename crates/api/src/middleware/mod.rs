@@ -7,9 +7,10 @@ mod cors;
 mod edge;
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz;
+mod plain;
 mod trace;
 
 pub(crate) use answer::leave_out_body;
-pub(crate) use edge::Shared;
 pub use edge::{Edge, EdgeLayer};
+pub(crate) use edge::{Record, Shared};
 pub(crate) use trace::{TRACEPARENT, context_of};

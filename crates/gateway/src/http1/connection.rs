@@ -1,13 +1,19 @@
 //! A connection to an instance, and the wait for the head of an answer.
+//!
+//! A thread has one buffer into which an answer to a direct request is read. Only an answer that is no
+//! [`PlainAnswer`] is copied out of it.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::header::HeaderMap;
 use hyper::{Method, Request, Response, StatusCode};
-use maxine_http1::{AnswerHead, HeadWait, Reader, SendError, Sending};
+use maxine_http1::{AnswerHead, Coding, HeadWait, PlainAnswer, Reader, SendError, Sending};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::body::RequestBody;
 use super::super::connect::Stream;
@@ -17,6 +23,14 @@ use super::sending;
 
 /// Most interim answers to one request.
 const INTERIM_MAX: usize = 4_096;
+
+/// Length of the buffer of a thread, in bytes. Longer answers are not plain.
+const PLAIN_LEN_MAX: usize = 16 * 1_024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> =
+        RefCell::new(vec![0; PLAIN_LEN_MAX].into_boxed_slice());
+}
 
 /// Receives interim answers, except `101`.
 pub(crate) type OnInterim<'a> = &'a (dyn Fn(StatusCode, HeaderMap) + Send + Sync);
@@ -42,6 +56,14 @@ pub(crate) struct Failure {
     pub(crate) unsent: Option<Request<RequestBody>>,
     /// Whether no byte of it was written.
     pub(crate) nothing_written: bool,
+}
+
+/// The answer to a direct request.
+pub(crate) enum Answered<T> {
+    /// It was a plain answer, from which this was taken. The connection may carry another request.
+    Plain(T, Connection),
+    /// Any other answer.
+    Other(Response<Received>),
 }
 
 /// The wait for the head of the final answer.
@@ -76,7 +98,7 @@ impl Connection {
     /// Sends a request and waits for the head of the answer. With `check` it asks the system once more whether the
     /// instance has closed the connection, and writes nothing if so. Dropping the future closes the connection.
     pub(crate) async fn send(
-        mut self,
+        self,
         request: Request<RequestBody>,
         check: bool,
         on_interim: OnInterim<'_>,
@@ -86,10 +108,91 @@ impl Connection {
             return Err(Failure { reason: Reason::Closed, unsent, nothing_written: true });
         }
         let (parts, body) = request.into_parts();
-        let mut sending = sending::sending(&parts, body);
+        let sending = sending::sending(&parts, body);
+        self.answer(sending, &parts.method, on_interim).await
+    }
+
+    /// Sends a `GET` with this head. If its answer arrives as one plain answer, `take` is called with it where it was
+    /// read. Dropping the future closes the connection.
+    pub(crate) async fn send_direct<T>(
+        mut self,
+        head: &[u8],
+        on_interim: OnInterim<'_>,
+        mut take: impl FnMut(&PlainAnswer<'_>) -> Option<T>,
+    ) -> Result<Answered<T>, Failure> {
+        let mut written = 0;
+        let taken = poll_fn(|cx| {
+            self.poll_write(cx, head, &mut written).map_err(|_| Reason::Closed)?;
+            self.poll_plain(cx, written == head.len(), &mut take)
+        });
+        match taken.await {
+            Ok(Some(taken)) => return Ok(Answered::Plain(taken, self)),
+            Ok(None) => {}
+            Err(reason) => {
+                return Err(Failure { reason, unsent: None, nothing_written: written == 0 });
+            }
+        }
+        let rest = head[written..].to_vec();
+        let sending = Sending::new(rest, Coding::Length(0), Vec::new(), None);
+        let answer = self.answer(sending, &Method::GET, on_interim).await;
+        answer
+            .map(Answered::Other)
+            .map_err(|failure| Failure { nothing_written: written == 0, ..failure })
+    }
+
+    /// Writes as much of a head as the connection takes, and flushes it.
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &[u8],
+        written: &mut usize,
+    ) -> Result<(), std::io::Error> {
+        let mut io = Pin::new(&mut self.reader.io);
+        while let Some(rest) = head.get(*written..).filter(|rest| !rest.is_empty()) {
+            match io.as_mut().poll_write(cx, rest)? {
+                Poll::Ready(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(len) => *written += len,
+                Poll::Pending => return Ok(()),
+            }
+        }
+        match io.poll_flush(cx) {
+            Poll::Ready(flushed) => flushed,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Reads once into the buffer of the thread. `None` for anything but a plain answer to a request that was sent
+    /// whole; what was read is then in the connection's own buffer.
+    fn poll_plain<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        is_sent: bool,
+        take: &mut impl FnMut(&PlainAnswer<'_>) -> Option<T>,
+    ) -> Poll<Result<Option<T>, Reason>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut read = ReadBuf::new(scratch);
+            let is_read = ready!(Pin::new(&mut self.reader.io).poll_read(cx, &mut read)).is_ok();
+            let bytes = read.filled();
+            if !is_read || bytes.is_empty() {
+                return Poll::Ready(Err(Reason::Closed));
+            }
+            let taken = if is_sent { PlainAnswer::read(bytes, take).flatten() } else { None };
+            if taken.is_none() {
+                self.reader.bytes.extend_from_slice(bytes);
+            }
+            Poll::Ready(Ok(taken))
+        })
+    }
+
+    /// Sends what is left of a request with the method `asked`, and waits for the head of its answer.
+    async fn answer(
+        mut self,
+        mut sending: Sending<RequestBody>,
+        asked: &Method,
+        on_interim: OnInterim<'_>,
+    ) -> Result<Response<Received>, Failure> {
         let mut wait = AnswerWait::default();
-        let head =
-            poll_fn(|cx| self.poll_head(cx, &mut sending, &parts.method, &mut wait, on_interim));
+        let head = poll_fn(|cx| self.poll_head(cx, &mut sending, asked, &mut wait, on_interim));
         match head.await {
             Ok(head) => Ok(Received::answer(head, self, sending)),
             Err(reason) => {

@@ -13,5 +13,5 @@ pub(crate) mod fuzz;
 mod received;
 mod sending;
 
-pub(crate) use connection::{Connection, Failure, OnInterim, Reason};
+pub(crate) use connection::{Answered, Connection, Failure, OnInterim, Reason};
 pub(crate) use received::Received;
