@@ -269,12 +269,7 @@ impl Session<'_> {
             }
             client.bytes = waiting;
             state.head.take(len);
-            let sent = match client.write.try_write(output) {
-                _ if output.is_empty() => 0,
-                Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(_) => return ended(Some(Next::End)),
-            };
+            let Ok(sent) = write_now(client, output) else { return ended(Some(Next::End)) };
             let since_us = answered.then_some(read_us);
             Poll::Ready(Turn { since_us, unsent: output[sent..].to_vec(), next })
         })
@@ -342,16 +337,13 @@ impl Session<'_> {
     ) -> After<OwnedReadHalf, OwnedWriteHalf> {
         let interim = OnceLock::new();
         let may_stay = !self.listener.stop.is_cancelled();
-        let answer = self.answering.front.relay(*relay, &interim, may_stay);
+        // Without its client, the request is aborted at the end of the function.
+        let answer = pin!(self.answering.front.relay(relay, &interim, may_stay));
         let Ok(answer) = client.wait(&interim, answer).await else { return After::Gone };
         match answer {
             // The first bytes of a plain answer are its own, so there was no interim answer.
             Relayed::Plain(encoded) => {
-                let sent = match client.write.try_write(&encoded) {
-                    Ok(sent) => sent,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                    Err(_) => return After::Gone,
-                };
+                let Ok(sent) = write_now(&client, &encoded) else { return After::Gone };
                 let unsent = &encoded[sent..];
                 if !unsent.is_empty() && !self.send_rest(&mut client, unsent).await {
                     return After::Gone;
@@ -360,8 +352,8 @@ impl Session<'_> {
             }
             Relayed::Other(response) => {
                 let reader = self.answering.reader(&HeaderMap::new());
-                let asked = client.asked(Method::GET, interim.into_inner().unwrap_or_default());
-                self.deliver(asked, reader, response).await
+                let asked = client.asked(Method::GET, interim.get().cloned().unwrap_or_default());
+                Box::pin(self.deliver(asked, reader, response)).await
             }
         }
     }
@@ -428,6 +420,18 @@ impl Patience<'_> {
             self.timer.as_mut().reset(next);
         }
         false
+    }
+}
+
+/// Writes as much as the system accepts at once. Returns its length.
+fn write_now(client: &Client, bytes: &[u8]) -> io::Result<usize> {
+    // Writing nothing would cost a system call, too.
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    match client.write.try_write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        written => written,
     }
 }
 

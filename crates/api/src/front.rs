@@ -110,22 +110,24 @@ impl Front {
     /// aborts the request.
     pub(super) async fn relay(
         &self,
-        Relay { mut record, forward }: Relay,
+        mut relay: Box<Relay>,
         interim: &OnceLock<Interim>,
         may_stay: bool,
     ) -> Relayed<Vec<u8>> {
-        let context = record.context.clone();
+        let Relay { record, forward } = &mut *relay;
+        let context = &record.context;
         let mut status = StatusCode::OK;
         let encode = |answer: &PlainAnswer<'_>| {
-            let encoded = self.edge.encode(answer, &context, may_stay)?;
+            let encoded = self.edge.encode(answer, context, may_stay)?;
             status = answer.status;
             Some(encoded)
         };
-        let answer = forward.run(&self.state, &context, interim, encode);
+        let answer = forward.run(&self.state, context, interim, encode);
         let (relayed, attempts) = match AssertUnwindSafe(answer).catch_unwind().await {
             Ok(answered) => answered,
             Err(panic) => (Relayed::Other(compat_error::panicked(panic)), AttemptTrail::default()),
         };
+        let Relay { mut record, .. } = *relay;
         record.attempted(attempts);
         match relayed {
             Relayed::Plain(encoded) => {

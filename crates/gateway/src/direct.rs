@@ -77,7 +77,8 @@ pub struct Direct {
     /// Where path and query are in the head.
     target: Range<usize>,
     started_us: u64,
-    in_flight_guard: InFlightGuard,
+    /// `None` once the request was sent.
+    in_flight_guard: Option<InFlightGuard>,
 }
 
 /// The outcome of a plain request.
@@ -142,7 +143,7 @@ impl Forwarder {
             head,
             target,
             started_us,
-            in_flight_guard: InFlightGuard::enter(self),
+            in_flight_guard: Some(InFlightGuard::enter(self)),
             runtime,
         })
     }
@@ -151,14 +152,17 @@ impl Forwarder {
 impl Direct {
     /// Sends the request and waits for the answer. `take` is called with a plain answer where it was read; if it
     /// returns `None`, the answer is handled like every other answer. Interim answers go to `interim`. Dropping the
-    /// future aborts the request.
+    /// future aborts the request. It is called once.
     pub async fn run<T>(
-        self,
+        &mut self,
         interim: impl Fn() -> InterimSink + Send + Sync,
         mut take: impl FnMut(&PlainAnswer<'_>) -> Option<T>,
     ) -> DirectOutcome<T> {
+        // The future holds nothing of it, so that it stays small: a long one would have to be copied.
         let Self { forwarder, runtime, picked, holder, head, target, started_us, in_flight_guard } =
             self;
+        let (holder, picked, started_us) = (*holder, *picked, *started_us);
+        let guard = in_flight_guard.take().unwrap_or_else(|| InFlightGuard::enter(forwarder));
         let upstream = &runtime.upstreams[picked.position];
         let chosen = || {
             let target = Bytes::copy_from_slice(&head[target.clone()]);
@@ -178,7 +182,7 @@ impl Direct {
             status = Some(answer.status);
             Some(taken)
         };
-        let exchange = Exchange { holder, head: &head, policy: &runtime.policy };
+        let exchange = Exchange { holder, head, policy: &runtime.policy };
         let outcome = match &upstream.pool {
             Some(pool) => exchange.run(pool, &on_interim, taking).await,
             None => Err(ProxyError::Resolve),
@@ -196,7 +200,7 @@ impl Direct {
             }
             _ => {}
         }
-        forwarder.wake_breaker(&runtime, picked.position);
+        forwarder.wake_breaker(runtime, picked.position);
         let mut trail = AttemptTrail::default();
         trail.push(AttemptRecord {
             instance: Arc::clone(&upstream.instance),
@@ -222,7 +226,7 @@ impl Direct {
             Ok(DirectAnswer::Other(other)) => {
                 let (response, lease) = *other;
                 let answer = Answer { response, lease, in_flight };
-                Forwarder::deliver_direct(answer, chosen(), &runtime.policy, in_flight_guard)
+                Forwarder::deliver_direct(answer, chosen(), &runtime.policy, guard)
             }
             Err(error) => Forwarded::failed(error, chosen(), 1),
         };
@@ -258,9 +262,13 @@ impl Exchange<'_> {
         if !is_reused || failure.error == ProxyError::BadResponse {
             return Err(failure.error);
         }
-        let lease = pool.lease(self.holder, self.policy.connect, another).await?;
-        let sent = self.send(lease, on_interim, &mut take).await?;
-        sent.map_err(|failure| failure.error)
+        // In a box, because it is rare and needs much room.
+        let again = Box::pin(async {
+            let lease = pool.lease(self.holder, self.policy.connect, another).await?;
+            let sent = self.send(lease, on_interim, &mut take).await?;
+            sent.map_err(|failure| failure.error)
+        });
+        again.await
     }
 
     async fn send<T>(

@@ -120,9 +120,13 @@ impl Exchange<'_> {
             }
             (None, _) => return Err(reason),
         };
-        let lease = pool.lease(self.holder, self.connect_time()?, another).await?;
-        let sent = self.await_head(lease, again, false, &on_interim).await?;
-        sent.map_err(|failure| self.progress.failure(self.body_limit).unwrap_or(failure.error))
+        // In a box, because it is rare and needs much room.
+        let again = Box::pin(async {
+            let lease = pool.lease(self.holder, self.connect_time()?, another).await?;
+            let sent = self.await_head(lease, again, false, &on_interim).await?;
+            sent.map_err(|failure| self.progress.failure(self.body_limit).unwrap_or(failure.error))
+        });
+        again.await
     }
 
     /// Handles an interim answer: `100 Continue` opens the gate, and others are forwarded.

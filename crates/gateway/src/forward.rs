@@ -225,7 +225,11 @@ impl Forwarder {
         };
         let kept = self.0.kept_bodies.take(holder.address, holder.caller_class(), 0);
         let mut kept = kept.map_err(|_| ProxyError::BodiesBusy)?;
-        let body = Outgoing::prepare(body, &plan, &mut kept, &progress, &self.0.clock).await?;
+        let body = if body.is_end_stream() {
+            Outgoing::Empty
+        } else {
+            Box::pin(Outgoing::prepare(body, &plan, &mut kept, &progress, &self.0.clock)).await?
+        };
         if mirrored {
             self.mirror(runtime, &head, &body, &client, holder);
         }
@@ -358,7 +362,8 @@ impl Forwarder {
             self.record_attempt(attempts, picked, started_us, outcome_of(&outcome));
             return outcome;
         };
-        self.hedged(attempts, picked, after).await
+        // In a box, because most policies have none of it, and it needs much room.
+        Box::pin(self.hedged(attempts, picked, after)).await
     }
 
     /// Records the outcome of an attempt.

@@ -248,29 +248,53 @@ impl Pool {
         self.idle.lock().len()
     }
 
-    /// Leases a connection: an idle one if that may be used, or a new one.
+    /// Leases a connection: an idle one if that may be used, or a new one. Everything but the usual case is in a box, so
+    /// that requests do not carry its room.
     pub(crate) async fn lease(
         self: &Arc<Self>,
         holder: Holder,
         timeout: Duration,
         reuse: Reuse,
     ) -> Result<Lease, ProxyError> {
-        let any = reuse == Reuse::Any;
-        // The usual case comes first and needs no timer.
-        if let Some(slot) = self.slots.take(holder) {
-            if any && let Some((connection, in_use)) = self.pop_idle(holder)? {
+        // The usual case needs no timer.
+        let slot = self.slots.take(holder);
+        if let Some(slot) = slot {
+            if reuse == Reuse::Any
+                && let Some((connection, in_use)) = self.pop_idle(holder)?
+            {
                 return Ok(self.leased(Sender::Http1(connection), in_use, slot, true));
             }
-            let open = self.open(holder, reuse);
-            let opened = tokio::time::timeout(timeout, open)
-                .await
-                .map_err(|_| ProxyError::ConnectTimeout)??;
-            return Ok(self.leased(opened.0, opened.1, slot, opened.2));
+            return Box::pin(self.lease_new(holder, timeout, reuse, slot)).await;
         }
+        Box::pin(self.lease_later(holder, timeout, reuse)).await
+    }
+
+    /// Opens a connection for a request that has a place.
+    async fn lease_new(
+        self: &Arc<Self>,
+        holder: Holder,
+        timeout: Duration,
+        reuse: Reuse,
+        slot: Slot,
+    ) -> Result<Lease, ProxyError> {
+        let opened = tokio::time::timeout(timeout, self.open(holder, reuse)).await;
+        let (sender, in_use, reused) = opened.map_err(|_| ProxyError::ConnectTimeout)??;
+        Ok(self.leased(sender, in_use, slot, reused))
+    }
+
+    /// Waits for a place first.
+    async fn lease_later(
+        self: &Arc<Self>,
+        holder: Holder,
+        timeout: Duration,
+        reuse: Reuse,
+    ) -> Result<Lease, ProxyError> {
         let waiting = self.slots.wait(holder).ok_or(ProxyError::Overloaded)?;
         let work = async {
             let slot = waiting.slot().await.ok_or(ProxyError::Stopping)?;
-            if any && let Some((connection, in_use)) = self.pop_idle(holder)? {
+            if reuse == Reuse::Any
+                && let Some((connection, in_use)) = self.pop_idle(holder)?
+            {
                 return Ok(self.leased(Sender::Http1(connection), in_use, slot, true));
             }
             let (sender, in_use, reused) = self.open(holder, reuse).await?;

@@ -218,7 +218,8 @@ pub(crate) struct BodyPlan {
 }
 
 impl Outgoing {
-    /// Reads the client's body, and collects it if the plan says so. `kept` counts the collected bytes.
+    /// Reads the client's body, which is not empty, and collects it if the plan says so. `kept` counts the collected
+    /// bytes.
     pub(crate) async fn prepare(
         body: AxumBody,
         plan: &BodyPlan,
@@ -226,9 +227,6 @@ impl Outgoing {
         progress: &Arc<Progress>,
         clock: &Clock,
     ) -> Result<Self, ProxyError> {
-        if body.is_end_stream() {
-            return Ok(Self::Empty);
-        }
         let max = plan.limit;
         if body.size_hint().lower() > max {
             return Err(ProxyError::BodyTooLarge { max });

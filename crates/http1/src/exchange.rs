@@ -113,14 +113,13 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
-    /// Waits for `answer` to a request without content over HTTP/1.1, and writes its interim answers meanwhile. Dropping
-    /// the future, or losing the client, drops `answer`. What the client sends meanwhile is kept for the next request.
+    /// Waits for `answer` to a request without content over HTTP/1.1, and writes its interim answers. What the client
+    /// sends before that is kept for the next request.
     pub async fn wait<T>(
         &mut self,
         interim: &OnceLock<Interim>,
-        answer: impl Future<Output = T>,
+        mut answer: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Lost> {
-        let mut answer = pin!(answer);
         let done = poll_fn(|cx| {
             if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Ok(answer));

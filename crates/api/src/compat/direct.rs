@@ -24,7 +24,8 @@ use maxine_view::{ServiceCounter, ServiceTable};
 /// A plain request that an instance was chosen for.
 pub(crate) struct DirectForward {
     counter: Arc<ServiceCounter>,
-    way: Way,
+    /// `None` once the outcome was noted.
+    way: Option<Way>,
     direct: Direct,
 }
 
@@ -66,7 +67,7 @@ impl Forward<'_> {
             trace_id: (state.trace_header(), &context.trace_id),
             traceparent: (&TRACEPARENT, &context.traceparent),
         })?;
-        Some(DirectForward { counter, way: Way::path(raw_path), direct })
+        Some(DirectForward { counter, way: Some(Way::path(raw_path)), direct })
     }
 }
 
@@ -94,18 +95,17 @@ impl DirectForward {
     /// Waits for the answer, and notes which instance gave it. `take` is called with a plain answer where it was read;
     /// if it returns `None`, the answer is handled like every other answer. Interim answers go to `interim`.
     pub(crate) async fn run<T>(
-        self,
+        &mut self,
         state: &AppState,
         context: &RequestContext,
         interim: &OnceLock<Interim>,
         take: impl FnMut(&PlainAnswer<'_>) -> Option<T>,
     ) -> (Relayed<T>, AttemptTrail) {
-        let Self { counter, way, direct } = self;
         let sink = || {
             let interim = interim.get_or_init(Interim::default).clone();
             InterimSink::new(interim, browsers::strip_reserved_fields)
         };
-        let (relayed, chosen, trail) = match direct.run(sink, take).await {
+        let (relayed, chosen, trail) = match self.direct.run(sink, take).await {
             DirectOutcome::Plain { taken, chosen, trail } => (Relayed::Plain(taken), chosen, trail),
             DirectOutcome::Other(forwarded) => {
                 let mut response = forwarded.response;
@@ -113,8 +113,10 @@ impl DirectForward {
                 (Relayed::Other(response), forwarded.chosen, forwarded.trail)
             }
         };
-        if let Some(chosen) = chosen {
-            way.hit(state, context, counter.key.clone(), chosen);
+        if let Some(chosen) = chosen
+            && let Some(way) = self.way.take()
+        {
+            way.hit(state, context, self.counter.key.clone(), chosen);
         }
         (relayed, trail)
     }

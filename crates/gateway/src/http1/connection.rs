@@ -134,7 +134,8 @@ impl Connection {
         }
         let rest = head[written..].to_vec();
         let sending = Sending::new(rest, Coding::Length(0), Vec::new(), None);
-        let answer = self.answer(sending, &Method::GET, on_interim).await;
+        // In a box, because most answers are plain, and this needs more room.
+        let answer = Box::pin(self.answer(sending, &Method::GET, on_interim)).await;
         answer
             .map(Answered::Other)
             .map_err(|failure| Failure { nothing_written: written == 0, ..failure })
