@@ -179,24 +179,40 @@ impl Caller {
         // closed and not used again.
         let reused = open.take().filter(|(to, _)| to == addr).map(|(_, stream)| stream);
         if let Some(mut stream) = reused
-            && let Ok(answer) = exchange(&mut stream, token, body).await
+            && is_idle(&stream)
+            && send(&mut stream, token, body).await.is_ok()
         {
+            // The leader may have handled the message, so it is not sent again.
+            let answer = answer_of(&mut stream).await?;
             *open = Some((addr.to_owned(), stream));
             return decode(answer);
         }
-        let connected = TcpStream::connect(addr).await.map_err(|_| CallError::Unreachable)?;
-        let mut stream = connected;
-        let answer = exchange(&mut stream, token, body).await;
-        let answer = answer.map_err(|error| CallError::NoAnswer(error.to_string()))?;
+        // The leader closed the idle connection, or did not get the whole message. It handles only whole messages.
+        let mut stream = TcpStream::connect(addr).await.map_err(|_| CallError::Unreachable)?;
+        send(&mut stream, token, body).await.map_err(no_answer)?;
+        let answer = answer_of(&mut stream).await?;
         *open = Some((addr.to_owned(), stream));
         decode(answer)
     }
 }
 
-async fn exchange(stream: &mut TcpStream, token: &str, body: &[u8]) -> std::io::Result<Bytes> {
+/// Whether the connection is open and has nothing to read. The leader closes a connection that was idle for too long.
+fn is_idle(stream: &TcpStream) -> bool {
+    let read = stream.try_read(&mut [0; 1]);
+    read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+async fn send(stream: &mut TcpStream, token: &str, body: &[u8]) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    write(stream, &[token.as_bytes(), body]).await?;
-    read(stream).await
+    write(stream, &[token.as_bytes(), body]).await
+}
+
+async fn answer_of(stream: &mut TcpStream) -> Result<Bytes, CallError> {
+    read(stream).await.map_err(no_answer)
+}
+
+fn no_answer(error: std::io::Error) -> CallError {
+    CallError::NoAnswer(error.to_string())
 }
 
 fn decode(answer: Bytes) -> Result<Bytes, CallError> {
@@ -271,5 +287,59 @@ mod tests {
         stop.cancel();
         tasks.close();
         tasks.wait().await;
+    }
+
+    /// Reads one request as the server does, and returns its body.
+    async fn request(stream: &mut TcpStream) -> Vec<u8> {
+        let body_len = Token::new(TOKEN).read(stream).await.unwrap();
+        let mut body = vec![0; body_len];
+        stream.read_exact(&mut body).await.unwrap();
+        body
+    }
+
+    #[tokio::test]
+    async fn a_message_that_may_have_been_handled_is_not_sent_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let leader = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let first = request(&mut stream).await;
+            write(&mut stream, &[&[0], &first]).await.unwrap();
+            // It handles the second message, and is gone before it answers.
+            let second = request(&mut stream).await;
+            drop(stream);
+            let again = tokio::time::timeout(Duration::from_millis(200), listener.accept()).await;
+            (second, again.is_ok())
+        });
+        let caller = Caller::default();
+        assert_eq!(caller.call(&addr, TOKEN, b"first").await.unwrap(), "first");
+        let unknown = caller.call(&addr, TOKEN, b"second").await;
+        assert!(matches!(unknown, Err(CallError::NoAnswer(_))), "{unknown:?}");
+        let (second, again) = leader.await.unwrap();
+        assert_eq!((second.as_slice(), again), (&b"second"[..], false));
+        // Now the leader does not listen any more, so this message was not handled.
+        assert_eq!(caller.call(&addr, TOKEN, b"third").await, Err(CallError::Unreachable));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_leader_closed_while_it_was_idle_is_replaced() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let caller = Caller::default();
+        for text in [&b"one"[..], b"another"] {
+            let answer = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let body = request(&mut stream).await;
+                write(&mut stream, &[&[0], &body]).await.unwrap();
+            };
+            let (answer, ()) = tokio::join!(caller.call(&addr, TOKEN, text), answer);
+            assert_eq!(answer.unwrap(), text);
+            // The leader has closed the connection. Wait until the caller's side knows.
+            let open = caller.open.lock().await;
+            let (_, stream) = open.as_ref().unwrap();
+            while is_idle(stream) {
+                stream.readable().await.unwrap();
+            }
+        }
     }
 }
