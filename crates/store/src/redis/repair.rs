@@ -287,7 +287,8 @@ impl Core {
         let encoded = tokio::task::spawn_blocking(move || snapshot::encode(&state)).await;
         let encoded = match encoded {
             Ok(Ok(encoded)) => encoded,
-            Ok(Err(error)) => return Err(End::Fatal(error.to_string())),
+            // Only nodes that run have the state, so this node does not stop.
+            Ok(Err(error)) => return Err(End::Damaged(error.to_string())),
             Err(error) => return Err(End::Fatal(error.to_string())),
         };
         let timeout = self.config.command_timeout();

@@ -16,7 +16,7 @@ use maxine_state::{CodecError, ControlState, SnapshotError};
 
 /// Size of one part, in bytes.
 const PART_LEN: usize = 1024 * 1024;
-/// Maximum size of a snapshot that is read, in bytes.
+/// Maximum size of a snapshot, in bytes. No node reads a longer one, so none is written.
 const SNAPSHOT_LEN_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// How long unpublished parts are kept, in milliseconds.
 const UNPUBLISHED_MS: u64 = 600_000;
@@ -38,6 +38,9 @@ pub(super) enum SnapshotFailure {
         "the snapshot in redis was written by a newer Maxine (state version {0}): upgrade this node"
     )]
     Newer(u32),
+    /// This node's state cannot be written as a snapshot; the text says why.
+    #[error("{0}")]
+    Unwritable(String),
 }
 
 /// The content of the manifest.
@@ -62,12 +65,24 @@ pub(super) struct Encoded {
     version: u32,
 }
 
-/// Encodes a state into parts. Call it on a blocking thread.
-pub(super) fn encode(state: &ControlState) -> std::io::Result<Encoded> {
-    struct Parts(Encoded);
+/// Encodes a state into parts. Fails if no node could read the snapshot. Call it on a blocking thread.
+pub(super) fn encode(state: &ControlState) -> Result<Encoded, SnapshotFailure> {
+    encode_within(state, SNAPSHOT_LEN_MAX)
+}
+
+fn encode_within(state: &ControlState, len_max: u64) -> Result<Encoded, SnapshotFailure> {
+    struct Parts {
+        out: Encoded,
+        len_max: u64,
+        is_too_long: bool,
+    }
     impl std::io::Write for Parts {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            let Self(out) = self;
+            let Self { out, len_max, is_too_long } = self;
+            if out.len + bytes.len() as u64 > *len_max {
+                *is_too_long = true;
+                return Err(std::io::ErrorKind::FileTooLarge.into());
+            }
             if out.parts.last().is_none_or(|part| part.len() == PART_LEN) {
                 out.parts.push(Vec::with_capacity(PART_LEN));
             }
@@ -82,10 +97,15 @@ pub(super) fn encode(state: &ControlState) -> std::io::Result<Encoded> {
             Ok(())
         }
     }
-    let version = state.version();
-    let mut out = Parts(Encoded { parts: Vec::new(), len: 0, crc: 0, version });
-    state.write_to(&mut out)?;
-    Ok(out.0)
+    let out = Encoded { parts: Vec::new(), len: 0, crc: 0, version: state.version() };
+    let mut parts = Parts { out, len_max, is_too_long: false };
+    let written = state.write_to(&mut parts);
+    if parts.is_too_long {
+        let text = format!("the state has more than {len_max} bytes, and no node could read it");
+        return Err(SnapshotFailure::Unwritable(text));
+    }
+    written.map_err(|error| SnapshotFailure::Unwritable(error.to_string()))?;
+    Ok(parts.out)
 }
 
 /// Reads the snapshot that the manifest names.
@@ -261,4 +281,18 @@ pub(super) async fn install(
         "LED" => Installed::Led,
         _ => Installed::Changed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_no_node_could_read_is_not_written() {
+        let state = ControlState::default();
+        let len = encode(&state).unwrap().len;
+        assert_eq!(encode_within(&state, len).unwrap().len, len);
+        let refused = encode_within(&state, len - 1);
+        assert!(matches!(refused, Err(SnapshotFailure::Unwritable(_))));
+    }
 }

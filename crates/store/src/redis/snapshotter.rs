@@ -48,10 +48,7 @@ impl Core {
         let link = &mut self.connector.connect().await?;
         let (state, position, recent) = self.replica.state();
         let encoded = tokio::task::spawn_blocking(move || snapshot::encode(&state)).await;
-        let encoded = encoded
-            .map_err(std::io::Error::other)
-            .and_then(|encoded| encoded)
-            .map_err(|error| SnapshotFailure::Damaged(error.to_string()))?;
+        let encoded = encoded.map_err(|error| SnapshotFailure::Unwritable(error.to_string()))??;
         let seq = position.seq;
         let uploaded =
             snapshot::upload(link, &self.keys, &encoded, position, recent, timeout).await?;
