@@ -246,7 +246,7 @@ pub fn restore(
     let membership = Membership::new(voters, members.clone()).map_err(storage)?;
     let head = SnapshotHeadDto {
         cluster_id: cluster_id.to_owned(),
-        lineage: derived_lineage(&backup, cluster_id, members),
+        lineage: derived_lineage(backup.body(), cluster_id, members).map_err(storage)?,
         last: Some(last),
         membership_log_id: Some(last),
         membership: consensus::membership_to_dto(&membership),
@@ -311,20 +311,22 @@ fn new_lineage() -> u64 {
     }
 }
 
-/// The same on every node that is restored from the same file with the same members.
+/// The same on every node that is restored from the same file with the same members. `body` is the application's part
+/// of the backup.
 fn derived_lineage(
-    backup: &SnapshotFile,
+    mut body: impl Read,
     cluster_id: &str,
     members: &BTreeMap<NodeId, Member>,
-) -> u64 {
+) -> io::Result<u64> {
     let mut low = crc32c::crc32c(cluster_id.as_bytes());
-    let mut body = backup.body();
     let mut chunk = vec![0; 64 * 1024];
-    while let Ok(count) = body.read(&mut chunk) {
-        if count == 0 {
-            break;
+    loop {
+        match body.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => low = crc32c::crc32c_append(low, &chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
-        low = crc32c::crc32c_append(low, &chunk[..count]);
     }
     let mut high = 0;
     for (id, member) in members {
@@ -333,5 +335,32 @@ fn derived_lineage(
             high = crc32c::crc32c_append(high, text.as_bytes());
         }
     }
-    ((u64::from(high) << 32) | u64::from(low)).max(1)
+    Ok(((u64::from(high) << 32) | u64::from(low)).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that fails with this kind of error, once for each item.
+    struct Failing(Vec<io::ErrorKind>);
+
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.0.pop().map_or(Ok(0), |kind| Err(kind.into()))
+        }
+    }
+
+    #[test]
+    fn a_failed_read_of_a_backup_is_not_the_end_of_the_backup() {
+        let lineage = |kinds| {
+            let (first, second): (&[u8], &[u8]) = (b"first ", b"second");
+            let body = first.chain(Failing(kinds)).chain(second);
+            derived_lineage(body, "c1", &BTreeMap::new())
+        };
+        let whole = derived_lineage(&b"first second"[..], "c1", &BTreeMap::new()).unwrap();
+        assert_eq!(lineage(vec![io::ErrorKind::Interrupted]).unwrap(), whole);
+        let failed = lineage(vec![io::ErrorKind::TimedOut]).unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
+    }
 }
