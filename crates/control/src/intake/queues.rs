@@ -222,6 +222,8 @@ fn weight(command: &Command) -> usize {
         Command::Deregister { items } => items.len(),
         Command::Expire { items } => items.len(),
         Command::ReportHealth { items } => items.len(),
+        Command::ExpireChecks { items } => items.len(),
+        Command::RecordAudit { items } => items.len(),
         _ => 1,
     }
     .max(1)
@@ -230,7 +232,9 @@ fn weight(command: &Command) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use maxine_state::{Actor, Deregistration, Fence, Name, RequestId, ServiceKey};
+    use maxine_state::{
+        Actor, AuditAction, CheckExpiry, Deregistration, Fence, Name, RequestId, ServiceKey,
+    };
 
     /// A write with `items` deregistrations.
     fn write(user: &str, address: &str, items: usize, fence: Option<Fence>) -> Write<()> {
@@ -324,5 +328,26 @@ mod tests {
         assert_eq!(refusal(&mut queues, write("", "10.0.0.1", 1, None)), None);
         assert_eq!(queues.take_expired(999).len(), 0, "it still waits");
         assert_eq!((queues.take_expired(1_000).len(), queues.stranger_items.all), (1, 0));
+    }
+
+    #[test]
+    fn every_command_with_items_weighs_as_many() {
+        let name = |text| Name::trusted(text);
+        let key = ServiceKey::new(name("a"), name("b")).instance(name("c"));
+        let expiry = CheckExpiry {
+            key: key.clone(),
+            check: name("d"),
+            reported_index: 1,
+            output: "late".into(),
+        };
+        let record = (AuditAction::SessionCreate, "ada".into(), true);
+        for command in [
+            Command::Expire { items: vec![(key, 1); 7] },
+            Command::ExpireChecks { items: vec![expiry; 7] },
+            Command::RecordAudit { items: vec![record; 7] },
+        ] {
+            assert_eq!(weight(&command), 7, "{command:?}");
+        }
+        assert_eq!(weight(&Command::RecordAudit { items: Vec::new() }), 1);
     }
 }
