@@ -109,7 +109,10 @@ fn registration(
     let mut registration = Registration::new(id, address, ttl_ms);
     registration.weight = weight.clamp(1, WEIGHT_MAX);
     if let Some(path) = node.health_check_path.as_deref().filter(|path| !path.is_empty()) {
-        let probe = ProbeSpec { kind: ProbeKind::Http, path: path.into(), ..ProbeSpec::default() };
+        // The path may lack its leading slash, as in the compatible API.
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        let path = format!("{slash}{path}");
+        let probe = ProbeSpec { kind: ProbeKind::Http, path, ..ProbeSpec::default() };
         registration = registration.with_probe(probe);
     }
     registration.check().map_err(describe)?;
@@ -148,6 +151,16 @@ mod tests {
         assert_eq!(first.probe().unwrap().path, "/health");
         assert_eq!((items[1].1.weight, items[1].1.expiry.ttl_ms()), (1, Some(30_500)));
         assert_eq!(items[1].1.probe(), None);
+    }
+
+    #[test]
+    fn an_instance_whose_health_check_path_lacks_the_leading_slash_is_imported() {
+        let text =
+            TEXT.replace(r#""healthCheckPath": "/health""#, r#""healthCheckPath": "health""#);
+        let import = read_nodejs(&text).unwrap();
+        assert_eq!(import.instances, 2, "{:?}", import.skipped);
+        let [Command::Register { items }] = &import.commands[..] else { panic!("one batch") };
+        assert_eq!(items[0].1.probe().unwrap().path, "/health");
     }
 
     #[test]
