@@ -104,24 +104,25 @@ impl Run {
         let tasks: Vec<_> = clients.into_iter().map(tokio::spawn).collect();
         tokio::time::sleep(duration).await;
         self.stop.store(true, Ordering::Relaxed);
-        let mut error = None;
+        let mut errors = Vec::new();
         for mut task in tasks {
             match tokio::time::timeout(Duration::from_secs(15), &mut task).await {
                 Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(why))) => error = Some(why),
-                Ok(Err(ended)) => error = Some(io::Error::other(ended)),
+                Ok(Ok(Err(why))) => errors.push(why),
+                Ok(Err(ended)) => errors.push(io::Error::other(ended)),
                 Err(_) => {
                     task.abort();
-                    error = Some(io::Error::other("a request was not answered in 15 s"));
+                    errors.push(io::Error::other("a request was not answered in 15 s"));
                 }
             }
         }
         let elapsed_us = self.clock.monotonic_us() - started_us;
         let units = self.units.load(Ordering::Relaxed);
-        match error {
-            Some(error) if units == 0 => return Err(error),
-            Some(error) => self.failed(|| error.to_string()),
-            None => {}
+        if units == 0 && !errors.is_empty() {
+            return Err(errors.swap_remove(0));
+        }
+        for error in errors {
+            self.failed(|| error.to_string());
         }
         Ok(Outcome {
             units,
@@ -138,4 +139,25 @@ pub(super) fn median(mut runs: Vec<Outcome>) -> Option<Outcome> {
     runs.sort_by(|a, b| a.per_second().total_cmp(&b.per_second()));
     let middle = runs.len() / 2;
     (!runs.is_empty()).then(|| runs.swap_remove(middle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_client_that_ends_with_an_error_counts_as_failed() {
+        let run = Run::new(&Clock::system());
+        let client = |n: u32| {
+            let run = run.clone();
+            async move {
+                run.acknowledged(run.now_us(), 1);
+                if n == 0 { Ok(()) } else { Err(io::Error::other(format!("client {n}"))) }
+            }
+        };
+        let clients: Vec<_> = (0..4).map(client).collect();
+        let outcome = run.clone().drive(clients, Duration::ZERO).await.unwrap();
+        assert_eq!((outcome.units, outcome.failed), (4, 3));
+        assert_eq!(outcome.first_failure.as_deref(), Some("client 1"));
+    }
 }
