@@ -145,13 +145,13 @@ fn section(bench: &Bench, trials: u32, all: &[Figures]) -> Section {
         name: "Backends",
         method: format!(
             "Default settings. Discovery: {SERVICES} services of three instances, one node asked by {} connections, the others \
-             idle, {} s. Registrations: PUT of a new instance, clients spread evenly over the nodes, {} s a case. Propagation: \
+             idle, {:.1} s. Registrations: PUT of a new instance, clients spread evenly over the nodes, {} s a case. Propagation: \
              one write after the other through the first node, watched on each of the others, {} s each; 0.00 where it was seen \
              before the writer had its answer. Failover: {trials} times kill -9 of the leader, until another node has the leader's \
              duties; meanwhile reads go on everywhere, and so do writes in redis and shared-file mode. Redis syncs every write \
              (appendfsync always). All on this machine and its one disk.",
             discovery::CONNECTIONS,
-            bench.seconds,
+            discovery::turn_length(bench).as_secs_f64(),
             bench.seconds,
             bench.seconds
         ),
