@@ -126,7 +126,17 @@ pub(super) struct Cluster {
 impl Cluster {
     /// A Raft cluster of one node, on one core.
     pub(super) async fn single(bench: &Bench, dir: &Path, core: usize) -> Result<Self, CliError> {
-        Self::of(bench, dir, 1, Some(core)).await
+        Self::of(bench, dir, 1, Some(core), None).await
+    }
+
+    /// A Raft cluster of one node, on one core and in a zone.
+    pub(super) async fn single_in(
+        bench: &Bench,
+        dir: &Path,
+        core: usize,
+        zone: &str,
+    ) -> Result<Self, CliError> {
+        Self::of(bench, dir, 1, Some(core), Some(zone)).await
     }
 
     /// Starts `count` nodes with a backend and waits until they are ready. In Redis mode, they use the Redis at
@@ -139,7 +149,7 @@ impl Cluster {
         redis_url: Option<String>,
     ) -> Result<Self, CliError> {
         if backend == Backend::Raft {
-            return Self::of(bench, dir, count, None).await;
+            return Self::of(bench, dir, count, None, None).await;
         }
         let password = secret();
         let mut nodes = Vec::new();
@@ -171,7 +181,7 @@ impl Cluster {
 
     /// Three nodes in Raft mode.
     pub(super) async fn three(bench: &Bench, dir: &Path) -> Result<Self, CliError> {
-        Self::of(bench, dir, 3, None).await
+        Self::of(bench, dir, 3, None, None).await
     }
 
     async fn of(
@@ -179,6 +189,7 @@ impl Cluster {
         dir: &Path,
         count: usize,
         core: Option<usize>,
+        zone: Option<&str>,
     ) -> Result<Self, CliError> {
         let password = secret();
         let mut ports = Vec::new();
@@ -201,6 +212,7 @@ impl Cluster {
                 format!("--raft-listen=127.0.0.1:{}", ports[n + count]),
                 format!("--raft-members={}", members.join(",")),
             ]);
+            args.extend(zone.map(|zone| format!("--zone={zone}")));
             nodes.push(Node {
                 program: bench.program.clone(),
                 server: None,
