@@ -1,5 +1,6 @@
 //! The SDKs as their users have them: each runs `sdks/spec/cases.json` with its language's ordinary HTTP client,
-//! then its own client, against a real cluster of three nodes and an upstream that returns what it received.
+//! then its own client, against a real cluster of three nodes and an upstream that returns what it received. The client
+//! also sends heartbeats to a faulty node.
 //!
 //! Node.js and Python are required. Go and Java are tested if they are installed, and Rust if its example was
 //! built, which `cargo test --workspace` does.
@@ -11,8 +12,8 @@
     reason = "a test fails by panicking, reads the real clock, and has no users"
 )]
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -118,6 +119,54 @@ fn start_upstream() -> (tokio::runtime::Runtime, SocketAddr) {
     (runtime, address)
 }
 
+/// What the faulty node answers after its first answer, one for each request.
+const FAULTY_ANSWERS: [&str; 6] = [
+    "",
+    "SSH-2.0-OpenSSH_9.2\r\n",
+    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 90\r\n\r\n{\"timeOut\"",
+    "HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\n<html>",
+    "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n[]",
+    "HTTP/1.1 500 Oops\r\ncontent-length: 2\r\nconnection: close\r\n\r\n[]",
+];
+
+/// Starts the faulty node that `sdks/spec/README.md` describes. It runs until the process ends.
+fn start_faulty_node() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let registered = json!({
+            "hostName": "h", "nodeName": "a", "serviceName": "s", "address": "http://h",
+            "healthCheckPath": "", "registeredAt": "", "timeOut": 1, "weight": 1,
+        })
+        .to_string();
+        let good = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{registered}",
+            registered.len()
+        );
+        let begin = [good.as_str()].into_iter().chain(FAULTY_ANSWERS);
+        for answer in begin.chain(std::iter::repeat(good.as_str())) {
+            let (stream, _) = listener.accept().unwrap();
+            // The client may have given up.
+            let _ = answer_with(stream, answer);
+        }
+    });
+    address
+}
+
+/// Reads one request, and answers it. The whole request is read, so that the end of the connection is not a reset.
+fn answer_with(stream: TcpStream, answer: &str) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut body_len) = (String::new(), 0);
+    while reader.read_line(&mut line)? > 2 {
+        if let Some(len) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            body_len = len.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    reader.read_exact(&mut vec![0; body_len])?;
+    reader.get_mut().write_all(answer.as_bytes())
+}
+
 /// One SDK: the program that must be installed, and the command that runs its conformance cases.
 struct Sdk {
     program: String,
@@ -218,7 +267,10 @@ fn every_sdk_passes_the_conformance_cases() {
     let mut failed = Vec::new();
     for sdk in &mut sdks {
         // The SDKs run one after another, because a case changes the configuration of the whole cluster.
-        sdk.run.env("MAXINE_SERVER", &cluster.servers).env("MAXINE_UPSTREAM", upstream.to_string());
+        sdk.run
+            .env("MAXINE_SERVER", &cluster.servers)
+            .env("MAXINE_UPSTREAM", upstream.to_string())
+            .env("MAXINE_FAULTY", start_faulty_node().to_string());
         set_accounts(&mut sdk.run);
         let prepared = sdk.prepare.as_mut().map_or(Ok(String::new()), run);
         match prepared.and_then(|_| run(&mut sdk.run)) {

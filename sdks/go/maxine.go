@@ -27,6 +27,9 @@ const (
 	configPath   = "/api/maxine/control/config"
 )
 
+// heartbeatTimeout is the time limit for one heartbeat.
+const heartbeatTimeout = 10 * time.Second
+
 // Error is an answer that is an error. Status and Message are those of the server.
 type Error struct {
 	Status  int
@@ -152,7 +155,7 @@ func (c *Client) Register(ctx context.Context, registration Registration) (Regis
 // KeepRegistered registers, and repeats the registration twice within each TimeOut until ctx is done. It returns
 // after the first registration. It calls beat, which may be nil, with the result of every later one.
 func (c *Client) KeepRegistered(ctx context.Context, registration Registration, beat func(error)) (Registered, error) {
-	registered, err := c.Register(ctx, registration)
+	registered, err := c.heartbeat(ctx, registration)
 	if err != nil {
 		return registered, err
 	}
@@ -165,12 +168,28 @@ func (c *Client) KeepRegistered(ctx context.Context, registration Registration, 
 				return
 			case <-ticker.C:
 			}
-			if _, err := c.Register(ctx, registration); beat != nil && ctx.Err() == nil {
+			if _, err := c.heartbeat(ctx, registration); beat != nil && ctx.Err() == nil {
 				beat(err)
 			}
 		}
 	}()
 	return registered, nil
+}
+
+// heartbeat registers once, within a time limit. If the node gives no usable answer, the next request goes to another
+// node.
+func (c *Client) heartbeat(ctx context.Context, registration Registration) (Registered, error) {
+	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
+	defer cancel()
+	registered, err := c.Register(ctx, registration)
+	if err == nil && registered.TimeOut <= 0 {
+		err = errors.New("the answer is not a registration")
+	}
+	var refused *Error
+	if err != nil && !errors.As(err, &refused) {
+		c.at.Add(1)
+	}
+	return registered, err
 }
 
 // Discover returns the URL of an instance, with endPoint appended.

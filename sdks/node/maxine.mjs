@@ -35,9 +35,13 @@ export class Maxine {
         return await fetch(url, { redirect: "manual", signal, headers: { ...authorization, ...headers }, ...options });
       } catch (error) {
         if (signal.aborted || tries >= this.#nodes.length) throw error;
-        this.#at = (this.#at + 1) % this.#nodes.length;
+        this.#useAnotherNode();
       }
     }
+  }
+
+  #useAnotherNode() {
+    this.#at = (this.#at + 1) % this.#nodes.length;
   }
 
   async #json(path, method = "GET", body = undefined) {
@@ -63,20 +67,27 @@ export class Maxine {
   /** Registers, and repeats the registration twice within each `timeOut` until `stop()` is called. */
   async keepRegistered(registration, { onError = () => {} } = {}) {
     const first = await this.register(registration);
+    let intervalMs = intervalOf(first);
     const kept = { registered: first, beats: 0, stop: () => { stopped = true; clearTimeout(timer); } };
     let stopped = false;
     let timer;
     const beat = async () => {
+      let failure;
       try {
-        kept.registered = await this.register(registration);
+        const registered = await this.register(registration);
+        intervalMs = intervalOf(registered);
+        kept.registered = registered;
         kept.beats += 1;
       } catch (error) {
-        onError(error);
+        failure = error;
+        if (!(error instanceof MaxineError)) this.#useAnotherNode();
       }
+      // This comes before the callback, so that an exception of the callback does not end the heartbeats.
       next();
+      if (failure) onError(failure);
     };
     const next = () => {
-      if (!stopped) timer = setTimeout(beat, (first.timeOut * 1_000) / 2);
+      if (!stopped) timer = setTimeout(beat, intervalMs);
     };
     next();
     return kept;
@@ -137,6 +148,12 @@ export class Maxine {
       }
     }
   }
+}
+
+/** Half of the time that a registration lives without a heartbeat. */
+function intervalOf(registered) {
+  if (!(registered?.timeOut > 0)) throw new TypeError("the answer is not a registration");
+  return registered.timeOut * 500;
 }
 
 function errorOf(status, text) {

@@ -15,6 +15,8 @@ import urllib.request
 from maxine import Maxine, MaxineError
 
 EVENTUALLY_S = 30
+# The number of wrong answers of the faulty node that ../spec/README.md describes.
+FAULTY_ANSWERS = 6
 NODES = os.environ["MAXINE_SERVER"].split(",")
 HOST, PORT = os.environ["MAXINE_UPSTREAM"].split(":")
 VARIABLES = {"unique": "python-" + secrets.token_hex(4), "upstreamHost": HOST, "upstreamPort": PORT}
@@ -162,21 +164,31 @@ def client():
     eventually(lambda: status_of(lambda: maxine.discover(service)) == 503)
 
 
+def heartbeats():
+    errors = []
+    maxine = Maxine("http://" + os.environ["MAXINE_FAULTY"])
+    registration = {"hostName": "h", "nodeName": "a", "serviceName": VARIABLES["unique"]}
+    kept = maxine.keep_registered(errors.append, **registration)
+    eventually(lambda: len(errors) >= FAULTY_ANSWERS and kept.beats >= 2)
+    kept.stop()
+    assert len(errors) == FAULTY_ANSWERS, errors
+
+
 def main():
     cases = json.loads((pathlib.Path(__file__).parent.parent / "spec" / "cases.json").read_text())["cases"]
     failed = 0
-    for case in [*cases, {"name": "the client", "steps": None}]:
+    own = [{"name": "the client", "run": client}, {"name": "heartbeats to a faulty node", "run": heartbeats}]
+    for case in [*cases, *own]:
         at = 0
         try:
-            if case["steps"] is None:
-                client()
-            for at, one in enumerate(case["steps"] or [], 1):
+            case.get("run", lambda: None)()
+            for at, one in enumerate(case.get("steps", []), 1):
                 step(one)
             print("ok", case["name"])
         except Exception:  # any exception means that the case failed
             failed += 1
             print(f"FAILED {case['name']}, step {at}: {traceback.format_exc()}")
-    print(f"{len(cases) + 1 - failed} passed, {failed} failed")
+    print(f"{len(cases) + len(own) - failed} passed, {failed} failed")
     return 1 if failed else 0
 
 

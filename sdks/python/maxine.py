@@ -8,6 +8,7 @@ may be used by several threads.
 import http.client
 import json
 import threading
+import traceback
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -53,10 +54,13 @@ class Maxine:
                 return self._opener.open(request, timeout=timeout_s or self._timeout_s)
             except urllib.error.HTTPError as answer:
                 return answer
-            except (urllib.error.URLError, ConnectionError):
+            except (urllib.error.URLError, http.client.HTTPException, ConnectionError):
                 if tries == len(self._nodes):
                     raise
                 self._at = (at + 1) % len(self._nodes)
+
+    def _use_another_node(self):
+        self._at = (self._at + 1) % len(self._nodes)
 
     def _json(self, path, method="GET", body=None):
         headers = {} if body is None else {"content-type": "application/json"}
@@ -144,6 +148,7 @@ class Kept:
     """A registration that a separate thread repeats."""
 
     def __init__(self, client, registration, registered, on_error):
+        self._interval_s = _interval_s(registered)
         self.registered = registered
         self.beats = 0
         self._stop = threading.Event()
@@ -151,12 +156,19 @@ class Kept:
         self._thread.start()
 
     def _run(self, client, registration, on_error):
-        while not self._stop.wait(self.registered["timeOut"] / 2):
+        while not self._stop.wait(self._interval_s):
             try:
-                self.registered = client.register(**registration)
+                registered = client.register(**registration)
+                self._interval_s = _interval_s(registered)
+                self.registered = registered
                 self.beats += 1
-            except (MaxineError, OSError) as error:
-                on_error(error)
+            except Exception as error:  # no answer of a node may end the heartbeats
+                if not isinstance(error, MaxineError):
+                    client._use_another_node()
+                try:
+                    on_error(error)
+                except Exception:
+                    traceback.print_exc()
 
     def stop(self):
         """Sends no more heartbeats."""
@@ -164,11 +176,19 @@ class Kept:
         self._thread.join()
 
 
+def _interval_s(registered):
+    """Half of the time that a registration lives without a heartbeat."""
+    time_out = registered.get("timeOut") if isinstance(registered, dict) else None
+    if not isinstance(time_out, (int, float)) or time_out <= 0:
+        raise ValueError(f"the answer is not a registration: {registered!r}")
+    return time_out / 2
+
+
 def _error_of(status, text):
     try:
         body = json.loads(text)
         return MaxineError(status, body.get("message") or body.get("detail"))
-    except ValueError:
+    except (ValueError, AttributeError):  # not JSON, or not an object
         return MaxineError(status, text.decode(errors="replace"))
 
 

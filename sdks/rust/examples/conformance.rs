@@ -17,6 +17,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 const EVENTUALLY: Duration = Duration::from_secs(30);
+/// The number of wrong answers of the faulty node that `sdks/spec/README.md` describes.
+const FAULTY_ANSWERS: u32 = 6;
 
 struct Runner {
     nodes: Vec<String>,
@@ -229,6 +231,32 @@ impl Runner {
         eventually("the service's end", gone).await
     }
 
+    /// No answer of a node ends the heartbeats.
+    async fn heartbeats(&self) -> anyhow::Result<()> {
+        let maxine = Maxine::new([format!("http://{}", std::env::var("MAXINE_FAULTY")?)])?;
+        let registration = Registration {
+            host_name: "h".into(),
+            node_name: "a".into(),
+            service_name: self.variables["unique"].clone(),
+            ..Registration::default()
+        };
+        let (passed, failed) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let (passes, failures) = (Arc::clone(&passed), Arc::clone(&failed));
+        let kept = maxine.keep_registered(registration, move |beat| {
+            let count = if beat.is_ok() { &passes } else { &failures };
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let kept = kept.await?;
+        eventually("two heartbeats after the wrong answers", async || {
+            failed.load(Ordering::Relaxed) >= FAULTY_ANSWERS && passed.load(Ordering::Relaxed) >= 2
+        })
+        .await?;
+        drop(kept);
+        let failed = failed.load(Ordering::Relaxed);
+        ensure!(failed == FAULTY_ANSWERS, "{failed} heartbeats failed");
+        Ok(())
+    }
+
     /// The client itself chooses the instance that a node chooses.
     async fn local_choice(&self) -> anyhow::Result<()> {
         let maxine = Maxine::new(self.nodes.clone())?;
@@ -331,6 +359,7 @@ async fn main() -> anyhow::Result<()> {
         report(case["name"].as_str().unwrap_or_default(), result);
     }
     report("the client", runner.client().await);
+    report("heartbeats to a faulty node", runner.heartbeats().await);
     report("the client's own choice", runner.local_choice().await);
     println!("{passed} passed, {failed} failed");
     ensure!(failed == 0);

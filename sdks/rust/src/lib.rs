@@ -211,12 +211,20 @@ impl Maxine {
         mut beat: impl FnMut(Result<Registered, Error>) + Send + 'static,
     ) -> Result<Kept, Error> {
         let first = self.register(&registration).await?;
+        if first.time_out == 0 {
+            return Err(Error::Malformed("a registration that does not live".into()));
+        }
         let client = self.clone();
-        let interval = Duration::from_millis(first.time_out * 500);
+        let interval = Duration::from_millis(first.time_out.saturating_mul(500));
         let task = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(interval).await;
-                beat(client.register(&registration).await);
+                let registered = client.register(&registration).await;
+                if !matches!(registered, Ok(_) | Err(Error::Refused { .. })) {
+                    // The node gives no usable answer, so the next request goes to another one.
+                    client.0.at.fetch_add(1, Ordering::Relaxed);
+                }
+                beat(registered);
             }
         });
         Ok(Kept { registered: first, task })

@@ -22,7 +22,11 @@ import (
 	"time"
 )
 
-const eventuallyMax = 30 * time.Second
+const (
+	eventuallyMax = 30 * time.Second
+	// The number of wrong answers of the faulty node that sdks/spec/README.md describes.
+	faultyAnswers = 6
+)
 
 var (
 	nodes        = strings.Split(os.Getenv("MAXINE_SERVER"), ",")
@@ -346,6 +350,31 @@ func watched(ctx context.Context, client *maxine.Client, registration maxine.Reg
 	})
 }
 
+func heartbeats() error {
+	ctx, stop := context.WithCancel(forTheClient)
+	defer stop()
+	client := maxine.New("http://" + os.Getenv("MAXINE_FAULTY"))
+	registration := maxine.Registration{HostName: "h", NodeName: "a", ServiceName: variables["unique"]}
+	var failed, passed atomic.Int32
+	_, err := client.KeepRegistered(ctx, registration, func(err error) {
+		if err == nil {
+			passed.Add(1)
+		} else {
+			failed.Add(1)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	err = eventually("two heartbeats after the wrong answers", func() bool {
+		return failed.Load() >= faultyAnswers && passed.Load() >= 2
+	})
+	if err == nil && failed.Load() != faultyAnswers {
+		err = fmt.Errorf("%d heartbeats failed", failed.Load())
+	}
+	return err
+}
+
 func prepare() {
 	random := make([]byte, 4)
 	if _, err := rand.Read(random); err != nil {
@@ -392,6 +421,7 @@ func main() {
 		report(one.Name, at, err)
 	}
 	report("the client", 0, client())
+	report("heartbeats to a faulty node", 0, heartbeats())
 	fmt.Printf("%d passed, %d failed\n", passed, failed)
 	if failed > 0 {
 		os.Exit(1)

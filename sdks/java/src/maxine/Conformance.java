@@ -16,6 +16,7 @@ import java.util.UUID;
 import java.util.concurrent.Callable;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
@@ -25,6 +26,8 @@ import java.util.regex.Pattern;
  */
 public final class Conformance {
     private static final long EVENTUALLY_MS = 30_000;
+    /** The number of wrong answers of the faulty node that sdks/spec/README.md describes. */
+    private static final int FAULTY_ANSWERS = 6;
     private static final Pattern VARIABLE = Pattern.compile("\\$\\{(\\w+)}");
     private static final String[] NODES = System.getenv("MAXINE_SERVER").split(",");
     private static final String[] UPSTREAM = System.getenv("MAXINE_UPSTREAM").split(":");
@@ -221,6 +224,24 @@ public final class Conformance {
         eventually(503, () -> maxine.discover(service, ""));
     }
 
+    private static void heartbeats() throws Exception {
+        Maxine maxine = new Maxine("http://" + System.getenv("MAXINE_FAULTY"));
+        Map<String, Object> registration =
+            Map.of("hostName", "h", "nodeName", "a", "serviceName", VARIABLES.get("unique"));
+        AtomicInteger failed = new AtomicInteger();
+        CountDownLatch passed = new CountDownLatch(2);
+        try (AutoCloseable kept = maxine.keepRegistered(registration, error -> {
+            if (error == null) {
+                passed.countDown();
+            } else {
+                failed.incrementAndGet();
+            }
+        })) {
+            require(passed.await(EVENTUALLY_MS, TimeUnit.MILLISECONDS), "the heartbeats have ended");
+        }
+        require(failed.get() == FAULTY_ANSWERS, failed + " heartbeats failed");
+    }
+
     /** Runs everything. The exit status is 1 if a case fails. */
     public static void main(String[] arguments) throws IOException {
         VARIABLES.put("unique", "java-" + UUID.randomUUID().toString().substring(0, 8));
@@ -234,23 +255,27 @@ public final class Conformance {
         List<?> cases = (List<?>) object(Json.read(Files.readString(Path.of(arguments[0])))).get("cases");
         int failed = 0;
         for (Object one : cases) {
-            failed += run((String) object(one).get("name"), (List<?>) object(one).get("steps"));
+            failed += run((String) object(one).get("name"), (List<?>) object(one).get("steps"), null);
         }
-        failed += run("the client", null);
-        System.out.println(cases.size() + 1 - failed + " passed, " + failed + " failed");
+        failed += run("the client", List.of(), Conformance::client);
+        failed += run("heartbeats to a faulty node", List.of(), Conformance::heartbeats);
+        System.out.println(cases.size() + 2 - failed + " passed, " + failed + " failed");
         System.exit(failed == 0 ? 0 : 1);
     }
 
-    private static int run(String name, List<?> steps) {
+    private interface Case {
+        void run() throws Exception;
+    }
+
+    private static int run(String name, List<?> steps, Case own) {
         int at = 0;
         try {
-            if (steps == null) {
-                client();
-            } else {
-                for (Object step : steps) {
-                    at++;
-                    step(object(step));
-                }
+            if (own != null) {
+                own.run();
+            }
+            for (Object step : steps) {
+                at++;
+                step(object(step));
             }
             System.out.println("ok " + name);
             return 0;

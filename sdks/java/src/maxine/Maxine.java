@@ -6,6 +6,7 @@ import java.net.URLEncoder;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
+import java.net.http.HttpTimeoutException;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.Arrays;
@@ -14,9 +15,12 @@ import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
 import java.util.function.Predicate;
@@ -55,13 +59,31 @@ public final class Maxine {
             request.method(method, body == null
                 ? HttpRequest.BodyPublishers.noBody() : HttpRequest.BodyPublishers.ofString(body));
             try {
-                return http.send(request.timeout(TIMEOUT).build(), as);
+                return within(http.sendAsync(request.timeout(TIMEOUT).build(), as));
             } catch (IOException error) {
                 if (tries >= nodes.size()) {
                     throw error;
                 }
                 at.compareAndSet(used, used + 1);
             }
+        }
+    }
+
+    /**
+     * Waits for an answer for a limited time. The time limit of a request covers only the head of the answer; this one
+     * covers the body too.
+     */
+    private static <T> HttpResponse<T> within(CompletableFuture<HttpResponse<T>> answer)
+            throws IOException, InterruptedException {
+        try {
+            return answer.get(TIMEOUT.toMillis(), TimeUnit.MILLISECONDS);
+        } catch (ExecutionException error) {
+            throw error.getCause() instanceof IOException cause ? cause : new IOException(error.getCause());
+        } catch (TimeoutException error) {
+            throw new HttpTimeoutException("no complete answer within " + TIMEOUT.toSeconds() + " s");
+        } finally {
+            // This ends a request whose answer nobody waits for any more.
+            answer.cancel(true);
         }
     }
 
@@ -118,26 +140,50 @@ public final class Maxine {
      */
     public AutoCloseable keepRegistered(Map<String, ?> registration, Consumer<Exception> beat)
             throws IOException, InterruptedException {
-        long intervalMs = ((Number) register(registration).get("timeOut")).longValue() * 500;
+        long intervalMs = intervalMs(register(registration));
         ScheduledExecutorService timer = Executors.newSingleThreadScheduledExecutor(task -> {
             Thread thread = new Thread(task, "maxine-heartbeat");
             thread.setDaemon(true);
             return thread;
         });
-        timer.scheduleAtFixedRate(() -> {
-            try {
-                register(registration);
-                beat.accept(null);
-            } catch (InterruptedException closed) {
-                Thread.currentThread().interrupt();
-            } catch (IOException | RuntimeException error) {
-                beat.accept(error);
-            }
-        }, intervalMs, intervalMs, TimeUnit.MILLISECONDS);
+        Runnable heartbeat = () -> heartbeat(registration, beat);
+        timer.scheduleAtFixedRate(heartbeat, intervalMs, intervalMs, TimeUnit.MILLISECONDS);
         return () -> {
             timer.shutdownNow();
             timer.awaitTermination(TIMEOUT.toMillis(), TimeUnit.MILLISECONDS);
         };
+    }
+
+    /** Throws nothing, because an exception would end the heartbeats. */
+    private void heartbeat(Map<String, ?> registration, Consumer<Exception> beat) {
+        Exception failure = null;
+        try {
+            intervalMs(register(registration));
+        } catch (InterruptedException closed) {
+            Thread.currentThread().interrupt();
+            return;
+        } catch (IOException | RuntimeException error) {
+            failure = error;
+            if (!(error instanceof MaxineException)) {
+                // The node gives no usable answer, so the next request goes to another one.
+                at.incrementAndGet();
+            }
+        }
+        try {
+            beat.accept(failure);
+        } catch (RuntimeException error) {
+            Thread thread = Thread.currentThread();
+            thread.getUncaughtExceptionHandler().uncaughtException(thread, error);
+        }
+    }
+
+    /** Half of the time that a registration lives without a heartbeat. */
+    private static long intervalMs(Map<String, Object> registered) throws IOException {
+        Object timeOut = registered == null ? null : registered.get("timeOut");
+        if (timeOut instanceof Number seconds && seconds.longValue() > 0) {
+            return seconds.longValue() * 500;
+        }
+        throw new IOException("the answer is not a registration");
     }
 
     /** The URL of an instance, with an end point appended (empty for none). */
