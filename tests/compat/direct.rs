@@ -13,7 +13,7 @@ use super::support::{Server, node};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A request or an answer: its first line, its fields with names in lower case, and its content.
+/// A request or an answer: its first line, its fields, and its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Message {
     line: String,
@@ -23,7 +23,10 @@ struct Message {
 
 impl Message {
     fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|field| field.0 == name).map(|field| field.1.as_str())
+        self.fields
+            .iter()
+            .find(|field| field.0.eq_ignore_ascii_case(name))
+            .map(|field| field.1.as_str())
     }
 }
 
@@ -67,8 +70,7 @@ impl Reader {
         let mut fields: Vec<(String, String)> = lines
             .map(|line| {
                 let (name, value) = line.split_once(':').unwrap();
-                let name = name.to_lowercase();
-                (name.clone(), levelled(&name, value.trim()))
+                (name.to_owned(), levelled(name, value.trim()))
             })
             .collect();
         fields.sort();
@@ -97,7 +99,7 @@ impl Reader {
 fn levelled(name: &str, value: &str) -> String {
     let is_made = matches!(name, "x-trace-id" | "traceparent") && value.len() >= 32;
     match name {
-        "date" => "a date".into(),
+        "date" | "Date" => "a date".into(),
         _ if is_made && !value.contains("4bf92f") => "an id".into(),
         _ => value.into(),
     }

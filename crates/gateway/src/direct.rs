@@ -7,7 +7,7 @@
 //! plain goes the way of every other answer.
 //!
 //! **Invariant:** neither an instance nor a client can tell which of the two ways a request took, apart from the order
-//! and the case of names of fields.
+//! of the fields.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -317,7 +317,9 @@ fn push_request_fields(out: &mut Vec<u8>, request: &PlainRequest<'_>, left_out: 
     let mut host = None;
     for (at, Header { name, value }) in request.fields.iter().enumerate() {
         if left_out & (1 << at) == 0 {
-            push_field(out, name, value);
+            // Every name was short enough before.
+            let lower = LowerCase::of(name);
+            push_field(out, lower.as_ref().map_or(name, LowerCase::as_str), value);
         } else if name.eq_ignore_ascii_case("host") {
             host = Some(*value);
         }

@@ -65,8 +65,8 @@ impl PlainAnswer<'_> {
             .then(|| take(&PlainAnswer { status, keep_alive, content, fields }))
     }
 
-    /// Writes the fields for which `keep` returns true, each with its line end. `keep` gets the name in lower case and
-    /// the value. The length of the content is not among them. Whether all names could be read: if not, what was
+    /// Writes the fields for which `keep` returns true, with their names in lower case, each with its line end. `keep` gets
+    /// the name in lower case and the value. The length of the content is not among them. Whether all names could be read: if not, what was
     /// written must not be used.
     pub fn push_fields(
         &self,
@@ -77,7 +77,7 @@ impl PlainAnswer<'_> {
             let Some(lower) = LowerCase::of(name) else { return false };
             let lower = lower.as_str();
             if lower != "content-length" && keep(lower, value) {
-                push_field(out, name, value);
+                push_field(out, lower, value);
             }
         }
         true
@@ -112,9 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_answer_is_read_with_its_names_as_they_were_written() {
+    fn a_whole_answer_is_read_and_its_names_are_written_in_lower_case() {
         let bytes = "HTTP/1.1 200 OK\r\nX-Own: 1\r\nContent-LENGTH: 5\r\nX-Left: 2\r\nX-own: 3\r\n\r\nhello";
-        let expected = (200, "X-Own: 1\r\nX-own: 3\r\n".to_owned(), "hello".to_owned());
+        let expected = (200, "x-own: 1\r\nx-own: 3\r\n".to_owned(), "hello".to_owned());
         assert_eq!(shown(bytes), Some(expected));
         let kept = "HTTP/1.1 404 No\r\nConnection: Keep-Alive\r\nKeep-Alive: timeout=5\r\ncontent-length: 0\r\n\r\n";
         let keep_alive = PlainAnswer::read(kept.as_bytes(), |a| a.keep_alive.map(<[u8]>::to_vec));

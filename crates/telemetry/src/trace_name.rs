@@ -89,9 +89,13 @@ impl TraceName {
     }
 }
 
+/// Appends at most 16 bytes as hex digits.
 fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    let digits = |byte: &u8| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]];
-    out.extend(bytes.iter().flat_map(digits));
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
+    }
+    out.extend_from_slice(&digits[..2 * bytes.len().min(16)]);
 }
 
 #[cfg(test)]
