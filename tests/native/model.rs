@@ -319,7 +319,8 @@ async fn an_instance_that_is_kept_by_a_suspended_expiry_is_explained_so() {
     let server = Server::start().await;
     let path = |id: usize| format!("/services/default/silent/instances/i{id}");
     for id in 0..60 {
-        let body = json!({"address": "http://127.0.0.1:9", "ttl_ms": 1_000});
+        // Long enough that all are registered before the first one is silent for too long, also under load.
+        let body = json!({"address": "http://127.0.0.1:9", "ttl_ms": 5_000});
         let (status, answer) = server.json(server.open(Method::PUT, &path(id)).json(&body)).await;
         assert_eq!(status, 200, "{answer}");
     }

@@ -56,10 +56,10 @@ mod tests {
         listed.insert(key("there"), 8);
         assert!(check(&ledger, 1, &listed)[0].contains("lease"));
         listed.remove(&key("there"));
-        assert!(check(&ledger, 1, &listed)[0].contains("not there"));
+        assert!(check(&ledger, 1, &listed)[0].contains("not listed"));
         listed.insert(key("there"), 5);
         ledger.insert(key("missed"), KeyState::Missed);
-        assert!(check(&ledger, 1, &listed)[0].contains("not there to be removed"));
+        assert!(check(&ledger, 1, &listed)[0].contains("did not exist when it was removed"));
         ledger.remove(&key("missed"));
         listed.insert(key("stray"), 9);
         assert!(check(&ledger, 1, &listed)[0].contains("nobody registered"));

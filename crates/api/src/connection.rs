@@ -336,9 +336,9 @@ impl Session<'_> {
         relay: Box<Relay>,
     ) -> After<OwnedReadHalf, OwnedWriteHalf> {
         let interim = OnceLock::new();
-        let may_stay = !self.listener.stop.is_cancelled();
+        let stop = &self.listener.stop;
         // Without its client, the request is aborted at the end of the function.
-        let answer = pin!(self.answering.front.relay(relay, &interim, may_stay));
+        let answer = pin!(self.answering.front.relay(relay, &interim, stop));
         let Ok(answer) = client.wait(&interim, answer).await else { return After::Gone };
         match answer {
             // The first bytes of a plain answer are its own, so there was no interim answer.
@@ -348,7 +348,7 @@ impl Session<'_> {
                 if !unsent.is_empty() && !self.send_rest(&mut client, unsent).await {
                     return After::Gone;
                 }
-                if may_stay { After::Open(client) } else { After::Ending(client) }
+                if stop.is_cancelled() { After::Ending(client) } else { After::Open(client) }
             }
             Relayed::Other(response) => {
                 let reader = self.answering.reader(&HeaderMap::new());

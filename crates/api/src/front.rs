@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{self, Response, StatusCode, Version};
 use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::middleware::{EdgeLayer, Shared};
@@ -105,20 +106,20 @@ impl Front {
         self.forward(peer, forwarding, interim, request).await
     }
 
-    /// Waits for the answer to a request that was sent directly, and accounts for it. A plain answer is encoded for the
-    /// client, and stays so; every other answer is a response. Interim answers go to `interim`. Dropping the future
-    /// aborts the request.
+    /// Waits for the answer to a request that was sent directly, and accounts for it. A plain answer is returned as the
+    /// bytes for the client, and every other answer as a response. Once the node stops, an answer announces the end of
+    /// its connection. Interim answers go to `interim`. Dropping the future aborts the request.
     pub(super) async fn relay(
         &self,
         mut relay: Box<Relay>,
         interim: &OnceLock<Interim>,
-        may_stay: bool,
+        stop: &CancellationToken,
     ) -> Relayed<Vec<u8>> {
         let Relay { record, forward } = &mut *relay;
         let context = &record.context;
         let mut status = StatusCode::OK;
         let encode = |answer: &PlainAnswer<'_>| {
-            let encoded = self.edge.encode(answer, context, may_stay)?;
+            let encoded = self.edge.encode(answer, context, !stop.is_cancelled())?;
             status = answer.status;
             Some(encoded)
         };
