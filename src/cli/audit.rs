@@ -352,7 +352,7 @@ pub async fn verify_files(
         if let Some(Err(why)) = &compared {
             faults.push(format!("{name}: {why}"));
         }
-        show(&name, &log, compared.and_then(Result::ok), out)?;
+        show(&name, &log, compared, out)?;
         good.push((name, log));
     }
     if faults.is_empty() { Ok(()) } else { Err(CliError::Failed(faults.join("\n"))) }
@@ -361,18 +361,21 @@ pub async fn verify_files(
 fn show(
     name: &str,
     log: &Verified,
-    compared: Option<String>,
+    compared: Option<Result<String, String>>,
     out: &mut Output,
 ) -> Result<(), CliError> {
     let (records, head) = (log.hashes.len(), hex(&log.head));
     let left = log.dropped.iter().filter(|(_, n)| *n > 0).map(|(class, n)| format!("{n} {class}"));
     let left: Vec<String> = left.collect();
     let left = if left.is_empty() { "none".into() } else { left.join(", ") };
-    let proof = compared.clone().unwrap_or_else(|| {
-        "a file alone cannot prove that its end was not cut off: compare it with the cluster (--cluster) or with a \
-         head that you wrote down (--contains)"
-            .into()
-    });
+    let proof = match &compared {
+        Some(Ok(compared)) => compared.as_str(),
+        Some(Err(_)) => "it does not agree with the cluster",
+        None => {
+            "a file alone cannot prove that its end was not cut off: compare it with the cluster (--cluster) or with a \
+             head that you wrote down (--contains)"
+        }
+    };
     let next_seq = log.next_seq;
     let reworded = match log.reworded {
         0 => String::new(),
@@ -387,7 +390,7 @@ fn show(
     );
     let json = serde_json::json!({
         "file": name, "records": records, "next_seq": next_seq, "head": head,
-        "dropped": log.dropped.iter().copied().collect::<BTreeMap<_, _>>(), "compared": compared,
+        "dropped": log.dropped.iter().copied().collect::<BTreeMap<_, _>>(), "compared": compared.as_ref().and_then(|agreed| agreed.as_ref().ok()),
         "reworded": log.reworded,
     });
     out.done(&json, text)

@@ -473,3 +473,26 @@ async fn a_client_that_leaves_takes_its_request_along() {
     ended.expect("the connection to the instance is closed").unwrap();
     assert_eq!(rig.taken(), 1);
 }
+
+/// Nor does it help a client to send its next request before it leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_behind_more_bytes_takes_its_request_along() {
+    let rig = Rig::start().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    rig.server.register(node("silent", "a", port)).await;
+    let plain = get("/plain", "").replace("orders", "silent");
+    for request in [plain.clone(), slow(&plain)] {
+        for behind in ["G", "\n", &plain] {
+            let mut client = rig.connect().await;
+            client.stream.write_all(format!("{request}{behind}").as_bytes()).await.unwrap();
+            let (mut stream, _) = silent.accept().await.unwrap();
+            let mut head = vec![0; 64];
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            drop(client);
+            let mut rest = Vec::new();
+            let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+            ended.expect("the connection to the instance is closed").unwrap();
+        }
+    }
+}

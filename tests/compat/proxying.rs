@@ -441,6 +441,13 @@ async fn a_token_that_maxine_used_stops_here_and_any_other_goes_on() {
                 let (status, got) = seen(path, &fields).await;
                 assert_eq!((status, &got["authorization"]), (200, &Value::Null), "{spelling}");
             }
+            for (user, password) in [("u", token.as_str()), (token.as_str(), "")] {
+                let request = server.http.get(server.url("/")).basic_auth(user, Some(password));
+                let basic = request.build().unwrap().headers()["authorization"].clone();
+                let basic = ("authorization", basic.to_str().unwrap().to_owned());
+                let (status, got) = seen(path, &[("x-maxine-token", token.clone()), basic]).await;
+                assert_eq!((status, &got["authorization"]), (200, &Value::Null), "{path}");
+            }
             // If the token is in Maxine's own header, the caller's `Authorization` goes to the instance.
             for own in ["Bearer of-the-instance", "Basic YTpi", "Bearer mxt_other_id_secret"] {
                 let own = ("authorization", own.to_owned());

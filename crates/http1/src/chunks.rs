@@ -108,8 +108,12 @@ fn line_len(bytes: &[u8], max: usize) -> Result<Option<usize>, BadChunks> {
     }
 }
 
-/// The size in a chunk's line. Extensions are ignored (RFC 9112 section 7.1.1).
+/// The size in a chunk's line. Extensions are ignored (RFC 9112 section 7.1.1), but no part of them is a control
+/// character.
 fn size(line: &[u8]) -> Result<u64, BadChunks> {
+    if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return Err(BadChunks);
+    }
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let mut rest = line[digits..].iter().skip_while(|byte| matches!(byte, b' ' | b'\t'));
     let is_size = (1..=DIGITS_MAX).contains(&digits) && matches!(rest.next(), None | Some(b';'));
@@ -186,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_two_readers_could_read_in_two_ways_is_refused() {
-        let bad: [&[u8]; 16] = [
+        let bad: [&[u8]; 18] = [
             b"5\nhello\r\n0\r\n\r\n",
             b"5\r\r\nhello\r\n",
             b"5 \rx\r\nhello\r\n",
@@ -200,6 +204,8 @@ mod tests {
             b"1000000000000000\r\n",
             b"g\r\n",
             b";a=b\r\n",
+            b"5;\0\r\nhello\r\n0\r\n\r\n",
+            b"5;a=\"\x7f\"\r\nhello\r\n0\r\n\r\n",
             b"0\r\nno field\r\n\r\n",
             b"0\r\nx: 1\n\r\n",
             b"0\r\nx: 1\r\n\n",

@@ -24,9 +24,10 @@ use super::upgrade::Upgrade;
 
 /// Room for the head of an answer, in bytes.
 const HEAD_LEN: usize = 512;
-/// Number of bytes that are read to learn whether the client has gone. A longer buffer would be held by every request
-/// that waits.
-const PEEK_LEN: usize = 256;
+/// Number of bytes that are read at once to learn whether the client has gone.
+const PEEK_LEN: usize = 1_024;
+/// No more is read ahead of an answer while a client has sent so much behind its request. In bytes.
+const AHEAD_LEN_MAX: usize = 8 * 1_024;
 
 /// The client has gone. Nothing was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -249,25 +250,22 @@ impl<R: AsyncRead + Unpin> Reading<R> {
     }
 }
 
-/// Ready once the client has closed the connection. What it sends instead is kept in `bytes`, and then nothing more is
-/// read.
+/// Ready once the client has closed the connection. What it sends instead is kept in `bytes`. Above a limit nothing more is
+/// read, and a client behind so many bytes is not seen to go.
 fn poll_gone<R: AsyncRead + Unpin>(
     read: &mut R,
     bytes: &mut BytesMut,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    if !bytes.is_empty() {
-        return Poll::Pending;
-    }
-    let mut few = [const { MaybeUninit::uninit() }; PEEK_LEN];
-    let mut few = ReadBuf::uninit(&mut few);
-    match ready!(Pin::new(read).poll_read(cx, &mut few)) {
-        Ok(()) if !few.filled().is_empty() => {
-            bytes.extend_from_slice(few.filled());
-            Poll::Pending
+    while bytes.len() < AHEAD_LEN_MAX {
+        let mut some = [const { MaybeUninit::uninit() }; PEEK_LEN];
+        let mut some = ReadBuf::uninit(&mut some);
+        match ready!(Pin::new(&mut *read).poll_read(cx, &mut some)) {
+            Ok(()) if !some.filled().is_empty() => bytes.extend_from_slice(some.filled()),
+            Ok(()) | Err(_) => return Poll::Ready(()),
         }
-        Ok(()) | Err(_) => Poll::Ready(()),
     }
+    Poll::Pending
 }
 
 #[cfg(test)]
@@ -360,6 +358,25 @@ mod tests {
         });
         let (response, asked) = asking.await.unwrap();
         assert!(matches!(asked.send(response, true, 0).await, After::Open(_)));
+    }
+
+    /// It may have sent its next request before it left.
+    #[tokio::test]
+    async fn a_client_that_leaves_is_noticed_behind_what_it_sent() {
+        let rest = |len| format!("GET / HTTP/1.1\r\n\r\n{}", "x".repeat(len));
+        for len in [0, 1, AHEAD_LEN_MAX - 1] {
+            let (near, head, far) = connection(&rest(len));
+            drop(far);
+            let asking = near.ask(head, |_, _| std::future::pending::<Response<Full<Bytes>>>());
+            assert!(matches!(asking.await, Err(Lost)), "{len}");
+        }
+        // What comes later is kept up to the limit.
+        let (mut near, _, mut far) = connection(&rest(1));
+        far.write_all(&vec![b'y'; 2 * AHEAD_LEN_MAX]).await.unwrap();
+        let never = pin!(std::future::pending::<()>());
+        let interim = OnceLock::new();
+        assert!(futures::poll!(pin!(near.wait(&interim, never))).is_pending());
+        assert!((AHEAD_LEN_MAX..AHEAD_LEN_MAX + PEEK_LEN).contains(&near.bytes.len()));
     }
 
     /// The rest of the request is discarded by whoever closes the connection, so that the answer arrives.

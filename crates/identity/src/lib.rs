@@ -23,6 +23,8 @@ pub mod tls_files;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use maxine_clock::Clock;
@@ -97,6 +99,16 @@ struct Inner {
 #[derive(Clone)]
 pub struct Security(Arc<Inner>);
 
+/// The user and the password of an `Authorization` of the scheme `Basic` (RFC 7617), as text.
+fn basic_credentials(value: &str) -> Option<String> {
+    let (scheme, credentials) = value.trim_start().split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = BASE64.decode(credentials.trim()).ok()?;
+    Some(String::from_utf8_lossy(&decoded).into_owned())
+}
+
 impl Security {
     /// The authentication of one node.
     #[must_use]
@@ -162,8 +174,11 @@ impl Security {
         let is_own = |value: &HeaderValue| {
             let text = String::from_utf8_lossy(value.as_bytes());
             let is_of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            let mut words = text.split(|c| !is_of_token(c)).filter(|word| !word.is_empty());
-            words.any(|word| self.is_own_token(word))
+            let has_own = |text: &str| {
+                let mut words = text.split(|c| !is_of_token(c)).filter(|word| !word.is_empty());
+                words.any(|word| self.is_own_token(word))
+            };
+            has_own(&text) || basic_credentials(&text).is_some_and(|decoded| has_own(&decoded))
         };
         if all.any(is_own) {
             headers.remove(header::AUTHORIZATION);

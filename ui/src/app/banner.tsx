@@ -74,7 +74,8 @@ export function Banner() {
     return (
       <Bar tone="warn">
         <strong>Expiry is suspended.</strong> A large share of all instances became silent at the same time. No instance is removed until
-        they send heartbeats again or an operator confirms that they are gone, under <Link to="/cluster">Cluster</Link>.
+        they send heartbeats again, the suspension reaches its limit, or an operator confirms that they are gone, under{" "}
+        <Link to="/cluster">Cluster</Link>.
       </Bar>
     );
   }

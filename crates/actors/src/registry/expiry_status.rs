@@ -72,7 +72,9 @@ impl ExpiryStatus {
             }
             ExpiryEvent::Resumed => {
                 self.suspended.store(false, Ordering::SeqCst);
-                tracing::warn!("expiry is resumed");
+                tracing::warn!(
+                    "this node no longer suspends expiry; if another node leads now, that node decides"
+                );
             }
             ExpiryEvent::Stalled { by_ms } => tracing::warn!(
                 stalled_ms = by_ms,

@@ -19,11 +19,13 @@ const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 /// What a page may still do. It is added to a policy of the instance, and both apply.
 const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
 
-/// Whether the request comes from a browser. Browsers state this on trusted addresses; elsewhere all of them
-/// have the same product name. What a browser loads for a page gets the policy too, where it has no effect,
+/// Whether the request comes from a browser. Browsers state this on trusted addresses; elsewhere nearly all of them
+/// have the same product name. Whatever sends the session's cookie counts as one, because it has a session to lose. What a browser loads for a page gets the policy too, where it has no effect,
 /// because the same answer may later be opened as a page from the browser's cache.
 pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(SEC_FETCH_DEST)
+        || asks_for_worker(headers)
+        || has_session_cookie(headers)
         || headers
             .get(header::USER_AGENT)
             .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
@@ -36,7 +38,7 @@ pub(super) fn concerns(name: &str, value: &[u8], is_sandboxing: bool) -> bool {
         "cookie" => {
             value.windows(SESSION_COOKIE.len()).any(|part| part == SESSION_COOKIE.as_bytes())
         }
-        "sec-fetch-dest" => is_sandboxing,
+        "sec-fetch-dest" | "service-worker" => is_sandboxing,
         "user-agent" => is_sandboxing && value.starts_with(b"Mozilla/"),
         _ => false,
     }
@@ -54,9 +56,13 @@ pub(super) fn add_sandbox(headers: &mut HeaderMap, status: StatusCode) {
     }
 }
 
+fn has_session_cookie(headers: &HeaderMap) -> bool {
+    headers.get_all(header::COOKIE).iter().any(|line| pairs(line.as_bytes()).any(is_session))
+}
+
 /// Removes the session's cookie from a request.
 pub(super) fn strip_session_cookie(headers: &mut HeaderMap) {
-    if !headers.get_all(header::COOKIE).iter().any(|line| pairs(line.as_bytes()).any(is_session)) {
+    if !has_session_cookie(headers) {
         return;
     }
     let lines: Vec<Vec<u8>> = headers
@@ -94,7 +100,8 @@ pub(crate) fn may_pass(name: &str, value: &[u8]) -> bool {
 /// Whether a value of `Set-Cookie` would set the session's cookie. This includes a cookie without a name, because a
 /// browser sends only its value, which may be `maxine_session=...` (RFC 6265bis, section 5.7).
 fn sets_session(value: &[u8]) -> bool {
-    pairs(value).next().is_some_and(|pair| is_session(pair) || pair.starts_with(b"="))
+    let has_no_name = |pair: &[u8]| pair.starts_with(b"=") || !pair.contains(&b'=');
+    pairs(value).next().is_some_and(|pair| is_session(pair) || has_no_name(pair))
 }
 
 /// Removes from an answer cookies that would set the session's cookie.
@@ -198,6 +205,9 @@ mod tests {
     fn a_browser_is_told_from_other_clients() {
         assert!(is_browser(&map(&[("sec-fetch-dest", "document")])));
         assert!(is_browser(&map(&[("user-agent", "Mozilla/5.0 (X11; Linux x86_64)")])));
+        assert!(is_browser(&map(&[("service-worker", "script")])));
+        assert!(is_browser(&map(&[("user-agent", "Dillo"), ("cookie", "a=b; maxine_session=x")])));
+        assert!(!is_browser(&map(&[("cookie", "a=b; other_maxine_session=x")])));
         assert!(!is_browser(&map(&[("user-agent", "curl/8.9"), ("accept", "text/html")])));
         assert!(!is_browser(&HeaderMap::new()));
     }

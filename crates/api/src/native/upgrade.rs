@@ -125,13 +125,15 @@ pub(super) async fn forget_node(
     audit.run_recorded(forget).await
 }
 
-/// Why a node is known to run, so that it must not be forgotten.
+/// Why a node must not be forgotten: it is known to run, or holds the lease of the leader.
 fn runs(name: &str, own: &str, nodes: &[StoreNode], leader: Option<String>) -> Option<String> {
     if name == own {
         return Some(format!("{name} runs: it answers this request"));
     }
     if leader.as_deref() == Some(name) {
-        return Some(format!("{name} runs: it is the leader"));
+        return Some(format!(
+            "{name} is the leader until its lease ends. If it has stopped, try again after that"
+        ));
     }
     let node = nodes.iter().find(|node| node.name == name && !node.is_silent())?;
     Some(format!(
@@ -157,7 +159,10 @@ mod tests {
         let nodes = [node("a", 17_000), node("b", 17_000), node("c", 17_000), node("d", 900)];
         let why = |name| runs(name, "a", &nodes, Some("b".into()));
         assert_eq!(why("a").unwrap(), "a runs: it answers this request");
-        assert_eq!(why("b").unwrap(), "b runs: it is the leader");
+        assert_eq!(
+            why("b").unwrap(),
+            "b is the leader until its lease ends. If it has stopped, try again after that"
+        );
         assert_eq!(why("c"), None);
         assert!(why("d").unwrap().starts_with("d runs: it reported 900 ms ago"));
     }
