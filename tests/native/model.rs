@@ -318,12 +318,15 @@ async fn a_wrong_check_or_report_is_refused_and_named() {
 async fn an_instance_that_is_kept_by_a_suspended_expiry_is_explained_so() {
     let server = Server::start().await;
     let path = |id: usize| format!("/services/default/silent/instances/i{id}");
-    for id in 0..60 {
-        // Long enough that all are registered before the first one is silent for too long, also under load.
-        let body = json!({"address": "http://127.0.0.1:9", "ttl_ms": 5_000});
-        let (status, answer) = server.json(server.open(Method::PUT, &path(id)).json(&body)).await;
-        assert_eq!(status, 200, "{answer}");
-    }
+    // In one batch, so that all become silent at the same moment, also on a busy machine.
+    let items = (0..60).map(|id| {
+        json!({"namespace": "default", "service": "silent", "id": format!("i{id}"),
+               "address": "http://127.0.0.1:9", "ttl_ms": 1_000})
+    });
+    let batch = json!({"items": items.collect::<Vec<_>>()});
+    let registered = server.open(Method::POST, "/registrations").json(&batch);
+    let (status, answer) = server.json(registered).await;
+    assert_eq!(status, 200, "{answer}");
     let lasting = json!({"address": "http://127.0.0.1:9", "ttl_ms": 600_000});
     server.json(server.open(Method::PUT, &path(60)).json(&lasting)).await;
     let why = async |id: usize| {

@@ -340,6 +340,8 @@ fn power_lost(before: &Path, after: &Path, to: &Path, keep: impl Fn(usize) -> bo
         let (was, is) = (before.join("wal").join(&name), after.join("wal").join(&name));
         let is = fs::read(is).unwrap();
         let Ok(mut torn) = fs::read(was) else { continue };
+        // The next segment may have been in the making when `before` was copied.
+        torn.resize(torn.len().max(is.len()), 0);
         for (at, sector) in is.chunks(SECTOR).enumerate() {
             let old = &mut torn[at * SECTOR..][..sector.len()];
             if old != sector {

@@ -20,8 +20,9 @@ const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
 
 /// Whether the request comes from a browser. Browsers state this on trusted addresses; elsewhere nearly all of them
-/// have the same product name. Whatever sends the session's cookie counts as one, because it has a session to lose. What a browser loads for a page gets the policy too, where it has no effect,
-/// because the same answer may later be opened as a page from the browser's cache.
+/// have the same product name. Whatever sends the session's cookie counts as one, because it has a session to lose. What
+/// a browser loads for a page gets the policy too, where it has no effect, because the same answer may later be opened
+/// as a page from the browser's cache.
 pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(SEC_FETCH_DEST)
         || asks_for_worker(headers)
@@ -100,8 +101,7 @@ pub(crate) fn may_pass(name: &str, value: &[u8]) -> bool {
 /// Whether a value of `Set-Cookie` would set the session's cookie. This includes a cookie without a name, because a
 /// browser sends only its value, which may be `maxine_session=...` (RFC 6265bis, section 5.7).
 fn sets_session(value: &[u8]) -> bool {
-    let has_no_name = |pair: &[u8]| pair.starts_with(b"=") || !pair.contains(&b'=');
-    pairs(value).next().is_some_and(|pair| is_session(pair) || has_no_name(pair))
+    pairs(value).next().is_some_and(|pair| is_session(pair) || pair.starts_with(b"="))
 }
 
 /// Removes from an answer cookies that would set the session's cookie.
