@@ -337,7 +337,7 @@ impl Session<'_> {
     ) -> After<OwnedReadHalf, OwnedWriteHalf> {
         let interim = OnceLock::new();
         let stop = &self.listener.stop;
-        // Without its client, the request is aborted at the end of the function.
+        // If the client leaves, this function returns and drops the future, which aborts the request.
         let answer = pin!(self.answering.front.relay(relay, &interim, stop));
         let Ok(answer) = client.wait(&interim, answer).await else { return After::Gone };
         match answer {

@@ -77,7 +77,7 @@ pub struct Direct {
     /// Where path and query are in the head.
     target: Range<usize>,
     started_us: u64,
-    /// `None` once the request was sent.
+    /// `None` once [`Direct::run`] was called.
     in_flight_guard: Option<InFlightGuard>,
 }
 
@@ -158,7 +158,7 @@ impl Direct {
         interim: impl Fn() -> InterimSink + Send + Sync,
         mut take: impl FnMut(&PlainAnswer<'_>) -> Option<T>,
     ) -> DirectOutcome<T> {
-        // The future holds nothing of it, so that it stays small: a long one would have to be copied.
+        // These are borrowed and not moved into the future: a large future costs a copy for each request.
         let Self { forwarder, runtime, picked, holder, head, target, started_us, in_flight_guard } =
             self;
         let (holder, picked, started_us) = (*holder, *picked, *started_us);

@@ -250,8 +250,8 @@ impl<R: AsyncRead + Unpin> Reading<R> {
     }
 }
 
-/// Ready once the client has closed the connection. What it sends instead is kept in `bytes`. Above a limit nothing more is
-/// read, and a client behind so many bytes is not seen to go.
+/// Ready once the client has closed the connection. What it sends is kept in `bytes`, up to [`AHEAD_LEN_MAX`]. If the
+/// client has sent more than that, its departure is not noticed here.
 fn poll_gone<R: AsyncRead + Unpin>(
     read: &mut R,
     bytes: &mut BytesMut,
