@@ -9,7 +9,7 @@ use super::fields::{announced_trailers, push_field, push_length};
 use super::framing;
 use super::sending::Coding;
 
-/// How names of fields are written. An extension of an answer; without it they are in lower case.
+/// How the names of fields are written. An extension of an answer; without it, names are in lower case.
 #[derive(Clone, Copy, Debug)]
 pub struct FieldNames(pub for<'a> fn(&'a HeaderName) -> &'a str);
 
@@ -17,7 +17,7 @@ fn in_lower_case(name: &HeaderName) -> &str {
     name.as_str()
 }
 
-/// What an answer depends on.
+/// What the head of an answer depends on, beside the answer itself.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     pub(super) method: Method,
@@ -26,18 +26,19 @@ pub(super) struct Question {
     pub(super) keeps_open: bool,
 }
 
-/// What follows a head.
+/// What follows the head of an answer.
 #[derive(Debug)]
 pub(super) struct Following {
     /// `None` if the answer has no content.
     pub(super) coding: Option<Coding>,
     /// The trailer fields that may follow.
     pub(super) announced: Vec<HeaderName>,
-    /// Whether the connection stays open after it.
+    /// Whether the connection stays open after the answer.
     pub(super) keeps_open: bool,
 }
 
-/// Writes the head of an answer whose content is `body`. `time_ms` is milliseconds since the Unix epoch.
+/// Writes the head of an answer whose content is `body`. `time_ms` is the value of `Date`, in milliseconds since the
+/// Unix epoch.
 pub(super) fn push_head<B: Body>(
     out: &mut Vec<u8>,
     parts: &response::Parts,
@@ -52,7 +53,7 @@ pub(super) fn push_head<B: Body>(
     let is_chunked = following.coding == Some(Coding::Chunked);
     for (name, value) in &parts.headers {
         match *name {
-            // Written below, as they are true.
+            // Written below, with their true values.
             header::CONTENT_LENGTH | header::TRANSFER_ENCODING => continue,
             header::CONNECTION if is_about_the_end(value) => continue,
             header::TRAILER if !is_chunked => continue,
@@ -106,11 +107,11 @@ fn following<B: Body>(parts: &response::Parts, body: &B, question: &Question) ->
     if !has_content(parts.status, &question.method) {
         return Following { coding: None, announced: Vec::new(), keeps_open: may_stay };
     }
-    let said = || framing::content_len(&parts.headers).ok().flatten();
+    let declared_len = || framing::content_len(&parts.headers).ok().flatten();
     let coding = match body.size_hint().exact() {
         _ if body.is_end_stream() => Coding::Length(0),
         Some(len) => Coding::Length(len),
-        None => match said() {
+        None => match declared_len() {
             Some(len) => Coding::Length(len),
             None if question.version == Version::HTTP_10 => Coding::UntilClose,
             None => Coding::Chunked,
@@ -124,20 +125,21 @@ fn following<B: Body>(parts: &response::Parts, body: &B, question: &Question) ->
     Following { coding: Some(coding), announced, keeps_open }
 }
 
-/// Whether a `Connection` field says no more than whether the connection ends.
+/// Whether a `Connection` field states only whether the connection ends.
 fn is_about_the_end(value: &HeaderValue) -> bool {
     let value = value.as_bytes();
     value.eq_ignore_ascii_case(b"close") || value.eq_ignore_ascii_case(b"keep-alive")
 }
 
-/// RFC 9112 section 6.3.
+/// Whether such an answer has content (RFC 9112 section 6.3).
 fn has_content(status: StatusCode, method: &Method) -> bool {
     *method != Method::HEAD
         && !status.is_informational()
         && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// An answer to `HEAD` has the length that `GET` would have; others without content have none.
+/// Writes the length for an answer to `HEAD`: it is the length that `GET` would have. No other answer without content
+/// has a length.
 fn push_length_without_content(
     out: &mut Vec<u8>,
     parts: &response::Parts,
@@ -170,7 +172,7 @@ mod tests {
         BodyExt::boxed(StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, _>>()))
     }
 
-    /// The head, without its date, and what follows.
+    /// The head without its date, and what follows it.
     fn head(
         answer: http::response::Builder,
         body: &AnyBody,

@@ -1,4 +1,4 @@
-//! The head of an answer to a request of ours, from bytes (RFC 9112 sections 4 and 6.3).
+//! The head of an instance's answer, from bytes (RFC 9112 sections 4 and 6.3).
 
 use std::mem::MaybeUninit;
 
@@ -8,10 +8,10 @@ use http::{Method, Response, StatusCode, Version, response};
 use super::fields::HeadCopy;
 use super::framing::{self, BadFraming, Framing};
 
-/// Most fields of an answer.
+/// Maximum number of fields of an answer.
 const FIELDS_MAX: usize = 100;
 
-/// The bytes are not the head of an answer, or are above a limit.
+/// The bytes are not the head of an HTTP/1 answer, the framing is ambiguous, or a limit is exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the answer is not HTTP/1.1")]
 pub struct BadAnswer;
@@ -34,11 +34,11 @@ pub struct AnswerHead {
 }
 
 impl AnswerHead {
-    /// Largest head, in bytes.
+    /// Maximum length of a head, in bytes.
     pub const LEN_MAX: usize = 64 * 1_024;
 
-    /// Reads the first head in `bytes`, which answers a request with the method `asked`. Returns it and its length in
-    /// bytes; `None` if its end is not there yet.
+    /// Reads the first head in `bytes`. `asked` is the method of the request that it answers. Returns the head and its
+    /// length in bytes; `None` if its end has not arrived yet.
     pub fn read(bytes: &[u8], asked: &Method) -> Result<Option<(Self, usize)>, BadAnswer> {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut head = httparse::Response::new(&mut []);
@@ -61,10 +61,10 @@ impl AnswerHead {
     }
 }
 
-/// How the content of an answer ends.
+/// How the content of an answer ends (RFC 9112 section 6.3).
 fn framing_of(parts: &response::Parts, asked: &Method) -> Result<Framing, BadAnswer> {
     let fields = &parts.headers;
-    // No other coding is decoded here, and a message of HTTP/1.0 with one is faulty framing (section 6.1).
+    // No coding but `chunked` is decoded. A coding in a message of HTTP/1.0 is faulty framing (section 6.1).
     let is_coded = fields.contains_key(header::TRANSFER_ENCODING);
     if is_coded && (!framing::is_chunked_or_unencoded(fields) || parts.version == Version::HTTP_10)
     {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_bounded_and_read_when_it_is_there() {
+    fn a_head_is_bounded_and_read_when_it_is_complete() {
         let text = "HTTP/1.1 200 OK\r\nX-A: b\r\n\r\n";
         for len in 0..text.len() {
             assert!(read(&text[..len], &Method::GET).unwrap().is_none(), "{len}");

@@ -1,5 +1,5 @@
-//! The chunked coding (RFC 9112 section 7.1), read strictly: a chunk's line ends with CRLF, its size is hexadecimal
-//! digits and nothing else, and all lines are limited.
+//! The chunked coding (RFC 9112 section 7.1), read strictly: a chunk's line ends with CRLF, its size consists of
+//! hexadecimal digits only, and all lengths are limited.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::HeaderMap;
@@ -7,13 +7,13 @@ use http::header::HeaderMap;
 use super::fields::HeadCopy;
 use super::reader::take;
 
-/// Longest line of a chunk, with its extensions, in bytes.
+/// Maximum length of a chunk's first line, with its extensions, in bytes.
 const LINE_LEN_MAX: usize = 4_096;
-/// Largest trailer section, in bytes.
+/// Maximum length of the trailer section, in bytes.
 const TRAILERS_LEN_MAX: usize = 16 * 1_024;
-/// Most fields of a trailer section.
+/// Maximum number of fields in the trailer section.
 const TRAILERS_MAX: usize = 64;
-/// Most digits of a size, so that it fits into 60 bits.
+/// Maximum number of digits of a chunk's size. A size of this many digits fits into 60 bits.
 const DIGITS_MAX: usize = 15;
 
 /// The bytes are not the chunked coding, or are above a limit.
@@ -21,12 +21,12 @@ const DIGITS_MAX: usize = 15;
 #[error("the chunks are malformed")]
 pub struct BadChunks;
 
-/// What was read.
+/// What the decoder has read.
 #[derive(Debug, PartialEq)]
 pub(super) enum Part {
     /// Content.
     Data(Bytes),
-    /// The fields after the content, and the end.
+    /// The end of the content, with the fields of the trailer section.
     End(Option<HeaderMap>),
 }
 
@@ -34,11 +34,11 @@ pub(super) enum Part {
 enum State {
     /// The line with the size of the next chunk.
     Line,
-    /// So much of the chunk is left.
+    /// Content of a chunk, of which this number of bytes is left.
     Data(u64),
-    /// The end of the line after a chunk.
+    /// The line end after the content of a chunk.
     AfterData,
-    /// The fields after the last chunk.
+    /// The trailer section after the last chunk.
     Trailers,
     Ended,
 }
@@ -48,12 +48,12 @@ enum State {
 pub(super) struct Decoder(State);
 
 impl Decoder {
-    /// A decoder for the first byte of the content.
+    /// A decoder that expects the beginning of the content.
     pub(super) fn new() -> Self {
         Self(State::Line)
     }
 
-    /// The next part in `bytes`, from which it is removed. `None` if more bytes are needed.
+    /// Takes the next part out of `bytes`. `None` if more bytes are needed.
     pub(super) fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Part>, BadChunks> {
         loop {
             match self.0 {
@@ -95,7 +95,7 @@ impl Decoder {
     }
 }
 
-/// The length of the first line without its CRLF; `None` if its end is not there yet.
+/// The length of the first line without its CRLF; `None` if its end has not arrived yet.
 fn line_len(bytes: &[u8], max: usize) -> Result<Option<usize>, BadChunks> {
     let part = &bytes[..bytes.len().min(max + 2)];
     match part.iter().position(|byte| *byte == b'\n') {
@@ -108,8 +108,8 @@ fn line_len(bytes: &[u8], max: usize) -> Result<Option<usize>, BadChunks> {
     }
 }
 
-/// The size in a chunk's line. Extensions are ignored (RFC 9112 section 7.1.1), but no part of them is a control
-/// character.
+/// The size in a chunk's line. Extensions are ignored (RFC 9112 section 7.1.1), but must not contain control
+/// characters.
 fn size(line: &[u8]) -> Result<u64, BadChunks> {
     if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
         return Err(BadChunks);
@@ -124,7 +124,7 @@ fn size(line: &[u8]) -> Result<u64, BadChunks> {
     u64::from_str_radix(text, 16).map_err(|_| BadChunks)
 }
 
-/// The length of the trailer section and its fields; `None` if its end is not there yet.
+/// The length of the trailer section and its fields; `None` if its end has not arrived yet.
 fn trailers(bytes: &[u8]) -> Result<Option<(usize, Option<HeaderMap>)>, BadChunks> {
     if bytes.starts_with(b"\r\n") {
         return Ok(Some((2, None)));
@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// What the decoder reads when the bytes arrive in pieces of this length.
+    /// All parts that the decoder reads when the bytes arrive in pieces of this length.
     fn read(
         bytes: &[u8],
         piece_len: usize,
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_could_read_in_two_ways_is_refused() {
+    fn bytes_that_could_be_read_in_two_ways_are_refused() {
         let bad: [&[u8]; 18] = [
             b"5\nhello\r\n0\r\n\r\n",
             b"5\r\r\nhello\r\n",

@@ -9,6 +9,6 @@ pub struct Connection<R, W> {
     pub read: R,
     /// The writing half.
     pub write: W,
-    /// What was read and belongs to the next requests.
+    /// Bytes that were read from the client and belong to its next requests.
     pub bytes: BytesMut,
 }

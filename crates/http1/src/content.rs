@@ -7,7 +7,7 @@ use super::chunks::{BadChunks, Decoder, Part};
 use super::framing::Framing;
 use super::reader::take;
 
-/// What is left of a message's content.
+/// The part of a message's content that was not read yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Content(Left);
 
@@ -31,13 +31,13 @@ impl Content {
         })
     }
 
-    /// Whether nothing is left.
+    /// Whether the whole content was read.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self.0, Left::Nothing)
     }
 
-    /// How much is left.
+    /// The number of bytes that were not read yet, if the framing tells it.
     #[must_use]
     pub fn size_hint(&self) -> SizeHint {
         match self.0 {
@@ -47,8 +47,8 @@ impl Content {
         }
     }
 
-    /// The next part among the bytes that were read, from which it is removed; `None` if more bytes are needed, or
-    /// nothing is left.
+    /// Takes the next part out of `bytes`, which were read from the connection. `None` if more bytes are needed, or if
+    /// the content is over.
     pub fn next(&mut self, bytes: &mut BytesMut) -> Result<Option<Frame<Bytes>>, BadChunks> {
         match &mut self.0 {
             Left::Nothing => Ok(None),
@@ -77,7 +77,7 @@ impl Content {
         }
     }
 
-    /// The connection has ended. Whether that ends the content, too, instead of cutting it off.
+    /// Reports that the connection has ended. Returns true if the content is complete, and false if it was cut off.
     pub fn ends_with_connection(&mut self) -> bool {
         if matches!(self.0, Left::UntilClose) {
             self.0 = Left::Nothing;
@@ -95,7 +95,7 @@ mod tests {
     use super::super::reader::{READ_LEN_MAX, READ_LEN_MIN, Reader};
     use super::*;
 
-    /// Parts that are kept hold what they count, however they arrive.
+    /// Memory use must follow the length of the parts that are kept, however their bytes arrive.
     #[tokio::test]
     async fn the_buffer_is_used_again_while_small_parts_are_kept() {
         let (mut client, near) = duplex(READ_LEN_MAX);

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 
-/// The text of a second, which most answers share with the answer before.
+/// The date text of one second. It is kept because most answers have the same second as the answer before them.
 #[derive(Default)]
 struct Date {
     second: Option<u64>,

@@ -1,4 +1,4 @@
-//! One exchange on a client's connection: a request whose head was read, and its answer.
+//! One exchange on a client's connection: a request whose head was read, and the answer to it.
 
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
@@ -22,19 +22,19 @@ use super::request_content::{Arriving, RequestContent};
 use super::sending::Sending;
 use super::upgrade::Upgrade;
 
-/// Room for the head of an answer, in bytes.
+/// Memory to reserve for the head of an answer, in bytes.
 const HEAD_LEN: usize = 512;
 /// Number of bytes that are read at once to learn whether the client has gone.
 const PEEK_LEN: usize = 1_024;
-/// No more is read ahead of an answer while a client has sent so much behind its request. In bytes.
+/// While an answer is made, no more is read from a client that has sent this number of bytes behind its request.
 const AHEAD_LEN_MAX: usize = 8 * 1_024;
 
-/// The client has gone. Nothing was answered.
+/// The client has gone before its request was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the client has closed the connection")]
 pub struct Lost;
 
-/// A request whose answer is there, and not written yet.
+/// A request that was answered, before the answer is written.
 #[derive(Debug)]
 pub struct Asked<R, W> {
     reading: Reading<R>,
@@ -46,22 +46,22 @@ pub struct Asked<R, W> {
 /// A connection after an answer.
 #[derive(Debug)]
 pub enum After<R, W> {
-    /// It may have another request.
+    /// The client may send another request.
     Open(Connection<R, W>),
     /// The answer was written, and the connection has to be closed so that the answer arrives.
     Ending(Connection<R, W>),
-    /// Another protocol goes on with it, once the upgrade is completed.
+    /// Another protocol uses it from now on, once the upgrade is completed.
     Upgraded(Upgrade, Connection<R, W>),
-    /// It is closed.
+    /// The answer was not written completely. The connection was dropped.
     Gone,
 }
 
-/// Who has the reading half.
+/// Who has the reading half of the connection.
 #[derive(Debug)]
 enum Reading<R> {
-    /// The content of the request was read to its end, or as far as anyone wanted.
+    /// The exchange. The content of the request was read to its end, or as far as anyone wanted.
     Here(Reader<R>, Content),
-    /// Whoever reads the content.
+    /// The code that reads the content.
     Lent(Arc<Arriving<R>>),
 }
 
@@ -70,8 +70,8 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
-    /// Has `answer` answer the request with this head, which was taken from the connection. Its interim answers are
-    /// written at once. Dropping the future, or losing the client, drops what `answer` returned.
+    /// Calls `answer` with the request whose head was taken from the connection, and waits for its answer. Interim
+    /// answers are written at once. If the client leaves, or this future is dropped, the future of `answer` is dropped.
     pub async fn ask<A, B>(
         self,
         head: RequestHead,
@@ -114,8 +114,8 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
-    /// Waits for `answer` to a request without content over HTTP/1.1, and writes its interim answers. What the client
-    /// sends before that is kept for the next request.
+    /// Waits for `answer` to a request over HTTP/1.1 that has no content, and writes the interim answers to it. Bytes
+    /// that the client sends meanwhile are kept for its next request.
     pub async fn wait<T>(
         &mut self,
         interim: &OnceLock<Interim>,
@@ -135,7 +135,7 @@ where
         done.await
     }
 
-    /// The state in which `answer` to a request without content may be sent: a request with this method over HTTP/1.1.
+    /// The state in which an answer may be sent to a request over HTTP/1.1 that has this method and no content.
     /// `interim` are its interim answers.
     #[must_use]
     pub fn asked(self, method: Method, interim: Interim) -> Asked<R, W> {
@@ -146,7 +146,7 @@ where
         Asked { reading, write, question, interim }
     }
 
-    /// Writes an answer to bytes that are no request. The connection ends with it.
+    /// Writes an answer to bytes that are not a request. The connection must be closed afterwards.
     pub async fn refuse<B>(self, response: Response<B>, time_ms: u64) -> After<R, W>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -160,8 +160,8 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
-    /// Writes the answer. `may_stay` is whether the connection may have another request. `time_ms` is the answer's
-    /// date, in milliseconds since the Unix epoch.
+    /// Writes the answer. `may_stay` is whether the connection may carry another request. `time_ms` is the time in the
+    /// answer's `Date`, in milliseconds since the Unix epoch.
     pub async fn send<B>(self, response: Response<B>, may_stay: bool, time_ms: u64) -> After<R, W>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -170,8 +170,8 @@ where
         let (parts, body) = response.into_parts();
         question.keeps_open &= may_stay;
         let is_refusal = parts.status.is_client_error() || parts.status.is_server_error();
-        // Whoever refuses a request does not wait for its end. The client must know that the connection ends, because
-        // the rest of the content would be read as its next request.
+        // A refusal does not wait for the end of its request. The answer must then say that the connection ends,
+        // because the rest of the content would be taken for the next request.
         if is_refusal && !reading.is_content_over() {
             question.keeps_open = false;
         }
@@ -190,7 +190,7 @@ where
         }
         drop(sending);
         if following.keeps_open {
-            // Whoever answers before the end of a request may still read it.
+            // The code that answered before the end of the request may still read the request.
             poll_fn(|cx| reading.poll_here(cx)).await;
         }
         let is_over = reading.is_content_over();
@@ -209,7 +209,8 @@ where
 }
 
 impl<R: AsyncRead + Unpin> Reading<R> {
-    /// Ready once the client has closed the connection. What it sends beside that waits for its turn.
+    /// Ready once the client has closed the connection. Other bytes from the client are kept for its next request.
+    /// While content is left that nobody reads, a departure is not noticed.
     fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.poll_here(cx));
         let Self::Here(reader, content) = self else { return Poll::Ready(()) };
@@ -219,7 +220,7 @@ impl<R: AsyncRead + Unpin> Reading<R> {
         poll_gone(&mut reader.io, &mut reader.bytes, cx)
     }
 
-    /// Waits until nobody else reads.
+    /// Ready once nobody else has the reading half.
     fn poll_here(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::Lent(arriving) = self
             && let Some((reader, content)) = ready!(arriving.poll_left(cx))
@@ -229,7 +230,7 @@ impl<R: AsyncRead + Unpin> Reading<R> {
         Poll::Ready(())
     }
 
-    /// Whether the content was read to its end. Content that nobody wants and that has arrived already is passed over.
+    /// Whether the content was read to its end. Content that nobody wants is skipped as far as it has already arrived.
     fn is_content_over(&mut self) -> bool {
         if let Self::Lent(arriving) = self
             && let Some((reader, content)) = arriving.take_if_left()
@@ -241,7 +242,7 @@ impl<R: AsyncRead + Unpin> Reading<R> {
         content.is_over()
     }
 
-    /// The reading half, also while somebody reads.
+    /// The reading half. It is taken back if somebody still reads.
     fn into_reader(self) -> Option<Reader<R>> {
         match self {
             Self::Here(reader, _) => Some(reader),
@@ -250,8 +251,8 @@ impl<R: AsyncRead + Unpin> Reading<R> {
     }
 }
 
-/// Ready once the client has closed the connection. What it sends is kept in `bytes`, up to [`AHEAD_LEN_MAX`]. If the
-/// client has sent more than that, its departure is not noticed here.
+/// Ready once the client has closed the connection. What the client sends is kept in `bytes`, up to [`AHEAD_LEN_MAX`].
+/// If it has sent more than that, its departure is not noticed here.
 fn poll_gone<R: AsyncRead + Unpin>(
     read: &mut R,
     bytes: &mut BytesMut,
@@ -303,7 +304,7 @@ mod tests {
     const POST: &str = "POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nhello";
 
     #[tokio::test]
-    async fn a_connection_goes_on_after_the_content_with_what_came_behind_it() {
+    async fn a_connection_continues_with_the_bytes_behind_the_content() {
         let (near, head, mut far) = connection(POST);
         far.write_all(b"worldGET /next").await.unwrap();
         let asking = near.ask(head, |request, _| async {
@@ -318,7 +319,7 @@ mod tests {
         assert_eq!(&seen, b"HTTP/1.1 200 OK");
     }
 
-    /// Content may arrive while the answer leaves, and another task may read it.
+    /// Content may arrive while the answer is written, and another task may read it.
     #[tokio::test]
     async fn an_answer_before_the_end_of_its_request_does_not_end_the_reading() {
         let (near, head, mut far) = connection(POST);
@@ -349,7 +350,7 @@ mod tests {
         });
         let (response, asked) = asking.await.unwrap();
         assert!(matches!(asked.send(response, true, 0).await, After::Ending(_)));
-        // Content that is there already is passed over.
+        // Content that has already arrived is skipped.
         let (near, head, _far) = connection("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello");
         let asking = near.ask(head, |_, _| async {
             let mut refusal = answer("no");
@@ -360,9 +361,9 @@ mod tests {
         assert!(matches!(asked.send(response, true, 0).await, After::Open(_)));
     }
 
-    /// It may have sent its next request before it left.
+    /// The client may have sent its next request before it left.
     #[tokio::test]
-    async fn a_client_that_leaves_is_noticed_behind_what_it_sent() {
+    async fn a_departure_is_noticed_behind_bytes_that_the_client_sent() {
         let rest = |len| format!("GET / HTTP/1.1\r\n\r\n{}", "x".repeat(len));
         for len in [0, 1, AHEAD_LEN_MAX - 1] {
             let (near, head, far) = connection(&rest(len));
@@ -370,7 +371,7 @@ mod tests {
             let asking = near.ask(head, |_, _| std::future::pending::<Response<Full<Bytes>>>());
             assert!(matches!(asking.await, Err(Lost)), "{len}");
         }
-        // What comes later is kept up to the limit.
+        // Later bytes are kept up to the limit.
         let (mut near, _, mut far) = connection(&rest(1));
         far.write_all(&vec![b'y'; 2 * AHEAD_LEN_MAX]).await.unwrap();
         let never = pin!(std::future::pending::<()>());
@@ -379,7 +380,7 @@ mod tests {
         assert!((AHEAD_LEN_MAX..AHEAD_LEN_MAX + PEEK_LEN).contains(&near.bytes.len()));
     }
 
-    /// The rest of the request is discarded by whoever closes the connection, so that the answer arrives.
+    /// The code that closes the connection discards the rest of the request, so that the answer arrives.
     #[tokio::test]
     async fn a_refusal_takes_the_connection_back_from_whoever_still_reads() {
         let (near, head, _far) = connection(POST);
@@ -431,7 +432,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn content_that_is_waited_for_is_asked_for_once_it_is_wanted() {
+    async fn content_is_asked_for_once_it_is_wanted() {
         let request = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
         let (near, head, mut far) = connection(request);
         let (now, wanted) = oneshot::channel();

@@ -1,9 +1,10 @@
-//! Header fields as bytes, and from bytes.
+//! Header fields: written as bytes, and read from a parsed head.
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// A head that was parsed and copied once. The values of its fields share the copy.
+/// A parsed head whose bytes were copied once. The values of its fields share that copy, so that no field is copied by
+/// itself.
 pub(super) struct HeadCopy<'b> {
     bytes: &'b [u8],
     copy: Bytes,
@@ -15,13 +16,13 @@ impl<'b> HeadCopy<'b> {
         Self { bytes, copy: Bytes::copy_from_slice(bytes) }
     }
 
-    /// The copy of a part of the head.
+    /// The part of the copy that corresponds to `part`, which must be a slice of the head.
     pub(super) fn share(&self, part: &[u8]) -> Bytes {
         let from = part.as_ptr().addr() - self.bytes.as_ptr().addr();
         self.copy.slice(from..from + part.len())
     }
 
-    /// The fields of the head; `None` if one of them is not what HTTP allows, or if there are too many for a map.
+    /// The fields of the head; `None` if HTTP does not allow one of them, or if there are too many for a `HeaderMap`.
     pub(super) fn fields(&self, parsed: &[httparse::Header<'_>]) -> Option<HeaderMap> {
         let mut fields = HeaderMap::new();
         fields.try_reserve(parsed.len()).ok()?;
@@ -34,7 +35,7 @@ impl<'b> HeadCopy<'b> {
     }
 }
 
-/// Writes one field, with its line end.
+/// Writes one field and its line end.
 pub fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
@@ -42,7 +43,7 @@ pub fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes fields, each with its line end.
+/// Writes fields, each with its line end, in the map's order.
 pub fn push_fields(out: &mut Vec<u8>, fields: &HeaderMap) {
     for (name, value) in fields {
         push_field(out, name.as_str(), value.as_bytes());
@@ -54,7 +55,7 @@ pub fn push_length(out: &mut Vec<u8>, name: &str, len: u64) {
     push_field(out, name, itoa::Buffer::new().format(len).as_bytes());
 }
 
-/// The names that `Trailer` lists. Other fields must not follow the content (RFC 9110 section 6.6.2).
+/// The field names that `Trailer` lists. Only these fields may follow the content (RFC 9110 section 6.6.2).
 #[must_use]
 pub fn announced_trailers(fields: &HeaderMap) -> Vec<HeaderName> {
     let values = fields.get_all(header::TRAILER).iter().filter_map(|value| value.to_str().ok());

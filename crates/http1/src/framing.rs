@@ -3,7 +3,7 @@
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, Version};
 
-/// The fields of a message frame its content in more than one way, or in none that is understood.
+/// The fields of a message frame its content in more than one way, or in a way that is not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the framing of the content is ambiguous")]
 pub struct BadFraming;
@@ -11,16 +11,16 @@ pub struct BadFraming;
 /// How the content of a message ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// After so many bytes.
+    /// After this number of bytes.
     Length(u64),
-    /// With the last chunk.
+    /// After the last chunk, and the trailer section behind it.
     Chunked,
-    /// With the connection.
+    /// When the connection is closed.
     UntilClose,
 }
 
-/// Whether a message has no transfer coding, or only `chunked`. No other coding is decoded here, so a message
-/// with another one cannot be forwarded.
+/// Whether a message has no transfer coding, or only `chunked`. No other coding is decoded, so a message with another
+/// one cannot be forwarded.
 #[must_use]
 pub fn is_chunked_or_unencoded(fields: &HeaderMap) -> bool {
     let mut values = fields.get_all(header::TRANSFER_ENCODING).iter();
@@ -31,8 +31,8 @@ pub fn is_chunked_or_unencoded(fields: &HeaderMap) -> bool {
     }
 }
 
-/// The length that all `Content-Length` fields give; `None` without such a field. An error if they give several
-/// lengths, or one that is not a number (RFC 9110 section 8.6).
+/// The length in the `Content-Length` fields, in bytes; `None` without such a field. An error if the fields give
+/// different lengths, or one that is not a number (RFC 9110 section 8.6).
 pub fn content_len(fields: &HeaderMap) -> Result<Option<u64>, BadFraming> {
     let mut found = None;
     for value in fields.get_all(header::CONTENT_LENGTH) {
@@ -50,7 +50,8 @@ pub fn content_len(fields: &HeaderMap) -> Result<Option<u64>, BadFraming> {
     Ok(found)
 }
 
-/// Whether the sender of a message keeps the connection open after it.
+/// Whether the sender of a message with these fields keeps the connection open after it. The default is to keep it open
+/// in HTTP/1.1, and to close it in HTTP/1.0.
 #[must_use]
 pub fn keeps_open(fields: &HeaderMap, version: Version) -> bool {
     let is_old = version == Version::HTTP_10;

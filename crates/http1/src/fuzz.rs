@@ -1,5 +1,5 @@
-//! Fuzz targets: requests that are accepted here are read as the HTTP library reads them, and plain answers as all other
-//! answers are read.
+//! Fuzz targets: a request that this crate accepts must mean the same to the HTTP library, and a plain answer must mean
+//! the same to both readers of answers.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -28,10 +28,10 @@ pub const TARGETS: &[Target] = &[
 ];
 
 const LIMITS: HeadLimits = HeadLimits { len_max: 8_192, fields_max: 100 };
-/// Most requests of one input that are compared.
+/// Maximum number of requests of one input that are compared.
 const REQUESTS_MAX: usize = 4;
 
-/// A request that was read to its end.
+/// A request that was read with its whole content.
 #[derive(Debug, PartialEq)]
 struct Whole {
     method: Method,
@@ -43,7 +43,7 @@ struct Whole {
 
 /// The input is what a client sends before it closes the connection.
 fn requests(bytes: &[u8]) {
-    let ours = here(bytes);
+    let ours = by_this_crate(bytes);
     if ours.is_empty() {
         return;
     }
@@ -54,13 +54,13 @@ fn requests(bytes: &[u8]) {
     }
 }
 
-fn here(bytes: &[u8]) -> Vec<Whole> {
+fn by_this_crate(bytes: &[u8]) -> Vec<Whole> {
     let (mut bytes, mut all) = (BytesMut::from(bytes), Vec::new());
     while all.len() < REQUESTS_MAX {
         let Ok(Some((head, len))) = RequestHead::read(&bytes, LIMITS) else { break };
         let _ = bytes.split_to(len);
-        // The library waits for the content of another protocol, and closes a connection of HTTP/1.0 if it cannot read
-        // an option beside `keep-alive`.
+        // The library treats the bytes after a `CONNECT` as another protocol. It also closes a connection of HTTP/1.0
+        // if it cannot read an option beside `keep-alive`. Neither can be compared any further.
         let mut options = head.parts.headers.get_all(header::CONNECTION).iter();
         let keeps_open = head.keeps_open
             && head.parts.method != Method::CONNECT
@@ -89,7 +89,7 @@ fn whole(head: RequestHead, bytes: &mut BytesMut) -> Option<Whole> {
     left.is_over().then_some(whole)
 }
 
-/// Without what the two readers write in different ways.
+/// The fields, with `Content-Length` in one form, because the two readers write it in different ways.
 fn normal(mut fields: HeaderMap) -> HeaderMap {
     let len = super::content_len(&fields).expect("a length");
     fields.remove(header::CONTENT_LENGTH);
@@ -126,7 +126,7 @@ fn by_library(bytes: Vec<u8>) -> Vec<Whole> {
             let mut answers = Vec::new();
             let _ = far.read_to_end(&mut answers).await;
         };
-        // The client never closes: the library would drop a request that it has not answered.
+        // The client must not close the connection: the library would drop a request that it has not answered yet.
         tokio::select! {
             _ = serving => {}
             () = client => {}
@@ -137,7 +137,8 @@ fn by_library(bytes: Vec<u8>) -> Vec<Whole> {
     std::mem::take(&mut *all)
 }
 
-/// Ready once the other futures of the task had many turns: nothing here waits for a socket or a clock.
+/// Ready after the other futures of the task had many turns. That is long enough, because nothing here waits for a
+/// socket or a clock.
 async fn settled() {
     for _ in 0..64 {
         tokio::task::yield_now().await;

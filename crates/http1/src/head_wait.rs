@@ -1,24 +1,26 @@
 //! The wait for a head that may arrive in pieces.
 
-/// A head is read again with each piece up to this length, and later only when its end may have come. Otherwise a head
-/// that arrives byte by byte would cost the square of its length. In bytes.
+/// A head that is shorter than this (in bytes) is parsed again with each piece that arrives. A longer one is parsed
+/// again only when its end may have arrived. Otherwise the cost of a head that arrives byte by byte would grow with the
+/// square of its length.
 const EAGER_LEN: usize = 64;
 
-/// How much of a head was read in vain.
+/// How many bytes of an incomplete head were parsed already.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeadWait {
     seen_len: usize,
 }
 
 impl HeadWait {
-    /// Whether `bytes`, which begin with the head, are worth reading. `len_max` is the limit for the head.
+    /// Whether `bytes`, which begin with the head, are worth parsing now. `len_max` is the limit for the head, in
+    /// bytes.
     pub fn is_worth_reading(&mut self, bytes: &[u8], len_max: usize) -> bool {
         let seen_len = std::mem::replace(&mut self.seen_len, bytes.len());
         !bytes.is_empty()
             && (seen_len < EAGER_LEN || bytes.len() >= len_max || may_end(bytes, seen_len))
     }
 
-    /// The first `len` bytes were taken.
+    /// Reports that the first `len` bytes were taken out of the buffer.
     pub fn take(&mut self, len: usize) {
         self.seen_len = self.seen_len.saturating_sub(len);
     }
@@ -35,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_is_read_when_it_has_come_and_seldom_before() {
+    fn a_head_is_parsed_when_it_is_complete_and_seldom_before() {
         for end in ["\r\n\r\n", "\n\n", "\n\r\n"] {
             let head = format!("GET / HTTP/1.1\r\nX: {}{end}", "a".repeat(1_000));
             let mut wait = HeadWait::default();

@@ -1,8 +1,8 @@
 //! Interim answers (RFC 9110 section 15.2) to a client, such as `103 Early Hints`.
 //!
-//! An interim answer is only a hint: above a limit it is dropped.
+//! An interim answer is only a hint, so it is dropped if it exceeds a limit.
 //!
-//! **Invariant:** none is written after the head of the final answer.
+//! **Invariant:** no interim answer is written after the head of the final answer.
 
 use std::io;
 use std::pin::Pin;
@@ -17,12 +17,12 @@ use tokio::io::AsyncWrite;
 
 use super::fields::push_fields;
 
-/// Maximum number of interim answers to one request.
+/// Maximum number of interim answers to one request. Further ones are dropped.
 const COUNT_MAX: u32 = 8;
-/// Maximum length of those that wait to be written, in bytes.
+/// Maximum length of the interim answers that wait to be written, in bytes.
 const LEN_MAX: usize = 16 * 1_024;
 
-/// The interim answers to one request. Clones are the same.
+/// The interim answers to one request. All clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Interim(Arc<Shared>);
 
@@ -59,13 +59,14 @@ impl Interim {
         self.0.writer.wake();
     }
 
-    /// Writes what waits. Later answers wake the task.
+    /// Writes the answers that wait. An answer that is sent later wakes the task.
     pub(super) fn poll_write<W: AsyncWrite + Unpin>(
         &self,
         cx: &mut Context<'_>,
         io: &mut W,
     ) -> Poll<io::Result<()>> {
-        // Registered before the check for waiting bytes, so that no later ones are missed.
+        // The task is registered before the check for waiting bytes. Otherwise an answer that is sent in between would
+        // not wake it.
         self.0.writer.register(cx.waker());
         let mut state = self.0.state.lock();
         while let Some(rest) = state.waiting.get(state.written..).filter(|rest| !rest.is_empty()) {
@@ -81,7 +82,8 @@ impl Interim {
         Pin::new(io).poll_flush(cx)
     }
 
-    /// The final answer begins. Returns what has to be written before it.
+    /// Reports that the final answer begins. Returns the bytes that must be written before it; later interim answers
+    /// are dropped.
     pub(super) fn close(&self) -> Vec<u8> {
         let mut state = self.0.state.lock();
         state.is_closed = true;

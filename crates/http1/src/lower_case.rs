@@ -1,14 +1,14 @@
 //! Names of fields in lower case, without an allocation.
 
-/// Maximum length of a name, in bytes. Names that are in use are shorter.
+/// Maximum length of a name, in bytes. A longer name is refused, because it would not fit into the copy.
 const LEN_MAX: usize = 64;
 
 /// A name in lower case.
 #[derive(Debug)]
 pub enum LowerCase<'a> {
-    /// It was written so.
+    /// The name was in lower case already.
     Same(&'a str),
-    /// It was copied: the first bytes of so many.
+    /// The name in lower case: the buffer that holds it, and its length in bytes.
     Copied([u8; LEN_MAX], usize),
 }
 
@@ -29,7 +29,7 @@ impl<'a> LowerCase<'a> {
         Some(Self::Copied(bytes, name.len()))
     }
 
-    /// Its text.
+    /// The name in lower case.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {

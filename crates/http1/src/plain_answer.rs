@@ -1,4 +1,4 @@
-//! A whole answer of the most usual form, read where it stands (RFC 9112 sections 4 and 6.3).
+//! A complete answer of the most usual form, read without copying it (RFC 9112 sections 4 and 6.3).
 
 use std::mem::MaybeUninit;
 
@@ -10,16 +10,15 @@ use super::lower_case::LowerCase;
 
 /// Maximum number of fields of a plain answer.
 const FIELDS_MAX: usize = 48;
-/// Maximum number of digits of a length, so that it fits into 64 bits.
+/// Maximum number of digits of a length. A number of this many digits fits into 64 bits.
 const DIGITS_MAX: usize = 18;
 
-/// An answer to a `GET` over HTTP/1.1 that has arrived as a whole: its content has a length, and its connection may
-/// carry another request.
+/// A complete answer to a `GET` over HTTP/1.1. Its content has a length, and its connection may carry another request.
 #[derive(Debug)]
 pub struct PlainAnswer<'a> {
-    /// The status: from 200 to 599, and one that has content.
+    /// The status. It is from 200 to 599, and an answer with it has content.
     pub status: StatusCode,
-    /// The value of `Keep-Alive`.
+    /// The value of the first `Keep-Alive` field.
     pub keep_alive: Option<&'a [u8]>,
     /// The content.
     pub content: &'a [u8],
@@ -27,8 +26,8 @@ pub struct PlainAnswer<'a> {
 }
 
 impl PlainAnswer<'_> {
-    /// Calls `take` if `bytes` are one plain answer and nothing else. Otherwise [`AnswerHead`](super::AnswerHead) has
-    /// to read them.
+    /// Calls `take` with the answer if `bytes` are exactly one plain answer. `None` otherwise:
+    /// [`AnswerHead`](super::AnswerHead) has to read them.
     pub fn read<T>(bytes: &[u8], take: impl FnOnce(&PlainAnswer<'_>) -> T) -> Option<T> {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut head = Response::new(&mut []);
@@ -55,7 +54,7 @@ impl PlainAnswer<'_> {
                     if content_len.is_some() {
                         return None;
                     }
-                    content_len = Some(number(value)?);
+                    content_len = Some(length(value)?);
                 }
                 17 if is("transfer-encoding") => return None,
                 _ => {}
@@ -65,9 +64,9 @@ impl PlainAnswer<'_> {
             .then(|| take(&PlainAnswer { status, keep_alive, content, fields }))
     }
 
-    /// Writes the fields for which `keep` returns true, with their names in lower case, each with its line end. `keep` gets
-    /// the name in lower case and the value. The length of the content is not among them. Whether all names could be read: if not, what was
-    /// written must not be used.
+    /// Writes the fields for which `keep` returns true, each with its line end and with its name in lower case. `keep`
+    /// gets the name in lower case and the value. `Content-Length` is left out. Returns false if a name could not be
+    /// written in lower case; what was written must not be used then.
     pub fn push_fields(
         &self,
         out: &mut Vec<u8>,
@@ -89,7 +88,8 @@ fn has_content(status: u16) -> bool {
     !matches!(status, 204 | 304)
 }
 
-fn number(digits: &[u8]) -> Option<u64> {
+/// The length in a `Content-Length` field; `None` if it is not a number of at most [`DIGITS_MAX`] digits.
+fn length(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > DIGITS_MAX {
         return None;
     }

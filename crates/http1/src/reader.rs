@@ -7,16 +7,16 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncRead;
 
-/// Number of bytes that are read at first. It doubles while reads fill it.
+/// Number of bytes to read at first. It doubles, up to [`READ_LEN_MAX`], each time that a read fills it.
 pub(super) const READ_LEN_MIN: usize = 8 * 1_024;
-/// Maximum number of bytes that are read at once. If nobody takes them, a connection holds this much.
+/// Maximum number of bytes that are read at once. If nobody takes them, a connection holds this much memory.
 pub const READ_LEN_MAX: usize = 64 * 1_024;
 
-/// A shorter part of the content is copied out of the buffer. A longer one shares the buffer, which then cannot be used
-/// again. So a part never holds more than four times its length. In bytes.
+/// A part of the content that is shorter than this (in bytes) is copied out of the buffer. A longer part shares the
+/// buffer, which then cannot be reused. So a part never keeps more than four times its own length in memory.
 const SHARED_LEN_MIN: usize = READ_LEN_MAX / 4;
 
-/// Takes the first `len` bytes.
+/// Takes the first `len` bytes out of `bytes`.
 pub(super) fn take(bytes: &mut BytesMut, len: usize) -> Bytes {
     if len >= SHARED_LEN_MIN {
         return bytes.split_to(len).freeze();
@@ -31,7 +31,7 @@ pub(super) fn take(bytes: &mut BytesMut, len: usize) -> Bytes {
 pub struct Reader<R> {
     /// The connection.
     pub io: R,
-    /// What was read and not taken yet.
+    /// Bytes that were read and not taken yet.
     pub bytes: BytesMut,
     read_len: usize,
 }
@@ -43,7 +43,7 @@ impl<R> Reader<R> {
         Self { io, bytes, read_len: READ_LEN_MIN }
     }
 
-    /// Gives back an empty buffer. An idle connection holds none.
+    /// Frees the buffer if it is empty, so that an idle connection holds none.
     pub fn shrink(&mut self) {
         if self.bytes.is_empty() {
             self.bytes = BytesMut::new();
@@ -53,7 +53,7 @@ impl<R> Reader<R> {
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    /// Reads more bytes; 0 at the end.
+    /// Reads more bytes into the buffer, and returns their number. It is 0 when the peer sends no more.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.bytes.reserve(self.read_len);
         let io = Pin::new(&mut self.io);

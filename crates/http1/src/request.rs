@@ -8,7 +8,7 @@ use http::{Method, Request, Uri, Version, request};
 use super::fields::HeadCopy;
 use super::framing::{self, BadFraming, Framing};
 
-/// Most fields of a head that is read without an allocation for them.
+/// Maximum number of fields of a head that is read without allocating memory for them.
 const FEW_FIELDS: usize = 32;
 
 /// Limits of a head.
@@ -20,19 +20,19 @@ pub struct HeadLimits {
     pub fields_max: usize,
 }
 
-/// Why a head is refused. The connection must be closed, because nobody knows where the next request begins.
+/// Why a head is refused. The connection must be closed, because the beginning of the next request is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
-    /// It is not HTTP/1.
+    /// The bytes are not a request of HTTP/1.
     #[error("the request is not HTTP/1.1")]
     NotHttp,
-    /// It is longer than the limit.
+    /// The head is longer than the limit.
     #[error("the head of the request is too long")]
     TooLong,
-    /// Its first line alone is longer than the limit.
+    /// The first line alone is longer than the limit.
     #[error("the target of the request is too long")]
     TargetTooLong,
-    /// It has more fields than the limit.
+    /// The head has more fields than the limit.
     #[error("the request has too many header fields")]
     TooManyFields,
     /// The end of the content is ambiguous.
@@ -55,14 +55,15 @@ pub struct RequestHead {
     /// Method, target, version and fields.
     pub parts: request::Parts,
     pub(super) framing: Framing,
-    /// Whether the client wants to send another request afterwards.
+    /// Whether the client keeps the connection open for another request.
     pub(super) keeps_open: bool,
     /// Whether the client waits for `100 Continue` before it sends the content.
     pub(super) expects_continue: bool,
 }
 
 impl RequestHead {
-    /// Reads the first head in `bytes`. Returns it and its length in bytes; `None` if its end is not there yet.
+    /// Reads the first head in `bytes`. Returns the head and its length in bytes; `None` if its end has not arrived
+    /// yet.
     pub fn read(bytes: &[u8], limits: HeadLimits) -> Result<Option<(Self, usize)>, BadRequest> {
         let mut few = [const { MaybeUninit::uninit() }; FEW_FIELDS];
         let mut head = httparse::Request::new(&mut []);
@@ -99,7 +100,7 @@ impl RequestHead {
         Ok(Some((Self::of(bytes, len, head).ok_or(BadRequest::NotHttp)??, len)))
     }
 
-    /// `None` if a part is not what HTTP allows there.
+    /// `None` if HTTP does not allow one of the parts.
     fn of(
         bytes: &[u8],
         len: usize,
@@ -133,11 +134,11 @@ impl RequestHead {
     }
 }
 
-/// How the content of a request ends (RFC 9112 section 6.3). A request with a length beside a coding could be read in
-/// two ways.
+/// How the content of a request ends (RFC 9112 section 6.3). A request with a length and a coding is refused, because
+/// it could be read in two ways.
 fn framing_of(parts: &request::Parts) -> Result<Framing, BadRequest> {
     let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
-    // A client never sends a list of lengths, which only a proxy before this one could have made.
+    // A client never sends a list of lengths: only a proxy before this one could have joined several fields.
     if lengths.any(|len| len.as_bytes().contains(&b',')) {
         return Err(BadRequest::Framing);
     }
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_bounded_and_read_when_it_is_there() {
+    fn a_head_is_bounded_and_read_when_it_is_complete() {
         let text =
             "PUT /a?b HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\nConnection: close\r\n\r\n";
         for len in 1..text.len() {

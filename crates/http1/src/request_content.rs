@@ -1,7 +1,7 @@
-//! The content of a client's request, read from its connection by whoever handles the request.
+//! The content of a client's request. The code that handles the request reads it from the connection.
 //!
-//! Content may be read by another task than that of its connection, and while the answer is written. So the reading
-//! half of the connection is shared until the content is over, nobody wants it, or the exchange takes it back.
+//! A task other than the connection's may read the content, also while the answer is written. So the reading half of
+//! the connection is shared until the content was read, nobody wants it, or the exchange takes it back.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,20 +33,21 @@ pub enum ContentError {
 #[derive(Debug)]
 pub struct RequestContent<R>(Option<Arc<Arriving<R>>>);
 
-/// Content that has not arrived whole, shared by its reader and the exchange.
+/// Content that has not arrived completely. Its reader and the exchange share it.
 #[derive(Debug)]
 pub(super) struct Arriving<R>(Mutex<State<R>>);
 
 #[derive(Debug)]
 struct State<R> {
-    /// `None` once the exchange has it.
+    /// `None` once the exchange has taken the reading half back.
     reader: Option<Reader<R>>,
     content: Content,
     error: Option<ContentError>,
-    /// Where `100 Continue` goes when the content is asked for; `None` if the client does not wait for it.
+    /// Sends `100 Continue` when the content is asked for. `None` if the client does not wait for it, or no longer.
     expecting: Option<Interim>,
+    /// False once the [`RequestContent`] was dropped.
     is_wanted: bool,
-    /// The task of the exchange, if it waits until nobody reads any more.
+    /// The task of the exchange, if it waits until nobody reads the content any more.
     exchange: Option<Waker>,
     /// The task that waits for more content.
     reading: Option<Waker>,
@@ -58,8 +59,8 @@ impl<R> RequestContent<R> {
         Self(None)
     }
 
-    /// The content that `reader` reads, and the part of the exchange in it. `expecting` receives `100 Continue` once
-    /// the content is asked for.
+    /// The content that `reader` reads, and the exchange's share of it. `expecting` sends `100 Continue` once the
+    /// content is asked for.
     pub(super) fn arriving(
         reader: Reader<R>,
         content: Content,
@@ -89,7 +90,8 @@ impl<R> Drop for RequestContent<R> {
 }
 
 impl<R> Arriving<R> {
-    /// Ready once nobody reads any more: with the reading half, and what is left of the content.
+    /// Ready once nobody reads the content any more. Returns the reading half, and the part of the content that was not
+    /// read.
     pub(super) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<Option<(Reader<R>, Content)>> {
         let mut state = self.0.lock();
         if state.is_read() {
@@ -99,7 +101,7 @@ impl<R> Arriving<R> {
         Poll::Ready(state.take())
     }
 
-    /// Takes the reading half back. Whoever still reads the content gets an error.
+    /// Takes the reading half back. If somebody still reads the content, the next read is an error.
     pub(super) fn take_back(&self) -> Option<(Reader<R>, Content)> {
         let mut state = self.0.lock();
         if let Some(reading) = state.reading.take() {
@@ -108,7 +110,7 @@ impl<R> Arriving<R> {
         state.take()
     }
 
-    /// Like [`Self::take_back`], unless somebody still reads.
+    /// Like [`Self::take_back`], but returns `None` if somebody may still read the content.
     pub(super) fn take_if_left(&self) -> Option<(Reader<R>, Content)> {
         let mut state = self.0.lock();
         if state.is_read() { None } else { state.take() }
@@ -125,8 +127,7 @@ impl<R> State<R> {
         self.reader.take().map(|reader| (reader, self.content))
     }
 
-    /// Wakes the task of the exchange. It looks by itself after it has polled whoever reads, so it need not be woken if
-    /// it is the task `by`.
+    /// Wakes the task of the exchange, unless it is the task `by`, which polls the reader itself and looks afterwards.
     fn wake_exchange(&mut self, by: Option<&Waker>) {
         let exchange = self.exchange.take();
         if let Some(exchange) = exchange.filter(|waker| !by.is_some_and(|by| by.will_wake(waker))) {

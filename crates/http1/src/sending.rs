@@ -1,4 +1,4 @@
-//! A message on its way to a connection: its head, and then its content as it comes.
+//! A message that is written to a connection: its head, and then its content as it arrives.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,18 +11,19 @@ use tokio::io::AsyncWrite;
 
 use super::fields::push_fields;
 
-/// Content up to this length is copied behind what waits before it, so that both leave in one packet. In bytes.
+/// Content up to this length (in bytes) is copied behind the bytes that wait before it, so that both leave in one
+/// packet.
 const COPIED_LEN_MAX: usize = 4 * 1_024;
-/// No more content is taken while so much waits to be written. In bytes.
+/// No more content is taken while this number of bytes waits to be written.
 const FRONT_LEN_MAX: usize = 16 * 1_024;
 
-/// No more pieces of content are copied while so many wait to be written, because each is kept until then.
+/// Maximum number of copied pieces that wait to be written. Each piece is kept until it was written.
 const COPIED_MAX: usize = 64;
 
-/// Why a message could not be written whole.
+/// Why a message could not be written completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// The connection takes no more.
+    /// The peer has closed the connection, or it broke.
     #[error("the connection takes no more")]
     Connection,
     /// The content did not arrive, or is not what its head announced.
@@ -33,18 +34,18 @@ pub enum SendError {
 /// How content is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
-    /// So many bytes are left.
+    /// As it is. This number of bytes is left.
     Length(u64),
     /// In chunks, and with the trailers that the head announces.
     Chunked,
-    /// As it is. The end of the connection ends it.
+    /// As it is. The end of the connection ends the content.
     UntilClose,
 }
 
 /// A message that is being written.
 #[derive(Debug)]
 pub struct Sending<B> {
-    /// `None` once all of it was taken.
+    /// `None` once all content was taken.
     body: Option<B>,
     coding: Coding,
     /// The trailer fields that the head announces; others are left out (RFC 9110 section 6.6.2).
@@ -56,16 +57,16 @@ pub struct Sending<B> {
     data: Bytes,
     /// Written after `data`.
     back: &'static [u8],
-    /// Content that was copied to `front`. It is dropped when it was written, as `data` is: a body may count the bytes
-    /// that its receiver has not taken yet.
+    /// Content that was copied to `front`. Each piece is dropped only when it was written: a body may count the bytes
+    /// that the receiver has not taken yet, and the drop ends that count.
     copied: Vec<Bytes>,
     is_flushed: bool,
     is_any_written: bool,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
-    /// The message with this head, which is written as it is, and this content. `announced` are the names of the
-    /// trailer fields that may follow chunks. Without content, nothing follows the head.
+    /// A message. `head` is written as it is. `announced` are the names of the trailer fields that may follow chunks.
+    /// With `None` as body, nothing follows the head.
     pub fn new(head: Vec<u8>, coding: Coding, announced: Vec<HeaderName>, body: Option<B>) -> Self {
         Self {
             body,
@@ -87,13 +88,13 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         self.body.is_none() && self.is_flushed
     }
 
-    /// Whether a byte of it was written.
+    /// Whether at least one byte of the message was written.
     #[must_use]
     pub fn is_any_written(&self) -> bool {
         self.is_any_written
     }
 
-    /// Gives up what was not written.
+    /// Gives up what was not written yet. The message counts as done.
     pub fn abandon(&mut self) {
         self.body = None;
         self.is_flushed = true;
@@ -106,8 +107,8 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SendError>> {
         loop {
-            // The content that is there leaves with the head, and a message whose content is faulty from its beginning
-            // does not leave at all.
+            // Content that has already arrived leaves together with the head. If the content is faulty from its
+            // beginning, nothing of the message leaves.
             let is_content_awaited = self.fill(cx)?;
             ready!(self.poll_waiting(stream, cx)).map_err(|_| SendError::Connection)?;
             if self.body.is_none() {
@@ -119,7 +120,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         }
     }
 
-    /// Takes content until enough waits to be written. Whether more of it has to arrive first.
+    /// Takes content until enough waits to be written. Returns true if more content has to arrive first.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, SendError> {
         while self.data.is_empty() && self.back.is_empty() && self.has_room() {
             let Some(body) = &mut self.body else { break };
@@ -137,7 +138,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         self.front.len() < FRONT_LEN_MAX && self.copied.len() < COPIED_MAX
     }
 
-    /// Writes what waits, and flushes it.
+    /// Writes all bytes that wait, and flushes them.
     fn poll_waiting<W: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut W,
@@ -236,9 +237,9 @@ mod tests {
 
     use super::*;
 
-    /// A body may count each piece, and what it needs for that is more than the piece.
+    /// A body may count each piece, and its bookkeeping may need more memory than the piece itself.
     #[tokio::test]
-    async fn of_small_pieces_that_the_receiver_does_not_take_only_some_are_taken() {
+    async fn only_some_small_pieces_are_taken_while_the_receiver_takes_none() {
         let taken = AtomicUsize::new(0);
         let pieces = futures::stream::iter(0..100_000).map(|_| {
             taken.fetch_add(1, Ordering::Relaxed);

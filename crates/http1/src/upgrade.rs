@@ -1,4 +1,4 @@
-//! Hands a connection over to another protocol (RFC 9110 section 7.8).
+//! Passes a connection to another protocol (RFC 9110 section 7.8).
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -9,20 +9,21 @@ use tokio::sync::oneshot;
 
 use super::connection::Connection;
 
-/// Both directions of a connection after `101`, with what was already read of the other protocol.
+/// Both directions of a connection after `101`. Reading begins with the bytes of the other protocol that were already
+/// read.
 pub trait Upgraded: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Upgraded for T {}
 
-/// A connection with which another protocol goes on.
+/// A connection that another protocol uses from now on.
 pub struct Tunnel {
     /// The connection.
     pub io: Box<dyn Upgraded>,
-    /// What must be held until the connection is closed.
+    /// A value that must live until the connection is closed, such as a permit.
     pub held: Box<dyn Send>,
 }
 
-/// Receives the connection after an answer with `101`. An extension of that answer.
+/// Passes the connection on after an answer with `101`. An extension of that answer.
 #[derive(Clone)]
 pub struct Upgrade(Arc<Mutex<Option<TunnelSender>>>);
 
@@ -35,15 +36,15 @@ impl std::fmt::Debug for Upgrade {
 }
 
 impl Upgrade {
-    /// The extension, and where the connection arrives once the answer was written. It never arrives if the client
-    /// has gone.
+    /// Returns the extension, and the receiver of the connection. The connection is sent when the answer was written.
+    /// If the client has gone before, the receiver gets an error.
     #[must_use]
     pub fn new() -> (Self, oneshot::Receiver<Tunnel>) {
         let (sender, receiver) = oneshot::channel();
         (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
     }
 
-    /// Hands the connection over, with what must be held as long as it is open.
+    /// Passes the connection on. `held` lives as long as the connection is open.
     pub fn complete<R, W>(self, connection: Connection<R, W>, held: impl Send + 'static)
     where
         R: AsyncRead + Send + Unpin + 'static,
@@ -52,7 +53,7 @@ impl Upgrade {
         let Some(to) = self.0.lock().take() else { return };
         let Connection { read, write, bytes } = connection;
         let io = Box::new(tokio::io::join(Cursor::new(bytes).chain(read), write));
-        // Without a receiver, nobody wants the connection any more.
+        // The send fails only if the receiver was dropped. Then nobody needs the connection, and it is closed.
         let _ = to.send(Tunnel { io, held: Box::new(held) });
     }
 }
