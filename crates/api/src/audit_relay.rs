@@ -1,7 +1,7 @@
 //! Writes events outside the log (sign-ins, refusals) to the replicated audit log.
 //!
-//! The answer to the client does not wait for it. Above a rate, records are left out, counted, and reported
-//! together in one record. So nobody can flood the log with refusals, and no user can use up the records of
+//! The client's answer does not wait until the record is written. Above a rate, records are left out, counted, and
+//! reported together in one record. So nobody can flood the log with refusals, and no user can use up the records of
 //! others.
 
 use std::collections::{BTreeSet, HashMap};
@@ -33,12 +33,15 @@ const LEFT_OUT_USERS_MAX: usize = 8;
 /// Maximum length of a record's object, in bytes.
 const OBJECT_LEN_MAX: usize = 512;
 
+/// The records of the present second, which the rate limits are for.
 #[derive(Default)]
 struct Second {
+    /// The second, on the monotonic clock.
     number: u64,
+    /// Records of callers with a credential.
     taken: u32,
     taken_of_strangers: u32,
-    /// It is as small as the number of records per second.
+    /// Records of each user. It has no more entries than records are taken in a second.
     taken_of_users: HashMap<Box<str>, u32>,
     /// The records that were left out since the last written one.
     left_out: LeftOut,
@@ -100,25 +103,26 @@ impl Second {
 /// Minimum interval between two alerts about records that could not be written, in milliseconds.
 const GAP_ALERT_PAUSE_MS: u64 = 60_000;
 
-/// Records that could not be written. The first is reported at once, later ones together, so that each is reported
-/// exactly once and nobody gets an alert for every single one.
+/// Records that could not be written. The first one is reported at once, and later ones together after a pause. So each
+/// is reported exactly once, but not each gets an alert of its own.
 #[derive(Debug, Default)]
 struct Gap {
-    /// Lost and not reported yet.
+    /// Records that were lost and not reported yet.
     records: u64,
+    /// When the last report was made, on the monotonic clock.
     reported_at_ms: Option<u64>,
-    /// Whether a report of them is planned.
+    /// Whether a later report is planned.
     waits: bool,
 }
 
-/// What to do about records that were lost.
+/// How to report the records that were lost.
 #[derive(Debug, PartialEq, Eq)]
 enum GapReport {
-    /// Report so many now.
+    /// Report this number of records now.
     Now(u64),
-    /// Report all that are lost until then, after so many milliseconds.
+    /// Report all records that are lost until then, after this number of milliseconds.
     In(u64),
-    /// Nothing: a report is planned, or none is lost.
+    /// Report nothing: a report is planned already, or no record is lost.
     Nothing,
 }
 
@@ -133,7 +137,7 @@ impl Gap {
         }
     }
 
-    /// Reports what is lost and not reported yet.
+    /// Reports the lost records that were not reported yet.
     fn report(&mut self, now_ms: u64) -> GapReport {
         self.waits = false;
         match std::mem::take(&mut self.records) {
@@ -164,8 +168,8 @@ struct Inner {
 pub struct AuditRelay(Arc<Inner>);
 
 impl AuditRelay {
-    /// Continues with the records that were waiting when the node stopped. Must be called inside a tokio
-    /// runtime.
+    /// Creates the relay, which first writes the records that waited when the node stopped. `pending_file` holds
+    /// waiting records across restarts. Must be called inside a tokio runtime.
     pub(super) fn new(
         node: String,
         registry: Registry,
@@ -209,7 +213,7 @@ impl AuditRelay {
                 let (relay, error) = (self.clone(), error.to_owned());
                 let pause = Duration::from_millis(*pause_ms);
                 self.0.tasks.spawn(async move {
-                    // When the node stops, too: what is lost is reported.
+                    // The pause ends early when the node stops, so that the records are reported.
                     let _ = tokio::time::timeout(pause, relay.0.stop.cancelled()).await;
                     let report = relay.0.gap.lock().report(relay.0.clock.monotonic_ms());
                     relay.report_gap(&report, &error);
@@ -223,8 +227,8 @@ impl AuditRelay {
         self.0.telemetry.alert(notice.details(serde_json::json!({"records": missing})));
     }
 
-    /// Runs an action and the code that records it to their end, even if the client leaves and the caller of
-    /// this function is dropped. Otherwise a client that closes the connection at once would act without a
+    /// Runs an action to its end, even if the client leaves and the caller of this function is dropped. The action
+    /// includes the code that records it. Otherwise a client that closes the connection at once would act without a
     /// record. Every action that is not itself an entry of the log runs here. A node that stops waits for it.
     pub async fn run_recorded<T: Send + 'static>(
         &self,
@@ -234,7 +238,7 @@ impl AuditRelay {
             Ok(done) => done,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime ends, and so does the task that runs this.
+                // The runtime is shutting down, and so is the task that waits here.
                 Err(_) => std::future::pending().await,
             },
         }
@@ -244,8 +248,8 @@ impl AuditRelay {
     /// tokio runtime.
     pub fn record(&self, actor: Actor, action: AuditAction, object: &str, success: bool) {
         let now_s = self.0.clock.monotonic_ms() / 1_000;
-        // A successful action is always recorded, whatever was refused before, because only callers with the
-        // permission can cause it.
+        // These two actions are always recorded, whatever was refused before, because only callers with the permission
+        // can cause them.
         let is_done = matches!(action, AuditAction::LogsClear | AuditAction::AuditExport);
         let left_out = self.0.second.lock().take(now_s, &actor);
         if left_out.is_none() && !is_done {
@@ -307,7 +311,7 @@ impl AuditRelay {
         let written = async move {
             let mut next = Some(first);
             while let Some(record) = next {
-                // A repeated write with an unknown outcome takes effect once.
+                // The request id lets a write with an unknown outcome be repeated without taking effect twice.
                 let (actor, request_id, command) = record.command();
                 let request_id = Some(request_id);
                 let request =
@@ -331,7 +335,8 @@ impl AuditRelay {
         }
     }
 
-    /// Waits for the records in flight. Each has the registry's time limit.
+    /// Ends the writing of waiting records, and waits for actions and records in flight. Each record has the registry's
+    /// time limit.
     pub async fn stop(&self) {
         self.0.stop.cancel();
         self.0.tasks.close();
@@ -351,7 +356,7 @@ mod tests {
         Actor { user: user.into(), address: address.into(), trace_id: "".into(), via_node: None }
     }
 
-    /// Thirteen were lost once, and the alert said one, for ever.
+    /// Known failure: thirteen records were lost at once, and the alert reported one for ever.
     #[test]
     fn every_lost_record_is_reported_exactly_once() {
         let mut gap = Gap::default();

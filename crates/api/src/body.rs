@@ -1,4 +1,4 @@
-//! Reads the whole body of a request, with limits on its length, its time, and the bytes in flight.
+//! Reads the whole body of a request, with limits on its length, on its time, and on the bytes of all bodies in flight.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use maxine_admission::{CallerClass, NoPlace, Places};
 /// Why a body was not read.
 #[derive(Debug)]
 pub(super) enum BodyError {
-    /// It is longer than the route allows.
+    /// The body is longer than the route allows.
     TooLong,
-    /// It did not arrive completely in time.
+    /// The body did not arrive completely in time.
     TooSlow,
-    /// It broke off.
+    /// The connection broke, or the body is malformed.
     Broken,
-    /// Too many bytes of bodies are arriving.
+    /// Too many bytes of bodies are in flight.
     NoRoom(NoPlace),
 }
 
-/// Reads `body`, whose request has these extensions. A body that arrives in one part is not counted, because
-/// it is released immediately.
+/// Reads `body`, whose request has these extensions. `len_max` is in bytes. A body that arrives in one part does not
+/// count as in flight, because it is released at once.
 pub(super) async fn read(
     state: &AppState,
     extensions: &Extensions,

@@ -1,4 +1,4 @@
-//! Errors as answers: `{"message": TEXT}` for the compatible API, and problem+json for the native one.
+//! Converts errors to answers: `{"message": TEXT}` for the compatible API, and problem+json for the native one.
 
 use axum::body::Body;
 use axum::http::header::{self, HeaderValue};
@@ -12,11 +12,12 @@ use maxine_store::{Retry, WriteOutcome};
 /// `Content-Type` of the compatible API's answers.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
-/// `X-Content-Type-Options` for every answer of Maxine itself. The edge adds it. Only answers before the edge
-/// set it themselves.
+/// `X-Content-Type-Options` for every answer of Maxine itself. The edge adds it. Only code whose answers do not pass
+/// the edge sets it itself.
 pub const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// Where the compatible API answers with another status than the native one, because existing clients know it.
+/// Kinds of problems for which the compatible API has another status than the native one, because existing clients
+/// expect it.
 const OWN_STATUSES: [(ProblemKind, StatusCode); 1] =
     [(ProblemKind::LimitExceeded, StatusCode::BAD_REQUEST)];
 
@@ -36,14 +37,14 @@ pub struct CompatError {
 }
 
 impl CompatError {
-    /// An error with a text. Its outcome and retry are those of the status.
+    /// An error with a text. Its outcome and retry follow from the status.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
         let kind = ProblemKind::of_status(status);
         let (outcome, retry) = (kind.outcome(), kind.retry());
         Self { status, message: message.into(), outcome, retry, retry_after_s: None }
     }
 
-    /// Sets when to retry, in seconds.
+    /// Sets `Retry-After`, in seconds. Then a retry on the same node can help, too.
     #[must_use]
     pub fn with_retry_after_s(mut self, retry_after_s: Option<u64>) -> Self {
         self.retry_after_s = retry_after_s;
@@ -64,7 +65,7 @@ impl CompatError {
         Self::new(StatusCode::NOT_FOUND, "Not found")
     }
 
-    /// 503 `Service Unavailable`: no live node.
+    /// 503 `Service Unavailable`: the service has no instance that can be used.
     #[must_use]
     pub fn no_live_node() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
@@ -90,7 +91,7 @@ impl From<WriteError> for CompatError {
         let kind = ProblemKind::of_write(&error);
         let own = OWN_STATUSES.iter().find(|(other, _)| *other == kind);
         let status = own.map_or(kind.status(), |(_, status)| *status);
-        // The cause is for the node's own log, not for clients.
+        // These causes are logged on the node. Clients must not see them.
         let message = match &error {
             WriteError::Storage(_) => {
                 "the outcome is unknown: the storage of this node failed".into()
@@ -117,7 +118,7 @@ pub fn is_native(path: &str) -> bool {
     path == "/api/v1" || path.starts_with("/api/v1/")
 }
 
-/// An error of the edge (access, no such route) in the format of the API to which the path belongs.
+/// An error of the edge (no access, no such route) in the format of the API to which the path belongs.
 #[must_use]
 pub fn edge_error(path: &str, error: CompatError) -> Response<Body> {
     if !is_native(path) {
@@ -136,7 +137,7 @@ pub(super) fn log_panic(panic: &(dyn std::any::Any + Send)) {
     tracing::error!(panic = text, "a handler panicked");
 }
 
-/// The answer for a handler that panicked. The log has the panic itself.
+/// The answer for a handler that panicked. The panic itself is only logged.
 pub(super) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
     log_panic(panic.as_ref());
     let message = "Unknown error occured, Please try again later";

@@ -1,4 +1,4 @@
-//! Whether the first request of a connection above the limit has a credential.
+//! Checks whether the first request of a connection above the limit has a credential.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use super::compat_error::CompatError;
 use super::provisional::ProvisionalConnection;
 use maxine_admission::Place;
 
-/// How long a connection above the limit may take to show a credential, and how long the answer to one without a
-/// credential may take to arrive.
+/// Maximum time until a connection above the limit has shown a credential, and maximum time that an answer to one
+/// without a credential may take to arrive.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The check of one connection.
@@ -25,9 +25,9 @@ pub(super) struct CredentialCheck(Arc<State>);
 
 struct State {
     connection: ProvisionalConnection,
-    /// The place of the connection, once its first request has a credential.
+    /// The place of the connection. Set once its first request has shown a credential.
     place: Mutex<Option<Place>>,
-    /// Notified when a request has none.
+    /// Notified when a request has no valid credential.
     refused: Notify,
 }
 
@@ -36,7 +36,7 @@ impl CredentialCheck {
         Self(Arc::new(State { connection, place: Mutex::default(), refused: Notify::new() }))
     }
 
-    /// The answer to a request without a credential. The connection ends after it.
+    /// The answer to a request without a valid credential; `None` if it has one. The connection ends after the answer.
     pub(super) fn refusal<B>(&self, front: &Front, request: &Request<B>) -> Option<Response<Body>> {
         if front.has_valid_credential(request) {
             let mut place = self.0.place.lock();
@@ -53,7 +53,7 @@ impl CredentialCheck {
         Some(refusal)
     }
 
-    /// Waits for the first byte; `false` where another connection got the place first, or none came in time.
+    /// Waits for the first byte. Returns false if another connection got the place first, or if no byte came in time.
     pub(super) async fn wait_for_first_byte(&self, stream: &TcpStream, idle: Duration) -> bool {
         tokio::select! {
             readable = stream.readable() => readable.is_ok(),

@@ -1,16 +1,16 @@
-//! The names of header fields with the capital letters that the Node.js Maxine uses.
+//! Writes the names of header fields with the capital letters that the Node.js Maxine uses.
 //!
-//! Names are equal in upper and lower case. But a client that stores an answer's fields in a plain map finds
-//! `Location` only under the written name. The Node.js Maxine writes its own fields (`x-trace-id`, `traceparent`) and
+//! The names of header fields do not depend on case. But a client that stores the fields of an answer in a plain map
+//! finds `Location` only in that spelling. The Node.js Maxine writes its own fields (`x-trace-id`, `traceparent`) and
 //! those of instances in lower case.
 
 use axum::http::header::{self, HeaderName};
 use maxine_http1::FieldNames;
 
-/// How an answer of the compatible API has its names written.
+/// How the names in an answer of the compatible API are written.
 pub(super) const OF_THE_COMPATIBLE_API: FieldNames = FieldNames(of_the_compatible_api);
 
-/// The names that the Node.js Maxine writes with capitals.
+/// The names that the Node.js Maxine writes with capital letters.
 const NAMES: [(HeaderName, &str); 14] = [
     (header::LOCATION, "Location"),
     (header::VARY, "Vary"),

@@ -1,4 +1,4 @@
-//! Fuzz targets: requests of clients that our own parsers read. Each is accepted within its limits or refused
+//! Fuzz targets: requests of clients that parsers of this project read. Each is accepted within its limits, or refused
 //! with a clear error.
 
 use maxine_fuzzing::Target;

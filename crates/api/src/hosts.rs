@@ -1,9 +1,8 @@
 //! The names by which browsers may call this node.
 //!
-//! A page of another site can make its own name resolve to this node's address (DNS rebinding), and the
-//! browser then treats the node as that site. So the dashboard, and requests that its cookie authorizes, must
-//! call the node by an address or by one of its known names. This check does not apply to clients with a
-//! token, discovery and registration.
+//! A page of another site can make its own name resolve to this node's address (DNS rebinding). The browser then treats
+//! the node as that site. So requests for the dashboard, and requests that its cookie authorizes, must use an address
+//! or a known name of the node. This check does not apply to clients with a token, to discovery and to registration.
 
 use axum::body::Body;
 use axum::http::{self, Response, StatusCode, header};
@@ -12,8 +11,8 @@ use axum::response::IntoResponse;
 use super::compat_error::CompatError;
 use super::{AppState, origins};
 
-/// Whether a request calls the node by one of its own names. A request without a name does not come from a
-/// browser.
+/// Whether a request uses one of the node's own names. A request without a name is accepted, because it does not come
+/// from a browser.
 pub(super) fn is_own<B>(state: &AppState, request: &http::Request<B>) -> bool {
     let Some(host) = host_of(request) else { return true };
     let Ok(host) = std::str::from_utf8(host) else { return false };
@@ -25,7 +24,7 @@ pub(super) fn is_own<B>(state: &AppState, request: &http::Request<B>) -> bool {
     members.iter().filter_map(|origin| name_of(origin.split_once("://")?.1)).any(|own| own == name)
 }
 
-/// 421 for a page that is requested by a name that is not this node's.
+/// Answers 421 to a request that uses a name which is not this node's; `None` for any other request.
 pub(super) fn refusal<B>(state: &AppState, request: &http::Request<B>) -> Option<Response<Body>> {
     if is_own(state, request) {
         return None;
@@ -36,13 +35,12 @@ pub(super) fn refusal<B>(state: &AppState, request: &http::Request<B>) -> Option
 }
 
 fn host_of<B>(request: &http::Request<B>) -> Option<&[u8]> {
-    // In HTTP/2 it is outside of the headers.
+    // HTTP/2 has the name in the target instead of a header field.
     let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
     authority.or_else(|| request.headers().get(header::HOST).map(|value| value.as_bytes()))
 }
 
-/// The name in `HOST` or `HOST:PORT`: in lower case, without brackets and a final dot. `None` for anything
-/// else.
+/// The name in `HOST` or `HOST:PORT`, in lower case and without brackets and a final dot. `None` for any other text.
 #[must_use]
 pub fn name_of(host: &str) -> Option<String> {
     let name = match host.strip_prefix('[') {

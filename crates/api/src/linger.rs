@@ -1,8 +1,8 @@
 //! Closes connections so that their last answer arrives.
 //!
-//! If a socket is closed while bytes of its client are unread, the connection is reset. The client then loses
-//! what it has not read yet, such as an answer that came before the end of its request. So the sending
-//! direction is closed first, and incoming bytes are discarded for a moment.
+//! If a socket is closed while bytes of its client are unread, the connection is reset. The client then loses what it
+//! has not read yet, for example an answer that was sent before the end of its request. So the sending direction is
+//! closed first, and incoming bytes are discarded for a moment.
 
 use std::io;
 use std::pin::Pin;
@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// How long to wait for the client's close, or for bytes in flight.
+/// How long to wait until the client closes the connection or sends a byte.
 const QUIET: Duration = Duration::from_millis(250);
-/// How long incoming bytes are discarded.
+/// How long incoming bytes are discarded, from the first one on.
 const BUSY: Duration = Duration::from_secs(1);
 /// Maximum number of bytes that are discarded.
 const DRAINED_LEN_MAX: usize = 16 * 1_024 * 1_024;
@@ -95,7 +95,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LingeringStream<T> {
                     }
                     ending.drained_len += read.filled().len();
                 }
-                // The client has closed too, or is gone.
+                // The client has closed the connection, or it broke.
                 _ => return Poll::Ready(Ok(())),
             }
         }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_never_ends_is_waited_for_no_longer_than_that() {
+    async fn a_client_that_never_ends_is_not_waited_for_longer() {
         let (near, mut far) = tokio::io::duplex(64);
         let ended = tokio::spawn(async move { LingeringStream::new(near).shutdown().await });
         tokio::time::timeout(2 * QUIET, ended).await.unwrap().unwrap().unwrap();

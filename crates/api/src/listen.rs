@@ -6,14 +6,15 @@ use std::net::SocketAddr;
 use socket2::SockRef;
 use tokio::net::TcpListener;
 
-/// Maximum number of bytes that the operating system holds of a connection before they are sent. What was
-/// sent and not confirmed counts in addition, so a fast connection stays fast.
+/// Maximum number of bytes that the operating system accepts for a connection before it has sent them. Bytes that were
+/// sent and not confirmed count in addition, so a fast connection stays fast.
 const UNSENT_LEN_MAX: u32 = 32 * 1_024;
 
 /// Listens for clients.
 ///
-/// Without the limit on unsent bytes, the operating system takes megabytes for each client that reads nothing,
-/// and its memory for connections is shared by all processes. Accepted connections inherit the limit.
+/// Without the limit on unsent bytes, the operating system accepts megabytes for each client that reads nothing,
+/// although all processes share its memory for connections. Accepted connections inherit the limit. An error of the
+/// limit is only logged.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address).await?;
     if let Err(error) = SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_LEN_MAX) {
@@ -30,7 +31,7 @@ mod tests {
 
     const LOCAL: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 
-    /// How many bytes the operating system takes for a client that reads nothing.
+    /// The number of bytes that the operating system accepts for a client that reads nothing.
     async fn taken_for_a_silent_client(listener: TcpListener) -> usize {
         let silent = TcpSocket::new_v4().unwrap();
         silent.set_recv_buffer_size(2_048).unwrap();

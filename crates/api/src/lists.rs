@@ -1,9 +1,9 @@
-//! Limits the lists that are built at once.
+//! Limits the number of long lists that are built at the same time.
 //!
-//! A short request can ask for a list of many megabytes. So a list has a place from before it is built until
-//! its answer is delivered or dropped, with a limit for each address. It is built when its turn comes: only
-//! some of the node's threads build lists, and the others stay free for all other requests. The list of a
-//! client that leaves while it waits is not built.
+//! A short request can ask for a list of many megabytes. So a list needs a place, from before it is built until its
+//! answer is delivered or dropped, and each address has a limited number of places. A list is built when its turn
+//! comes: only some of the node's threads build lists, and the others stay free for all other requests. If a client
+//! leaves while its list waits, the list is not built.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -22,9 +22,9 @@ use super::compat_error::{CompatError, edge_error};
 use super::{AppState, CalledBy, RequestContext};
 use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
 
-/// How many lists may be in flight: waiting for their turn, being built, or being delivered.
+/// Limits for the lists in flight, which are waiting for their turn, being built, or being delivered.
 const PLACES: PlaceLimits = PlaceLimits { max: 512, per_address_max: 64, reserved: 128 };
-/// How long a list waits for its turn. Then the answer is 503.
+/// How long a list waits for its turn. After that, the answer is 503.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The lists of a node.
@@ -69,7 +69,7 @@ impl From<NotListed> for CompatError {
 }
 
 impl Default for Lists {
-    /// Half of the node's threads build lists of callers with a credential, and half those of others.
+    /// Lists of callers with a credential are built by up to half of the node's threads, and those of others likewise.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self::new((threads / 2).max(1))
@@ -92,14 +92,14 @@ impl Lists {
         Ok(Listing { place, turn: self.turn(is_known).await? })
     }
 
-    /// Waits for a turn, which lasts until the returned value is dropped. No one may wait for anything else
-    /// during a turn.
+    /// Waits for a turn, which lasts until the returned value is dropped. Code that has a turn must not wait for
+    /// anything else.
     pub(super) async fn turn(&self, is_known: bool) -> Result<OwnedSemaphorePermit, NotListed> {
         let turns = if is_known { &self.known_turns } else { &self.turns };
         let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(turns).acquire_owned()).await;
         let turn = turn.ok().and_then(Result::ok).ok_or(NotListed::TooLate)?;
-        // The HTTP library notices that a client has left only while its request waits. So the request
-        // waits once more, now that it has the turn.
+        // The HTTP library notices that a client has left only while its request waits. So the request waits once more
+        // after it got the turn.
         tokio::task::yield_now().await;
         Ok(turn)
     }
@@ -114,7 +114,7 @@ impl Listing {
     }
 }
 
-/// Must be the last argument of a handler, because its turn begins when it is extracted.
+/// A handler must have this as its last argument, because the turn begins when it is extracted.
 impl FromRequestParts<AppState> for Listing {
     type Rejection = Response<Body>;
 
@@ -129,7 +129,7 @@ impl FromRequestParts<AppState> for Listing {
     }
 }
 
-/// The body of a list, with its place.
+/// The body of a list. It holds the list's place.
 struct Held {
     inner: Body,
     _place: Place,

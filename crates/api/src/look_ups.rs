@@ -10,27 +10,27 @@ use maxine_state::ServiceRef;
 use maxine_telemetry::events::shown_service;
 use maxine_telemetry::{LookupHit, Mode, Subject};
 
-/// Longest text of a client that is noted of a look-up, in characters.
+/// Maximum length of a client's text that is recorded for a look-up, in characters.
 const SHOWN_LEN_MAX: usize = 64;
 
 /// A request for an instance's address.
 pub(super) struct LookUpRequest<'a> {
-    /// The service that it asks for; an empty name where it names none.
+    /// The service that the request asks for. Its name is empty if the request names none.
     pub(super) service: ServiceRef<'a>,
-    /// The way to the instance that Maxine offers it.
+    /// How Maxine leads the client to the instance, such as `redirect`.
     pub(super) way: &'static str,
-    /// The way that the request names itself.
+    /// The mode that the request itself names, if any.
     pub(super) mode: Option<&'a str>,
-    /// Its method.
+    /// The method of the request.
     pub(super) method: &'a Method,
-    /// Its ids.
+    /// The trace ids and the client of the request.
     pub(super) context: &'a RequestContext,
-    /// When it is answered, in milliseconds since 1970.
+    /// When the request is answered, in milliseconds since the Unix epoch.
     pub(super) time_ms: u64,
 }
 
 impl LookUpRequest<'_> {
-    /// Counts and notes the outcome, and says what the request was.
+    /// Counts and records the outcome. Returns the subject of the request, for telemetry.
     pub(super) fn account(&self, state: &AppState, outcome: Outcome) -> Subject {
         let service = outcome.service().map(Arc::clone);
         match outcome {
@@ -53,7 +53,7 @@ impl LookUpRequest<'_> {
     }
 }
 
-/// Notes a look-up for which there is no instance.
+/// Records a look-up for which there is no instance.
 pub(super) fn miss(
     state: &AppState,
     context: &RequestContext,
@@ -71,7 +71,7 @@ pub(super) fn miss(
     );
 }
 
-/// What is noted of a client's text.
+/// The part of a client's text that is recorded.
 pub(super) fn shown(text: &str) -> Box<str> {
     text.chars().take(SHOWN_LEN_MAX).collect::<String>().into()
 }

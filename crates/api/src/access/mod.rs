@@ -1,4 +1,4 @@
-//! The table of routes and of who may use each.
+//! The table of routes and of the roles that may use them.
 //!
 //! Place in the flow: the [`super::middleware::Edge`] looks up the path of the route that the router matched,
 //! never the path that the client sent. A route that is not in the table is refused to everyone, and a test
@@ -44,8 +44,8 @@ pub enum AccessMode {
 }
 
 impl Access {
-    /// Whether the route still works on a node whose state must not be served: one that no longer belongs to
-    /// its cluster, or has no state yet.
+    /// Whether the route also works on a node that must not serve its state, because it no longer belongs to its
+    /// cluster or has no state yet. `path` is the path of the request.
     #[must_use]
     pub fn is_about_the_node(self, path: &str) -> bool {
         self == Self::Open || NODE_ROUTES.iter().any(|prefix| path.starts_with(prefix))
@@ -65,7 +65,7 @@ impl Access {
     }
 }
 
-/// Routes about the node itself and not about the registry, in addition to open routes.
+/// Routes about the node itself rather than the registry. Open routes work too.
 const NODE_ROUTES: [&str; 8] = [
     "/api/v1/cluster/status",
     "/api/v1/cluster/nodes",
@@ -84,9 +84,9 @@ pub struct Rule {
     pub method: &'static str,
     /// The route's path in the router, without a trailing slash.
     pub path: &'static str,
-    /// Who may use it.
+    /// Who may use the route.
     pub access: Access,
-    /// Whether it changes something although its method is `GET`. A redirect can make a browser send such a
+    /// Whether the route changes something although its method is `GET`. A redirect can make a browser send such a
     /// request, so the dashboard's cookie never authorizes it.
     pub changes_by_get: bool,
 }
@@ -165,7 +165,7 @@ impl AccessTable {
     }
 }
 
-/// Who may learn that a path has no route. A path that begins like a guarded path is guarded too.
+/// Who may learn that a path has no route. A path that begins like a guarded path is guarded, too.
 #[must_use]
 pub fn of_unmatched(path: &str) -> Access {
     if compat::GUARDED_PREFIXES.iter().any(|prefix| path.starts_with(prefix)) {
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_line_stands_twice_and_none_ends_in_a_slash() {
+    fn no_rule_is_repeated_and_no_path_ends_in_a_slash() {
         let mut lines: Vec<_> = rules().map(|r| (r.path, r.method)).collect();
         let len = lines.len();
         lines.sort_unstable();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn head_is_asked_what_get_is_asked() {
+    fn head_requires_the_same_role_as_get() {
         let table = AccessTable::default();
         let path = "/api/maxine/control/config";
         let access = |method, path| match table.of_route(&method, path) {

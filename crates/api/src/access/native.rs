@@ -9,7 +9,7 @@ const SILENCE: &str = "/api/v1/alerts/silences/{type}";
 
 /// One rule for each route of the native API.
 pub(super) const RULES: &[Rule] = &[
-    // Documents, which contain nothing about the registry.
+    // Documents. They contain nothing about the registry.
     rule("GET", "/api/v1/openapi.json", Access::Open),
     rule("GET", "/api/docs", Access::Open),
     rule("GET", "/api/docs/{*rest}", Access::Open),

@@ -25,7 +25,7 @@ pub(super) async fn alerts(State(state): State<AppState>, listing: Listing) -> R
 
 pub(super) async fn traces(State(state): State<AppState>) -> Result<Response<Body>, CompatError> {
     let telemetry = state.telemetry().clone();
-    // This may wait for the disk of the log file.
+    // Reading traces may wait for the disk of the log file.
     let traces = tokio::task::spawn_blocking(move || telemetry.traces()).await.map_err(|_| {
         CompatError::new(StatusCode::SERVICE_UNAVAILABLE, "the traces could not be read")
     })?;

@@ -1,4 +1,4 @@
-//! The open routes of the actuator. They contain nothing that a stranger should not know.
+//! The open routes of the actuator. Their answers contain nothing that a stranger must not know.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ struct Memory {
 }
 
 fn memory() -> Memory {
-    // Null if the system does not report it.
+    // A value is null if the system does not report it.
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bytes = |field: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -94,7 +94,7 @@ async fn fetch(url: &str) -> Result<String, String> {
     String::from_utf8(body.to_bytes().to_vec()).map_err(|error| error.to_string())
 }
 
-/// A page that may neither run scripts nor load anything from elsewhere.
+/// A page that may neither run scripts nor load anything from another address.
 fn page(html: String) -> Response<Body> {
     let mut response = Response::new(Body::from(html));
     let headers = response.headers_mut();

@@ -1,4 +1,4 @@
-//! Discovery: where an instance is.
+//! Discovery by redirect: answers with the address of an instance.
 
 use std::net::IpAddr;
 
@@ -19,16 +19,16 @@ use maxine_telemetry::Subject;
 /// The type of a redirect's body if the client prefers no other.
 pub(crate) const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
-/// What a discover request asks for that is answered by a redirect.
+/// A discover request that is answered with a redirect.
 pub(crate) struct LookUp<'a> {
     /// The request's query.
     pub(crate) query: DiscoverQuery<'a>,
-    /// The same, raw.
+    /// The query of the request as it was sent, with its percent escapes.
     pub(crate) raw_query: &'a str,
 }
 
 impl LookUp<'_> {
-    /// Looks the service up. Nothing is counted or noted before [`LookUp::account`].
+    /// Looks the service up. Nothing is counted or recorded before [`LookUp::account`].
     pub(crate) fn outcome(&self, state: &AppState, client: IpAddr, fields: &dyn Fields) -> Outcome {
         let Some(service) = self.query.service_name.as_deref() else { return Outcome::NoName };
         let queries = [self.query.end_point_query(), self.raw_query];
@@ -37,7 +37,7 @@ impl LookUp<'_> {
         maxine_discovery::look_up(state.view(), service, &input)
     }
 
-    /// Counts and notes the outcome, and says what the request was.
+    /// Counts and records the outcome. Returns the subject of the request, for telemetry.
     pub(crate) fn account(
         &self,
         state: &AppState,
@@ -53,7 +53,7 @@ impl LookUp<'_> {
     }
 }
 
-/// Answers a look-up, and says what the request was.
+/// Answers a look-up. Returns the answer, and the subject of the request for telemetry.
 pub(crate) fn answer_look_up<B>(
     state: &AppState,
     look_up: &LookUp<'_>,
@@ -76,7 +76,7 @@ pub(crate) fn answer_look_up<B>(
     (response, look_up.account(state, outcome, request.method(), context, time_ms))
 }
 
-/// 302, with a body in the type that `Accept` prefers.
+/// A 302 with a body of the type that `Accept` prefers.
 fn found(headers: &HeaderMap, redirect: Redirect) -> Response<Body> {
     let (kind, body) = match preferred(headers.get(header::ACCEPT).map(HeaderValue::as_bytes)) {
         Preferred::Text => (PLAIN_TEXT, Body::from(redirect.text)),
@@ -111,7 +111,7 @@ pub(crate) fn preferred(accept: Option<&[u8]>) -> Preferred {
     let Some(accept) = accept else { return Preferred::Text };
     let accept = std::str::from_utf8(accept).ok().filter(|accept| accept.is_ascii());
     let Some(accept) = accept.filter(|accept| *accept != "*/*") else { return Preferred::Text };
-    // The weight in thousandths, and the specificity.
+    // Returns the weight in thousandths, and the specificity of the range that has it.
     let score = |kind: &str| -> (u32, u8) {
         let ranges = accept.split(',').filter_map(|range| {
             let mut parts = range.split(';').map(str::trim);

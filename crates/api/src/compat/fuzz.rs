@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 use super::{config, discover, registration};
 use maxine_state::RuntimeConfig;
 
-/// Any JSON object is either a registration within the limits or refused with a text. As a change of the
-/// configuration, it gives one within the limits.
+/// Any JSON object is either a registration within the limits, or refused with a text. As a change of the
+/// configuration, it leads to a configuration within the limits.
 pub(crate) fn body(bytes: &[u8]) {
     let Ok(object) = serde_json::from_slice::<Map<String, Value>>(bytes) else { return };
     match registration::read(&object, 5) {

@@ -18,7 +18,7 @@ use crate::state::ApiSettings;
 /// Maximum length of a body that is read only to be refused, in bytes.
 const DRAINED_LEN_MAX: u64 = 64 * 1_024 * 1_024;
 
-/// Reads the request's body as a JSON object. A body of another type, or none, counts as an empty object.
+/// Reads the request's body as a JSON object. A body of another type, or no body, counts as an empty object.
 pub(super) async fn read_object(
     state: &AppState,
     request: Request,
@@ -74,9 +74,9 @@ pub(super) fn declared_len(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Answers 413 for a body whose declared length is above the limit. A client that sends its body in any case
-/// would see a connection reset instead of the answer. So the body is read first, unless it is extremely
-/// long.
+/// Answers 413 to a body whose declared length is above the limit. A client that sends its body in any case would see a
+/// connection reset instead of the answer. So the body is read first, unless it is extremely long or the client waits
+/// for `100 Continue`.
 pub(super) async fn refuse_body(settings: &ApiSettings, request: Request, max: u64) -> CompatError {
     let asks_first = request.headers().contains_key(header::EXPECT);
     let short = declared_len(request.headers()).is_some_and(|len| len <= DRAINED_LEN_MAX);

@@ -63,8 +63,8 @@ pub(super) fn add_routes(routes: Routes) -> Routes {
         .add(&["GET"], "/logs/{file}", get(logs::file))
 }
 
-/// Stands for the [`super::Front`], which takes these requests before the router sees them. The router needs the routes for
-/// what is left of them: another method, and `OPTIONS`.
+/// Placeholder for the [`super::Front`], which takes these requests before the router sees them. The router needs the
+/// routes for `OPTIONS` and for methods that the route does not have.
 async fn answered_by_the_front() -> CompatError {
     CompatError::not_found()
 }

@@ -1,4 +1,4 @@
-//! `POST /api/maxine/serviceops/register`: a registration and a heartbeat in one.
+//! `POST /api/maxine/serviceops/register`: registers an instance, or renews its lease.
 
 use axum::body::Body;
 use axum::extract::{Request, State};

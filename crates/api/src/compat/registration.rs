@@ -8,11 +8,11 @@ use maxine_state::{
     Address, LimitExceeded, Name, ProbeKind, ProbeSpec, Registration, ServiceKey, limits,
 };
 
-/// The contract's text for a missing field and for a weight above 10.
+/// The text that existing clients expect for a missing field and for a weight above 10.
 const INVALID: &str = "Invalid or missing -> hostName, nodeName, serviceName or weight (Maximum allowed size of weight is 10 (One server can maximum be 10x more powerful than others)";
 /// Maximum weight in this API.
 const WEIGHT_MAX: u64 = 10;
-/// How much longer a lease is than the time that its owner named, in milliseconds.
+/// How much longer a lease is than the `timeOut` that its owner sent, in milliseconds.
 const LEASE_EXTRA_MS: u64 = 500;
 /// Maximum `timeOut`, in seconds.
 const TIME_OUT_MAX_S: u64 = (limits::TTL_MS_MAX - LEASE_EXTRA_MS) / 1_000;
@@ -47,8 +47,8 @@ pub(super) fn read(
     Ok((ServiceKey::new(namespace, service), registration))
 }
 
-/// A whole number from a number or a text. A fraction is cut off and a sign is dropped. `None` for 0 and for
-/// anything that is no number.
+/// A whole number from a number or a text. A fraction is cut off and a sign is dropped. `None` for 0 and for anything
+/// that is not a number.
 fn positive_integer(value: Option<&Value>) -> Option<u64> {
     let number = match value? {
         Value::Number(number) => number.as_f64()?,
@@ -63,7 +63,7 @@ fn positive_integer(value: Option<&Value>) -> Option<u64> {
     (whole > 0).then_some(whole)
 }
 
-/// Joins and checks scheme, host, port and base path.
+/// Joins and checks the scheme, host, port and base path of an instance.
 fn address(host_name: &str, body: &Map<String, Value>) -> Result<Address, String> {
     let has_scheme = |scheme: &str| {
         host_name.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme))
@@ -109,7 +109,7 @@ fn base_path(value: Option<&Value>) -> Result<String, String> {
     Ok(format!("/{path}"))
 }
 
-/// Whether a value is true in JavaScript, as clients expect that send `1` or `"yes"`.
+/// Whether JavaScript treats a value as true. Existing clients may send `1` or `"yes"`.
 fn is_true(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => false,
@@ -120,8 +120,8 @@ fn is_true(value: Option<&Value>) -> bool {
     }
 }
 
-/// Stores the health check path as a probe that does nothing by itself. Active health checks of this kind are
-/// enabled for the whole node.
+/// Stores the health check path in a probe of the kind `Heartbeat`, which makes no requests by itself. Whether such
+/// paths are requested is a setting of the whole node.
 fn probe(value: Option<&Value>) -> Result<Option<ProbeSpec>, String> {
     let path = match value {
         None | Some(Value::Null) => return Ok(None),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_leave_the_node_is_refused() {
+    fn values_that_lead_elsewhere_are_refused() {
         for extra in [
             json!({"hostName": 5}),
             json!({"hostName": ""}),

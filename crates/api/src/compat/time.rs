@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-/// A time such as `3/30/2026, 1:08:26 PM`: US English, the server's time zone.
+/// A time such as `3/30/2026, 1:08:26 PM`, in US English and in the time zone of this machine. `time_ms` is in
+/// milliseconds since the Unix epoch.
 pub(super) fn us_english(time_ms: u64) -> String {
     us_english_in(time_ms, TimeZone::system())
 }

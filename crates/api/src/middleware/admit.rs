@@ -1,7 +1,7 @@
-//! Access: whether the caller of a request may use its route, and who the caller is.
+//! Decides whether the caller of a request may use its route, and who the caller is.
 //!
-//! Place in the flow: the edge asks before a handler, the forwarding of a request or a look-up begins. The
-//! rule is that of the access table. The caller is determined once.
+//! Place in the flow: the edge calls this before a handler, the forwarding of a request or a look-up begins. The rule
+//! comes from the access table. The caller is determined once for each request.
 
 use axum::body::Body;
 use axum::http;
@@ -18,7 +18,8 @@ use maxine_state::AuditAction;
 use maxine_telemetry::AccessRefused;
 
 impl Shared {
-    /// Decides whether the request is admitted on the matched route, and returns the caller.
+    /// Decides whether the request is admitted on the matched route. Returns the caller, or the answer that refuses the
+    /// request.
     pub(crate) fn admit<B>(
         &self,
         request: &http::Request<B>,
@@ -98,13 +99,13 @@ impl Shared {
         let required =
             access.required_role(settings.registration_access, settings.discovery_access);
         let identified = self.state.security().identify(cookie, request.headers());
-        // With DNS rebinding, pages of another site could read what a cookie allows.
+        // With DNS rebinding, pages of another site could otherwise read what a cookie allows.
         let identified = identified.and_then(|caller| match caller.via {
             AuthMethod::Cookie if !hosts::is_own(&self.state, request) => Err(AuthError::WrongHost),
             _ => Ok(caller),
         });
         let Some(required) = required else {
-            // No credential is required, but a caller with one is named in the audit log.
+            // No credential is required, but the audit log names a caller that has a valid one.
             return Ok(identified.unwrap_or_default());
         };
         let caller = identified.map_err(|error| (error, Caller::default()))?;
@@ -115,8 +116,8 @@ impl Shared {
     }
 }
 
-/// A refusal in the format of the API to which the path belongs. The compatible API has fixed texts. The
-/// native API says what is missing, and treats an unaccepted token like a missing one.
+/// A refusal in the format of the API to which the path belongs. The compatible API has fixed texts. The native API
+/// says what is missing, and treats an invalid token like a missing one.
 fn refusal(path: &str, error: AuthError) -> Response<Body> {
     let retry_after_s = matches!(error, AuthError::Stale { .. } | AuthError::NoState).then_some(5);
     if !is_native(path) {
@@ -133,7 +134,7 @@ fn refusal(path: &str, error: AuthError) -> Response<Body> {
     edge_error(path, refusal.with_retry_after_s(retry_after_s))
 }
 
-/// The compatible API has no 405; the native API does.
+/// The compatible API answers 404 to a wrong method, and the native API answers 405.
 fn no_such_method(path: &str) -> CompatError {
     if is_native(path) {
         let text = "this path does not support the method; the OpenAPI document lists its methods";

@@ -1,10 +1,10 @@
-//! Shortens the answer to a `GET`: for `HEAD`, and for a client that already has the content (304).
+//! Removes the body of an answer to `GET`: for `HEAD`, and for a client that already has the content (304).
 
 use axum::body::{Body, HttpBody};
 use axum::http::header::{self, HeaderValue};
 use axum::http::{Method, Response, StatusCode};
 
-/// Makes an answer to `GET` one to `HEAD`: its fields, and no body (RFC 9110, section 9.3.2).
+/// Changes an answer to `GET` into one to `HEAD`: its fields stay, and its body is removed (RFC 9110, section 9.3.2).
 pub(crate) fn leave_out_body(response: &mut Response<Body>) {
     if let Some(len) = response.body().size_hint().exact() {
         let len = HeaderValue::from(len);
@@ -13,7 +13,7 @@ pub(crate) fn leave_out_body(response: &mut Response<Body>) {
     *response.body_mut() = Body::empty();
 }
 
-/// Converts a 200 whose `ETag` the client already has to a 304.
+/// Changes a 200 into a 304 if `asked`, the value of `If-None-Match`, has its `ETag`.
 pub(super) fn not_modified_if_matched(
     method: &Method,
     asked: &HeaderValue,

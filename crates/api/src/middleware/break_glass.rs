@@ -1,23 +1,24 @@
-//! Uses of the break-glass token, for the audit log.
+//! Records uses of the break-glass token in the audit log.
 
 use axum::http::{self, StatusCode};
 
 use crate::AuditRelay;
 use maxine_state::{Actor, AuditAction};
 
-/// A request that was let in with the break-glass token. When it is dropped, it is recorded in the audit log with its outcome.
+/// A request that was admitted with the break-glass token. When this value is dropped, the use is recorded with its
+/// outcome.
 pub(super) struct BreakGlassUse {
     audit: AuditRelay,
     actor: Actor,
     what: String,
-    /// Its idempotency key. A client that repeats one request uses the token once.
+    /// The idempotency key of the request. Repeats of one request count as one use of the token.
     key: Option<Box<[u8]>>,
     /// The status of the answer; `None` if the client left before.
     status: Option<StatusCode>,
 }
 
 impl BreakGlassUse {
-    /// Logs the use, and follows the request to its end.
+    /// Logs the use. The record follows when the request ends.
     pub(super) fn new<B>(audit: &AuditRelay, actor: Actor, request: &http::Request<B>) -> Self {
         let what = format!("{} {}", request.method(), request.uri().path());
         tracing::warn!(client = %actor.address, request = %what, "the break-glass token was used");
@@ -25,7 +26,7 @@ impl BreakGlassUse {
         Self { audit: audit.clone(), actor, what, key, status: None }
     }
 
-    /// Keeps the status of the answer.
+    /// Stores the status of the answer, for the record.
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
     }

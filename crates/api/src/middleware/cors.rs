@@ -1,7 +1,7 @@
 //! CORS: which pages of other origins may read answers.
 //!
-//! Place in the flow: the edge asks for every request. It grants something only to the origin that the operator named and, for
-//! what the dashboard uses, to pages of this cluster's members. It never lets a page use cookies.
+//! Place in the flow: the edge calls this for every request. It admits only the origin that the operator named and, on
+//! the routes that the dashboard uses, pages of this cluster's members. It never lets a page use cookies.
 
 use axum::body::Body;
 use axum::http;
@@ -17,7 +17,7 @@ const ACTUATOR: &str = "/api/actuator/";
 const EXPOSED: &str = "x-maxine-index, x-maxine-history, x-maxine-staleness-ms, x-maxine-staleness, \
                        x-maxine-leader, x-maxine-backup-index, content-disposition, etag, retry-after";
 
-/// Decides which origin an answer is for.
+/// Decides which origin may read an answer.
 pub(super) struct Cors {
     state: AppState,
     /// The origin that the operator named, or `*`.
@@ -25,8 +25,8 @@ pub(super) struct Cors {
 }
 
 impl Cors {
-    /// For a node's state. An origin that is no header value counts as none; the configuration has
-    /// refused it before.
+    /// Reads the origin from the node's settings. An origin that is not a header value counts as none; the
+    /// configuration has refused it before.
     pub(super) fn new(state: AppState) -> Self {
         let origin = state.settings().cors_allow_origin.as_deref();
         let origin = origin.and_then(|origin| HeaderValue::from_str(origin).ok());
@@ -57,8 +57,8 @@ impl Cors {
         response
     }
 
-    /// Lets a page of another member, or of the origin that the operator named, read this answer.
-    /// Such a page brings a token of its own.
+    /// Lets a page of another member, or of the origin that the operator named, read this answer. Such a page must send
+    /// a token of its own.
     pub(super) fn admit_origin(
         &self,
         headers: &mut HeaderMap,
@@ -73,7 +73,7 @@ impl Cors {
         true
     }
 
-    /// The request's origin, if it is a member of this cluster and the request is one of the dashboard's.
+    /// The request's origin, if it is a member of this cluster and the dashboard uses the request's path.
     pub(super) fn member_origin<B>(&self, request: &http::Request<B>) -> Option<HeaderValue> {
         let origin = request.headers().get(header::ORIGIN)?;
         let path = request.uri().path();
