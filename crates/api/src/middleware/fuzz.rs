@@ -1,4 +1,4 @@
-//! Fuzz target: headers that every request may have.
+//! Fuzz target: header fields that every request may have.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use super::answer::not_modified_if_matched;
 use super::trace::is_valid_traceparent;
 
-/// A trace parent that is forwarded has the W3C format. An `If-None-Match` gives 200 or 304.
+/// A trace parent that is forwarded has the W3C format. An `If-None-Match` leads to 200 or 304.
 pub(crate) fn headers(headers: &HeaderMap) {
     if let Some(value) = headers.get("traceparent").filter(|v| is_valid_traceparent(v.as_bytes())) {
         let fields: Vec<&str> = value.to_str().expect("hex and hyphens").split('-').collect();

@@ -1,4 +1,4 @@
-//! The encoding of a plain answer of an instance, with the fields that every answer has.
+//! Encodes a plain answer of an instance, with the header fields that every answer has.
 
 use axum::http::{Version, header};
 
@@ -8,12 +8,12 @@ use crate::{RequestContext, compat};
 use maxine_gateway::is_forwarded_field;
 use maxine_http1::{PlainAnswer, push_date, push_length, push_status};
 
-/// Room for what is added to the head of an answer, in bytes.
+/// Memory to reserve for the header fields that are added to an answer, in bytes.
 const ADDED_LEN: usize = 1_024;
 
 impl Shared {
-    /// The answer as the client gets it. `may_stay` is whether the connection may have another request. `None` if a
-    /// field cannot be read here.
+    /// The bytes of the answer for the client. `may_stay` is whether the connection may carry another request. `None`
+    /// if a field's name cannot be written in lower case.
     pub(crate) fn encode(
         &self,
         answer: &PlainAnswer<'_>,
@@ -27,7 +27,7 @@ impl Shared {
         let are_read = answer.push_fields(&mut out, |name, value| {
             let may_pass = is_forwarded_field(name) && compat::may_pass(name, value);
             if may_pass {
-                // What the instance says is kept.
+                // The instance's own value is kept.
                 has_id |= name == trace_header;
                 has_parent |= name == TRACEPARENT;
                 has_date |= name == header::DATE;

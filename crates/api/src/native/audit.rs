@@ -37,9 +37,9 @@ pub(super) struct QueryAudit {
     /// Only actions with this outcome.
     #[param(inline)]
     outcome: Option<Outcome>,
-    /// Only what happened at this time or later, in milliseconds since 1970.
+    /// Only actions at this time or later, in milliseconds since 1970.
     since_ms: Option<u64>,
-    /// Only what happened before this time, in milliseconds since 1970.
+    /// Only actions before this time, in milliseconds since 1970.
     until_ms: Option<u64>,
     /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 1000)]
@@ -53,9 +53,9 @@ pub(super) struct QueryAudit {
 #[schema(as = AuditOutcome)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Outcome {
-    /// It took effect.
+    /// The action took effect.
     Success,
-    /// It was refused.
+    /// The action was refused.
     Refused,
 }
 
@@ -77,30 +77,32 @@ pub(super) struct RecordView {
     class_seq: u64,
     /// The index of the state right after the action.
     index: u64,
-    /// When, in milliseconds since 1970, by the log's clock.
+    /// When the action took place, in milliseconds since 1970, by the log's clock.
     time_ms: u64,
-    /// The user or the part of Maxine; empty for an open request.
+    /// The user or the part of Maxine that acted; empty for a request without a credential.
     user: Box<str>,
     /// Network address of the caller.
     address: Box<str>,
     /// The request's trace id.
     trace_id: Box<str>,
-    /// In Raft mode the id of the member that sent the request to the leader; null if the leader took it itself.
+    /// In Raft mode, the id of the member that sent the request to the leader; null if the leader received it itself.
     via_node: Option<u64>,
     /// The action, such as `instance.register`.
     action: Box<str>,
     /// The object, such as `default/orders/a`.
     object: Box<str>,
-    /// Outcome.
+    /// Outcome of the action.
     outcome: Outcome,
-    /// Why it was refused, in the words of the version that answers; empty on success, and if no reason is recorded.
-    /// The hash does not cover it.
+    /// Why the action was refused, in the words of the version that answers; empty on success, and if no reason is
+    /// recorded. The hash does not cover it.
     detail: String,
-    /// Why it was refused, as the code that is stored and that the hash covers, in hexadecimal; empty like `detail`.
+    /// Why the action was refused, as the code that is stored and that the hash covers, in hexadecimal; empty like
+    /// `detail`.
     refusal: String,
-    /// The hash of the record before it in the whole log, whether or not that is still kept.
+    /// The hash of the record before this one in the whole log, whether or not that record is still kept.
     previous: String,
-    /// SHA-256 over the hash before it in its class and this record's other fields, `detail` excepted.
+    /// SHA-256 over the hash of the record before this one in its class, and over this record's other fields except
+    /// `detail`.
     hash: String,
 }
 
@@ -145,7 +147,8 @@ impl QueryAudit {
     }
 }
 
-/// The kept records, newest first, from right before the record that the cursor names.
+/// The kept records that are older than the record that the cursor names, newest first. Without a cursor, all kept
+/// records.
 pub(super) fn newest_first<'a>(
     records: impl DoubleEndedIterator<Item = &'a AuditRecord>,
     cursor: Option<&str>,
@@ -177,34 +180,34 @@ pub(super) async fn list_audit(
 pub(super) struct AuditProof {
     /// Whether the hash of every record is correct.
     ok: bool,
-    /// The first record with a wrong hash.
+    /// Number of the first record with a wrong hash; null if there is none.
     first_bad_seq: Option<u64>,
     /// How many records are kept.
     records: usize,
-    /// The number of the oldest one.
+    /// Number of the oldest record that is kept.
     first_seq: u64,
-    /// The number that the next one gets: so many were ever written.
+    /// Number that the next record gets. It equals the number of records that were ever written.
     next_seq: u64,
-    /// The newest hash: it names the whole history, and is the same on every node at an index.
+    /// Hash of the newest record. It identifies the whole history, and is the same on every node at the same index.
     head: String,
-    /// The classes, each with room of its own.
+    /// The classes of records. Each has a limit of its own.
     classes: Vec<ClassProof>,
 }
 
-/// How many records of a class are kept, and how many were removed, for room or for age.
+/// How many records of a class are kept, and how many were removed because of the class's limits.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ClassProof {
     /// The class.
     class: AuditClass,
     /// Number of records that are kept.
     kept: usize,
-    /// Number of records that were removed: the oldest kept one has this number in its class.
+    /// Number of records that were removed. The oldest kept record has this number in its class.
     dropped: u64,
-    /// Maximum number of records.
+    /// Maximum number of records of the class.
     records_max: usize,
     /// Longest time that a record is kept, in milliseconds.
     retention_ms: u64,
-    /// The hash before the oldest one.
+    /// The hash of the record before the oldest kept one.
     base: String,
 }
 
@@ -231,8 +234,8 @@ fn first_seq(audit: &AuditLog) -> u64 {
     audit.records().first().map_or(audit.next_seq(), |oldest| oldest.seq)
 }
 
-/// Checks the chain of hashes on this node: that no record was changed, and that none is missing
-/// after the oldest kept record of each class.
+/// Checks the chains of hashes on this node: no record was changed, and none is missing after the oldest kept record of
+/// each class.
 #[utoipa::path(
     get, path = "/api/v1/audit/verify", tag = "audit", operation_id = "verifyAudit",
     params(Freshness), responses((status = 200, body = AuditProof)),
@@ -259,8 +262,8 @@ pub(super) async fn verify_audit(
     })))
 }
 
-/// Confirms that the leader's clock is right after it leapt, so that audit records are dropped for their age
-/// again. Only where there is no other node to compare clocks with. Any node takes it to the leader.
+/// Confirms that the leader's clock is right after it leapt, so that audit records are removed for their age again.
+/// Only needed if there is no other node to compare clocks with. Any node passes the request to the leader.
 #[utoipa::path(
     post, path = "/api/v1/audit/clock/confirm", tag = "audit", operation_id = "confirmClock",
     responses((status = 204)),
@@ -281,7 +284,7 @@ pub(super) async fn confirm_clock(
     .await
 }
 
-/// The first line of an export.
+/// The first line of an export. It lets the reader see whether the export is complete.
 #[derive(Debug, Serialize)]
 struct ExportHead {
     head: String,
@@ -291,9 +294,9 @@ struct ExportHead {
     classes: Vec<ClassProof>,
 }
 
-/// Exports the kept records, oldest first, one JSON object a line; the first line says where the
-/// chain ends, how many records it has, and how many have left each class. That there was an export, with
-/// its head, is recorded: so an export without its end can be distinguished from a complete one.
+/// Exports the kept records, oldest first, one JSON object per line. The first line says where the chain ends, how many
+/// records it has, and how many were removed from each class. The export itself is recorded with its head, so an export
+/// without its end can be distinguished from a complete one.
 #[utoipa::path(
     get, path = "/api/v1/audit/export", tag = "audit", operation_id = "exportAudit",
     params(Freshness),

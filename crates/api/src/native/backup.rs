@@ -1,4 +1,4 @@
-//! A backup as a download: it is written to an unnamed file and then streamed.
+//! A backup as a download. It is written to a file without a name, and then streamed.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -19,10 +19,10 @@ use maxine_store::{BackupSummary, ClusterAdmin};
 /// The index of the state in a backup.
 const BACKUP_INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-backup-index");
 
-/// A backup needs a pass over the state and a file, so a node makes one at a time.
+/// A backup costs a pass over the state and a file, so a node makes only one at a time.
 static RUNNING: Semaphore = Semaphore::const_new(1);
 
-/// Takes a backup of the state that everyone agreed on, and sends it.
+/// Takes a backup of the committed state, and sends it.
 #[utoipa::path(
     get, path = "/api/v1/cluster/backup", tag = "cluster", operation_id = "backup",
     params(Freshness),
@@ -67,7 +67,7 @@ pub(super) async fn backup(
         .into_response())
 }
 
-/// Takes a backup and records it. The file has no name any more.
+/// Takes a backup and records it. The returned file has no name any more, so it disappears when it is closed.
 async fn take(
     app: &AppState,
     admin: &dyn ClusterAdmin,
@@ -78,14 +78,15 @@ async fn take(
         let detail = "the backup could not be written to this node's temporary directory";
         Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(5)
     };
-    // The process id in the name tells an operator whether its node still runs.
+    // The name contains the process id, so that an operator can find out whether the node of a left-over directory
+    // still runs.
     let name = format!("maxine-backup-{}-{:032x}", std::process::id(), fastrand::u128(..));
     let directory = std::env::temp_dir().join(name);
     tokio::fs::create_dir(&directory).await.map_err(failed)?;
     let path = directory.join("state");
     let summary = in_time(admin.backup(&path)).await;
     let opened = File::open(&path).await;
-    // The open file exists until it is sent. Its name is removed now, whatever happens later.
+    // The open file exists until it was sent. Its name is removed now, whatever happens later.
     if let Err(error) = tokio::fs::remove_dir_all(&directory).await {
         tracing::warn!(%error, directory = %directory.display(), "a backup's file was left behind");
     }

@@ -30,12 +30,12 @@ fn default_namespace<'a>() -> Cow<'a, str> {
     Cow::Borrowed(ServiceKey::DEFAULT_NAMESPACE)
 }
 
-/// One registration of a batch. Its fields stand beside the names: serde cannot refuse unknown
-/// fields through flattening.
+/// One registration of a batch. The names and the other fields are on one level, because serde cannot refuse unknown
+/// fields of flattened structs.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BatchRegistration {
-    /// The namespace; `default` where it is left out.
+    /// The namespace; by default `default`.
     #[serde(default = "default_namespace")]
     #[schema(value_type = Option<String>)]
     namespace: Cow<'static, str>,
@@ -45,43 +45,44 @@ pub(super) struct BatchRegistration {
     /// The instance's name within the service.
     #[schema(min_length = 1, max_length = 255)]
     id: String,
-    /// Address of the instance, as a URL. Either this or `host` must be there.
+    /// Address of the instance, as a URL. Either `address` or `host` is required.
     #[serde(default)]
     #[schema(example = "http://10.0.0.1:8080", min_length = 1, max_length = 2048)]
     address: Option<String>,
-    /// How it is called; by default `http`.
+    /// How the instance is called; by default `http`.
     #[serde(default)]
     scheme: Option<Scheme>,
     /// A host name or an IP address, in place of `address`.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 2048)]
     host: Option<String>,
-    /// The port. Without it HTTP clients use that of the scheme.
+    /// The port. If it is left out, HTTP clients use the port of the scheme.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 65535)]
     port: Option<u64>,
-    /// What comes before every path on the instance, such as `/api`.
+    /// Prefix of every path on the instance, such as `/api`.
     #[serde(default)]
     #[schema(max_length = 2048)]
     base_path: Option<String>,
-    /// Its share of the traffic, relative to the other instances; by default 1.
+    /// Share of the traffic, relative to the other instances; by default 1.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 100)]
     weight: Option<u64>,
-    /// Time after the last heartbeat at which it expires, in milliseconds.
+    /// Time after the last heartbeat at which the registration expires, in milliseconds.
     #[serde(default)]
     #[schema(minimum = 1000, maximum = 34_560_000_000_u64)]
     ttl_ms: Option<u64>,
-    /// If true, it never expires: it has no `ttl_ms`, needs no heartbeats, and stays until it is deregistered.
+    /// If true, the registration never expires: it has no `ttl_ms`, needs no heartbeats, and stays until it is
+    /// deregistered.
     #[serde(default)]
     permanent: bool,
-    /// The zone that it runs in.
+    /// The zone that the instance runs in.
     #[serde(default)]
     zone: Option<String>,
-    /// The version that it runs.
+    /// The version that the instance runs.
     #[serde(default)]
     version: Option<String>,
-    /// The name of the machine that it runs on.
+    /// The name of the machine that the instance runs on.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 255)]
     node: Option<String>,
@@ -92,10 +93,10 @@ pub(super) struct BatchRegistration {
     /// Metadata entries.
     #[serde(default)]
     metadata: Metadata,
-    /// Its probe, if it differs from that of the service's policy.
+    /// The probe of the instance, if it differs from that of the service's policy.
     #[serde(default)]
     probe: Option<ProbeSpec>,
-    /// Checks that its owner reports.
+    /// Checks that the instance's owner reports.
     #[serde(default)]
     #[schema(max_items = 16)]
     checks: Vec<CheckBody>,
@@ -140,26 +141,26 @@ impl BatchRegistration {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistrationBatch {
-    /// At most 1000.
+    /// The registrations, at most 1000.
     #[schema(max_items = 1000)]
     items: Vec<BatchRegistration>,
 }
 
-/// What became of one registration.
+/// Outcome of one registration.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RegistrationResult {
-    /// Names the registration; null where it was refused.
+    /// Number of the registration, for heartbeats and removals; null if it was refused.
     lease_epoch: Option<u64>,
-    /// Why it was refused; null where it was taken.
+    /// Why the registration was refused; null if it was accepted.
     problem: Option<Problem>,
 }
 
-/// What became of a batch.
+/// Outcome of a batch.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RegistrationResults {
-    /// The index at which this node's state shows it.
+    /// The index at which this node's state has all accepted registrations.
     index: u64,
-    /// One for each item, in their order.
+    /// One result for each item, in the order of the items.
     results: Vec<RegistrationResult>,
 }
 
@@ -213,7 +214,7 @@ pub(super) async fn register_batch(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BatchHeartbeat<'a> {
-    /// The namespace; `default` where it is left out.
+    /// The namespace; by default `default`.
     #[serde(borrow, default = "default_namespace")]
     #[schema(value_type = Option<String>)]
     namespace: Cow<'a, str>,
@@ -225,7 +226,7 @@ pub(super) struct BatchHeartbeat<'a> {
     #[serde(borrow)]
     #[schema(value_type = String)]
     id: Cow<'a, str>,
-    /// Only if this is still its registration.
+    /// Only renew this registration; a newer one of the instance is reported as unknown.
     #[serde(default)]
     lease_epoch: Option<u64>,
 }
@@ -234,7 +235,7 @@ pub(super) struct BatchHeartbeat<'a> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HeartbeatBatch<'a> {
-    /// At most 1000.
+    /// The heartbeats, at most 1000.
     #[serde(borrow)]
     #[schema(max_items = 1000)]
     items: Vec<BatchHeartbeat<'a>>,
@@ -243,7 +244,7 @@ pub(super) struct HeartbeatBatch<'a> {
 /// Outcome of a batch of heartbeats.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct HeartbeatResults {
-    /// Positions of the items that are not registered (any more): register them again.
+    /// Positions of the items that are not registered, or not any more. Register them again.
     unknown: Vec<usize>,
     /// Positions of the items that are permanent: they have no lease, and need no heartbeats.
     permanent: Vec<usize>,

@@ -10,45 +10,45 @@ use maxine_state::{Event, EventKind, InstanceKey, RemovalCause};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ChangeType {
-    /// An instance appeared, or its registration changed: `data`.
+    /// An instance was registered, or its registration changed. See `data`.
     InstanceRegistered,
-    /// The verdict on an instance, or a check of it, changed: `data`.
+    /// The verdict on an instance, or one of its checks, changed. See `data`.
     HealthChanged,
-    /// An instance is gone: `cause`.
+    /// An instance was removed. See `cause`.
     InstanceRemoved,
-    /// An operator drained an instance or returned it: `draining`.
+    /// An operator drained an instance, or ended its drain. See `draining`.
     DrainChanged,
-    /// A service's policy was set or taken away.
+    /// A service's policy was set or deleted.
     PolicyChanged,
-    /// The runtime configuration changed: `revision`.
+    /// The runtime configuration changed. See `revision`.
     ConfigChanged,
-    /// A node took over the leader's duties: `holder`, `fence`.
+    /// A node took over the leader's duties. See `holder` and `fence`.
     LeadershipGranted,
-    /// A user, key or token changed: `subject`.
+    /// A user, key or token changed. See `subject`.
     IdentityChanged,
     /// The note of the whole cluster changed.
     #[cfg(feature = "next")]
     NoteChanged,
 }
 
-/// Why an instance is gone.
+/// Why an instance was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Cause {
-    /// Its owner or an operator took it out.
+    /// Its owner or an operator deregistered it.
     Deregistered,
-    /// Its lease ran out.
+    /// Its lease expired.
     Expired,
 }
 
-/// One change. Which fields it has depends on its type.
+/// One change. Its type decides which fields it has.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct Change {
-    /// The index of the state right after it.
+    /// The index of the state right after the change.
     index: u64,
-    /// Time, in milliseconds since 1970.
+    /// When the change took place, in milliseconds since 1970.
     time_ms: u64,
-    /// What kind.
+    /// Type of the change.
     #[serde(rename = "type")]
     change_type: ChangeType,
     /// The namespace.
@@ -60,25 +60,25 @@ pub(super) struct Change {
     /// The instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
-    /// The new value.
+    /// The new registration and health of the instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<InstanceRecord>,
-    /// Why it was removed.
+    /// Why the instance was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<Cause>,
-    /// Whether it is drained now.
+    /// Whether the instance is drained now.
     #[serde(skip_serializing_if = "Option::is_none")]
     draining: Option<bool>,
     /// The configuration's new revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<u64>,
-    /// The node's name.
+    /// Name of the node that took over the leader's duties.
     #[serde(skip_serializing_if = "Option::is_none")]
     holder: Option<String>,
-    /// Its fencing token.
+    /// Fencing token of the node that took over.
     #[serde(skip_serializing_if = "Option::is_none")]
     fence: Option<u64>,
-    /// Whose name.
+    /// Name of the user, key or token.
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
 }
@@ -149,7 +149,7 @@ impl Change {
         }
     }
 
-    /// The name of its type, as on the wire.
+    /// The name of the change's type, as clients see it.
     pub(super) fn kind(&self) -> &'static str {
         match self.change_type {
             ChangeType::InstanceRegistered => "instance_registered",

@@ -13,25 +13,25 @@ use crate::problem::Problem;
 use maxine_actors::registry::OwnReport;
 use maxine_state::{CheckReport, CheckStatus};
 
-/// What the owner of an instance says of a check.
+/// A report about a check, from the owner of an instance.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReportBody {
     /// The status.
     status: CheckStatus,
-    /// What was found, without control characters.
+    /// What the check found, without control characters.
     #[serde(default)]
     #[schema(max_length = 4096)]
     output: String,
-    /// Only if this is still the registration of the instance.
+    /// Only accept the report if the instance still has this registration.
     #[serde(default)]
     lease_epoch: Option<u64>,
 }
 
-/// Reports a check of an instance. Repeat the report within the `ttl_ms` of the check: without one, the check becomes
-/// critical.
+/// Reports a check of an instance. Repeat the report within the `ttl_ms` of the check: without a report, the check
+/// becomes critical.
 ///
-/// A report that is equal to the last one is like a heartbeat: it moves the deadline, and changes nothing else.
+/// A report that equals the last one is like a heartbeat: it moves the deadline, and changes nothing else.
 #[utoipa::path(
     put, path = "/api/v1/services/{namespace}/{service}/instances/{id}/checks/{check}", tag = "instances",
     operation_id = "reportCheck",

@@ -32,22 +32,23 @@ use maxine_view::NO_STATE;
 
 /// Time limit for a change of the membership, in milliseconds.
 const ADMIN_TIMEOUT_MS: u64 = 30_000;
-/// How long the answer to a transfer waits until this node knows the new leader, in milliseconds.
+/// How long the answer to a transfer waits until this node knows the new leader, in milliseconds. After that, the
+/// answer names no leader.
 const NEXT_LEADER_TIMEOUT_MS: u64 = 1_000;
-/// A node whose state is older than this gets a warning, in milliseconds.
+/// If this node's state is older than this, its status has a warning. In milliseconds.
 const STALE_WARNING_MS: u64 = 10_000;
-/// By how much the time of the log may be ahead of this node's clock without a warning, in milliseconds. The clocks of
-/// the nodes always differ a little.
+/// If the time of the log is ahead of this node's clock by more than this, the status has a warning. In milliseconds.
+/// The clocks of the nodes always differ a little.
 const TIME_AHEAD_WARNING_MS: u64 = 60_000;
 
-/// Who holds the leader's duties, by the log.
+/// Who holds the leader's duties, according to the log.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct GrantView {
-    /// The node's name.
+    /// The name of the node that holds them.
     holder: String,
-    /// Its fencing token.
+    /// The fencing token of the node.
     fence: u64,
-    /// Since when, in milliseconds since 1970.
+    /// Since when the node holds them, in milliseconds since 1970.
     since_ms: u64,
 }
 
@@ -79,8 +80,8 @@ impl Totals {
 /// State of expiry.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ExpiryView {
-    /// Whether expiry is suspended because too many instances stopped sending heartbeats at the same time. Only the leader
-    /// knows, so this node asks it; null if it gave no answer, or if no leader is known.
+    /// Whether expiry is suspended because too many instances stopped sending heartbeats at the same time. Only the
+    /// leader knows this, so this node asks it; null if it gave no answer, or if no leader is known.
     suspended: Option<bool>,
     /// How many instances this node has expired.
     expired_total: u64,
@@ -91,12 +92,12 @@ pub(super) struct ExpiryView {
 pub(super) struct ClusterView {
     /// This node's name.
     node: String,
-    /// The kind of the store.
+    /// Where the state is stored.
     #[schema(inline)]
     backend: StoreKind,
-    /// Maxine's version.
+    /// Version of Maxine on this node.
     version: &'static str,
-    /// The version of the state, and the newest that this node understands.
+    /// The version of the state, and the newest version that this node understands.
     state_version: StateVersions,
     /// How long this node has been running, in milliseconds.
     uptime_ms: u64,
@@ -104,23 +105,25 @@ pub(super) struct ClusterView {
     index: Option<u64>,
     /// The log's clock, in milliseconds since 1970; null while this node has no state.
     time_ms: Option<u64>,
-    /// How old this node's state can be, in milliseconds; null where that is not known.
+    /// How old this node's state can be, in milliseconds; null if that is unknown.
     staleness_ms: Option<u64>,
     /// The leader, as this node knows it.
     leadership: Leadership,
-    /// Who holds the leader's duties, by the log.
+    /// Who holds the leader's duties, according to the log.
     grant: Option<GrantView>,
     /// What is registered; null while this node has no state that it may serve.
     totals: Option<Totals>,
     /// State of expiry.
     expiry: ExpiryView,
-    /// What an operator should know.
+    /// Conditions that an operator should know about.
     warnings: Vec<String>,
-    /// Why this node does not belong to the cluster any more; null where it belongs. Then it serves no registrations.
+    /// Why this node does not belong to the cluster any more; null if it belongs. A node that does not belong serves no
+    /// registrations.
     excluded: Option<String>,
-    /// The nodes that share the store, in redis and shared-file mode; null in other modes, or if the store did not say.
+    /// The nodes that share the store, in redis and shared-file mode; null in other modes, or if the store gave no
+    /// answer.
     nodes: Option<Vec<StoreNode>>,
-    /// The log and its members; null where the backend has none.
+    /// The log and its members; null if the backend has none.
     raft: Option<ClusterStatus>,
 }
 
@@ -135,7 +138,7 @@ pub(super) async fn status(
     _: Params<NoParams>,
 ) -> Response {
     let (state, has_state) = (fresh.state(), fresh.has_state());
-    // This is the present value, because the published one may be from before a pause of this process.
+    // This is read from the store, because the published value may be from before a pause of this process.
     let leadership = app.store().leadership_now();
     let (raft, nodes, suspended) = tokio::join!(
         members::status(&**app.store()),
@@ -170,7 +173,8 @@ pub(super) async fn status(
     fresh.json(view)
 }
 
-/// The time of the log never decreases. After a clock that was ahead, it stays ahead until the clocks reach it.
+/// A warning if the time of the log is ahead. The time of the log never decreases. After a clock that was ahead, it
+/// stays ahead until the other clocks reach it.
 fn time_ahead(log_ms: u64, clock_ms: u64) -> Option<String> {
     let ahead_ms = log_ms.saturating_sub(clock_ms);
     (ahead_ms > TIME_AHEAD_WARNING_MS).then(|| {
@@ -193,7 +197,7 @@ fn warnings(
     let snapshot = app.view().snapshot();
     if let Some(reason) = app.store().exclusion() {
         warn(&reason);
-        // What this node knows of the cluster is no longer true.
+        // This node's knowledge of the cluster is outdated, so no further warnings are derived from it.
         return warnings;
     }
     let refuses_writes = app.store().refuses_writes();
@@ -254,7 +258,7 @@ fn warnings(
     warnings
 }
 
-/// Hashes the state: equal on every node at the same index.
+/// Hashes the state. The digest is equal on every node at the same index.
 #[utoipa::path(
     get, path = "/api/v1/cluster/digest", tag = "cluster", operation_id = "clusterDigest",
     params(Freshness), responses((status = 200, body = DigestView)),
@@ -274,7 +278,7 @@ pub(super) async fn digest(fresh: Fresh, _: Params<NoParams>) -> Result<Response
 /// A hash of the state.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DigestView {
-    /// The index that it was taken at.
+    /// The index at which the state was hashed.
     index: u64,
     /// SHA-256 of the state's canonical encoding, in hexadecimal.
     digest: String,
@@ -284,15 +288,15 @@ pub(super) struct DigestView {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MemberBody {
-    /// Its number, which was never used before.
+    /// Number of the new member, which no member has ever had before.
     id: u64,
-    /// Its name.
+    /// Name of the new member.
     #[schema(min_length = 1, max_length = 255)]
     name: String,
-    /// Address at which the other nodes reach it, `host:port`.
+    /// Address at which the other nodes reach the new member, `host:port`.
     #[schema(min_length = 1, max_length = 255)]
     peer_addr: String,
-    /// URL at which clients reach it.
+    /// URL at which clients reach the new member.
     #[schema(min_length = 1, max_length = 2048)]
     http_addr: String,
 }
@@ -300,21 +304,21 @@ pub(super) struct MemberBody {
 /// The member that was changed.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MemberChanged {
-    /// Its number.
+    /// Number of the member.
     id: u64,
 }
 
-/// Whether the checks of a change of the voters are left out.
+/// Whether the checks before a change of the voters are skipped.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Checks {
-    /// Leaves out the checks of who is reachable and has caught up. The risk: where the voters after the change have no
-    /// reachable majority, writes stop until enough of them are back, and the change can't be undone before.
+    /// Skips the checks of which voters are reachable and have caught up. The risk: if the voters after the change have
+    /// no reachable majority, writes stop until enough of them are back, and the change cannot be undone before.
     force: bool,
 }
 
-/// Membership operations, if the backend has them.
+/// The membership operations of the backend. An error if it has no members.
 pub(super) fn admin(app: &AppState) -> Result<Arc<dyn ClusterAdmin>, Problem> {
     app.store().cluster().ok_or_else(|| {
         let detail = format!("the backend {} has no members", app.store().kind());
@@ -322,7 +326,7 @@ pub(super) fn admin(app: &AppState) -> Result<Arc<dyn ClusterAdmin>, Problem> {
     })
 }
 
-/// Waits for a change of membership, for a limited time.
+/// Waits for a change of membership, for a limited time. After that, the outcome is unknown.
 pub(super) async fn in_time<T>(
     work: impl Future<Output = Result<T, AdminError>>,
 ) -> Result<T, Problem> {
@@ -338,8 +342,8 @@ pub(super) async fn in_time<T>(
     }
 }
 
-/// Waits for a leader, as long as the client waits for its answer. If there is none, the change is refused
-/// here and was not sent.
+/// Waits for a leader, as long as the client waits for its answer. If there is none, the change is refused before it
+/// was sent.
 pub(super) async fn led(app: &AppState, write: &Write) -> Result<(), Problem> {
     let Some(answer_by_ms) = write.answer_by_ms else { return Ok(()) };
     let left_ms = answer_by_ms.saturating_sub(app.clock().monotonic_ms());
@@ -354,8 +358,9 @@ pub(super) async fn led(app: &AppState, write: &Write) -> Result<(), Problem> {
     }
 }
 
-/// Records in the audit log what was done to the cluster, because the membership itself is not in it. The caller runs
-/// in [`crate::AuditRelay::run_recorded`]. If writing is not possible now, the record waits until it is. After an unknown outcome there may be two records of one change.
+/// Records a change of the cluster in the audit log, because the membership itself is not in it. The caller runs in
+/// [`crate::AuditRelay::run_recorded`]. If no write is possible now, the record waits until one is. After an unknown
+/// outcome, there may be two records of one change.
 pub(super) async fn record(
     app: &AppState,
     write: Write,
@@ -376,7 +381,7 @@ pub(super) async fn record(
     }
 }
 
-/// Adds a learner, which receives the log but has no vote. Give it a vote when it has caught up.
+/// Adds a learner, which receives the log but has no vote. Give it a vote once it has caught up.
 #[utoipa::path(
     post, path = "/api/v1/cluster/members", tag = "cluster", operation_id = "addMember",
     request_body = MemberBody, responses((status = 200, body = MemberChanged)),
@@ -415,7 +420,7 @@ fn check_peer_addr(addr: &str) -> Result<(), Problem> {
     valid.then_some(()).ok_or_else(refused)
 }
 
-/// Refuses to give a vote, forced or not, to a node that would stop at an entry of the log.
+/// Refuses to give a vote, forced or not, to a node that would stop at an entry of the log that it cannot understand.
 fn check_understands(member: &MemberView, state_version: u32) -> Result<(), Problem> {
     match member.state_version {
         Some(understands) if understands < state_version => {
@@ -478,14 +483,14 @@ pub(super) async fn remove_member(
     let audit = app.audit().clone();
     let remove = async move {
         let object = if force { format!("{id}, forced") } else { id.to_string() };
-        // A node that removes itself cannot write afterwards, so that is recorded before.
+        // A node that removes itself cannot write afterwards, so the removal is recorded before.
         if admin.status().node_id == id {
             record(&app, write, AuditAction::MemberRemove, object, true).await;
             return in_time(admin.remove(id, force)).await;
         }
         let was_member = admin.status().members.iter().any(|member| member.id == id);
         let removed = in_time(admin.remove(id, force)).await;
-        // If it had been removed before, that was recorded then.
+        // If the member had been removed before, that removal was already recorded.
         if removed.is_err() || was_member {
             record(&app, write, AuditAction::MemberRemove, object, removed.is_ok()).await;
         }
@@ -494,18 +499,18 @@ pub(super) async fn remove_member(
     audit.run_recorded(remove).await.map(|()| Json(MemberChanged { id }))
 }
 
-/// The next leader.
+/// Which voter becomes the next leader.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct TransferBody {
-    /// Number of a voter; by default the one that has most of the log.
+    /// Number of the voter; by default, the voter that has most of the log.
     to: Option<u64>,
 }
 
 /// The leader after a transfer, as this node knows it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Transferred {
-    /// The leader's name, if one is known yet.
+    /// Name of the leader, if one is known yet.
     leader: Option<String>,
 }
 
@@ -548,7 +553,7 @@ async fn hand_over(
     handed_over.map(|()| Transferred { leader })
 }
 
-/// The leader after `before`, as soon as this node knows it.
+/// The leader that comes after `before`, as soon as this node knows it.
 async fn next_leader(app: &AppState, before: Option<String>) -> Option<String> {
     let mut leadership = app.store().leadership();
     let another = leadership.wait_for(|now| now.leader.is_some() && now.leader != before);
@@ -576,8 +581,8 @@ pub(super) async fn snapshot(
     audit.run_recorded(take).await.map(|()| StatusCode::NO_CONTENT)
 }
 
-/// Sends a confirmation to the leader and records it in the audit log. `needless` is the error where there is nothing
-/// to confirm.
+/// Sends a confirmation to the leader, and records it in the audit log. `needless` is the error text if there is
+/// nothing to confirm.
 pub(super) async fn confirm(
     app: AppState,
     write: Write,
@@ -608,8 +613,8 @@ pub(super) async fn confirm(
     }
 }
 
-/// Confirms that the instances that are silent now are gone, so that a suspended expiry continues. 409 if nothing is
-/// suspended. Any node takes it to the leader.
+/// Confirms that the instances that are silent now are gone, so that a suspended expiry continues. 409 if expiry is not
+/// suspended. Any node passes the request to the leader.
 #[utoipa::path(
     post, path = "/api/v1/cluster/expiry/confirm", tag = "cluster", operation_id = "confirmSilence",
     responses((status = 204)),
@@ -628,14 +633,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_says_by_how_much_the_time_of_the_log_is_ahead() {
+    fn the_status_warns_if_the_time_of_the_log_is_far_ahead() {
         let clock_ms = 1_795_440_992_705;
         let ahead = time_ahead(clock_ms + 3_542_400_000, clock_ms).unwrap();
         assert!(
             ahead.starts_with("the time of the log is 3542400 s ahead of this node's clock"),
             "{ahead}"
         );
-        // The clocks of the nodes differ a little, and a log without writes is behind.
+        // The clocks of the nodes differ a little, and the time of a log without writes is behind.
         for log_ms in [0, clock_ms - 1_000, clock_ms + 1_000] {
             assert_eq!(time_ahead(log_ms, clock_ms), None);
         }
@@ -673,7 +678,7 @@ mod tests {
         assert_eq!((&*refused.detail, refused.status().as_u16()), (expected, 409));
         assert!(check_understands(&learner(Some(1)), 1).is_ok());
         assert!(check_understands(&learner(Some(2)), 1).is_ok());
-        // The leader asks a node that it has not met before it gives the node a vote.
+        // The leader asks an unknown node for its version before it gives the node a vote.
         assert!(check_understands(&learner(None), 2).is_ok());
     }
 }

@@ -1,37 +1,39 @@
-//! Counts of instances: by their state, and by whether they get traffic or why not.
+//! Counts of instances: by their state, and by the reason for which they get no traffic.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use maxine_state::{Liveness, NoTrafficReason, ServiceState};
 
-/// Instances, counted. One that is drained or used in panic mode may be unhealthy or evicted, too.
+/// Numbers of instances. An instance that is drained, or that is used in panic mode, may also count as unhealthy or
+/// evicted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct InstanceCounts {
-    /// The instances, those evicted included.
+    /// All instances, including the evicted ones.
     pub(super) instances: usize,
-    /// Those that get traffic now.
+    /// Instances that get traffic now.
     pub(super) routable: usize,
-    /// Those that are alive but not ready.
+    /// Instances that are alive but not ready.
     pub(super) unhealthy: usize,
-    /// Those that are evicted; they are still probed.
+    /// Instances that are evicted. They are still probed.
     pub(super) evicted: usize,
-    /// Those that an operator drained.
+    /// Instances that an operator drained.
     pub(super) draining: usize,
-    /// Those that get no traffic, by the reason.
+    /// Instances that get no traffic, by reason.
     no_traffic: NoTrafficCounts,
 }
 
-/// Instances that get no traffic. Each counts once. Together with those that get traffic they are all instances.
+/// Instances that get no traffic. Each counts once. Their sum and the number of those that get traffic make up all
+/// instances.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 struct NoTrafficCounts {
-    /// An operator drained it.
+    /// Instances that an operator drained.
     drained: usize,
-    /// It is not drained, and evicted.
+    /// Instances that are evicted and not drained.
     evicted: usize,
-    /// It is not drained, and its health checks say that it is not ready.
+    /// Instances that are not drained, and not ready according to their health checks.
     unhealthy: usize,
-    /// It is neither, but its version has no share of the traffic.
+    /// Other instances, whose version has no share of the traffic.
     no_share: usize,
 }
 
@@ -65,7 +67,7 @@ mod tests {
         Readiness, Registration, RequestId, ServiceKey,
     };
 
-    /// Four instances of one service: a to d.
+    /// One service with four instances: a to d.
     struct World(ControlState);
 
     fn key(id: &str) -> InstanceKey {

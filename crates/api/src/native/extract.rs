@@ -1,4 +1,4 @@
-//! Reads requests: paths, queries, bodies and the headers of writes, each with its limits.
+//! Reads requests: paths, queries, bodies, and the headers of writes. Each has limits.
 //!
 //! Every failure is a [`Problem`] that names what is wrong. Values are never converted; only the compatible
 //! API does that.
@@ -28,10 +28,10 @@ pub(crate) const BATCH_BODY_LEN_MAX: usize = 4 * 1024 * 1024;
 /// Maximum length of an idempotency key, in bytes.
 const IDEMPOTENCY_KEY_LEN_MAX: usize = 255;
 
-/// Query parameters of every `GET`, which [`super::fresh::Fresh`] reads.
+/// Query parameters of every `GET`. [`super::fresh::Fresh`] reads them.
 pub(super) const FRESHNESS_PARAMETERS: [&str; 2] = ["consistency", "min_index"];
 
-/// Query parameters. Unknown and repeated ones are refused by name.
+/// Query parameters. An unknown or repeated parameter is refused, and the error names it.
 pub(super) struct Params<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequestParts<AppState> for Params<T> {
@@ -60,24 +60,24 @@ pub(super) fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Problem
     })
 }
 
-/// No parameters.
+/// A query without parameters.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NoParams {}
 
-/// The service that the path names.
+/// A service, named by the path.
 pub(super) struct ServicePath(pub(super) ServiceKey);
 
-/// The instance that the path names.
+/// An instance, named by the path.
 pub(super) struct InstancePath(pub(super) InstanceKey);
 
-/// The check of an instance that the path names.
+/// A check of an instance, named by the path.
 pub(super) struct CheckPath(pub(super) InstanceKey, pub(super) Name);
 
-/// One name that the path holds.
+/// A name in the path.
 pub(super) struct NamePath(pub(super) Name);
 
-/// One number that the path holds.
+/// A number in the path.
 pub(super) struct NumberPath(pub(super) u64);
 
 fn path_problem(rejection: PathRejection) -> Problem {
@@ -208,7 +208,8 @@ pub(super) fn require_type(headers: &HeaderMap, types: &[&str]) -> Result<(), Pr
     Err(Problem::new(ProblemKind::UnsupportedMediaType, detail))
 }
 
-/// Reads a body of at most `len_max` bytes, within the configured time.
+/// Reads a body of at most `len_max` bytes within the configured time. If the request has an idempotency key, the body
+/// becomes part of the request's digest.
 pub(super) async fn read_body(
     request: Request,
     len_max: usize,
@@ -241,7 +242,7 @@ pub(super) async fn read_body(
     })
 }
 
-/// Reads JSON; unknown and repeated fields are refused by the types.
+/// Reads JSON. The types refuse unknown and repeated fields.
 pub(super) fn parse_json<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
     maxine_wording::read_json(bytes).map_err(Problem::from)
 }
@@ -276,7 +277,8 @@ impl WriteConditions {
         Ok(conditions)
     }
 
-    /// The revision that the command must find; 0 if nothing may exist.
+    /// The revision that the object must have for the command to take effect. 0 if it must not exist, and `None` for
+    /// any.
     pub(super) fn expected_revision(self) -> Option<u64> {
         if self.create_only { Some(0) } else { self.if_match }
     }
@@ -290,7 +292,8 @@ impl FromRequestParts<AppState> for WriteConditions {
     }
 }
 
-/// A digest of the request: of its query and, once it has been read, of its body.
+/// A digest of the request: of its query and, once the body was read, of its body. It detects an idempotency key that
+/// is used for two different requests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content(Arc<AtomicU32>);
 
@@ -301,13 +304,13 @@ impl Content {
         content
     }
 
-    /// The digest of the request that these are the parts of.
+    /// The digest of the request with these parts.
     pub(super) fn of(parts: &Parts) -> Self {
         parts.extensions.get().cloned().unwrap_or_else(|| Self::of_query(&parts.uri))
     }
 
     fn add(&self, bytes: &[u8]) {
-        // The lower half of a good hash is a good hash.
+        // Half of the hash's bits are enough.
         let added = xxh3_64(bytes) as u32;
         self.0.store(self.digest().rotate_left(7) ^ added, Ordering::Relaxed);
     }
@@ -341,7 +344,7 @@ pub(super) fn request_id(
     }
     let mut hasher = Sha256::new();
     for part in [principal, method.as_str(), path, key] {
-        // The length comes first, so that the parts are unambiguous.
+        // Each part is preceded by its length, so that different parts never have the same encoding.
         hasher.update(part.len().to_le_bytes());
         hasher.update(part.as_bytes());
     }
@@ -404,7 +407,11 @@ mod tests {
             id(&principal_of(&actor), "/a")
         };
         assert_eq!(nobody("10.0.0.1"), nobody("10.0.0.1"));
-        assert_ne!(nobody("10.0.0.1"), nobody("10.0.0.2"), "strangers have no key in common");
+        assert_ne!(
+            nobody("10.0.0.1"),
+            nobody("10.0.0.2"),
+            "callers without a credential do not share keys"
+        );
     }
 
     #[test]

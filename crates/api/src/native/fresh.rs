@@ -1,5 +1,5 @@
-//! The freshness of reads, and how an answer reports it: the parameters `consistency` and `min_index`, and
-//! the headers of every answer. Also the caller and the conditions of a write.
+//! The freshness of reads, and how an answer reports it: the parameters `consistency` and `min_index`, and the headers
+//! of every answer. Also reads the caller and the conditions of a write.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,17 +27,17 @@ use maxine_view::Snapshot;
 
 /// The index of the state in the answer.
 pub(super) const INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-index");
-/// The history that the index counts in.
+/// The history that the index belongs to.
 pub(super) const HISTORY_HEADER: HeaderName = HeaderName::from_static("x-maxine-history");
 /// The staleness of the state in the answer, in milliseconds. Left out if it is unknown.
 pub(super) const STALENESS_MS_HEADER: HeaderName = HeaderName::from_static("x-maxine-staleness-ms");
 /// `unknown` if the staleness is unknown; otherwise left out.
 pub(super) const STALENESS_HEADER: HeaderName = HeaderName::from_static("x-maxine-staleness");
-/// Whether a leader was confirmed within its lease.
+/// Whether a leader was confirmed within its lease: `known` or `unknown`.
 pub(super) const LEADER_HEADER: HeaderName = HeaderName::from_static("x-maxine-leader");
 
 const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
-/// `Cache-Control` of an answer that sets no other.
+/// `Cache-Control` of an answer that does not set it otherwise.
 pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// How long a read waits for the requested freshness, in milliseconds.
@@ -47,24 +47,25 @@ const FRESH_TIMEOUT_MS: u64 = 3_000;
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Freshness {
-    /// How fresh the answer must be: `stale` is this node's copy, `leader` at least what the leader
-    /// last confirmed, `strong` includes every write that was acknowledged before the request.
+    /// How fresh the answer must be: `stale` is this node's copy; `leader` is at least what the leader last confirmed;
+    /// `strong` includes every write that was acknowledged before the request.
     #[param(inline)]
     consistency: Consistency,
-    /// Wait until this node has reached this index. As `HISTORY-INDEX`: 410 if the state has another
+    /// Wait until this node has reached this index. With `HISTORY-INDEX`, the answer is 410 if the state has another
     /// history.
     #[param(value_type = Option<String>)]
     min_index: Option<HistoryIndex>,
 }
 
-/// The state on which an answer is based.
+/// Which state an answer is based on.
 #[derive(Clone, Copy)]
 pub(crate) struct Basis {
     index: u64,
-    /// `None` without a state; then the index is unknown too.
+    /// `None` without a state. Then the index is unknown, too.
     history: Option<History>,
-    /// Its staleness at `at_ms`.
+    /// Staleness of the state at `at_ms`, in milliseconds.
     staleness_ms: Option<u64>,
+    /// When the staleness was determined, in milliseconds on the monotonic clock.
     at_ms: u64,
 }
 
@@ -79,18 +80,18 @@ impl Basis {
         (Self { index, history, staleness_ms, at_ms }, snapshot)
     }
 
-    /// The present staleness of the state.
+    /// The staleness of the state now, in milliseconds.
     pub(super) fn staleness_ms(&self, state: &AppState) -> Option<u64> {
         let since_ms = state.clock().monotonic_ms().saturating_sub(self.at_ms);
         self.staleness_ms.map(|then_ms| then_ms + since_ms)
     }
 
-    /// The same for an answer that is true at `index`, which is published by now.
+    /// This basis with another index, for an answer that is true at `index`. This node must have published that index.
     pub(crate) fn at(self, index: u64) -> Self {
         Self { index, ..self }
     }
 
-    /// Adds the headers that report it.
+    /// Adds the headers that report the basis.
     pub(crate) fn put_headers(&self, state: &AppState, headers: &mut HeaderMap) {
         let known = state.store().leadership_now().leader.is_some();
         if let Some(history) = self.history {
@@ -106,25 +107,26 @@ impl Basis {
     }
 }
 
-/// The state for the headers of an answer. Code that decides with a state sets it here, because a refusal has
-/// an index too.
+/// The basis for the headers of an answer, shared with the layer that adds them. Code that decides with a state sets it
+/// here, because a refusal has an index, too.
 #[derive(Clone)]
 pub(super) struct Answered(Arc<Mutex<Basis>>);
 
 impl Answered {
-    /// Until it is set, it is the present state, so an answer never shows less than it claims.
+    /// Begins with the present state. It is older than any state that a handler sets, so an answer never claims to be
+    /// newer than it is.
     fn new(state: &AppState) -> Self {
         Self(Arc::new(Mutex::new(Basis::present(state).0)))
     }
 
-    /// The answer is based on the present state of this node.
+    /// Sets the basis to the present state of this node, and returns that state.
     pub(super) fn by_present(&self, state: &AppState) -> Arc<Snapshot> {
         let (basis, snapshot) = Basis::present(state);
         *self.0.lock() = basis;
         snapshot
     }
 
-    /// The answer is based on the state at `index`, which is published by now.
+    /// Sets the basis to the state at `index`, which this node must have published.
     pub(super) fn at(&self, index: u64) {
         let mut basis = self.0.lock();
         *basis = basis.at(index);
@@ -139,7 +141,7 @@ impl FromRequestParts<AppState> for Answered {
     }
 }
 
-/// A state with the requested freshness.
+/// A state that has the requested freshness.
 pub(super) struct Fresh {
     snapshot: Arc<Snapshot>,
     answered: Answered,
@@ -151,12 +153,12 @@ impl Fresh {
         &self.snapshot.state
     }
 
-    /// Whether this node has received a state at all.
+    /// Whether this node has received a state yet.
     pub(super) fn has_state(&self) -> bool {
         self.snapshot.has_state()
     }
 
-    /// The present staleness of this state, in milliseconds.
+    /// The staleness of this state now, in milliseconds.
     pub(super) fn staleness_ms(&self, state: &AppState) -> Option<u64> {
         self.answered.0.lock().staleness_ms(state)
     }
@@ -180,7 +182,7 @@ impl FromRequestParts<AppState> for Fresh {
         let Ok(answered) = Answered::from_request_parts(parts, state).await;
         let timeout = Duration::from_millis(FRESH_TIMEOUT_MS);
         if asked.consistency != Consistency::Stale {
-            // The store has a time limit itself; this one is for a store that exceeds it.
+            // The store has a time limit itself. This one is for a store that exceeds it.
             let barrier = state.store().barrier(asked.consistency, timeout);
             tokio::time::timeout(timeout + Duration::from_millis(500), barrier).await.map_err(
                 |_| {
@@ -207,7 +209,7 @@ impl FromRequestParts<AppState> for Fresh {
     }
 }
 
-/// Adds the freshness headers to every answer.
+/// Adds the freshness headers to every answer of the native API.
 pub(super) async fn put_headers(
     State(state): State<AppState>,
     mut request: Request,
@@ -224,14 +226,15 @@ pub(super) async fn put_headers(
     response
 }
 
-/// Adds the headers of freshness to an answer that has none, because no handler saw the request.
+/// Adds the freshness headers to an answer that has none, because no handler saw the request.
 pub(crate) fn add_freshness_headers(state: &AppState, headers: &mut HeaderMap) {
     if !headers.contains_key(LEADER_HEADER) {
         Basis::present(state).0.put_headers(state, headers);
     }
 }
 
-/// When the client needs the answer to a write, on the monotonic clock, if the request says so.
+/// When the client needs the answer to a write, in milliseconds on the monotonic clock. `None` if the request does not
+/// say so.
 pub(super) struct AnswerBy(pub(super) Option<u64>);
 
 impl FromRequestParts<AppState> for AnswerBy {
@@ -246,15 +249,15 @@ impl FromRequestParts<AppState> for AnswerBy {
     }
 }
 
-/// A write: the caller and the conditions.
+/// What a write needs: the caller and the conditions.
 pub(super) struct Write {
     /// The caller.
     pub(super) actor: Actor,
-    /// The request id that the client gave.
+    /// The request id that follows from the client's `Idempotency-Key`, if it sent one.
     named: Option<RequestId>,
-    /// The digest of the request.
+    /// The digest of the request, which becomes part of the request id.
     content: Content,
-    /// `If-Match` and `If-None-Match`.
+    /// The conditions in `If-Match` and `If-None-Match`.
     pub(super) conditions: WriteConditions,
     /// When the client needs the answer, if the request says so.
     pub(super) answer_by_ms: Option<u64>,
@@ -281,12 +284,14 @@ impl FromRequestParts<AppState> for Write {
 }
 
 impl Write {
-    /// The request id, if the client gave one. Must be called after the body was read.
+    /// The request id, if the client sent an `Idempotency-Key`. Must be called after the body was read, because the
+    /// digest includes the body.
     pub(super) fn request_id(&self) -> Option<RequestId> {
         self.named.map(|named| named.with_content(self.content.digest()))
     }
 
-    /// The same write for one step of a request with several steps. Each step is written once.
+    /// This write for one step of a request with several steps. Each step has a request id of its own, so that it is
+    /// written once.
     pub(super) fn step(&self, step: u128) -> Self {
         let named = self.named.map(|named| RequestId(named.name().wrapping_add(step)));
         let (actor, content) = (self.actor.clone(), self.content.clone());
@@ -294,7 +299,7 @@ impl Write {
         Self { actor, named, content, conditions, answer_by_ms, answered: self.answered.clone() }
     }
 
-    /// Writes one command; a refusal becomes a problem.
+    /// Writes one command. A refusal becomes a problem, and sets the basis of the answer.
     pub(super) async fn propose(
         self,
         state: &AppState,
@@ -327,29 +332,29 @@ impl Write {
     }
 }
 
-/// Answer to a write: only the index at which it took effect.
+/// Answer to a write that returns only an index.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Written {
-    /// The index of the state right after it; pass it as `min_index` to see it on any node.
+    /// The index of the state right after the write. Pass it as `min_index` to see the write on any node.
     pub(super) index: u64,
 }
 
-/// The answer to a write that makes a new revision.
+/// Answer to a write that makes a new revision.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Revised {
-    /// The index of the state right after it.
+    /// The index of the state right after the write.
     pub(super) index: u64,
     /// The new revision, for `If-Match`.
     pub(super) revision: u64,
 }
 
-/// A reply that does not match its command.
+/// The problem for a reply that does not match its command. This is a defect, so it is logged.
 pub(super) fn unexpected(reply: &Reply) -> Problem {
     tracing::error!(?reply, "the reply does not match the command");
     Problem::new(ProblemKind::Internal, "the reply does not match the command")
 }
 
-/// An `ETag` of a revision.
+/// The `ETag` of a revision.
 pub(super) fn etag(revision: u64) -> HeaderValue {
     // Digits in quotes are always a valid header value.
     HeaderValue::from_str(&format!("\"{revision}\"")).unwrap_or(HeaderValue::from_static("\"0\""))

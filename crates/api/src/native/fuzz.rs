@@ -14,7 +14,7 @@ use crate::problem::{Problem, ProblemKind};
 use maxine_fuzzing::first_line;
 use maxine_state::{Name, RuntimeConfig, ServicePolicy};
 
-/// A refusal must be one that a client can act on.
+/// Checks that a refusal is one that a client can act on.
 fn checked<T>(result: Result<T, Problem>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
@@ -33,7 +33,7 @@ fn json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     checked(parse_json(bytes))
 }
 
-/// Any body of any route is within the limits, or refused.
+/// Any body of any route is within the limits, or is refused.
 pub(crate) fn body(bytes: &[u8]) {
     if let Some(body) = json::<RegistrationBody>(bytes) {
         let made = body.into_registration(Name::trusted("a"), &RuntimeConfig::default());
@@ -75,7 +75,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     ])
 }
 
-/// The first line is a query, the rest a cursor.
+/// The first line of the input is a query, and the rest is a cursor.
 pub(crate) fn query(bytes: &[u8]) {
     let (query, cursor) = first_line(bytes);
     let (query, cursor) = (String::from_utf8_lossy(query), String::from_utf8_lossy(cursor));

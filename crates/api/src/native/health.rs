@@ -31,27 +31,26 @@ pub(super) struct HealthWhy {
     id: String,
     /// Whether it gets traffic now.
     routable: bool,
-    /// The reason, in one line; `verdict.since_ms` and `drain` say since when.
+    /// The reason, in one line. `verdict.since_ms` and `drain` say since when it applies.
     why: String,
     /// Result of the health checks.
     verdict: HealthView,
-    /// Whether it never expires.
+    /// Whether the instance never expires.
     permanent: bool,
-    /// Who drained it; null if it is not drained.
+    /// The drain of the instance; null if it is not drained.
     drain: Option<DrainView>,
     /// The checks of the instance, in the order of their ids.
     checks: Vec<CheckView>,
     /// The probe that the health checker runs. Its kind is `heartbeat` if there is none.
     probe: ProbeSpec,
-    /// Where these settings come from; null if there is no probe.
+    /// Where the settings of the probe come from; null if there is no probe.
     probe_from: Option<ProbeFrom>,
-    /// The instance as the proxy of the answering node sees it; null if that proxy does not call
-    /// it.
+    /// The instance as the proxy of the answering node sees it; null if that proxy does not call the instance.
     proxy: Option<ProxyStatus>,
-    /// The latest probes of the answering node, newest first.
+    /// The latest probes that the answering node made, newest first.
     observations: Vec<ProbeObservation>,
-    /// The last result that every other observer reported to the leader; null if the leader did not
-    /// answer, so that their results are not known.
+    /// The last result that each other observer reported to the leader; null if the leader did not answer, so that
+    /// these results are unknown.
     reports: Option<Vec<ProbeObservation>>,
 }
 
@@ -119,7 +118,8 @@ pub(super) async fn instance_health(
     }))
 }
 
-/// When an instance can recover at the earliest whose health changed often; empty if nothing delays it.
+/// A text that says when the instance can recover at the earliest, if its health changed often. Empty if nothing delays
+/// its recovery.
 fn recovery(service: &ServiceState, instance: &Instance, now_ms: u64) -> String {
     let policy = service.policy.as_ref().and_then(|record| record.policy.health);
     let Some(delay_ms) = flap_delay_ms(instance.health(), policy, now_ms) else {
@@ -165,7 +165,7 @@ fn why(
         (Liveness::Alive, Readiness::NotReady) => {
             format!("its health checks fail: {reason}{recovery}")
         }
-        // Passing checks do not end a lease's silence.
+        // Checks that pass do not matter if the lease has ended.
         (Liveness::Alive, Readiness::Ready | Readiness::Unknown) if overdue_ms.is_some() => {
             let ended_s = overdue_ms.unwrap_or_default() / 1_000;
             let expiry =

@@ -7,28 +7,28 @@ use axum::http::HeaderValue;
 use maxine_state::History;
 use serde::Deserialize;
 
-/// An index, and the history that it counts in.
+/// An index, and the history that it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct HistoryIndex {
-    /// The history; `None` for an index without one.
+    /// The history; `None` if the client sent only an index.
     pub(super) history: Option<u64>,
     /// The index.
     pub(super) index: u64,
 }
 
 impl HistoryIndex {
-    /// An index in the history that the state has, if it has one.
+    /// An index in the history of a state. `None` is a state without a history.
     pub(super) fn new(history: Option<History>, index: u64) -> Self {
         Self { history: history.map(History::get), index }
     }
 
-    /// Whether it may belong to this history.
+    /// Whether the index may belong to this history. One without a history may belong to any.
     pub(super) fn is_in(self, history: Option<History>) -> bool {
         self.history.is_none_or(|own| history.is_some_and(|present| present.get() == own))
     }
 
-    /// A text that says that it does not belong to the present history.
+    /// A text that says that the index does not belong to the present history.
     pub(super) fn has_ended(self, present: Option<History>) -> String {
         match present {
             Some(present) => format!("{self} is a place in another history; {present} holds now"),
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_read_as_they_are_written() {
+    fn indexes_are_read_as_they_are_written() {
         for place in [
             HistoryIndex { history: None, index: 7 },
             HistoryIndex { history: Some(0), index: 0 },

@@ -1,5 +1,5 @@
-//! What each node knows of an instance: the requests in flight to it through that node's proxy,
-//! which an operator reads before a drain and watches after it, and what its probes found.
+//! What each node knows about an instance: the requests in flight to it through that node's proxy, and the results of
+//! that node's probes. An operator reads the requests in flight before and after a drain.
 
 use std::time::Duration;
 
@@ -28,11 +28,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
 /// What one node knows about an instance.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InstanceAtNode {
-    /// The node's name.
+    /// Name of the node.
     node: String,
     /// Requests in flight through this node; null if the node did not answer.
     in_flight: Option<u64>,
-    /// Its latest probes, newest first.
+    /// The latest probes that the node made, newest first; empty if it did not answer.
     observations: Vec<ProbeObservation>,
 }
 
@@ -43,15 +43,15 @@ pub(super) struct InstanceAtNodes {
     in_flight: u64,
     /// Whether every node answered.
     complete: bool,
-    /// Each node. If the backend has no members, only this node.
+    /// What each node knows. If the backend has no members, only this node.
     nodes: Vec<InstanceAtNode>,
 }
 
-/// Answers other nodes. Holds the node's parts weakly: they hold it.
+/// Answers other nodes. It holds the node's parts weakly, because they hold this value.
 pub struct InstanceReports(WeakState);
 
 impl InstanceReports {
-    /// For a node's state.
+    /// Creates the service for a node's state.
     pub fn new(state: &AppState) -> Self {
         Self(state.downgrade())
     }
@@ -84,8 +84,8 @@ fn report(app: &AppState, key: &InstanceKey) -> InstanceReport {
     InstanceReport { in_flight: app.forwarder().in_flight(key), probes, overdue_ms }
 }
 
-/// How long ago the time to live of an instance ended that is kept only because expiry is suspended, in milliseconds. Only the
-/// leader knows; `None` if it did not say so.
+/// If an instance is kept only because expiry is suspended: how long ago its time to live ended, in milliseconds. Only
+/// the leader knows this. `None` if no time to live has ended, or if the leader gave no answer.
 pub(super) async fn overdue_ms(app: &AppState, key: &InstanceKey) -> Option<u64> {
     let leadership = app.store().leadership_now();
     if leadership.is_leader {
@@ -101,7 +101,7 @@ fn known_here(app: &AppState, key: &InstanceKey) -> InstanceAtNode {
     at_node(app.settings().instance_id.clone(), Some(report(app, key)))
 }
 
-/// What a node answered, as the API shows it; `None` where it did not answer.
+/// The answer of a node, as the API shows it. `report` is `None` if the node did not answer.
 fn at_node(node: String, report: Option<InstanceReport>) -> InstanceAtNode {
     let Some(InstanceReport { in_flight, probes, .. }) = report else {
         return InstanceAtNode { node, in_flight: None, observations: Vec::new() };
@@ -118,7 +118,7 @@ fn at_node(node: String, report: Option<InstanceReport>) -> InstanceAtNode {
     InstanceAtNode { node, in_flight: Some(in_flight), observations }
 }
 
-/// Asks every node about an instance: requests in flight, latest probes.
+/// Asks every node about an instance: its requests in flight and latest probes.
 #[utoipa::path(
     get, path = "/api/v1/services/{namespace}/{service}/instances/{id}/nodes",
     tag = "instances", operation_id = "instanceNodes",

@@ -26,17 +26,17 @@ use maxine_state::{
     Command, Deregistration, Expiry, InTraffic, Instance, Liveness, Name, Reply, ServiceState,
 };
 
-/// State of an instance, as a filter.
+/// State of an instance, for filtering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum InstanceFilter {
-    /// Gets traffic.
+    /// It gets traffic.
     Routable,
-    /// Alive, but not ready.
+    /// It is alive, but not ready.
     Unhealthy,
-    /// Evicted by its health checks and watched on.
+    /// It is evicted by its health checks, which continue.
     Evicted,
-    /// Drained by an operator.
+    /// It is drained by an operator.
     Draining,
 }
 
@@ -92,7 +92,7 @@ impl ListInstances {
     }
 }
 
-/// Lists a service's instances, those evicted and drained included.
+/// Lists a service's instances, including those that are evicted or drained.
 #[utoipa::path(
     get, path = "/api/v1/services/{namespace}/{service}/instances", tag = "instances",
     operation_id = "listInstances",
@@ -161,19 +161,19 @@ pub(super) async fn get_instance(
     Ok(fresh.json(view.with_checks(known)))
 }
 
-/// A registration that was taken.
+/// A registration that was accepted.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Registered {
-    /// The index at which this node's state shows it.
+    /// The index at which this node's state has the registration.
     index: u64,
-    /// Names the registration; a heartbeat or a removal may carry it.
+    /// Number of the registration, which a heartbeat or a removal may contain.
     lease_epoch: u64,
 }
 
 /// Registers an instance, or renews an equal registration.
 ///
-/// A registration equal to the present one is a heartbeat. Repeat it, or send heartbeats, within
-/// `ttl_ms`. A permanent instance needs neither.
+/// A registration that equals the present one is a heartbeat. Repeat it, or send heartbeats, within `ttl_ms`. A
+/// permanent instance needs neither.
 #[utoipa::path(
     put, path = "/api/v1/services/{namespace}/{service}/instances/{id}", tag = "instances",
     operation_id = "registerInstance",
@@ -212,16 +212,16 @@ pub(super) async fn register_instance(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RemoveInstance {
-    /// Only if this is still its registration.
+    /// Only remove this registration; a newer one of the instance stays.
     lease_epoch: Option<u64>,
 }
 
-/// A removal.
+/// Outcome of a removal.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Removed {
-    /// The index of the state right after it.
+    /// The index of the state right after the removal.
     index: u64,
-    /// Whether there was something to remove.
+    /// Whether there was a registration to remove.
     removed: bool,
 }
 
@@ -245,15 +245,15 @@ pub(super) async fn deregister_instance(
     Ok(Json(Removed { index: applied.index, removed }))
 }
 
-/// The registration that the heartbeat belongs to.
+/// Which registration a heartbeat belongs to.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct HeartbeatBody {
-    /// Only if this is still its registration.
+    /// Only renew this registration; 404 if the instance has a newer one.
     lease_epoch: Option<u64>,
 }
 
-/// Renews an instance's lease. 404 says that it is not registered: register it again. 409 says that it is permanent
+/// Renews an instance's lease. 404 means that it is not registered: register it again. 409 means that it is permanent
 /// and has no lease.
 #[utoipa::path(
     post, path = "/api/v1/services/{namespace}/{service}/instances/{id}/heartbeat",
@@ -307,9 +307,9 @@ pub(super) struct DrainBody {
 /// Answer to a change that may have been made before.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Changed {
-    /// The index of the state right after it.
+    /// The index of the state right after the change.
     pub(super) index: u64,
-    /// Whether it changed anything.
+    /// Whether the request changed anything.
     pub(super) changed: bool,
 }
 
@@ -360,7 +360,7 @@ async fn set_drain(
     Ok(Json(Changed { index: applied.index, changed }))
 }
 
-/// This is no defect: no instance gets traffic now.
+/// The answer to a request for a service without a routable instance. It is not a defect of the node.
 pub(super) fn none_routable(service: &str) -> Problem {
     let detail = format!("no instance of service {service} is routable now");
     let mut problem = Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1);

@@ -1,7 +1,8 @@
-//! What is known of the checks of an instance.
+//! What this node knows about the checks of an instance.
 //!
-//! The list of checks and the explanation of its traffic are both made here, so that they never contradict each other. A
-//! verdict on the probe is stored only when it changes. Before its first change the latest probes say how the instance is.
+//! The list of checks and the explanation of an instance's traffic both come from here, so that they never contradict
+//! each other. A verdict on the probe is stored only when it changes. Before its first change, the latest probes tell
+//! the state of the instance.
 
 use super::shape::{CheckView, Detail};
 use crate::observations::ProbeObservation;
@@ -10,12 +11,13 @@ use maxine_state::{Check, CheckStatus, Instance};
 /// The checks of one instance.
 pub(super) struct KnownChecks {
     checks: Vec<CheckView>,
-    /// The latest probe, where no verdict on the probe is stored yet.
+    /// The latest probe, if no verdict on the probe is stored yet.
     last_probe: Option<ProbeObservation>,
 }
 
 impl KnownChecks {
-    /// `is_probed` says whether nodes of Maxine probe it: as its owner, the policy or the node's settings ask for.
+    /// `is_probed` is whether nodes of Maxine probe the instance, because its owner, the policy or the node's settings
+    /// say so.
     pub(super) fn of(
         instance: &Instance,
         is_probed: bool,
@@ -27,7 +29,8 @@ impl KnownChecks {
         Self::with_probes(checks, detail, observations)
     }
 
-    /// The stored checks, and what the latest probe found while there is no verdict on it.
+    /// The stored checks. While there is no verdict on the probe, the check of the probe shows what the latest probe
+    /// found.
     fn with_probes(
         mut checks: Vec<CheckView>,
         detail: Detail,
@@ -41,7 +44,8 @@ impl KnownChecks {
         let last_probe = match (checks.iter_mut().find(is_open), last) {
             (Some(probe), Some(last)) => {
                 if last.ok {
-                    // The stored time is that of the status `unknown`. Which probe was the first to pass is not known.
+                    // The stored time is that of the status `unknown`. It is not known which probe was the first to
+                    // pass.
                     (probe.status, probe.since_ms) = (CheckStatus::Passing, None);
                 }
                 if detail != Detail::WithoutProbes {
@@ -59,7 +63,8 @@ impl KnownChecks {
         self.checks
     }
 
-    /// What they say of an instance that none of them takes out of traffic, in one line. `reason` is that of a warning.
+    /// What the checks say about an instance that none of them takes out of traffic, in one line. `reason` is the text
+    /// of a warning.
     pub(super) fn text(&self, reason: &str) -> String {
         let failed = self.last_probe.as_ref().filter(|last| !last.ok);
         let is_open = |check: &&CheckView| check.status == CheckStatus::Unknown;
@@ -95,7 +100,7 @@ impl KnownChecks {
         if parts.is_empty() { "it has no checks".into() } else { parts.join(", and ") }
     }
 
-    /// Whether there is no check at all, so that only the lease decides.
+    /// Whether there are no checks at all, so that only the lease decides.
     pub(super) fn is_empty(&self) -> bool {
         self.checks.is_empty()
     }
@@ -114,7 +119,7 @@ mod tests {
         ProbeObservation { node, at_ms, ok, detail, latency_ms: None, passive: false }
     }
 
-    /// An instance with these checks that its owner reports, of which the first passes.
+    /// An instance with these checks of its owner. The first of them passes.
     fn instance(owned: &[&str], probed: bool) -> Instance {
         let address = Address::parse("http://10.0.0.1:80").unwrap();
         let mut registration = Registration::new(Name::trusted("a"), address, 5_000);
@@ -172,7 +177,7 @@ mod tests {
         says(&[], true, true, &[probe(1, true)], passed, "probe passing");
         let failed = "its probe has not failed often enough to take it out (the last one, by node-1, failed)";
         says(&[], true, true, &[probe(1, true), probe(2, false)], failed, "probe unknown");
-        // What a proxy saw is no probe.
+        // A result that a proxy saw is not a probe.
         let proxy = ProbeObservation { passive: true, ..probe(3, true) };
         says(&[], true, true, &[probe(2, false), proxy], failed, "probe unknown");
         says(&["mem"], false, false, &[], "its health checks pass", "mem passing");

@@ -1,4 +1,4 @@
-//! The history of leaders and the causes of changes, from the audit log's records about leadership.
+//! The history of leaders and the causes of changes. It is read from the audit log's records about leadership.
 
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -13,48 +13,50 @@ use crate::problem::Problem;
 use maxine_actors::TAKEOVER_SILENCE;
 use maxine_state::{AuditAction, AuditRecord};
 
-/// If the previous leader was heard within this time, it transferred leadership, because an election takes
-/// longer. In milliseconds.
+/// If the new leader had heard from the previous one within this time, that leader transferred its leadership, because
+/// an election takes longer. In milliseconds.
 const HANDOVER_SILENCE_MS: u64 = 300;
-/// A transfer by an admin is recorded within this time of the grant, in milliseconds.
+/// An admin's transfer is recorded within this time before or after the grant, in milliseconds.
 const TRANSFER_TOLERANCE_MS: u64 = 15_000;
 
 /// Why leadership changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum LeadershipCause {
-    /// The oldest one that is kept.
+    /// The cause is unknown, because this is the oldest change that is kept.
     First,
-    /// An admin handed leadership over.
+    /// An admin transferred leadership.
     Transfer,
-    /// The leader before handed over by itself, as a node does that is stopped.
+    /// The previous leader transferred leadership by itself, as a node does when it is stopped.
     Handover,
-    /// The leader before fell silent.
+    /// The previous leader became silent.
     Silence,
-    /// The same node took its duties anew, after it had lost its majority or was restarted.
+    /// The same node took over its duties again, after it had lost its majority or was restarted.
     Regained,
-    /// The new leader did not know how the leadership before ended: it had just started, or had not followed that leader.
+    /// The new leader did not know how the previous leadership ended: it had just started, or had not followed that
+    /// leader.
     Unknown,
 }
 
 /// A change of leadership.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LeadershipChange {
-    /// Its index, which is the holder's fencing token.
+    /// The index of the change, which is the holder's fencing token.
     index: u64,
-    /// Time, in milliseconds since 1970.
+    /// When the change took place, in milliseconds since 1970.
     time_ms: u64,
-    /// Who took over the leader's duties.
+    /// Name of the node that took over the leader's duties.
     holder: String,
-    /// The fencing token.
+    /// Fencing token of the new holder.
     fence: u64,
-    /// Why.
+    /// Why leadership changed.
     cause: LeadershipCause,
-    /// The previous leader: the holder of the change before; null for the oldest one.
+    /// Name of the previous leader: the holder of the change before; null for the oldest one.
     from: Option<String>,
-    /// Time without a leader that could acknowledge a write, in milliseconds; null if the new leader did not know it.
+    /// How long there was no leader that could acknowledge a write, in milliseconds; null if the new leader did not
+    /// know it.
     gap_ms: Option<u64>,
-    /// Who asked for a transfer.
+    /// The admin who asked for the transfer; null if nobody did.
     by: Option<String>,
 }
 
@@ -69,8 +71,8 @@ pub(super) struct Timeline {
     cursor: Option<String>,
 }
 
-/// Lists who took over the leader's duties, when and why, newest first. It reaches further back
-/// than the audit log by a thousand records.
+/// Lists who took over the leader's duties, when and why, newest first. The list reaches further back than the audit
+/// log by a thousand records.
 #[utoipa::path(
     get, path = "/api/v1/cluster/leadership", tag = "cluster", operation_id = "clusterLeadership",
     params(Timeline, Freshness), responses((status = 200, body = Page<LeadershipChange>)),
@@ -92,11 +94,11 @@ struct Grant<'a> {
     record: &'a AuditRecord,
     /// The transfers that were recorded after it and before the next grant.
     transfers: Vec<&'a AuditRecord>,
-    /// The leader that the new leader had followed, and how long that one had been silent.
+    /// The leader that the new leader had followed, and how long that leader had been silent, in milliseconds.
     known: Option<(String, u64)>,
 }
 
-/// The grants among `records`, newest first, each with its number and the records around it.
+/// The grants among `records`, newest first, each with its sequence number in the audit log.
 fn changes<'a>(
     records: impl Iterator<Item = &'a AuditRecord>,
 ) -> impl Iterator<Item = (u64, LeadershipChange)> {
@@ -110,7 +112,7 @@ fn changes<'a>(
                     takeover = silence_of(&record.object).map(|(from, ms)| (record.seq, from, ms));
                 }
                 AuditAction::LeadershipGrant => {
-                    // The leader writes both together.
+                    // The leader writes both records together.
                     let known = takeover.take().filter(|(seq, ..)| *seq == record.seq + 1);
                     let known = known.map(|(_, from, gap_ms)| (from, gap_ms));
                     return Some(Grant {
@@ -127,7 +129,7 @@ fn changes<'a>(
     std::iter::from_fn(move || {
         let Grant { record, transfers, known } = grants.next()?;
         let older = grants.peek();
-        // The node that was asked records the transfer when it knows the new leader. That may be before or
+        // The node that received the transfer request records it when it knows the new leader. That may be before or
         // after the new leader records its grant.
         let recorded_before = older.map(|older| older.transfers.as_slice()).unwrap_or_default();
         let near = |transfer: &&&AuditRecord| {
@@ -136,8 +138,8 @@ fn changes<'a>(
         };
         let asked = transfers.iter().chain(recorded_before).find(near);
         let by = asked.map(|transfer| transfer.user.to_string());
-        // The leader that the new leader had followed may have led earlier. What is known about it says
-        // nothing about this change.
+        // The leader that the new leader had followed may be an earlier one. Then its silence says nothing about this
+        // change.
         let from = older.map(|older| older.record.object.to_string());
         let gap_ms = known.filter(|(name, _)| from.as_ref() == Some(name)).map(|(_, ms)| ms);
         let cause = cause_of(&record.object, by.is_some(), from.as_deref(), gap_ms);
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_has_the_cause_that_stands_next_to_it() {
+    fn each_change_has_the_cause_that_its_records_show() {
         let records = [
             record(1, 0, "system:leadership", AuditAction::LeadershipGrant, "node-1"),
             record(2, 5_000, "", AuditAction::InstanceRegister, "default/a/1"),

@@ -1,7 +1,7 @@
 //! JSON merge patch (RFC 7396) for documents with a revision: policies and the configuration.
 //!
-//! The document is read, changed and written under the revision that was read. This is repeated until no
-//! other change came in between, so that changing a part does not undo another user's change.
+//! The document is read, changed, and written under the revision that was read. This is repeated until no other change
+//! came in between, so that a patch never undoes another user's change.
 
 use std::fmt;
 
@@ -19,11 +19,11 @@ use maxine_state::{Applied, Command, ControlState, Rejection, RequestId};
 
 /// Maximum number of attempts while other users change the same document.
 const ATTEMPTS_MAX: u32 = 16;
-/// How long this node may take to catch up with another user's change.
+/// Maximum time for this node to catch up with another user's change.
 const CATCH_UP: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// The body of a `PATCH`: an object whose fields replace those of the document; `null` takes a field
-/// away, objects are merged.
+/// The body of a `PATCH`: an object whose fields replace those of the document. `null` removes a field, and objects are
+/// merged.
 pub(super) struct MergePatch(Map<String, Value>);
 
 impl FromRequest<AppState> for MergePatch {
@@ -61,8 +61,8 @@ fn merge(document: &mut Map<String, Value>, patch: &Map<String, Value>) {
     }
 }
 
-/// Changes a document by a patch. `read` returns the document and its revision. `command` makes the command
-/// that writes the changed document; it must be refused if the revision is no longer the given one.
+/// Changes a document by a patch. `read` returns the document and its revision. `command` makes the command that writes
+/// the changed document; apply must refuse it if the document has another revision than the given one.
 pub(super) async fn patch(
     state: &AppState,
     write: Write,
@@ -73,8 +73,8 @@ pub(super) async fn patch(
     let request_id = write.request_id();
     let Write { actor, conditions, answer_by_ms, answered, .. } = write;
     if let Some(revision) = conditions.if_match {
-        // A revision is the index at which it was set. If there is a later one when this node has reached
-        // that index, apply refuses the change.
+        // A revision is the index at which it was set. Once this node has reached that index, it has this revision or a
+        // later one, and apply refuses the change if there is a later one.
         state.view().wait_for(revision, CATCH_UP).await?;
     }
     for attempt in 0..ATTEMPTS_MAX {
@@ -99,7 +99,7 @@ pub(super) async fn patch(
                     answered.at(index);
                     return Err(rejection.into());
                 }
-                // Once this node has reached that index, it has the other change.
+                // Once this node has reached that index, it has the other user's change.
                 state.view().wait_for(index, CATCH_UP).await?;
             }
             Err(error) => return Err(error.into()),
@@ -109,8 +109,8 @@ pub(super) async fn patch(
     Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1))
 }
 
-/// Each attempt has its own request id. Otherwise all attempts would get the refusal of the first one. A
-/// repeat of the whole request has the same ids, so it finds the attempt that took effect.
+/// Each attempt has a request id of its own. Otherwise all attempts would get the refusal of the first one. A repeat of
+/// the whole request has the same ids, so it finds the attempt that took effect.
 fn of_attempt(id: RequestId, attempt: u32) -> RequestId {
     let hash =
         Sha256::new().chain_update(id.name().to_le_bytes()).chain_update(attempt.to_le_bytes());
@@ -181,7 +181,7 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
-    /// The cases of RFC 7396, appendix A, whose patch and document are objects.
+    /// Cases of RFC 7396, appendix A, in which patch and document are objects.
     #[test]
     fn patches_merge_as_the_rfc_says() {
         for (document, patch, result) in [

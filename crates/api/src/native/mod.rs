@@ -144,7 +144,7 @@ fn record_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(telemetry::traffic))
 }
 
-/// Adds what all native routes share.
+/// Adds the layers that all native routes share.
 pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppState> {
     router
         .layer(CatchPanicLayer::custom(panicked))
@@ -152,13 +152,13 @@ pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppStat
         .layer(Extension(Arc::new(watch::Watchers::new(state.settings().watchers))))
 }
 
-/// The answer for a handler that panicked. The log has the panic itself.
+/// The answer for a handler that panicked. The panic itself is only logged.
 fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
     compat_error::log_panic(panic.as_ref());
     Problem::new(ProblemKind::Internal, "an internal error occurred").into_response()
 }
 
-/// Refuses an instance whose address the operator's networks forbid.
+/// Refuses an instance whose address is in a network that the operator forbids.
 fn check_target(state: &AppState, registration: &Registration) -> Result<(), Problem> {
     state.forwarder().egress().check_address(&registration.address).map_err(|reason| {
         let limit = format!("in a network that may be called: {reason}");
@@ -166,8 +166,8 @@ fn check_target(state: &AppState, registration: &Registration) -> Result<(), Pro
     })
 }
 
-/// Refuses a probe that a caller without a credential may not register. Except for its path, such a probe
-/// would let anyone send arbitrary requests to any address, and see the results.
+/// Refuses a probe that a caller without a credential may not register. Such a caller may only choose the path.
+/// Otherwise anyone could send arbitrary requests to any address, and see the results.
 fn check_probe(caller: &Caller, probe: Option<&ProbeSpec>) -> Result<(), Problem> {
     let Some(probe) = probe.filter(|_| caller.role.is_none()) else { return Ok(()) };
     let plain =

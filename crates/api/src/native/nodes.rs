@@ -1,8 +1,8 @@
-//! The reports of all nodes about themselves, fetched over the nodes' own connections. So a user of one node
-//! sees all nodes, and would see two that both claim to lead.
+//! The reports of all nodes about themselves, fetched over the connections between the nodes. So a user of one node
+//! sees all nodes, and can notice two nodes that both claim to lead.
 //!
-//! A node answers from memory. A node that does not answer in time is shown without a report, and delays
-//! nobody further.
+//! A node answers from memory. A node that does not answer in time is shown without a report, and does not delay the
+//! answer further.
 
 use std::time::Duration;
 
@@ -23,29 +23,29 @@ use maxine_store::MemberView;
 
 /// Time limit for the answer of a node.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// Over how long a node counts its traffic for a report, in milliseconds.
+/// The period for which a node counts its traffic for a report, in milliseconds.
 const TRAFFIC_MS: u64 = 60_000;
 
-/// A node, and its answer.
+/// A node, and its report.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct NodeView {
-    /// Its number; null where the backend has no members.
+    /// Number of the node; null if the backend has no members.
     id: Option<u64>,
-    /// Its name.
+    /// Name of the node.
     name: String,
-    /// URL at which clients reach it; empty if unknown.
+    /// URL at which clients reach the node; empty if unknown.
     http_addr: String,
-    /// Its report; null if it did not answer.
+    /// Report of the node; null if it did not answer.
     report: Option<NodeReport>,
-    /// Why there is no report.
+    /// Why there is no report; null if there is one.
     problem: Option<String>,
 }
 
-/// Answers other nodes. Holds the node's parts weakly: they hold it.
+/// Answers other nodes. It holds the node's parts weakly, because they hold this value.
 pub struct NodeReports(WeakState);
 
 impl NodeReports {
-    /// For a node's state.
+    /// Creates the service for a node's state.
     pub fn new(state: &AppState) -> Self {
         Self(state.downgrade())
     }
