@@ -8,12 +8,12 @@ use maxine_state::InstanceKey;
 /// The status of an instance at one node's proxy.
 #[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub(super) struct ProxyStatus {
-    /// The node.
+    /// Name of the node.
     pub(super) node: String,
-    /// Why this node's proxy sends it no requests although it is registered and healthy; null if it
-    /// does.
+    /// Why this node's proxy sends no requests to the instance although it is registered and healthy; null if it sends
+    /// some.
     pub(super) held_back: Option<String>,
-    /// Its requests, connections and signals.
+    /// Requests, connections and signals of the instance.
     #[serde(flatten)]
     pub(super) status: UpstreamStatus,
 }
@@ -23,27 +23,27 @@ pub(super) struct ProxyStatus {
 pub(super) struct ProbeObservation {
     /// The node that probed.
     pub(super) node: String,
-    /// When the probe ended by the clock of that node, in milliseconds since 1970.
+    /// When the probe ended, by the clock of that node, in milliseconds since 1970.
     pub(super) at_ms: u64,
     /// Whether the instance passed.
     pub(super) ok: bool,
-    /// Result, in one line.
+    /// The result, in one line.
     pub(super) detail: String,
     /// Duration, in milliseconds; null if it was not measured.
     pub(super) latency_ms: Option<f64>,
-    /// Whether it comes from requests of that node's proxy, and not from a probe.
+    /// Whether the result comes from requests of that node's proxy instead of a probe.
     #[serde(skip)]
     pub(super) passive: bool,
 }
 
-/// The status of an instance at this node's proxy; `None` if it was never called from here.
+/// The status of an instance at this node's proxy; `None` if this proxy has never called it.
 pub(super) fn proxy_status(state: &AppState, key: &InstanceKey) -> Option<ProxyStatus> {
     let (status, held_back) = state.forwarder().upstream_status(key)?;
     let node = state.settings().instance_id.clone();
     Some(ProxyStatus { node, held_back: held_back.map(str::to_owned), status })
 }
 
-/// The latest probes of an instance's present address by this node, newest first. `address_index` is that of the
+/// The latest probes by this node of the instance's present address, newest first. `address_index` is that of the
 /// instance. Probes of an earlier address or registration are left out.
 pub(super) fn own(
     state: &AppState,
@@ -66,8 +66,8 @@ pub(super) fn own(
     own.collect()
 }
 
-/// The last result that every other observer of an instance's present address reported to the leader. This node's
-/// proxy counts as another observer. `None` if the leader does not answer: then their results are not known.
+/// The last result that each other observer of the instance's present address reported to the leader. This node's proxy
+/// counts as another observer. `None` if the leader did not answer, so that the results are unknown.
 pub(super) async fn of_others(
     state: &AppState,
     key: &InstanceKey,
@@ -75,7 +75,7 @@ pub(super) async fn of_others(
 ) -> Option<Vec<ProbeObservation>> {
     let node = &state.settings().instance_id;
     let reports = state.health().reports(key).await?.into_iter();
-    // This node's own probes are known in more detail.
+    // This node knows its own probes in more detail, so their reports are left out.
     let others = reports
         .filter(|report| report.address_index == address_index)
         .filter(|report| report.passive || report.observer != *node);

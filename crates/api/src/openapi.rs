@@ -1,7 +1,7 @@
-//! The OpenAPI document. It is generated from the handlers, completed here with what is common to all of
-//! them, and served as JSON and as an interactive page.
+//! The OpenAPI document. It is generated from the handlers. This module adds what all routes have in common, and serves
+//! the document as JSON and as an interactive page.
 //!
-//! **Invariant:** its statements about access come from the table that decides it.
+//! **Invariant:** its statements about access come from the access table, which decides access.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use super::send_monitor::SharedBytes;
 use super::{AppState, hosts};
 use maxine_identity::SESSION_COOKIE;
 
-/// The beginning of the document.
+/// The document without routes: its title and tags.
 pub(super) fn skeleton() -> OpenApi {
     let mut info = Info::new("Maxine", env!("CARGO_PKG_VERSION"));
     let about = "A control plane for service-to-service traffic. Errors are problem+json \
@@ -62,7 +62,7 @@ pub(super) fn skeleton() -> OpenApi {
     OpenApiBuilder::new().info(info).tags(Some(tags.map(tag))).build()
 }
 
-/// Adds what is common to all routes: errors, headers, conditions, access.
+/// Adds what all routes have in common: errors, headers, conditions, access.
 pub(super) fn complete(document: &mut OpenApi) {
     let components = document.components.get_or_insert_with(Components::new);
     components.schemas.insert(Problem::name().into(), Problem::schema());
@@ -89,7 +89,7 @@ pub(super) fn complete(document: &mut OpenApi) {
 fn complete_operation(table: &AccessTable, path: &str, method: &Method, operation: &mut Operation) {
     let access = match table.of_route(method, path) {
         Decision::Route(rule) => rule.access,
-        // The edge refuses routes that are not in the table; a test finds them.
+        // The edge refuses a route that is not in the table, and a test fails for it.
         _ => Access::Admin,
     };
     operation.security = Some(security(access));
@@ -134,7 +134,7 @@ fn security(access: Access) -> Vec<SecurityRequirement> {
     }
 }
 
-/// The kinds of problem that a route may answer with.
+/// The kinds of problem with which a route may answer.
 fn problems(path: &str, method: &Method, has_body: bool) -> Vec<ProblemKind> {
     use ProblemKind as Kind;
     let mut kinds = vec![
@@ -190,7 +190,7 @@ fn put_headers(status: &str, response: &mut Response) {
     }
 }
 
-/// Conditional changes of policies and the configuration.
+/// Describes the conditional reads and changes of policies and of the configuration.
 fn conditions(method: &Method, operation: &mut Operation) {
     if *method == Method::GET {
         let unchanged = ResponseBuilder::new().description("`If-None-Match` has its revision.");
@@ -220,8 +220,8 @@ pub fn document() -> OpenApi {
     super::native::router().into_openapi()
 }
 
-/// The document, its interactive page, and the pages for the problems' types. The interactive page acts for
-/// the user who is signed in, so it is served only under this node's own names, like the dashboard.
+/// Routes for the document, its interactive page, and the pages about the types of problems. The interactive page acts
+/// for the user who is signed in. So it is only served under this node's own names, like the dashboard.
 pub(super) fn pages(document: OpenApi) -> Router<AppState> {
     let text = serde_json::to_vec(&document).expect("the document is plain data");
     let files =
@@ -243,14 +243,14 @@ pub(super) fn pages(document: OpenApi) -> Router<AppState> {
     router.layer(axum::middleware::map_response(super::ui::secured))
 }
 
-/// Where the document is.
+/// The path of the document.
 const DOCUMENT: &str = "/api/v1/openapi.json";
 
 /// The document and the files of the interactive page, shared by all requests.
 struct Files {
     document: Bytes,
     config: Config<'static>,
-    /// By name, with their types. Only files that were requested.
+    /// The files that were requested so far, by name, with their types.
     page: Mutex<HashMap<String, (Bytes, String)>>,
 }
 
@@ -294,7 +294,7 @@ fn shared(bytes: Bytes, kind: &str) -> HttpResponse {
 pub(super) const PAGES: [&str; 4] =
     ["/api/v1/openapi.json", "/api/docs", "/api/docs/{*rest}", "/problems/{slug}"];
 
-/// Explains a problem's type.
+/// Explains a type of problem.
 async fn explain(Path(slug): Path<String>) -> HttpResponse {
     let Some(kind) = ProblemKind::from_slug(&slug) else {
         return Problem::new(ProblemKind::NotFound, "there is no problem of this type")

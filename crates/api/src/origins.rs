@@ -1,9 +1,9 @@
 //! The origins of this cluster's members, as browsers write them: `scheme://host:port`.
 //!
-//! The dashboard continues at another member when its node is unreachable. For that, the page's policy must
-//! permit connections to the members, and each member must permit pages of the others to read its answers.
-//! Both lists come from here. Such a request has a bearer token and never a cookie, so a member's origin gets
-//! no additional rights. This module does not decide who may do what.
+//! If its node is unreachable, the dashboard continues at another member. For that, the page's policy must permit
+//! connections to the members, and each member must permit pages of the others to read its answers. Both lists come
+//! from here. Such a request has a bearer token and never a cookie, so a member's origin gets no additional rights.
+//! This module does not decide who may do what.
 
 use axum::http::Uri;
 
@@ -19,14 +19,14 @@ pub(super) fn of_members(store: &dyn ControlStore) -> Vec<String> {
     members.iter().filter_map(|member| of_address(&member.http_addr)).take(MEMBERS_MAX).collect()
 }
 
-/// The origin of a URL or `host:port` as a browser writes it; `None` for anything else.
+/// The origin of a URL or `host:port` as a browser writes it; `None` for any other text.
 fn of_address(address: &str) -> Option<String> {
     let text = if address.contains("://") { address.into() } else { format!("http://{address}") };
     let uri: Uri = text.parse().ok()?;
     let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
     let authority = uri.authority()?;
     let host = authority.host().to_ascii_lowercase();
-    // A value for a header must be a name or an address.
+    // The value becomes part of a header, so the host must consist of the characters of a name or an address.
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
     if host.is_empty() || authority.as_str().contains('@') || !host.chars().all(plain) {
         return None;
@@ -43,7 +43,7 @@ mod tests {
     use super::of_address;
 
     #[test]
-    fn addresses_become_what_browsers_send_as_origin() {
+    fn addresses_become_origins_as_browsers_send_them() {
         let cases = [
             ("http://127.0.0.1:8081", Some("http://127.0.0.1:8081")),
             ("https://Node-1.example:443/", Some("https://node-1.example")),

@@ -1,10 +1,9 @@
-//! Audit records that wait until the cluster accepts writes. They are stored in a file, so that a restart
-//! loses none.
+//! Audit records that wait until the cluster accepts writes. They are stored in a file, so that a restart loses none.
 //!
-//! Place in the flow: [`super::AuditRelay`] adds records and writes one after the other to the log. A record
-//! is removed from the file only once it is in the log. Its request id is stored with it, so that a record
-//! with an unknown outcome is written only once. Equal records are counted in one, so that a scraper does not
-//! fill the file.
+//! Place in the flow: [`super::AuditRelay`] adds records, and writes them to the log one after the other. A record is
+//! removed from the file only when it is in the log. Its request id is stored with it, so that a record with an unknown
+//! outcome is written only once. Equal records become one record with a count, so that a client that repeats a request
+//! often does not fill the file.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,13 +19,13 @@ use maxine_state::{Actor, AuditAction, Command, RequestId};
 
 /// Maximum number of waiting records.
 pub(super) const RECORDS_MAX: usize = 256;
-/// Maximum length of the file, in bytes. The maximum number of records needs less.
+/// Maximum length of the file, in bytes. [`RECORDS_MAX`] records need less.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 /// A waiting record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PendingRecord {
-    /// The request id for writing it, in hexadecimal.
+    /// The request id with which the record is written, in hexadecimal.
     request_id: String,
     user: Box<str>,
     address: Box<str>,
@@ -35,19 +34,18 @@ pub(super) struct PendingRecord {
     action: AuditAction,
     object: Box<str>,
     success: bool,
-    /// Identifies the request if its client repeats it: a hash of its idempotency key.
+    /// A hash of the request's idempotency key. It identifies the request if its client repeats it.
     key: Option<u64>,
-    /// Number of occurrences.
+    /// How often it happened.
     count: u64,
-    /// Time of the first occurrence, in milliseconds since 1970. The record itself gets the time at which it
-    /// is written.
+    /// When it happened first, in milliseconds since 1970. The record in the log gets the time at which it is written.
     first_ms: u64,
-    /// Time of the last occurrence.
+    /// When it happened last, in milliseconds since 1970.
     last_ms: u64,
 }
 
 impl PendingRecord {
-    /// What is written to the log.
+    /// The actor, the request id and the command with which the record is written to the log.
     pub(super) fn command(&self) -> (Actor, RequestId, Command) {
         let (what, first, last) = (&self.object, at(self.first_ms), at(self.last_ms));
         let object = match self.count {
@@ -74,7 +72,7 @@ impl PendingRecord {
     }
 }
 
-/// A time, for people.
+/// A time as text.
 fn at(time_ms: u64) -> String {
     let time = i64::try_from(time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     time.unwrap_or(Timestamp::UNIX_EPOCH).to_string()
@@ -83,14 +81,13 @@ fn at(time_ms: u64) -> String {
 #[derive(Default)]
 struct Inner {
     records: Vec<PendingRecord>,
-    /// Whether the first record is being written. It may be in the log already, so it is no longer counted
-    /// up.
+    /// Whether the first record is being written. It may be in the log already, so its count must not change any more.
     is_writing: bool,
 }
 
 /// The waiting records.
 pub(super) struct PendingRecords {
-    /// The file; `None` if they are kept in memory only.
+    /// The file. `None` if the records are kept in memory only.
     file: Option<PathBuf>,
     inner: Mutex<Inner>,
     /// Locked while the file is written.
@@ -100,16 +97,16 @@ pub(super) struct PendingRecords {
 /// The result of adding a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Added {
-    /// It waits, and nothing is being written, so the caller must begin.
+    /// The record waits. Nothing is being written, so the caller must begin.
     Begin,
-    /// It waits behind others.
+    /// The record waits behind others that are being written.
     Waits,
-    /// There is no room for it.
+    /// There are too many waiting records.
     NoRoom,
 }
 
 impl PendingRecords {
-    /// Reads the records of an earlier run. If the file cannot be read, that is an error, and its records are
+    /// Reads the records of an earlier run. An error means that the file could not be read and that its records are
     /// lost.
     pub(super) fn open(file: Option<PathBuf>) -> (Self, io::Result<()>) {
         let read = file.as_deref().map_or_else(|| Ok(Vec::new()), read);
@@ -121,7 +118,7 @@ impl PendingRecords {
         (Self { file, inner, saving: Mutex::new(()) }, outcome)
     }
 
-    /// Adds a record, or counts it with an equal one. A repeat of the same request, by its `key`, is not
+    /// Adds a record, or adds it to the count of an equal one. A repeat of the same request, by its `key`, is not
     /// counted again.
     pub(super) fn add(
         &self,
@@ -165,7 +162,7 @@ impl PendingRecords {
         if inner.is_writing { Added::Waits } else { Added::Begin }
     }
 
-    /// Takes the first record for writing, if there is one and no other is being written.
+    /// Takes the first record for writing. `None` if there is none, or if one is being written already.
     pub(super) fn begin(&self) -> Option<PendingRecord> {
         let mut inner = self.inner.lock();
         let first = inner.records.first().cloned().filter(|_| !inner.is_writing)?;
@@ -173,7 +170,7 @@ impl PendingRecords {
         Some(first)
     }
 
-    /// The first record is in the log. Takes the next one.
+    /// Removes the first record, which is in the log now, and takes the next one.
     pub(super) fn written(&self) -> Option<PendingRecord> {
         let mut inner = self.inner.lock();
         if inner.is_writing && !inner.records.is_empty() {
@@ -184,7 +181,7 @@ impl PendingRecords {
         next
     }
 
-    /// Writes the file. Blocks.
+    /// Writes the file. This blocks the thread.
     pub(super) fn save(&self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let _one = self.saving.lock();
@@ -273,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_counted_and_outlives_a_restart_and_is_bounded() {
+    fn waiting_records_are_counted_bounded_and_survive_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pending-audit");
         let (pending, read) = PendingRecords::open(Some(file.clone()));

@@ -1,7 +1,8 @@
 //! Errors for clients: `application/problem+json` (RFC 9457), with one stable `type` for each kind.
 //!
-//! Place in the flow: handlers of the native API return a [`Problem`]. `status_of_error.rs` makes one of each error of
-//! the registry, the store and the state. A problem says whose fault it is and what to do, and never contains a secret.
+//! Place in the flow: handlers of the native API return a [`Problem`]. `status_of_error.rs` makes a problem from each
+//! error of the registry, the store and the state. A problem says whose fault it is and what to do, and never contains
+//! a secret.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -21,43 +22,43 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 /// The kinds of error. The meaning of a `type` never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
-    /// Malformed, or of the wrong type.
+    /// The request is malformed, or a value has the wrong type.
     InvalidRequest,
-    /// A field or parameter that the route does not know.
+    /// The request has a field or parameter that the route does not know.
     UnknownField,
-    /// No token, or one that is not accepted.
+    /// The request has no token, or one that is not accepted.
     Unauthorized,
-    /// Not allowed for this role.
+    /// The caller's role does not allow the request.
     Forbidden,
-    /// What the request names does not exist.
+    /// An object that the request names does not exist.
     NotFound,
-    /// Method not allowed.
+    /// The path does not support the method.
     MethodNotAllowed,
-    /// Request timeout.
+    /// The request did not arrive in time.
     RequestTimeout,
-    /// It exists already, or the cluster's state does not allow it.
+    /// The object exists already, or the cluster's state does not allow the change.
     Conflict,
-    /// The account is managed by the operator's environment variables.
+    /// The account is set by the operator's environment variables.
     Managed,
-    /// No changes can be read from the requested index.
+    /// The changes after the requested index are no longer kept, or it belongs to another history.
     Compacted,
-    /// `If-Match` did not match.
+    /// The object does not have the revision in `If-Match`.
     RevisionMismatch,
-    /// Body too large.
+    /// The body is too long.
     PayloadTooLarge,
-    /// Unsupported media type by its type.
+    /// The route does not accept the body's media type.
     UnsupportedMediaType,
-    /// Limit exceeded.
+    /// A value is beyond its limit.
     LimitExceeded,
-    /// The request has a part of a document, and the route replaces the whole.
+    /// The route replaces a whole document, and the request has only a part of it.
     Incomplete,
     /// The idempotency key was used for another request.
     KeyReused,
-    /// Too many requests from this client.
+    /// The client sent too many requests.
     TooManyRequests,
-    /// A defect in Maxine.
+    /// There is a defect in Maxine.
     Internal,
-    /// Not supported by this backend.
+    /// The backend does not support the operation.
     NotSupported,
     /// Nothing was done. A later retry is safe.
     Unavailable,
@@ -91,7 +92,7 @@ impl ProblemKind {
         Self::OutcomeUnknown,
     ];
 
-    /// The `type`: a reference relative to the server.
+    /// The `type`: a URI reference that is relative to the server.
     #[must_use]
     pub fn type_uri(self) -> &'static str {
         match self {
@@ -119,7 +120,7 @@ impl ProblemKind {
         }
     }
 
-    /// A general description.
+    /// A general description of the kind.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -203,7 +204,7 @@ impl ProblemKind {
     #[must_use]
     pub fn outcome(self) -> WriteOutcome {
         match self {
-            // A handler that failed half way may have written something before.
+            // A handler that failed may have written something before it failed.
             Self::OutcomeUnknown | Self::Internal => WriteOutcome::Unknown,
             Self::InvalidRequest
             | Self::UnknownField
@@ -227,7 +228,7 @@ impl ProblemKind {
         }
     }
 
-    /// Whether the same request can succeed without a change by somebody.
+    /// Whether the same request can succeed later, without a change by the caller.
     #[must_use]
     pub fn retry(self) -> Retry {
         match self {
@@ -253,7 +254,7 @@ impl ProblemKind {
         }
     }
 
-    /// What this kind means, for the page behind its `type`.
+    /// The last part of `type`, which also names the page that explains the kind.
     fn slug(self) -> &'static str {
         self.type_uri().trim_start_matches("/problems/")
     }
@@ -272,17 +273,17 @@ pub struct Problem {
     pub kind: ProblemKind,
     /// What is wrong with this request.
     pub detail: Box<str>,
-    /// A general description: that of the kind, or a more specific one.
+    /// A general description: that of the kind, or a more exact one.
     pub title: &'static str,
     /// What the client can do.
     pub action: &'static str,
-    /// Whether the same request can succeed; of the kind, if nothing more exact is known.
+    /// Whether the same request can succeed: by default as the kind says.
     pub retry: Retry,
-    /// The field that it is about.
+    /// The field that the problem is about.
     pub field: Option<Box<str>>,
-    /// What is allowed.
+    /// Which values are allowed.
     pub limit: Option<Box<str>>,
-    /// The value that was given, shortened.
+    /// The value that was sent, shortened.
     pub value: Option<Box<str>>,
     /// How long to wait before a retry, in seconds.
     pub retry_after_s: Option<u64>,
@@ -292,7 +293,7 @@ pub struct Problem {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 struct ProblemBody<'a> {
-    /// A reference that names the kind of error; never changes its meaning.
+    /// A reference that names the kind of error. It never changes its meaning.
     #[serde(rename = "type")]
     #[schema(example = "/problems/limit-exceeded")]
     type_uri: &'a str,
@@ -300,27 +301,27 @@ struct ProblemBody<'a> {
     title: &'a str,
     /// The HTTP status.
     status: u16,
-    /// What went wrong here.
+    /// What is wrong with this request.
     detail: &'a str,
     /// What the client can do.
     action: &'a str,
     /// Whether the request took effect: `not_done`, or `unknown`.
     #[schema(inline)]
     outcome: WriteOutcome,
-    /// Whether sending the same request again can help: `never`, `later`, or through `another_node`. Where the outcome is
-    /// unknown, repeat it only with the same `Idempotency-Key`.
+    /// Whether sending the same request again can help: `never`, `later`, or through `another_node`. If the outcome is
+    /// unknown, repeat the request only with the same `Idempotency-Key`.
     #[schema(inline)]
     retry: Retry,
-    /// The field that it is about.
+    /// The field that the error is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
-    /// What is allowed.
+    /// Which values are allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<&'a str>,
-    /// What came, shortened.
+    /// The value that was sent, shortened.
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<&'a str>,
-    /// How long to wait before a retry, in seconds; the `Retry-After` header says the same.
+    /// How long to wait before a retry, in seconds, as in the `Retry-After` header.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_s: Option<u64>,
 }
@@ -357,7 +358,7 @@ impl ToSchema for Problem {
 }
 
 impl Problem {
-    /// A problem of this kind.
+    /// A problem of this kind, with the defaults of the kind.
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Self {
             kind,
@@ -372,7 +373,7 @@ impl Problem {
         }
     }
 
-    /// What the client can do. It does not mention a header that the answer does not have.
+    /// What the client can do. The text does not mention `Retry-After` if the answer does not have that header.
     fn action_text(&self) -> &'static str {
         let kinds_own = std::ptr::eq(self.action, self.kind.action());
         match self.kind {
@@ -386,14 +387,14 @@ impl Problem {
         }
     }
 
-    /// Sets the field that it concerns.
+    /// Sets the field that the problem is about.
     #[must_use]
     pub fn with_field(mut self, field: impl Into<Box<str>>) -> Self {
         self.field = Some(field.into());
         self
     }
 
-    /// Sets when to retry.
+    /// Sets `Retry-After`, in seconds. Then a retry on the same node can help, too.
     #[must_use]
     pub fn with_retry_after_s(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
@@ -403,14 +404,14 @@ impl Problem {
         self
     }
 
-    /// The request names an object that does not exist.
+    /// A problem for a request that names an object which does not exist.
     #[must_use]
     pub fn not_found(kind: &str, name: &str) -> Self {
         Self::new(ProblemKind::NotFound, format!("{kind} {name} does not exist"))
     }
 
-    /// The request cannot be parsed. An unknown field has its own kind. `message` may begin with the field's
-    /// path and a colon.
+    /// A problem for a request that cannot be parsed. An unknown field has a kind of its own. `message` may begin with
+    /// the field's path and a colon.
     #[must_use]
     pub fn from_parse_error(message: &str) -> Self {
         let (path, text) = match message.split_once(": ") {
@@ -420,7 +421,7 @@ impl Problem {
         maxine_wording::complaint(path, text).into()
     }
 
-    /// `value` of `field` is outside `limit`.
+    /// A problem for a `value` of `field` that is outside `limit`.
     pub fn limit(field: &str, limit: &str, value: impl Display) -> Self {
         let value = value.to_string();
         let detail = format!("{field} must be {limit}, got {value}");
@@ -431,7 +432,7 @@ impl Problem {
         problem
     }
 
-    /// Its status.
+    /// The HTTP status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.kind.status()
@@ -440,7 +441,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        // Serializing a struct of texts and numbers cannot fail. An empty body would still have the status.
+        // A struct of texts and numbers can always be serialized.
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let content_type = HeaderValue::from_static(PROBLEM_JSON);
         let mut response =
@@ -482,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_tells_of_a_header_that_it_does_not_have() {
+    fn no_answer_mentions_a_header_that_it_does_not_have() {
         for kind in ProblemKind::ALL {
             let without = Problem::new(kind, "x");
             let json = serde_json::to_value(&without).unwrap();

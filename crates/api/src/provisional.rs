@@ -1,9 +1,9 @@
-//! Connections that have not shown a credential yet, when strangers hold all other places.
+//! Connections that have not shown a credential yet, accepted while strangers hold all places that are open to them.
 //!
-//! A connection without a request holds its place only until another one needs it. A new connection of an address
-//! that has as many as any other takes the place of that address's own oldest one; of another address, the place of
-//! the oldest among those of the addresses with the most. So an address that floods displaces its own connections,
-//! and a caller from another address keeps its place while it sends its request.
+//! Such a connection holds its place only until another one needs it. Which connection is displaced depends on the
+//! address of the new one. If no address has more waiting connections than this address, the oldest one of this address
+//! is displaced. Otherwise the oldest one of the addresses with the most is displaced. So an address that floods the
+//! node displaces its own connections, and a caller from another address keeps its place while it sends its request.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -19,14 +19,14 @@ struct Waiter {
     number: u64,
     network: IpAddr,
     leave: Arc<Notify>,
-    /// Its place among all connections.
+    /// The connection's place among all connections.
     place: Place,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     next_number: u64,
-    /// In the order of arrival.
+    /// The connections, in the order of arrival.
     waiters: VecDeque<Waiter>,
     by_network: HashMap<IpAddr, usize>,
 }
@@ -48,7 +48,7 @@ impl Waiting {
         self.remove(at)
     }
 
-    /// Removes a connection to make room for one of this network. Returns whether there was one.
+    /// Displaces a connection to make room for one of this network. Returns whether there was one to displace.
     fn displace(&mut self, network: IpAddr) -> bool {
         let Some(most) = self.by_network.values().copied().max() else { return false };
         let has_most = |of: IpAddr| self.by_network.get(&of) == Some(&most);
@@ -64,7 +64,7 @@ impl Waiting {
     }
 }
 
-/// The places for connections that have not shown a credential yet.
+/// The connections that have not shown a credential yet.
 #[derive(Debug)]
 pub(super) struct ProvisionalConnections {
     connections: Arc<Places>,
@@ -72,7 +72,7 @@ pub(super) struct ProvisionalConnections {
     waiting: Mutex<Waiting>,
 }
 
-/// A connection that has not shown a credential yet. Dropping this frees its place.
+/// A connection that has not shown a credential yet. Dropping this value frees its place.
 #[derive(Debug)]
 pub(super) struct ProvisionalConnection {
     all: Arc<ProvisionalConnections>,
@@ -81,7 +81,7 @@ pub(super) struct ProvisionalConnection {
 }
 
 impl ProvisionalConnections {
-    /// `max` of the `connections`, at least one.
+    /// Admits at most `max` such connections, but at least one. Their places come from `connections`.
     pub(super) fn new(connections: Arc<Places>, max: usize) -> Arc<Self> {
         Arc::new(Self { connections, max: max.max(1), waiting: Mutex::default() })
     }
@@ -99,7 +99,7 @@ impl ProvisionalConnections {
         }
         let take = || self.connections.take(address, CallerClass::Known, 1);
         let place = match take() {
-            // Callers with a credential hold the rest of the kept share.
+            // Callers with a credential hold the rest of the reserved places.
             Err(NoPlace::Node) if waiting.displace(network) => take()?,
             taken => taken?,
         };
@@ -113,12 +113,13 @@ impl ProvisionalConnections {
 }
 
 impl ProvisionalConnection {
-    /// Returns when another connection has taken its place.
+    /// Returns when another connection has taken this one's place.
     pub(super) async fn displaced(&self) {
         self.leave.notified().await;
     }
 
-    /// The connection has shown a credential and keeps its place. `None` if another connection has taken it.
+    /// Takes the place, because the connection has shown a credential. `None` if another connection has taken the place
+    /// before.
     pub(super) fn settle(&self) -> Option<Place> {
         self.all.waiting.lock().remove_number(self.number).map(|waiter| waiter.place)
     }
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_address_with_the_most_gives_way_and_of_it_who_waits_longest() {
+    async fn the_oldest_connection_of_the_address_with_the_most_is_displaced() {
         let connections = Places::new(PlaceLimits { max: 5, per_address_max: 5, reserved: 5 });
         let provisional = ProvisionalConnections::new(Arc::clone(&connections), 4);
         let enter = |last: u8| provisional.enter(ip(last)).unwrap();
@@ -169,8 +170,8 @@ mod tests {
         assert_eq!(connections.taken(), 0);
     }
 
-    /// However many addresses reconnect at once, each displaces its own, as long as there are more places than
-    /// addresses.
+    /// Even if many addresses reconnect at once, each displaces its own connections, as long as there are more places
+    /// than addresses.
     #[tokio::test]
     async fn a_caller_that_takes_its_time_is_not_displaced_by_many_addresses() {
         let connections = Places::new(PlaceLimits { max: 93, per_address_max: 93, reserved: 93 });

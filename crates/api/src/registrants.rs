@@ -1,8 +1,8 @@
-//! Bounds how many instances one address registers without a credential.
+//! Limits the number of instances that one address registers without a credential.
 //!
-//! The registry keeps half of its room for callers with a credential; this bound keeps one address from filling the
-//! other half. Each node counts the instances that were registered through it since it started, and no longer counts
-//! one that has left the registry. It knows of no other node's counts.
+//! The registry reserves half of its room for callers with a credential. This limit keeps one address from filling the
+//! other half. Each node counts the instances that were registered through it since it started, and stops counting an
+//! instance that has left the registry. It does not know the counts of other nodes.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -16,15 +16,15 @@ use maxine_admission::network_of;
 use maxine_gateway::ClientAddr;
 use maxine_state::InstanceKey;
 
-/// After the instances of an address that has its most were looked up, they are not looked up again for this time,
-/// in milliseconds.
+/// If an address has reached its limit, its instances are looked up to find out which have left. For this time after a
+/// look-up there is no other one. In milliseconds.
 const LOOK_AGAIN_MS: u64 = 1_000;
-/// When a refused registration may be tried again, in seconds.
+/// When a refused registration can be tried again, in seconds.
 pub(super) const RETRY_AFTER_S: u64 = 60;
-/// Instances that are counted before those that have left are looked for the first time.
+/// Number of counted instances at which those that have left the registry are removed for the first time.
 const TIDY_LEN_MIN: usize = 65_536;
 
-/// An address has registered as many instances as it may.
+/// The address has registered as many instances as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooManyInstances {
     max: usize,
@@ -51,7 +51,7 @@ impl From<TooManyInstances> for Problem {
 #[derive(Debug, Default)]
 struct OfAddress {
     instances: HashSet<InstanceKey>,
-    /// No look-up before this time, on the monotonic clock.
+    /// There is no look-up of this address before this time, in milliseconds on the monotonic clock.
     look_again_ms: u64,
 }
 
@@ -59,14 +59,14 @@ struct OfAddress {
 struct Counted {
     by_address: HashMap<IpAddr, OfAddress>,
     len: usize,
-    /// Length at which all are looked up.
+    /// Number of counted instances at which all of them are looked up.
     tidy_len: usize,
 }
 
-/// The instances that each address has registered.
+/// The instances that each address has registered through this node.
 #[derive(Debug)]
 pub(super) struct Registrants {
-    /// Most for one address; 0 for no bound.
+    /// Maximum number for one address; 0 for no limit.
     max: usize,
     counted: Mutex<Counted>,
 }
@@ -77,7 +77,8 @@ impl Registrants {
         Self { max, counted: Mutex::new(counted) }
     }
 
-    /// Counts an instance, unless the registry or this address has it already.
+    /// Counts an instance, unless it is in the registry or counted already. `exists` looks an instance up in the
+    /// registry.
     fn count(
         &self,
         address: IpAddr,
@@ -113,8 +114,8 @@ impl Registrants {
     }
 }
 
-/// Counts an instance that is to be registered, where the caller's address is bounded: not for a caller with a
-/// credential, nor on this machine, nor for a trusted proxy that names no client.
+/// Counts an instance that is about to be registered. There is no limit for callers with a credential, for callers on
+/// this machine, and for a trusted proxy that names no client.
 pub(super) fn admit(
     state: &AppState,
     caller: &Caller,
@@ -145,21 +146,21 @@ mod tests {
     }
 
     #[test]
-    fn one_address_registers_so_many_instances_and_gets_room_when_they_leave() {
+    fn one_address_registers_a_limited_number_of_instances_until_some_leave() {
         let registrants = Registrants::new(100);
         let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let all = |_: &InstanceKey| true;
         let none = |_: &InstanceKey| false;
         let new = |address, id, now_ms| registrants.count(address, &key(id), now_ms, none);
         assert!((0..100).all(|id| new(one, id, 1_000).is_ok()));
-        // Those that it registered are in the registry by now.
+        // The instances that it registered are in the registry by now.
         let there = |asked: &InstanceKey| *asked != key(100);
         let refused = registrants.count(one, &key(100), 2_000, there).unwrap_err();
         assert_eq!(refused, TooManyInstances { max: 100 });
         assert!(new(one, 7, 2_000).is_ok(), "one of its own");
         assert!(registrants.count(one, &key(500), 2_000, all).is_ok(), "it is no new one");
         assert!(new(other, 100, 2_000).is_ok(), "another address has its own bound");
-        // Half of them leave. They are looked up a second after the last look-up.
+        // Half of the instances leave. That is noticed a second after the last look-up.
         let half = |asked: &InstanceKey| (0..50).any(|id| *asked == key(id));
         assert!(registrants.count(one, &key(200), 2_500, half).is_err());
         assert!(registrants.count(one, &key(200), 3_000, half).is_ok());

@@ -1,7 +1,7 @@
-//! What a request asks for, by its method, its target and the settings.
+//! Decides what a request asks for, from its method, its target and the settings.
 //!
-//! Place in the flow: the first thing that the fast path and the [`super::Front`] do with a request. They answer look-ups
-//! and forward requests themselves; everything else is for the router, which has no handlers for these two.
+//! Place in the flow: the first step of the fast path and of the [`super::Front`]. They answer look-ups and forward
+//! requests themselves. All other requests go to the router, which has no handlers for these two.
 
 use axum::http::{self, Method};
 
@@ -10,21 +10,21 @@ use super::compat::{Forward, LookUp};
 use maxine_discovery::DiscoverQuery;
 use maxine_state::DiscoveryMode;
 
-/// The path of discovery, and its line of the access table.
+/// The path of discovery, as the access table has it.
 pub(super) const DISCOVER: &str = "/api/maxine/serviceops/discover";
 
 /// What a request asks for.
 pub(super) enum Route<'a> {
-    /// The address of an instance.
+    /// The request asks for the address of an instance.
     LookUp(LookUp<'a>),
-    /// The answer of an instance.
+    /// The request asks for the answer of an instance.
     Forward(Forward<'a>),
-    /// Anything else, which the router knows.
+    /// The request asks for something else, which the router handles.
     Router,
 }
 
 impl<'a> Route<'a> {
-    /// The route of a request, as the HTTP library has read it.
+    /// The route of a request that the HTTP library has read.
     pub(super) fn of_request<B>(state: &AppState, request: &'a http::Request<B>) -> Self {
         let (method, uri) = (request.method(), request.uri());
         if *method == Method::OPTIONS && maxine_gateway::is_last_forward(request.headers()) {
@@ -33,7 +33,8 @@ impl<'a> Route<'a> {
         Self::of(state, method, uri.path(), uri.query())
     }
 
-    /// The route of a request whose header fields do not matter: of any but `OPTIONS`.
+    /// The route of a request by its method and target. `OPTIONS` also depends on header fields, so use
+    /// [`Self::of_request`] for it.
     pub(super) fn of(
         state: &AppState,
         method: &Method,
@@ -64,7 +65,7 @@ impl<'a> Route<'a> {
     }
 }
 
-/// Whether a path is that of discovery, with or without a slash at its end.
+/// Whether this is the path of discovery, with or without a slash at the end.
 pub(super) fn is_discovery(path: &str) -> bool {
     matches!(path.strip_prefix(DISCOVER), Some("" | "/"))
 }

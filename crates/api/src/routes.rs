@@ -7,7 +7,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::middleware::EdgeLayer;
 use super::{AppState, compat, compat_error, native, openapi, ui};
 
-/// Collects routes for the router, and records each for the test that compares them with the access table.
+/// Collects the routes for the router. It also lists them for the test that compares them with the access table.
 pub(super) struct Routes {
     router: Router<AppState>,
     served: Vec<(String, String)>,
@@ -30,7 +30,7 @@ impl Routes {
     }
 }
 
-/// The router of a node.
+/// Builds the router of a node.
 pub(super) fn build(state: AppState) -> Router {
     let routes = collect(|native| native::wrap(native, &state));
     let router = routes.router.fallback(ui::fallback);
@@ -38,7 +38,7 @@ pub(super) fn build(state: AppState) -> Router {
     router.layer(EdgeLayer::new(state.clone())).with_state(state)
 }
 
-/// All routes. `wrap` adds what only the native routes have.
+/// Collects all routes. `wrap` adds the layers of the native routes.
 fn collect(wrap: impl FnOnce(Router<AppState>) -> Router<AppState>) -> Routes {
     let (native, document) = native::router().split_for_parts();
     let mut served = Vec::new();
@@ -65,8 +65,8 @@ mod tests {
 
     use crate::access::rules;
 
-    /// The router's `Debug` text contains its paths, so that a route is found that was not added through
-    /// [`super::Routes`] or the OpenAPI document.
+    /// The router's `Debug` text contains its paths. So the test also finds a route that was added neither through
+    /// [`super::Routes`] nor through the OpenAPI document.
     fn paths_of_the_router(routes: &super::Routes) -> BTreeSet<String> {
         let text = format!("{:?}", routes.router);
         // The router lists its fallback like a path.
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn every_route_declares_its_role_and_every_line_of_the_table_is_a_route() {
+    fn every_route_declares_its_role_and_every_rule_of_the_table_is_a_route() {
         let routes = super::collect(|native| native);
         let served: BTreeSet<(&str, &str)> =
             routes.served.iter().map(|(m, p)| (m.as_str(), p.as_str())).collect();

@@ -1,13 +1,13 @@
 //! Limits the memory of answers that clients do not read, and gives up such answers after a while.
 //!
-//! A client decides how fast it reads an answer; over HTTP/2 that applies to hundreds of answers on one
-//! connection. So an answer is passed to the library in small parts. The waiting bytes are counted for the
-//! node and for each address. For an answer that was made here, all of its bytes count; for an instance's
-//! answer and for a stream of changes, only the part that has arrived and was not read. If an answer makes no
-//! progress for too long, its connection is closed. That happens earlier if the node, or the address, is short
-//! of memory for such bytes. A connection whose answers are refused again and again is closed, too.
+//! A client decides how fast it reads an answer. Over HTTP/2, one connection can have hundreds of answers. So an answer
+//! is passed to the library in small parts, and the bytes that wait are counted for the node and for each address. An
+//! answer that this node made counts with all its bytes. An instance's answer and a stream of changes count only with
+//! the bytes that have arrived and were not read. If an answer makes no progress for too long, its connection is
+//! closed. If the node or the address is short of memory for such bytes, that happens earlier. A connection whose
+//! answers are refused repeatedly is closed, too.
 //!
-//! An HTTP/2 connection is idle if none of its requests is being answered, and no answer is being delivered.
+//! An HTTP/2 connection is idle if none of its requests is being answered and none of its answers is being delivered.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -27,42 +27,43 @@ use super::compat_error::CompatError;
 use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
 use maxine_clock::Clock;
 
-/// Maximum number of waiting bytes on the node.
+/// Maximum number of bytes that wait on the node.
 const UNSENT_LEN_MAX: usize = 256 * 1_024 * 1_024;
-/// Maximum number of these for one address.
+/// Maximum number of bytes that wait for one address.
 const UNSENT_PER_ADDRESS_LEN_MAX: usize = 64 * 1_024 * 1_024;
-/// Shorter answers over HTTP/1 are neither counted nor watched, because a connection has only one.
+/// Answers over HTTP/1 that are shorter than this (in bytes) are neither counted nor watched, because a connection has
+/// only one at a time.
 const WATCHED_LEN_MIN: u64 = 64 * 1_024;
-/// What an unread answer over HTTP/2 counts in addition to its bytes: the state of its stream.
+/// Number of bytes that an unread answer over HTTP/2 counts in addition, for the state of its stream.
 const STREAM_LEN: usize = 4 * 1_024;
-/// If the node is short of memory, a client has one in this many parts of its time to make progress.
+/// If memory is short, a client has only the usual time divided by this to make progress.
 const SHORT_PATIENCE_ONE_IN: u32 = 10;
-/// Maximum number of answers of one HTTP/2 connection that are refused for lack of room. Then it is closed, because
-/// the library keeps the memory of a connection's streams until the connection ends.
+/// If this many answers of one HTTP/2 connection were refused for lack of room, the connection is closed. Otherwise the
+/// library would keep the memory of its streams until the connection ends.
 const REFUSED_MAX: u32 = 8;
-/// Time for the last of these refusals to arrive.
+/// How long to wait for the last of these refusals to arrive.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-/// Number of bytes that are passed to the library at once.
+/// Maximum number of bytes that are passed to the library at once.
 pub(super) const PIECE_LEN: usize = 16 * 1_024;
-/// Length of the last part. The library accepts it before it knows whether the client will read it.
+/// Length of the last part, in bytes. The library accepts it before it knows whether the client will read it.
 const LAST_PIECE_LEN: usize = 1_024;
 
 /// Marks an answer whose bytes are shared by all requests for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SharedBytes;
 
-/// Marks an answer that is made piece by piece, so that the node never has all of it: the answer of an instance, and
-/// a stream of changes.
+/// Marks an answer that arrives piece by piece, so that the node never holds all of it: the answer of an instance, or a
+/// stream of changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Streamed;
 
-/// Whether an answer is watched. Others are short answers over HTTP/1, which has one at a time.
+/// Whether an answer is watched. Short answers over HTTP/1 are not.
 pub(super) fn is_watched(version: Version, response: &Response<Body>) -> bool {
     let exact = response.body().size_hint().exact();
     version >= Version::HTTP_2 || exact.is_none_or(|len| len >= WATCHED_LEN_MIN)
 }
 
-/// The client of an answer, for counting its bytes.
+/// The client that reads an answer, for counting its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader {
     /// The client's own address, behind trusted proxies.
@@ -86,14 +87,14 @@ impl Default for UnsentBytes {
 }
 
 impl UnsentBytes {
-    /// Whether three quarters of the bytes for clients without a credential are taken.
+    /// Whether three quarters of the bytes that are open to clients without a credential are taken.
     fn is_short(&self) -> bool {
         let PlaceLimits { max, reserved, .. } = self.0.limits();
         self.0.taken() > (max - reserved) / 4 * 3
     }
 
-    /// Counts `len` bytes that wait for this reader, unless too many wait. Returns the place for them, and how long the
-    /// reader may take, where it usually may take `usual`.
+    /// Counts `len` bytes that wait for this reader. Returns the place for them, and how long the reader may take:
+    /// `usual`, or less if memory is short. `None` if too many bytes wait already.
     pub(super) fn hold(
         &self,
         reader: Reader,
@@ -106,7 +107,7 @@ impl UnsentBytes {
         Some((place, if is_short { short } else { usual }))
     }
 
-    /// Whether three quarters of the bytes that this reader may have are taken.
+    /// Whether three quarters of the bytes that this reader may hold are taken.
     fn is_short_for(&self, reader: Reader) -> bool {
         let per_address_max = self.0.limits().per_address_max;
         reader.caller_class != CallerClass::Trusted
@@ -120,7 +121,7 @@ pub(super) struct OpenRequest(Arc<Shared>);
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        // Stored before the number falls, because a connection is idle since then.
+        // The time is stored before the number falls, because the connection may be idle from then on.
         self.0.idle_since_ms.store(self.0.clock.monotonic_ms(), Ordering::Release);
         self.0.open.fetch_sub(1, Ordering::Release);
     }
@@ -135,13 +136,13 @@ struct Shared {
     clock: Clock,
     unsent: UnsentBytes,
     answers: Mutex<Vec<Weak<Answer>>>,
-    /// Wakes [`SendMonitor::stalled`] once there is something to watch.
+    /// Wakes [`SendMonitor::stalled`] when there is an answer to watch.
     began: Notify,
     /// The number of open requests over HTTP/2.
     open: AtomicUsize,
-    /// When the last of them ended.
+    /// When the last open request ended, in milliseconds on the monotonic clock.
     idle_since_ms: AtomicU64,
-    /// Notified when the first of them begins.
+    /// Notified when a request begins.
     opened: Notify,
     /// How many answers over HTTP/2 were refused.
     refused: AtomicU32,
@@ -153,13 +154,13 @@ struct Shared {
 struct Answer {
     clock: Clock,
     reader: Reader,
-    /// Since when the client must make progress, in milliseconds; 0 if it need not.
+    /// When the client was given bytes that it must read, in milliseconds on the monotonic clock; 0 if there are none.
     waiting_since_ms: AtomicU64,
     held: Mutex<Held>,
     _open: Option<OpenRequest>,
 }
 
-/// What is held of an answer.
+/// The bytes of an answer that are held.
 #[derive(Debug)]
 struct Held {
     place: Place,
@@ -167,7 +168,7 @@ struct Held {
     rest_len: usize,
     /// Bytes that the library has received and not written.
     given_len: usize,
-    /// What the state of its stream counts; `None` for an answer that is counted as a whole.
+    /// Number of bytes for the state of the stream. `None` for an answer that is counted as a whole.
     stream_len: Option<usize>,
 }
 
@@ -178,7 +179,7 @@ impl Answer {
         self.waiting_since_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// Changes what is held. The client has made progress, and must make more if anything is left.
+    /// Changes the bytes that are held, because the client has made progress. If any are left, it must make more.
     fn change(&self, change: impl FnOnce(&mut Held)) -> Result<(), NoPlace> {
         let mut held = self.held.lock();
         change(&mut held);
@@ -194,7 +195,7 @@ impl Answer {
     }
 }
 
-/// Bytes that the library has received. It drops them when it has written them.
+/// Bytes that the library has received. The library drops them when it has written them.
 struct PassedBytes {
     bytes: Bytes,
     answer: Arc<Answer>,
@@ -209,7 +210,7 @@ impl AsRef<[u8]> for PassedBytes {
 impl Drop for PassedBytes {
     fn drop(&mut self) {
         let len = self.bytes.len();
-        // Places are only given back, which always succeeds.
+        // The number of bytes only falls here, which always succeeds.
         let _ = self.answer.change(|held| held.given_len -= len);
     }
 }
@@ -229,19 +230,19 @@ impl SendMonitor {
         }))
     }
 
-    /// A request over HTTP/2 has arrived.
+    /// Counts a request over HTTP/2, which has just arrived.
     pub(super) fn begin(&self) -> OpenRequest {
         self.0.open.fetch_add(1, Ordering::Relaxed);
         self.0.opened.notify_one();
         OpenRequest(Arc::clone(&self.0))
     }
 
-    /// Returns once an HTTP/2 connection had no open request for `patience`, counted from this call at the
-    /// earliest. Never returns for a connection without a request over HTTP/2.
+    /// Returns when the HTTP/2 connection has had no open request for `patience`, counted from this call at the
+    /// earliest. Never returns for a connection that has had no request over HTTP/2.
     pub(super) async fn idle(&self, patience: Duration) {
         let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         self.0.opened.notified().await;
-        // The next call must return, too.
+        // A later call must return, too, so the notification is renewed.
         self.0.opened.notify_one();
         let called_ms = self.0.clock.monotonic_ms();
         loop {
@@ -256,7 +257,7 @@ impl SendMonitor {
         }
     }
 
-    /// Counts and watches an answer, or refuses it if too much waits already.
+    /// Counts and watches an answer, or refuses it if too many bytes wait already.
     pub(super) fn watch(
         &self,
         version: Version,
@@ -271,10 +272,10 @@ impl SendMonitor {
         let is_streamed = response.extensions().get::<Streamed>().is_some();
         let counted = match response.body().size_hint().lower() {
             _ if is_shared => 0,
-            // Its bytes are counted as they arrive. It is refused if there is no room at all.
+            // The bytes of a stream are counted as they arrive. It is refused only if there is no room at all.
             _ if is_streamed => 1,
-            // An answer that is longer than the limit of its client is counted as the limit, because
-            // otherwise it would always be refused.
+            // An answer that is longer than the limit of its client counts as long as the limit. Otherwise it would
+            // always be refused.
             len => usize::try_from(len).unwrap_or(usize::MAX).min(UNSENT_PER_ADDRESS_LEN_MAX),
         };
         let stream_len = if version >= Version::HTTP_2 { STREAM_LEN } else { 0 };
@@ -310,8 +311,8 @@ impl SendMonitor {
         }
     }
 
-    /// Returns once the connection must be closed: an answer has made no progress for `patience`, or too many answers
-    /// were refused.
+    /// Returns when the connection must be closed, because an answer has made no progress for `patience`, or because
+    /// too many answers were refused.
     pub(super) async fn stalled(&self, patience: Duration) {
         tokio::select! {
             () = self.makes_no_progress(patience) => {}
@@ -319,7 +320,7 @@ impl SendMonitor {
         }
     }
 
-    /// Returns once an answer of this connection has made no progress for `patience`.
+    /// Returns when an answer of this connection has made no progress for `patience`, or for less if memory is short.
     async fn makes_no_progress(&self, patience: Duration) {
         let usual_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let short_ms = usual_ms / u64::from(SHORT_PATIENCE_ONE_IN);
@@ -352,8 +353,8 @@ impl SendMonitor {
     }
 }
 
-/// Watches an answer over HTTP/2 that is only a head. The library drops the values of its header fields when it has
-/// written them, so one value holds the account of the answer. Every answer has a field with a value.
+/// Watches an answer over HTTP/2 that consists of a head only. The library drops the values of header fields when it
+/// has written them, so one value holds the answer's account. Every answer has a field with a value.
 fn watch_head(mut response: Response<Body>, answer: Arc<Answer>) -> Response<Body> {
     let mut values = response.headers_mut().values_mut();
     let Some(value) = values.find(|value| !value.is_empty()) else { return response };
@@ -368,7 +369,7 @@ fn watch_head(mut response: Response<Body>, answer: Arc<Answer>) -> Response<Bod
     response
 }
 
-/// Over HTTP/2 the refusal has no body: a client that takes no body would leave that untaken, too.
+/// Over HTTP/2 the refusal has no body, because the client might leave that unread, too.
 fn too_many_unsent_bytes(version: Version) -> Response<Body> {
     let text = "Your address must first read the answers to its earlier requests: too many bytes of them are waiting";
     let mut response = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
@@ -381,7 +382,7 @@ fn too_many_unsent_bytes(version: Version) -> Response<Body> {
     response
 }
 
-/// The body of an answer, in parts.
+/// The body of an answer, which is passed on in parts.
 struct MonitoredBody {
     inner: Body,
     /// The rest of the last frame.
@@ -419,7 +420,7 @@ impl HttpBody for MonitoredBody {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
         if this.rest.is_empty() {
-            // Without anything to give, the source is late and not the client.
+            // If the client has read everything, the source of the answer is late and not the client.
             if this.answer.held.lock().given_len == 0 {
                 this.answer.waiting_since_ms.store(0, Ordering::Relaxed);
             }
@@ -431,7 +432,7 @@ impl HttpBody for MonitoredBody {
                 ended => return Poll::Ready(ended),
             }
         }
-        // Without room, the client reads too little of too many answers, so this answer is aborted.
+        // If there is no room, the client reads too little of too many answers, so this answer is aborted.
         Poll::Ready(Some(this.piece().map(Frame::data).map_err(axum::Error::new)))
     }
 
@@ -475,7 +476,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_handed_on_in_pieces_and_whole() {
+    async fn an_answer_is_passed_on_completely_and_in_pieces() {
         let monitor = monitor(&UnsentBytes::default());
         let bytes: Vec<u8> = (0..40_000_u32).map(|at| at as u8).collect();
         let watched = monitor.watch(
@@ -500,7 +501,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_is_counted_but_not_what_all_share() {
+    async fn waiting_bytes_are_counted_unless_all_answers_share_them() {
         let unsent = UnsentBytes::default();
         let monitor = monitor(&unsent);
         let big = || Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX / 2 + 1]));
@@ -541,7 +542,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_an_instances_answer_only_what_is_held_counts() {
+    async fn only_held_bytes_of_an_instances_answer_count() {
         let unsent = UnsentBytes::default();
         let monitor = monitor(&unsent);
         let mut body =
@@ -561,7 +562,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn slow_readers_of_one_address_are_broken_off_and_others_are_served() {
+    async fn slow_readers_of_one_address_are_cut_off_and_others_are_served() {
         let unsent = UnsentBytes::default();
         let monitor = monitor(&unsent);
         let each = UNSENT_PER_ADDRESS_LEN_MAX / 4 + 1;
@@ -581,7 +582,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_the_node_runs_short_who_takes_nothing_is_given_up_sooner() {
+    async fn clients_that_read_nothing_are_given_up_sooner_if_the_node_runs_short() {
         let unsent = UnsentBytes::default();
         let (monitor, patience) = (monitor(&unsent), Duration::from_secs(3_600));
         let part = UNSENT_PER_ADDRESS_LEN_MAX / 4;
@@ -645,9 +646,10 @@ mod tests {
         monitor.stalled(REFUSED_PAUSE).await;
     }
 
-    /// The clients of an address that leaves it short of memory are given up sooner. Others are not.
+    /// An address that leaves the node short of memory has its slow clients given up sooner. Other clients are not
+    /// affected.
     #[tokio::test]
-    async fn where_an_address_runs_short_its_slow_clients_are_given_up_sooner() {
+    async fn slow_clients_of_an_address_that_runs_short_are_given_up_sooner() {
         let unsent = UnsentBytes::default();
         let (clock, patience) = (Clock::manual(), Duration::from_secs(3_600));
         let long = Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX / 8 * 7]));
@@ -667,7 +669,7 @@ mod tests {
         stalled.expect_err("its address has room");
     }
 
-    /// The library holds the head of each until it has written it.
+    /// The library holds the head of each answer until it has written it.
     #[tokio::test]
     async fn answers_over_http2_without_a_body_are_counted_and_timed_until_their_heads_are_written()
     {

@@ -1,7 +1,8 @@
-//! Errors of the layers below as problems: the kind of a rejection, a failed write, a failed read, and the status code
-//! of each kind.
+//! Converts errors of the layers below to problems: rejections, failed writes and failed reads. Also has the status
+//! code of each kind of problem.
 //!
-//! Place in the flow: every error that leaves the node over HTTP, by either API, goes through this file.
+//! Place in the flow: every error that a write, a read or a membership change returns to a client passes through this
+//! file, for both APIs.
 
 use axum::http::StatusCode;
 
@@ -12,7 +13,7 @@ use maxine_store::{AdminError, CallError, ReadError, Retry, WriteOutcome};
 use maxine_view::NotReached;
 
 impl ProblemKind {
-    /// The status.
+    /// The HTTP status of the kind.
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -37,7 +38,7 @@ impl ProblemKind {
         }
     }
 
-    /// The kind of a rejection. Both APIs take their statuses from here.
+    /// The kind of a rejection. Both APIs derive their statuses from it.
     #[must_use]
     pub fn of_rejection(rejection: &Rejection) -> Self {
         match rejection {
@@ -47,12 +48,12 @@ impl ProblemKind {
             Rejection::RevisionMismatch { .. } => Self::RevisionMismatch,
             Rejection::Managed(_) => Self::Managed,
             Rejection::RequestIdReused => Self::KeyReused,
-            // The node that sent the command does not lead any more. Another one does, or will.
+            // The node that sent the command is no longer the leader. Another node is, or will be.
             Rejection::StaleFence { .. } | Rejection::FenceMissing => Self::Unavailable,
         }
     }
 
-    /// The kind of a failed write. Both APIs take their statuses from here.
+    /// The kind of a failed write. Both APIs derive their statuses from it.
     #[must_use]
     pub fn of_write(error: &WriteError) -> Self {
         match error {
@@ -99,7 +100,7 @@ impl From<Rejection> for Problem {
         let mut problem = Self::new(ProblemKind::of_rejection(&rejection), detail);
         match rejection {
             Rejection::Limit(limit) => return limit.into(),
-            // This is the answer that `If-None-Match: *` asks for; nobody has changed anything.
+            // This is the answer that `If-None-Match: *` asks for. Nobody has changed the object.
             Rejection::RevisionMismatch { expected: 0, .. } => {
                 problem.title = "It exists already";
                 problem.action = "Read it. To replace it, send its ETag as If-Match.";
@@ -133,7 +134,7 @@ impl From<WriteError> for Problem {
                 "there was no answer in time: the write may or may not take effect".into()
             }
             WriteError::TooLarge { .. } => error.to_string(),
-            // The causes of these two are for the node's own log, not for clients.
+            // The causes of these two are logged on the node. Clients must not see them.
             WriteError::Refused(_) => {
                 "the leader does not accept this kind of write from this node".into()
             }
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_to_be_created_and_exists_was_not_changed_by_somebody_else() {
+    fn an_object_that_exists_is_not_reported_as_changed_by_somebody_else() {
         let title_at = |expected| {
             let problem = Problem::from(Rejection::RevisionMismatch { expected, actual: 17 });
             serde_json::to_value(&problem).unwrap()["title"].as_str().unwrap().to_owned()

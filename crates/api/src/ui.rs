@@ -15,19 +15,19 @@ use super::routes::Routes;
 use super::send_monitor::SharedBytes;
 use super::{AppState, hosts, origins};
 
-/// The result of `make ui`, if it was run.
+/// The dashboard's files, which `make ui` builds. They may be missing.
 #[derive(RustEmbed)]
 #[folder = "../../ui/dist"]
 #[allow_missing = true]
 struct Files;
 
 const INDEX: &str = "index.html";
-/// What the dashboard's pages may load and do: use their own files, and the API of this node and of the other
-/// members, so that an open page continues when its node is unreachable.
+/// The content security policy of the dashboard's pages. They may load their own files, and call the API of this node.
+/// [`with_security`] adds the other members, so that an open page can continue when its node is unreachable.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       font-src 'self'; object-src 'none'; frame-ancestors 'none'; \
                       base-uri 'none'; form-action 'self'; connect-src 'self'";
-/// The same for the interactive page of the API, which has inline styles and images.
+/// The content security policy of the API's interactive page, which has inline styles and images.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; \
                            style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                            font-src 'self'; object-src 'none'; frame-ancestors 'none'; \
@@ -60,7 +60,7 @@ fn first_page(state: &AppState) -> Response<Body> {
     }
 }
 
-/// A page of the dashboard. Its script decides what to show.
+/// A page of the dashboard. The page's script decides what to show.
 async fn page(State(state): State<AppState>, request: Request) -> Response<Body> {
     hosts::refusal(&state, &request)
         .or_else(|| embedded(&state, request.uri().path()))
@@ -73,7 +73,7 @@ async fn asset(State(state): State<AppState>, request: Request) -> Response<Body
     found.unwrap_or_else(|| CompatError::not_found().into_response())
 }
 
-/// Every path that is no route: a file of the dashboard, or 404.
+/// Answers every path without a route: a file of the dashboard, or 404.
 pub(super) async fn fallback(State(state): State<AppState>, request: Request) -> Response<Body> {
     let path = request.uri().path();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -89,7 +89,7 @@ pub(super) async fn fallback(State(state): State<AppState>, request: Request) ->
 
 fn embedded(state: &AppState, path: &str) -> Option<Response<Body>> {
     let name = path.trim_start_matches('/');
-    // In a release, files are looked up by name and never in the file system.
+    // A release looks files up by name, and never in the file system. A debug build reads them from the disk.
     if name.is_empty() || name.contains("..") || name.contains('%') {
         return None;
     }
@@ -124,8 +124,8 @@ fn respond(state: &AppState, name: &str, file: &rust_embed::EmbeddedFile) -> Res
     response
 }
 
-/// Adds the policy of a page. Only documents that a browser opens as a page need it, so scripts and fonts do
-/// not carry the list of members.
+/// Adds the content security policy. Only documents that a browser opens as a page need the list of members, so scripts
+/// and fonts do not get it.
 fn with_security(state: &AppState, mut response: Response<Body>, kind: &str) -> Response<Body> {
     let headers = response.headers_mut();
     if let Ok(kind) = HeaderValue::try_from(kind) {
@@ -141,7 +141,7 @@ fn with_security(state: &AppState, mut response: Response<Body>, kind: &str) -> 
     response
 }
 
-/// Adds the headers of the API's interactive page.
+/// Adds the security headers of the API's interactive page.
 pub(super) async fn secured(mut response: Response<Body>) -> Response<Body> {
     put_security_headers(response.headers_mut(), HeaderValue::from_static(DOCS_POLICY));
     response

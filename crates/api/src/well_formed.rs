@@ -1,4 +1,4 @@
-//! Refuses malformed requests, and words the refusals of bytes that are no request.
+//! Refuses malformed requests, and makes the refusal of bytes that are not a request.
 //!
 //! Place in the flow: behind the reading of heads, before everything else. A refused request is never forwarded, so no
 //! instance has to handle it.
@@ -23,8 +23,8 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// A target may have half the length of a head. A longer head is not read, and nobody knows which part of it is
-    /// too long.
+    /// A target may have half the length of a head. If a head is too long, it is not read, so that it is unknown which
+    /// part is too long.
     pub(super) fn of(limits: &ServeLimits) -> Self {
         let len_max = limits.header_len_max.max(8_192);
         Self { len_max, fields_max: limits.header_fields_max, target_len_max: len_max / 2 }
@@ -41,13 +41,13 @@ pub(super) fn refusal<B>(request: &Request<B>, bounds: Bounds) -> Option<Respons
     let error = fault_of(request, bounds)?;
     let mut response = error.into_response();
     if request.version() < Version::HTTP_2 {
-        // The sender may assume another end of the message than the one that was found.
+        // The sender may assume another end of the message than this node, so the connection must not be used again.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Some(response)
 }
 
-/// The answer to bytes that are no request.
+/// The answer to bytes that are not a request.
 pub(super) fn bad_request(why: BadRequest, bounds: Bounds) -> CompatError {
     let Bounds { len_max, fields_max, .. } = bounds;
     let (status, text) = match why {
@@ -93,7 +93,7 @@ fn fault_of<B>(request: &Request<B>, bounds: Bounds) -> Option<CompatError> {
         let text = too_long_target(bounds.target_len_max);
         return Some(CompatError::new(StatusCode::URI_TOO_LONG, text));
     }
-    // Over HTTP/2 the library does not count them.
+    // The HTTP library does not limit the number of fields over HTTP/2.
     if headers.len() > bounds.fields_max {
         let text = too_many_fields(bounds.fields_max);
         return Some(CompatError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text));
@@ -105,7 +105,7 @@ fn fault_of<B>(request: &Request<B>, bounds: Bounds) -> Option<CompatError> {
         let (first, last) = (value.as_bytes().first(), value.as_bytes().last());
         [first, last].into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'))
     };
-    // RFC 9113 section 8.2.1. In HTTP/1 such a space belongs to the framing.
+    // RFC 9113 section 8.2.1 forbids such a space. In HTTP/1 the parser removes it.
     if request.version() == Version::HTTP_2 && headers.values().any(is_padded) {
         let text = "The value of a header field must not begin or end with a space";
         return Some(CompatError::bad_request(text));
@@ -116,7 +116,8 @@ fn fault_of<B>(request: &Request<B>, bounds: Bounds) -> Option<CompatError> {
     None
 }
 
-/// RFC 9112 section 3.2 and RFC 9113 section 8.3.1: the host of a request must be unambiguous.
+/// What is wrong with the host of a request, which must be unambiguous (RFC 9112 section 3.2 and RFC 9113 section
+/// 8.3.1).
 fn fault_of_host<B>(request: &Request<B>) -> Option<&'static str> {
     let mut hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
     let (host, another) = (hosts.next(), hosts.next());
@@ -162,7 +163,7 @@ pub(super) fn is_host(value: &[u8]) -> bool {
     is_name && is_port
 }
 
-/// RFC 3986 section 3.2.2.
+/// Whether a text is a registered name (RFC 3986 section 3.2.2).
 fn is_registered_name(name: &[u8]) -> bool {
     let mut bytes = name.iter();
     while let Some(byte) = bytes.next() {

@@ -63,7 +63,8 @@ async fn report(app: &AppState) -> Result<NodeReport, String> {
     let (basis, snapshot) = Basis::present(app);
     let since_ms = app.clock().wall_ms().saturating_sub(TRAFFIC_MS);
     let telemetry = app.telemetry().clone();
-    // It includes what the writer has not written yet, which may wait for the disk.
+    // Reading the counts may wait for the disk, because they include requests that are not yet written to the request
+    // log.
     let traffic = tokio::task::spawn_blocking(move || telemetry.traffic().of_node(since_ms));
     let traffic = traffic.await.map_err(|_| "the node is stopping")?.total;
     let log = app.store().cluster().map(|cluster| {
@@ -95,8 +96,8 @@ async fn report(app: &AppState) -> Result<NodeReport, String> {
     })
 }
 
-/// Asks every node for its report about itself and the cluster. If the backend has no members: this node and the
-/// leader.
+/// Asks every node for its report about itself and the cluster. If the backend has no members, asks only this node and
+/// the leader.
 #[utoipa::path(
     get, path = "/api/v1/cluster/nodes", tag = "cluster", operation_id = "clusterNodes",
     params(Freshness), responses((status = 200, body = Page<NodeView>)),

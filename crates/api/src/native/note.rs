@@ -16,7 +16,7 @@ use maxine_state::Command;
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Note {
-    /// Its text; empty where none is set.
+    /// Text of the note; empty if none is set.
     note: Box<str>,
 }
 

@@ -1,5 +1,5 @@
-//! Lists in pages. A cursor names the last returned item, so the next page continues there, whatever was
-//! added or removed in between.
+//! Lists in pages. A cursor contains the names of the last returned item. So the next page continues behind that item,
+//! even if items were added or removed meanwhile.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -17,17 +17,18 @@ pub(super) const LIMIT_MAX: u64 = 1_000;
 pub(super) struct Page<T> {
     /// The items, in the list's order.
     pub(super) items: Vec<T>,
-    /// Where the next page starts; null on the last one.
+    /// Where the next page starts; null on the last page.
     pub(super) next_cursor: Option<String>,
 }
 
 impl<T> Page<T> {
-    /// A list with one page.
+    /// A list that has only one page.
     pub(super) fn whole(items: Vec<T>) -> Self {
         Self { items, next_cursor: None }
     }
 
-    /// Takes up to `limit` items. `cursor` creates the cursor of an item if more items follow it.
+    /// Takes up to `limit` items. `cursor` makes the cursor of the last item, which is returned only if more items
+    /// follow.
     pub(super) fn take<S>(
         mut source: impl Iterator<Item = S>,
         limit: usize,
@@ -54,7 +55,7 @@ pub(super) fn limit(asked: Option<u64>) -> Result<usize, Problem> {
     Ok(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// Creates an opaque cursor from names. 0xff does not occur in UTF-8, so it separates them.
+/// Makes an opaque cursor from names. The byte 0xff separates them, because it does not occur in UTF-8.
 pub(super) fn cursor_of(parts: &[&str]) -> String {
     let mut text = String::new();
     for (position, part) in parts.iter().enumerate() {
@@ -109,13 +110,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_comes_back_as_it_was(a in ".{0,40}", b in ".{0,40}") {
+        fn a_cursor_is_read_as_it_was_written(a in ".{0,40}", b in ".{0,40}") {
             let cursor = cursor_of(&[&a, &b]);
             prop_assert_eq!(cursor_parts::<2>(&cursor).unwrap(), [a, b]);
         }
 
         #[test]
-        fn any_text_is_a_cursor_or_a_clear_refusal(text in ".{0,60}") {
+        fn any_text_is_a_cursor_or_is_clearly_refused(text in ".{0,60}") {
             if let Err(problem) = cursor_parts::<2>(&text) {
                 prop_assert_eq!(problem.status().as_u16(), 400);
             }

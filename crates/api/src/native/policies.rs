@@ -25,20 +25,20 @@ use maxine_wording::{self, JsonFault};
 /// A policy and its revision.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct PolicyView {
-    /// For `If-Match`.
+    /// Revision of the policy, for `If-Match`.
     revision: u64,
     /// The policy.
     policy: ServicePolicy,
 }
 
-/// A policy as the caller may see it. A caller who may not change it sees no values of header fields.
+/// The policy as the caller may see it. A caller who may not change it does not see the values of header fields.
 pub(super) fn shown_to(caller: &Caller, policy: &ServicePolicy) -> ServicePolicy {
     let policy = policy.clone();
     if caller.has(Role::Operator) { policy } else { policy.without_secrets() }
 }
 
-/// Shows a service's policy. Those who may not change it see `[redacted]` for the values of the header
-/// fields that are sent to instances.
+/// Shows a service's policy. Callers who may not change it see `[redacted]` for the values of the header fields that
+/// are sent to instances.
 #[utoipa::path(
     get, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
     operation_id = "getPolicy",
@@ -63,13 +63,13 @@ pub(super) async fn get_policy(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ChangePolicy {
-    /// Whether to set the policy even if there is no such service yet. The service then exists by
-    /// its policy, without instances.
+    /// Whether to set the policy even if the service does not exist yet. The service then exists because of its policy,
+    /// without instances.
     #[serde(default)]
     create: bool,
 }
 
-/// Replaces a service's whole policy. 404 if there is no such service, unless `create` is true.
+/// Replaces a service's whole policy. 404 if the service does not exist, unless `create` is true.
 #[utoipa::path(
     put, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
     operation_id = "putPolicy",
@@ -89,8 +89,8 @@ pub(super) async fn put_policy(
     revised(write.propose(&state, command).await.map_err(no_such_service)?)
 }
 
-/// Changes parts of a service's policy by a JSON merge patch (RFC 7396). 404 if there is no such
-/// service, unless `create` is true.
+/// Changes parts of a service's policy by a JSON merge patch (RFC 7396). 404 if the service does not exist, unless
+/// `create` is true.
 #[utoipa::path(
     patch, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
     operation_id = "patchPolicy",
@@ -148,7 +148,7 @@ fn parsed<T: serde::de::DeserializeOwned>(document: Value) -> Result<T, Problem>
     })
 }
 
-/// Removes a service's policy: the defaults apply again.
+/// Deletes a service's policy. The defaults apply again.
 #[utoipa::path(
     delete, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
     operation_id = "deletePolicy",
@@ -179,7 +179,7 @@ pub(super) async fn get_config(fresh: Fresh, _: Params<NoParams>) -> Response {
     response
 }
 
-/// Replaces the runtime configuration, whole. 422 if a field is left out: `PATCH` changes some.
+/// Replaces the whole runtime configuration. 422 if a field is left out; use `PATCH` to change single fields.
 #[utoipa::path(
     put, path = "/api/v1/config", tag = "config", operation_id = "putConfig",
     request_body = RuntimeConfig,
@@ -246,16 +246,16 @@ pub(super) struct QueryHistory {
     cursor: Option<String>,
 }
 
-/// A configuration that was set.
+/// A configuration, and who set it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RevisionView {
-    /// Index of the change that set it; 0 for the defaults before the first change.
+    /// Index of the change that set the configuration; 0 for the defaults before the first change.
     revision: u64,
-    /// When, in milliseconds since 1970, by the log's clock; null if it is not known.
+    /// When the configuration was set, in milliseconds since 1970, by the log's clock; null if that is unknown.
     time_ms: Option<u64>,
-    /// Who changed it; null if it is not known.
+    /// The user who set the configuration; null if that is unknown.
     user: Option<String>,
-    /// The settings.
+    /// The settings of the configuration.
     config: RuntimeConfig,
 }
 
@@ -270,8 +270,8 @@ impl From<&ConfigRevision> for RevisionView {
     }
 }
 
-/// Lists the latest hundred configurations, newest first, with who set them. Empty if nobody has
-/// changed anything yet.
+/// Lists the latest hundred configurations, newest first, and who set them. Empty if the configuration was never
+/// changed.
 #[utoipa::path(
     get, path = "/api/v1/config/history", tag = "config", operation_id = "configHistory",
     params(QueryHistory, Freshness), responses((status = 200, body = Page<RevisionView>)),

@@ -1,4 +1,4 @@
-//! Whether this node can do its work, for load balancers and for scripts that wait for a start.
+//! Tells whether this node can do its work, for load balancers and for scripts that wait for a start.
 
 use axum::Json;
 use axum::extract::State;
@@ -13,29 +13,28 @@ use maxine_store::StoreKind;
 /// Maximum staleness of a ready node, in milliseconds.
 const READY_STALENESS_MS_MAX: u64 = 2_000;
 
-/// What a node says of itself without being asked who one is.
+/// What a node reports about itself to anyone, without a credential.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Ready {
-    /// Whether it serves fresh reads and knows a leader that takes writes.
+    /// Whether the node serves fresh reads and knows a leader that accepts writes.
     ready: bool,
-    /// Why it is not ready; null where it is.
+    /// Why the node is not ready; null if it is ready.
     reason: Option<String>,
     /// This node's name.
     instance: String,
     /// The leader's name, if one was confirmed within its lease.
     leader: Option<String>,
-    /// Whether it is this node.
+    /// Whether this node is the leader.
     is_leader: bool,
-    /// The index of the state that it serves; null while it has none.
+    /// The index of the state that this node serves; null while it has none.
     index: Option<u64>,
-    /// How old that state can be, in milliseconds; null where that is not known.
+    /// How old that state can be, in milliseconds; null if that is unknown.
     staleness_ms: Option<u64>,
 }
 
-/// Whether this node serves reads that are at most two seconds old and knows a leader that accepts
-/// writes.
+/// Tells whether this node serves reads that are at most two seconds old, and knows a leader that accepts writes.
 ///
-/// Where it is not ready the answer is 503, but reads and discovery still work.
+/// If it is not ready, the answer is 503. Reads and discovery still work then.
 #[utoipa::path(
     get, path = "/api/v1/ready", tag = "cluster", operation_id = "ready",
     responses(
@@ -68,7 +67,7 @@ pub(super) async fn ready(
         None if snapshot.state.grant().is_none() => {
             Some("the leader has not taken up its duties yet".to_owned())
         }
-        // Nobody could sign in.
+        // Without users, nobody could sign in.
         None if snapshot.state.identities().users.is_empty() => {
             Some("the first users are not there yet".to_owned())
         }
@@ -88,7 +87,8 @@ pub(super) async fn ready(
     (status, Json(answer))
 }
 
-/// What does not work without a leader, in a store of the kind `kind` that may refuse writes.
+/// What does not work without a leader, for a store of this kind. `refuses_writes` is why the store refuses writes, if
+/// it does.
 pub(super) fn without_leader(kind: StoreKind, refuses_writes: Option<String>) -> String {
     match refuses_writes {
         Some(why) => format!("writes are not taken: {why}"),
@@ -99,7 +99,7 @@ pub(super) fn without_leader(kind: StoreKind, refuses_writes: Option<String>) ->
     }
 }
 
-/// A node knows how old its state can be, but not whether it is behind, or whether nobody answers.
+/// A text for a node whose state is too old. The node cannot tell whether it is behind, or whether nobody answers.
 fn not_confirmed(staleness_ms: Option<u64>) -> String {
     let since = match staleness_ms {
         Some(age_ms) => format!("for {} s", age_ms / 1_000),
@@ -114,9 +114,9 @@ fn not_confirmed(staleness_ms: Option<u64>) -> String {
 mod tests {
     use super::*;
 
-    /// On Redis and on a shared file, clients register while nobody leads.
+    /// With Redis and with a shared file, clients can register while there is no leader.
     #[test]
-    fn what_waits_for_a_leader_is_said_of_each_store() {
+    fn the_text_says_for_each_store_what_waits_for_a_leader() {
         let refused = || Some(String::from("the store refuses writes (OOM)"));
         for kind in [StoreKind::Redis, StoreKind::SharedFile] {
             assert_eq!(

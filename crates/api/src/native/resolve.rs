@@ -1,5 +1,5 @@
-//! Resolution: chooses one instance of a service by the service's strategy. It reads only the view, never
-//! waits and takes no lock.
+//! Resolution: chooses one instance of a service by the service's strategy. It only reads the view, and neither waits
+//! nor takes a lock.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,21 +23,21 @@ use maxine_state::{Given, Registration, SelectionStrategy, ServiceKey};
 use maxine_telemetry::Subject;
 use maxine_view::ServiceTable;
 
-/// What precedes the namespace in the path.
+/// The part of the path before the namespace.
 const PATH: &str = "/api/v1/resolve/";
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Resolve {
-    /// Used by strategies that hash: replaces the value that the policy hashes, such as the value of its header. If
-    /// the policy hashes the client's address, it can be another client's address.
+    /// Only for strategies that hash: replaces the value that the policy hashes, such as the value of a header. If the
+    /// policy hashes the client's address, this can be another client's address.
     #[param(max_length = 2048)]
     key: Option<String>,
-    /// Path, and query, to append to the instance's address; it begins with `/`.
+    /// Path, with an optional query, to append to the instance's address. It begins with `/`.
     #[param(max_length = 2048)]
     path: Option<String>,
-    /// 1 answers with a redirect to the instance.
+    /// With 1, the answer is a redirect to the instance.
     #[param(minimum = 0, maximum = 1)]
     redirect: Option<u8>,
 }
@@ -53,17 +53,18 @@ pub(super) struct Resolution {
     id: String,
     /// Address of the instance.
     address: String,
-    /// Its address with `path` appended. A path with a space or a character outside ASCII must be percent-encoded.
+    /// Address of the instance with `path` appended. A path with a space or a character outside ASCII must be
+    /// percent-encoded.
     url: String,
-    /// Its weight.
+    /// Weight of the instance.
     weight: u16,
-    /// Its zone.
+    /// Zone of the instance.
     zone: Option<String>,
-    /// Its version.
+    /// Version of the instance.
     version: Option<String>,
-    /// The strategy that chose it.
+    /// The strategy that chose the instance.
     strategy: SelectionStrategy,
-    /// How many instances it was chosen among.
+    /// Number of instances from which it was chosen.
     candidates: usize,
 }
 
@@ -101,7 +102,7 @@ pub(super) async fn resolve(
     response
 }
 
-/// Counts and notes the outcome, and says what the request was.
+/// Counts and records the outcome. Returns the subject of the request, for telemetry.
 fn account(
     state: &AppState,
     key: &ServiceKey,
@@ -156,14 +157,15 @@ fn shown(
     }
 }
 
-/// A resolution that is answered by a redirect to an instance, from this node's state as it is.
+/// A resolution that the fast path answers with a redirect, from this node's present state.
 pub(crate) struct PlainResolve {
     key: ServiceKey,
     query: Resolve,
 }
 
 impl PlainResolve {
-    /// The resolution of a `GET`, if it is one without escapes, without a wish for freshness, and without a fault.
+    /// The resolution of a `GET` with this path and query. `None` if it has escapes, asks for freshness, or is not
+    /// valid.
     pub(crate) fn of(path: &str, raw_query: &str) -> Option<Self> {
         let (namespace, service) = path.strip_prefix(PATH)?.split_once('/')?;
         if path.contains('%') || service.contains('/') || raw_query.contains(['%', '+']) {
@@ -187,8 +189,8 @@ impl PlainResolve {
         Some(Self { key: service_key(namespace, service).ok()?, query })
     }
 
-    /// Chooses an instance, and gives the index at which the choice is true. Nothing is counted or noted before
-    /// [`Self::account`].
+    /// Chooses an instance. Returns the index at which the choice is true, and the choice. Nothing is counted or
+    /// recorded before [`Self::account`].
     pub(crate) fn outcome(
         &self,
         state: &AppState,
@@ -199,12 +201,12 @@ impl PlainResolve {
         (index, outcome)
     }
 
-    /// What is appended to the instance's address.
+    /// The path to append to the instance's address.
     pub(crate) fn appended(&self) -> Option<&str> {
         self.query.path.as_deref()
     }
 
-    /// Counts and notes the outcome, and says what the request was.
+    /// Counts and records the outcome. Returns the subject of the request, for telemetry.
     pub(crate) fn account(
         &self,
         state: &AppState,
@@ -217,7 +219,7 @@ impl PlainResolve {
 }
 
 impl Resolve {
-    /// The index at which the choice is true, the service's table, and the choice.
+    /// Returns the index at which the choice is true, the service's table, and the choice.
     fn choose(
         &self,
         state: &AppState,
@@ -234,7 +236,7 @@ impl Resolve {
         (index, table, outcome)
     }
 
-    /// Refuses parameters that are out of their limits.
+    /// Refuses parameters that are beyond their limits.
     fn check(&self) -> Result<(), Problem> {
         check_path(self.path.as_deref().unwrap_or_default())?;
         if let Some(key) = &self.key {
@@ -247,7 +249,7 @@ impl Resolve {
     }
 }
 
-/// Accepts only characters that are allowed in a URL, and paths below the instance's base path.
+/// Refuses a path that has characters which are not allowed in a URL, or that leads out of the instance's base path.
 fn check_path(path: &str) -> Result<(), Problem> {
     if path.is_empty() {
         return Ok(());
@@ -276,7 +278,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_path_is_taken_makes_a_header_and_stays_below_the_base(path in "\\PC{0,40}|[/.%2eEfF\\\\?#a]{0,24}") {
+        fn every_accepted_path_makes_a_header_and_stays_below_the_base(path in "\\PC{0,40}|[/.%2eEfF\\\\?#a]{0,24}") {
             if check_path(&path).is_ok() {
                 let redirect = Redirect::new("http://h:81/base", Some(&path));
                 let uri: Uri = redirect.url().parse().unwrap();
@@ -288,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn injection_and_climbing_are_refused() {
+    fn injection_and_paths_with_dots_are_refused() {
         for bad in [
             "x",
             "/a\r\nSet-Cookie: x",

@@ -1,4 +1,4 @@
-//! Namespaces and services: lists and removal.
+//! Namespaces and services: lists, single services, and removal.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -27,13 +27,13 @@ use maxine_state::{
 /// A namespace in a list.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(super) struct NamespaceSummary {
-    /// Its name.
+    /// Name of the namespace.
     name: String,
-    /// Its services.
+    /// Number of its services.
     services: usize,
-    /// Their instances.
+    /// Number of the instances of these services.
     instances: usize,
-    /// Those that get traffic.
+    /// Number of these instances that get traffic.
     routable: usize,
 }
 
@@ -103,7 +103,7 @@ pub(super) async fn list_services(
         }
         None => None,
     };
-    // The services of a namespace are adjacent, so the search starts at its first possible key.
+    // The services of a namespace are adjacent, so the iteration starts at the first possible key of the namespace.
     let first = namespace.clone().map(|name| ServiceKey::new(name, Name::trusted("")));
     let start = match (after, first) {
         (Some(after), Some(first)) if first > after => Bound::Included(first),
@@ -135,10 +135,10 @@ pub(super) async fn list_services(
 pub(super) struct ServiceView {
     #[serde(flatten)]
     summary: ServiceSummary,
-    /// The policy; null where none is set.
+    /// Policy of the service; null if none is set.
     policy: Option<ServicePolicy>,
-    /// The drains of instances that are not registered, at most 100. An instance that registers under that name is
-    /// drained. A service exists while it has one.
+    /// The drains of instances that are not registered, at most 100. An instance that registers under such a name is
+    /// drained. The service exists as long as it has such a drain.
     kept_drains: Vec<KeptDrain>,
 }
 
@@ -151,7 +151,7 @@ pub(super) struct KeptDrain {
     drain: DrainView,
 }
 
-/// Most drains that are shown of a service.
+/// Maximum number of such drains in an answer.
 const KEPT_DRAINS_MAX: usize = 100;
 
 fn kept_drains(service: &ServiceState) -> Vec<KeptDrain> {
@@ -163,7 +163,7 @@ fn kept_drains(service: &ServiceState) -> Vec<KeptDrain> {
     kept.take(KEPT_DRAINS_MAX).map(view).collect()
 }
 
-/// The service, or a problem that names the missing one.
+/// The service in the state, or a problem that names the missing service.
 pub(super) fn find<'a>(fresh: &'a Fresh, key: &ServiceKey) -> Result<&'a ServiceState, Problem> {
     let found = fresh.state().service(key).map(AsRef::as_ref);
     found.ok_or_else(|| Problem::not_found("service", &key.to_string()))
@@ -191,10 +191,10 @@ pub(super) async fn get_service(
     }))
 }
 
-/// Outcome of a removal.
+/// Outcome of the removal of a service.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ServiceRemoved {
-    /// The index of the state right after it.
+    /// The index of the state right after the removal.
     index: u64,
     /// Number of removed instances.
     removed: usize,
@@ -202,8 +202,8 @@ pub(super) struct ServiceRemoved {
 
 /// Removes a service: its instances, their drains, and its policy.
 ///
-/// A large service goes in several steps; what registers meanwhile stays. Repeat it until it
-/// answers 404.
+/// A large service is removed in several steps. An instance that registers meanwhile stays, so repeat the request until
+/// it answers 404.
 #[utoipa::path(
     delete, path = "/api/v1/services/{namespace}/{service}", tag = "services",
     operation_id = "deleteService",
@@ -223,7 +223,7 @@ pub(super) async fn delete_service(
     ids.sort();
     ids.dedup();
     let mut outcome = ServiceRemoved { index: 0, removed: 0 };
-    // Each step needs its own id. Otherwise the second step would get the first step's answer.
+    // Each step needs a request id of its own. Otherwise the second step would get the first step's answer.
     let mut step = 0;
     for chunk in ids.chunks(BATCH_ITEMS_MAX) {
         let item = |id: &&Name| Deregistration {

@@ -1,4 +1,4 @@
-//! Services and instances in requests and answers, and their conversion from and to the state's types.
+//! The form of services and instances in requests and answers, and their conversion from and to the state's types.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +20,7 @@ use maxine_state::{
     RuntimeConfig, Scheme, SelectionStrategy, ServiceKey, ServiceState,
 };
 
-/// Entries with unique keys; a repeated key is refused.
+/// Entries with unique keys. A repeated key is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(transparent)]
 pub(super) struct Metadata(pub(super) BTreeMap<String, String>);
@@ -48,51 +48,52 @@ impl<'de> Deserialize<'de> for Metadata {
     }
 }
 
-/// What the owner of an instance says of it.
+/// A registration, as the owner of the instance sends it.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistrationBody {
-    /// Where it is reached, as a URL: `http://` or `https://`, host, optional port, optional base path. Either this
-    /// or `host` must be there.
+    /// Where the instance is reached, as a URL: `http://` or `https://`, host, optional port, optional base path.
+    /// Either `address` or `host` is required.
     #[serde(default)]
     #[schema(example = "http://10.0.0.1:8080", min_length = 1, max_length = 2048)]
     pub(super) address: Option<String>,
-    /// How it is called; by default `http`.
+    /// How the instance is called; by default `http`.
     #[serde(default)]
     pub(super) scheme: Option<Scheme>,
     /// A host name or an IP address, in place of `address`.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 2048)]
     pub(super) host: Option<String>,
-    /// The port. Without it HTTP clients use that of the scheme.
+    /// The port. If it is left out, HTTP clients use the port of the scheme.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 65535)]
     pub(super) port: Option<u64>,
-    /// What comes before every path on the instance, such as `/api`.
+    /// Prefix of every path on the instance, such as `/api`.
     #[serde(default)]
     #[schema(max_length = 2048)]
     pub(super) base_path: Option<String>,
-    /// Its share of the traffic, relative to the other instances; by default 1.
+    /// Share of the traffic, relative to the other instances; by default 1.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 100)]
     pub(super) weight: Option<u64>,
-    /// How long it stays listed after its last heartbeat, in milliseconds; the runtime
-    /// configuration's `heartbeat_timeout_s` where it is left out.
+    /// How long the registration lives after its last heartbeat, in milliseconds; by default `heartbeat_timeout_s` of
+    /// the runtime configuration.
     #[serde(default)]
     #[schema(minimum = 1000, maximum = 34_560_000_000_u64)]
     pub(super) ttl_ms: Option<u64>,
-    /// If true, it never expires: it has no `ttl_ms`, needs no heartbeats, and stays until it is deregistered.
+    /// If true, the registration never expires: it has no `ttl_ms`, needs no heartbeats, and stays until it is
+    /// deregistered.
     #[serde(default)]
     pub(super) permanent: bool,
-    /// The zone that it runs in.
+    /// The zone that the instance runs in.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 255)]
     pub(super) zone: Option<String>,
-    /// The version that it runs.
+    /// The version that the instance runs.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 255)]
     pub(super) version: Option<String>,
-    /// The name of the machine that it runs on.
+    /// The name of the machine that the instance runs on.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 255)]
     pub(super) node: Option<String>,
@@ -103,10 +104,10 @@ pub(super) struct RegistrationBody {
     /// Metadata entries.
     #[serde(default)]
     pub(super) metadata: Metadata,
-    /// Its probe, if it differs from that of the service's policy.
+    /// The probe of the instance, if it differs from that of the service's policy.
     #[serde(default)]
     pub(super) probe: Option<ProbeSpec>,
-    /// Checks that its owner reports.
+    /// Checks that the instance's owner reports.
     #[serde(default)]
     #[schema(max_items = 16)]
     pub(super) checks: Vec<CheckBody>,
@@ -116,13 +117,14 @@ pub(super) struct RegistrationBody {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CheckBody {
-    /// Its name within the instance; not `probe`, which is the check that Maxine makes.
+    /// Name of the check within the instance. It cannot be `probe`, which is the check that Maxine makes.
     #[schema(min_length = 1, max_length = 255)]
     id: String,
-    /// The longest time between two reports, in milliseconds. After it the check is critical.
+    /// Maximum time between two reports, in milliseconds. If no report arrives in that time, the check becomes
+    /// critical.
     #[schema(minimum = 1000, maximum = 34_560_000_000_u64)]
     ttl_ms: u64,
-    /// The status until the first report.
+    /// Status until the first report.
     #[serde(default)]
     initial_status: CheckStatus,
 }
@@ -135,7 +137,7 @@ impl CheckBody {
 }
 
 impl RegistrationBody {
-    /// Checks every limit and creates a registration.
+    /// Checks all limits and makes a registration. `config` has the default time to live.
     pub(super) fn into_registration(
         self,
         id: Name,
@@ -187,7 +189,7 @@ impl RegistrationBody {
         }
     }
 
-    /// The address, from a URL or from its parts. Both may be given if they are equal.
+    /// The address, from a URL or from its parts. Both may be sent if they are equal.
     fn address(&self) -> Result<Address, Problem> {
         let port = self.port.map(|port| {
             check_range("port", port, 1, u16::MAX.into())?;
@@ -235,28 +237,28 @@ impl RegistrationBody {
 /// Result of the health checks.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct HealthView {
-    /// Whether it may get traffic.
+    /// Whether the instance may get traffic.
     pub(super) readiness: Readiness,
-    /// Whether it is alive, or evicted.
+    /// Whether the instance is alive, or evicted.
     pub(super) liveness: Liveness,
-    /// Why, in one line; empty to callers without a credential.
+    /// Why the verdict is so, in one line; empty to callers without a credential.
     pub(super) reason: String,
-    /// Since when, in milliseconds since 1970; null if nothing has been observed.
+    /// Since when the verdict is so, in milliseconds since 1970; null if nothing has been observed.
     pub(super) since_ms: Option<u64>,
-    /// How often its health changed recently (flap score): at the time of the answer; in the change of a watch, at the
-    /// time of the last change of its health.
+    /// How often the instance's health changed recently (flap score): at the time of the answer or, in the change of a
+    /// watch, at the time of the last change of its health.
     pub(super) flap_score: u32,
 }
 
 impl HealthView {
-    /// The verdict on an instance, with its present flap score.
+    /// The verdict on an instance, with its flap score at `now_ms`.
     pub(super) fn present(service: &ServiceState, instance: &Instance, now_ms: u64) -> Self {
         let policy = service.policy.as_ref().and_then(|record| record.policy.health);
         let flap_score = flap_score(instance.health(), policy, now_ms);
         Self { flap_score, ..Self::changed(instance) }
     }
 
-    /// The verdict on an instance, with its flap score at the last change.
+    /// The verdict on an instance, with its flap score at the time of the last change.
     fn changed(instance: &Instance) -> Self {
         let health = instance.verdict();
         Self {
@@ -269,18 +271,18 @@ impl HealthView {
     }
 }
 
-/// Who finds out how an instance is.
+/// The source of a check's results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckKindView {
-    /// Nodes of Maxine ask the instance.
+    /// Nodes of Maxine probe the instance.
     Probe,
-    /// The owner reports.
+    /// The owner of the instance reports its state.
     Ttl,
 }
 
 impl CheckKindView {
-    /// The name in the API.
+    /// The name of the kind in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -293,22 +295,22 @@ impl CheckKindView {
 /// A check of an instance.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct CheckView {
-    /// Its name within the instance; `probe` is the check that Maxine makes.
+    /// Name of the check within the instance; `probe` is the check that Maxine makes.
     pub(super) id: String,
-    /// Who finds out how the instance is.
+    /// The source of the check's results.
     kind: CheckKindView,
-    /// The longest time between two reports, in milliseconds; null for the probe.
+    /// Maximum time between two reports, in milliseconds; null for the probe.
     ttl_ms: Option<u64>,
-    /// The status until the first report; null for the probe.
+    /// Status until the first report; null for the probe.
     initial_status: Option<CheckStatus>,
-    /// Its present status. That of the probe is `unknown` until there is a verdict on it; the routes of one instance
-    /// then show what the latest probe found.
+    /// Present status of the check. That of the probe is `unknown` until there is a verdict on it. The routes of a
+    /// single instance show the result of the latest probe instead.
     pub(super) status: CheckStatus,
-    /// What was found; empty to callers without a credential.
+    /// What the check found; empty to callers without a credential.
     pub(super) output: String,
-    /// Since when it has this status, in milliseconds since 1970; null if that is not known.
+    /// Since when the check has this status, in milliseconds since 1970; null if that is unknown.
     pub(super) since_ms: Option<u64>,
-    /// The index of the last change to it.
+    /// The index of the last change to the check.
     modified_index: u64,
 }
 
@@ -335,11 +337,11 @@ impl CheckView {
 /// An operator's decision that an instance gets no new traffic.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct DrainView {
-    /// Who drained it.
+    /// Who drained the instance.
     by: String,
-    /// Why.
+    /// Why the instance was drained.
     reason: String,
-    /// Since when, in milliseconds since 1970.
+    /// Since when the instance is drained, in milliseconds since 1970.
     since_ms: u64,
 }
 
@@ -353,64 +355,64 @@ impl From<&Drain> for DrainView {
     }
 }
 
-/// An instance by itself, as changes carry it.
+/// An instance without its role in the service. A change of a watch contains it in this form.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct InstanceRecord {
     /// The namespace.
     namespace: String,
     /// The service.
     service: String,
-    /// Its name within the service.
+    /// Name of the instance within the service.
     id: String,
     /// Address of the instance, as a URL.
     address: String,
-    /// How it is called.
+    /// How the instance is called.
     scheme: Scheme,
-    /// Its host name or IP address; an IPv6 address has no brackets here.
+    /// Host name or IP address of the instance; an IPv6 address has no brackets here.
     host: String,
-    /// Its port; null if its owner named none, so that HTTP clients use that of the scheme.
+    /// Port of the instance; null if its owner named none, so that HTTP clients use the port of the scheme.
     port: Option<u16>,
-    /// What comes before every path on it.
+    /// Prefix of every path on the instance.
     base_path: Option<String>,
-    /// Its share of the traffic, relative to the other instances.
+    /// Share of the traffic, relative to the other instances.
     weight: u16,
-    /// Time after the last heartbeat at which it expires, in milliseconds; null if it is permanent.
+    /// Time after the last heartbeat at which the registration expires, in milliseconds; null if it is permanent.
     ttl_ms: Option<u64>,
-    /// Whether it never expires.
+    /// Whether the registration never expires.
     permanent: bool,
-    /// The zone that it runs in.
+    /// The zone that the instance runs in.
     zone: Option<String>,
-    /// The version that it runs.
+    /// The version that the instance runs.
     version: Option<String>,
-    /// The name of the machine that it runs on.
+    /// The name of the machine that the instance runs on.
     node: Option<String>,
-    /// Labels, in the order in which its owner gave them.
+    /// Labels, in the order in which the owner sent them.
     tags: Vec<String>,
     /// Metadata entries.
     metadata: Metadata,
-    /// Its own probe, if it registered one; null to callers without a credential.
+    /// The probe that the owner registered, if any; null to callers without a credential.
     probe: Option<ProbeSpec>,
-    /// Its checks, in the order of their ids, with their present states.
+    /// The checks of the instance, in the order of their ids, with their present states.
     checks: Vec<CheckView>,
-    /// The verdict that follows from its checks.
+    /// The verdict that follows from the checks.
     health: HealthView,
-    /// The index of its registration; an expiry or a conditional removal names it.
+    /// The index of the registration. A heartbeat, an expiry or a conditional removal refers to the registration by it.
     lease_epoch: u64,
-    /// When it was registered, in milliseconds since 1970.
+    /// When the instance was registered, in milliseconds since 1970.
     registered_at_ms: u64,
-    /// The index of the last change to it.
+    /// The index of the last change to the instance.
     modified_index: u64,
 }
 
 /// How much of an instance a caller may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Detail {
-    /// Everything.
+    /// The caller may see everything.
     Full,
-    /// Everything except the values of the probe's header fields, which may be secrets.
+    /// The caller may see everything except the values of the probe's header fields, which may be secrets.
     WithoutSecrets,
-    /// Everything except the requests and results of its probes. Otherwise, a caller who may register
-    /// addresses could learn what answers there.
+    /// The caller may see everything except the requests and results of the probes. Otherwise, a caller who may
+    /// register addresses could learn what answers there.
     WithoutProbes,
 }
 
@@ -424,7 +426,8 @@ impl Detail {
         }
     }
 
-    /// What this caller may see of changes. All watchers of a kind share their text, so it has no secrets.
+    /// What this caller may see of changes. All watchers with the same role share the text of a change, so it never
+    /// contains secrets.
     pub(crate) fn of_changes(caller: &Caller) -> Self {
         if caller.role.is_some() { Self::WithoutSecrets } else { Self::WithoutProbes }
     }
@@ -482,15 +485,15 @@ impl InstanceRecord {
 pub(super) struct InstanceView {
     #[serde(flatten)]
     record: InstanceRecord,
-    /// Whether it gets traffic now: not drained; healthy, unless the service is in panic mode; and of a version that has
-    /// a share, if the policy splits the traffic.
+    /// Whether the instance gets traffic now. It must not be drained; it must be healthy, unless the service is in
+    /// panic mode; and if the policy splits the traffic, its version must have a share.
     routable: bool,
-    /// Who drained it, and why; null if it is not drained.
+    /// Who drained the instance, and why; null if it is not drained.
     drain: Option<DrainView>,
 }
 
 impl InstanceView {
-    /// The instance at `now_ms`, in milliseconds since 1970.
+    /// The instance as it is at `now_ms`, in milliseconds since 1970.
     pub(super) fn new(
         key: &ServiceKey,
         service: &ServiceState,
@@ -511,7 +514,7 @@ impl InstanceView {
         }
     }
 
-    /// With the checks as they are known beyond what is stored.
+    /// Replaces the stored checks by what is known about them, which may be newer.
     pub(super) fn with_checks(mut self, known: KnownChecks) -> Self {
         self.record.checks = known.into_views();
         self
@@ -534,7 +537,7 @@ impl ServiceHealth {
     /// All states, from the best to the worst.
     pub const ALL: [Self; 3] = [Self::Healthy, Self::Degraded, Self::Down];
 
-    /// The name in the API.
+    /// The name of the state in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -552,17 +555,18 @@ pub(super) struct ServiceSummary {
     namespace: String,
     /// The service's name.
     name: String,
-    /// Its state.
+    /// State of the service.
     pub(super) health: ServiceHealth,
     #[serde(flatten)]
     pub(super) counts: InstanceCounts,
-    /// Whether so many are unhealthy that all that are not drained are used, healthy or not.
+    /// Whether the service is in panic mode: so many instances are unhealthy that all instances that are not drained
+    /// get traffic.
     panic_mode: bool,
-    /// The strategy in force.
+    /// The strategy in force: that of the policy, or else that of the configuration.
     strategy: SelectionStrategy,
-    /// The policy's revision; null where none is set.
+    /// Revision of the policy; null if none is set.
     policy_revision: Option<u64>,
-    /// The index of the last change to it.
+    /// The index of the last change to the service.
     modified_index: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Data that belongs to this node alone: alerts, their silences, and recent traces.
+//! Data that belongs to this node alone: alerts, their silences, traffic, and recent traces.
 
 use axum::Json;
 use axum::extract::State;
@@ -25,7 +25,7 @@ const SILENCE_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Newest {
-    /// Most items.
+    /// Maximum number of items.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
 }
@@ -50,7 +50,7 @@ pub(super) async fn list_alerts(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TrafficQuery {
-    /// Only calls to this service; `namespace` is `default` if it is left out.
+    /// Only calls to this service. Its namespace is `default` if `namespace` is left out.
     service: Option<String>,
     /// The service's namespace.
     namespace: Option<String>,
@@ -58,21 +58,21 @@ pub(super) struct TrafficQuery {
     since_ms: Option<u64>,
 }
 
-/// How much traffic there was.
+/// The traffic of a node.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TrafficView {
     /// Length of a step, in milliseconds.
     step_ms: u64,
-    /// This node's clock, in milliseconds since 1970; the last step may not be complete.
+    /// This node's clock, in milliseconds since 1970. The step that contains this time is not complete.
     now_ms: u64,
-    /// The steps, oldest first; those in which nothing happened are left out.
+    /// The steps, oldest first. Steps without traffic are left out.
     items: Vec<TrafficStep>,
     /// The sum of all these steps.
     total: TrafficStep,
 }
 
-/// Shows how much traffic this node had: an hour of all of it, or a quarter of an hour of one
-/// service. Services that were not asked for lately have none.
+/// Shows the traffic of this node: all traffic of the last hour, or the traffic of one service in the last quarter of
+/// an hour. A service without recent requests has none.
 #[utoipa::path(
     get, path = "/api/v1/traffic", tag = "traffic", operation_id = "traffic",
     params(TrafficQuery, Freshness), responses((status = 200, body = TrafficView)),
@@ -90,7 +90,8 @@ pub(super) async fn traffic(
     let key = key.transpose()?;
     let since_ms = query.since_ms.unwrap_or(0);
     let telemetry = state.telemetry().clone();
-    // It includes what the writer has not written yet, which may wait for the disk.
+    // Reading the counts may wait for the disk, because they include requests that are not yet written to the request
+    // log.
     let sum = tokio::task::spawn_blocking(move || match &key {
         Some(key) => telemetry.traffic().of_service(key, since_ms),
         None => telemetry.traffic().of_node(since_ms),
@@ -102,7 +103,7 @@ pub(super) async fn traffic(
     Ok(fresh.json(TrafficView { step_ms: STEP_MS, now_ms, items, total }))
 }
 
-/// Acknowledges an alert, and records by whom.
+/// Acknowledges an alert, and records who did so.
 #[utoipa::path(
     post, path = "/api/v1/alerts/{id}/ack", tag = "alerts", operation_id = "acknowledgeAlert",
     params(("id" = u64, Path,)), responses((status = 200, body = Alert)),
@@ -121,7 +122,7 @@ pub(super) async fn acknowledge_alert(
     alerts.newest_first().into_iter().find(|alert| alert.id == id).map(Json).ok_or_else(missing)
 }
 
-/// Lists the silences in force.
+/// Lists the silences that are in force.
 #[utoipa::path(
     get, path = "/api/v1/alerts/silences", tag = "alerts", operation_id = "listSilences",
     params(Freshness), responses((status = 200, body = Page<Silence>)),
@@ -141,13 +142,13 @@ pub(super) struct SilenceBody {
     /// Duration from now, in milliseconds, at most 30 days.
     #[schema(minimum = 1000, maximum = 2_592_000_000_u64)]
     duration_ms: u64,
-    /// Why.
+    /// Why the alerts are silenced.
     #[serde(default)]
     #[schema(max_length = 1024)]
     reason: String,
 }
 
-/// Stops sending a kind of alert to the webhook for a time; it is still listed.
+/// Stops sending a kind of alert to the webhook for some time. The alerts are still listed.
 #[utoipa::path(
     put, path = "/api/v1/alerts/silences/{type}", tag = "alerts", operation_id = "silenceAlerts",
     params(("type" = String, Path,)), request_body = SilenceBody,
@@ -174,7 +175,7 @@ pub(super) async fn silence_alerts(
     Ok(Json(silence))
 }
 
-/// Stores a silence in the data directory, which may wait for the disk, and sets it.
+/// Stores a silence in the data directory, and puts it in force. It may wait for the disk.
 async fn set_silence(state: &AppState, silence: Silence, now_ms: u64) -> Result<(), Problem> {
     let telemetry = state.telemetry().clone();
     let set = move || telemetry.alerts().silence(silence, now_ms);
@@ -213,7 +214,7 @@ pub(super) async fn unsilence_alerts(
     _: Params<NoParams>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    // A silence whose time is over replaces it.
+    // A silence that has already ended replaces the present one.
     let ended = Silence {
         kind: alert_kind(&kind)?,
         until_ms: 0,
@@ -227,24 +228,24 @@ pub(super) async fn unsilence_alerts(
 /// A request that this node has answered.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TraceView {
-    /// Its trace id.
+    /// Trace id of the request.
     trace_id: String,
-    /// Its W3C trace parent.
+    /// W3C trace parent of the request.
     traceparent: String,
     /// The method.
     method: String,
-    /// The request target, query included.
+    /// Target of the request, with its query.
     path: String,
-    /// The answer's status.
+    /// Status of the answer.
     status: u16,
-    /// Until the answer's head was ready, in milliseconds.
+    /// Time until the answer's head was ready, in milliseconds.
     duration_ms: f64,
-    /// When it began, in milliseconds since 1970.
+    /// When the request began, in milliseconds since 1970.
     time_ms: u64,
     /// The client's network address.
     client: String,
-    /// The attempts of a request that was handed on, in the order in which they began: of more than
-    /// eight the first seven and the last. Empty for any other request.
+    /// The attempts of a forwarded request, in the order in which they began. If there were more than eight, the first
+    /// seven and the last. Empty for any other request.
     attempts: Vec<AttemptView>,
 }
 
@@ -253,7 +254,7 @@ pub(super) struct TraceView {
 pub(super) struct AttemptView {
     /// The instance.
     instance: String,
-    /// Its address.
+    /// Address of the instance.
     address: String,
     /// Start of the attempt, in milliseconds after the start of the request.
     start_ms: f64,
@@ -261,8 +262,8 @@ pub(super) struct AttemptView {
     duration_ms: f64,
     /// The status that the instance answered; null if it gave no answer.
     status: Option<u16>,
-    /// Why there was no answer: the code of `x-maxine-error`, or `lost_hedge` if another instance
-    /// answered first. Null if there was an answer.
+    /// Why there was no answer: the code of `x-maxine-error`, or `lost_hedge` if another instance answered first. Null
+    /// if there was an answer.
     error: Option<&'static str>,
 }
 

@@ -15,30 +15,31 @@ use maxine_actors::state_version;
 use maxine_state::{AuditAction, Command, STATE_VERSION};
 use maxine_store::StoreNode;
 
-/// The state's versions.
+/// Versions of the state.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct StateVersions {
-    /// The version that the state has: what belongs to a newer one is refused. Null while this node has no state.
+    /// The version that the state has. Commands and fields of a newer version are refused. Null while this node has no
+    /// state.
     pub(super) current: Option<u32>,
     /// The newest version that this node understands.
     pub(super) understood: u32,
 }
 
-/// A finished upgrade.
+/// Outcome of finishing an upgrade.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Finished {
-    /// The index of the state right after it.
+    /// The index of the state right after the upgrade was finished.
     index: u64,
     /// The version that the state has now.
     state_version: u32,
-    /// Whether it was raised: false if it was the newest already.
+    /// Whether the version was raised. False if it was the newest already.
     raised: bool,
 }
 
 /// Finishes an upgrade: raises the version of the state to the newest that every voter understands. Before that, nodes
-/// can go back to the older version of Maxine; afterwards an older node stops. Voters are the members with a vote, or, in
-/// redis and shared-file mode, the nodes that the store has an entry of. If one was not upgraded or not met yet, the
-/// answer is 409, names it, and nothing was changed.
+/// can go back to the older version of Maxine; afterwards, a node of the older version stops. Voters are the members
+/// with a vote or, in redis and shared-file mode, the nodes that have an entry in the store. If a voter was not
+/// upgraded or is not known yet, the answer is 409, names it, and nothing was changed.
 #[utoipa::path(
     post, path = "/api/v1/cluster/upgrade/finish", tag = "cluster", operation_id = "finishUpgrade",
     responses((status = 200, body = Finished)),
@@ -67,11 +68,11 @@ pub(super) async fn finish_upgrade(
     Ok(Json(Finished { index: applied.index, state_version: to, raised }))
 }
 
-/// Takes the entry of a node out of the store (redis and shared-file mode), so that it does not count any more when an
+/// Removes the entry of a node from the store (redis and shared-file mode), so that the node no longer counts when an
 /// upgrade is finished. The leader, this node, and a node that has reported within the last 10 seconds are refused with
-/// 409: they run, and would have a new entry within two seconds. While nodes cannot report, because the store takes no
-/// writes, the answer is 503. The entry of a silent node is removed by itself after a day. Members of a Raft cluster are
-/// removed with `DELETE /cluster/members/{id}`.
+/// 409: they run, and would have a new entry within two seconds. While nodes cannot report, because the store accepts
+/// no writes, the answer is 503. The entry of a silent node is removed automatically after a day. Members of a Raft
+/// cluster are removed with `DELETE /cluster/members/{id}`.
 #[utoipa::path(
     delete, path = "/api/v1/cluster/nodes/{name}", tag = "cluster", operation_id = "forgetNode",
     params(("name" = String, Path,)),
@@ -105,7 +106,7 @@ pub(super) async fn forget_node(
             "Stop the node first. A node that is stopped in the ordinary way leaves no entry.";
         return Err(problem);
     }
-    // This node runs. If its own reports do not arrive, the silence of others means nothing.
+    // This node runs. If its own reports do not arrive, the silence of other nodes proves nothing.
     let own_is_silent = nodes.iter().any(|node| node.name == own && node.is_silent());
     let no_reports = app.store().refuses_writes().or_else(|| {
         own_is_silent.then(|| String::from("the reports of this node do not reach the store"))
@@ -125,7 +126,7 @@ pub(super) async fn forget_node(
     audit.run_recorded(forget).await
 }
 
-/// Why a node must not be forgotten: it is known to run, or holds the lease of the leader.
+/// Why a node must not be forgotten: it is known to run, or it holds the leader's lease. `None` if it may be forgotten.
 fn runs(name: &str, own: &str, nodes: &[StoreNode], leader: Option<String>) -> Option<String> {
     if name == own {
         return Some(format!("{name} runs: it answers this request"));
@@ -147,7 +148,7 @@ fn runs(name: &str, own: &str, nodes: &[StoreNode], leader: Option<String>) -> O
 mod tests {
     use super::*;
 
-    /// During an outage every entry is old, also that of the leader.
+    /// During an outage of the store every entry is old, including that of the leader.
     #[test]
     fn a_node_that_is_known_to_run_is_not_forgotten_however_old_its_entry_is() {
         let node = |name: &str, last_seen_ms| StoreNode {

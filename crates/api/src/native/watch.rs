@@ -1,10 +1,10 @@
-//! Watches: server-sent events and long-poll.
+//! Watches: server-sent events and long polls.
 //!
-//! A watcher is a position in the view's ring and no queue, so it costs the same whether its client reads or
-//! not. If the ring overtakes a slow client, the client gets `compacted` and its stream ends. Each change is
-//! serialized once and shared by all its watchers.
+//! A watcher is a position in the view's ring. It has no queue, so it costs the same whether its client reads or not.
+//! If the ring overtakes a slow client, the client gets the event `compacted`, and its stream ends. Each change is
+//! serialized once, and all its watchers share the text.
 //!
-//! **Invariant:** there are no gaps. A watcher gets every change of its scope in order, or `compacted`.
+//! **Invariant:** there are no gaps. A watcher gets every change of its scope in order, or the event `compacted`.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -36,14 +36,15 @@ use maxine_state::limits::check_range;
 use maxine_state::{Event, History, Name, Role, ServiceKey};
 use maxine_view::{Compacted, WatchScope, Watcher, WatcherLost};
 
-/// Length from which no further change is added to a part of a stream, in bytes. It limits the memory for one slow client.
+/// If a part of a stream has this length, no further change is added to it. In bytes. It limits the memory for one slow
+/// client.
 const PIECE_LEN_MIN: usize = 16 * 1_024;
-/// Interval after which a comment is sent if there is no change, in milliseconds.
+/// If there is no change for this time, a comment is sent. In milliseconds.
 const HEARTBEAT_MS: u64 = 10_000;
-/// Maximum age of a stream, in milliseconds, so that a client that lost its permission cannot watch forever.
-/// The client resumes at its position. Up to half as much is added at random.
+/// Maximum age of a stream, in milliseconds, so that a client that lost its permission cannot watch forever. Up to half
+/// as much is added at random, so that streams do not end at the same time. The client resumes at its position.
 const STREAM_AGE_MS: u64 = 900_000;
-/// How long a watcher that is ahead of this node waits for it, in milliseconds.
+/// How long a watcher whose index is ahead of this node waits for the node, in milliseconds.
 const AHEAD_TIMEOUT_MS: u64 = 2_000;
 /// Maximum wait of a long-poll, in milliseconds.
 const WAIT_MS_MAX: u64 = 60_000;
@@ -55,15 +56,15 @@ const FRAMES_LEN: usize = 1_024;
 /// Prevents nginx from buffering an answer.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// A change, and its text.
+/// A change, and its text for clients.
 type Frame = (Arc<Event>, Bytes);
 
-/// Shared by all watchers of a node.
+/// What all watchers of a node share.
 pub(super) struct Watchers {
     places: Arc<Places>,
-    /// The text of recent changes, each at its index modulo the length.
+    /// The texts of recent changes. The text of a change is at its index modulo the length.
     with_probes: Box<[ArcSwapOption<Frame>]>,
-    /// The same, for callers without a credential.
+    /// The same without probes, for callers without a credential.
     without_probes: Box<[ArcSwapOption<Frame>]>,
 }
 
@@ -100,7 +101,7 @@ impl Watchers {
         })
     }
 
-    /// A change as a server-sent event.
+    /// The text of a change, as a server-sent event.
     fn frame(&self, event: &Arc<Event>, history: Option<History>, detail: Detail) -> Bytes {
         let at = usize::try_from(event.index).unwrap_or(0) % FRAMES_LEN;
         let slot = match detail {
@@ -108,7 +109,7 @@ impl Watchers {
             Detail::WithoutProbes => &self.without_probes[at],
         };
         if let Some(kept) = &*slot.load()
-            // It must be the same change: after a loss of writes, another change can have its index.
+            // The slot may hold another change with the same index, after a loss of acknowledged writes.
             && Arc::ptr_eq(&kept.0, event)
         {
             return kept.1.clone();
@@ -127,11 +128,11 @@ impl Watchers {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Watch {
-    /// Only this namespace; with `service` and without it, `default`.
+    /// Only this namespace. If it is left out and `service` is not, the namespace is `default`.
     namespace: Option<String>,
     /// Only this service.
     service: Option<String>,
-    /// Only changes after this index, or after `HISTORY-INDEX` as in the ids of events; by default, from
+    /// Only changes after this index, or after `HISTORY-INDEX`, as in the ids of events; by default, only changes from
     /// now on. `Last-Event-ID` takes precedence.
     #[param(value_type = Option<String>)]
     index: Option<HistoryIndex>,
@@ -141,11 +142,11 @@ pub(super) struct Watch {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Poll {
-    /// Only this namespace; with `service` and without it, `default`.
+    /// Only this namespace. If it is left out and `service` is not, the namespace is `default`.
     namespace: Option<String>,
     /// Only this service.
     service: Option<String>,
-    /// Only changes after this index, or after `HISTORY-INDEX`; by default, from now on.
+    /// Only changes after this index, or after `HISTORY-INDEX`; by default, only changes from now on.
     #[param(value_type = Option<String>)]
     index: Option<HistoryIndex>,
     /// How long to wait for the first change, in milliseconds; by default 30000.
@@ -156,7 +157,7 @@ pub(super) struct Poll {
     limit: Option<u64>,
 }
 
-/// The scope of a watch. A caller who does not name a service sees more than a look-up would show.
+/// The scope of a watch. Without a service, it needs a viewer, because it shows more than a look-up would.
 fn scope(
     caller: &Caller,
     namespace: Option<&str>,
@@ -178,18 +179,18 @@ fn scope(
     })
 }
 
-/// Takes a position in the changes.
+/// Starts a watcher behind an index.
 async fn subscribe(
     state: &AppState,
     scope: WatchScope,
     after: Option<HistoryIndex>,
 ) -> Result<Watcher, Compacted> {
     let Some(after) = after else {
-        // Changes between reading the index and subscribing are not missed, because the ring has them.
+        // Changes between reading the index and subscribing are not missed, because the ring still has them.
         return state.view().hub().subscribe(scope, state.view().index());
     };
-    // A watcher may come from a node that is ahead of this one. If this node does not catch up, the index
-    // belongs to another history.
+    // A client may come from another node that is ahead of this one. If this node does not catch up in time, the index
+    // is taken for one of another history.
     let timeout = Duration::from_millis(AHEAD_TIMEOUT_MS);
     let reached = state.view().wait_for(after.index, timeout).await.is_ok();
     let anew = Compacted { oldest: state.view().index() };
@@ -200,7 +201,7 @@ async fn subscribe(
     if after.is_in(watcher.history()) { Ok(watcher) } else { Err(anew) }
 }
 
-/// The position in `Last-Event-ID`.
+/// The position in `Last-Event-ID`; `None` without that header.
 pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<HistoryIndex>, Problem> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
     let place = value.to_str().ok().and_then(|id| id.parse().ok());
@@ -212,10 +213,10 @@ pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<HistoryIndex>,
 
 /// Streams changes as server-sent events.
 ///
-/// The first event is `ready`, with the index that the stream starts after. The id of each event is
-/// its history and its index; a client that reconnects with `Last-Event-ID` misses nothing. The event
-/// `compacted` ends the stream, because the changes are no longer kept or another history has begun:
-/// read a list and watch from its `x-maxine-history` and `x-maxine-index`, with a hyphen between them.
+/// The first event is `ready`, with the index after which the stream starts. The id of each event is its history and
+/// its index. A client that reconnects with `Last-Event-ID` misses nothing. The event `compacted` ends the stream,
+/// because the changes are no longer kept or another history has begun: read a list, and watch from its
+/// `x-maxine-history` and `x-maxine-index`, with a hyphen between them.
 #[utoipa::path(
     get, path = "/api/v1/watch", tag = "watch", operation_id = "watch",
     params(Watch, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen.")),
@@ -246,8 +247,8 @@ pub(super) async fn watch(
     let detail = Detail::of_changes(&caller);
     let stream = Stream { stage, watchers, detail, clock, published, ends_at_ms, _place: place };
     let body = Body::from_stream(stream::unfold(stream, Stream::next));
-    // Proxies must forward each part immediately. nginx buffers answers unless this header forbids it, and
-    // compressed or rewritten answers are buffered too.
+    // Proxies must forward each part immediately. nginx buffers answers unless this header forbids it. Proxies also
+    // buffer answers that they compress or rewrite.
     let fields = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
@@ -274,7 +275,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// The next part of the stream. Called only when the client can receive it.
+    /// The next part of the stream. It is only called when the client can receive it.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         let (piece, stage) = match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Ready(watcher) => {
@@ -282,7 +283,7 @@ impl Stream {
                 let id = HistoryIndex::new(watcher.history(), after);
                 let history = watcher.history().map(|history| history.to_string());
                 let data = serde_json::json!({ "index": after, "history": history });
-                // The comment comes first, so that a client gets a first byte immediately.
+                // The comment comes first, so that the client gets a first byte immediately.
                 let text =
                     format!(": watching\n\nretry: 1000\nid: {id}\nevent: ready\ndata: {data}\n\n");
                 (Bytes::from(text), Stage::Running(watcher))
@@ -300,14 +301,14 @@ impl Stream {
         Some((Ok(piece), self))
     }
 
-    /// The next changes. If there are none for a while, a comment with the index that the client has reached.
-    /// A client that reconnects with it need not start from a snapshot because of changes of other services.
+    /// The next changes. If there are none for a while, a comment with the index that the client has reached. If the
+    /// client reconnects with that index, it need not read a list because of changes of other services.
     async fn piece(&self, watcher: &mut Watcher) -> Result<Bytes, WatcherLost> {
         let wait = watcher.next(1);
         if let Ok(events) = tokio::time::timeout(Duration::from_millis(HEARTBEAT_MS), wait).await {
             return Ok(self.watchers.piece(&events?, watcher, self.detail));
         }
-        // Read first, so that nothing up to it is missing from the changes taken below.
+        // The index is read first, so that the changes taken below include everything up to it.
         let published = *self.published.borrow();
         let events = watcher.take(1)?;
         if !events.is_empty() {
@@ -320,12 +321,12 @@ impl Stream {
 }
 
 impl Watchers {
-    /// The first changes, and those after them until the piece is long enough. A single change is not copied.
+    /// A piece with the first changes, and with further ones until it is long enough. A single change is not copied.
     fn piece(&self, first: &[Arc<Event>], watcher: &mut Watcher, detail: Detail) -> Bytes {
         let frame = |event| self.frame(event, watcher.history(), detail);
         let mut frames: Vec<Bytes> = first.iter().map(frame).collect();
         let mut len: usize = frames.iter().map(Bytes::len).sum();
-        // If the ring has overtaken the watcher, the next piece says so.
+        // If the ring has overtaken the watcher, the next piece reports that.
         while len < PIECE_LEN_MIN
             && let Ok(events) = watcher.take(1)
             && let [event] = events.as_slice()
@@ -341,7 +342,7 @@ impl Watchers {
     }
 }
 
-// It has no id: a client that reconnected with one would continue as if nothing had been missed.
+/// The event `compacted`. It has no id, because a client that reconnected with one would miss changes unnoticed.
 fn compacted(lost: Compacted) -> Bytes {
     Bytes::from(format!("event: compacted\ndata: {{\"index\":{}}}\n\n", lost.oldest))
 }
@@ -349,10 +350,10 @@ fn compacted(lost: Compacted) -> Bytes {
 /// Changes after an index.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Changes {
-    /// The index after the last of them.
+    /// The index after the last of the changes. Pass it as `index` of the next request.
     index: u64,
-    /// The history that it counts in; null while this node has none. Pass `HISTORY-INDEX` as `index` of the next
-    /// request.
+    /// The history that the index belongs to; null while this node has none. Pass `HISTORY-INDEX` as `index` of the
+    /// next request.
     history: Option<String>,
     /// The changes, in order; empty if there was none in time.
     changes: Vec<Change>,
@@ -403,7 +404,7 @@ pub(super) async fn poll_changes(
     })?;
     let mut events = watcher.take(limit).map_err(gone)?;
     if events.is_empty() && wait_ms > 0 {
-        // The position moves only with returned changes, so a wait that ends loses nothing.
+        // The position moves only with returned changes, so a wait that ends without a change loses nothing.
         match tokio::time::timeout(Duration::from_millis(wait_ms), watcher.next(limit)).await {
             Err(_) => {}
             Ok(Ok(newest)) => events = newest,
@@ -416,8 +417,8 @@ pub(super) async fn poll_changes(
     }
     let mut index = watcher.after();
     if events.is_empty() {
-        // Read first, so that nothing up to it is missing from the changes taken below. So the watcher of a
-        // quiet service does not fall behind because of changes of other services.
+        // The index is read first, so that the changes taken below include everything up to it. Returning it keeps the
+        // watcher of a quiet service from falling behind because of changes of other services.
         let published = *state.view().hub().published().borrow();
         events = watcher.take(limit).map_err(gone)?;
         index = if events.is_empty() { published.max(index) } else { watcher.after() };
@@ -425,7 +426,7 @@ pub(super) async fn poll_changes(
     let detail = Detail::of_changes(&caller);
     answered.at(index);
     let history = watcher.history().map(|history| history.to_string());
-    // One change can wake thousands of waiting polls, each with an answer of many megabytes.
+    // One change can wake thousands of waiting polls, and each answer can have many megabytes.
     let turn = state.lists().turn(caller.role.is_some()).await.map_err(|_| {
         let detail = "too many answers are to be built before this one";
         Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
