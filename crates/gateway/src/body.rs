@@ -1,7 +1,7 @@
-//! Bodies of requests and answers: streamed frame by frame, counted, and only collected if they are small or
-//! a policy keeps them to be sent again.
+//! Bodies of requests and answers. They are streamed frame by frame and counted. A request body is collected only if it
+//! is small and a policy keeps it to be sent again.
 //!
-//! hyper applies back-pressure: a frame is read only when the other side has room for it.
+//! A frame is read only when the other side has room for it, so a slow reader slows its sender down.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -27,13 +27,14 @@ use maxine_clock::Clock;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a client that expects `100 Continue` waits for the instance's answer, in milliseconds. RFC 9110
-/// section 10.1.1 asks not to wait forever.
+/// How long a client that expects `100 Continue` waits for the instance's answer, in milliseconds. RFC 9110 section
+/// 10.1.1 asks clients not to wait forever.
 const EXPECT_WAIT_MS: u64 = 1_000;
-/// Minimum rate at which a client must send a body, in bytes per second, after the idle limit.
+/// Minimum rate at which a client must send a body, in bytes per second. The idle limit is added to the time that
+/// follows from it.
 const RATE_MIN: u64 = 500;
 
-/// The time that a client may take for this many bytes, over all waits.
+/// The total time that a client may take for this many bytes, without the time in which the instance has to act.
 fn client_time(idle: Duration, bytes: u64) -> Duration {
     idle.saturating_add(Duration::from_millis(bytes.saturating_mul(1_000) / RATE_MIN))
 }
@@ -43,7 +44,7 @@ fn client_time(idle: Duration, bytes: u64) -> Duration {
 pub(crate) struct Progress {
     phase: AtomicU8,
     moved_at_us: AtomicU64,
-    /// How long it was the client's turn before the present phase, in microseconds.
+    /// How long the client had to act before the present phase, in microseconds.
     client_us: AtomicU64,
     /// Number of body bytes that were received.
     received_len: AtomicU64,
@@ -87,8 +88,8 @@ impl Progress {
         (phase, self.moved_at_us.load(Ordering::Relaxed))
     }
 
-    /// How much more time the client has, when it must act next. A body that arrives byte by byte must not
-    /// use a connection to an instance forever.
+    /// How much more time the client has if it must act now. A body that arrives byte by byte must not use a connection
+    /// to an instance forever.
     pub(crate) fn client_time_left(&self, idle: Duration, clock: &Clock) -> Duration {
         let (_, since_us) = self.now();
         let present_us = clock.monotonic_us().saturating_sub(since_us);
@@ -102,7 +103,7 @@ impl Progress {
         self.failure.store(code, Ordering::Relaxed);
     }
 
-    /// What was wrong with the client's body, if anything.
+    /// What was wrong with the client's body, if anything. `max` is the limit on its length, in bytes.
     pub(crate) fn failure(&self, max: u64) -> Option<ProxyError> {
         match self.failure.load(Ordering::Relaxed) {
             0 => None,
@@ -130,7 +131,7 @@ enum Payload {
     Empty,
     Full(Option<Bytes>),
     Stream(AxumBody),
-    /// The frames that were collected before the body proved too long, and then the rest.
+    /// The frames that were collected before the body proved too long, and then the rest of the body.
     Prefixed(std::vec::IntoIter<Frame<Bytes>>, AxumBody),
 }
 
@@ -168,7 +169,7 @@ impl RequestBody {
         Self { payload: Payload::Stream(body), progress, gate: None, left: limit, limit }
     }
 
-    /// Like `stream`, but `front` is sent first. It is already counted against the limit.
+    /// Like `stream`, but sends `front` first, whose bytes do not count against `limit`.
     pub(crate) fn prefixed(
         front: Vec<Frame<Bytes>>,
         body: AxumBody,
@@ -181,7 +182,7 @@ impl RequestBody {
         this
     }
 
-    /// Holds the body back until the gate opens or a second has passed.
+    /// Holds the body back until the gate opens, or until [`EXPECT_WAIT_MS`] have passed.
     pub(crate) fn gated(mut self, gate: Arc<ExpectGate>) -> Self {
         let wait = tokio::time::sleep(Duration::from_millis(EXPECT_WAIT_MS));
         self.gate = Some((gate, Box::pin(wait)));
@@ -301,12 +302,12 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        // A task that waits for the response must not count a body that will not be read as slow.
+        // A task that waits for the response must not take a body for slow that will not be read any more.
         self.mark(Phase::Done);
     }
 }
 
-/// What is counted when a response ends.
+/// What ends together with a response.
 pub(crate) struct ResponseWatch {
     pub(crate) lease: Lease,
     pub(crate) in_flight: InFlight,
@@ -317,7 +318,7 @@ pub(crate) struct ResponseWatch {
 }
 
 impl ResponseWatch {
-    /// The last byte has passed. `connection` is that of HTTP/1, if it may be used again.
+    /// The last byte has arrived. `connection` is the HTTP/1 connection, if it can be used again.
     fn end(self, connection: Option<http1::Connection>) {
         self.lease.return_to_pool(connection);
         drop((self.in_flight, self.in_flight_guard));
@@ -331,7 +332,7 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// The connection of HTTP/1, if the response was read whole and it may be used again.
+    /// The HTTP/1 connection, if the response was read completely and the connection can be used again.
     pub(crate) fn take_connection(&mut self) -> Option<http1::Connection> {
         match self {
             Self::Http1(received) => received.take_connection(),
@@ -369,19 +370,19 @@ impl Body for Content {
     }
 }
 
-/// A response body for the client. Until its last byte, it holds the connection and counts the request as in
-/// flight. It gives up if the instance stalls.
+/// A response body for the client. Until its last byte, it holds the connection and counts the request as in flight. It
+/// breaks off if the instance stalls.
 pub(crate) struct ResponseBody {
     content: Content,
     watch: Option<ResponseWatch>,
     idle_timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
-    /// Why the content ends early.
+    /// Why the content ends early. Set until the error is passed on.
     broken: Option<BoxError>,
 }
 
 impl ResponseBody {
-    /// The body; an empty one ends at once.
+    /// The body of a response. If it is empty, the connection returns to the pool at once.
     pub(crate) fn wrap(mut content: Content, watch: ResponseWatch) -> AxumBody {
         if content.is_end_stream() {
             watch.end(content.take_connection());
@@ -429,7 +430,7 @@ impl ResponseBody {
     }
 }
 
-/// A frame. Fields that are not allowed in trailers are removed from trailers.
+/// The frame without the fields that are not allowed in trailers.
 fn without_misplaced(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         framing::strip_trailers(trailers);
@@ -437,7 +438,7 @@ fn without_misplaced(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     frame
 }
 
-/// The present time for tokio's timers.
+/// The present time for timers of the runtime.
 #[allow(clippy::disallowed_methods, reason = "a deadline for tokio's timer, never shown or stored")]
 pub(crate) fn timer_now() -> Instant {
     Instant::now()
@@ -469,7 +470,8 @@ impl Body for ResponseBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "an upstream's response broke off");
-                // The server writes what it has only when nothing more is there. So the error comes one turn later.
+                // The server writes the bytes that it has only when there is nothing else to do. So the error comes one
+                // turn later.
                 this.broken = Some(this.break_off(ProxyError::Reset));
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -498,12 +500,11 @@ pub(crate) enum CollectedBody {
     TooLong(Vec<Frame<Bytes>>, AxumBody),
 }
 
-/// What each part of a body counts in addition to its bytes, because it has a buffer of its own.
+/// Number of bytes that each part of a body counts in addition to its length, because it has a buffer of its own.
 const PIECE_LEN: usize = 128;
 
-/// Collects a body of up to `keep_max` bytes. `idle` limits the wait for each frame, and the minimum rate
-/// limits the total time. `kept` counts bytes that wait for the rest. A body that arrives in one part is not
-/// counted.
+/// Collects a body of up to `keep_max` bytes. `idle` limits the wait for each frame, and the minimum rate limits the
+/// total time. `kept` counts the bytes that wait for the rest. A body that arrives in one part does not count.
 pub(crate) async fn collect(
     mut body: AxumBody,
     keep_max: u64,

@@ -1,7 +1,7 @@
 //! The circuit breaker, as a pure function of counts and time.
 //!
-//! A closed breaker lets all requests through. An open one lets none through. A half-open one lets a few
-//! trial requests through, which decide. Source: Nygard, Release It!, 2007.
+//! A closed breaker lets all requests through, and an open one lets none through. A half-open one lets a few trial
+//! requests through, and their answers decide. Source: Nygard, Release It!, 2007.
 
 use super::upstream::{Counts, Gate};
 use maxine_state::CircuitBreakerPolicy;
@@ -25,7 +25,7 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Decides with the counts. Returns `Some` if the gate must change.
+    /// Decides by the counts. Returns the new gate if it must change.
     pub(crate) fn tick(
         &mut self,
         counts: Counts,
@@ -55,7 +55,7 @@ impl Breaker {
                     self.0 = State::Closed { window_from_ms: now_ms, from: counts };
                     return Some(Gate::Open);
                 }
-                // Trial requests that never ended must not keep it half-open forever.
+                // Trial requests that never end must not keep the breaker half-open forever.
                 if now_ms.saturating_sub(since_ms) >= policy.open_ms {
                     self.0 = State::HalfOpen { since_ms: now_ms, from: counts };
                     return Some(Gate::Trials(policy.trial_requests));
@@ -67,7 +67,8 @@ impl Breaker {
 
     fn trips(counts: Counts, from: Counts, policy: &CircuitBreakerPolicy) -> bool {
         let in_a_row = policy.consecutive_failures;
-        // Failures that were all counted before it last closed no longer matter.
+        // At least one of these failures must have been counted in the present window, which also begins when the
+        // breaker closes.
         if in_a_row != 0 && counts.bad_in_a_row >= in_a_row && counts.bad > from.bad {
             return true;
         }
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_waits_tries_and_closes() {
+    fn a_breaker_opens_waits_tries_and_closes() {
         let policy = CircuitBreakerPolicy { trial_requests: 2, ..Default::default() };
         let mut breaker = Breaker::default();
         assert_eq!(breaker.tick(counts(10, 4, 4), 0, &policy), None);
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_trial_opens_it_again() {
+    fn a_failed_trial_opens_the_breaker_again() {
         let policy = CircuitBreakerPolicy::default();
         let mut breaker = Breaker::default();
         breaker.tick(counts(0, 5, 5), 0, &policy);
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_failures_opens_it_only_within_one_window() {
+    fn a_share_of_failures_opens_the_breaker_only_within_one_window() {
         let policy = CircuitBreakerPolicy {
             consecutive_failures: 0,
             window_ms: 1_000,

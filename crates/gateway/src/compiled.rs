@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::pool::PoolSettings;
 
-/// Header rules with their names and values parsed.
+/// Header rules whose names and values are parsed.
 #[derive(Debug, Default)]
 pub(crate) struct CompiledRules {
     remove: Vec<HeaderName>,
@@ -26,7 +26,7 @@ pub(crate) struct CompiledRules {
 
 impl CompiledRules {
     fn new(rules: &HeaderRules) -> Self {
-        // Apply refuses values that cannot be parsed, so a snapshot has none.
+        // Apply refuses values that cannot be parsed, so the state has none.
         let field = |(name, value): &(String, String)| {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
             Some((name, HeaderValue::from_str(value).ok()?))
@@ -94,22 +94,22 @@ pub(crate) struct Hedging {
     pub(crate) budget_percent: u32,
 }
 
-/// The cookie that ties clients to their instances.
+/// The cookie that binds a client to an instance.
 #[derive(Debug)]
 pub(crate) struct StickyCookie {
     pub(crate) name: String,
     pub(crate) max_age_s: u64,
 }
 
-/// The name of a service's sticky cookie. Each service has its own, because all services share the origin of
-/// the proxy.
+/// The name of a service's sticky cookie. It contains a hash of the service's name, because the cookies of all services
+/// share the origin of the proxy.
 fn cookie_name(name: &str, service: &ServiceKey) -> String {
     let text = format!("{}\0{}", service.namespace, service.service);
     let hash = xxh3_64(text.as_bytes()) as u32;
     format!("{name}-{hash:08x}")
 }
 
-/// A prepared policy.
+/// A prepared policy of a service.
 #[derive(Debug)]
 pub(crate) struct CompiledPolicy {
     pub(crate) source: (TrafficPolicy, Option<HealthPolicy>),
@@ -169,7 +169,7 @@ impl CompiledPolicy {
                 StickyPolicy::Cookie { name, max_age_s } => {
                     Some(StickyCookie { name: cookie_name(name, service), max_age_s: *max_age_s })
                 }
-                // Taken from the routing table, because it applies to redirects too.
+                // The header is read by the routing table, because it applies to redirects, too.
                 StickyPolicy::Header { .. } => None,
             }),
             pool: PoolSettings {
@@ -184,8 +184,8 @@ impl CompiledPolicy {
         self.source.0 == policy.traffic && self.source.1 == policy.health
     }
 
-    /// Whether requests and answers pass as they are, in one attempt over HTTP/1.1 without a limit on the whole. Which
-    /// instance is chosen does not matter.
+    /// Whether requests and answers pass unchanged, in one attempt over HTTP/1.1 and without a limit on the total time.
+    /// How the instance is chosen does not matter.
     pub(crate) fn is_plain(&self) -> bool {
         let prefix = self.prefix();
         self.total.is_none()

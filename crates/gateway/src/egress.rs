@@ -1,8 +1,8 @@
-//! Which networks may be registered and called.
+//! Decides which networks instances may be registered in and called in.
 //!
-//! Place in the flow: registration calls [`EgressPolicy::check_address`] to refuse early. Every connection
-//! calls [`EgressPolicy::check_ip`] with the resolved address, which decides, because a name can resolve to
-//! another address after it was registered.
+//! Place in the flow: registration calls [`EgressPolicy::check_address`], to refuse an address early. Every connection
+//! calls [`EgressPolicy::check_ip`] with the resolved address. That decides, because a name can resolve to another
+//! address after its registration.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,9 +16,8 @@ use super::local_routes::is_of_this_machine;
 use super::lookup::{LookupCaller, Lookups};
 use maxine_state::Address;
 
-/// Networks without user services: link-local, the metadata services of clouds, multicast, broadcast, the
-/// unspecified addresses, and IPv6 ranges that a translator maps to hidden IPv4 addresses (local NAT64 and
-/// Teredo).
+/// Networks without services of users: link-local, metadata services of clouds, multicast, broadcast, unspecified
+/// addresses, and IPv6 ranges that a translator maps to hidden IPv4 addresses (local NAT64 and Teredo).
 const ALWAYS_DENIED: [&str; 17] = [
     "0.0.0.0/8",
     "169.254.0.0/16",
@@ -50,7 +49,7 @@ pub enum EgressDenied {
         /// The network that contains it, or why it is outside the allowed ones.
         network: String,
     },
-    /// The address is one of Maxine's own, or of its Redis.
+    /// The address belongs to Maxine itself, or to its Redis.
     #[error("{host}:{port} is an address of Maxine itself")]
     Own {
         /// The address or host name.
@@ -79,7 +78,7 @@ impl HostPort {
         (!host.is_empty()).then(|| Self { host: host.to_ascii_lowercase(), port })
     }
 
-    /// Parses the host and port of a URL. `default_port` is used if the URL has none.
+    /// Parses the host and port of a URL. If the URL has no port, it is `default_port`.
     #[must_use]
     pub fn of_url(url: &str, default_port: u16) -> Option<Self> {
         let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -112,7 +111,7 @@ impl OwnAddresses {
         }
     }
 
-    /// Whether `ip` and `port` are one of them, judged by addresses alone.
+    /// Whether `ip` and `port` are one of these addresses. Names are ignored.
     fn has(&self, ip: IpAddr, port: u16) -> bool {
         self.0.load().iter().filter(|own| own.port == port).any(|own| {
             own.host.parse::<IpAddr>().is_ok_and(|own| match own.is_unspecified() {
@@ -122,12 +121,12 @@ impl OwnAddresses {
         })
     }
 
-    /// Whether a host name and a port are one of them, judged by names alone.
+    /// Whether a host name and a port are one of these addresses. Names are not resolved.
     fn has_name(&self, host: &str, port: u16) -> bool {
         self.0.load().iter().any(|own| own.port == port && own.host.eq_ignore_ascii_case(host))
     }
 
-    /// The names among them with this port.
+    /// The host names of these addresses that have this port.
     fn names_with(&self, port: u16) -> Vec<String> {
         let own = self.0.load();
         let named =
@@ -136,9 +135,9 @@ impl OwnAddresses {
     }
 }
 
-/// The rule, in this order: networks that the operator denies; Maxine's own addresses; loopback and the
-/// networks that are always denied, unless they are explicitly allowed; then the allowed networks, or
-/// everything if none is listed.
+/// The rules, in this order: networks that the operator denies; loopback and the networks that are always denied,
+/// unless they are explicitly allowed; then the allowed networks, or everything if none is listed; and Maxine's own
+/// addresses.
 #[derive(Clone, Debug)]
 pub struct EgressPolicy {
     allowed: Vec<IpNet>,
@@ -149,9 +148,9 @@ pub struct EgressPolicy {
 }
 
 impl EgressPolicy {
-    /// A policy. `allowed` limits connections to these networks, and lifts the built-in denials for them; if
-    /// it is empty, everything is allowed that is not denied. `allow_loopback` is for a Maxine that itself
-    /// listens on loopback only.
+    /// Makes a policy. `allowed` limits connections to these networks, and lifts the built-in denials for them. If it
+    /// is empty, everything is allowed that is not denied. `allow_loopback` also allows loopback addresses; it is for a
+    /// node that itself listens on loopback only.
     #[must_use]
     pub fn new(allowed: Vec<IpNet>, denied: Vec<IpNet>, allow_loopback: bool) -> Self {
         let always_denied: Vec<IpNet> = ALWAYS_DENIED
@@ -162,14 +161,14 @@ impl EgressPolicy {
         Self { allowed, denied, always_denied, allow_loopback, own: OwnAddresses::default() }
     }
 
-    /// The same policy, with Maxine's own addresses.
+    /// The same policy, which also denies Maxine's own addresses.
     #[must_use]
     pub fn with_own(mut self, own: OwnAddresses) -> Self {
         self.own = own;
         self
     }
 
-    /// Whether this address may be called, on any port.
+    /// Whether this address may be called, on any port. An IPv4 address that is embedded in it must be allowed, too.
     pub fn check_ip(&self, ip: IpAddr) -> Result<(), EgressDenied> {
         let ip = ip.to_canonical();
         let embedded = embedded_v4(ip).map(IpAddr::V4);
@@ -198,15 +197,15 @@ impl EgressPolicy {
         Ok(())
     }
 
-    /// Whether a connection to this resolved address may be made. To compare it with Maxine's own addresses,
-    /// it resolves the names of those that have the same port.
+    /// Whether a connection to this resolved address may be made. The names of Maxine's own addresses with the same
+    /// port are resolved for the comparison.
     pub(crate) async fn check_connection(
         &self,
         to: SocketAddr,
         lookups: &Lookups,
     ) -> Result<(), ProxyError> {
         self.check_socket(to).map_err(ProxyError::Egress)?;
-        // These names come from the settings, so they are always known.
+        // These names come from the settings, so they count as resolved before.
         let known = AtomicBool::new(true);
         for name in self.own.names_with(to.port()) {
             let found = match lookups.resolve(&name, LookupCaller::node(&known)).await {
@@ -233,8 +232,8 @@ impl EgressPolicy {
         Ok(())
     }
 
-    /// Whether this address may be registered, judged by its text: a literal IP, a loopback name, or a name
-    /// of Maxine's own. Other names are checked when they are resolved for a connection.
+    /// Whether this address may be registered, judged by its text: a literal IP, a loopback name, or a name of Maxine
+    /// itself. Other names are only checked when they are resolved for a connection.
     pub fn check_address(&self, address: &Address) -> Result<(), EgressDenied> {
         let (host, port) = host_of(address);
         if let Some(ip) = literal_ip(host) {
@@ -268,8 +267,8 @@ fn host_of(address: &Address) -> (&str, u16) {
     (host, port.trim_start_matches(':').parse().unwrap_or(usual))
 }
 
-/// A host that is an IP address, including the old notations of IPv4 (`127.1`, `0x7f000001`, `2130706433`),
-/// which resolvers still accept.
+/// The IP address that a host is, also in the old notations of IPv4 (`127.1`, `0x7f000001`, `2130706433`), which
+/// resolvers still accept. `None` for a name.
 fn literal_ip(host: &str) -> Option<IpAddr> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Some(ip);
@@ -300,8 +299,8 @@ fn literal_ip(host: &str) -> Option<IpAddr> {
     u32::try_from(value).ok().map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)))
 }
 
-/// The IPv4 address in an IPv6 address that a translator or tunnel would extract: NAT64 (RFC 6052), SIIT (RFC
-/// 2765), IPv4-compatible (RFC 4291), 6to4 (RFC 3056) and ISATAP (RFC 5214).
+/// The IPv4 address that a translator or tunnel would extract from an IPv6 address: NAT64 (RFC 6052), SIIT (RFC 2765),
+/// IPv4-compatible (RFC 4291), 6to4 (RFC 3056) and ISATAP (RFC 5214).
 fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(v6) = ip else { return None };
     let octets: [u8; 16] = v6.octets();
@@ -397,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_operator_denies_is_denied_whatever_else_allows_it() {
+    fn networks_that_the_operator_denies_are_denied_even_if_they_are_allowed() {
         let nets = |text: &str| vec![text.parse::<IpNet>().unwrap()];
         let loopback_node = EgressPolicy::new(vec![], nets("127.0.0.0/8"), true);
         assert!(!registered(&loopback_node, "http://127.0.0.1:80"));
@@ -443,7 +442,7 @@ mod tests {
         for url in ["http://127.0.0.2:8080", "http://127.0.0.1:8081", "https://10.0.0.9"] {
             assert!(registered(&policy, url), "{url}");
         }
-        // A name of the cluster's own is compared by its addresses.
+        // Maxine's own names are compared by their addresses.
         let to = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         let lookups = Lookups::new();
         let refused = policy.check_connection(to(8_090), &lookups).await;

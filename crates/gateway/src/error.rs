@@ -1,6 +1,7 @@
-//! The errors of forwarding, and what the caller sees of them.
+//! The errors of forwarding, and what the caller learns about them.
 //!
-//! Each cause has one stable code, in `x-maxine-error`. The message contains no more than the cause.
+//! Each cause has one stable code, which the field `x-maxine-error` contains. The message tells the cause and nothing
+//! more.
 
 use hyper::StatusCode;
 
@@ -25,10 +26,10 @@ pub enum TlsFailure {
     /// The authority has revoked the certificate.
     #[error("its certificate was revoked")]
     Revoked,
-    /// The certificate is bad in another way.
+    /// The certificate is unacceptable for another reason.
     #[error("its certificate is not acceptable")]
     BadCertificate,
-    /// The answer was not TLS.
+    /// The instance's answer was not TLS.
     #[error("it does not speak TLS")]
     NotTls,
     /// The instance refused the handshake.
@@ -37,10 +38,10 @@ pub enum TlsFailure {
     /// There is no common version or cipher.
     #[error("it has no TLS version or cipher in common with Maxine")]
     Incompatible,
-    /// HTTP/2 was required, and not negotiated.
+    /// HTTP/2 is required, and was not negotiated.
     #[error("it does not offer HTTP/2")]
     NoHttp2,
-    /// The handshake failed in another way.
+    /// The handshake failed for another reason.
     #[error("the handshake failed")]
     Protocol,
     /// The connection ended during the handshake.
@@ -48,21 +49,21 @@ pub enum TlsFailure {
     Broken,
 }
 
-/// A request that got no answer from an instance.
+/// Why a request got no answer from an instance.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
     /// No instance gets traffic.
     #[error("no instance of the service gets traffic")]
     NoInstance,
-    /// There are instances, but each is ejected or has an open circuit breaker.
+    /// There are instances, but each one is ejected or has an open circuit breaker.
     #[error("every instance of the service is ejected at the moment, because its requests failed")]
     CircuitOpen,
-    /// Too many requests wait for the instance, in total or of one client.
+    /// Too many requests of one client, or of all clients, wait for the instance.
     #[error(
         "too many requests (of this client, or of all clients) are waiting for a connection to the instance"
     )]
     Overloaded,
-    /// Over the rate limit.
+    /// The service's rate limit is exceeded.
     #[error("the service's rate limit is reached")]
     RateLimited {
         /// Time until the next request is allowed, in milliseconds.
@@ -71,12 +72,12 @@ pub enum ProxyError {
     /// The instance's name could not be resolved.
     #[error("the instance's host name could not be resolved")]
     Resolve,
-    /// Too many host names are being resolved. It is unknown whether this one can be resolved.
+    /// Too many host names are being resolved, so this one was not tried.
     #[error(
         "too many host names are being resolved at the moment, so the instance's name was not resolved"
     )]
     LookupsBusy,
-    /// This node, or one client, has reached its limit of connections to instances.
+    /// This node, or one client, has reached its maximum number of connections to instances.
     #[error("too many connections to instances are open (for this client, or for all clients)")]
     ConnectionsBusy,
     /// Too many bytes of request bodies are being collected.
@@ -99,7 +100,7 @@ pub enum ProxyError {
     /// The connection broke before the response's head.
     #[error("the instance closed the connection before it answered")]
     Reset,
-    /// The instance refused the request twice before it did anything.
+    /// The instance refused the request twice, and did not process it.
     #[error("the instance refused the request without processing it; a retry is safe")]
     Refused,
     /// The answer was not HTTP.
@@ -123,13 +124,13 @@ pub enum ProxyError {
         /// The limit in bytes.
         max: u64,
     },
-    /// The path cannot be forwarded.
+    /// The path is not forwarded, because it could leave the instance's base path or is not valid.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// A method that is not forwarded.
+    /// The method is not forwarded.
     #[error("CONNECT and TRACE are not forwarded")]
     Method,
-    /// The request has two contradicting framings.
+    /// The request is malformed, for example framed in two ways.
     #[error("the request is malformed: {0}")]
     BadRequest(&'static str),
     /// The request has passed too many Maxine proxies.
@@ -141,7 +142,7 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
-    /// The stable code.
+    /// The stable code, in the field `x-maxine-error`.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -173,7 +174,7 @@ impl ProxyError {
         }
     }
 
-    /// The status.
+    /// The status of the answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -203,7 +204,7 @@ impl ProxyError {
         }
     }
 
-    /// How long the client should wait before a retry, in seconds, if a retry can help.
+    /// How long the client should wait before a retry, in seconds. `None` if a retry does not help.
     #[must_use]
     pub fn retry_after_s(&self) -> Option<u64> {
         match self {
@@ -220,7 +221,7 @@ impl ProxyError {
         }
     }
 
-    /// Whether it is the instance's fault, so that it counts against the instance.
+    /// Whether the instance is at fault, so that the error counts against it.
     #[must_use]
     pub fn blames_instance(&self) -> bool {
         matches!(
@@ -236,7 +237,7 @@ impl ProxyError {
         )
     }
 
-    /// Whether the instance did nothing with the request.
+    /// Whether it is certain that the instance did not process the request.
     #[must_use]
     pub fn is_before_sending(&self) -> bool {
         matches!(

@@ -1,5 +1,4 @@
-//! One attempt: leases a connection, sends the request, and waits for the response's head, within the time
-//! limits.
+//! One attempt within its time limits: leases a connection, sends the request, and waits for the head of the response.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +18,14 @@ use super::slots::Holder;
 use super::upstream::{InFlight, Upstream};
 use maxine_clock::Clock;
 
-/// The response's head, and what is held until its last byte.
+/// The head of a response, and what is held until the response's last byte.
 pub(crate) struct Answer {
     pub(crate) response: Response<Content>,
     pub(crate) lease: Lease,
     pub(crate) in_flight: InFlight,
 }
 
-/// Time limits.
+/// Time limits of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     pub(crate) connect: Duration,
@@ -35,24 +34,24 @@ pub(crate) struct Times {
     pub(crate) deadline: Option<Instant>,
 }
 
-/// The data of one attempt.
+/// What one attempt needs.
 pub(crate) struct Exchange<'a> {
     pub(crate) upstream: &'a Arc<Upstream>,
-    /// The client for which the request is made.
+    /// The client for which the attempt is made.
     pub(crate) holder: Holder,
     pub(crate) head: &'a Head,
-    /// Path and query on this instance.
+    /// Path and query of the request to this instance.
     pub(crate) path: PathAndQuery,
     pub(crate) times: Times,
     pub(crate) clock: &'a Clock,
     pub(crate) progress: &'a Progress,
     pub(crate) body_limit: u64,
-    /// The receiver of interim answers.
+    /// Receives interim answers.
     pub(crate) interim: Option<&'a InterimSink>,
 }
 
 impl Exchange<'_> {
-    /// Makes the attempt. `headers` is the head's own map, or a copy if more attempts may follow.
+    /// Makes the attempt. `headers` are the head's fields, or a copy of them if more attempts may follow.
     pub(crate) async fn run(
         &self,
         headers: HeaderMap,
@@ -88,9 +87,9 @@ impl Exchange<'_> {
         let (is_reused, another) = (lease.reused, lease.newer_connection());
         let gate = (self.head.expects_continue && !matches!(body, Outgoing::Empty))
             .then(|| Arc::new(ExpectGate::default()));
-        // A used connection may turn out to be closed. If nothing of the request was written, or if it may be
-        // repeated (RFC 9112 section 9.3.1), it is sent again once, on a new connection. The same applies to
-        // a request that an HTTP/2 instance refused (RFC 9113 section 8.7).
+        // An idle connection may turn out to be closed. If nothing of the request was written, or if the request may be
+        // repeated (RFC 9112 section 9.3.1), it is sent again once, on a new connection. The same applies to a request
+        // that an HTTP/2 instance refused (RFC 9113 section 8.7).
         let may_resend = (lease.reused || lease.is_http2()) && body.is_repeatable();
         let may_repeat = may_resend && is_idempotent(&self.head.method);
         let spare = may_resend.then(|| headers.clone());
@@ -106,7 +105,7 @@ impl Exchange<'_> {
         }
         let reason = failure.error;
         let refused = reason == ProxyError::Refused;
-        // An answer that is not HTTP would be the same for a repeated request.
+        // A repeated request would get the same invalid answer.
         if (!is_reused && !refused) || reason == ProxyError::BadResponse {
             return Err(reason);
         }
@@ -120,7 +119,7 @@ impl Exchange<'_> {
             }
             (None, _) => return Err(reason),
         };
-        // In a box, because it is rare and needs much room.
+        // The future is boxed, because it is rarely needed and large.
         let again = Box::pin(async {
             let lease = pool.lease(self.holder, self.connect_time()?, another).await?;
             let sent = self.await_head(lease, again, false, &on_interim).await?;
@@ -153,7 +152,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Waits for the response's head. The instance's time does not run while the client has to send.
+    /// Waits for the head of the response. The instance's time does not run while the client has to send.
     async fn await_head(
         &self,
         lease: Lease,

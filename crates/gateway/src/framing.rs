@@ -6,7 +6,7 @@ use super::headers::{
     affects_whole_origin, is_maxines_own, is_reserved_for_proxies, strip_hop_by_hop,
 };
 
-/// Merges repeated `Content-Length` fields into one. The library has verified that they are equal (RFC 9110
+/// Merges repeated `Content-Length` fields into one. The HTTP library has verified that they are equal (RFC 9110
 /// section 8.6).
 pub(crate) fn merge_content_length(headers: &mut HeaderMap) {
     let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
@@ -22,8 +22,8 @@ pub(crate) fn merge_content_length(headers: &mut HeaderMap) {
     };
 }
 
-/// Fields that are only allowed before the content: framing, routing, credentials, the content's format, and
-/// fields that change how a message is handled (RFC 9110 section 6.5.1).
+/// Fields that must come before the content: framing, routing, credentials, the format of the content, and fields that
+/// change how a message is handled (RFC 9110 section 6.5.1).
 const NO_TRAILERS: [HeaderName; 15] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
@@ -42,9 +42,9 @@ const NO_TRAILERS: [HeaderName; 15] = [
     header::WWW_AUTHENTICATE,
 ];
 
-/// Removes from trailers the fields that are only allowed before the content, and those that neither a client
-/// nor an instance may set: the origin of the request, fields that affect the node's whole origin, and Maxine's
-/// own fields.
+/// Removes fields from trailers: those that must come before the content, and those that neither a client nor an
+/// instance may set. The latter describe the origin of the request, affect the node's whole origin, or are Maxine's
+/// own.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers, false);
     let misplaced = |name: &HeaderName| {
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_said_once() {
+    fn a_length_is_written_once() {
         for (values, once) in [
             (&["5"][..], &["5"][..]),
             (&["5", "5"], &["5"]),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn trailers_say_nothing_that_only_maxine_may_say() {
+    fn trailers_have_no_field_that_only_maxine_may_set() {
         let mut trailers = HeaderMap::new();
         for name in ["x-sum", "clear-site-data", "x-maxine-index", "x-accel-redirect", "set-cookie"]
         {

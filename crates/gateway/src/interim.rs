@@ -10,23 +10,23 @@ use super::headers;
 #[derive(Clone, Debug)]
 pub struct InterimSink {
     interim: Interim,
-    /// Removes fields that an instance may not set, as in a final answer.
+    /// Removes the fields that an instance may not set, as in a final answer.
     filter: fn(&mut HeaderMap),
 }
 
 impl InterimSink {
-    /// Sends to `interim`. The fields of each answer go through `filter`.
+    /// Sends interim answers to `interim`. The fields of each one pass through `filter`.
     #[must_use]
     pub fn new(interim: Interim, filter: fn(&mut HeaderMap)) -> Self {
         Self { interim, filter }
     }
 
-    /// Sends an interim answer, or drops it.
+    /// Sends an interim answer, or drops it if too many wait.
     pub(crate) fn send(&self, status: StatusCode, mut fields: HeaderMap) {
         headers::strip_hop_by_hop(&mut fields, false);
         headers::strip_maxines_own(&mut fields);
-        // It has no content, so a length would be wrong (RFC 9110 section 8.6). A cookie belongs to the final
-        // answer, where its path is checked.
+        // An interim answer has no content, so a length would be wrong (RFC 9110 section 8.6). A cookie must come with
+        // the final answer, where its path is checked.
         fields.remove(header::CONTENT_LENGTH);
         fields.remove(header::SET_COOKIE);
         (self.filter)(&mut fields);
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hint_leaves_behind_what_an_instance_may_not_set() {
+    async fn a_hint_loses_the_fields_that_an_instance_may_not_set() {
         let (near, mut far) = tokio::io::duplex(4_096);
         let (read, write) = tokio::io::split(near);
         let limits = HeadLimits { len_max: 100, fields_max: 10 };

@@ -1,20 +1,20 @@
-//! Rate limits and budgets as single atomics, so that a check is one compare-and-swap.
+//! Rate limits and budgets. Each is a single atomic, so that a check is one compare-and-swap.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Number of counters of a per-client limit. Clients with the same hash share a counter.
+/// Number of counters of a limit per client. Clients whose hashes select the same slot share a counter.
 const CLIENT_SLOTS: usize = 16_384;
 
-/// A rate limit with the generic cell rate algorithm (ITU-T I.371). Its state is one instant: the theoretical
+/// A rate limit by the generic cell rate algorithm (ITU-T I.371). Its state is one point in time: the theoretical
 /// arrival of the next request.
 #[derive(Debug)]
 pub(crate) struct Rate {
     next_us: AtomicU64,
 }
 
-/// The rate and the burst.
+/// The rate and the burst of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RateShape {
     pub(crate) interval_us: u64,
@@ -22,7 +22,7 @@ pub(crate) struct RateShape {
 }
 
 impl RateShape {
-    /// This many per second, and this many at once.
+    /// `rate` requests per second, of which `burst` may come at once.
     pub(crate) fn per_s(rate: u32, burst: u32) -> Self {
         Self { interval_us: 1_000_000 / u64::from(rate.max(1)), burst: u64::from(burst.max(1)) }
     }
@@ -33,7 +33,7 @@ impl Rate {
         Self { next_us: AtomicU64::new(0) }
     }
 
-    /// Takes one request. Otherwise returns the time until one is allowed, in microseconds.
+    /// Counts one request. If it exceeds the limit, returns the time until one is allowed, in microseconds.
     pub(crate) fn take(&self, now_us: u64, shape: RateShape) -> Result<(), u64> {
         let slack_us = shape.interval_us * (shape.burst - 1);
         let mut wait_us = 0;
@@ -46,7 +46,7 @@ impl Rate {
     }
 }
 
-/// A rate per client, in a table of fixed size.
+/// A rate limit per client, in a table of fixed size.
 pub(crate) struct ClientRates {
     slots: Box<[Rate]>,
     hasher: RandomState,
@@ -59,14 +59,14 @@ impl ClientRates {
     }
 
     pub(crate) fn take(&self, client: IpAddr, now_us: u64, shape: RateShape) -> Result<(), u64> {
-        // A keyed hash, so that nobody can choose addresses that share a victim's counter.
+        // The hash has a secret key, so that nobody can choose addresses that share a victim's counter.
         let hash = self.hasher.hash_one(client);
         let at = usize::try_from(hash % CLIENT_SLOTS as u64).unwrap_or(0);
         self.slots[at].take(now_us, shape)
     }
 }
 
-/// A budget for extra requests: a share of the ordinary ones, with a minimum per second.
+/// A budget for extra requests: a share of the ordinary requests, and at least a number per second.
 #[derive(Debug)]
 pub(crate) struct Budget {
     /// The credit, in hundredths of a request.
@@ -82,15 +82,15 @@ impl Budget {
         Self { credit: AtomicU64::new(0), floor: Rate::new() }
     }
 
-    /// Adds the share of one ordinary request.
+    /// Adds the share of one ordinary request: `percent` hundredths of a request.
     pub(crate) fn earn(&self, percent: u32) {
-        // Two concurrent additions may exceed the maximum by one request each, which does no harm.
+        // Concurrent additions may exceed the maximum by one share each, which does no harm.
         if self.credit.load(Ordering::Relaxed) < CREDIT_MAX {
             self.credit.fetch_add(u64::from(percent), Ordering::Relaxed);
         }
     }
 
-    /// Takes one extra request, if the budget allows it.
+    /// Takes one extra request, if the budget allows it. `floor_per_s` is the number that is always allowed per second.
     pub(crate) fn spend(&self, now_us: u64, floor_per_s: u32) -> bool {
         let paid = self
             .credit
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_counted_apart() {
+    fn clients_are_counted_separately() {
         let rates = ClientRates::new();
         let shape = RateShape::per_s(1, 1);
         let refused = (1..=50_u8)

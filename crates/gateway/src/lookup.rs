@@ -1,8 +1,8 @@
 //! Resolves host names, with a limited number of concurrent look-ups.
 //!
-//! The system's resolver blocks a thread and cannot be interrupted, so an abandoned look-up keeps its place.
-//! Concurrent requests for the same name share one look-up. Half of the places are reserved for names that
-//! were resolved before, so that new names that resolve slowly do not block known instances.
+//! The system's resolver blocks a thread and cannot be interrupted, so an abandoned look-up keeps its place until it
+//! ends. Concurrent requests for the same name share one look-up. Half of the places are reserved for names that were
+//! resolved before, so that new names that resolve slowly do not block known instances.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,27 +19,28 @@ use maxine_admission::{CallerClass, PlaceLimits, Places};
 
 /// Maximum number of concurrent look-ups.
 const LOOKUPS_MAX: usize = 64;
-/// Look-ups at once of names that have not been resolved before.
+/// Maximum number of concurrent look-ups of names that have not been resolved before.
 const NEW_MAX: usize = LOOKUPS_MAX / 2;
-/// How many of those only callers with a credential may cause.
+/// Number of these that are reserved for callers with a credential.
 const NEW_KEPT: usize = NEW_MAX / 4;
-/// Percentage of the look-ups of new names, less those of other clients, that one client's requests may cause.
+/// Maximum percentage of the look-ups of new names that the requests of one client may cause, among those that other
+/// clients leave.
 const NEW_SHARE_PERCENT: u8 = 50;
 
-/// The caller for which a name is resolved.
+/// For whom a name is resolved.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LookupCaller<'a> {
     /// The client's address; unspecified for the node itself.
     pub(crate) address: IpAddr,
-    /// Whether the address's own limit applies. It does not for the node itself, or for an address that
-    /// stands for many clients.
+    /// Whether the limit for the address applies. It does not apply to the node itself, or to an address that stands
+    /// for many clients.
     pub(crate) caller_class: CallerClass,
-    /// Whether the name was resolved before.
+    /// Whether the name was resolved before. A successful look-up sets it.
     pub(crate) name_known: &'a AtomicBool,
 }
 
 impl<'a> LookupCaller<'a> {
-    /// The node itself.
+    /// A look-up by the node itself.
     pub(crate) fn node(name_known: &'a AtomicBool) -> Self {
         Self {
             address: Ipv4Addr::UNSPECIFIED.into(),
@@ -52,7 +53,7 @@ impl<'a> LookupCaller<'a> {
 type Addresses = Option<Arc<[IpAddr]>>;
 type Resolver = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
-/// Resolves names. Clones are cheap and share their places.
+/// Resolves names. Clones are cheap and share the limits.
 #[derive(Clone)]
 pub(crate) struct Lookups(Arc<Inner>);
 
@@ -64,7 +65,7 @@ struct Inner {
     in_flight: Mutex<HashMap<Box<str>, Shared<BoxFuture<'static, Addresses>>>>,
 }
 
-/// Removes a look-up from the list, however it ends.
+/// Removes a look-up from the list when it ends, however it ends.
 struct InFlightLookup {
     inner: Arc<Inner>,
     name: Box<str>,
@@ -77,7 +78,7 @@ impl Drop for InFlightLookup {
 }
 
 impl Lookups {
-    /// Uses the system's resolver.
+    /// Uses the resolver of the operating system.
     pub(crate) fn new() -> Self {
         Self::with(|name: &str| Ok((name, 0).to_socket_addrs()?.map(|found| found.ip()).collect()))
     }
@@ -92,7 +93,7 @@ impl Lookups {
         }))
     }
 
-    /// The addresses of a name. The future may be dropped at any time.
+    /// The addresses of a name. The future may be dropped at any time; the look-up continues then.
     pub(crate) async fn resolve(
         &self,
         name: &str,
@@ -103,7 +104,7 @@ impl Lookups {
         Ok(found)
     }
 
-    /// Starts a look-up, or joins the one in flight.
+    /// Starts a look-up, or joins one that is in flight.
     fn begin(
         &self,
         name: &str,
@@ -141,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    /// Look-ups of names that begin with `slow` end once the sender is dropped; others end immediately.
+    /// Look-ups of names that begin with `slow` end when the sender is dropped. Others end immediately.
     fn slow_names() -> (Lookups, mpsc::SyncSender<()>, Arc<AtomicUsize>) {
         let (release, held) = mpsc::sync_channel(0);
         let held = Mutex::new(held);
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_that_resolve_slowly_leave_places_for_others_even_once_they_are_given_up() {
+    async fn slow_names_leave_places_for_others_even_if_they_are_abandoned() {
         let (lookups, release, _) = slow_names();
         let (new, known) = (AtomicBool::new(false), AtomicBool::new(true));
         let others = AtomicBool::new(false);
@@ -170,7 +171,7 @@ mod tests {
         };
         let mut begun = Vec::new();
         for client in 1..=6 {
-            // Nobody waits for them: the look-ups continue all the same.
+            // Nobody waits for these look-ups, but they continue.
             let names = (0..NEW_MAX).map(|n| format!("slow-{client}-{n}"));
             let begins = names.map(|name| lookups.begin(&name, caller(client, &new)));
             begun.push(begins.filter(Result::is_ok).count());
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_looked_up_once_for_all_who_ask_meanwhile() {
+    async fn concurrent_requests_for_a_name_share_one_look_up() {
         let (lookups, release, begun) = slow_names();
         let new = AtomicBool::new(false);
         let asks = (1..=100_u8).map(|last| {

@@ -1,4 +1,4 @@
-//! The events that the proxy reports for metrics. The proxy stores no metric itself.
+//! The events that the proxy reports for metrics. The proxy itself stores no metric.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use maxine_state::{Name, ServiceKey};
 
 use super::tick::UpstreamEvent;
 
-/// One forwarded request, reported when its response's head is sent to the client.
+/// One forwarded request. It is reported when the head of its response is sent to the client.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRecord<'a> {
     /// The service.
@@ -19,7 +19,7 @@ pub struct RequestRecord<'a> {
     pub error: Option<&'static str>,
     /// Number of attempts.
     pub attempts: u32,
-    /// From the request's arrival to the response's head.
+    /// Time from the request's arrival to the head of its response.
     pub elapsed: Duration,
 }
 
@@ -29,15 +29,15 @@ pub trait ProxyMetrics: Send + Sync + 'static {
     fn request(&self, record: &RequestRecord<'_>) {
         let _ = record;
     }
-    /// A request is tried again, because of this error code or status.
+    /// A request is tried again because of this error code or status.
     fn retry(&self, service: &ServiceKey, reason: &str) {
         let _ = (service, reason);
     }
-    /// A second request was sent because the first took long.
+    /// A second attempt was sent because the first one took long.
     fn hedge(&self, service: &ServiceKey) {
         let _ = service;
     }
-    /// A copy was sent to the mirror, or dropped because too many were in flight.
+    /// A copy of a request was sent to the mirror. If `sent` is false, it was dropped because too many were in flight.
     fn mirror(&self, service: &ServiceKey, sent: bool) {
         let _ = (service, sent);
     }
@@ -47,7 +47,7 @@ pub trait ProxyMetrics: Send + Sync + 'static {
     }
 }
 
-/// Counts nothing.
+/// Ignores all events.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoMetrics;
 

@@ -21,7 +21,7 @@ use maxine_state::ServiceRef;
 /// Maximum duration of one copy, in milliseconds.
 const COPY_MS_MAX: u64 = 30_000;
 
-/// Counts one copy as in flight.
+/// Counts one copy as in flight until it is dropped.
 struct Slot(Arc<ServiceShared>);
 
 impl Drop for Slot {
@@ -31,7 +31,7 @@ impl Drop for Slot {
 }
 
 impl Forwarder {
-    /// Whether this request is copied.
+    /// Whether a copy of this request is sent to another service.
     pub(crate) fn wants_mirror(runtime: &ServiceRuntime, head: &Head) -> bool {
         runtime
             .policy
@@ -39,8 +39,8 @@ impl Forwarder {
             .is_some_and(|mirror| head.upgrade.is_none() && fastrand::u32(0..100) < mirror.percent)
     }
 
-    /// Sends a copy, if there is room. The policy of the other service chooses the instance, for the same
-    /// client.
+    /// Sends a copy, unless too many are in flight. The policy of the other service chooses the instance, with the hash
+    /// input of the same client.
     pub(crate) fn mirror(
         &self,
         runtime: &ServiceRuntime,

@@ -10,9 +10,10 @@ use maxine_state::OutlierPolicy;
 pub(crate) struct Ejection {
     /// The counts at the last evaluation.
     from: Counts,
-    /// Until when it is ejected, in milliseconds on the monotonic clock; 0 if it is not.
+    /// When the ejection ends, in milliseconds on the monotonic clock; 0 if the instance is not ejected.
     until_ms: u64,
-    /// Number of ejections in a row; it decreases with each good evaluation.
+    /// Number of ejections in a row. It decreases with each good evaluation, and each one makes the next ejection
+    /// longer.
     times: u32,
 }
 
@@ -26,17 +27,17 @@ pub(crate) enum Verdict {
 }
 
 impl Ejection {
-    /// Whether it is ejected.
+    /// Whether the instance is ejected.
     pub(crate) fn is_out(&self) -> bool {
         self.until_ms != 0
     }
 
-    /// How long it stays ejected, in milliseconds.
+    /// How much longer the instance is ejected, in milliseconds.
     pub(crate) fn left_ms(&self, now_ms: u64) -> u64 {
         self.until_ms.saturating_sub(now_ms)
     }
 
-    /// Ends the ejection when its time is over. Called more often than [`look`].
+    /// Ends the ejection when its time is over, and returns whether it did. It is called more often than [`look`].
     pub(crate) fn expire(&mut self, counts: Counts, now_ms: u64) -> bool {
         if self.until_ms == 0 || now_ms < self.until_ms {
             return false;
@@ -47,7 +48,7 @@ impl Ejection {
     }
 }
 
-/// Evaluates all instances of a service. Returns one verdict for each, in order.
+/// Evaluates all instances of a service. Returns one verdict for each instance, in the same order.
 pub(crate) fn look(
     members: &mut [(Counts, Ejection)],
     now_ms: u64,
@@ -122,7 +123,7 @@ fn mean_latency_us(counts: Counts, from: Counts, requests_min: u64) -> Option<u6
     (answered >= requests_min).then(|| sum_us / answered.max(1))
 }
 
-/// The median of at least three values: with two, it is unknown which one is the outlier.
+/// The median of at least three values. With two values, it is unknown which one is the outlier.
 fn median(mut values: Vec<u64>) -> Option<u64> {
     values.sort_unstable();
     (values.len() >= 3).then(|| values[values.len() / 2])
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_failing_one_goes_and_comes_back_later_each_time() {
+    fn each_ejection_of_a_failing_instance_takes_longer() {
         let policy = OutlierPolicy { ejection_ms: 1_000, ..Default::default() };
         let mut members = [member(100, 0, 1), member(40, 60, 1), member(100, 0, 1)];
         let verdicts = look(&mut members, 10, &policy);
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slow_one_goes_where_latency_counts() {
+    fn a_slow_instance_is_ejected_if_latency_counts() {
         let policy = OutlierPolicy { latency_percent: 300, ..Default::default() };
         let mut members = [member(50, 0, 1_000), member(50, 0, 9_000), member(50, 0, 1_100)];
         let verdicts = look(&mut members, 0, &policy);
@@ -164,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_the_share_and_never_all(
+        fn no_more_than_the_share_and_never_all_are_ejected(
             bad in prop::collection::vec(0_u64..100, 1..30), percent in 0_u32..=90
         ) {
             let policy = OutlierPolicy { ejected_percent_max: percent, ..Default::default() };

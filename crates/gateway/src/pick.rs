@@ -1,8 +1,9 @@
-//! Chooses an instance for one attempt: the routing table's choice, limited by what this node's proxy knows.
+//! Chooses an instance for one attempt. The routing table makes the choice among the instances that this node's proxy
+//! may call.
 //!
-//! Strategy, versions, zones and the caller's hash come from the table, as for redirects. The proxy adds
-//! sticky cookies. It leaves out instances that were already tried, have an open circuit breaker, are
-//! ejected, or are in slow start.
+//! Strategy, versions, zones and the caller's hash come from the table, as for redirects. The proxy adds sticky
+//! cookies. It excludes instances that were already tried, that have an open circuit breaker, or that are ejected, and
+//! gives those in slow start a smaller share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use maxine_balance::{CallerHash, Draw, Pick, Pool};
 use super::upstream::Upstream;
 use maxine_view::ServiceTable;
 
-/// Maximum number of repeated choices if another request took the last trial of the chosen instance's
-/// breaker.
+/// Maximum number of repeated choices. A choice is repeated if another request took the last trial of the chosen
+/// instance's breaker.
 const REPICKS_MAX: usize = 6;
-/// One in this many choices ignores latencies.
+/// One in this many choices ignores latencies, so that a slow instance can prove that it has become fast.
 const EXPLORE_ONE_IN: u32 = 16;
 
 /// The input of a choice.
@@ -25,7 +26,7 @@ pub(crate) struct PickInput<'a> {
     pub(crate) draw: Draw,
     /// The instance that the sticky cookie names, by the hash of its name.
     pub(crate) sticky: Option<u64>,
-    /// Positions that were tried already.
+    /// Positions of the instances that were tried already.
     pub(crate) tried: &'a [usize],
 }
 
@@ -38,10 +39,10 @@ pub(crate) enum NoPick {
     AllGated,
 }
 
-/// What the proxy adds to the table's choice for one service. It is built with the runtime of the service.
+/// What the proxy adds to the table's choice for one service. It is rebuilt with the runtime of the service.
 #[derive(Debug, Default)]
 pub(crate) struct Picker {
-    /// For sticky cookies: positions by the hash of the instance's name.
+    /// For sticky cookies: the positions of the instances, by the hash of the name.
     by_name: Option<HashMap<u64, usize>>,
     latency_aware: bool,
     ramping: bool,
@@ -54,7 +55,7 @@ impl Picker {
         Self { by_name: cookies.then(by_name), latency_aware, ramping }
     }
 
-    /// Chooses an instance. Takes a trial if the breaker of the chosen one is half-open.
+    /// Chooses an instance. If its breaker is half-open, this takes one of the trials.
     pub(crate) fn pick(
         &self,
         table: &ServiceTable,
@@ -78,7 +79,7 @@ impl Picker {
         }
         for _ in 0..REPICKS_MAX {
             let picked = table.select_from(&input.draw, &pool).or_else(|| {
-                // An instance in slow start is better than none, and better than one that was already tried.
+                // If there is no other instance, one in slow start is used, and then one that was already tried.
                 pool.ramp = None;
                 table.select_from(&input.draw, &pool).or_else(|| {
                     pool.tried = &[];
@@ -94,7 +95,7 @@ impl Picker {
         Err(NoPick::AllGated)
     }
 
-    /// The instance that the sticky cookie names.
+    /// The position of the instance that the sticky cookie names.
     fn sticky_position(&self, sticky: Option<u64>) -> Option<usize> {
         self.by_name.as_ref()?.get(&sticky?).copied()
     }
@@ -105,8 +106,8 @@ struct Callable<'a> {
     upstreams: &'a [Arc<Upstream>],
     now_ms: u64,
     tried: &'a [usize],
-    /// Whether instances in slow start take less than their share: of the callers, if the strategy hashes
-    /// them; otherwise of the requests.
+    /// Set if instances in slow start get less than their share. The hash of the caller, if the strategy hashes
+    /// callers, decides which callers they get; otherwise chance decides for each request.
     ramp: Option<Option<CallerHash>>,
     latency_aware: bool,
 }
@@ -116,7 +117,7 @@ impl Callable<'_> {
         let Some(caller) = self.ramp else { return true };
         let permille = upstream.ramp_permille(self.now_ms);
         let drawn = || match caller {
-            // A different random number than the one that decides between instances.
+            // The seed is inverted, so that this number is independent of the one that chooses between instances.
             Some(caller) => caller.with_seed(!upstream.name_hash) % 1_000,
             None => fastrand::u64(0..1_000),
         };
@@ -136,7 +137,7 @@ impl Pool for Callable<'_> {
         self.upstreams[position].load.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Powers of two of a millisecond. A smaller difference is noise and must not decide.
+    /// The latency as a power of two of milliseconds, so that smaller differences, which are noise, do not decide.
     fn slowness(&self, position: usize) -> u32 {
         if !self.latency_aware {
             return 0;

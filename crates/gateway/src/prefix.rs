@@ -1,25 +1,25 @@
 //! Converts paths in an instance's answers to the paths that its clients use through the proxy.
 //!
-//! Pure functions. A policy enables them ([`maxine_state::PrefixPolicy`]).
+//! These are pure functions. A policy enables them ([`maxine_state::PrefixPolicy`]).
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 
 use super::target::UpstreamAddress;
 use maxine_state::{PrefixPolicy, RewritePolicy};
 
-/// Converts paths of one instance to those of its clients.
+/// Converts paths of one instance to paths for its clients.
 pub(crate) struct PrefixMap<'a> {
     /// The path under which clients reach the service, without a trailing slash.
     pub(crate) prefix: &'a str,
     pub(crate) upstream: &'a UpstreamAddress,
-    /// How the paths of requests are rewritten.
+    /// The rule that rewrote the path of the request.
     pub(crate) rewrite: Option<&'a RewritePolicy>,
-    /// The host that the client asked for.
+    /// The host in the client's request.
     pub(crate) asked_host: Option<&'a HeaderValue>,
 }
 
 impl PrefixMap<'_> {
-    /// Rewrites the header fields of an answer that the policy selects.
+    /// Converts the header fields that the policy selects.
     pub(crate) fn apply(&self, policy: PrefixPolicy, headers: &mut HeaderMap) {
         if policy.locations {
             for name in [header::LOCATION, header::CONTENT_LOCATION] {
@@ -42,8 +42,8 @@ impl PrefixMap<'_> {
         }
     }
 
-    /// A URL of the instance, as the client would request it. `None` if it is not changed: a relative URL,
-    /// one of another host, or one that the proxy does not reach.
+    /// A URL of the instance, as the client would request it. `None` if it is not changed, because it is relative, has
+    /// another host, or is not reached through the proxy.
     fn location(&self, url: &str) -> Option<String> {
         let rest = match url.split_once("//") {
             Some(("http:" | "https:" | "", rest)) => {
@@ -72,7 +72,7 @@ impl PrefixMap<'_> {
             || asked.is_some_and(|asked| authority.eq_ignore_ascii_case(asked))
     }
 
-    /// A path of the instance, as the client would request it.
+    /// A path of the instance, as the client would request it. `None` if the proxy does not reach it.
     fn path(&self, path: &str) -> Option<String> {
         let mut rest = below(path, self.upstream.base_path())?;
         let mut stripped = "";
@@ -83,16 +83,17 @@ impl PrefixMap<'_> {
         Some(format!("{}{stripped}{rest}", self.prefix))
     }
 
-    /// A `Set-Cookie` with its path changed.
+    /// A `Set-Cookie` whose path is converted.
     fn cookie(&self, cookie: &HeaderValue) -> HeaderValue {
         let Ok(text) = cookie.to_str() else { return cookie.clone() };
-        // The first is the cookie itself, the others are its attributes.
+        // The first part is the cookie itself, and the others are its attributes.
         let parts = text.split(';').enumerate().map(|(at, part)| {
             let is_path = |name: &str| at > 0 && name.trim().eq_ignore_ascii_case("path");
             let path = part.split_once('=').filter(|(name, _)| is_path(name));
             let Some((name, path)) = path else { return part.to_owned() };
             let path = path.trim();
-            // A cookie for more than the instance's own paths becomes one for all of them.
+            // The proxy reaches only a part of the paths for which such a cookie is meant. It becomes a cookie for all
+            // paths of the service.
             let wider = below(self.upstream.base_path(), path.trim_end_matches('/')).is_some();
             match self.path(path) {
                 Some(new) => format!("{name}={new}"),
@@ -105,7 +106,7 @@ impl PrefixMap<'_> {
     }
 }
 
-/// The part of a path after `base`, on a segment boundary.
+/// The part of a path after `base`; `None` if the path is not `base` or below it.
 fn below<'a>(path: &'a str, base: &str) -> Option<&'a str> {
     path.strip_prefix(base).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -145,7 +146,7 @@ mod tests {
             ("http://h:81", "login", "login".to_owned()),
             ("http://h:81", "https://accounts.example/x", "https://accounts.example/x".to_owned()),
             ("http://h:81", "mailto:a@b", "mailto:a@b".to_owned()),
-            // An instance that uses X-Forwarded-Prefix has converted it already.
+            // An instance that reads X-Forwarded-Prefix has converted the location already.
             ("http://h:81", &format!("{PREFIX}/login"), format!("{PREFIX}/login")),
         ] {
             assert_eq!(at(address, url), expected, "{address} {url}");
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_are_for_the_paths_that_clients_ask_for() {
+    fn cookies_get_the_paths_that_clients_request() {
         let at = |address: &str, cookie: &str| mapped(address, None, ("set-cookie", cookie));
         for (address, cookie, expected) in [
             ("http://h", "a=1; Path=/; HttpOnly", format!("a=1; Path={PREFIX}/; HttpOnly")),

@@ -1,5 +1,5 @@
-//! The data of one service that this node needs to call it. It is rebuilt when the routing table is replaced,
-//! and keeps connections and counters.
+//! What this node needs to call one service. It is rebuilt when the routing table is replaced, and keeps connections
+//! and counters.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,7 +17,7 @@ use maxine_clock::Clock;
 use maxine_state::{Instance, Name, ServicePolicy};
 use maxine_view::{Endpoint, ServiceTable};
 
-/// Counters that outlive the routing tables.
+/// Counters of a service that survive the replacement of the routing table.
 pub(crate) struct ServiceShared {
     pub(crate) retry_budget: Budget,
     pub(crate) hedge_budget: Budget,
@@ -48,15 +48,15 @@ impl ServiceShared {
 pub(crate) struct ServiceRuntime {
     pub(crate) table: Arc<ServiceTable>,
     pub(crate) policy: Arc<CompiledPolicy>,
-    /// In the order of the table's endpoints.
+    /// The instances, in the order of the table's endpoints.
     pub(crate) upstreams: Vec<Arc<Upstream>>,
-    /// Instances that get no new requests and still have some in flight.
+    /// Instances that get no new requests but still have requests in flight.
     pub(crate) leaving: Vec<Arc<Upstream>>,
     pub(crate) picker: Picker,
     pub(crate) shared: Arc<ServiceShared>,
 }
 
-/// What a runtime is built with.
+/// What is needed to build a runtime.
 pub(crate) struct RuntimeParts<'a> {
     pub(crate) connector: &'a Connector,
     pub(crate) clock: &'a Clock,
@@ -75,7 +75,7 @@ impl ServiceRuntime {
             .map(|runtime| &runtime.policy)
             .filter(|policy| policy.is_of(source))
             .map_or_else(|| Arc::new(CompiledPolicy::new(table.key(), source)), Arc::clone);
-        // Both lists are sorted by id, so one pass finds what to keep.
+        // Both lists are sorted by id, so one pass finds the instances to keep.
         let mut old = previous.map_or(&[][..], |runtime| &runtime.upstreams).iter().peekable();
         let mut leaving: Vec<Arc<Upstream>> = previous
             .map_or(&[][..], |runtime| &runtime.leaving)
@@ -99,8 +99,8 @@ impl ServiceRuntime {
         Self { table, policy, upstreams, leaving, picker, shared }
     }
 
-    /// The number of this node's requests in flight to an instance, including those that began before it
-    /// left.
+    /// The number of this node's requests in flight to an instance. It includes requests that began before the instance
+    /// left the table.
     pub(crate) fn in_flight_of(&self, instance: &Name) -> u64 {
         self.upstreams
             .iter()
@@ -145,9 +145,10 @@ fn upstream(
     Arc::new(Upstream::new(Arc::clone(instance), load, pool, signals, ramp))
 }
 
-/// Until when a recovered instance is in slow start, on the monotonic clock, and for how long in total.
+/// When the slow start of a recovered instance ends, in milliseconds on the monotonic clock, and how long it takes in
+/// total, in milliseconds. Both are 0 without a slow start.
 fn ramp(instance: &Instance, slow_start_ms: u64, clock: &Clock) -> (u64, u64) {
-    // Checks that the owner reports start no slow start: a report is no recovery.
+    // Only the verdict on the probe matters. A report by the owner is not a recovery, so it starts no slow start.
     let since_ms = instance.health().since_ms;
     if slow_start_ms == 0 || since_ms == 0 {
         return (0, 0);

@@ -1,8 +1,7 @@
-//! The target of a request: the parts of the instance's address, and a path that never leaves its base.
+//! The target of a request: the parts of the instance's address, and a path that never leaves its base path.
 //!
-//! Paths are not changed, and keep their escapes. Only dot segments are resolved. A path is refused if a
-//! server could find a dot segment in it, because of an escaped slash or a backslash beside `..`, or a path
-//! parameter.
+//! Paths are forwarded unchanged, with their escapes. Only dot segments are resolved. A path is refused if a server
+//! could find another dot segment in it, because of an escaped slash, a backslash or a path parameter beside the dots.
 
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Uri, header::HeaderValue};
@@ -23,18 +22,18 @@ pub enum PathError {
     Invalid,
 }
 
-/// A request's path and query after the service's name, as received.
+/// The path and query of a request behind the service's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestTarget {
-    /// Empty, or begins with a slash; dot segments are resolved.
+    /// Empty, or begins with a slash. Dot segments are resolved.
     path: String,
-    /// Without the question mark.
+    /// The query, without the question mark.
     query: Option<String>,
 }
 
 impl RequestTarget {
-    /// Parses the raw path after the service's name (empty, `/` or `/x`, with its escapes) and the raw query
-    /// without its question mark.
+    /// Parses the path behind the service's name (empty, `/` or `/x`, with its escapes) and the query without its
+    /// question mark.
     pub fn new(raw_path: &str, raw_query: Option<&str>) -> Result<Self, PathError> {
         let path = resolve(raw_path)?;
         if let Some(query) = raw_query {
@@ -46,13 +45,13 @@ impl RequestTarget {
         Ok(Self { path, query: raw_query.map(String::from) })
     }
 
-    /// The path: empty, or with a leading slash.
+    /// The path: empty, or with a leading slash. Dot segments are resolved.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The query.
+    /// The query, without the question mark.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.query.as_deref()
@@ -76,7 +75,7 @@ impl RequestTarget {
     }
 }
 
-/// Whether a path after the service's name is forwarded as it is: nothing in it is resolved, refused or escaped.
+/// Whether a path behind the service's name is forwarded unchanged, without anything to resolve, refuse or escape.
 pub(crate) fn is_plain_path(raw: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,:=@/".contains(&byte);
     (raw.is_empty() || raw.starts_with('/')) && raw.bytes().all(is_plain) && !raw.contains("/.")
@@ -143,12 +142,12 @@ fn check_escapes(path: &str) -> Result<(), PathError> {
     Ok(())
 }
 
-/// The segment with its escaped dots decoded.
+/// The segment, with its escaped dots decoded.
 fn decode_dots(segment: &str) -> String {
     segment.replace("%2e", ".").replace("%2E", ".")
 }
 
-/// Whether a server could find a dot segment here, if it decodes slashes, treats a backslash as a slash, or
+/// Whether a server could find a dot segment in this segment, if it decodes slashes, treats a backslash as a slash, or
 /// cuts off path parameters.
 fn hides_dots(segment: &str) -> bool {
     let lower = decode_dots(segment).to_ascii_lowercase();
@@ -161,22 +160,22 @@ fn hides_dots(segment: &str) -> bool {
 /// The parts of an instance's address.
 #[derive(Clone, Debug)]
 pub(crate) struct UpstreamAddress {
-    /// Whether it is called with TLS.
+    /// Whether the instance is called over TLS.
     pub(crate) https: bool,
     /// The host's name or address, without brackets.
     pub(crate) host: String,
-    /// The port, or that of the scheme if the address has none.
+    /// The port. If the address has none, the default port of the scheme.
     pub(crate) port: u16,
-    /// Host and port, as in the address.
+    /// Host and port, as the address has them.
     pub(crate) authority: Authority,
     /// The value of the `Host` field.
     pub(crate) host_header: HeaderValue,
-    /// Empty, or with a leading slash and without a trailing one.
+    /// Base path: empty, or with a leading slash and without a trailing one.
     base_path: String,
 }
 
 impl UpstreamAddress {
-    /// Parses an address; `None` for one that was never checked.
+    /// Parses an address. `None` if it is not valid, which registration refuses.
     pub(crate) fn parse(address: &Address) -> Option<Self> {
         let uri: Uri = address.as_str().parse().ok()?;
         let authority = uri.authority()?.clone();
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_are_rewritten_on_a_segments_border() {
+    fn prefixes_are_rewritten_at_segment_boundaries() {
         let rule = RewritePolicy { strip_prefix: "/api".into(), add_prefix: "/v2".into() };
         for (path, expected) in
             [("/api/x", "/v2/x"), ("/api", "/v2"), ("/apix", "/v2/apix"), ("/x", "/v2/x")]

@@ -1,7 +1,6 @@
-//! Decisions of the proxy outside the request path: breakers, ejections and cleaning up.
+//! Decisions of the proxy outside the request path: circuit breakers and ejections.
 //!
-//! The proxy actor calls it several times a second, and immediately when an instance fails several times in a
-//! row.
+//! The proxy actor calls this several times per second, and immediately when an instance fails several times in a row.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,19 +10,19 @@ use super::runtime::ServiceRuntime;
 use super::upstream::{Gate, Upstream};
 use maxine_state::{InstanceKey, Name};
 
-/// How the status of an instance on this node changed.
+/// How the status of an instance at this node's proxy changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UpstreamChange {
-    /// Its circuit breaker opened, so it gets no requests from this node.
+    /// The circuit breaker opened, so this node sends the instance no requests.
     BreakerOpened,
-    /// Its circuit breaker lets trial requests through.
+    /// The circuit breaker lets trial requests through.
     BreakerHalfOpen,
-    /// Its circuit breaker closed.
+    /// The circuit breaker closed.
     BreakerClosed,
-    /// It was ejected as an outlier.
+    /// The instance was ejected as an outlier.
     Ejected,
-    /// Its ejection has ended.
+    /// The ejection has ended.
     Returned,
 }
 
@@ -32,7 +31,7 @@ pub enum UpstreamChange {
 pub struct UpstreamEvent {
     /// The instance.
     pub key: InstanceKey,
-    /// The [`maxine_state::Instance::address_index`] of the address.
+    /// The [`maxine_state::Instance::address_index`] of the instance's address.
     pub address_index: u64,
     /// What changed.
     pub change: UpstreamChange,
@@ -42,7 +41,7 @@ pub struct UpstreamEvent {
     pub lasts_ms: u64,
 }
 
-/// Decides for one service.
+/// Makes the decisions for one service, and appends the changes to `events`.
 pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<UpstreamEvent>) {
     let event = |upstream: &Upstream, change, reason: String| UpstreamEvent {
         key: runtime.table.key().instance(name_of(upstream)),
@@ -68,7 +67,7 @@ pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<Upstr
                     events.push(event(upstream, change, reason));
                 }
             }
-            // The policy was removed.
+            // The circuit breaker was removed from the policy.
             None if upstream.signals.gate() != Gate::Open => {
                 decisions.breaker = Default::default();
                 upstream.signals.set_gate(Gate::Open);

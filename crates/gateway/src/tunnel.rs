@@ -1,4 +1,4 @@
-//! An upgraded connection: copies bytes in both directions until a side ends or nothing moves for too long.
+//! An upgraded connection: copies bytes in both directions until one side ends, or until nothing moves for too long.
 
 use std::io;
 use std::pin::Pin;
@@ -17,14 +17,15 @@ use super::forward::InFlightGuard;
 use super::pool::Lease;
 use super::upstream::InFlight;
 
-/// Size of the buffer for each direction.
+/// Length of the buffer for each direction, in bytes.
 const BUFFER_LEN: usize = 16 * 1024;
 
-/// What is held as long as the tunnel: the connection's slot and the counters.
+/// What a tunnel holds until it ends: the connection's lease and the counters.
 pub(crate) type TunnelHold = (Lease, InFlight, InFlightGuard);
 
-/// Copies bytes until the end.
-/// `upstream` is the instance's connection, and what was already read of it.
+/// Copies bytes until the end of the tunnel. `client` receives the client's connection, and `upstream` is the
+/// instance's connection with the bytes that were already read from it. A tunnel in which nothing moves for `idle` is
+/// closed.
 pub(crate) async fn run(
     client: oneshot::Receiver<Tunnel>,
     (upstream, mut read): (Stream, Bytes),
@@ -67,7 +68,7 @@ pub(crate) async fn run(
     drop((hold, held));
 }
 
-/// Counts the bytes that are read, so that an idle tunnel is noticed.
+/// Counts the bytes that are read, so that an idle tunnel is detected.
 struct Counted<T> {
     io: T,
     moved: Arc<AtomicU64>,

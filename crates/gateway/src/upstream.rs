@@ -1,7 +1,7 @@
-//! One instance, as this node calls it: its connections, and the results of its answers.
+//! One instance as this node calls it: its connections, and the results of its requests.
 //!
-//! The request path only reads and adds to atomics. `crate::tick`, which the proxy actor calls, turns the
-//! counts into gates.
+//! The request path only reads atomics and adds to them. `crate::tick`, which the proxy actor calls, turns the counts
+//! into gates.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -19,31 +19,32 @@ use super::target::RequestTarget;
 use maxine_state::Instance;
 use maxine_view::Load;
 
-/// Half-life of the latency estimate without new answers, in milliseconds, so that an instance that was slow
+/// Half-life of the latency estimate while there are no new answers, in milliseconds, so that an instance that was slow
 /// once is tried again.
 const LATENCY_HALF_LIFE_MS: u64 = 10_000;
 
-/// Gate values. Any other value is the number of trial requests.
+/// Values of the gate. Any other value is the number of trial requests that are left.
 const GATE_CLOSED_TO_ALL: i32 = -1;
 const GATE_OPEN: i32 = i32::MAX;
 
-/// The results of an instance's answers on this node.
+/// The results of an instance's requests on this node.
 #[derive(Debug)]
 pub(crate) struct Signals {
     good: AtomicU64,
     bad: AtomicU64,
     bad_in_a_row: AtomicU32,
     latency_us_sum: AtomicU64,
-    /// Upper half: the estimate in microseconds; lower half: when, in milliseconds (wraps).
+    /// Upper half: the latency estimate, in microseconds. Lower half: when it was made, in milliseconds on the
+    /// monotonic clock (it wraps).
     latency: AtomicU64,
-    /// The gate of the breaker: closed to all, open to all, or the number of trial requests left.
+    /// The gate of the breaker: closed, open, or the number of trial requests that are left.
     breaker_gate: AtomicI32,
-    /// Not zero while ejected as an outlier.
+    /// Not zero while the instance is ejected as an outlier.
     ejected: AtomicU32,
     decisions: Mutex<Decisions>,
 }
 
-/// The decisions of the last tick, outside the request path.
+/// The decisions of the last tick. They are not used on the request path.
 #[derive(Debug, Default)]
 pub(crate) struct Decisions {
     pub(crate) breaker: Breaker,
@@ -65,7 +66,7 @@ impl Default for Signals {
     }
 }
 
-/// The counts at one moment. They only grow, apart from the failures in a row.
+/// The counts at one moment. All but `bad_in_a_row` only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) good: u64,
@@ -95,7 +96,8 @@ impl Signals {
         }
     }
 
-    /// Counts an answer. Returns the number of failures in a row.
+    /// Counts a result. `latency_us` is `None` if the answer broke off after its head. Returns the number of failures
+    /// in a row.
     pub(crate) fn record(&self, ok: bool, latency_us: Option<u64>, now_ms: u64) -> u32 {
         if let Some(latency_us) = latency_us {
             self.latency_us_sum.fetch_add(latency_us, Ordering::Relaxed);
@@ -114,14 +116,14 @@ impl Signals {
 
     fn note_latency(&self, latency_us: u64, now_ms: u64) {
         let present = self.latency_us(now_ms);
-        // A peak counts immediately, and an improvement by an eighth: Finagle's peak EWMA.
+        // A higher latency counts fully at once, and a lower one by an eighth (Finagle's peak EWMA).
         let next =
             if latency_us > present { latency_us } else { present - (present - latency_us) / 8 };
         let packed = (next.min(u64::from(u32::MAX)) << 32) | (now_ms & 0xffff_ffff);
         self.latency.store(packed, Ordering::Relaxed);
     }
 
-    /// The latency estimate, decayed since the last answer; 0 if nothing is known.
+    /// The latency estimate in microseconds, decayed since the last answer. It is 0 if nothing is known.
     pub(crate) fn latency_us(&self, now_ms: u64) -> u64 {
         let packed = self.latency.load(Ordering::Relaxed);
         let age_ms = (now_ms & 0xffff_ffff).wrapping_sub(packed & 0xffff_ffff) & 0xffff_ffff;
@@ -129,12 +131,12 @@ impl Signals {
         (packed >> 32) >> halvings
     }
 
-    /// Whether a request may be sent now, without taking a trial.
+    /// Whether a request may be sent now. This takes no trial.
     pub(crate) fn may_pass(&self) -> bool {
         self.ejected.load(Ordering::Relaxed) == 0 && self.breaker_gate.load(Ordering::Relaxed) > 0
     }
 
-    /// Lets a request through: always if the gate is open, and with a trial if it is half-open.
+    /// Whether a request is let through: always if the gate is open, and by taking a trial if it is half-open.
     pub(crate) fn pass(&self) -> bool {
         if self.ejected.load(Ordering::Relaxed) != 0 {
             return false;
@@ -188,14 +190,14 @@ impl Signals {
 /// An instance as this node calls it.
 pub(crate) struct Upstream {
     pub(crate) instance: Arc<Instance>,
-    /// Hash of the instance's name, which sticky cookies contain.
+    /// Hash of the instance's name. Sticky cookies contain it.
     pub(crate) name_hash: u64,
     pub(crate) load: Arc<Load>,
-    /// `None` if the address cannot be parsed, because it was never checked.
+    /// `None` if the address cannot be parsed. Registration refuses such an address.
     pub(crate) pool: Option<Arc<Pool>>,
     pub(crate) signals: Arc<Signals>,
-    /// Until when a recovered instance gets less than its share, on the monotonic clock, and the length of
-    /// that time; both in milliseconds. 0 if it gets its full share.
+    /// When the slow start of a recovered instance ends, on the monotonic clock, and how long it takes in total. Both
+    /// in milliseconds; 0 if the instance gets its full share.
     pub(crate) ramp: (u64, u64),
 }
 
@@ -211,7 +213,7 @@ impl Upstream {
         Self { instance, name_hash, load, pool, signals, ramp }
     }
 
-    /// What it is asked for this target.
+    /// The path and query of a request to this instance.
     pub(crate) fn path_and_query(
         &self,
         target: &RequestTarget,
@@ -220,7 +222,7 @@ impl Upstream {
         Ok(pool.address().path_and_query(target)?)
     }
 
-    /// Its status. `leaving` if it gets no new requests.
+    /// The status of the instance at this proxy. `leaving` is whether it gets no new requests.
     pub(crate) fn status(&self, leaving: bool, now_ms: u64) -> UpstreamStatus {
         let counts = self.signals.counts();
         UpstreamStatus {
@@ -240,7 +242,7 @@ impl Upstream {
         }
     }
 
-    /// Why it gets no requests from this node now.
+    /// Why this node sends the instance no requests, or only trial requests. `None` if it sends requests.
     pub(crate) fn blocked_reason(&self) -> Option<&'static str> {
         if self.signals.is_ejected() {
             return Some("ejected as an outlier");
@@ -252,7 +254,7 @@ impl Upstream {
         }
     }
 
-    /// Its share of its weight during slow start, in thousandths.
+    /// The instance's share of its weight, in thousandths. It is less than 1,000 during slow start, and at least 50.
     pub(crate) fn ramp_permille(&self, now_ms: u64) -> u64 {
         let (until_ms, length_ms) = self.ramp;
         if now_ms >= until_ms || length_ms == 0 {
@@ -263,7 +265,7 @@ impl Upstream {
     }
 }
 
-/// One request in flight to an instance, from its sending to the last byte of its response.
+/// One request in flight to an instance, from the beginning of its sending to the last byte of its response.
 pub(crate) struct InFlight {
     upstream: Arc<Upstream>,
     started_us: u64,
@@ -276,14 +278,14 @@ impl InFlight {
         Self { upstream, started_us: now_us, now_ms: now_us / 1_000 }
     }
 
-    /// The response's head has arrived. Returns the number of failures in a row.
+    /// The head of the response has arrived, or the attempt failed. Returns the number of failures in a row.
     pub(crate) fn head(&mut self, ok: bool, now_us: u64) -> u32 {
         self.now_ms = now_us / 1_000;
         let latency_us = now_us.saturating_sub(self.started_us);
         self.upstream.signals.record(ok, Some(latency_us), self.now_ms)
     }
 
-    /// The response broke after its head.
+    /// The response broke off after its head.
     pub(crate) fn response_failed(self, error: &ProxyError) {
         if error.blames_instance() {
             self.upstream.signals.record(false, None, self.now_ms);
@@ -302,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_start_is_no_sentence_for_life() {
+    fn an_instance_that_was_slow_once_is_tried_again() {
         let signals = Signals::default();
         signals.record(true, Some(1_000_000), 0);
         assert_eq!(signals.latency_us(0), 1_000_000);

@@ -1,4 +1,4 @@
-//! A TCP connection to an instance that knows the client that uses it, and whether the instance is silent.
+//! A TCP connection to an instance. It knows which client is charged with it, and whether the instance is silent.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -15,19 +15,19 @@ use tokio::net::TcpStream;
 
 use maxine_admission::{CallerClass, NoPlace, Place};
 
-/// Who uses a connection.
+/// The record of who uses a connection.
 #[derive(Debug)]
 pub(crate) struct WireState(Mutex<Usage>);
 
-/// How many requests use a connection. The address of the first of them is charged with it.
+/// How many requests use a connection. The address of the first of these requests is charged with the connection.
 #[derive(Debug)]
 struct Usage {
     requests: usize,
-    /// `None` once the connection is closed or given up.
+    /// The place of the connection. `None` once the connection is closed or given up.
     place: Option<Place>,
 }
 
-/// The use of a connection for one request. When the last one is dropped, nobody is charged with the connection.
+/// The use of a connection for one request. When the last use is dropped, nobody is charged with the connection.
 #[derive(Debug)]
 pub(crate) struct InUse(Arc<WireState>);
 
@@ -44,19 +44,19 @@ impl Drop for InUse {
 }
 
 impl WireState {
-    /// In use for the request that opened the connection, whose client holds `place`.
+    /// The record of a new connection, in use for the request that opened it. Its client holds `place`.
     fn opened(place: Place) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Usage { requests: 1, place: Some(place) })))
     }
 
-    /// The use of the request that opened the connection. Call it once; without a call, that use ends with the
-    /// connection.
+    /// The use for the request that opened the connection. Must be called at most once; without the call, that use ends
+    /// with the connection.
     pub(crate) fn first_use(self: &Arc<Self>) -> InUse {
         InUse(Arc::clone(self))
     }
 
-    /// Uses the connection for a request of this client. An error where the client uses as many connections as it
-    /// may; [`NoPlace::Node`] where the connection is given up, or has to be.
+    /// Uses the connection for a request of this client. The error is [`NoPlace::Address`] if the client uses as many
+    /// connections as it may, and [`NoPlace::Node`] if the connection was given up or has to be.
     pub(crate) fn enter(
         self: &Arc<Self>,
         address: IpAddr,
@@ -72,8 +72,8 @@ impl WireState {
         Ok(InUse(Arc::clone(self)))
     }
 
-    /// Gives the place back if no request uses the connection; whether that was so. Whoever asked closes the
-    /// connection: [`enter`](Self::enter) refuses from now on.
+    /// Gives the place back if no request uses the connection, and returns whether it did so. The caller must close the
+    /// connection then, because [`enter`](Self::enter) refuses from now on.
     pub(crate) fn give_up(&self) -> bool {
         let mut usage = self.0.lock();
         usage.requests == 0 && usage.place.take().is_some()
@@ -104,8 +104,8 @@ impl Wire {
         &self.state
     }
 
-    /// Whether the other side has neither closed nor sent anything, as far as the system has reported it. That costs
-    /// no system call where nothing was reported.
+    /// Whether the other side has neither closed the connection nor sent anything, as far as the system has reported
+    /// it. This costs no system call if nothing was reported.
     pub(crate) fn is_silent(&self) -> bool {
         let mut cx = Context::from_waker(futures::task::noop_waker_ref());
         self.tcp.poll_read_ready(&mut cx).is_pending() || self.is_silent_now()

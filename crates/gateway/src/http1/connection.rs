@@ -1,7 +1,7 @@
 //! A connection to an instance, and the wait for the head of an answer.
 //!
-//! A thread has one buffer into which an answer to a direct request is read. Only an answer that is no
-//! [`PlainAnswer`] is copied out of it.
+//! Each thread has one buffer into which answers to direct requests are read. An answer is copied out of it only if it
+//! is not a [`PlainAnswer`].
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -21,10 +21,10 @@ use super::super::wire::WireState;
 use super::received::Received;
 use super::sending;
 
-/// Most interim answers to one request.
+/// Maximum number of interim answers to one request.
 const INTERIM_MAX: usize = 4_096;
 
-/// Length of the buffer of a thread, in bytes. Longer answers are not plain.
+/// Length of the thread's buffer, in bytes. Longer answers are not plain.
 const PLAIN_LEN_MAX: usize = 16 * 1_024;
 
 thread_local! {
@@ -35,7 +35,7 @@ thread_local! {
 /// Receives interim answers, except `101`.
 pub(crate) type OnInterim<'a> = &'a (dyn Fn(StatusCode, HeaderMap) + Send + Sync);
 
-/// Why there is no answer.
+/// Why a request got no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Reason {
     /// The connection ended or broke.
@@ -54,15 +54,15 @@ pub(crate) struct Failure {
     pub(crate) reason: Reason,
     /// The request itself, if the connection never took it.
     pub(crate) unsent: Option<Request<RequestBody>>,
-    /// Whether no byte of it was written.
+    /// Whether no byte of the request was written.
     pub(crate) nothing_written: bool,
 }
 
 /// The answer to a direct request.
 pub(crate) enum Answered<T> {
-    /// It was a plain answer, from which this was taken. The connection may carry another request.
+    /// The answer was plain, and this value was made from it. The connection can be used again.
     Plain(T, Connection),
-    /// Any other answer.
+    /// The answer was not plain.
     Other(Response<Received>),
 }
 
@@ -73,7 +73,7 @@ struct AnswerWait {
     interim_answers: usize,
 }
 
-/// A connection without a request.
+/// A connection that no request uses.
 pub(crate) struct Connection {
     pub(super) reader: Reader<Stream>,
 }
@@ -84,19 +84,19 @@ impl Connection {
         Self { reader: Reader::new(stream, BytesMut::new()) }
     }
 
-    /// Who uses the connection.
+    /// The record of who uses the connection.
     pub(crate) fn wire(&self) -> &Arc<WireState> {
         self.reader.io.wire()
     }
 
-    /// Whether the instance has neither closed nor sent anything, as far as the system has reported it. Between two
-    /// requests an instance has nothing to send.
+    /// Whether the instance has neither closed the connection nor sent anything, as far as the system has reported it.
+    /// Between two requests, an instance has nothing to send.
     pub(crate) fn is_silent(&self) -> bool {
         self.reader.io.is_silent()
     }
 
-    /// Sends a request and waits for the head of the answer. With `check` it asks the system once more whether the
-    /// instance has closed the connection, and writes nothing if so. Dropping the future closes the connection.
+    /// Sends a request and waits for the head of the answer. With `check`, it first asks the system whether the
+    /// instance has closed the connection, and writes nothing in that case. Dropping the future closes the connection.
     pub(crate) async fn send(
         self,
         request: Request<RequestBody>,
@@ -112,8 +112,8 @@ impl Connection {
         self.answer(sending, &parts.method, on_interim).await
     }
 
-    /// Sends a `GET` with this head. If its answer arrives as one plain answer, `take` is called with it where it was
-    /// read. Dropping the future closes the connection.
+    /// Sends a `GET` with this head. If the answer arrives as one plain answer, `take` is called with it, and reads it
+    /// in the thread's buffer. Dropping the future closes the connection.
     pub(crate) async fn send_direct<T>(
         mut self,
         head: &[u8],
@@ -134,7 +134,7 @@ impl Connection {
         }
         let rest = head[written..].to_vec();
         let sending = Sending::new(rest, Coding::Length(0), Vec::new(), None);
-        // In a box, because most answers are plain, and this needs more room.
+        // The future is boxed, because most answers are plain, and it is large.
         let answer = Box::pin(self.answer(sending, &Method::GET, on_interim)).await;
         answer
             .map(Answered::Other)
@@ -162,8 +162,8 @@ impl Connection {
         }
     }
 
-    /// Reads once into the buffer of the thread. `None` for anything but a plain answer to a request that was sent
-    /// whole; what was read is then in the connection's own buffer.
+    /// Reads once into the thread's buffer. Returns the value that `take` made, or `None` if the answer is not plain,
+    /// or if the request was not sent completely. Then the bytes are in the connection's own buffer.
     fn poll_plain<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -185,7 +185,7 @@ impl Connection {
         })
     }
 
-    /// Sends what is left of a request with the method `asked`, and waits for the head of its answer.
+    /// Sends the rest of a request with the method `asked`, and waits for the head of its answer.
     async fn answer(
         mut self,
         mut sending: Sending<RequestBody>,
@@ -203,7 +203,7 @@ impl Connection {
         }
     }
 
-    /// Writes what is left of the request. A connection that takes no more may still have an answer.
+    /// Writes the rest of the request. If the connection takes no more, an answer may still arrive on it.
     pub(super) fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
@@ -259,7 +259,7 @@ impl Connection {
         }
     }
 
-    /// The connection after an answer, if another request may follow.
+    /// The connection after an answer. `None` if the instance has sent more than the answer.
     pub(super) fn after_answer(mut self) -> Option<Self> {
         if !self.reader.bytes.is_empty() {
             return None;
@@ -268,7 +268,7 @@ impl Connection {
         Some(self)
     }
 
-    /// The connection after `101`, and what was already read of the other protocol.
+    /// The connection after `101`, and the bytes that were already read of the other protocol.
     pub(super) fn into_stream(self) -> (Stream, Bytes) {
         (self.reader.io, self.reader.bytes.freeze())
     }

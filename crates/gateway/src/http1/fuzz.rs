@@ -1,4 +1,4 @@
-//! Fuzz target: an answer that is accepted here is read as the HTTP library reads it.
+//! Fuzz target: an answer that is accepted here must mean the same to the HTTP library.
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use maxine_http1::{AnswerHead, Content};
 
-/// An answer that was read to its end.
+/// An answer that was read with its whole content.
 #[derive(Debug, PartialEq)]
 struct Whole {
     status: StatusCode,
@@ -18,14 +18,14 @@ struct Whole {
     trailers: Option<HeaderMap>,
 }
 
-/// The first byte chooses the method; the rest is what the instance sends before it closes the connection.
+/// The first byte chooses the method. The rest is what the instance sends before it closes the connection.
 pub(crate) fn answer(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     let asked = if choice % 2 == 0 { Method::GET } else { Method::HEAD };
-    let Some(mut ours) = here(&asked, bytes) else { return };
+    let Some(mut ours) = by_this_crate(&asked, bytes) else { return };
     let theirs = by_library(asked, bytes.to_vec());
     let mut theirs = theirs.unwrap_or_else(|| panic!("the library does not accept {ours:?}"));
-    // With chunks a length has no meaning; one of the two readers removes it.
+    // With chunks, `Content-Length` has no meaning, and one of the two readers removes it.
     if ours.fields.contains_key(header::TRANSFER_ENCODING) {
         ours.fields.remove(header::CONTENT_LENGTH);
         theirs.fields.remove(header::CONTENT_LENGTH);
@@ -33,7 +33,7 @@ pub(crate) fn answer(bytes: &[u8]) {
     assert_eq!(ours, theirs);
 }
 
-fn here(asked: &Method, bytes: &[u8]) -> Option<Whole> {
+fn by_this_crate(asked: &Method, bytes: &[u8]) -> Option<Whole> {
     let mut bytes = BytesMut::from(bytes);
     let head = loop {
         let (head, len) = AnswerHead::read(&bytes, asked).ok()??;

@@ -1,4 +1,4 @@
-//! The content of an answer, read from the connection as the client takes it.
+//! The content of an answer. It is read from the connection as fast as the client takes it.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -16,24 +16,24 @@ use super::connection::{Connection, Reason};
 
 /// The content of an answer. Dropping it closes the connection.
 pub(crate) enum Received {
-    /// Read here.
+    /// The content is read by whoever polls this value.
     Direct(Box<Direct>),
-    /// Read by a task, which also writes the rest of the request, whether or not the client takes the answer. An
-    /// instance that answers before the end of the request must not have to wait for the client.
+    /// A task reads the content and writes the rest of the request, even if the client does not take the answer. So an
+    /// instance that answers before the end of the request need not wait for the client.
     ByTask { parts: mpsc::Receiver<Result<Frame<Bytes>, Reason>>, left: Option<u64>, is_over: bool },
 }
 
-/// What reads the content of an answer from its connection.
+/// Reads the content of an answer from its connection.
 pub(crate) struct Direct {
     connection: Option<Connection>,
-    /// What is left of the request.
+    /// The rest of the request.
     sending: Sending<RequestBody>,
     left: Content,
     keeps_open: bool,
 }
 
 impl Received {
-    /// The answer with this head.
+    /// The response with this head.
     pub(super) fn answer(
         head: AnswerHead,
         connection: Connection,
@@ -47,7 +47,7 @@ impl Received {
         Response::from_parts(head.parts, content)
     }
 
-    /// The connection, once the answer was read whole and another request may follow on it.
+    /// The connection, if the answer was read completely and the connection can be used again.
     pub(crate) fn take_connection(&mut self) -> Option<Connection> {
         let Self::Direct(direct) = self else { return None };
         let is_over = direct.left.is_over() && direct.sending.is_done();
@@ -55,7 +55,7 @@ impl Received {
         if is_over && direct.keeps_open { connection.after_answer() } else { None }
     }
 
-    /// The connection after `101`, and what was already read of the other protocol.
+    /// The connection after `101`, and the bytes that were already read of the other protocol.
     pub(crate) fn into_stream(self) -> Option<(Stream, Bytes)> {
         let Self::Direct(direct) = self else { return None };
         direct.connection.map(Connection::into_stream)
@@ -70,7 +70,7 @@ impl Direct {
         Received::ByTask { parts, left, is_over: false }
     }
 
-    /// Reads the content until its end, or until nobody wants it.
+    /// Reads the content until its end, or until nobody wants it any more.
     async fn drive(mut self, to: mpsc::Sender<Result<Frame<Bytes>, Reason>>) {
         loop {
             let mut place = pin!(to.reserve());
@@ -84,7 +84,7 @@ impl Direct {
                 Ok(Ok(place)) => place,
                 Ok(Err(_)) => return,
                 Err(reason) => {
-                    // If nobody waits for it, nobody needs to know.
+                    // The send fails only if nobody waits for the content.
                     let _ = to.send(Err(reason)).await;
                     return;
                 }

@@ -1,4 +1,4 @@
-//! A request to an instance, as it is written.
+//! Encodes a request to an instance.
 
 use hyper::body::Body;
 use hyper::header;
@@ -7,10 +7,10 @@ use maxine_http1::{Coding, Sending, announced_trailers, push_fields, push_length
 
 use super::super::body::RequestBody;
 
-/// Room for the head of a request, in bytes.
+/// Memory to reserve for the head of a request, in bytes.
 const HEAD_LEN: usize = 1_024;
 
-/// The request with this head and content, to be written.
+/// The message for a request with this head and content.
 pub(super) fn sending(parts: &request::Parts, body: RequestBody) -> Sending<RequestBody> {
     let is_chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
     let (is_empty, len) = (body.is_end_stream(), body.size_hint().exact());
@@ -28,8 +28,8 @@ pub(super) fn sending(parts: &request::Parts, body: RequestBody) -> Sending<Requ
     Sending::new(head, coding, announced, (!is_empty).then_some(body))
 }
 
-/// Writes the head of a request. `content_len` is the length of the content, or `None` where the fields say how it is
-/// framed.
+/// Writes the head of a request. `content_len` is the length of its content in bytes, or `None` if the fields say how
+/// the content is framed.
 fn push_request(out: &mut Vec<u8>, parts: &request::Parts, content_len: Option<u64>) {
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.push(b' ');
