@@ -1,7 +1,7 @@
-//! Direct forwarding: a plain `GET` below the proxy's path, without maps of fields.
+//! Direct forwarding: a plain `GET` below the proxy's path, without maps of header fields.
 //!
-//! Place in the flow: the fast path offers a request whose head it has parsed where it stands. What the gateway does for
-//! it is in `maxine_gateway::Direct`.
+//! Place in the flow: the fast path offers a request whose head it has parsed in its buffer. `maxine_gateway::Direct`
+//! forwards it.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -21,25 +21,25 @@ use maxine_state::ServiceRef;
 use maxine_telemetry::{AttemptTrail, Subject};
 use maxine_view::{ServiceCounter, ServiceTable};
 
-/// A plain request that an instance was chosen for.
+/// A plain request for which an instance was chosen.
 pub(crate) struct DirectForward {
     counter: Arc<ServiceCounter>,
-    /// `None` once the outcome was noted.
+    /// `None` once the outcome was recorded.
     way: Option<Way>,
     direct: Direct,
 }
 
 /// The answer to a plain request.
 pub(crate) enum Relayed<T> {
-    /// What was taken from a plain answer.
+    /// The value that was made from a plain answer.
     Plain(T),
-    /// Any other answer.
+    /// The answer was not plain.
     Other(Response<Body>),
 }
 
 impl Forward<'_> {
-    /// Sends a `GET` over HTTP/1.1 directly, if it and the service's policy are plain. `None` otherwise; nothing was
-    /// done for the request then.
+    /// Prepares a `GET` over HTTP/1.1 for direct forwarding, if the request and the service's policy are plain.
+    /// Otherwise `None`, and nothing was done for the request.
     pub(crate) fn direct(
         &self,
         state: &AppState,
@@ -71,7 +71,7 @@ impl Forward<'_> {
     }
 }
 
-/// Whether nothing has to be done about the fields of a request: it has no credential, and comes from no page.
+/// Whether the fields of a request need no special handling: it has no credential, and was not sent by a page.
 fn are_plain(state: &AppState, fields: &[Header<'_>]) -> bool {
     let is_sandboxing = state.settings().proxy_sandbox;
     let mut cookies = 0;
@@ -87,13 +87,13 @@ fn are_plain(state: &AppState, fields: &[Header<'_>]) -> bool {
 }
 
 impl DirectForward {
-    /// What the request is, for its record.
+    /// The subject of the request, for telemetry.
     pub(crate) fn subject(&self) -> Subject {
         Subject::Proxied(Some(Arc::clone(&self.counter)))
     }
 
-    /// Waits for the answer, and notes which instance gave it. `take` is called with a plain answer where it was read;
-    /// if it returns `None`, the answer is handled like every other answer. Interim answers go to `interim`.
+    /// Waits for the answer, and records which instance gave it. `take` is called with a plain answer, and reads it in
+    /// its buffer. If it returns `None`, the answer is handled like any other. Interim answers go to `interim`.
     pub(crate) async fn run<T>(
         &mut self,
         state: &AppState,
