@@ -84,7 +84,8 @@ check() {
       --set prometheusRule.enabled=true,grafanaDashboards.enabled=true >"$WORK/monitoring.yaml"
   fi
   "$TOOLS/bin/python" "$TESTS/validate.py" "$KUBERNETES_VERSION" "$WORK"/*.yaml
-  refuses 'choose how the nodes' --values /dev/null
+  refuses 'image.repository must name' --values /dev/null
+  refuses 'choose how the nodes' --values /dev/null --set image.repository=a
   refuses 'choose how the nodes' --set peerTls.plain=true
   refuses 'issuerRef.name must name' --set peerTls.existingSecret=,peerTls.certManager.enabled=true
   refuses 'node number 5 is above peerTls.certManager.numbersMax' \

@@ -207,6 +207,9 @@ compares with the ConfigMap of the installed release. Empty where nothing is kno
 {{/* Refuses values that would make a cluster that cannot work, or that would harm the one that runs. */}}
 {{- define "maxine.check" -}}
 {{- $v := .Values -}}
+{{- if not $v.image.repository -}}
+{{- fail "image.repository must name the image, such as ghcr.io/OWNER/maxine" -}}
+{{- end -}}
 {{- $ways := 0 -}}
 {{- if $v.peerTls.existingSecret }}{{ $ways = add1 $ways }}{{ end -}}
 {{- if $v.peerTls.certManager.enabled }}{{ $ways = add1 $ways }}{{ end -}}
@@ -261,21 +264,6 @@ compares with the ConfigMap of the installed release. Empty where nothing is kno
 {{- fail (printf "the first members of this cluster are %s; cluster.firstMembers and the names in it cannot change" $first) -}}
 {{- end -}}
 {{- end -}}
-{{- end -}}
-{{- end -}}
-
-{{/*
-The readiness for writes is /api/v1/ready: a leader is confirmed and this node's state is fresh. The readiness for
-reads is a read that every node with a state answers, also without a leader. Where discovery needs a token, a probe
-cannot make that read, and asks whether the process answers.
-*/}}
-{{- define "maxine.readinessPath" -}}
-{{- if eq .Values.readiness.scope "writes" -}}
-/api/v1/ready
-{{- else if eq .Values.access.discovery "open" -}}
-/api/v1/changes?service=readiness&wait_ms=0
-{{- else -}}
-/api/actuator/health
 {{- end -}}
 {{- end -}}
 
