@@ -77,9 +77,11 @@ http://{{ include "maxine.fullname" . }}.{{ .Release.Namespace }}.svc.{{ .Values
 
 {{- define "maxine.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
+{{- with .Values.userId }}
+runAsUser: {{ int . }}
+runAsGroup: {{ int . }}
+fsGroup: {{ int . }}
+{{- end }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile:
   type: RuntimeDefault
