@@ -17,8 +17,9 @@ use crate::config::{BackendKind, NodeConfig};
 use maxine_actors::Registry;
 use maxine_actors::clock_check::{self, ClockReport};
 use maxine_actors::peer::PeerRouter;
+use maxine_api::serve::ServeLimits;
 use maxine_clock::Clock;
-use maxine_gateway::OwnAddresses;
+use maxine_gateway::{OwnAddresses, TlsRoots};
 use maxine_identity::SecuritySettings;
 use maxine_store::local::LocalStore;
 use maxine_store::redis::RedisStore;
@@ -40,6 +41,9 @@ pub mod private;
 mod proxy_metrics;
 mod retention;
 mod settings;
+mod tls_reload;
+
+use tls_reload::TlsFiles;
 
 pub use assemble::{Assembled, NodeParts, NodeSettings, assemble};
 pub use first_identities::OneTimePassword;
@@ -142,6 +146,10 @@ impl Node {
             failed,
         );
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alarms));
+        let refused_files = tls_reload::Refused::default();
+        let files = tls_files(&config, &limits, raft.as_ref(), assembled.upstream_trust());
+        let reload = tls_reload::watch(files, telemetry.clone(), refused_files.clone());
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(reload));
         let watched = alert_conditions::Monitored {
             node: config.name(),
             telemetry: telemetry.clone(),
@@ -151,6 +159,7 @@ impl Node {
             clocks,
             directories: settings::directories(&config),
             certificates: settings::certificates(&config),
+            refused_files: refused_files.clone(),
         };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alert_conditions::watch(watched)));
         let pointer = settings::log_first_password_node(Arc::clone(&view), config);
@@ -253,6 +262,40 @@ impl Node {
         state.telemetry().stop().await;
         tracing::info!("the node has stopped");
     }
+}
+
+/// The files of certificates and keys that are taken again when they change.
+fn tls_files(
+    config: &NodeConfig,
+    limits: &ServeLimits,
+    raft: Option<&Arc<RaftStore>>,
+    trust: impl Fn(&TlsRoots) -> Result<(), String> + Send + Sync + 'static,
+) -> Vec<TlsFiles> {
+    let mut groups = Vec::new();
+    if let Some(tls) = limits.tls.clone() {
+        let files = tls.files();
+        groups.push(TlsFiles { purpose: "HTTPS", files, take: Box::new(move || tls.reload()) });
+    }
+    let peers = &config.raft;
+    if let Some(raft) = raft
+        && !peers.tls_cert.as_os_str().is_empty()
+    {
+        let raft = Arc::clone(raft);
+        groups.push(TlsFiles {
+            purpose: "connections between nodes",
+            files: vec![peers.tls_ca.clone(), peers.tls_cert.clone(), peers.tls_key.clone()],
+            take: Box::new(move || raft.reload_tls()),
+        });
+    }
+    if !config.security.upstream_ca.as_os_str().is_empty() {
+        let config = config.clone();
+        groups.push(TlsFiles {
+            purpose: "connections to instances",
+            files: vec![config.security.upstream_ca.clone()],
+            take: Box::new(move || trust(&settings::upstream_roots(&config)?)),
+        });
+    }
+    groups
 }
 
 async fn open_store(

@@ -83,6 +83,16 @@ impl RaftNode {
         &self.inner.config
     }
 
+    /// Reads the files of certificates and keys again, and uses them for connections to other nodes that begin later.
+    /// Open connections stay. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be used. Then nothing changes.
+    pub fn reload_tls(&self) -> Result<(), StartError> {
+        self.inner.links.reload_tls(&self.inner.config)
+    }
+
     /// Founds the cluster with these voters. Call it on one node, or on several with the same set. Founding
     /// it again with the same set does nothing.
     pub async fn bootstrap(&self, members: BTreeMap<NodeId, Member>) -> Result<(), AdminError> {
@@ -268,7 +278,7 @@ impl Drop for RuntimeGuard {
 /// Locks the directory, verifies its content and loads the certificates. Blocks.
 fn open(config: &Config, app: Box<dyn Application>) -> Result<Opened, StartError> {
     let storage_error = |error: std::io::Error| StartError::Storage(error.to_string());
-    let transport = Transport::load(&config.tls, &config.cluster_id, config.node_id)?;
+    let transport = Transport::load(config)?;
     let dir = Arc::new(NodeDir::open(
         &config.data_dir,
         &config.cluster_id,

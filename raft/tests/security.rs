@@ -318,3 +318,41 @@ async fn silent_connections_do_not_keep_a_returning_peer_out() {
     assert!(took < Duration::from_millis(2_500), "{took:?}");
     drop(silent);
 }
+
+/// Copies the authority and all nodes' certificates of one directory over those of another.
+fn replace_files(cluster: &Cluster, from: &str, to: &str) {
+    let (from, to) = (cluster.dir.path().join(from), cluster.dir.path().join(to));
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_takes_new_certificates_without_a_restart_and_keeps_the_former_ones_if_they_are_bad()
+{
+    let mut cluster = tls_cluster().await;
+    issue(&cluster, "later", "test", &[1, 2, 3, 4]);
+    replace_files(&cluster, "later", "pki");
+    // Another authority. Nodes that were not told about it do not accept its certificates.
+    cluster.kill(3).await;
+    cluster.start_node(3).await;
+    cluster.propose(1, "before").await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let behind = cluster.node(3).status().applied_index;
+    assert!(behind < cluster.node(1).status().applied_index, "{behind:?}");
+    for id in [1, 2] {
+        cluster.node(id).reload_tls().unwrap();
+    }
+    cluster.propose(1, "after").await;
+    cluster.converged().await;
+    // A key that does not belong to the certificate.
+    let key = cluster.dir.path().join("pki/node-1-key.pem");
+    std::fs::copy(cluster.dir.path().join("later/node-2-key.pem"), &key).unwrap();
+    let error = cluster.node(1).reload_tls().unwrap_err();
+    assert!(matches!(&error, StartError::Tls(_)), "{error}");
+    cluster.kill(3).await;
+    cluster.start_node(3).await;
+    cluster.propose(1, "goes on").await;
+    cluster.converged().await;
+}

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::watch;
 
+use super::tls_reload::Refused;
 use maxine_actors::clock_check::ClockReport;
 use maxine_actors::registry::WriteCounters;
 use maxine_actors::{Registry, members};
@@ -73,6 +74,8 @@ pub(super) struct Monitored {
     pub(super) directories: Vec<PathBuf>,
     /// Certificates that must not expire.
     pub(super) certificates: Vec<PathBuf>,
+    /// Changed files for TLS that are not used.
+    pub(super) refused_files: Refused,
 }
 
 /// Runs until dropped.
@@ -165,8 +168,18 @@ impl Monitored {
     async fn look_slowly(&self) -> Option<Vec<Notice>> {
         let (directories, certificates) = (self.directories.clone(), self.certificates.clone());
         let (node, now_ms) = (self.node.clone(), self.clock.wall_ms());
+        let ends = self.telemetry.metrics().certificate_ends.clone();
+        let refused = self.refused_files.all();
         let look = move || {
             let mut holds = Vec::new();
+            for (purpose, why) in refused {
+                let message = format!(
+                    "the changed files for {purpose} cannot be used, and the former ones stay in use until a restart, \
+                     which would fail: {why}"
+                );
+                let object = format!("{node} {purpose}");
+                holds.push(Notice::new(AlertKind::TlsFilesRefused, object, message));
+            }
             for path in directories {
                 let Ok(disk) = nix::sys::statvfs::statvfs(&path) else { continue };
                 let unit = disk.fragment_size();
@@ -176,7 +189,12 @@ impl Monitored {
             for path in certificates {
                 let object = format!("{node} {}", path.display());
                 match maxine_raft::pki::certificate_end_ms(&path) {
-                    Ok(end_ms) => holds.extend(certificate(&object, end_ms, now_ms)),
+                    Ok(end_ms) => {
+                        let file = path.display().to_string();
+                        let end_s = i64::try_from(end_ms / 1_000).unwrap_or(i64::MAX);
+                        ends.with_label_values(&[&file]).set(end_s);
+                        holds.extend(certificate(&object, end_ms, now_ms));
+                    }
                     // A running node has read it, but the next start will fail.
                     Err(error) => holds.push(
                         Notice::new(AlertKind::CertificateEnds, object, error.to_string())

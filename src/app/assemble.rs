@@ -26,7 +26,7 @@ use maxine_api::serve::{ServeLimits, serve};
 use maxine_api::{self, ApiSettings, AppParts, AppState, Front};
 use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;
-use maxine_gateway::{Forwarder, ForwarderConfig, Prober};
+use maxine_gateway::{Forwarder, ForwarderConfig, Prober, TlsRoots};
 use maxine_identity::{Security, SecuritySettings};
 use maxine_state::{Fence, Name};
 use maxine_store::ControlStore;
@@ -77,6 +77,8 @@ pub struct Assembled {
     pub state: AppState,
     /// Whether this node holds the leader's duties.
     pub duties: watch::Receiver<Option<Fence>>,
+    /// Kept to replace the roots that it trusts.
+    prober: Prober,
     leadership: Supervised<LeadershipActor>,
     proxy: Supervised<ProxyActor>,
 }
@@ -130,7 +132,7 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
             duties: duties.clone(),
             peers: Arc::clone(&peers),
             clock: clock.clone(),
-            prober,
+            prober: prober.clone(),
             defaults: settings.health,
             sink: Arc::new(health_sink::TelemetryHealth(telemetry.clone())),
         },
@@ -157,7 +159,7 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
     });
     peers.node_status.set(maxine_api::native::NodeReports::new(&state));
     peers.instance_status.set(maxine_api::native::InstanceReports::new(&state));
-    Ok(Assembled { state, duties, leadership, proxy })
+    Ok(Assembled { state, duties, prober, leadership, proxy })
 }
 
 impl Assembled {
@@ -202,6 +204,17 @@ impl Assembled {
         tasks.spawn(cancel.clone().run_until_cancelled_owned(retention));
         let identities = keep_identities(state.clone(), self.duties.clone(), first_password);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(identities));
+    }
+
+    /// What trusts the certificates of instances: the proxy and the health checks.
+    pub(super) fn upstream_trust(
+        &self,
+    ) -> impl Fn(&TlsRoots) -> Result<(), String> + Send + Sync + use<> {
+        let (forwarder, prober) = (self.state.forwarder().clone(), self.prober.clone());
+        move |roots| {
+            forwarder.trust(roots).map_err(|error| error.to_string())?;
+            prober.trust(roots).map_err(|error| error.to_string())
+        }
     }
 
     /// Serves HTTP on `listener` until `stop`.

@@ -15,6 +15,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::settings;
 use crate::config::{BackendKind, NodeConfig};
+use maxine_identity::ServerTls;
 use maxine_identity::tls_files::{TlsFiles, look_at};
 
 /// Checks everything that `config` names and the node reads. Returns what prevents its start, one line each.
@@ -57,6 +58,18 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         if !url.is_ok_and(|url| is_http(&url)) {
             found.push("telemetry.alert_webhook_url: expected a URL of http or https".to_owned());
         }
+    }
+    let before = found.len();
+    for (certificate, key) in config.http.tls_cert.iter().zip(&config.http.tls_key) {
+        let identity = pair(named("http.tls_cert", certificate), named("http.tls_key", key));
+        look_at(TlsFiles { authority: None, identity, signed: false }, &mut found);
+    }
+    let authority = named("http.tls_client_ca", &config.http.tls_client_ca);
+    look_at(TlsFiles { authority, identity: None, signed: false }, &mut found);
+    if found.len() == before
+        && let Some(Err(why)) = settings::http_tls(config).map(ServerTls::load)
+    {
+        found.push(format!("http.tls_cert: {why}"));
     }
     let upstream = named("security.upstream_ca", &config.security.upstream_ca);
     look_at(TlsFiles { authority: upstream, identity: None, signed: false }, &mut found);

@@ -21,8 +21,8 @@ use maxine_gateway::{
     ConnectionLimits, EgressPolicy, ForwarderConfig, OwnAddresses, TlsRoots, TrustedProxies,
 };
 use maxine_identity::{
-    Account, EnvSigningKeys, Secret, SecuritySettings, break_glass_file, check_password,
-    make_break_glass_token,
+    Account, CertificateFiles, EnvSigningKeys, Secret, SecuritySettings, ServerTls,
+    ServerTlsSettings, break_glass_file, check_password, make_break_glass_token,
 };
 use maxine_state::limits::check_user_name;
 use maxine_state::{AuditAction, ControlState, Role};
@@ -69,6 +69,8 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
         proxy_body_len_max: Some(config.http.proxy_body_len_max).filter(|max| *max > 0),
         proxy_sandbox: config.http.proxy_sandbox,
         allowed_hosts: allowed_hosts(config),
+        allow_plain_http: config.security.allow_plain_http,
+        hsts_max_age_s: config.http.hsts_max_age_s,
         trusted_proxies: TrustedProxies::new(config.security.trusted_proxies.clone()),
         pending_audit_file: Some(config.data_dir.join("pending-audit")),
         open_instances_per_address_max: config.security.open_instances_per_address_max,
@@ -137,11 +139,13 @@ pub(super) fn directories(config: &NodeConfig) -> Vec<PathBuf> {
 #[must_use]
 pub fn certificates(config: &NodeConfig) -> Vec<PathBuf> {
     let (raft, state) = (&config.raft, &config.state);
-    let files = match config.backend {
-        BackendKind::Raft => [&raft.tls_ca, &raft.tls_cert],
-        BackendKind::Redis => [&state.redis_tls_ca, &state.redis_tls_cert],
-        BackendKind::Local | BackendKind::SharedFile => return Vec::new(),
-    };
+    let mut files: Vec<&PathBuf> = config.http.tls_cert.iter().collect();
+    files.push(&config.http.tls_client_ca);
+    match config.backend {
+        BackendKind::Raft => files.extend([&raft.tls_ca, &raft.tls_cert]),
+        BackendKind::Redis => files.extend([&state.redis_tls_ca, &state.redis_tls_cert]),
+        BackendKind::Local | BackendKind::SharedFile => {}
+    }
     files.into_iter().filter(|path| !path.as_os_str().is_empty()).cloned().collect()
 }
 
@@ -340,6 +344,18 @@ pub fn unread_files(config: &NodeConfig) -> Vec<String> {
 
 /// Logs a warning if the settings allow everyone who reaches the port to register or to discover.
 pub(super) fn warn_if_open(config: &NodeConfig, http_addr: SocketAddr) {
+    if !http_addr.ip().is_loopback() && config.http.tls_cert.is_empty() {
+        let passwords = match config.security.allow_plain_http {
+            true => "passwords are accepted (security.allow_plain_http)",
+            false => {
+                "passwords from other machines are refused, unless a trusted proxy took them over HTTPS"
+            }
+        };
+        tracing::warn!(
+            "{http_addr} takes plain HTTP: others on the way can read tokens and answers; {passwords}; set \
+             http.tls_cert and http.tls_key for HTTPS"
+        );
+    }
     let open = [
         (config.security.registration_access, "registration", "security.registration_access"),
         (config.security.discovery_access, "discovery and the proxy", "security.discovery_access"),
@@ -433,6 +449,39 @@ fn first_password_made_by(state: &ControlState, user: &str) -> Option<String> {
     None
 }
 
+/// TLS of the HTTP port, if it takes HTTPS.
+pub(super) fn http_tls(config: &NodeConfig) -> Option<ServerTlsSettings> {
+    let http = &config.http;
+    let pairs = http.tls_cert.iter().zip(&http.tls_key);
+    let certificates: Vec<CertificateFiles> = pairs
+        .map(|(certificate, key)| CertificateFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        })
+        .collect();
+    if certificates.is_empty() {
+        return None;
+    }
+    let authority = &http.tls_client_ca;
+    Some(ServerTlsSettings {
+        certificates,
+        client_authority: (!authority.as_os_str().is_empty()).then(|| authority.clone()),
+        client_auth: http.tls_client_auth,
+        version_min: http.tls_version_min,
+    })
+}
+
+/// The authorities that may sign the certificates of instances. Blocks.
+pub(super) fn upstream_roots(config: &NodeConfig) -> Result<TlsRoots, String> {
+    let path = &config.security.upstream_ca;
+    if path.as_os_str().is_empty() {
+        return Ok(TlsRoots::System);
+    }
+    let read = std::fs::read(path);
+    read.map(TlsRoots::Pem)
+        .map_err(|error| format!("{}: {}", path.display(), maxine_wording::io(&error)))
+}
+
 /// The settings of the proxy. Loopback addresses may be registered if Maxine itself listens on loopback only,
 /// because then every client is on this host already.
 pub(super) fn forwarder(
@@ -441,13 +490,8 @@ pub(super) fn forwarder(
     own: OwnAddresses,
 ) -> anyhow::Result<ForwarderConfig> {
     let security = &config.security;
-    let tls_roots = match security.upstream_ca.as_path() {
-        path if path.as_os_str().is_empty() => TlsRoots::System,
-        path => TlsRoots::Pem(std::fs::read(path).map_err(|error| {
-            let why = maxine_wording::io(&error);
-            anyhow::anyhow!("security.upstream_ca: {}: {why}", path.display())
-        })?),
-    };
+    let tls_roots =
+        upstream_roots(config).map_err(|why| anyhow::anyhow!("security.upstream_ca: {why}"))?;
     let (allow, deny) = (security.upstream_allow.clone(), security.upstream_deny.clone());
     let egress = EgressPolicy::new(allow, deny, http_addr.ip().is_loopback()).with_own(own);
     let connections = ConnectionLimits {
@@ -487,7 +531,16 @@ pub(super) fn serve(config: &NodeConfig) -> anyhow::Result<ServeLimits> {
              connections are taken; raise the limit (ulimit -n, LimitNOFILE=) or lower the setting"
         );
     }
+    let tls = match http_tls(config) {
+        Some(settings) => {
+            let tls =
+                ServerTls::load(settings).map_err(|why| anyhow::anyhow!("http.tls_cert: {why}"))?;
+            Some(Arc::new(tls))
+        }
+        None => None,
+    };
     Ok(ServeLimits {
+        tls,
         connections_max: asked.min(room),
         connections_per_address_max: config.http.connections_per_address_max,
         trusted_proxies: TrustedProxies::new(config.security.trusted_proxies.clone()),

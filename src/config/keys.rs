@@ -4,14 +4,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use super::values::{
-    access, backend, engine, host_and_port, hosts, log_filter, members, networks, number, origin,
-    parsed, path, socket_address, switch, text,
+    access, backend, client_auth, engine, host_and_port, hosts, log_filter, members, networks,
+    number, origin, parsed, path, paths, socket_address, switch, text, tls_version,
 };
 use super::{
     Access, BackendKind, HealthConfig, HttpConfig, NodeConfig, RaftConfig, SecurityConfig,
     StateConfig, TelemetryConfig,
 };
 use maxine_actors::registry::RegistrySettings;
+use maxine_identity::{ClientAuth, TlsVersion};
 
 /// One setting.
 pub struct Key {
@@ -93,6 +94,18 @@ keys! {
         "Origin whose pages may call the API from a browser (CORS), in addition to pages of this cluster's members. * means any origin." => |c, v| c.http.cors_allow_origin = origin(v)?;
     "http.allowed_hosts" "allowed-hosts" "MAXINE_HTTP_ALLOWED_HOSTS" "list" "host names without ports, comma-separated" ""
         "Additional host names under which browsers may open the dashboard, such as the name of a load balancer. IP addresses, localhost, the name of this machine and the advertised names of the nodes are always allowed. Clients with a token are not restricted." => |c, v| c.http.allowed_hosts = hosts(v)?;
+    "http.tls_cert" "http-tls-cert" "MAXINE_HTTP_TLS_CERT" "paths" "PEM files, comma-separated" ""
+        "Certificates of the HTTP port, each followed by its intermediate authorities. If set, the port takes HTTPS only. A client gets the certificate with the server name that it asks for, or else the first one. Changed files are taken within five seconds, without a restart." => |c, v| c.http.tls_cert = paths(v);
+    "http.tls_key" "http-tls-key" "MAXINE_HTTP_TLS_KEY" "paths" "PEM files, comma-separated" ""
+        "Keys of these certificates, in the same order." => |c, v| c.http.tls_key = paths(v);
+    "http.tls_client_auth" "http-tls-client-auth" "MAXINE_HTTP_TLS_CLIENT_AUTH" "choice" "none, optional, required" "none"
+        "Whether clients of the HTTP port must show a certificate: none, optional (one that is shown must be valid) or required." => |c, v| c.http.tls_client_auth = client_auth(v)?;
+    "http.tls_client_ca" "http-tls-client-ca" "MAXINE_HTTP_TLS_CLIENT_CA" "path" "a PEM file" ""
+        "Certificate authorities of clients' certificates. Required unless http.tls_client_auth is none." => |c, v| c.http.tls_client_ca = path(v);
+    "http.tls_version_min" "http-tls-version-min" "MAXINE_HTTP_TLS_VERSION_MIN" "choice" "1.2, 1.3" "1.2"
+        "Lowest version of TLS that the HTTP port accepts." => |c, v| c.http.tls_version_min = tls_version(v)?;
+    "http.hsts_max_age_s" "http-hsts-max-age-s" "MAXINE_HTTP_HSTS_MAX_AGE_S" "seconds" "0 to 63072000" "0"
+        "For how long browsers must use only HTTPS for this host, on all of its ports, after an answer over HTTPS (Strict-Transport-Security). 0 sends no such instruction." => |c, v| c.http.hsts_max_age_s = number(v, 0, 63_072_000)?;
 
     "raft.cluster_id" "cluster-id" "MAXINE_CLUSTER_ID" "text" "1 to 63 bytes" "maxine"
         "Name of the cluster. Nodes with another name are refused." => |c, v| c.raft.cluster_id = text(v, 63)?;
@@ -146,6 +159,8 @@ keys! {
         "Maximum number of instances that one client address (for IPv6, one /64 network) registers through this node without a credential. Beyond it, registrations of further instances are answered with 429. Each node counts by itself since its start; an instance that has left the registry is no longer counted. Loopback addresses are exempt where security.trusted_proxies is empty. 0 means no limit." => |c, v| c.security.open_instances_per_address_max = number(v, 0, 1_000_000)?;
     "security.allow_open" "allow-open" "MAXINE_ALLOW_OPEN" "switch" "true, false" "false"
         "Allows security.registration_access and security.discovery_access to be open where http.host is not a loopback address; such a node does not start without it." => |c, v| c.security.allow_open = switch(v)?;
+    "security.allow_plain_http" "allow-plain-http" "MAXINE_ALLOW_PLAIN_HTTP" "switch" "true, false" "false"
+        "Accepts passwords over plain HTTP from other machines. Others on the way can read them. Not needed with http.tls_cert, or behind security.trusted_proxies that take HTTPS and report it (X-Forwarded-Proto)." => |c, v| c.security.allow_plain_http = switch(v)?;
     "security.admin_username" "admin-username" "MAXINE_INITIAL_ADMIN_USERNAME" "text" "1 to 255 bytes" "admin"
         "Name of the administrator account that is made at the first start." => |c, v| c.security.admin_username = text(v, 255)?;
     "security.initial_password_file" "initial-password-file" "MAXINE_INITIAL_PASSWORD_FILE" "path" "a file to be made" ""
@@ -266,6 +281,12 @@ impl NodeConfig {
                 proxy_sandbox: true,
                 cors_allow_origin: String::new(),
                 allowed_hosts: Vec::new(),
+                tls_cert: Vec::new(),
+                tls_key: Vec::new(),
+                tls_client_auth: ClientAuth::None,
+                tls_client_ca: PathBuf::new(),
+                tls_version_min: TlsVersion::V1_2,
+                hsts_max_age_s: 0,
             },
             raft: RaftConfig {
                 cluster_id: String::new(),
@@ -310,6 +331,7 @@ impl NodeConfig {
                 discovery_access: Access::Open,
                 open_instances_per_address_max: 0,
                 allow_open: false,
+                allow_plain_http: false,
                 admin_username: String::new(),
                 initial_password_file: PathBuf::new(),
                 token_ttl_s: 0,

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use keys::{KEYS, Key};
 
 use maxine_actors::registry::RegistrySettings;
+use maxine_identity::{ClientAuth, TlsVersion};
 use maxine_raft::EngineKind;
 
 /// The backend that orders commands.
@@ -109,6 +110,18 @@ pub struct HttpConfig {
     pub cors_allow_origin: String,
     /// Additional names by which browsers may call this node, in lower case.
     pub allowed_hosts: Vec<String>,
+    /// The certificates for HTTPS; empty for plain HTTP.
+    pub tls_cert: Vec<PathBuf>,
+    /// Their keys.
+    pub tls_key: Vec<PathBuf>,
+    /// Whether clients must show a certificate.
+    pub tls_client_auth: ClientAuth,
+    /// The authorities of clients' certificates.
+    pub tls_client_ca: PathBuf,
+    /// The lowest accepted version of TLS.
+    pub tls_version_min: TlsVersion,
+    /// For how long browsers must use only HTTPS, in seconds; 0 for no instruction.
+    pub hsts_max_age_s: u32,
 }
 
 /// The Raft backend.
@@ -156,6 +169,8 @@ pub struct SecurityConfig {
     pub open_instances_per_address_max: usize,
     /// Whether either may be open on an address that is not loopback.
     pub allow_open: bool,
+    /// Whether passwords are accepted over plain HTTP from other machines.
+    pub allow_plain_http: bool,
     /// The admin's name at the first start.
     pub admin_username: String,
     /// The file for the one-time password; standard error if empty.
@@ -393,6 +408,7 @@ impl NodeConfig {
     /// Checks rules between settings.
     fn check(&self, bad: &mut Vec<String>) {
         self.check_open(bad);
+        self.check_tls(bad);
         let raft = &self.raft;
         if self.backend == BackendKind::Raft {
             if self.node_id == 0 {
@@ -452,6 +468,34 @@ impl NodeConfig {
         }
     }
 
+    /// Refuses settings for HTTPS that contradict each other.
+    fn check_tls(&self, bad: &mut Vec<String>) {
+        let http = &self.http;
+        if http.tls_cert.len() != http.tls_key.len() {
+            bad.push(format!(
+                "http.tls_cert and http.tls_key go together: {} and {} files are set",
+                http.tls_cert.len(),
+                http.tls_key.len()
+            ));
+        }
+        let has_authority = !http.tls_client_ca.as_os_str().is_empty();
+        if (http.tls_client_auth != ClientAuth::None) != has_authority {
+            bad.push(
+                "http.tls_client_auth = optional or required, and http.tls_client_ca, go together"
+                    .into(),
+            );
+        }
+        if http.tls_cert.is_empty() && (has_authority || http.hsts_max_age_s > 0) {
+            bad.push("http.tls_client_ca and http.hsts_max_age_s need http.tls_cert".into());
+        }
+        if !http.tls_cert.is_empty() && http.advertise.starts_with("http://") {
+            bad.push(format!(
+                "http.advertise is {}, but with http.tls_cert the port takes HTTPS only",
+                http.advertise
+            ));
+        }
+    }
+
     /// Refuses settings that would give access to anyone on the network, unless another setting confirms
     /// that.
     fn check_open(&self, bad: &mut Vec<String>) {
@@ -499,7 +543,8 @@ impl NodeConfig {
             return self.http.advertise.clone();
         }
         let ip = if bound.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bound.ip() };
-        format!("http://{}", SocketAddr::new(ip, bound.port()))
+        let scheme = if self.http.tls_cert.is_empty() { "http" } else { "https" };
+        format!("{scheme}://{}", SocketAddr::new(ip, bound.port()))
     }
 }
 

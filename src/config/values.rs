@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{Access, BackendKind, MemberSetting};
+use maxine_identity::{ClientAuth, TlsVersion};
 use maxine_raft::EngineKind;
 
 /// Reads a TOML file. Returns dotted names and their values as text.
@@ -104,6 +105,27 @@ pub(super) fn socket_address(text: &str) -> Result<std::net::SocketAddr, String>
 
 pub(super) fn path(text: &str) -> PathBuf {
     PathBuf::from(text)
+}
+
+pub(super) fn paths(text: &str) -> Vec<PathBuf> {
+    text.split(',').map(str::trim).filter(|path| !path.is_empty()).map(PathBuf::from).collect()
+}
+
+pub(super) fn client_auth(value: &str) -> Result<ClientAuth, String> {
+    match value {
+        "none" => Ok(ClientAuth::None),
+        "optional" => Ok(ClientAuth::Optional),
+        "required" => Ok(ClientAuth::Required),
+        _ => Err("must be none, optional or required".into()),
+    }
+}
+
+pub(super) fn tls_version(value: &str) -> Result<TlsVersion, String> {
+    match value {
+        "1.2" => Ok(TlsVersion::V1_2),
+        "1.3" => Ok(TlsVersion::V1_3),
+        _ => Err("must be 1.2 or 1.3".into()),
+    }
 }
 
 pub(super) fn text(value: &str, len_max: usize) -> Result<String, String> {

@@ -17,6 +17,7 @@ mod data_plane;
 mod dev;
 mod error_stream;
 mod faults;
+mod https;
 mod in_process;
 mod left_clients;
 mod lost_majority;

@@ -635,9 +635,10 @@ async fn a_recovered_instance_starts_slowly() {
             raw_path: "/".into(),
             raw_query: None,
             prefix: None,
-            client: maxine_gateway::ClientAddr::direct([127, 0, 0, 1].into()),
+            client: maxine_gateway::ClientAddr::direct(maxine_gateway::Peer::plain(
+                [127, 0, 0, 1].into(),
+            )),
             is_known: false,
-            https: false,
             body_len_max: None,
             trace: Vec::new(),
             keep_trailer: false,

@@ -353,9 +353,10 @@ async fn idle_connections_to_instances_are_given_up_first() {
                 raw_path: path.to_owned(),
                 raw_query: None,
                 prefix: None,
-                client: maxine_gateway::ClientAddr::direct([10, 0, 0, 1].into()),
+                client: maxine_gateway::ClientAddr::direct(maxine_gateway::Peer::plain(
+                    [10, 0, 0, 1].into(),
+                )),
                 is_known: true,
-                https: false,
                 trace: Vec::new(),
                 body_len_max: None,
                 keep_trailer: true,

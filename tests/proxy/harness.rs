@@ -386,9 +386,8 @@ fn context<B>(request: &Request<B>, peer: IpAddr, options: &RigOptions) -> Forwa
         raw_path: request.uri().path().to_owned(),
         raw_query: request.uri().query().map(str::to_owned),
         prefix: Some(PREFIX.to_owned()),
-        client: trusted.resolve(peer, request.headers()),
+        client: trusted.resolve(maxine_gateway::Peer::plain(peer), request.headers()),
         is_known: request.headers().contains_key(KNOWN),
-        https: false,
         body_len_max: options.body_len_max,
         trace: vec![(
             hyper::header::HeaderName::from_static("x-trace-id"),

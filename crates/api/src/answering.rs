@@ -1,6 +1,5 @@
 //! Answers the requests of one connection, whichever version of HTTP they come over.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
@@ -14,7 +13,7 @@ use super::middleware::leave_out_body;
 use super::send_monitor::Reader;
 use super::well_formed::{self, Bounds};
 use maxine_admission::CallerClass;
-use maxine_gateway::TrustedProxies;
+use maxine_gateway::{Peer, TrustedProxies};
 use maxine_http1::Interim;
 
 /// What is needed to answer the requests of one connection.
@@ -22,7 +21,7 @@ use maxine_http1::Interim;
 pub(super) struct Answering {
     pub(super) front: Arc<Front>,
     /// The client that opened the connection.
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Peer,
     pub(super) caller_class: CallerClass,
     pub(super) proxies: TrustedProxies,
     pub(super) bounds: Bounds,
@@ -34,9 +33,9 @@ impl Answering {
     pub(super) fn reader(&self, headers: &HeaderMap) -> Reader {
         let Self { peer, caller_class, .. } = self;
         if *caller_class != CallerClass::Trusted {
-            return Reader { address: peer.ip(), caller_class: *caller_class };
+            return Reader { address: peer.ip, caller_class: *caller_class };
         }
-        let address = self.proxies.resolve(peer.ip(), headers).ip;
+        let address = self.proxies.resolve(*peer, headers).ip;
         let is_proxy = self.proxies.contains(address);
         let caller_class = if is_proxy { CallerClass::Trusted } else { CallerClass::Stranger };
         Reader { address, caller_class }

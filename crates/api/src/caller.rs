@@ -7,7 +7,8 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 
-use maxine_gateway::ClientAddr;
+use super::ApiSettings;
+use maxine_gateway::{ClientAddr, Peer};
 use maxine_state::Actor;
 use maxine_telemetry::TraceName;
 
@@ -63,7 +64,7 @@ pub struct RequestContext {
 impl Default for RequestContext {
     fn default() -> Self {
         let (trace_id, traceparent) = (TraceName::default(), TraceName::default());
-        let client = ClientAddr::direct([0, 0, 0, 0].into());
+        let client = ClientAddr::direct(Peer::plain([0, 0, 0, 0].into()));
         Self { trace_id, traceparent, client, answer_by_ms: None }
     }
 }
@@ -76,6 +77,13 @@ impl RequestContext {
             TraceName::Given(value) => value.to_str().unwrap_or_default().into(),
             made => made.text(),
         }
+    }
+
+    /// Whether a password in this request may be used. Over plain HTTP from another machine, others on the way can
+    /// read it.
+    #[must_use]
+    pub fn may_send_password(&self, settings: &ApiSettings) -> bool {
+        self.client.is_https || self.client.ip.is_loopback() || settings.allow_plain_http
     }
 
     /// The caller, as the log records it.

@@ -9,7 +9,6 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
@@ -21,12 +20,11 @@ use axum::response::IntoResponse;
 use bytes::BytesMut;
 use futures::future::Either;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::answering::Answering;
+use super::client_stream::{ClientRead, ClientWrite};
 use super::compat::Relayed;
 use super::credential_check;
 use super::fast_path::{Answered, Relay};
@@ -70,7 +68,7 @@ thread_local! {
     });
 }
 
-pub(super) type Client = Connection<OwnedReadHalf, OwnedWriteHalf>;
+pub(super) type Client = Connection<ClientRead, ClientWrite>;
 
 /// What follows on a connection.
 enum Next {
@@ -102,7 +100,7 @@ pub(super) type Upgraded = (Upgrade, Client);
 pub(super) async fn serve(
     listener: &Listener,
     answering: Answering,
-    stream: TcpStream,
+    stream: (ClientRead, ClientWrite),
 ) -> Option<Upgraded> {
     let Some(check) = answering.credential_check.clone() else {
         return Session { listener, answering }.run(stream).await;
@@ -131,8 +129,7 @@ struct Patience<'a> {
 }
 
 impl Session<'_> {
-    async fn run(self, stream: TcpStream) -> Option<Upgraded> {
-        let (read, write) = stream.into_split();
+    async fn run(self, (read, write): (ClientRead, ClientWrite)) -> Option<Upgraded> {
         let mut client = Connection { read, write, bytes: BytesMut::new() };
         let idle = Duration::from_millis(self.listener.limits.header_timeout_ms);
         let first = match &self.answering.credential_check {
@@ -217,13 +214,18 @@ impl Session<'_> {
     /// wait for it or its like.
     async fn send_rest(&self, client: &mut Client, unsent: &[u8]) -> bool {
         let Answering { peer, caller_class, .. } = self.answering;
-        let reader = Reader { address: peer.ip(), caller_class };
+        let reader = Reader { address: peer.ip, caller_class };
         let usual = Duration::from_millis(self.listener.limits.send_timeout_ms.into());
         let Some((_place, patience)) = self.listener.unsent.hold(reader, unsent.len(), usual)
         else {
             return false;
         };
-        let sent = tokio::time::timeout(patience, client.write.write_all(unsent)).await;
+        let sent = tokio::time::timeout(patience, async {
+            client.write.write_all(unsent).await?;
+            // With TLS, what was written may still wait here.
+            client.write.flush().await
+        });
+        let sent = sent.await;
         if sent.is_err() {
             self.listener.metrics.connections_stalled.inc();
         }
@@ -269,7 +271,7 @@ impl Session<'_> {
             }
             client.bytes = waiting;
             state.head.take(len);
-            let Ok(sent) = write_now(client, output) else { return ended(Some(Next::End)) };
+            let Ok(sent) = client.write.write_now(output) else { return ended(Some(Next::End)) };
             let since_us = answered.then_some(read_us);
             Poll::Ready(Turn { since_us, unsent: output[sent..].to_vec(), next })
         })
@@ -286,8 +288,7 @@ impl Session<'_> {
     ) -> (usize, bool, Option<Next>) {
         let Answering { front, peer, credential_check, .. } = &self.answering;
         let fast_path = front.fast_path().filter(|_| credential_check.is_none());
-        let answered =
-            fast_path.map(|fast_path| fast_path.answer(peer.ip(), bytes, read_us, output));
+        let answered = fast_path.map(|fast_path| fast_path.answer(*peer, bytes, read_us, output));
         let Answered { len: answered_len, relay } = answered.unwrap_or_default();
         let is_answered = answered_len > 0;
         if let Some(relay) = relay {
@@ -319,7 +320,7 @@ impl Session<'_> {
         &self,
         client: Client,
         head: Box<RequestHead>,
-    ) -> After<OwnedReadHalf, OwnedWriteHalf> {
+    ) -> After<ClientRead, ClientWrite> {
         let reader = self.answering.reader(&head.parts.headers);
         let asking = client.ask(*head, |request, interim| match self.answering.refusal(&request) {
             Some(refusal) => Either::Left(std::future::ready(refusal)),
@@ -330,11 +331,7 @@ impl Session<'_> {
     }
 
     /// Waits for the answer to a request that goes to an instance directly, and writes it.
-    async fn relay(
-        &self,
-        mut client: Client,
-        relay: Box<Relay>,
-    ) -> After<OwnedReadHalf, OwnedWriteHalf> {
+    async fn relay(&self, mut client: Client, relay: Box<Relay>) -> After<ClientRead, ClientWrite> {
         let interim = OnceLock::new();
         let stop = &self.listener.stop;
         // If the client leaves, this function returns and drops the future, which aborts the request.
@@ -343,7 +340,7 @@ impl Session<'_> {
         match answer {
             // The first bytes of a plain answer are its own, so there was no interim answer.
             Relayed::Plain(encoded) => {
-                let Ok(sent) = write_now(&client, &encoded) else { return After::Gone };
+                let Ok(sent) = client.write.write_now(&encoded) else { return After::Gone };
                 let unsent = &encoded[sent..];
                 if !unsent.is_empty() && !self.send_rest(&mut client, unsent).await {
                     return After::Gone;
@@ -361,10 +358,10 @@ impl Session<'_> {
     /// Writes an answer, for whose bytes `reader` is charged until the client has taken them.
     async fn deliver(
         &self,
-        asked: Asked<OwnedReadHalf, OwnedWriteHalf>,
+        asked: Asked<ClientRead, ClientWrite>,
         reader: Reader,
         response: Response<Body>,
-    ) -> After<OwnedReadHalf, OwnedWriteHalf> {
+    ) -> After<ClientRead, ClientWrite> {
         if !send_monitor::is_watched(Version::HTTP_11, &response) {
             return self.send(asked, response).await;
         }
@@ -383,9 +380,9 @@ impl Session<'_> {
 
     async fn send(
         &self,
-        asked: Asked<OwnedReadHalf, OwnedWriteHalf>,
+        asked: Asked<ClientRead, ClientWrite>,
         response: Response<Body>,
-    ) -> After<OwnedReadHalf, OwnedWriteHalf> {
+    ) -> After<ClientRead, ClientWrite> {
         let may_stay = !self.listener.stop.is_cancelled();
         asked.send(response, may_stay, self.wall_ms()).await
     }
@@ -420,18 +417,6 @@ impl Patience<'_> {
             self.timer.as_mut().reset(next);
         }
         false
-    }
-}
-
-/// Writes as much as the system accepts at once. Returns its length.
-fn write_now(client: &Client, bytes: &[u8]) -> io::Result<usize> {
-    // Writing nothing would cost a system call, too.
-    if bytes.is_empty() {
-        return Ok(0);
-    }
-    match client.write.try_write(bytes) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        written => written,
     }
 }
 

@@ -11,7 +11,6 @@
 //! send the same bytes both ways.
 
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -28,7 +27,7 @@ use super::route::Route;
 use super::well_formed;
 use super::{AppState, RequestContext};
 use maxine_discovery::{Outcome, TEXT_PREFIX};
-use maxine_gateway::FieldLines;
+use maxine_gateway::{FieldLines, Peer};
 use maxine_http1::{push_date, push_field, push_length};
 use maxine_telemetry::Subject;
 
@@ -95,7 +94,7 @@ impl FastPath {
     /// `read_us` is when they were read, on the monotonic clock.
     pub(super) fn answer(
         &self,
-        peer: IpAddr,
+        peer: Peer,
         bytes: &[u8],
         read_us: u64,
         out: &mut Vec<u8>,
@@ -118,7 +117,7 @@ impl FastPath {
     /// Answers the first request in `bytes`, or prepares it for its instance. Returns its length.
     fn answer_one(
         &self,
-        peer: IpAddr,
+        peer: Peer,
         bytes: &[u8],
         read_us: u64,
         out: &mut Vec<u8>,

@@ -5,13 +5,12 @@
 //! each) costs a third of forwarding one, and more than a whole look-up. [`Route`] recognises them by their
 //! path. The edge is the same in both cases.
 
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::Request;
 use axum::http::{self, Response, StatusCode, Version};
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +19,7 @@ use tower::Service;
 use super::middleware::{EdgeLayer, Shared};
 use maxine_admission::Places;
 use maxine_clock::Clock;
-use maxine_gateway::InterimSink;
+use maxine_gateway::{InterimSink, Peer};
 use maxine_http1::{Interim, PlainAnswer};
 use maxine_identity::CookieUse;
 use maxine_telemetry::AttemptTrail;
@@ -80,7 +79,7 @@ impl Front {
     }
 
     /// Answers a look-up, which needs only the view and never waits, and says what any other request needs.
-    pub(super) fn begin<B>(&self, peer: SocketAddr, request: &http::Request<B>) -> Begun {
+    pub(super) fn begin<B>(&self, peer: Peer, request: &http::Request<B>) -> Begun {
         match Route::of_request(&self.state, request) {
             Route::LookUp(look_up) => Begun::Answered(self.look_up(peer, &look_up, request)),
             Route::Forward(forward) => Begun::Open(Rest(Some(forward.read()))),
@@ -92,13 +91,13 @@ impl Front {
     /// Dropping the future aborts the request.
     pub(super) async fn answer(
         &self,
-        peer: SocketAddr,
+        peer: Peer,
         Rest(forwarding): Rest,
         interim: Option<Interim>,
         mut request: Request,
     ) -> Response<Body> {
         let Some(forwarding) = forwarding else {
-            request.extensions_mut().insert(ConnectInfo(peer));
+            request.extensions_mut().insert(peer);
             // The router is always ready and never fails.
             let Ok(response) = self.router.clone().call(request).await;
             return response;
@@ -141,11 +140,11 @@ impl Front {
 
     fn look_up<B>(
         &self,
-        peer: SocketAddr,
+        peer: Peer,
         look_up: &LookUp<'_>,
         request: &http::Request<B>,
     ) -> Response<Body> {
-        let mut record = self.edge.open(request, peer.ip());
+        let mut record = self.edge.open(request, peer);
         let response = match self.edge.admit(request, Some(DISCOVER), &record.context) {
             Ok(caller) => {
                 self.edge.track_break_glass(&mut record, &caller, request);
@@ -167,12 +166,12 @@ impl Front {
 
     async fn forward(
         &self,
-        peer: SocketAddr,
+        peer: Peer,
         forwarding: Forwarding,
         interim: Option<Interim>,
         mut request: Request,
     ) -> Response<Body> {
-        let mut record = self.edge.open(&request, peer.ip());
+        let mut record = self.edge.open(&request, peer);
         let response = match self.edge.admit(&request, Some(forwarding.route), &record.context) {
             Ok(caller) => {
                 self.edge.track_break_glass(&mut record, &caller, &request);

@@ -54,7 +54,7 @@ pub(super) async fn serve(listener: &Listener, answering: Answering, client: Cli
     let monitor = SendMonitor::new(answering.front.clock().clone(), unsent.clone());
     let read = Cursor::new(client.bytes.freeze()).chain(client.read);
     let stream = LingeringStream::new(tokio::io::join(read, client.write));
-    let peer = answering.peer;
+    let peer = answering.peer.ip;
     let began = Arc::new(AtomicBool::new(false));
     let streams = Streams { answering, monitor: monitor.clone(), began: Arc::clone(&began) };
     let service = service_fn(move |request| {

@@ -10,6 +10,7 @@ mod answering;
 mod audit_relay;
 mod body;
 pub mod caller;
+mod client_stream;
 mod compat;
 pub mod compat_error;
 mod connection;
@@ -41,6 +42,7 @@ mod send_monitor;
 pub mod serve;
 mod state;
 mod status_of_error;
+mod tls;
 mod ui;
 mod well_formed;
 

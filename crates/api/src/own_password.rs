@@ -32,6 +32,9 @@ pub(super) async fn change(
     current: &str,
     (field, new): (&'static str, &str),
 ) -> Result<Applied, OwnPasswordError> {
+    if !context.may_send_password(state.settings()) {
+        return Err(OwnPasswordError::NotChecked(SigninError::PlainHttp));
+    }
     // An API token has no password to change.
     let user = state.security().user(&caller.user).ok_or(OwnPasswordError::NoUser)?;
     if user.managed {

@@ -19,15 +19,18 @@ use tokio_util::task::TaskTracker;
 
 use super::Front;
 use super::answering::Answering;
+use super::client_stream::{self, ClientRead, ClientWrite};
 use super::connection::{self, Listener};
 use super::credential_check::{self, CredentialCheck};
 use super::http2;
 use super::linger::LingeringStream;
 use super::provisional::ProvisionalConnections;
 use super::send_monitor::UnsentBytes;
+use super::tls;
 use super::well_formed::Bounds;
 use maxine_admission::{CallerClass, NoPlace, PlaceLimits, Places};
-use maxine_gateway::TrustedProxies;
+use maxine_gateway::{Peer, TrustedProxies};
+use maxine_identity::ServerTls;
 use maxine_telemetry::Metrics;
 
 /// The answer to a connection above a limit.
@@ -75,6 +78,8 @@ pub struct ServeLimits {
     pub send_timeout_ms: u32,
     /// How long requests in flight may take to end at shutdown, in milliseconds.
     pub drain_timeout_ms: u64,
+    /// TLS of the listener; `None` for plain HTTP.
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 impl Default for ServeLimits {
@@ -89,6 +94,7 @@ impl Default for ServeLimits {
             streams_max: 256,
             send_timeout_ms: 30_000,
             drain_timeout_ms: 10_000,
+            tls: None,
         }
     }
 }
@@ -152,8 +158,9 @@ pub async fn serve(
             Err(why) => {
                 metrics.connections_refused.inc();
                 if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+                    let shared = Arc::clone(&shared);
                     tasks.spawn(async move {
-                        refuse(stream, why).await;
+                        refuse(&shared, stream, why).await;
                         drop(permit);
                     });
                 }
@@ -163,7 +170,7 @@ pub async fn serve(
         set_socket_options(&stream, &limits);
         let answering = Answering {
             front: Arc::clone(&front),
-            peer,
+            peer: Peer { ip: peer.ip(), is_tls: limits.tls.is_some() },
             caller_class,
             proxies: limits.trusted_proxies.clone(),
             bounds,
@@ -179,12 +186,14 @@ pub async fn serve(
                 drop(answering);
                 metrics.connections_refused.inc();
                 if let Ok(_permit) = refusals.try_acquire() {
-                    refuse(stream, NoPlace::Node).await;
+                    refuse(&shared, stream, NoPlace::Node).await;
                 }
                 return;
             }
             let counted = CountedConnection::new(metrics.clone());
             let check = answering.credential_check.clone();
+            let patience = if check.is_some() { idle.min(credential_check::TIMEOUT) } else { idle };
+            let Some(stream) = open(&shared, stream, patience).await else { return };
             let upgraded = connection::serve(&shared, answering, stream).await;
             // An upgraded connection keeps its place until it ends.
             let held = (counted, place, check);
@@ -217,9 +226,24 @@ impl Drop for CountedConnection {
     }
 }
 
+/// Begins a connection: with the TLS handshake, if the listener uses TLS.
+async fn open(
+    listener: &Listener,
+    stream: TcpStream,
+    patience: Duration,
+) -> Option<(ClientRead, ClientWrite)> {
+    match &listener.limits.tls {
+        Some(tls) => Box::pin(tls::accept(tls, stream, patience, &listener.metrics)).await,
+        None => Some(client_stream::plain(stream)),
+    }
+}
+
 /// Answers a connection above a limit, and closes it so that the answer arrives.
-async fn refuse(stream: TcpStream, why: NoPlace) {
-    let mut stream = LingeringStream::new(stream);
+async fn refuse(listener: &Listener, stream: TcpStream, why: NoPlace) {
+    let Some((read, write)) = open(listener, stream, credential_check::TIMEOUT).await else {
+        return;
+    };
+    let mut stream = LingeringStream::new(tokio::io::join(read, write));
     let answer = async {
         stream.write_all(refusal(why).as_bytes()).await?;
         stream.shutdown().await

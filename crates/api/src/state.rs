@@ -54,6 +54,11 @@ pub struct ApiSettings {
     pub allowed_hosts: Vec<String>,
     /// The proxies whose reports about the client's address are accepted (`security.trusted_proxies`).
     pub trusted_proxies: TrustedProxies,
+    /// Whether passwords are accepted over plain HTTP from other machines (`security.allow_plain_http`).
+    pub allow_plain_http: bool,
+    /// For how long browsers must use only HTTPS for this host after an answer over HTTPS, in seconds
+    /// (`http.hsts_max_age_s`); 0 sends no such instruction.
+    pub hsts_max_age_s: u32,
     /// The file of audit records that wait until the cluster accepts writes; `None` keeps them in memory.
     pub pending_audit_file: Option<PathBuf>,
     /// Most instances that one address registers through this node without a credential; 0 for no bound.
@@ -82,6 +87,8 @@ impl Default for ApiSettings {
             proxy_sandbox: true,
             allowed_hosts: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
+            allow_plain_http: false,
+            hsts_max_age_s: 0,
             pending_audit_file: None,
             open_instances_per_address_max: 100_000,
             watchers: PlaceLimits { max: 20_000, per_address_max: 10_000, reserved: 2_000 },

@@ -10,6 +10,25 @@ use ipnet::IpNet;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The other end of a connection to this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Whether the connection uses TLS.
+    pub is_tls: bool,
+}
+
+impl Peer {
+    /// The other end of a connection without TLS.
+    #[must_use]
+    pub fn plain(ip: IpAddr) -> Self {
+        Self { ip, is_tls: false }
+    }
+}
+
 /// The address of the client and of the TCP peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddr {
@@ -19,14 +38,18 @@ pub struct ClientAddr {
     pub peer: IpAddr,
     /// Whether the peer is a trusted proxy.
     pub is_peer_trusted: bool,
+    /// Whether the connection of the peer uses TLS.
+    pub is_peer_tls: bool,
+    /// Whether the client uses HTTPS: towards this node, or towards trusted proxies that report so.
+    pub is_https: bool,
 }
 
 impl ClientAddr {
     /// A client that is the peer itself.
     #[must_use]
-    pub fn direct(peer: IpAddr) -> Self {
-        let peer = peer.to_canonical();
-        Self { ip: peer, peer, is_peer_trusted: false }
+    pub fn direct(Peer { ip, is_tls }: Peer) -> Self {
+        let peer = ip.to_canonical();
+        Self { ip: peer, peer, is_peer_trusted: false, is_peer_tls: is_tls, is_https: is_tls }
     }
 }
 
@@ -69,8 +92,11 @@ impl TrustedProxies {
     /// nearest proxy wrote. The first address that is no trusted proxy is the client. An entry that is no
     /// address ends the search, because its writer is unknown; the client is then the last accepted address.
     /// `Forwarded` is read if there is no `X-Forwarded-For`.
+    ///
+    /// A trusted peer's `X-Forwarded-Proto` says whether the client uses HTTPS, or without it the `proto` of its
+    /// last `Forwarded` element, or without either its connection.
     #[must_use]
-    pub fn resolve(&self, peer: IpAddr, fields: &impl FieldLines) -> ClientAddr {
+    pub fn resolve(&self, peer: Peer, fields: &impl FieldLines) -> ClientAddr {
         let direct = ClientAddr::direct(peer);
         if !self.contains(direct.peer) {
             return direct;
@@ -87,7 +113,8 @@ impl TrustedProxies {
             let chain = fields.lines(&forwarded).rev().flat_map(forwarded_for);
             self.first_untrusted(direct.peer, chain)
         };
-        ClientAddr { ip, is_peer_trusted: true, ..direct }
+        let is_https = is_reported_https(fields).unwrap_or(direct.is_https);
+        ClientAddr { ip, is_peer_trusted: true, is_https, ..direct }
     }
 
     fn first_untrusted(&self, peer: IpAddr, chain: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
@@ -103,6 +130,21 @@ impl TrustedProxies {
     }
 }
 
+/// Whether a proxy reports that its client uses HTTPS; `None` if it does not say. Of several schemes in
+/// `X-Forwarded-Proto`, one for each proxy, all must be `https`.
+fn is_reported_https(fields: &impl FieldLines) -> Option<bool> {
+    let x_forwarded_proto = X_FORWARDED_PROTO;
+    let mut lines = fields.lines(&x_forwarded_proto).peekable();
+    if lines.peek().is_some() {
+        let is_https = |scheme: &[u8]| scheme.trim_ascii().eq_ignore_ascii_case(b"https");
+        return Some(lines.all(|line| line.split(|byte| *byte == b',').all(is_https)));
+    }
+    let forwarded = header::FORWARDED;
+    let last = fields.lines(&forwarded).next_back()?;
+    let element = split_unquoted(last, b',').last()?;
+    parameter(element, b"proto").map(|scheme| scheme.eq_ignore_ascii_case(b"https"))
+}
+
 /// The addresses of a `Forwarded` line (RFC 7239 section 4), the last element first; `None` for an element
 /// without one.
 fn forwarded_for(line: &[u8]) -> Vec<Option<IpAddr>> {
@@ -113,18 +155,22 @@ fn forwarded_for(line: &[u8]) -> Vec<Option<IpAddr>> {
 
 /// The address in the `for` parameter of one element.
 fn element_for(element: &[u8]) -> Option<IpAddr> {
-    let mut addresses = split_unquoted(element, b';').filter_map(|pair| {
+    parameter(element, b"for").and_then(node_address)
+}
+
+/// A parameter of an element, without its quotes; `None` if the element does not have it exactly once.
+fn parameter<'a>(element: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut values = split_unquoted(element, b';').filter_map(|pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
-        let (name, value) = (pair[..at].trim_ascii(), pair[at + 1..].trim_ascii());
-        name.eq_ignore_ascii_case(b"for").then_some(value)
+        let is_it = pair[..at].trim_ascii().eq_ignore_ascii_case(name);
+        is_it.then_some(pair[at + 1..].trim_ascii())
     });
-    let value = addresses.next()?;
-    // Two such parameters contradict each other.
-    if addresses.next().is_some() {
+    let value = values.next()?;
+    if values.next().is_some() {
         return None;
     }
     let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-    node_address(quoted.unwrap_or(value))
+    Some(quoted.unwrap_or(value))
 }
 
 /// The parts of a text between separators, ignoring separators inside quotes.
@@ -171,7 +217,7 @@ mod tests {
             (n.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(v.as_bytes()).unwrap())
         };
         let headers: HeaderMap = fields.iter().map(field).collect();
-        trusted.resolve(peer.parse().unwrap(), &headers).ip.to_string()
+        trusted.resolve(Peer::plain(peer.parse().unwrap()), &headers).ip.to_string()
     }
 
     #[test]
@@ -230,6 +276,42 @@ mod tests {
             assert_eq!(client("9.9.9.9", &[("forwarded", value)]), "9.9.9.9");
             let both = [("forwarded", value), ("x-forwarded-for", "3.3.3.3")];
             assert_eq!(client("10.0.0.9", &both), "3.3.3.3");
+        }
+    }
+
+    #[test]
+    fn a_client_uses_https_if_its_connection_or_a_trusted_proxy_says_so() {
+        let trusted = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()]);
+        let is_https = |ip: [u8; 4], is_tls: bool, fields: &[(&str, &str)]| {
+            let field = |(n, v): &(&str, &str)| {
+                (n.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(v.as_bytes()).unwrap())
+            };
+            let headers: HeaderMap = fields.iter().map(field).collect();
+            trusted.resolve(Peer { ip: ip.into(), is_tls }, &headers).is_https
+        };
+        let (proxy, stranger) = ([10, 0, 0, 9], [9, 9, 9, 9]);
+        for is_tls in [false, true] {
+            assert_eq!(is_https(stranger, is_tls, &[]), is_tls);
+            assert_eq!(is_https(stranger, is_tls, &[("x-forwarded-proto", "https")]), is_tls);
+            assert_eq!(is_https(stranger, is_tls, &[("x-forwarded-proto", "http")]), is_tls);
+            assert_eq!(is_https(proxy, is_tls, &[("x-forwarded-for", "2.2.2.2")]), is_tls);
+            for (scheme, expected) in
+                [("https", true), ("HTTPS, https", true), ("http", false), ("https,http", false)]
+            {
+                assert_eq!(is_https(proxy, is_tls, &[("x-forwarded-proto", scheme)]), expected);
+            }
+            for (element, expected) in [
+                ("for=2.2.2.2;proto=https", true),
+                ("for=2.2.2.2;proto=\"https\"", true),
+                ("for=2.2.2.2;proto=https, for=10.0.0.1;proto=http", false),
+                ("for=2.2.2.2", is_tls),
+            ] {
+                assert_eq!(
+                    is_https(proxy, is_tls, &[("forwarded", element)]),
+                    expected,
+                    "{element}"
+                );
+            }
         }
     }
 }

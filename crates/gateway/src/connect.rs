@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hyper_rustls::ConfigBuilderExt;
@@ -95,7 +96,8 @@ pub(crate) struct Connector {
     pools: Pools,
     /// HTTP/2 connections that may have wide windows.
     wide: Arc<Semaphore>,
-    verified: Arc<ClientConfig>,
+    /// Replaced when other roots are trusted.
+    verified: Arc<ArcSwap<ClientConfig>>,
     unverified: Arc<ClientConfig>,
 }
 
@@ -108,6 +110,36 @@ pub(crate) struct Security {
     pub(crate) http2: bool,
 }
 
+type ClientConfigBuilder = rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>;
+
+fn client_config() -> Result<ClientConfigBuilder, TlsRootsError> {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsRootsError(error.to_string()))
+}
+
+/// A configuration that accepts certificates of `roots`.
+fn verified_by(roots: &TlsRoots) -> Result<ClientConfig, TlsRootsError> {
+    let pem = match roots {
+        TlsRoots::System => {
+            return Ok(match client_config()?.with_native_roots() {
+                Ok(config) => config.with_no_client_auth(),
+                Err(_) => client_config()?.with_webpki_roots().with_no_client_auth(),
+            });
+        }
+        TlsRoots::Pem(pem) => pem,
+    };
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| TlsRootsError(error.to_string()))?;
+        store.add(certificate).map_err(|error| TlsRootsError(error.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(TlsRootsError("no certificate in the PEM text".into()));
+    }
+    Ok(client_config()?.with_root_certificates(store).with_no_client_auth())
+}
+
 impl Connector {
     /// Connects to addresses that `egress` allows, accepts certificates of `roots`, and takes a place of
     /// `connections` for each connection.
@@ -117,32 +149,9 @@ impl Connector {
         connections: Arc<Places>,
     ) -> Result<Self, TlsRootsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let failed = |error: rustls::Error| TlsRootsError(error.to_string());
-        let builder = || {
-            ClientConfig::builder_with_provider(Arc::clone(&provider))
-                .with_safe_default_protocol_versions()
-                .map_err(failed)
-        };
-        let verified = match roots {
-            TlsRoots::System => match builder()?.with_native_roots() {
-                Ok(config) => config.with_no_client_auth(),
-                Err(_) => builder()?.with_webpki_roots().with_no_client_auth(),
-            },
-            TlsRoots::Pem(pem) => {
-                let mut store = RootCertStore::empty();
-                for cert in CertificateDer::pem_slice_iter(pem) {
-                    let cert = cert.map_err(|error| TlsRootsError(error.to_string()))?;
-                    store.add(cert).map_err(failed)?;
-                }
-                if store.is_empty() {
-                    return Err(TlsRootsError("no certificate in the PEM text".into()));
-                }
-                builder()?.with_root_certificates(store).with_no_client_auth()
-            }
-        };
-        let unverified = builder()?
+        let unverified = client_config()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(Arc::clone(&provider))))
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
             .with_no_client_auth();
         Ok(Self {
             egress: Arc::new(egress),
@@ -150,9 +159,15 @@ impl Connector {
             connections,
             pools: Pools::default(),
             wide: Arc::new(Semaphore::new(WIDE_MAX)),
-            verified: Arc::new(verified),
+            verified: Arc::new(ArcSwap::from_pointee(verified_by(roots)?)),
             unverified: Arc::new(unverified),
         })
+    }
+
+    /// Trusts `roots` from the next connection on.
+    pub(crate) fn trust(&self, roots: &TlsRoots) -> Result<(), TlsRootsError> {
+        self.verified.store(Arc::new(verified_by(roots)?));
+        Ok(())
     }
 
     /// Lets an HTTP/2 connection have wide windows, while it lasts; `None` where enough have.
@@ -183,8 +198,11 @@ impl Connector {
         if !to.https {
             return Ok(Stream::Plain(wire));
         }
-        let base = if security.insecure { &self.unverified } else { &self.verified };
-        let mut config = ClientConfig::clone(base);
+        let mut config = if security.insecure {
+            ClientConfig::clone(&self.unverified)
+        } else {
+            ClientConfig::clone(&self.verified.load())
+        };
         let protocol: &[u8] = if security.http2 { b"h2" } else { b"http/1.1" };
         config.alpn_protocols = vec![protocol.to_vec()];
         let name = ServerName::try_from(to.host.clone())

@@ -23,7 +23,7 @@ use maxine_balance::{Fields, HashInput, Pick};
 use maxine_http1::{LowerCase, PlainAnswer, push_field};
 
 use super::body::timer_now;
-use super::client::ClientAddr;
+use super::client::{ClientAddr, Peer};
 use super::compiled::CompiledPolicy;
 use super::error::ProxyError;
 use super::exchange::Answer;
@@ -331,6 +331,7 @@ fn push_request_fields(out: &mut Vec<u8>, request: &PlainRequest<'_>, left_out: 
         value.push_to(out);
         out.extend_from_slice(b"\r\n");
     }
-    headers::push_first_hop(out, request.client.peer, host);
+    let ClientAddr { peer: ip, is_peer_tls: is_tls, .. } = request.client;
+    headers::push_first_hop(out, Peer { ip, is_tls }, host);
     out.extend_from_slice(b"\r\n");
 }

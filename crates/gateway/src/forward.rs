@@ -58,8 +58,6 @@ pub struct ForwardContext {
     pub client: ClientAddr,
     /// Whether the request has a credential of this cluster: such a caller may use the places that are kept for it.
     pub is_known: bool,
-    /// Whether the client came over TLS.
-    pub https: bool,
     /// Largest request body, in bytes; `None` for no limit.
     pub body_len_max: Option<u64>,
     /// Fields that replace the request's own fields of the same name: trace id and `traceparent`.
@@ -207,7 +205,6 @@ impl Forwarder {
         let sticky = request::sticky_instance(policy.sticky.as_ref(), &parts.headers);
         let inbound = Inbound {
             client,
-            https: context.https,
             trace: &context.trace,
             keep_trailer: context.keep_trailer,
             version: parts.version,

@@ -11,7 +11,7 @@ use super::headers::{
 };
 use super::http1;
 use super::target::UpstreamAddress;
-use super::{RequestTarget, TrustedProxies};
+use super::{Peer, RequestTarget, TrustedProxies};
 use maxine_fuzzing::first_line;
 use maxine_state::Address;
 
@@ -65,8 +65,8 @@ fn headers(bytes: &[u8]) {
     let _ = (accepts_trailers(&headers), offered_upgrade(&headers), cookie(&headers, "maxine"));
     let peer = IpAddr::from([10, 0, 0, 1]);
     let trusted = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a network")]);
-    assert!(trusted.resolve(peer, &headers).is_peer_trusted);
-    let stranger = TrustedProxies::default().resolve(peer, &headers);
+    assert!(trusted.resolve(Peer::plain(peer), &headers).is_peer_trusted);
+    let stranger = TrustedProxies::default().resolve(Peer::plain(peer), &headers);
     assert_eq!(stranger.ip, peer, "a stranger is believed");
     let host = headers.get(header::HOST).cloned();
     let kept = headers.get_all(header::CONTENT_LENGTH).iter().count();
@@ -77,8 +77,8 @@ fn headers(bytes: &[u8]) {
     }
     for is_trusted in [true, false] {
         let mut headers = headers.clone();
-        let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
-        let origin = Origin { peer, https: false, host: host.as_ref(), trusted: is_trusted };
+        let peer = Peer::plain(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
+        let origin = Origin { peer, host: host.as_ref(), trusted: is_trusted };
         set_forwarded(&mut headers, &origin);
         let sent = headers.get("x-forwarded-for").expect("the field is set");
         let sent = sent.to_str().expect("addresses are ASCII");

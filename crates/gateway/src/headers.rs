@@ -6,10 +6,9 @@ use std::net::IpAddr;
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::client::X_FORWARDED_FOR;
+use super::client::{Peer, X_FORWARDED_FOR, X_FORWARDED_PROTO};
 use super::error::ProxyError;
 
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(crate) const X_MAXINE_HOPS: HeaderName = HeaderName::from_static("x-maxine-hops");
 
@@ -193,8 +192,7 @@ pub(crate) fn offered_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// The origin of a request, for the next hop.
 pub(crate) struct Origin<'a> {
-    pub(crate) peer: IpAddr,
-    pub(crate) https: bool,
+    pub(crate) peer: Peer,
     pub(crate) host: Option<&'a HeaderValue>,
     pub(crate) trusted: bool,
 }
@@ -217,8 +215,8 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
     if headers.contains_key(&X_FORWARDED_FOR) {
         headers.remove(header::FORWARDED);
     }
-    let proto = if origin.https { "https" } else { "http" };
-    let peer = origin.peer.to_canonical();
+    let proto = if origin.peer.is_tls { "https" } else { "http" };
+    let peer = origin.peer.ip.to_canonical();
     extend_chain(headers, &X_FORWARDED_FOR, &peer.to_string());
     if !headers.contains_key(&X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
@@ -240,15 +238,18 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
     extend_chain(headers, &header::FORWARDED, &element);
 }
 
-/// Writes what Maxine adds to a request that has passed no proxy and is not over TLS: the same fields as [`count_hop`]
-/// and [`set_forwarded`] set, and `Via`. `host` is the host that the client requested.
-pub(crate) fn push_first_hop(out: &mut Vec<u8>, peer: IpAddr, host: Option<&[u8]>) {
+/// Writes what Maxine adds to a request that has passed no proxy: the same fields as [`count_hop`] and
+/// [`set_forwarded`] set, and `Via`. `host` is the host that the client requested.
+pub(crate) fn push_first_hop(out: &mut Vec<u8>, peer: Peer, host: Option<&[u8]>) {
+    let proto: &[u8] = if peer.is_tls { b"https" } else { b"http" };
     let mut push = |text: &[u8]| out.extend_from_slice(text);
     let mut address = [0; ADDRESS_LEN_MAX];
-    let (address, is_ipv6) = address_text(peer.to_canonical(), &mut address);
+    let (address, is_ipv6) = address_text(peer.ip.to_canonical(), &mut address);
     push(b"x-maxine-hops: ");
     push(HOPS[0].as_bytes());
-    push(b"\r\nvia: 1.1 maxine\r\nx-forwarded-proto: http\r\nx-forwarded-for: ");
+    push(b"\r\nvia: 1.1 maxine\r\nx-forwarded-proto: ");
+    push(proto);
+    push(b"\r\nx-forwarded-for: ");
     push(address);
     if let Some(host) = host {
         push(b"\r\nx-forwarded-host: ");
@@ -256,7 +257,8 @@ pub(crate) fn push_first_hop(out: &mut Vec<u8>, peer: IpAddr, host: Option<&[u8]
     }
     push(if is_ipv6 { b"\r\nforwarded: for=\"[" } else { b"\r\nforwarded: for=" });
     push(address);
-    push(if is_ipv6 { b"]\";proto=http" } else { b";proto=http" });
+    push(if is_ipv6 { b"]\";proto=" } else { b";proto=" });
+    push(proto);
     let quotable = |host: &&[u8]| !host.iter().any(|byte| matches!(byte, b'"' | b'\\'));
     if let Some(host) = host.filter(quotable) {
         push(b";host=\"");
@@ -439,12 +441,8 @@ mod tests {
     #[test]
     fn forwarded_fields_of_strangers_are_replaced_and_of_trusted_proxies_extended() {
         let host = HeaderValue::from_static("shop.example");
-        let mut origin = Origin {
-            peer: "203.0.113.9".parse().unwrap(),
-            https: false,
-            host: Some(&host),
-            trusted: false,
-        };
+        let peer = Peer::plain("203.0.113.9".parse().unwrap());
+        let mut origin = Origin { peer, host: Some(&host), trusted: false };
         let forged = map(&[("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=10.0.0.1")]);
         let mut headers = forged.clone();
         set_forwarded(&mut headers, &origin);
@@ -491,17 +489,21 @@ mod tests {
         {
             for host in [None, Some("shop.example:80"), Some("[::1]"), Some("")] {
                 let value = host.map(|host| HeaderValue::from_str(host).unwrap());
-                let (peer, host) = (peer.parse().unwrap(), host.map(str::as_bytes));
-                let mut headers = map(&[("via", "1.1 maxine")]);
-                count_hop(&mut headers).unwrap();
-                let origin = Origin { peer, https: false, host: value.as_ref(), trusted: false };
-                set_forwarded(&mut headers, &origin);
-                let mut written = Vec::new();
-                push_first_hop(&mut written, peer, host);
-                let text = String::from_utf8(written).unwrap();
-                let lines = text.trim_end_matches("\r\n").split("\r\n");
-                let fields: Vec<_> = lines.map(|line| line.split_once(": ").unwrap()).collect();
-                assert_eq!(map(&fields), headers, "{text}");
+                let (ip, host) = (peer.parse().unwrap(), host.map(str::as_bytes));
+                for peer in [Peer { ip, is_tls: false }, Peer { ip, is_tls: true }] {
+                    let mut headers = map(&[("via", "1.1 maxine")]);
+                    count_hop(&mut headers).unwrap();
+                    set_forwarded(
+                        &mut headers,
+                        &Origin { peer, host: value.as_ref(), trusted: false },
+                    );
+                    let mut written = Vec::new();
+                    push_first_hop(&mut written, peer, host);
+                    let text = String::from_utf8(written).unwrap();
+                    let lines = text.trim_end_matches("\r\n").split("\r\n");
+                    let fields: Vec<_> = lines.map(|line| line.split_once(": ").unwrap()).collect();
+                    assert_eq!(map(&fields), headers, "{text}");
+                }
             }
         }
     }

@@ -56,7 +56,7 @@ use maxine_clock::Clock;
 use maxine_state::{InstanceKey, ServiceKey, ServiceRef};
 use maxine_view::View;
 
-pub use client::{ClientAddr, FieldLines, TrustedProxies};
+pub use client::{ClientAddr, FieldLines, Peer, TrustedProxies};
 pub use connect::{TlsRoots, TlsRootsError};
 pub use direct::{Direct, DirectOutcome, PlainRequest};
 pub use egress::{EgressDenied, EgressPolicy, HostPort, OwnAddresses};
@@ -195,6 +195,15 @@ impl Forwarder {
             requests_in_flight: AtomicU64::new(0),
             alarm: Notify::new(),
         })))
+    }
+
+    /// Trusts `roots` for certificates of instances from the next connection on. Open connections stay.
+    ///
+    /// # Errors
+    ///
+    /// The roots cannot be used. Then nothing changes.
+    pub fn trust(&self, roots: &TlsRoots) -> Result<(), TlsRootsError> {
+        self.0.connector.trust(roots)
     }
 
     /// The egress policy, which registration checks too.

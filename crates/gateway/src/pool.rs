@@ -583,7 +583,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::super::client::ClientAddr;
+    use super::super::client::{ClientAddr, Peer};
     use super::super::connect::TlsRoots;
     use super::super::egress::EgressPolicy;
     use super::*;
@@ -616,7 +616,7 @@ mod tests {
             protocol: UpstreamProtocol::Http2,
             insecure_tls: false,
         };
-        let holder = Holder::of(&ClientAddr::direct([10, 0, 0, 1].into()), false);
+        let holder = Holder::of(&ClientAddr::direct(Peer::plain([10, 0, 0, 1].into())), false);
         let mut held = Vec::new();
         let mut windows = Vec::new();
         for _ in 0..=WIDE_MAX {

@@ -91,6 +91,15 @@ impl Prober {
         Ok(Self { connector, clock })
     }
 
+    /// Trusts `roots` for certificates of instances from the next probe on.
+    ///
+    /// # Errors
+    ///
+    /// The roots cannot be used. Then nothing changes.
+    pub fn trust(&self, roots: &TlsRoots) -> Result<(), TlsRootsError> {
+        self.connector.trust(roots)
+    }
+
     /// Probes once. `None` if the probe could not be made. It never takes longer than the probe's time limit,
     /// and may be dropped.
     pub async fn run(&self, job: &ProbeJob) -> Option<ProbeAnswer> {

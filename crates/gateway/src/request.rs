@@ -12,7 +12,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Uri, Version};
 
 use super::body::{self, CollectedBody, ExpectGate, Progress, RequestBody};
-use super::client::ClientAddr;
+use super::client::{ClientAddr, Peer};
 use super::compiled::{CompiledPolicy, StickyCookie};
 use super::error::ProxyError;
 use super::headers::{self, Origin};
@@ -42,7 +42,6 @@ pub(crate) struct Head {
 /// The origin of the request, and what is known about it.
 pub(crate) struct Inbound<'a> {
     pub(crate) client: ClientAddr,
-    pub(crate) https: bool,
     pub(crate) trace: &'a [(HeaderName, HeaderValue)],
     pub(crate) keep_trailer: bool,
     pub(crate) version: Version,
@@ -93,8 +92,9 @@ impl Head {
         let announces_empty = headers.remove(header::CONTENT_LENGTH).is_some()
             || matches!(method, Method::POST | Method::PUT | Method::PATCH);
         join_cookies(&mut headers);
-        let (peer, trusted) = (inbound.client.peer, inbound.client.is_peer_trusted);
-        let origin = Origin { peer, https: inbound.https, host: host.as_ref(), trusted };
+        let ClientAddr { peer: ip, is_peer_tls: is_tls, is_peer_trusted: trusted, .. } =
+            inbound.client;
+        let origin = Origin { peer: Peer { ip, is_tls }, host: host.as_ref(), trusted };
         headers::set_forwarded(&mut headers, &origin);
         for (name, value) in inbound.trace {
             headers.insert(name, value.clone());

@@ -221,10 +221,11 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::Peer;
     use super::*;
 
     fn holder(last: u8) -> Holder {
-        Holder::of(&ClientAddr::direct(IpAddr::from([10, 0, 0, last])), false)
+        Holder::of(&ClientAddr::direct(Peer::plain([10, 0, 0, last].into())), false)
     }
 
     fn take_all(slots: &Arc<Slots>, of: Holder) -> Vec<Slot> {
@@ -246,8 +247,10 @@ mod tests {
         assert!(slots.0.lock().slots.taken.is_empty());
         let few = Slots::new(2, 0);
         assert_eq!(take_all(&few, holder(1)).len(), 2, "few places may all go to one client");
-        let proxy =
-            ClientAddr { is_peer_trusted: true, ..ClientAddr::direct([10, 0, 0, 1].into()) };
+        let proxy = ClientAddr {
+            is_peer_trusted: true,
+            ..ClientAddr::direct(Peer::plain([10, 0, 0, 1].into()))
+        };
         assert_eq!(take_all(&slots, Holder::of(&proxy, false)).len(), 1_024, "it stands for many");
     }
 

@@ -136,6 +136,11 @@ pub enum SigninError {
     /// There is no signing key yet, because the cluster has not had a leader.
     #[error("the cluster is not ready for sign-ins yet; try again in 1 s")]
     NotReady,
+    /// The password came over plain HTTP from another machine.
+    #[error(
+        "passwords are not accepted over plain HTTP from another machine, because others on the way can read them: use https, or set security.allow_plain_http (MAXINE_ALLOW_PLAIN_HTTP) to true on this node"
+    )]
+    PlainHttp,
 }
 
 /// Why an API token could not be created. A retry is safe.

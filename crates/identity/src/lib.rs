@@ -16,6 +16,7 @@ mod error;
 pub mod fuzz;
 mod jwt;
 mod password;
+mod server_tls;
 mod settings;
 mod signin_limit;
 pub mod tls_files;
@@ -39,13 +40,17 @@ pub use password::{
     PASSWORD_CHARS_MIN, PASSWORD_LEN_MAX, PasswordBusy, PasswordCaller, PasswordCost,
     PasswordError, Passwords, check_password,
 };
+pub use server_tls::{CertificateFiles, ClientAuth, ServerTls, ServerTlsSettings, TlsVersion};
 pub use settings::{Account, EnvSigningKeys, Secret, SecuritySettings};
 
 use jwt::{Realm, Sessions, TokenError};
 use signin_limit::SigninLimit;
 
-/// The cookie of the dashboard's session.
+/// The cookie of the dashboard's session over plain HTTP.
 pub const SESSION_COOKIE: &str = "maxine_session";
+/// The cookie of the dashboard's session over HTTPS. Browsers accept a name with this prefix only from the very host
+/// that it is for, and only over HTTPS (RFC 6265bis, section 4.1.3.2).
+pub const SECURE_SESSION_COOKIE: &str = "__Host-maxine_session";
 /// A header for a token that is only for Maxine. With it, a request keeps its `Authorization` for the
 /// instance to which it is forwarded.
 pub const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-maxine-token");
@@ -374,12 +379,16 @@ fn bearer_token(value: &[u8]) -> Option<&str> {
 }
 
 fn session_cookie(headers: &HeaderMap) -> Option<&str> {
-    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    cookies
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, value)| *name == SESSION_COOKIE && !value.is_empty())
-        .map(|(_, value)| value)
+    let named = |wanted: &str| {
+        let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+        lines
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .find(|(name, value)| *name == wanted && !value.is_empty())
+            .map(|(_, value)| value)
+    };
+    // Another site of the same domain can set the cookie without the prefix.
+    named(SECURE_SESSION_COOKIE).or_else(|| named(SESSION_COOKIE))
 }
 
 /// The user for a role in the compatible API, which has one account for each role.

@@ -148,6 +148,16 @@ impl RaftStore {
         self.node.failed().await
     }
 
+    /// Reads the files of certificates and keys for other nodes again, and uses them for connections that begin later.
+    /// Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Says which file cannot be used. Then nothing changes.
+    pub fn reload_tls(&self) -> Result<(), String> {
+        self.node.reload_tls().map_err(|error| error.to_string())
+    }
+
     fn wait_left(started: tokio::time::Instant, timeout: Duration) -> Duration {
         timeout.saturating_sub(started.elapsed())
     }

@@ -122,6 +122,9 @@ kinds! {
     DiskNearlyFull = "node.disk_nearly_full": Condition, Warning, Node, "disk-full";
     /// A certificate of this node expires soon, or has expired. The object is the node and the file.
     CertificateEnds = "node.certificate_ends": Condition, Warning, Node, "certificate-expired";
+    /// Files with certificates or keys of this node were changed, and their new content cannot be used. The object is the
+    /// node and what the files are for.
+    TlsFilesRefused = "node.tls_files_refused": Condition, Critical, Node, "certificate-expired";
     /// A node's clock differs too much from the clocks of a majority. The object is its name.
     ClockSkew = "node.clock_skew": Condition, Critical, Cluster, "clock-wrong";
     /// This node's clock jumped, and it is unknown whether it is right. No audit record is dropped for its

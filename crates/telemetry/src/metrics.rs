@@ -3,8 +3,8 @@
 //! Existing dashboards use the names without labels, so their meaning must not change.
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use super::alert_kind::{AlertForm, AlertKind, Severity};
@@ -54,6 +54,12 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     /// Connections that were closed because their client did not read an answer.
     pub connections_stalled: IntCounter,
+    /// Connections that did not complete the TLS handshake, by reason: `handshake`, `not_tls` or `timeout`.
+    pub tls_failures: IntCounterVec,
+    /// Changes of files for TLS, by result: `taken` or `refused`.
+    pub tls_reloads: IntCounterVec,
+    /// When the first certificate of a file expires, in seconds since 1970.
+    pub certificate_ends: IntGaugeVec,
     /// Open connections.
     pub connections: IntGauge,
     /// Time until the head of the answer was ready, in seconds.
@@ -103,6 +109,28 @@ impl Metrics {
             let gauge = IntGauge::new(name, help).expect("the name is a constant and valid");
             register(&registry, gauge)
         };
+        let counters = |name: &str, help: &str, label: &str| {
+            let counters = IntCounterVec::new(Opts::new(name, help), &[label])
+                .expect("the names are constants and valid");
+            register(&registry, counters)
+        };
+        let tls_failures = counters(
+            "maxine_tls_failures_total",
+            "Connections that did not complete the TLS handshake: it failed, the client did not use TLS, or it took too long",
+            "reason",
+        );
+        let tls_reloads = counters(
+            "maxine_tls_reloads_total",
+            "Changes of files for TLS that the node noticed, and whether their new content was taken",
+            "result",
+        );
+        let opts = Opts::new(
+            "maxine_certificate_not_after_timestamp_seconds",
+            "When the first certificate in the file expires, in seconds since 1970",
+        );
+        let certificate_ends =
+            IntGaugeVec::new(opts, &["file"]).expect("the names are constants and valid");
+        let certificate_ends = register(&registry, certificate_ends);
         let by_class = STATUS_CLASSES.map(|class| {
             let opts = Opts::new(
                 "maxine_http_responses_total",
@@ -192,6 +220,9 @@ impl Metrics {
                 "maxine_http_connections_stalled_total",
                 "Connections closed because the client did not read the response for too long",
             ),
+            tls_failures,
+            tls_reloads,
+            certificate_ends,
             connections: gauge("maxine_http_connections", "Open connections"),
             request_duration: register(&registry, histogram),
             by_class,

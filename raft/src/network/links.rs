@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use super::context::Context;
 use super::link::Link;
 use crate::codec::Channel;
-use crate::config::NodeId;
+use crate::config::{Config, NodeId};
+use crate::error::StartError;
 
 /// One link for each peer and purpose, opened on demand.
 pub(crate) struct Links {
@@ -19,6 +20,11 @@ pub(crate) struct Links {
 impl Links {
     pub(crate) fn new(context: Arc<Context>) -> Self {
         Self { context, links: Mutex::default() }
+    }
+
+    /// Reads the files of certificates and keys again, for connections that begin later. Blocks.
+    pub(crate) fn reload_tls(&self, config: &Config) -> Result<(), StartError> {
+        self.context.transport.reload(config)
     }
 
     /// The link to a peer; a changed address replaces it.

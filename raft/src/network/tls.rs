@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -15,22 +16,55 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use super::wire::PeerStream;
-use crate::config::{NodeId, PeerTls, certificate_name};
+use crate::config::{Config, NodeId, PeerTls, certificate_name};
 use crate::error::StartError;
 
-/// How connections are protected.
-pub(crate) enum Transport {
+/// Protects connections. The certificates can be replaced; open connections keep those with which they began.
+pub(crate) struct Transport(RwLock<Protection>);
+
+#[derive(Clone)]
+enum Protection {
     Plain,
     Tls { acceptor: TlsAcceptor, connector: TlsConnector },
 }
 
 impl Transport {
     /// Loads certificates and checks that this node's own carries its name. Blocks.
-    pub(crate) fn load(
-        tls: &PeerTls,
+    pub(crate) fn load(config: &Config) -> Result<Self, StartError> {
+        Ok(Self(RwLock::new(Protection::load(&config.tls, &config.cluster_id, config.node_id)?)))
+    }
+
+    /// Loads the certificates again, for connections that begin later. After an error nothing changes. Blocks.
+    pub(crate) fn reload(&self, config: &Config) -> Result<(), StartError> {
+        let loaded = Protection::load(&config.tls, &config.cluster_id, config.node_id)?;
+        *self.0.write() = loaded;
+        Ok(())
+    }
+
+    /// Protects an outgoing connection. The peer must prove that it is `target`.
+    pub(crate) async fn connect(
+        &self,
+        tcp: TcpStream,
         cluster_id: &str,
-        node_id: NodeId,
-    ) -> Result<Self, StartError> {
+        target: NodeId,
+    ) -> std::io::Result<Box<dyn PeerStream>> {
+        let present = self.0.read().clone();
+        present.connect(tcp, cluster_id, target).await
+    }
+
+    /// Protects an incoming connection and returns the peer's certificate. Its name is checked once the peer
+    /// has said which node it is.
+    pub(crate) async fn accept(
+        &self,
+        tcp: TcpStream,
+    ) -> std::io::Result<(Box<dyn PeerStream>, Option<CertificateDer<'static>>)> {
+        let present = self.0.read().clone();
+        present.accept(tcp).await
+    }
+}
+
+impl Protection {
+    fn load(tls: &PeerTls, cluster_id: &str, node_id: NodeId) -> Result<Self, StartError> {
         let PeerTls::Mutual { ca_pem, cert_pem, key_pem } = tls else {
             return Ok(Self::Plain);
         };
@@ -80,8 +114,7 @@ impl Transport {
         })
     }
 
-    /// Protects an outgoing connection. The peer must prove that it is `target`.
-    pub(crate) async fn connect(
+    async fn connect(
         &self,
         tcp: TcpStream,
         cluster_id: &str,
@@ -97,9 +130,7 @@ impl Transport {
         }
     }
 
-    /// Protects an incoming connection and returns the peer's certificate. Its name is checked once the peer
-    /// has said which node it is.
-    pub(crate) async fn accept(
+    async fn accept(
         &self,
         tcp: TcpStream,
     ) -> std::io::Result<(Box<dyn PeerStream>, Option<CertificateDer<'static>>)> {

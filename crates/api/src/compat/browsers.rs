@@ -12,7 +12,7 @@ use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
 
 use maxine_gateway::affects_whole_origin;
-use maxine_identity::SESSION_COOKIE;
+use maxine_identity::{SECURE_SESSION_COOKIE, SESSION_COOKIE};
 
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
@@ -36,8 +36,10 @@ pub(super) fn is_browser(headers: &HeaderMap) -> bool {
 /// from a browser whose answer is sandboxed, or may have the session's cookie.
 pub(super) fn concerns(name: &str, value: &[u8], is_sandboxing: bool) -> bool {
     match name {
+        // The name of the cookie over HTTPS contains it.
         "cookie" => {
-            value.windows(SESSION_COOKIE.len()).any(|part| part == SESSION_COOKIE.as_bytes())
+            let name = SESSION_COOKIE.as_bytes();
+            value.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name))
         }
         "sec-fetch-dest" | "service-worker" => is_sandboxing,
         "user-agent" => is_sandboxing && value.starts_with(b"Mozilla/"),
@@ -187,7 +189,9 @@ fn pairs(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn is_session(pair: &[u8]) -> bool {
     let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
-    name.trim_ascii() == SESSION_COOKIE.as_bytes()
+    let name = name.trim_ascii();
+    // Browsers compare the prefix without regard to case.
+    name == SESSION_COOKIE.as_bytes() || name.eq_ignore_ascii_case(SECURE_SESSION_COOKIE.as_bytes())
 }
 
 #[cfg(test)]
@@ -231,6 +235,8 @@ mod tests {
             ("set-cookie", "=maxine_session=planted; Path=/api"),
             ("set-cookie", "\t= maxine_session=planted; Path=/api"),
             ("set-cookie", "maxine_session"),
+            ("set-cookie", "__Host-maxine_session=planted; Path=/; Secure"),
+            ("set-cookie", "__HOST-Maxine_Session=planted; Path=/; Secure"),
             ("set-cookie", "b=2"),
         ]);
         strip_reserved_fields(&mut headers);

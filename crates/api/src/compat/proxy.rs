@@ -276,7 +276,6 @@ async fn forward_to(
         prefix: target.prefix,
         client: context.client,
         is_known: request.extensions().get::<Caller>().is_some_and(|caller| caller.role.is_some()),
-        https: false,
         trace: vec![
             (state.trace_header().clone(), context.trace_id.header_value()),
             (TRACEPARENT, context.traceparent.header_value()),

@@ -42,6 +42,9 @@ pub(crate) async fn open_session(
     user_name: &str,
     password: &str,
 ) -> Result<SignedIn, SigninError> {
+    if !context.may_send_password(state.settings()) {
+        return Err(SigninError::PlainHttp);
+    }
     let (state, context) = (state.clone(), context.clone());
     let (user_name, password) = (user_name.to_owned(), password.to_owned());
     let audit = state.audit().clone();
@@ -98,6 +101,7 @@ impl From<SigninError> for CompatError {
     fn from(error: SigninError) -> Self {
         let (status, retry_after_s) = match error {
             SigninError::Refused => (StatusCode::UNAUTHORIZED, None),
+            SigninError::PlainHttp => (StatusCode::FORBIDDEN, None),
             SigninError::TooManyAttempts { retry_after_s } => {
                 (StatusCode::TOO_MANY_REQUESTS, Some(retry_after_s))
             }

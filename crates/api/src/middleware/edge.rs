@@ -5,12 +5,11 @@
 //! access table does not know is refused: a forgotten line closes a door instead of opening one.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, MatchedPath, Request};
+use axum::extract::{MatchedPath, Request};
 use axum::http;
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{Method, Response, StatusCode};
@@ -27,7 +26,7 @@ use crate::compat_error::{NOSNIFF, is_native};
 use crate::native::add_freshness_headers;
 use crate::send_monitor::{self, Streamed};
 use crate::{AppState, AuthMethod, Caller, RequestContext, caller, field_names};
-use maxine_gateway::{ClientAddr, FieldLines};
+use maxine_gateway::{ClientAddr, FieldLines, Peer};
 use maxine_telemetry::{AttemptTrail, FinishedRequest, Subject};
 
 /// Adds an [`Edge`] to every route.
@@ -39,6 +38,8 @@ pub(crate) struct Shared {
     pub(super) state: AppState,
     trace_header: HeaderName,
     cors: Cors,
+    /// The field for answers over HTTPS.
+    hsts: Option<HeaderValue>,
 }
 
 impl EdgeLayer {
@@ -47,7 +48,10 @@ impl EdgeLayer {
     pub fn new(state: AppState) -> Self {
         let trace_header = state.trace_header().clone();
         let cors = Cors::new(state.clone());
-        Self(Arc::new(Shared { state, trace_header, cors }))
+        let max_age_s = state.settings().hsts_max_age_s;
+        let hsts = HeaderValue::try_from(format!("max-age={max_age_s}")).ok();
+        let hsts = hsts.filter(|_| max_age_s > 0);
+        Self(Arc::new(Shared { state, trace_header, cors, hsts }))
     }
 
     /// The functions of the edge, for requests that do not pass through the router.
@@ -93,8 +97,8 @@ where
             return Box::pin(std::future::ready(Ok(response)));
         }
         let native = is_native(request.uri().path());
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.ip());
+        let peer = request.extensions().get::<Peer>().copied();
+        let peer = peer.unwrap_or(Peer::plain([0, 0, 0, 0].into()));
         let record = shared.open(&request, peer);
         request.extensions_mut().insert(record.context.clone());
         let matched = request.extensions().get::<MatchedPath>().cloned();
@@ -156,7 +160,7 @@ impl Record {
 
 impl Shared {
     /// Gives the request its ids, and stores what its record needs.
-    pub(crate) fn open<B>(&self, request: &http::Request<B>, peer: IpAddr) -> Record {
+    pub(crate) fn open<B>(&self, request: &http::Request<B>, peer: Peer) -> Record {
         let headers = request.headers();
         let started_us = self.state.clock().monotonic_us();
         let given = (headers.get(&self.trace_header), headers.get(&TRACEPARENT));
@@ -187,7 +191,7 @@ impl Shared {
     }
 
     /// Resolves the client's address, once for all users of it.
-    pub(crate) fn resolve(&self, peer: IpAddr, fields: &impl FieldLines) -> ClientAddr {
+    pub(crate) fn resolve(&self, peer: Peer, fields: &impl FieldLines) -> ClientAddr {
         self.state.settings().trusted_proxies.resolve(peer, fields)
     }
 
@@ -227,6 +231,9 @@ impl Shared {
         headers.entry(TRACEPARENT).or_insert_with(|| record.context.traceparent.header_value());
         if is_own {
             headers.entry(header::X_CONTENT_TYPE_OPTIONS).or_insert(NOSNIFF);
+            if let Some(hsts) = self.hsts.as_ref().filter(|_| record.context.client.is_https) {
+                headers.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+            }
         }
         self.cors.admit_origin(headers, record.member_origin);
         if is_own && record.finished.method == Method::HEAD {

@@ -55,11 +55,13 @@ pub(super) fn is_valid_traceparent(value: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use maxine_gateway::Peer;
+
     use super::*;
 
     #[test]
     fn a_trace_id_is_cut_where_it_is_too_long_to_be_logged() {
-        let client = ClientAddr::direct([10, 0, 0, 1].into());
+        let client = ClientAddr::direct(Peer::plain([10, 0, 0, 1].into()));
         let named = |given: &str| {
             context_of(Some(given.as_bytes()), None, client).trace_id_text().into_owned()
         };

@@ -13,9 +13,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{JsonBody, NamePath, NoParams, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write, Written, unexpected};
 use super::page::{self, Page};
-use crate::AppState;
+use super::session::plain_http;
 use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
+use crate::{AppState, RequestContext};
 use maxine_identity::PasswordError;
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use maxine_state::{Command, Name, Rejection, Reply, Role, SigningKey, TokenRecord, User};
@@ -111,9 +112,13 @@ pub(super) async fn put_user(
     State(state): State<AppState>,
     NamePath(name): NamePath,
     _: Params<NoParams>,
+    context: RequestContext,
     write: Write,
     JsonBody(body): JsonBody<UserBody>,
 ) -> Result<Json<UserWritten>, Problem> {
+    if body.password.is_some() && !context.may_send_password(state.settings()) {
+        return Err(plain_http());
+    }
     let snapshot = write.answered.by_present(&state);
     let users = &snapshot.state.identities().users;
     let present = users.get(&name);

@@ -13,7 +13,8 @@ use crate::own_password::{self, OwnPasswordError};
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, AuthMethod, CalledBy, Caller, RequestContext, hosts, open_session};
 use maxine_identity::{
-    AuthError, CookieUse, PASSWORD_LEN_MAX, SESSION_COOKIE, SessionRef, SigninError,
+    AuthError, CookieUse, PASSWORD_LEN_MAX, SECURE_SESSION_COOKIE, SESSION_COOKIE, SessionRef,
+    SigninError,
 };
 use maxine_state::limits::{NAME_LEN_MAX, check_text};
 use maxine_state::{Command, Given, Limit, LimitExceeded, Name, Rejection, Role};
@@ -65,11 +66,15 @@ pub(super) async fn sign_in(
     }
     let opened = open_session(&state, &context, &body.user, &body.password).await;
     let signed_in = opened.map_err(signin_problem)?;
-    // The browser reports the origin of the page. A page from https gets a cookie for https only.
+    // The browser reports the origin of the page, also behind a proxy that does not report the scheme.
     let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
-    let secure = if origin.starts_with(b"https://") { "; Secure" } else { "" };
+    let (name, secure) = if context.client.is_https || origin.starts_with(b"https://") {
+        (SECURE_SESSION_COOKIE, "; Secure")
+    } else {
+        (SESSION_COOKIE, "")
+    };
     let cookie = format!(
-        "{SESSION_COOKIE}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}",
+        "{name}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}",
         signed_in.access_token, signed_in.lifetime_s,
     );
     let view = SessionView {
@@ -119,9 +124,11 @@ pub(super) async fn sign_out(
         Err(problem) if problem.kind == ProblemKind::Forbidden => return problem.into_response(),
         Err(problem) => problem.into_response(),
     };
-    let cookie = format!("{SESSION_COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
-    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    for (name, secure) in [(SESSION_COOKIE, ""), (SECURE_SESSION_COOKIE, "; Secure")] {
+        let cookie = format!("{name}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0{secure}");
+        if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
     }
     response
 }
@@ -221,6 +228,13 @@ pub(super) async fn change_own_password(
     Ok(Json(Written { index: applied.index }))
 }
 
+/// The answer to a password that came over plain HTTP from another machine.
+pub(super) fn plain_http() -> Problem {
+    let mut problem = Problem::new(ProblemKind::Forbidden, SigninError::PlainHttp.to_string());
+    problem.action = "Send the request over https.";
+    problem
+}
+
 fn signin_problem(error: SigninError) -> Problem {
     match error {
         SigninError::Refused => {
@@ -233,6 +247,7 @@ fn signin_problem(error: SigninError) -> Problem {
             Problem::new(ProblemKind::TooManyRequests, error.to_string())
                 .with_retry_after_s(retry_after_s)
         }
+        SigninError::PlainHttp => plain_http(),
         SigninError::Busy
         | SigninError::NotReady
         | SigninError::NoState
