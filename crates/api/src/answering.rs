@@ -1,4 +1,4 @@
-//! Answers the requests of one connection, whichever version of HTTP they come over.
+//! Answers the requests of one connection, over any version of HTTP.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(super) struct Answering {
 }
 
 impl Answering {
-    /// The client of an answer: the peer, or the client that a trusted proxy names.
+    /// The client that an answer is for: the peer, or the client that a trusted proxy names.
     pub(super) fn reader(&self, headers: &HeaderMap) -> Reader {
         let Self { peer, caller_class, .. } = self;
         if *caller_class != CallerClass::Trusted {
@@ -52,7 +52,7 @@ impl Answering {
         Some(refusal)
     }
 
-    /// Answers a request that is not refused. Its client gets interim answers through `interim`.
+    /// Answers a request that is not refused. Interim answers to its client go through `interim`.
     pub(super) async fn answer<B>(
         &self,
         request: Request<B>,
@@ -68,7 +68,7 @@ impl Answering {
         };
         let request =
             request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
-        // In a box, a request that is refused, and a connection without a request, do not hold its room.
+        // The future is boxed, so that a refused request and an idle connection do not hold memory for it.
         Box::pin(front.answer(*peer, rest, interim, request)).await
     }
 }

@@ -25,17 +25,17 @@ impl<S: Sync> FromRequestParts<S> for CalledBy {
     }
 }
 
-/// How long the caller of a write waits for its answer, in milliseconds.
+/// Header with the time that the caller of a write waits for its answer, in milliseconds.
 pub const TIMEOUT_NAME: &str = "x-maxine-timeout-ms";
 const TIMEOUT_HEADER: HeaderName = HeaderName::from_static(TIMEOUT_NAME);
-/// Maximum value of this header.
+/// Maximum value of [`TIMEOUT_NAME`], in milliseconds.
 const TIMEOUT_MS_MAX: u64 = 600_000;
 
 /// Parses [`TIMEOUT_NAME`].
 ///
 /// # Errors
 ///
-/// What the value must be, if it is something else.
+/// A text that says which values are valid, if this one is not.
 pub fn timeout_ms(headers: &HeaderMap) -> Result<Option<u64>, String> {
     let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
@@ -56,8 +56,8 @@ pub struct RequestContext {
     pub traceparent: TraceName,
     /// The address of the client.
     pub client: ClientAddr,
-    /// When the caller needs the answer to a write, in milliseconds on the monotonic clock, if the request
-    /// says so.
+    /// When the caller needs the answer to a write, in milliseconds on the monotonic clock. `None` if the request does
+    /// not say so.
     pub answer_by_ms: Option<u64>,
 }
 
@@ -79,14 +79,14 @@ impl RequestContext {
         }
     }
 
-    /// Whether a password in this request may be used. Over plain HTTP from another machine, others on the way can
+    /// Whether a password in this request may be used. Over plain HTTP from another machine, others on the way could
     /// read it.
     #[must_use]
     pub fn may_send_password(&self, settings: &ApiSettings) -> bool {
         self.client.is_https || self.client.ip.is_loopback() || settings.allow_plain_http
     }
 
-    /// The caller, as the log records it.
+    /// The caller, as the audit log records it.
     #[must_use]
     pub fn actor(&self, caller: &Caller) -> Actor {
         Actor {

@@ -1,11 +1,11 @@
-//! One client's connection over HTTP/1.1: reads requests, has them answered, and writes the answers, all on its own
+//! One client's connection over HTTP/1.1. It reads requests, lets them be answered, and writes the answers, all on one
 //! task.
 //!
-//! Place in the flow: [`super::serve`] accepts a connection and gives it a place. Look-ups that are answered by a
-//! redirect are answered here from the bytes that were read ([`super::fast_path`]); [`Answering`] has all others. A
-//! connection that begins with the preface of HTTP/2 goes to [`super::http2`].
+//! Place in the flow: [`super::serve`] accepts a connection and gives it a place. Look-ups by redirect, and the
+//! plainest requests to instances, are read and answered here by [`super::fast_path`]. [`Answering`] answers all other
+//! requests. A connection that begins with the preface of HTTP/2 goes to [`super::http2`].
 //!
-//! A connection without a request holds no buffer.
+//! A connection that waits for a request holds no buffer.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -38,9 +38,9 @@ use maxine_http1::{
 };
 use maxine_telemetry::Metrics;
 
-/// Maximum number of bytes that are read at once while a request is awaited.
+/// Maximum number of bytes that are read at once while the connection waits for a request.
 const READ_LEN_MAX: usize = 8 * 1_024;
-/// No more look-ups are answered while answers of so many bytes wait to be sent.
+/// No more look-ups are answered while this number of bytes of answers waits to be sent.
 pub(super) const OUTPUT_LEN_MAX: usize = 16 * 1_024;
 /// The first bytes of a connection over HTTP/2 (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -55,7 +55,7 @@ pub(super) struct Listener {
     pub(super) stop: CancellationToken,
 }
 
-/// The buffers of a thread. Nothing is kept in them from one turn to the next.
+/// The buffers of a thread, which its connections share. Nothing stays in them from one turn to the next.
 struct Scratch {
     input: Box<[u8]>,
     output: Vec<u8>,
@@ -70,22 +70,24 @@ thread_local! {
 
 pub(super) type Client = Connection<ClientRead, ClientWrite>;
 
-/// What follows on a connection.
+/// What happens next on a connection.
 enum Next {
-    /// A request with this head, which was taken from the bytes of the connection.
+    /// A request. Its head was taken out of the bytes of the connection.
     Request(Box<RequestHead>),
-    /// A request that goes to an instance directly.
+    /// A request that is sent to an instance by the fast path.
     Relay(Box<Relay>),
-    /// Bytes that are no request.
+    /// Bytes that are not a request.
     Bad(BadRequest),
+    /// The preface of HTTP/2.
     Http2,
-    /// The other side has closed or was silent for too long, or the node is stopping.
+    /// The client has closed the connection or was silent for too long, or the node is stopping.
     End,
 }
 
 /// The result of one turn of a connection.
 struct Turn {
-    /// Since when the client must send more, if requests were answered, in microseconds on the monotonic clock.
+    /// Set if requests were answered: when the wait for the client's next bytes began, in microseconds on the monotonic
+    /// clock.
     since_us: Option<u64>,
     /// Bytes of answers that must still be sent.
     unsent: Vec<u8>,
@@ -93,10 +95,10 @@ struct Turn {
     next: Option<Next>,
 }
 
-/// A connection with which another protocol goes on.
+/// A connection that another protocol uses from now on.
 pub(super) type Upgraded = (Upgrade, Client);
 
-/// Serves a connection until it ends, or until another protocol goes on with it.
+/// Serves a connection until it ends, or until another protocol uses it. Then that connection is returned.
 pub(super) async fn serve(
     listener: &Listener,
     answering: Answering,
@@ -120,11 +122,11 @@ struct Session<'a> {
     answering: Answering,
 }
 
-/// The time that a client has for its next request.
+/// How long to wait for the client's next request.
 struct Patience<'a> {
     timer: Pin<&'a mut Sleep>,
     max: Duration,
-    /// Since when the client must send something, in microseconds on the monotonic clock.
+    /// When the wait for the client began, in microseconds on the monotonic clock.
     since_us: u64,
 }
 
@@ -172,7 +174,7 @@ impl Session<'_> {
         }
     }
 
-    /// Waits for what follows, and answers look-ups meanwhile.
+    /// Waits for what happens next, and answers look-ups meanwhile.
     async fn next(
         &self,
         client: &mut Client,
@@ -187,8 +189,8 @@ impl Session<'_> {
                 if let Poll::Ready(turn) = self.poll_turn(client, &mut state, cx) {
                     return Poll::Ready(Some(turn));
                 }
-                // Also polled after every answer, because their only wake may have been the one that brought the
-                // request.
+                // These are also polled after an answer was sent, because the wake that brought the request may have
+                // been their only one.
                 if stopped.as_mut().poll(cx).is_ready() || patience.poll_over(self.now_us(), cx) {
                     return Poll::Ready(None);
                 }
@@ -210,8 +212,8 @@ impl Session<'_> {
         }
     }
 
-    /// Sends what is left of answers to look-ups; `false` if the client does not take it in time, or if too many bytes
-    /// wait for it or its like.
+    /// Sends the rest of answers. Returns false if the client does not take it in time, or if too many bytes wait for
+    /// this client or for others.
     async fn send_rest(&self, client: &mut Client, unsent: &[u8]) -> bool {
         let Answering { peer, caller_class, .. } = self.answering;
         let reader = Reader { address: peer.ip, caller_class };
@@ -262,7 +264,7 @@ impl Session<'_> {
             output.clear();
             let read_us = self.now_us();
             let (len, answered, next) = self.find(bytes, state.is_first, read_us, output);
-            // What is left was not looked at.
+            // The rest of the bytes was not parsed, because the output is full.
             state.is_unread = output.len() >= OUTPUT_LEN_MAX && next.is_none();
             if waiting.is_empty() {
                 waiting = BytesMut::from(&bytes[len..]);
@@ -277,8 +279,8 @@ impl Session<'_> {
         })
     }
 
-    /// Answers look-ups into `output`, and reads the head of the first other request. Returns the length of both,
-    /// whether anything was answered, and what follows.
+    /// Answers look-ups into `output`, and reads the head of the first other request. Returns the length of the bytes
+    /// that both used, whether anything was answered, and what happens next.
     fn find(
         &self,
         bytes: &[u8],
@@ -315,7 +317,7 @@ impl Session<'_> {
         }
     }
 
-    /// Has a request answered, and writes the answer.
+    /// Lets a request be answered, and writes the answer.
     async fn exchange(
         &self,
         client: Client,
@@ -330,7 +332,7 @@ impl Session<'_> {
         self.deliver(asked, reader, response).await
     }
 
-    /// Waits for the answer to a request that goes to an instance directly, and writes it.
+    /// Waits for the answer to a request that the fast path has sent to an instance, and writes it.
     async fn relay(&self, mut client: Client, relay: Box<Relay>) -> After<ClientRead, ClientWrite> {
         let interim = OnceLock::new();
         let stop = &self.listener.stop;
@@ -338,7 +340,7 @@ impl Session<'_> {
         let answer = pin!(self.answering.front.relay(relay, &interim, stop));
         let Ok(answer) = client.wait(&interim, answer).await else { return After::Gone };
         match answer {
-            // The first bytes of a plain answer are its own, so there was no interim answer.
+            // A plain answer begins with its own first byte, so no interim answer came before it.
             Relayed::Plain(encoded) => {
                 let Ok(sent) = client.write.write_now(&encoded) else { return After::Gone };
                 let unsent = &encoded[sent..];
@@ -355,7 +357,7 @@ impl Session<'_> {
         }
     }
 
-    /// Writes an answer, for whose bytes `reader` is charged until the client has taken them.
+    /// Writes an answer. Its bytes are charged to `reader` until the client has taken them.
     async fn deliver(
         &self,
         asked: Asked<ClientRead, ClientWrite>,
@@ -396,17 +398,18 @@ impl Session<'_> {
     }
 }
 
-/// What is known of the bytes that wait on a connection.
+/// The state of a connection that waits for a request.
 struct Waiting {
     /// Whether the connection has had no request.
     is_first: bool,
     head: HeadWait,
-    /// Whether there are bytes that came with the request before and were not looked at.
+    /// Whether the connection holds bytes that were read and not parsed.
     is_unread: bool,
 }
 
 impl Patience<'_> {
-    /// Whether the client's time is over. The timer is moved only when it fires, which is rare.
+    /// Whether the client's time is over. The timer is only moved when it fires, because moving it for each request
+    /// would cost more.
     fn poll_over(&mut self, now_us: u64, cx: &mut Context<'_>) -> bool {
         while self.timer.as_mut().poll(cx).is_ready() {
             let idle = Duration::from_micros(now_us.saturating_sub(self.since_us));
@@ -423,6 +426,6 @@ impl Patience<'_> {
 /// Closes a connection so that its last answer arrives.
 async fn linger(client: Client) {
     let mut stream = LingeringStream::new(tokio::io::join(client.read, client.write));
-    // This is best effort, because the client may be gone.
+    // This is best effort, because the client may have gone.
     let _ = stream.shutdown().await;
 }

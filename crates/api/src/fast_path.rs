@@ -1,14 +1,14 @@
 //! The fast path: discovery by redirect and `resolve?redirect=1`, answered from the bytes of a connection, and plain
 //! requests to forward.
 //!
-//! Place in the flow: [`super::connection`] offers the bytes that it has read. A request of the plainest form is read
-//! where it stands. The answer to a look-up is written as a whole, without maps of fields in between; a request to
-//! forward is written for its instance in the same way ([`Relay`]). Route, look-up and choice are those of the
-//! [`super::Front`] and of the router's handler; only the heads are encoded here. Every other request, and every look-up
-//! that is not answered by a redirect, is left to the connection, and nothing has been done for it.
+//! Place in the flow: [`super::connection`] offers the bytes that it has read. A request of the simplest form is parsed
+//! in this buffer. The answer to a look-up is written at once, without maps of header fields; a request to forward is
+//! written for its instance in the same way ([`Relay`]). Route, look-up and choice are those of the [`super::Front`]
+//! and of the router's handler; only the heads are encoded here. The connection handles every other request, and every
+//! look-up whose answer is not a redirect. Nothing has been done for such a request here.
 //!
-//! **Invariant:** a client cannot tell which of the two answered. The tests in `tests/compat/fast_path.rs`
-//! send the same bytes both ways.
+//! **Invariant:** a client cannot tell whether the fast path or the slow path answered. The tests in
+//! `tests/compat/fast_path.rs` send the same bytes to both.
 
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,10 +33,10 @@ use maxine_telemetry::Subject;
 
 /// Maximum number of header fields of a request on the fast path.
 const FIELDS_MAX: usize = 32;
-/// Maximum length of a target on the fast path, in bytes. The limit for other targets is not lower.
+/// Maximum length of a target on the fast path, in bytes. The limit for all targets is at least as high.
 const TARGET_LEN_MAX: usize = 4 * 1_024;
-/// Fields that the fast path reads or writes. If the header of the trace id had one of these names, there
-/// would be two of it.
+/// Fields that the fast path reads or writes. If the header of the trace id had one of these names, the field would be
+/// written twice.
 const FIELDS: [HeaderName; 19] = [
     header::ACCEPT,
     header::CACHE_CONTROL,
@@ -59,7 +59,7 @@ const FIELDS: [HeaderName; 19] = [
     HeaderName::from_static("x-forwarded-proto"),
 ];
 
-/// A plain request to forward, which an instance was chosen for.
+/// A plain request to forward, for which an instance was chosen.
 pub(super) struct Relay {
     pub(super) record: Record,
     pub(super) forward: DirectForward,
@@ -68,20 +68,20 @@ pub(super) struct Relay {
 /// What the fast path did.
 #[derive(Default)]
 pub(super) struct Answered {
-    /// The length of the requests that were answered, and of the one to forward.
+    /// The length of the requests that were answered, and of the one that must be forwarded.
     pub(super) len: usize,
-    /// The last of them, if it has to be forwarded.
+    /// The last request, if it must be forwarded.
     pub(super) relay: Option<Box<Relay>>,
 }
 
-/// Answers look-ups from bytes.
+/// Answers look-ups from the bytes of a connection.
 pub(super) struct FastPath {
     state: AppState,
     edge: Arc<Shared>,
 }
 
 impl FastPath {
-    /// For a node with open discovery whose answers have the usual fields; `None` for other nodes.
+    /// A fast path for a node with open discovery whose answers have only the usual fields. `None` for other nodes.
     pub(super) fn new(state: AppState, edge: Arc<Shared>) -> Option<Self> {
         let is_usual = edge.allows_fast_path()
             && !FIELDS.contains(edge.trace_header())
@@ -89,9 +89,9 @@ impl FastPath {
         is_usual.then_some(Self { state, edge })
     }
 
-    /// Answers the requests in `bytes` one after the other, until one is not for the fast path or has to be forwarded,
-    /// or until [`OUTPUT_LEN_MAX`] is reached. Writes the answers to `out` and returns the length of the requests.
-    /// `read_us` is when they were read, on the monotonic clock.
+    /// Answers the requests in `bytes` one after the other. It stops at a request that is not for the fast path or must
+    /// be forwarded, or when `out` has [`OUTPUT_LEN_MAX`] bytes. Writes the answers to `out`. `read_us` is when the
+    /// bytes were read, in microseconds on the monotonic clock.
     pub(super) fn answer(
         &self,
         peer: Peer,
@@ -104,7 +104,7 @@ impl FastPath {
             let out_len = out.len();
             let rest = &bytes[answered.len..];
             let one = AssertUnwindSafe(|| self.answer_one(peer, rest, read_us, out));
-            // After a panic, the request is handled as any other, and the panic is answered there.
+            // After a panic, the slow path handles the request and answers the panic.
             let Some((len, relay)) = catch_unwind(one).ok().flatten() else {
                 out.truncate(out_len);
                 break;
@@ -114,7 +114,8 @@ impl FastPath {
         answered
     }
 
-    /// Answers the first request in `bytes`, or prepares it for its instance. Returns its length.
+    /// Answers the first request in `bytes`, or prepares it for its instance. Returns its length. `None` if the slow
+    /// path must handle it.
     fn answer_one(
         &self,
         peer: Peer,
@@ -156,7 +157,7 @@ impl FastPath {
         Some((len, None))
     }
 
-    /// A redirect of the compatible API.
+    /// Answers a look-up of the compatible API with a redirect. `None` if the answer is something else.
     fn discover(
         &self,
         look_up: &LookUp<'_>,
@@ -195,7 +196,7 @@ impl FastPath {
         Some(look_up.account(&self.state, outcome, &Method::GET, context, now_ms))
     }
 
-    /// A redirect of the native API.
+    /// Answers a resolution of the native API with a redirect. `None` if the answer is something else.
     fn resolve(
         &self,
         resolve: &PlainResolve,
@@ -225,7 +226,7 @@ impl FastPath {
         Some(resolve.account(&self.state, outcome, context, now_ms))
     }
 
-    /// The fields of every answer.
+    /// Writes the fields that every answer has.
     fn push_usual(&self, context: &RequestContext, out: &mut Vec<u8>) {
         out.extend_from_slice(self.edge.trace_header().as_str().as_bytes());
         out.extend_from_slice(b": ");
@@ -246,8 +247,8 @@ fn push_date_field(out: &mut Vec<u8>, name: &str, now_ms: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The path and the query of a `GET` over HTTP/1.1 whose target is not long, and whose query has nothing but characters
-/// of a URL.
+/// The path and the query of a `GET` over HTTP/1.1. `None` if the target is too long, or if its query has characters
+/// that are not allowed in a URL.
 fn plain_target<'a>(head: &httparse::Request<'_, 'a>) -> Option<(&'a str, Option<&'a str>)> {
     let target = head.path.filter(|target| target.len() <= TARGET_LEN_MAX)?;
     if head.method != Some("GET") || head.version != Some(1) {
@@ -261,7 +262,7 @@ fn plain_target<'a>(head: &httparse::Request<'_, 'a>) -> Option<(&'a str, Option
     }
 }
 
-/// The parts of a request that an answer depends on, apart from the query.
+/// The fields of a request on which an answer depends.
 #[derive(Default)]
 struct Given<'a> {
     accept: Option<&'a [u8]>,
@@ -270,8 +271,8 @@ struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// `None` if a field asks for more than an answer: a body, another protocol, or the end of the
-    /// connection.
+    /// Reads these fields. `None` if a field asks for more than an answer: it announces a body, another protocol, or
+    /// the end of the connection.
     fn of(fields: &[Header<'a>], trace_header: &str) -> Option<Self> {
         let mut given = Self::default();
         let mut hosts = 0;
@@ -297,14 +298,14 @@ impl<'a> Given<'a> {
                 _ if is(trace_header) => &mut given.trace_id,
                 _ => continue,
             };
-            // If a field is repeated, the first one is used.
+            // If a field is repeated, the first value is used.
             slot.get_or_insert(value);
         }
         (hosts == 1).then_some(given)
     }
 }
 
-/// The header fields in the read buffer.
+/// The header fields of a request, in the read buffer.
 #[derive(Debug)]
 struct ReadFields<'h, 'b>(&'h [Header<'b>]);
 
@@ -321,7 +322,7 @@ impl FieldLines for ReadFields<'_, '_> {
     }
 }
 
-/// Fuzz target: a request that is answered here is parsed as other requests are parsed.
+/// Fuzz target: a request that the fast path answers must be parsed in the same way as other requests.
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz {
     use axum::http::{HeaderMap, HeaderValue, Uri};

@@ -1,9 +1,9 @@
-//! Receives every request that the fast path leaves alone. It answers look-ups and forwards requests to
-//! instances; every other request goes to the router.
+//! Receives every request that the fast path does not take. It answers look-ups and forwards requests to instances; all
+//! other requests go to the router.
 //!
-//! For these two the router is not used, because its work for a request (matching, its layers, a box for
-//! each) costs a third of forwarding one, and more than a whole look-up. [`Route`] recognises them by their
-//! path. The edge is the same in both cases.
+//! Look-ups and forwarded requests do not use the router, because its work for a request (matching, layers, a box for
+//! each) costs a third of forwarding one, and more than a whole look-up. [`Route`] recognises them by their path. They
+//! pass the same edge as the requests of the router.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -45,7 +45,7 @@ pub(super) enum Begun {
     Open(Rest),
 }
 
-/// What a request that is no look-up needs: its forwarding, or the router.
+/// What a request that is not a look-up needs: its forwarding. `None` if the router answers it.
 pub(super) struct Rest(Option<Forwarding>);
 
 impl Front {
@@ -63,12 +63,12 @@ impl Front {
         self.state.clock()
     }
 
-    /// The fast path, if the settings allow it.
+    /// The fast path. `None` if the settings do not allow it.
     pub(super) fn fast_path(&self) -> Option<&FastPath> {
         self.fast_path.as_ref()
     }
 
-    /// Whether a request has a credential that is valid here.
+    /// Whether a request has a credential that is valid on this node.
     pub(super) fn has_valid_credential<B>(&self, request: &http::Request<B>) -> bool {
         self.state.security().identify(CookieUse::Reads, request.headers()).is_ok()
     }
@@ -78,7 +78,8 @@ impl Front {
         self.state.bodies()
     }
 
-    /// Answers a look-up, which needs only the view and never waits, and says what any other request needs.
+    /// Answers a look-up, which needs only the view and never waits. For any other request, returns what answering it
+    /// needs.
     pub(super) fn begin<B>(&self, peer: Peer, request: &http::Request<B>) -> Begun {
         match Route::of_request(&self.state, request) {
             Route::LookUp(look_up) => Begun::Answered(self.look_up(peer, &look_up, request)),
@@ -87,8 +88,8 @@ impl Front {
         }
     }
 
-    /// Answers a request of `peer` that needs `rest`. Its client gets interim answers through `interim`.
-    /// Dropping the future aborts the request.
+    /// Answers a request of `peer` that needs `rest`. Interim answers to its client go through `interim`. Dropping the
+    /// future aborts the request.
     pub(super) async fn answer(
         &self,
         peer: Peer,
@@ -105,9 +106,9 @@ impl Front {
         self.forward(peer, forwarding, interim, request).await
     }
 
-    /// Waits for the answer to a request that was sent directly, and accounts for it. A plain answer is returned as the
-    /// bytes for the client, and every other answer as a response. Once the node stops, an answer announces the end of
-    /// its connection. Interim answers go to `interim`. Dropping the future aborts the request.
+    /// Waits for the answer to a request that the fast path has sent, and accounts for it. A plain answer is returned
+    /// as the bytes for the client, and every other answer as a response. Once the node is stopping, an answer
+    /// announces the end of its connection. Interim answers go to `interim`. Dropping the future aborts the request.
     pub(super) async fn relay(
         &self,
         mut relay: Box<Relay>,

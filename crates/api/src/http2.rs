@@ -1,4 +1,4 @@
-//! Connections over HTTP/2, which the HTTP library reads and writes.
+//! Connections over HTTP/2. The HTTP library reads and writes them.
 
 use std::convert::Infallible;
 use std::io::Cursor;
@@ -23,17 +23,17 @@ use super::send_monitor::{Reader, SendMonitor};
 use super::serve::ServeLimits;
 use maxine_admission::{CallerClass, NoPlace, Place};
 
-/// What HTTP/2 holds of one answer in addition to the last part, in bytes.
+/// Maximum number of bytes of one answer that HTTP/2 holds in addition to the last part.
 const SEND_BUFFER_LEN: usize = 32 * 1_024;
-/// What a request counts in addition to its head, in bytes: its stream, and the task that answers it. A request may
-/// wait for seconds, for example for an index.
+/// Bytes that a request counts in addition to its head, for its stream and the task that answers it. A request may wait
+/// for seconds, for example for an index.
 const REQUEST_LEN: usize = 8 * 1_024;
-/// What it counts in addition while its body has not ended, in bytes: the first part of its body.
+/// Bytes that a request counts in addition while its body has not ended, for the first part of the body.
 const OPEN_BODY_LEN: usize = 8 * 1_024;
 
 pub(super) type Builder = http2::Builder<TokioExecutor>;
 
-/// How connections are served.
+/// The limits and timers that all connections have.
 pub(super) fn builder(limits: &ServeLimits) -> Builder {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     let idle = Duration::from_millis(limits.header_timeout_ms);
@@ -47,7 +47,7 @@ pub(super) fn builder(limits: &ServeLimits) -> Builder {
     builder
 }
 
-/// Serves a connection until it ends. Its preface was read, and is still among its bytes.
+/// Serves a connection until it ends. Its preface was already read, and is the beginning of `client.bytes`.
 pub(super) async fn serve(listener: &Listener, answering: Answering, client: Client) {
     let Listener { limits, metrics, unsent, stop, .. } = listener;
     let idle = Duration::from_millis(limits.header_timeout_ms);
@@ -76,7 +76,7 @@ pub(super) async fn serve(listener: &Listener, answering: Answering, client: Cli
             () = monitor.idle(idle) => {}
             () = stop.cancelled() => {}
         }
-        // The client is told to open another connection. What it has asked is answered.
+        // The client learns that it must open another connection. Its requests in flight are still answered.
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             ended = &mut connection => ended,
@@ -111,7 +111,7 @@ impl Streams {
         let Self { answering, monitor, .. } = self;
         let reader = answering.reader(request.headers());
         let open = monitor.begin();
-        // A refusal is an answer, too, which its client may leave untaken.
+        // A refusal is watched like any other answer, because its client may not take it.
         let response = match answering.refusal(&request) {
             Some(refusal) => refusal,
             None => match self.count(reader, &request) {
@@ -122,8 +122,8 @@ impl Streams {
         monitor.watch(Version::HTTP_2, reader, response, Some(open))
     }
 
-    /// Counts a request until it is answered: its state, its head and, if its body has not ended, the first part of
-    /// it. A connection has hundreds of them, which are limited together with the bodies that arrive.
+    /// Counts a request until it is answered: its state, its head and, if its body has not ended, the first part of the
+    /// body. The limits for bodies in flight apply to the sum, because one connection can have hundreds of requests.
     fn count<B: HttpBody>(
         &self,
         reader: Reader,
@@ -137,7 +137,8 @@ impl Streams {
         let open_len = if request.body().is_end_stream() { 0 } else { OPEN_BODY_LEN };
         let len = REQUEST_LEN + fields_len + target_len + open_len;
         let Reader { address, caller_class } = reader;
-        // Strangers never get all places. A credential is only checked once their share is taken.
+        // A part of the places is reserved for callers with a credential. Credentials are only checked once the other
+        // part is taken.
         let taken = bodies.take(address, caller_class, len).or_else(|why| {
             let is_known = why == NoPlace::Node && front.has_valid_credential(request);
             if is_known { bodies.take(address, CallerClass::Known, len) } else { Err(why) }

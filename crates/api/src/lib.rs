@@ -1,9 +1,9 @@
 //! HTTP: the compatible API, the native API and the dashboard's files.
 //!
-//! Place in the flow: [`serve`] takes connections, and `connection` reads their requests. `route` says what a request asks for: the fast path and the [`Front`]
-//! answer look-ups and forward requests; the router has the rest. [`middleware::Edge`] names a request, decides
-//! access on its route and accounts for it; handlers read from the view and write through
-//! the [`maxine_actors::Registry`]. Names no concrete backend.
+//! Place in the flow: [`serve`] accepts connections, and `connection` reads their requests. `route` decides what a
+//! request asks for: the fast path and the [`Front`] answer look-ups and forward requests; the router has the rest.
+//! [`middleware::Edge`] gives a request its trace ids, decides access on its route, and accounts for it. Handlers read
+//! from the view and write through the [`maxine_actors::Registry`]. This crate names no concrete backend.
 
 pub mod access;
 mod answering;
@@ -57,7 +57,7 @@ pub use hosts::name_of as host_name;
 pub use listen::listen;
 pub use state::{ApiSettings, AppParts, AppState};
 
-/// Everything that a node answers behind its [`Front`].
+/// The routes of a node that lie behind its [`Front`].
 pub fn router(state: AppState) -> Router {
     routes::build(state)
 }

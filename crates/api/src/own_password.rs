@@ -1,4 +1,4 @@
-//! Changes the caller's own password, for all APIs with that function.
+//! Changes the caller's own password, for all APIs that offer it.
 
 use serde_json::Value;
 
@@ -9,22 +9,22 @@ use maxine_state::{Applied, AuditAction, Command, LimitExceeded, Rejection, User
 
 /// Why the password was not changed.
 pub(super) enum OwnPasswordError {
-    /// The caller was not authenticated by a session, so there is no password.
+    /// The caller is not a user, so there is no password to change.
     NoUser,
-    /// The account is managed by the environment.
+    /// The account is set by the operator's environment.
     Managed,
-    /// Users may not have this new password.
+    /// The new password is too short or too long.
     Refused(LimitExceeded),
     /// The present password is wrong.
     WrongPassword,
-    /// It could not be checked now.
+    /// The present password could not be checked now.
     NotChecked(SigninError),
-    /// It could not be written.
+    /// The new password could not be written.
     NotWritten(WriteError),
 }
 
-/// Changes the caller's password, also if the client leaves before the answer. `field` is the name of the new
-/// password in the request. All sessions of the user end.
+/// Changes the caller's password, even if the client leaves before the answer. `field` is the name of the new password
+/// in the request. All sessions of the user end.
 pub(super) async fn change(
     state: &AppState,
     caller: &Caller,
@@ -35,7 +35,7 @@ pub(super) async fn change(
     if !context.may_send_password(state.settings()) {
         return Err(OwnPasswordError::NotChecked(SigninError::PlainHttp));
     }
-    // An API token has no password to change.
+    // An API token is not a user, so it has no password.
     let user = state.security().user(&caller.user).ok_or(OwnPasswordError::NoUser)?;
     if user.managed {
         return Err(OwnPasswordError::Managed);
@@ -69,7 +69,7 @@ async fn replace_and_record(
     fields.push(("traceId", context.trace_id_text().into()));
     state.telemetry().record("auth.password_changed", outcome, fields);
     if result.is_err() {
-        // The log itself records that it was changed.
+        // The command itself leaves a record of a successful change.
         state.audit().record(context.actor(caller), AuditAction::UserPut, &caller.user, false);
     }
     result
@@ -98,7 +98,7 @@ async fn replace(
         password_hash,
         managed: false,
         create_only: false,
-        // With two concurrent changes, the present password of the second one is no longer valid.
+        // If two changes are concurrent, the second one fails, because its present password is no longer valid.
         expected_version: Some(user.credential_version),
     };
     let request = WriteRequest {

@@ -1,11 +1,12 @@
 //! Accepts connections and serves them within limits.
 //!
-//! Place in the flow: the outermost part. It knows sockets, and nothing about the content of requests. A client is disconnected if it sends its head slowly, reads its answer slowly, or only holds
-//! a connection. What exceeds a limit is refused and counted.
+//! Place in the flow: the outermost part. It knows sockets, and nothing about the content of requests. A client is
+//! disconnected if it sends its head slowly, reads its answer slowly, or only holds a connection. Connections beyond a
+//! limit are refused and counted.
 //!
-//! A share of the connections is reserved for callers with a credential, so that strangers cannot lock an
-//! operator out. Only a request shows whether the caller has one. So if all other connections are taken, a
-//! few more are accepted for a moment, and closed unless their first request has a credential.
+//! A share of the connections is reserved for callers with a credential, so that strangers cannot lock an operator out.
+//! Only a request shows whether its caller has a credential. So if all other connections are taken, some more are
+//! accepted for a moment, and closed unless their first request has a credential.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ use maxine_gateway::{Peer, TrustedProxies};
 use maxine_identity::ServerTls;
 use maxine_telemetry::Metrics;
 
-/// The answer to a connection above a limit.
+/// The bytes that answer a connection above a limit.
 fn refusal(why: NoPlace) -> String {
     let whose = match why {
         NoPlace::Node => "",
@@ -48,11 +49,9 @@ fn refusal(why: NoPlace) -> String {
     )
 }
 
-/// Pause after the operating system refused to accept a connection, for example because of too many open
-/// files.
+/// Pause after the operating system refused to accept a connection, for example because too many files are open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Maximum number of refused connections that are answered concurrently. Further ones are closed without an
-/// answer.
+/// Maximum number of refused connections that are answered at the same time. Further ones are closed without an answer.
 const REFUSALS_MAX: usize = 512;
 /// One in this many connections is reserved for callers with a credential and for operators on this machine.
 const RESERVED_ONE_IN: usize = 8;
@@ -61,22 +60,22 @@ const RESERVED_ONE_IN: usize = 8;
 pub struct ServeLimits {
     /// Maximum number of open connections.
     pub connections_max: usize,
-    /// Maximum number of these from one address, except trusted proxies.
+    /// Maximum number of open connections from one address. It does not apply to trusted proxies.
     pub connections_per_address_max: usize,
     /// Proxies that speak for many clients.
     pub trusted_proxies: TrustedProxies,
     /// Time limit for a request's head, and for a connection to be idle between two requests, in
     /// milliseconds.
     pub header_timeout_ms: u64,
-    /// Maximum length of a request's head, in bytes, at least 8,192.
+    /// Maximum length of a request's head, in bytes. A value below 8,192 counts as 8,192.
     pub header_len_max: usize,
     /// Maximum number of header fields in a request.
     pub header_fields_max: usize,
     /// Maximum number of concurrent requests on one HTTP/2 connection.
     pub streams_max: u32,
-    /// How long a client may read nothing of an answer, in milliseconds. Then its connection is closed.
+    /// How long a client may read nothing of an answer, in milliseconds. After that, its connection is closed.
     pub send_timeout_ms: u32,
-    /// How long requests in flight may take to end at shutdown, in milliseconds.
+    /// How long requests in flight may take to end when the node stops, in milliseconds.
     pub drain_timeout_ms: u64,
     /// TLS of the listener; `None` for plain HTTP.
     pub tls: Option<Arc<ServerTls>>,
@@ -99,8 +98,8 @@ impl Default for ServeLimits {
     }
 }
 
-/// Serves `front` on `listener` until `stop`. Then it accepts no more connections, waits a limited time for
-/// the requests in flight, and returns.
+/// Serves `front` on `listener` until `stop`. After that, it accepts no more connections, waits for the requests in
+/// flight for a limited time, and returns.
 pub async fn serve(
     listener: TcpListener,
     front: Arc<Front>,
@@ -146,7 +145,7 @@ pub async fn serve(
         };
         let place = connections.take(peer.ip(), caller_class, 1).map(|place| (Some(place), None));
         let place = place.or_else(|why| {
-            // Only the share for callers with a credential is left.
+            // Only the share that is reserved for callers with a credential is left.
             let is_full = why == NoPlace::Node && caller_class == CallerClass::Stranger;
             if !is_full {
                 return Err(why);
@@ -210,7 +209,7 @@ pub async fn serve(
     }
 }
 
-/// Counts an open connection, also if its task panics.
+/// Counts an open connection until it is dropped, even if its task panics.
 struct CountedConnection(Metrics);
 
 impl CountedConnection {
@@ -248,16 +247,16 @@ async fn refuse(listener: &Listener, stream: TcpStream, why: NoPlace) {
         stream.write_all(refusal(why).as_bytes()).await?;
         stream.shutdown().await
     };
-    // This is best effort, because the client may be gone.
+    // This is best effort, because the client may have gone.
     let _ = tokio::time::timeout(credential_check::TIMEOUT, answer).await;
 }
 
-/// Sets the options of a socket. Options that the operating system does not support are skipped.
+/// Sets the options of a socket. An option that the operating system does not support is skipped.
 fn set_socket_options(stream: &TcpStream, limits: &ServeLimits) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
-    // Closes a connection whose client reads nothing, even if its receive window is closed.
+    // The system closes the connection if the client reads nothing, even if the client's receive window is closed.
     if let Err(error) = setsockopt(stream, sockopt::TcpUserTimeout, &limits.send_timeout_ms) {
         tracing::debug!(%error, "TCP_USER_TIMEOUT could not be set");
     }

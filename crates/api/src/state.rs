@@ -25,7 +25,7 @@ use maxine_view::{NO_STATE, Snapshot, View};
 pub struct ApiSettings {
     /// This node's name.
     pub instance_id: String,
-    /// The port for clients, as reported in `config.port`.
+    /// The port for clients, which `config` of the compatible API reports as `port`.
     pub port: u16,
     /// Whether registration requires a token (`registration_access`).
     pub registration_access: AccessMode,
@@ -33,7 +33,7 @@ pub struct ApiSettings {
     pub discovery_access: AccessMode,
     /// Whether traces and the request log contain the queries of requests.
     pub log_queries: bool,
-    /// The origin that browsers may call from (`cors_allow_origin`); `None` turns CORS off.
+    /// The origin whose pages may call this node from a browser (`cors_allow_origin`); `None` turns CORS off.
     pub cors_allow_origin: Option<String>,
     /// The name of the trace id header (`MAXINE_TRACE_HEADER_NAME`).
     pub trace_header_name: String,
@@ -47,7 +47,7 @@ pub struct ApiSettings {
     pub body_timeout_ms: u64,
     /// Maximum length of a request body on the proxy route, in bytes; `None` for no limit.
     pub proxy_body_len_max: Option<u64>,
-    /// Whether browsers are made to give pages of instances a separate origin.
+    /// Whether pages of instances get an origin of their own in browsers (`Content-Security-Policy: sandbox`).
     pub proxy_sandbox: bool,
     /// Names by which browsers may call this node, in addition to addresses, localhost and the members' names
     /// (`http.allowed_hosts`). In lower case, without a port.
@@ -61,11 +61,11 @@ pub struct ApiSettings {
     pub hsts_max_age_s: u32,
     /// The file of audit records that wait until the cluster accepts writes; `None` keeps them in memory.
     pub pending_audit_file: Option<PathBuf>,
-    /// Most instances that one address registers through this node without a credential; 0 for no bound.
+    /// Maximum number of instances that one address registers through this node without a credential; 0 for no limit.
     pub open_instances_per_address_max: usize,
     /// Limits on watchers.
     pub watchers: PlaceLimits,
-    /// Limits on bytes of JSON bodies that are arriving.
+    /// Limits on the bytes of request bodies that are arriving.
     pub bodies: PlaceLimits,
 }
 
@@ -107,17 +107,17 @@ pub struct AppParts {
     pub registry: Registry,
     /// The clock.
     pub clock: Clock,
-    /// Settings.
+    /// The settings of the HTTP interface.
     pub settings: ApiSettings,
-    /// Whether this node holds the leader's duties.
+    /// The fence of the leader's duties. `None` while this node does not hold them.
     pub duties: watch::Receiver<Option<Fence>>,
     /// Authenticates callers.
     pub security: Security,
-    /// Metrics, rings and logs.
+    /// Metrics, traffic counts, alerts and logs.
     pub telemetry: Telemetry,
     /// Forwards requests to instances.
     pub forwarder: Forwarder,
-    /// Probes instances, and has the results.
+    /// Probes instances, and knows the results.
     pub health: HealthChecker,
 }
 
@@ -139,7 +139,7 @@ pub struct AppState(Arc<Inner>);
 pub(super) struct WeakState(Weak<Inner>);
 
 impl WeakState {
-    /// The parts, as long as the node has them.
+    /// The parts, as long as the node exists.
     pub(super) fn upgrade(&self) -> Option<AppState> {
         self.0.upgrade().map(AppState)
     }
@@ -177,12 +177,12 @@ impl AppState {
         &self.0.trace_header
     }
 
-    /// The places for bytes of JSON bodies that are arriving.
+    /// The places for the bytes of request bodies that are arriving.
     pub(super) fn bodies(&self) -> &Arc<Places> {
         &self.0.bodies
     }
 
-    /// The lists that are built and delivered.
+    /// The limits on lists that are built and delivered.
     pub(super) fn lists(&self) -> &Lists {
         &self.0.lists
     }
@@ -216,13 +216,13 @@ impl AppState {
         &self.0.parts.clock
     }
 
-    /// Settings of the HTTP surface.
+    /// The settings of the HTTP interface.
     #[must_use]
     pub fn settings(&self) -> &ApiSettings {
         &self.0.parts.settings
     }
 
-    /// Whether this node holds the leader's duties.
+    /// The fence of the leader's duties. `None` while this node does not hold them.
     #[must_use]
     pub fn duties(&self) -> &watch::Receiver<Option<Fence>> {
         &self.0.parts.duties
@@ -234,7 +234,7 @@ impl AppState {
         &self.0.parts.security
     }
 
-    /// Metrics, rings and logs.
+    /// Metrics, traffic counts, alerts and logs.
     #[must_use]
     pub fn telemetry(&self) -> &Telemetry {
         &self.0.parts.telemetry
@@ -246,7 +246,7 @@ impl AppState {
         &self.0.parts.forwarder
     }
 
-    /// Probes instances, and has the results.
+    /// Probes instances, and knows the results.
     #[must_use]
     pub fn health(&self) -> &HealthChecker {
         &self.0.parts.health

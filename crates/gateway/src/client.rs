@@ -1,7 +1,7 @@
 //! Determines the client's address, behind any number of trusted proxies.
 //!
-//! Place in the flow: the API's edge resolves it once per request, from the TCP peer and the headers of
-//! trusted proxies. Sign-in limits, audit records, traces, discovery and the forwarder all use this value.
+//! Place in the flow: the API's edge resolves the client once per request, from the TCP peer and the header fields of
+//! trusted proxies. Sign-in limits, audit records, traces, discovery and the forwarder all use the result.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -32,7 +32,7 @@ impl Peer {
 /// The address of the client and of the TCP peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddr {
-    /// The client's address: that of the peer, or the one that trusted proxies report.
+    /// The client's address: the peer's, or the one that trusted proxies report.
     pub ip: IpAddr,
     /// The TCP peer.
     pub peer: IpAddr,
@@ -53,7 +53,7 @@ impl ClientAddr {
     }
 }
 
-/// The values of repeated header fields, in their order.
+/// The values of header fields that may be repeated, in their order.
 pub trait FieldLines {
     /// All values of a field.
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl DoubleEndedIterator<Item = &'a [u8]>;
@@ -65,36 +65,36 @@ impl FieldLines for HeaderMap {
     }
 }
 
-/// Proxies whose reports about the client are accepted.
+/// The proxies whose reports about the client are accepted.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// Trusts these networks.
+    /// Trusts the proxies in these networks.
     #[must_use]
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(networks)
     }
 
-    /// Whether there are none.
+    /// Whether no proxy is trusted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether this address, in its canonical form, is one of them.
+    /// Whether this address, in its canonical form, is a trusted proxy.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|net| net.contains(&ip))
     }
 
-    /// Resolves the client. If the peer is trusted, the chain of addresses is read from its end, which the
-    /// nearest proxy wrote. The first address that is no trusted proxy is the client. An entry that is no
-    /// address ends the search, because its writer is unknown; the client is then the last accepted address.
-    /// `Forwarded` is read if there is no `X-Forwarded-For`.
+    /// Resolves the client. If the peer is trusted, the chain of addresses is read from its end, which the nearest
+    /// proxy wrote. The first address that is not a trusted proxy is the client. An entry that is not an address ends
+    /// the search, because its writer is unknown; then the last accepted address is the client. `Forwarded` is read
+    /// only if there is no `X-Forwarded-For`.
     ///
-    /// A trusted peer's `X-Forwarded-Proto` says whether the client uses HTTPS, or without it the `proto` of its
-    /// last `Forwarded` element, or without either its connection.
+    /// If the peer is trusted, its `X-Forwarded-Proto` says whether the client uses HTTPS; without it, the `proto` of
+    /// the last `Forwarded` element; and without both, the peer's own connection.
     #[must_use]
     pub fn resolve(&self, peer: Peer, fields: &impl FieldLines) -> ClientAddr {
         let direct = ClientAddr::direct(peer);
@@ -130,8 +130,8 @@ impl TrustedProxies {
     }
 }
 
-/// Whether a proxy reports that its client uses HTTPS; `None` if it does not say. Of several schemes in
-/// `X-Forwarded-Proto`, one for each proxy, all must be `https`.
+/// Whether a proxy reports that its client uses HTTPS; `None` if it reports no scheme. If `X-Forwarded-Proto` has several
+/// schemes, one for each proxy, all must be `https`.
 fn is_reported_https(fields: &impl FieldLines) -> Option<bool> {
     let x_forwarded_proto = X_FORWARDED_PROTO;
     let mut lines = fields.lines(&x_forwarded_proto).peekable();
@@ -145,15 +145,15 @@ fn is_reported_https(fields: &impl FieldLines) -> Option<bool> {
     parameter(element, b"proto").map(|scheme| scheme.eq_ignore_ascii_case(b"https"))
 }
 
-/// The addresses of a `Forwarded` line (RFC 7239 section 4), the last element first; `None` for an element
-/// without one.
+/// The addresses of a `Forwarded` line (RFC 7239 section 4), the last element first. `None` for an element without an
+/// address.
 fn forwarded_for(line: &[u8]) -> Vec<Option<IpAddr>> {
     let mut elements: Vec<_> = split_unquoted(line, b',').map(element_for).collect();
     elements.reverse();
     elements
 }
 
-/// The address in the `for` parameter of one element.
+/// The address in the `for` parameter of one element. `None` if there is none, or more than one.
 fn element_for(element: &[u8]) -> Option<IpAddr> {
     parameter(element, b"for").and_then(node_address)
 }
@@ -173,7 +173,7 @@ fn parameter<'a>(element: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     Some(quoted.unwrap_or(value))
 }
 
-/// The parts of a text between separators, ignoring separators inside quotes.
+/// The parts of a text between separators. Separators inside quotes are ignored.
 fn split_unquoted(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     text.split(move |byte| {
@@ -190,7 +190,7 @@ fn split_unquoted(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// An address in a form that proxies use: `IP`, `IPV4:PORT`, `[IPV6]` or `[IPV6]:PORT`.
+/// An address in one of the forms that proxies use: `IP`, `IPV4:PORT`, `[IPV6]` or `[IPV6]:PORT`.
 fn node_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_no_address_ends_the_walk() {
+    fn an_entry_that_is_not_an_address_ends_the_search() {
         for entry in ["unknown", "", "2.2.2.2.2", "[2a00::1", "2.2.2.2:port", "a b", "[2.2.2.2]"] {
             let chain = format!("6.6.6.6, {entry}, 10.0.0.5");
             assert_eq!(client("10.0.0.9", &[("x-forwarded-for", &chain)]), "10.0.0.5", "{entry:?}");
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_where_it_is_alone() {
+    fn forwarded_is_read_only_without_x_forwarded_for() {
         for (value, expected) in [
             ("for=6.6.6.6, for=2.2.2.2;proto=https;by=10.0.0.5", "2.2.2.2"),
             ("For=\"[2a00::1]:4711\"", "2a00::1"),

@@ -1,6 +1,6 @@
-//! Opens connections to instances: name resolution, check against the egress policy, TCP, TLS.
+//! Opens connections to instances: resolves the name, checks the egress policy, and opens TCP and TLS.
 //!
-//! It knows nothing about requests. The caller limits the time.
+//! This module knows nothing about requests. The caller limits the time.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -34,10 +34,10 @@ use maxine_admission::{NoPlace, Places};
 
 /// Maximum number of addresses of one name that are tried.
 const RESOLVED_MAX: usize = 8;
-/// How long one of several addresses is tried before the next is tried concurrently (RFC 8305, section 5).
+/// How long one of several addresses is tried alone, before the next one is tried concurrently (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// The authorities that may sign instances' certificates.
+/// The authorities whose signatures on instances' certificates are accepted.
 #[derive(Clone, Debug, Default)]
 pub enum TlsRoots {
     /// The machine's certificate store, or the built-in web roots if there is none.
@@ -47,7 +47,7 @@ pub enum TlsRoots {
     Pem(Vec<u8>),
 }
 
-/// The roots cannot be used.
+/// The trusted roots cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("trusted roots for upstream TLS: {0}")]
 pub struct TlsRootsError(String);
@@ -61,7 +61,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Who uses the connection.
+    /// The record of who uses the connection.
     pub(crate) fn wire(&self) -> &Arc<WireState> {
         match self {
             Self::Plain(wire) => wire.state(),
@@ -69,11 +69,12 @@ impl Stream {
         }
     }
 
-    /// Whether the other side has neither closed nor sent anything, as far as the system has reported it.
+    /// Whether the other side has neither closed the connection nor sent anything, as far as the system has reported
+    /// it.
     pub(crate) fn is_silent(&self) -> bool {
         match self {
             Self::Plain(wire) => wire.is_silent(),
-            // TLS may hold bytes that it has read and nobody has taken.
+            // TLS may hold bytes that it has read from the connection and that nobody has taken.
             Self::Tls(tls) => tls.get_ref().0.is_silent() && tls.get_ref().1.wants_read(),
         }
     }
@@ -94,19 +95,19 @@ pub(crate) struct Connector {
     lookups: Lookups,
     connections: Arc<Places>,
     pools: Pools,
-    /// HTTP/2 connections that may have wide windows.
+    /// Permits for HTTP/2 connections with wide windows.
     wide: Arc<Semaphore>,
     /// Replaced when other roots are trusted.
     verified: Arc<ArcSwap<ClientConfig>>,
     unverified: Arc<ClientConfig>,
 }
 
-/// The required security of a connection.
+/// The security that a connection requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Security {
     /// Whether any certificate is accepted.
     pub(crate) insecure: bool,
-    /// Whether HTTP/2 is wanted.
+    /// Whether HTTP/2 is required instead of HTTP/1.1.
     pub(crate) http2: bool,
 }
 
@@ -141,8 +142,8 @@ fn verified_by(roots: &TlsRoots) -> Result<ClientConfig, TlsRootsError> {
 }
 
 impl Connector {
-    /// Connects to addresses that `egress` allows, accepts certificates of `roots`, and takes a place of
-    /// `connections` for each connection.
+    /// A connector that connects to addresses which `egress` allows, accepts certificates signed by `roots`, and takes
+    /// a place in `connections` for each connection.
     pub(crate) fn new(
         egress: EgressPolicy,
         roots: &TlsRoots,
@@ -170,7 +171,7 @@ impl Connector {
         Ok(())
     }
 
-    /// Lets an HTTP/2 connection have wide windows, while it lasts; `None` where enough have.
+    /// A permit for wide windows on an HTTP/2 connection, which holds it while it lasts. `None` if no permit is left.
     pub(crate) fn wide_windows(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.wide).try_acquire_owned().ok()
     }
@@ -189,7 +190,7 @@ impl Connector {
     ) -> Result<Stream, ProxyError> {
         let take = || self.connections.take(asker.address, asker.caller_class, 1);
         let place = take().or_else(|why| match why {
-            // Connections that no request uses are given up first.
+            // If no place is free, connections that no request uses are closed first.
             NoPlace::Node if self.pools.close_unused(&self.connections) => take(),
             why => Err(why),
         });
@@ -218,7 +219,7 @@ impl Connector {
         Ok(Stream::Tls(Box::new(stream)))
     }
 
-    /// A TCP connection to the first of the host's addresses that accepts it.
+    /// Opens a TCP connection to the first of the host's addresses that accepts one.
     pub(crate) async fn connect_tcp(
         &self,
         host: &str,
@@ -233,8 +234,8 @@ impl Connector {
         self.connect_first(alternating(found)).await
     }
 
-    /// Tries the addresses one after the other, without waiting for the end of earlier attempts. The first
-    /// connection wins (RFC 8305). An address that drops packets costs one delay.
+    /// Tries the addresses one after the other, without waiting for the end of earlier attempts. The first connection
+    /// that opens is used (RFC 8305). An address that drops packets costs one delay.
     async fn connect_first(&self, addresses: Vec<SocketAddr>) -> Result<TcpStream, ProxyError> {
         let mut untried = addresses.into_iter();
         let mut attempts = FuturesUnordered::new();
@@ -259,13 +260,13 @@ impl Connector {
     async fn connect_ip(&self, address: SocketAddr) -> Result<TcpStream, ProxyError> {
         self.egress.check_connection(address, &self.lookups).await?;
         let stream = TcpStream::connect(address).await.map_err(|_| ProxyError::Connect)?;
-        // Small messages must not wait for each other.
+        // Small messages must not wait for the confirmation of earlier ones.
         stream.set_nodelay(true).map_err(|_| ProxyError::Connect)?;
         Ok(stream)
     }
 }
 
-/// The addresses with alternating families, the resolver's first one first (RFC 8305, section 4).
+/// The addresses with alternating families, beginning with the resolver's first one (RFC 8305, section 4).
 fn alternating(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let all: Vec<SocketAddr> = found.collect();
     let first_is_v6 = all.first().is_some_and(SocketAddr::is_ipv6);
@@ -408,8 +409,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_name_is_judged_by_what_it_resolves_to() {
-        // The address was not known at registration; the name alone shows nothing.
+    async fn a_name_is_judged_by_its_addresses() {
+        // The address was not known at the registration, and the name does not tell it.
         let policy = EgressPolicy::new(vec![], vec![], false);
         let places = crate::ConnectionLimits::of(8).places();
         let connector = Connector::new(policy, &TlsRoots::System, places).unwrap();
@@ -444,7 +445,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_two_addresses_one_that_swallows_packets_costs_one_delay() {
+    async fn an_address_that_drops_packets_costs_one_delay() {
         let (swallowing, _held) = swallowing().await;
         let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = vec![swallowing.local_addr().unwrap(), live.local_addr().unwrap()];

@@ -1,13 +1,13 @@
-//! Direct forwarding: a plain request goes to an instance, and a plain answer comes back, from the bytes of one
-//! connection to those of the other, without maps of fields in between.
+//! Direct forwarding: a plain request is written from the bytes of one connection to those of another, and a plain
+//! answer back in the same way, without maps of header fields in between.
 //!
-//! Place in the flow: the API's fast path offers a `GET` whose head it has parsed where it stands. A service whose policy
-//! changes nothing about requests and answers takes it ([`Forwarder::direct`]). Choice, places, connections, limits and
-//! what is counted are those of every forwarded request; only the heads are written differently. An answer that is not
-//! plain goes the way of every other answer.
+//! Place in the flow: the API's fast path offers a `GET` whose head it has parsed in its buffer. [`Forwarder::direct`]
+//! takes it if the service's policy changes nothing about requests and answers. The choice of the instance, slots,
+//! connections, limits and metrics are those of every forwarded request. Only the heads are written differently. An
+//! answer that is not plain is handled like the answer to any other request.
 //!
-//! **Invariant:** neither an instance nor a client can tell which of the two ways a request took, apart from the order
-//! of the fields.
+//! **Invariant:** neither an instance nor a client can tell whether a request was forwarded directly, apart from the
+//! order of the fields.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -42,19 +42,20 @@ use super::{Chosen, Forwarded, Forwarder};
 use maxine_state::ServiceRef;
 use maxine_telemetry::{AttemptOutcome, AttemptRecord, AttemptTrail, TraceName};
 
-/// Room for the head of a request, in bytes.
+/// Memory to reserve for the head of a request, in bytes.
 const HEAD_LEN: usize = 768;
 
-/// A `GET` over HTTP/1.1 without content. Its target has only characters of a URL, and it has one valid `Host`.
+/// A `GET` over HTTP/1.1 without content. Its target consists of characters that are allowed in a URL, and it has one
+/// valid `Host`.
 #[derive(Debug)]
 pub struct PlainRequest<'a> {
     /// The service to forward to.
     pub service: ServiceRef<'a>,
-    /// The raw path after the service's name: empty, `/`, or `/x`.
+    /// The path behind the service's name: empty, `/`, or `/x`.
     pub raw_path: &'a str,
-    /// The raw query, without its question mark.
+    /// The query with its percent escapes, without the question mark.
     pub raw_query: Option<&'a str>,
-    /// All its fields.
+    /// All header fields of the request.
     pub fields: &'a [Header<'a>],
     /// The same fields, for the choice of an instance.
     pub choice_fields: &'a dyn Fields,
@@ -66,7 +67,7 @@ pub struct PlainRequest<'a> {
     pub traceparent: (&'a HeaderName, &'a TraceName),
 }
 
-/// A plain request that an instance was chosen for.
+/// A plain request for which an instance was chosen.
 pub struct Direct {
     forwarder: Forwarder,
     runtime: Arc<ServiceRuntime>,
@@ -74,7 +75,7 @@ pub struct Direct {
     holder: Holder,
     /// The head of the request to the instance.
     head: Vec<u8>,
-    /// Where path and query are in the head.
+    /// The position of path and query in the head.
     target: Range<usize>,
     started_us: u64,
     /// `None` once [`Direct::run`] was called.
@@ -86,20 +87,20 @@ pub struct Direct {
 pub enum DirectOutcome<T> {
     /// The answer was plain.
     Plain {
-        /// What was taken from it.
+        /// The value that was made from the answer.
         taken: T,
-        /// The instance that gave it.
+        /// The instance that answered.
         chosen: Option<Chosen>,
         /// The outcome of the attempt.
         trail: AttemptTrail,
     },
-    /// Any other answer, or the proxy's own.
+    /// The answer was not plain, or it is the proxy's own.
     Other(Box<Forwarded>),
 }
 
 impl Forwarder {
-    /// Chooses an instance for a request, and writes the head for it. `None` for a request, or a policy, for which
-    /// [`Forwarder::forward`] is needed; nothing was done for the request then.
+    /// Chooses an instance for a request, and writes the head for it. `None` if the request or the policy needs
+    /// [`Forwarder::forward`]. Nothing was done for the request in that case.
     #[must_use]
     pub fn direct(&self, request: &PlainRequest<'_>) -> Option<Direct> {
         let started_us = self.0.clock.monotonic_us();
@@ -150,15 +151,15 @@ impl Forwarder {
 }
 
 impl Direct {
-    /// Sends the request and waits for the answer. `take` is called with a plain answer where it was read; if it
-    /// returns `None`, the answer is handled like every other answer. Interim answers go to `interim`. Dropping the
-    /// future aborts the request. It is called once.
+    /// Sends the request and waits for the answer. `take` is called with a plain answer, and reads it in its buffer. If
+    /// it returns `None`, the answer is handled like any other. Interim answers go to `interim`. Dropping the future
+    /// aborts the request. Must be called only once.
     pub async fn run<T>(
         &mut self,
         interim: impl Fn() -> InterimSink + Send + Sync,
         mut take: impl FnMut(&PlainAnswer<'_>) -> Option<T>,
     ) -> DirectOutcome<T> {
-        // These are borrowed and not moved into the future: a large future costs a copy for each request.
+        // These are borrowed instead of moved into the future, because a large future costs a copy for each request.
         let Self { forwarder, runtime, picked, holder, head, target, started_us, in_flight_guard } =
             self;
         let (holder, picked, started_us) = (*holder, *picked, *started_us);
@@ -236,7 +237,7 @@ impl Direct {
     }
 }
 
-/// One attempt.
+/// One attempt to get an answer.
 struct Exchange<'a> {
     holder: Holder,
     head: &'a [u8],
@@ -244,8 +245,8 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Sends the request. If a used connection turns out to be closed, it is sent once more, on a new connection: a
-    /// `GET` may be repeated (RFC 9112 section 9.3.1).
+    /// Sends the request. If an idle connection turns out to be closed, the request is sent once more, on a new
+    /// connection: a `GET` may be repeated (RFC 9112 section 9.3.1).
     async fn run<T>(
         &self,
         pool: &Arc<Pool>,
@@ -258,11 +259,11 @@ impl Exchange<'_> {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        // An answer that is not HTTP would be the same for a repeated request.
+        // A repeated request would get the same invalid answer.
         if !is_reused || failure.error == ProxyError::BadResponse {
             return Err(failure.error);
         }
-        // In a box, because it is rare and needs much room.
+        // The future is boxed, because it is rarely needed and large.
         let again = Box::pin(async {
             let lease = pool.lease(self.holder, self.policy.connect, another).await?;
             let sent = self.send(lease, on_interim, &mut take).await?;
@@ -283,8 +284,8 @@ impl Exchange<'_> {
     }
 }
 
-/// The fields that are not sent to the instance, as bits by their position. `None` if a field is not plain: it asks for
-/// more than an answer, or says something about the client or the connection that has to be looked at.
+/// The fields that are not sent to the instance, as bits by their position. `None` if the request is not plain: a field
+/// asks for more than an answer, or says something about the client or the connection that must be handled.
 fn left_out(request: &PlainRequest<'_>) -> Option<u32> {
     if request.fields.len() > u32::BITS as usize {
         return None;
@@ -317,7 +318,7 @@ fn push_request_fields(out: &mut Vec<u8>, request: &PlainRequest<'_>, left_out: 
     let mut host = None;
     for (at, Header { name, value }) in request.fields.iter().enumerate() {
         if left_out & (1 << at) == 0 {
-            // Every name was short enough before.
+            // `left_out` has refused names that are too long, so this never fails.
             let lower = LowerCase::of(name);
             push_field(out, lower.as_ref().map_or(name, LowerCase::as_str), value);
         } else if name.eq_ignore_ascii_case("host") {

@@ -1,4 +1,4 @@
-//! Forwards one request: checks, choice of an instance, attempts, answer.
+//! Forwards one request: checks it, chooses an instance, makes attempts, and builds the answer.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,12 +35,13 @@ use maxine_admission::Place;
 use maxine_state::{Instance, RateLimitScope, ServiceKey};
 use maxine_telemetry::{AttemptOutcome, AttemptRecord, AttemptTrail};
 
-/// The header with the stable error code.
+/// The field with the stable error code.
 const X_MAXINE_ERROR: HeaderName = HeaderName::from_static("x-maxine-error");
-/// The header with the number of attempts.
+/// The field with the number of attempts.
 const X_MAXINE_ATTEMPTS: HeaderName = HeaderName::from_static("x-maxine-attempts");
 
-/// Maximum length of a body that is collected before it is sent, in bytes. Longer bodies are streamed.
+/// Maximum length of a body that is collected before it is sent even without a policy for that, in bytes. Longer bodies
+/// are streamed.
 const SMALL_LEN_MAX: u64 = 16 * 1_024;
 
 /// What the proxy needs to know about a request.
@@ -48,27 +49,28 @@ const SMALL_LEN_MAX: u64 = 16 * 1_024;
 pub struct ForwardContext {
     /// The service to forward to.
     pub service: ServiceKey,
-    /// The raw path after the service's name, with its escapes: empty, `/`, or `/x`.
+    /// The path behind the service's name, with its percent escapes: empty, `/`, or `/x`.
     pub raw_path: String,
-    /// The raw query, without its question mark.
+    /// The query with its percent escapes, without the question mark.
     pub raw_query: Option<String>,
-    /// The path under which clients reach the service, without a trailing slash, if there is one.
+    /// The path under which clients reach the service, without a trailing slash. `None` if it has none of its own.
     pub prefix: Option<String>,
     /// The address of the client.
     pub client: ClientAddr,
-    /// Whether the request has a credential of this cluster: such a caller may use the places that are kept for it.
+    /// Whether the request has a credential of this cluster. Such a caller may use the places that are reserved for
+    /// them.
     pub is_known: bool,
-    /// Largest request body, in bytes; `None` for no limit.
+    /// Maximum length of the request's body, in bytes; `None` for no limit.
     pub body_len_max: Option<u64>,
     /// Fields that replace the request's own fields of the same name: trace id and `traceparent`.
     pub trace: Vec<(HeaderName, HeaderValue)>,
     /// Whether `Trailer` is forwarded, so that HTTP/1 carries trailers. The compatible API drops it.
     pub keep_trailer: bool,
-    /// The receiver of interim answers, for a client that accepts them.
+    /// Receives interim answers. `None` if the client accepts none.
     pub interim: Option<InterimSink>,
 }
 
-/// The instance that answered, or was tried last.
+/// The instance that answered, or that was tried last.
 #[derive(Clone, Debug)]
 pub struct Chosen {
     /// The instance.
@@ -84,9 +86,9 @@ pub struct Chosen {
 pub struct Forwarded {
     /// The answer: the instance's, or the proxy's own.
     pub response: Response<AxumBody>,
-    /// The instance, if one was chosen.
+    /// The instance. `None` if none was chosen.
     pub chosen: Option<Chosen>,
-    /// The error, if the proxy answers itself.
+    /// The error, if the answer is the proxy's own.
     pub error: Option<ProxyError>,
     /// Number of attempts.
     pub attempts: u32,
@@ -110,13 +112,13 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// The data that the attempts of one request share.
+/// What the attempts of one request share.
 struct Attempts<'a> {
     runtime: &'a ServiceRuntime,
     holder: Holder,
     head: Head,
     body: Outgoing,
-    /// The places for the bytes of the body that are kept.
+    /// Counts the bytes of the body that are kept.
     _kept: Place,
     progress: Arc<Progress>,
     draw: Draw,
@@ -127,7 +129,7 @@ struct Attempts<'a> {
     tried: Vec<usize>,
     made: u32,
     last: Option<Pick>,
-    /// The path of the last attempt.
+    /// The path and query of the last attempt.
     path: Option<PathAndQuery>,
     interim: Option<InterimSink>,
     /// The path under which clients reach the service.
@@ -136,7 +138,7 @@ struct Attempts<'a> {
 }
 
 impl Forwarder {
-    /// Forwards a request. The future may be dropped at any time, which aborts the attempt.
+    /// Forwards a request. The future may be dropped at any time, which aborts the request.
     pub async fn forward(&self, context: ForwardContext, request: Request<AxumBody>) -> Forwarded {
         let started_us = self.0.clock.monotonic_us();
         let in_flight_guard = InFlightGuard::enter(self);
@@ -170,7 +172,7 @@ impl Forwarder {
         forwarded
     }
 
-    /// Reports a request that was answered.
+    /// Reports a request that was answered to the metrics.
     pub(crate) fn report(&self, service: &ServiceKey, forwarded: &Forwarded, started_us: u64) {
         let elapsed_us = self.0.clock.monotonic_us().saturating_sub(started_us);
         self.0.metrics.request(&RequestRecord {
@@ -183,7 +185,7 @@ impl Forwarder {
         });
     }
 
-    /// Everything before the first attempt.
+    /// Does everything that comes before the first attempt.
     async fn begin<'a>(
         &self,
         runtime: &'a ServiceRuntime,
@@ -290,7 +292,7 @@ impl Forwarder {
                 (None, _) => "status",
             };
             self.0.metrics.retry(attempts.runtime.table.key(), label);
-            // Drops the unwanted answer together with its connection.
+            // This drops the unwanted answer together with its connection.
             drop(outcome);
             self.back_off(attempts).await?;
         }
@@ -315,7 +317,8 @@ impl Forwarder {
         allowed && attempts.runtime.shared.retry_budget.spend(now_us, retries.budget_min_per_s)
     }
 
-    /// Waits with full jitter. Does not wait before the first attempt at an instance that was not tried yet.
+    /// Waits for a random time, up to the doubled pause of the policy (full jitter). There is no wait before the second
+    /// attempt if an instance is left that was not tried yet.
     async fn back_off(&self, attempts: &mut Attempts<'_>) -> Result<(), ProxyError> {
         let Some(retries) = &attempts.runtime.policy.retries else { return Ok(()) };
         let untried = attempts.tried.len() < attempts.runtime.upstreams.len();
@@ -342,7 +345,7 @@ impl Forwarder {
                 && attempts.head.upgrade.is_none()
         });
         let Some(after) = hedging.map(|hedging| hedging.after) else {
-            // The headers are copied only if another attempt may follow.
+            // The fields are copied only if another attempt may follow.
             let more = attempts
                 .runtime
                 .policy
@@ -359,7 +362,7 @@ impl Forwarder {
             self.record_attempt(attempts, picked, started_us, outcome_of(&outcome));
             return outcome;
         };
-        // In a box, because most policies have none of it, and it needs much room.
+        // The future is boxed, because most policies have no hedging, and it is large.
         Box::pin(self.hedged(attempts, picked, after)).await
     }
 
@@ -383,7 +386,7 @@ impl Forwarder {
         let runtime = attempts.runtime;
         let input = PickInput {
             now_ms: self.0.clock.monotonic_ms(),
-            // Another attempt draws again, for the same caller.
+            // Another attempt draws another random number, for the same caller.
             draw: Draw { random: fastrand::u64(..), ..attempts.draw },
             sticky: attempts.sticky,
             tried: &attempts.tried,
@@ -439,7 +442,7 @@ impl Forwarder {
         outcome
     }
 
-    /// Wakes the proxy actor if failures in a row have reached the breaker's limit.
+    /// Wakes the proxy actor if an instance has reached the breaker's limit of failures in a row.
     pub(crate) fn wake_breaker(&self, runtime: &ServiceRuntime, position: usize) {
         if let Some(breaker) = runtime.policy.breaker() {
             let in_a_row = runtime.upstreams[position].signals.counts().bad_in_a_row;
@@ -449,7 +452,7 @@ impl Forwarder {
         }
     }
 
-    /// Sends a second request if the first takes long. The first good answer wins.
+    /// Makes a second attempt if the first one takes long. The first one that is answered is used.
     async fn hedged(
         &self,
         attempts: &mut Attempts<'_>,
@@ -480,7 +483,7 @@ impl Forwarder {
                     clock,
                     progress: &progress,
                     body_limit: u64::MAX,
-                    // Interim answers of two instances could contradict each other.
+                    // Interim answers of two instances could contradict each other, so none are forwarded.
                     interim: None,
                 };
                 exchange.run(headers, &mut Outgoing::Empty).await
@@ -511,7 +514,7 @@ impl Forwarder {
         let second_us = clock.monotonic_us();
         let secondary = attempt_on(other, &attempts.head, Arc::default());
         let (first, second) = ((first, first_us), (second, second_us));
-        // The attempt that ended first. If it was not answered, the other one continues.
+        // Waits until one of the attempts ends. If it was not answered, the other one continues.
         let (done, ender, other, left) = match select(primary, secondary).await {
             Either::Left((done, secondary)) => (done, first, second, secondary),
             Either::Right((done, primary)) => (done, second, first, primary),
@@ -530,7 +533,7 @@ impl Forwarder {
         outcome
     }
 
-    /// Builds the client's response from the instance's.
+    /// Builds the client's response from the instance's response.
     fn deliver(
         &self,
         attempts: &Attempts<'_>,
@@ -585,7 +588,7 @@ impl Forwarder {
         Forwarded { response, chosen, error: None, attempts: made, trail }
     }
 
-    /// Builds the client's response from the instance's answer to a direct request.
+    /// Builds the client's response from the instance's response to a direct request.
     pub(crate) fn deliver_direct(
         answer: Answer,
         chosen: Option<Chosen>,
@@ -626,17 +629,16 @@ impl Forwarder {
     }
 }
 
-/// Removes from an instance's answer what concerns its connection, and what only Maxine may set.
+/// Removes the fields from an instance's answer that concern its connection, and those that only Maxine may set.
 fn leave_connection_behind(parts: &mut response::Parts, takes_trailers: bool) {
-    // A length beside another framing, or for a response without content, has no meaning and must not be
-    // forwarded.
+    // A length beside another framing, or in a response without content, has no meaning and must not be forwarded.
     if parts.headers.contains_key(header::TRANSFER_ENCODING)
         || parts.status == StatusCode::NO_CONTENT
     {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     framing::merge_content_length(&mut parts.headers);
-    // RFC 9110 section 15.5.22: this answer names the protocol that would work.
+    // This answer names the protocol that would be accepted (RFC 9110 section 15.5.22).
     let wanted = (parts.status == StatusCode::UPGRADE_REQUIRED)
         .then(|| parts.headers.get(header::UPGRADE).cloned())
         .flatten();
@@ -657,9 +659,9 @@ fn outcome_of(outcome: &Result<Answer, ProxyError>) -> AttemptOutcome {
     }
 }
 
-/// Maximum length of a body to keep, if it may have to be sent again.
+/// Maximum length of a body that is kept to be sent again, in bytes. `None` if the body is streamed.
 fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool, body: &AxumBody) -> Option<u64> {
-    // A small body is always kept, because it may have to be sent again on a new connection.
+    // A small body is kept even without a policy, because it may have to be sent again on a new connection.
     let small = body.size_hint().exact().filter(|len| *len <= SMALL_LEN_MAX);
     let for_retries = policy
         .retries
@@ -667,7 +669,7 @@ fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool, body: &AxumBod
         .filter(|retries| retries.attempts > 1 && retries.methods.has(&head.method))
         .map(|retries| retries.body_len_max);
     let for_mirror = policy.mirror().filter(|_| mirrored).map(|mirror| mirror.body_len_max);
-    // A client that waits for `100 Continue` must be answered by the instance, so its body is not collected.
+    // The instance must answer a client that waits for `100 Continue`, so the body is not collected before.
     if head.expects_continue {
         None
     } else {
@@ -676,7 +678,7 @@ fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool, body: &AxumBod
 }
 
 impl Attempts<'_> {
-    /// Changes paths in an answer so that they lead through the proxy, if the policy says so.
+    /// Converts paths in an answer so that they lead through the proxy, if the policy says so.
     fn map_prefix(&self, headers: &mut HeaderMap) {
         let policy = self.runtime.policy.prefix();
         if !policy.locations && !policy.cookie_paths {
@@ -706,7 +708,7 @@ impl Attempts<'_> {
 }
 
 impl ProxyError {
-    /// Adds the cause and the number of attempts to an answer of the proxy itself.
+    /// Adds the error's code and the number of attempts to an answer of the proxy itself.
     pub fn add_headers(&self, headers: &mut HeaderMap, attempts: u32) {
         headers.insert(X_MAXINE_ERROR, HeaderValue::from_static(self.code()));
         headers.insert(X_MAXINE_ATTEMPTS, HeaderValue::from(attempts));
@@ -727,7 +729,7 @@ impl Forwarded {
         if let Some(retry_after_s) = error.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
         }
-        // A part of the request may still be arriving, so the client's connection can no longer be used.
+        // A part of the request may still arrive, so the client's connection cannot be used again.
         if matches!(
             error,
             ProxyError::BodyTooLarge { .. } | ProxyError::ClientTimeout | ProxyError::ClientBody

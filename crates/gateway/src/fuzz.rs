@@ -1,5 +1,5 @@
-//! Fuzz targets: any path stays below the instance's base path, no field of the connection is forwarded, and an
-//! instance's answer is read as by the HTTP library.
+//! Fuzz targets: every path stays below the instance's base path, no field of the connection is forwarded, and an
+//! instance's answer means the same to this node and to the HTTP library.
 
 use maxine_fuzzing::Target;
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,7 +24,7 @@ pub const TARGETS: &[Target] = &[
 
 const BASES: [(&str, &str); 2] = [("http://h:81/base", "/base"), ("https://[::1]", "")];
 
-/// The first line is the path; the rest is the query.
+/// The first line of the input is the path, and the rest is the query.
 fn target(bytes: &[u8]) {
     let (path, query) = first_line(bytes);
     let (path, query) = (String::from_utf8_lossy(path), String::from_utf8_lossy(query));

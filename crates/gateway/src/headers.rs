@@ -1,5 +1,5 @@
-//! Header fields of forwarded requests: removes hop-by-hop fields (RFC 9110 section 7.6.1), and sets
-//! `Forwarded` and `X-Forwarded-*` (RFC 7239).
+//! Header fields of forwarded requests and answers. Removes hop-by-hop fields (RFC 9110 section 7.6.1), and sets
+//! `Forwarded` (RFC 7239) and `X-Forwarded-*`.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -12,15 +12,15 @@ use super::error::ProxyError;
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(crate) const X_MAXINE_HOPS: HeaderName = HeaderName::from_static("x-maxine-hops");
 
-/// The numbers of hops from one Maxine to the next that a request may make. If there are more, an instance's
+/// The numbers of Maxine proxies that a request may pass. A request that passes more is in a loop: an instance's
 /// address leads back to Maxine.
 const HOPS: [&str; 8] = ["1", "2", "3", "4", "5", "6", "7", "8"];
 
-/// Maximum length of an `X-Forwarded-For` or `Forwarded` chain that is forwarded, in bytes.
+/// Maximum length of an `X-Forwarded-For` or `Forwarded` value that is extended, in bytes. A longer value is replaced.
 const CHAIN_LEN_MAX: usize = 4_096;
 
-/// Removes the fields that belong to the connection, including those that `Connection` names. `keep_trailer`
-/// keeps `Trailer`, which announces fields after the body.
+/// Removes the fields that concern only the connection, including those that `Connection` names. With `keep_trailer`,
+/// `Trailer` stays, which announces fields behind the body.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, keep_trailer: bool) {
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -29,7 +29,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, keep_trailer: bool) {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .filter_map(|name| name.trim().parse().ok())
-            // A client must not be able to remove the end-to-end framing or the host this way.
+            // A client must not be able to remove the framing or the host in this way.
             .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
             .collect();
         for name in named {
@@ -39,14 +39,15 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, keep_trailer: bool) {
     let concerns = |name: &&HeaderName| {
         concerns_connection(name.as_str()) && !(keep_trailer && **name == header::TRAILER)
     };
-    // Most heads have one of them or none: to look at the names costs less than to try each of the list.
+    // Most heads have at most one such field. Looking at each name once costs less than looking each field of the list
+    // up.
     while let Some(name) = headers.keys().find(concerns).cloned() {
         headers.remove(name);
     }
 }
 
-/// Removes from an instance's answer the fields that only Maxine may set in it. Otherwise a client could not
-/// tell whether Maxine or the instance answered.
+/// Removes the fields that only Maxine may set from an instance's answer. Otherwise a client could not tell whether
+/// Maxine or the instance answered.
 pub(crate) fn strip_maxines_own(headers: &mut HeaderMap) {
     let is_maxines = |name: &&HeaderName| is_maxines_own(name.as_str());
     while let Some(name) = headers.keys().find(is_maxines).cloned() {
@@ -59,15 +60,15 @@ pub(crate) fn is_maxines_own(name: &str) -> bool {
     name.starts_with("x-maxine-")
 }
 
-/// Whether a field of an instance's answer is forwarded: it concerns more than its connection, and is not Maxine's own.
-/// The name is in lower case.
+/// Whether a field of an instance's answer is forwarded: it does not concern only the connection, and is not Maxine's
+/// own. The name must be in lower case.
 #[must_use]
 pub fn is_forwarded_field(name: &str) -> bool {
     !concerns_connection(name) && !is_maxines_own(name)
 }
 
-/// Whether a field of an answer affects every page of its origin, which is the node's, or is an order to a
-/// proxy in front of the node. No instance may set it.
+/// Whether a field of an answer affects every page of its origin, which is the node's, or is a command to a proxy in
+/// front of the node. No instance may set such a field.
 #[must_use]
 pub fn affects_whole_origin(name: &str) -> bool {
     matches!(
@@ -88,7 +89,7 @@ pub fn affects_whole_origin(name: &str) -> bool {
             | "critical-ch"
             | "sec-session-registration"
             | "secure-session-registration"
-            // A proxy in front of this node would obey these as the node's own wish.
+            // A proxy in front of this node would obey these as commands of the node.
             | "x-accel-redirect"
             | "x-sendfile"
             | "x-sendfile2"
@@ -99,7 +100,7 @@ pub fn affects_whole_origin(name: &str) -> bool {
     )
 }
 
-/// Whether a field concerns one connection only, whatever `Connection` lists.
+/// Whether a field always concerns only one connection, even if `Connection` does not name it.
 pub(crate) fn concerns_connection(name: &str) -> bool {
     match name.len() {
         2 => name == "te",
@@ -114,12 +115,11 @@ pub(crate) fn concerns_connection(name: &str) -> bool {
     }
 }
 
-/// Reads the number of Maxine proxies that a request has passed, and increments it. Fails for a request that
-/// goes round in a circle.
+/// Increments the number of Maxine proxies that a request has passed. Fails if the request is in a loop.
 pub(crate) fn count_hop(headers: &mut HeaderMap) -> Result<(), ProxyError> {
     let passed = match headers.get(X_MAXINE_HOPS) {
         None => 0,
-        // A value that is no number is ignored.
+        // A value that is not a number counts as 0.
         Some(value) => value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0),
     };
     let next = HOPS.get(passed).ok_or(ProxyError::Loop)?;
@@ -127,8 +127,8 @@ pub(crate) fn count_hop(headers: &mut HeaderMap) -> Result<(), ProxyError> {
     Ok(())
 }
 
-/// The value of `Max-Forwards` for forwarding an `OPTIONS` request, and whether it may be forwarded (RFC 9110
-/// section 7.6.2). `None` for a request without one.
+/// For an `OPTIONS` request: the value of `Max-Forwards` to forward, and whether the request may be forwarded at all
+/// (RFC 9110 section 7.6.2). `None` for a request without the field.
 fn max_forwards(headers: &HeaderMap) -> Option<(u32, bool)> {
     let text = headers.get(header::MAX_FORWARDS)?.to_str().ok()?;
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -138,7 +138,7 @@ fn max_forwards(headers: &HeaderMap) -> Option<(u32, bool)> {
     })
 }
 
-/// Whether an `OPTIONS` request must be answered here and not by an instance.
+/// Whether this node must answer an `OPTIONS` request instead of an instance, because its `Max-Forwards` is 0.
 #[must_use]
 pub fn is_last_forward(headers: &HeaderMap) -> bool {
     max_forwards(headers).is_some_and(|(_, goes_on)| !goes_on)
@@ -151,7 +151,7 @@ pub(crate) fn count_max_forwards_down(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether an instance switches to a protocol that the client offered.
+/// Whether the client offered the protocol that an instance switches to.
 pub(crate) fn was_offered(offer: &HeaderValue, taken: &HeaderValue) -> bool {
     let (Ok(offer), Ok(taken)) = (offer.to_str(), taken.to_str()) else { return false };
     taken.split(',').all(|protocol| {
@@ -169,8 +169,8 @@ pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
         .any(|value| value.split(',').any(|item| item.trim().eq_ignore_ascii_case("trailers")))
 }
 
-/// The protocol that a request offers to upgrade to, if it is forwarded: any protocol but HTTP/2, which is
-/// ignored (RFC 9110 section 7.8 lets a server ignore any offer).
+/// The protocols that a request offers to upgrade to. `None` if the offer is ignored, as for HTTP/2 (RFC 9110 section
+/// 7.8 lets a server ignore any offer).
 pub(crate) fn offered_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let listed = headers.get_all(header::CONNECTION).iter().any(|value| {
         value.to_str().is_ok_and(|value| {
@@ -190,28 +190,28 @@ pub(crate) fn offered_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     (!refused).then(|| offer.clone())
 }
 
-/// The origin of a request, for the next hop.
+/// What the next hop learns about the origin of a request.
 pub(crate) struct Origin<'a> {
     pub(crate) peer: Peer,
     pub(crate) host: Option<&'a HeaderValue>,
     pub(crate) trusted: bool,
 }
 
-/// Sets `X-Forwarded-*` and `Forwarded`. The values of a trusted proxy are extended; those of any other
-/// client are replaced.
+/// Sets `X-Forwarded-*` and `Forwarded`. The values of a trusted proxy are extended. Those of any other client are
+/// replaced.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
     let is_forged = |name: &HeaderName| {
-        // No proxy writes underscores, but some servers read them as hyphens.
+        // No proxy writes underscores in names, but some servers read them as hyphens.
         is_reserved_for_proxies(name.as_str()) && (!origin.trusted || name.as_str().contains('_'))
     };
-    // Like above: untrusted clients seldom send any of these.
+    // The loop is skipped in the usual case, because untrusted clients seldom send such a field.
     if headers.keys().any(is_forged) {
         let named = headers.keys().filter(|name| is_forged(name));
         for name in named.cloned().collect::<Vec<_>>() {
             headers.remove(name);
         }
     }
-    // A trusted proxy that writes one of the two fields forwards the client's value of the other.
+    // A trusted proxy that writes one of the two fields forwards the client's own value of the other one.
     if headers.contains_key(&X_FORWARDED_FOR) {
         headers.remove(header::FORWARDED);
     }
@@ -238,8 +238,8 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
     extend_chain(headers, &header::FORWARDED, &element);
 }
 
-/// Writes what Maxine adds to a request that has passed no proxy: the same fields as [`count_hop`] and
-/// [`set_forwarded`] set, and `Via`. `host` is the host that the client requested.
+/// Writes the fields that Maxine adds to a request that has passed no proxy: `Via`, and the same as [`count_hop`] and
+/// [`set_forwarded`] set. `host` is the host in the client's request.
 pub(crate) fn push_first_hop(out: &mut Vec<u8>, peer: Peer, host: Option<&[u8]>) {
     let proto: &[u8] = if peer.is_tls { b"https" } else { b"http" };
     let mut push = |text: &[u8]| out.extend_from_slice(text);
@@ -271,12 +271,13 @@ pub(crate) fn push_first_hop(out: &mut Vec<u8>, peer: Peer, host: Option<&[u8]>)
 /// Maximum length of the text of an address, in bytes.
 const ADDRESS_LEN_MAX: usize = 46;
 
-/// The text of an address, and whether it is one of IPv6.
+/// The text of an address, and whether it is an IPv6 address.
 fn address_text(address: IpAddr, buffer: &mut [u8; ADDRESS_LEN_MAX]) -> (&[u8], bool) {
     let mut rest = &mut buffer[..];
-    // The buffer is long enough for every address.
+    // The buffer is long enough for every address, so writing cannot fail.
     match address {
-        // Much faster than the general formatting, which would be a twentieth of the work for a request.
+        // This is much faster than the general formatting, which would take a twentieth of the time for a whole
+        // request.
         IpAddr::V4(ip) => {
             for (at, octet) in ip.octets().into_iter().enumerate() {
                 let dot: &[u8] = if at == 0 { b"" } else { b"." };
@@ -290,8 +291,8 @@ fn address_text(address: IpAddr, buffer: &mut [u8; ADDRESS_LEN_MAX]) -> (&[u8], 
     (&buffer[..ADDRESS_LEN_MAX - left], address.is_ipv6())
 }
 
-/// Whether a field describes the origin of a request, or the request before a proxy changed it. Servers trust
-/// such fields, so an untrusted client may not send them.
+/// Whether a field describes the origin of a request, or the request before a proxy changed it. Servers trust such
+/// fields, so an untrusted client must not be able to send them.
 pub(crate) fn is_reserved_for_proxies(name: &str) -> bool {
     const NAMES: [&str; 35] = [
         "cf-visitor",
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_goes_round_is_stopped() {
+    fn a_request_in_a_loop_is_stopped() {
         let mut headers = HeaderMap::new();
         for hop in HOPS {
             count_hop(&mut headers).unwrap();
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn hop_by_hop_fields_stay_behind() {
+    fn hop_by_hop_fields_are_removed() {
         let mut headers = map(&[
             ("connection", "close, X-Secret, content-length"),
             ("x-secret", "1"),
@@ -449,7 +450,7 @@ mod tests {
         assert_eq!(headers["x-forwarded-for"], "203.0.113.9");
         assert_eq!(headers["forwarded"], "for=203.0.113.9;proto=http;host=\"shop.example\"");
         assert_eq!(headers["x-forwarded-host"], "shop.example");
-        // Not only the fields that are set here, because servers trust many others.
+        // Servers trust many fields beside those that are set here.
         let mut headers = map(&[
             ("x-forwarded-prefix", "/admin"),
             ("x-original-url", "/admin"),
@@ -484,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_for_a_first_hop_is_what_is_set_otherwise() {
+    fn both_ways_write_the_same_fields_for_a_first_hop() {
         for peer in ["203.0.113.9", "::ffff:10.0.0.1", "255.255.255.255", "0.0.0.0", "2001:db8::1"]
         {
             for host in [None, Some("shop.example:80"), Some("[::1]"), Some("")] {

@@ -1,11 +1,11 @@
 //! The data plane: forwards requests to instances and streams the answers back, and probes instances.
 //!
-//! Place in the flow: the API decides that a request is forwarded and calls [`Forwarder::forward`]. The
-//! choice of the instance and the policy come from `view`'s published tables. A request waits for no mailbox
-//! and no lock of a writer.
+//! Place in the flow: the API decides that a request is forwarded and calls [`Forwarder::forward`]. The choice of the
+//! instance and the policy come from the published tables of `view`. A request waits neither for a mailbox nor for a
+//! writer's lock.
 //!
-//! **Invariant:** nothing here imports an actor, a backend or the API. It only calls registered addresses
-//! that the egress policy allows.
+//! **Invariant:** nothing here imports an actor, a backend or the API. Only registered addresses that the egress policy
+//! allows are called.
 
 mod body;
 mod breaker;
@@ -77,16 +77,16 @@ use runtime::{RuntimeParts, ServiceRuntime};
 pub struct ForwarderConfig {
     /// The networks that may be called.
     pub egress: EgressPolicy,
-    /// The authorities that may sign instances' certificates.
+    /// The authorities whose signatures on instances' certificates are accepted.
     pub tls_roots: TlsRoots,
-    /// How many connections to instances may be open. Health checks have connections of their own.
+    /// Limits on open connections to instances. Health checks have connections of their own.
     pub connections: ConnectionLimits,
-    /// How many bytes of request bodies may be kept until they are complete, or until they are sent.
+    /// Limits on the bytes of request bodies that are kept until they are complete, or until they are sent.
     pub kept_bodies: PlaceLimits,
 }
 
 impl ForwarderConfig {
-    /// A configuration with the limits of a node that may open many files.
+    /// A configuration with the default limits, for a node that may open many files.
     #[must_use]
     pub fn new(egress: EgressPolicy, tls_roots: TlsRoots) -> Self {
         let max = 65_536;
@@ -103,17 +103,17 @@ impl ForwarderConfig {
     }
 }
 
-/// How many connections to instances may be open.
+/// Limits on open connections to instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// On the whole node. One in eight is kept for callers with a credential.
+    /// Maximum number on the whole node. One in eight is reserved for callers with a credential.
     pub max: usize,
-    /// Percentage of the connections that the other client addresses do not use, which one client address may use.
+    /// Maximum percentage that one client address may use of the connections that the other addresses leave.
     pub per_address_percent: u8,
 }
 
 impl ConnectionLimits {
-    /// At most `max`, with the default share of one client.
+    /// A limit of `max` connections, with the default percentage for one address.
     #[must_use]
     pub fn of(max: usize) -> Self {
         Self { max, per_address_percent: 25 }
@@ -126,7 +126,7 @@ impl ConnectionLimits {
     }
 }
 
-/// Forwards requests. Clones are cheap and share the same proxy.
+/// Forwards requests. Clones are cheap and share one proxy.
 #[derive(Clone)]
 pub struct Forwarder(Arc<Inner>);
 
@@ -152,26 +152,26 @@ struct Inner {
 pub struct UpstreamStatus {
     /// The instance's name.
     pub instance: String,
-    /// Requests in flight to it.
+    /// Number of requests in flight to the instance through this proxy.
     pub in_flight: u64,
-    /// Whether it gets no new requests, and only finishes those in flight.
+    /// Whether the instance gets no new requests, and only finishes those in flight.
     pub leaving: bool,
-    /// Connections that are open and unused.
+    /// Number of open connections that no request uses.
     pub idle_connections: usize,
     /// State of the circuit breaker: `closed` (normal), `half_open` or `open`.
     pub breaker: &'static str,
-    /// Whether it is ejected as an outlier.
+    /// Whether the instance is ejected as an outlier.
     pub ejected: bool,
     /// Estimated latency, in microseconds; 0 if unknown.
     pub latency_us: u64,
-    /// Answers that were good.
+    /// Number of good answers.
     pub good_total: u64,
-    /// Failures and answers of 500 and above.
+    /// Number of failures and of answers with a status of 500 or more.
     pub bad_total: u64,
 }
 
 impl Forwarder {
-    /// A proxy with this view.
+    /// A proxy that reads services from this view.
     pub fn new(
         view: Arc<View>,
         config: ForwarderConfig,
@@ -206,20 +206,19 @@ impl Forwarder {
         self.0.connector.trust(roots)
     }
 
-    /// The egress policy, which registration checks too.
+    /// The egress policy. Registration checks it, too.
     #[must_use]
     pub fn egress(&self) -> &EgressPolicy {
         &self.0.config.egress
     }
 
-    /// The number of this node's requests in flight to an instance. During a drain it shows how many are
-    /// left.
+    /// The number of this node's requests in flight to an instance. During a drain, it shows how many are left.
     #[must_use]
     pub fn in_flight(&self, key: &InstanceKey) -> u64 {
         self.runtime(key.service.as_ref()).map_or(0, |runtime| runtime.in_flight_of(&key.instance))
     }
 
-    /// The bytes of request bodies that are kept until they are whole, or until they are sent.
+    /// The number of bytes of request bodies that are kept until they are complete, or until they are sent.
     #[must_use]
     pub fn kept_bodies_len(&self) -> usize {
         self.0.kept_bodies.taken()
@@ -235,9 +234,9 @@ impl Forwarder {
         present.chain(leaving).collect()
     }
 
-    /// The status of one instance on this node, and why it gets no requests although it is registered and
-    /// healthy. `None` for an instance that is not called from here: unknown, or out of traffic without a
-    /// request in flight.
+    /// The status of one instance on this node, and why it gets no requests although it is registered and healthy.
+    /// `None` if this node does not call the instance: it is unknown, or it gets no traffic and has no request in
+    /// flight.
     #[must_use]
     pub fn upstream_status(
         &self,
@@ -249,12 +248,13 @@ impl Forwarder {
         let present = runtime.upstreams.iter().find(is_it);
         let shown = present.or_else(|| runtime.leaving.iter().find(is_it))?;
         let mut status = shown.status(present.is_none(), now_ms);
-        // Requests of an earlier registration may still be in flight.
+        // Requests to an earlier registration may still be in flight.
         status.in_flight = runtime.in_flight_of(&key.instance);
         Some((status, present.and_then(|upstream| upstream.blocked_reason())))
     }
 
-    /// Decides about breakers and ejections and cleans up connections. The proxy actor calls it.
+    /// Decides about circuit breakers and ejections, and closes stale connections. Returns what changed. The proxy
+    /// actor calls it.
     pub fn tick(&self) -> Vec<UpstreamEvent> {
         let now_ms = self.0.clock.monotonic_ms();
         let mut events = Vec::new();
@@ -274,12 +274,12 @@ impl Forwarder {
         events
     }
 
-    /// Returns when an instance failed so often in a row that [`Forwarder::tick`] should not wait.
+    /// Returns when an instance has failed so often in a row that [`Forwarder::tick`] must be called at once.
     pub async fn breaker_alarm(&self) {
         self.0.alarm.notified().await;
     }
 
-    /// Refuses new requests, lets requests in flight finish for up to `grace`, and closes everything.
+    /// Refuses new requests, waits up to `grace` for requests in flight, and closes all connections.
     pub async fn shutdown(&self, grace: Duration) {
         self.0.stopping.store(true, Ordering::SeqCst);
         let quiet = async {
@@ -306,7 +306,7 @@ impl Forwarder {
         }
         let _building = self.0.building.lock();
         let runtimes = self.0.runtimes.pin();
-        // Another thread may have built it, or the table may have been replaced again.
+        // Another thread may have built the runtime meanwhile, or the table may have been replaced again.
         let table = self.0.view.table(service)?;
         let previous = runtimes.get(&service);
         if let Some(runtime) = previous.filter(|runtime| Arc::ptr_eq(&runtime.table, &table)) {

@@ -1,8 +1,7 @@
-//! The connections to one instance, with a limit.
+//! The connections to one instance, and the limit on them.
 //!
-//! An HTTP/1 connection carries one request at a time and is put on a stack between requests; the top of the
-//! stack was used last. One HTTP/2 connection carries many requests. [`Slots`] limits the requests in flight
-//! and those that wait.
+//! An HTTP/1 connection carries one request at a time. Between two requests it is on a stack, whose top was used last.
+//! One HTTP/2 connection carries many requests. [`Slots`] limits the requests in flight and those that wait.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
@@ -28,19 +27,20 @@ use maxine_clock::Clock;
 use maxine_http1::PlainAnswer;
 use maxine_state::{ConnectionPolicy, UpstreamProtocol};
 
-/// Window of one HTTP/2 stream: the most that an instance may send of an answer whose client takes nothing, in bytes.
-/// A connection as a whole has four times as much.
+/// Window of an HTTP/2 stream, in bytes. An instance may send this much of an answer whose client takes nothing. The
+/// window of the whole connection is four times as large.
 const WIDE_WINDOW_LEN: u32 = 512 * 1024;
-/// HTTP/2 connections with wide windows at once: together they hold at most 256 MiB.
+/// Maximum number of HTTP/2 connections with wide windows. Together they hold at most 256 MiB.
 pub(crate) const WIDE_MAX: usize = 128;
-/// Window of each further connection and of its streams, in bytes: it holds as much as a connection of HTTP/1.
+/// Window of each further HTTP/2 connection and of its streams, in bytes. Such a connection holds as much as one over
+/// HTTP/1.
 const NARROW_WINDOW_LEN: u32 = maxine_http1::READ_LEN_MAX as u32;
-/// Most bytes that wait to be sent on one HTTP/2 stream.
+/// Maximum number of bytes that wait to be sent on one HTTP/2 stream.
 const SEND_BUFFER_LEN: usize = 512 * 1024;
-/// When all places for connections are taken, one in so many is made free at once, if nobody uses its connection.
+/// If all places for connections are taken, up to one in this many is freed at once, if no request uses its connection.
 const CLOSED_ONE_IN: usize = 16;
 
-/// The settings that require a new pool when they change.
+/// The settings of a pool. If one changes, the pool is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PoolSettings {
     pub(crate) limits: ConnectionPolicy,
@@ -52,7 +52,7 @@ pub(crate) struct PoolSettings {
 struct Http1 {
     connection: http1::Connection,
     opened_ms: u64,
-    /// How long it may be idle, in milliseconds.
+    /// How long the connection may be idle, in milliseconds.
     idle_max_ms: u64,
 }
 
@@ -62,16 +62,16 @@ struct Http2 {
     sender: http2::SendRequest<RequestBody>,
     wire: Arc<WireState>,
     opened_ms: u64,
-    /// Its number in the pool, from 1.
+    /// The connection's number in the pool, from 1.
     number: u64,
 }
 
 /// Which connections a request may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reuse {
-    /// Any.
+    /// Any connection.
     Any,
-    /// Only a new one; for HTTP/2, one that is newer than the one with this number.
+    /// Only a new connection. Over HTTP/2, only one with a higher number than this.
     NewerThan(u64),
 }
 
@@ -88,29 +88,29 @@ pub(crate) struct Pool {
     clock: Clock,
     tasks: TaskTracker,
     idle: Mutex<Vec<Idle>>,
-    /// Locked while the HTTP/2 connection is opened, so that there is only one.
+    /// Locked while the HTTP/2 connection is opened, so that only one is opened.
     shared: tokio::sync::Mutex<Option<Http2>>,
     slots: Arc<Slots>,
     /// Whether the host's name was resolved before.
     name_known: AtomicBool,
 }
 
-/// The pools of a connector. Cloning is cheap; clones are the same list.
+/// The pools of a connector. Clones are cheap and share one list.
 #[derive(Clone, Default)]
 pub(crate) struct Pools(Arc<Mutex<Vec<Weak<Pool>>>>);
 
 impl Pools {
     fn add(&self, pool: &Arc<Pool>) {
         let mut pools = self.0.lock();
-        // A vector that is full would be copied anyway.
+        // A full vector would be copied anyway, so this is a good time to remove dropped pools.
         if pools.len() == pools.capacity() {
             pools.retain(|pool| pool.strong_count() > 0);
         }
         pools.push(Arc::downgrade(pool));
     }
 
-    /// Closes connections that no request uses, so that there is room for new ones; whether there were any. Each
-    /// call begins with the pool after the last one whose connections were closed.
+    /// Closes connections that no request uses, to make room for new ones. Returns whether any were closed. Each call
+    /// begins behind the last pool whose connections were closed.
     pub(crate) fn close_unused(&self, connections: &Places) -> bool {
         let most = (connections.limits().max / CLOSED_ONE_IN).max(1);
         if connections.unused() == 0 {
@@ -135,7 +135,7 @@ impl Pools {
 enum Sender {
     /// A connection that waits for its request.
     Http1(Http1),
-    /// One whose request was sent; the content of the answer has the connection.
+    /// A connection whose request was sent. The content of the answer has the connection itself.
     Http1Sent {
         opened_ms: u64,
         idle_max_ms: u64,
@@ -143,7 +143,8 @@ enum Sender {
     Http2(Http2),
 }
 
-/// The use of one connection for one request. Without [`Lease::return_to_pool`], an HTTP/1 connection is closed.
+/// The use of one connection for one request. If an HTTP/1 connection is not returned by [`Lease::return_to_pool`], it
+/// is closed.
 pub(crate) struct Lease {
     sender: Sender,
     in_use: InUse,
@@ -155,19 +156,19 @@ pub(crate) struct Lease {
 
 /// The answer to a direct request.
 pub(crate) enum DirectAnswer<T> {
-    /// What was taken from a plain answer.
+    /// The value that was made from a plain answer.
     Plain(T),
-    /// Any other answer.
+    /// The answer was not plain.
     Other(Box<(Response<Content>, Lease)>),
 }
 
-/// A request that was not answered.
+/// A request that got no answer.
 pub(crate) struct SendFailure {
     /// The error for the client, if the request is not sent again.
     pub(crate) error: ProxyError,
     /// The request itself, if the connection never took it.
     pub(crate) unsent: Option<Request<RequestBody>>,
-    /// Whether the connection took it, and wrote no byte of it.
+    /// Whether the connection took the request, but wrote no byte of it.
     pub(crate) nothing_written: bool,
 }
 
@@ -196,9 +197,9 @@ impl SendFailure {
     }
 }
 
-/// Whether an instance states that it did nothing with a request over HTTP/2. Then it refused the stream, or it left
-/// the stream behind when it closed the connection (RFC 9113 sections 6.8 and 8.7). The library reports a stream that
-/// the instance had processed before as broken.
+/// Whether an instance states that it did not process a request over HTTP/2. It either refused the stream, or excluded
+/// it when it closed the connection (RFC 9113 sections 6.8 and 8.7). The library reports a stream that the instance may
+/// have processed as broken.
 fn is_refusal(error: &hyper::Error) -> bool {
     let source = std::error::Error::source(error);
     source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|error| {
@@ -248,8 +249,8 @@ impl Pool {
         self.idle.lock().len()
     }
 
-    /// Leases a connection: an idle one if that may be used, or a new one. Everything but the usual case is in a box, so
-    /// that requests do not carry its room.
+    /// Leases a connection: an idle one if that is allowed, or a new one. All but the usual case is in boxed futures,
+    /// so that the future of a usual request is small.
     pub(crate) async fn lease(
         self: &Arc<Self>,
         holder: Holder,
@@ -269,7 +270,7 @@ impl Pool {
         Box::pin(self.lease_later(holder, timeout, reuse)).await
     }
 
-    /// Opens a connection for a request that has a place.
+    /// Opens a connection for a request that has a slot.
     async fn lease_new(
         self: &Arc<Self>,
         holder: Holder,
@@ -282,7 +283,7 @@ impl Pool {
         Ok(self.leased(sender, in_use, slot, reused))
     }
 
-    /// Waits for a place first.
+    /// Waits for a slot first.
     async fn lease_later(
         self: &Arc<Self>,
         holder: Holder,
@@ -308,7 +309,8 @@ impl Pool {
         Lease { sender, in_use, pool, slot, reused }
     }
 
-    /// An idle connection, now in use for this holder. An error where the holder uses as many as it may.
+    /// An idle connection, which this holder uses from now on. An error if the holder uses as many connections as it
+    /// may.
     fn pop_idle(&self, holder: Holder) -> Result<Option<(Http1, InUse)>, ProxyError> {
         let mut idle = self.idle.lock();
         while let Some(candidate) = idle.pop() {
@@ -326,7 +328,7 @@ impl Pool {
                     idle.push(candidate);
                     return Err(ProxyError::ConnectionsBusy);
                 }
-                // It was given up, or strangers may have no more: it is closed.
+                // The connection was given up, or the holder may use no more connections of the node. It is closed.
                 Err(NoPlace::Node) => {
                     candidate.connection.connection.wire().give_up();
                 }
@@ -335,8 +337,8 @@ impl Pool {
         Ok(None)
     }
 
-    /// Closes up to `most` connections that no request uses; how many. The ones that have been idle for longest
-    /// are closed first.
+    /// Closes up to `most` connections that no request uses, and returns their number. Those that have been idle
+    /// longest are closed first.
     fn close_unused(&self, most: usize) -> usize {
         let closed = {
             let mut idle = self.idle.lock();
@@ -346,7 +348,7 @@ impl Pool {
         if closed == most {
             return closed;
         }
-        // Where a connection is being made, nothing is unused.
+        // While a connection is being opened, the HTTP/2 connection is not closed.
         let Ok(mut shared) = self.shared.try_lock() else { return closed };
         let is_unused = shared.as_ref().is_some_and(|kept| kept.wire.give_up());
         if is_unused {
@@ -362,14 +364,14 @@ impl Pool {
             || self.is_too_old(idle.connection.opened_ms)
     }
 
-    /// Whether a connection is too old for new requests, so that a name whose address has changed is resolved
-    /// again.
+    /// Whether a connection is too old for new requests. The limit makes this node resolve the name again, in case its
+    /// address has changed.
     fn is_too_old(&self, opened_ms: u64) -> bool {
         let age_max_ms = self.settings.limits.age_max_ms;
         age_max_ms != 0 && self.clock.monotonic_ms().saturating_sub(opened_ms) > age_max_ms
     }
 
-    /// Closes idle connections that are closed at the other end or too old.
+    /// Closes idle connections that the instance has closed or that are too old.
     pub(crate) fn reap(&self) {
         self.idle.lock().retain(|idle| !self.is_stale(idle));
     }
@@ -402,7 +404,7 @@ impl Pool {
         }
         let (sender, wire) = self.open_http2(holder).await?;
         let in_use = wire.first_use();
-        // The previous connection ends once its requests are answered.
+        // The previous connection ends when its requests are answered.
         let opened_ms = self.clock.monotonic_ms();
         let number = shared.as_ref().map_or(1, |before| before.number + 1);
         let opened = Http2 { sender, wire, opened_ms, number };
@@ -474,13 +476,13 @@ impl Pool {
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// The value of `Keep-Alive`.
+/// The value of the field `Keep-Alive`.
 fn keep_alive_of<B>(response: &Response<B>) -> Option<&[u8]> {
     response.headers().get(KEEP_ALIVE).map(HeaderValue::as_bytes)
 }
 
-/// How long a connection may be idle, in milliseconds: as long as the instance announces in `Keep-Alive`, minus a margin
-/// so that no request crosses the close, but at most `max_ms`.
+/// How long a connection may be idle, in milliseconds: as long as the instance announces in `Keep-Alive`, but at most
+/// `max_ms`. A margin is subtracted, so that no request is sent while the instance closes the connection.
 fn announced_idle_ms(keep_alive: Option<&[u8]>, max_ms: u64) -> u64 {
     let announced = || {
         let text = std::str::from_utf8(keep_alive?).ok()?;
@@ -492,9 +494,9 @@ fn announced_idle_ms(keep_alive: Option<&[u8]>, max_ms: u64) -> u64 {
 }
 
 impl Lease {
-    /// Sends a request and waits for the response's head. `may_repeat` says that the request may go out a second time
-    /// even after it was written; otherwise it is not written at all to a connection that the instance has closed.
-    /// A lease sends one request.
+    /// Sends a request and waits for the head of the response. `may_repeat` is whether the caller may send the request
+    /// a second time after it was written. If not, nothing is written to a connection that the instance has closed. A
+    /// lease sends one request.
     pub(crate) async fn send(
         mut self,
         request: Request<RequestBody>,
@@ -520,8 +522,8 @@ impl Lease {
         }
     }
 
-    /// Sends a `GET` with this head over HTTP/1. If there is a plain answer, `take` is called with it, and the
-    /// connection is in the pool again.
+    /// Sends a `GET` with this head over HTTP/1. If the answer is plain, `take` is called with it, and the connection
+    /// returns to the pool.
     pub(crate) async fn send_direct<T>(
         mut self,
         head: &[u8],
@@ -551,7 +553,7 @@ impl Lease {
         }
     }
 
-    /// The reuse to ask for if a request may not use this connection again.
+    /// Which connection to lease if this one cannot be used again.
     pub(crate) fn newer_connection(&self) -> Reuse {
         match &self.sender {
             Sender::Http2(connection) => Reuse::NewerThan(connection.number),
@@ -564,10 +566,10 @@ impl Lease {
         matches!(self.sender, Sender::Http2(_))
     }
 
-    /// Returns the connection once the request and the response are complete. `connection` is that of HTTP/1, if it
-    /// may be used again.
+    /// Returns the connection when the request and the response are complete. `connection` is the HTTP/1 connection, if
+    /// it can be used again.
     pub(crate) fn return_to_pool(self, connection: Option<http1::Connection>) {
-        // From now on no request uses the connection.
+        // From now on, no request uses the connection.
         drop(self.in_use);
         if let (Sender::Http1Sent { opened_ms, idle_max_ms }, Some(connection)) =
             (self.sender, connection)
@@ -589,7 +591,7 @@ mod tests {
     use super::*;
     use maxine_state::Address;
 
-    /// Window of a stream in the first settings that a client of HTTP/2 sends (RFC 9113 section 6.5).
+    /// The stream window in the first settings that an HTTP/2 client sends (RFC 9113 section 6.5).
     async fn announced_window(stream: &mut TcpStream) -> u32 {
         let mut head = [0; 24 + 9];
         stream.read_exact(&mut head).await.unwrap();
@@ -601,10 +603,10 @@ mod tests {
         u32::from_be_bytes([window[2], window[3], window[4], window[5]])
     }
 
-    /// What instances may send that no client takes is bounded: beyond a number of connections, by the same as over
-    /// HTTP/1.
+    /// The bytes that instances may send and that no client takes are limited. For connections beyond a number, the
+    /// limit is that of HTTP/1.
     #[tokio::test]
-    async fn only_so_many_http2_connections_have_wide_windows() {
+    async fn a_limited_number_of_http2_connections_has_wide_windows() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let address = Address::parse(&address).unwrap();

@@ -1,7 +1,7 @@
-//! The probes: HTTP, HTTPS, TCP and the gRPC health service.
+//! The probes of instances: HTTP, HTTPS, TCP and the gRPC health service.
 //!
-//! Each probe opens its own connection, sends one request and closes the connection. Its total time is
-//! limited. A probe only calls addresses that the egress policy allows for the proxy too.
+//! Each probe opens its own connection, sends one request and closes the connection. Its total time is limited. A probe
+//! calls only addresses that the egress policy also allows for the proxy.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use maxine_state::{ProbeKind, ProbeSpec};
 
 /// Maximum number of concurrent connections of probes.
 const CONNECTIONS_MAX: usize = 4_096;
-/// Maximum number of bytes of a body that are read.
+/// Maximum number of bytes of a body that are read to look for a text.
 const BODY_LEN_MAX: usize = 64 * 1024;
 /// Maximum length of a gRPC health answer, in bytes.
 const GRPC_LEN_MAX: usize = 4 * 1024;
@@ -39,14 +39,14 @@ pub struct Prober {
     clock: Clock,
 }
 
-/// The result, without the time.
+/// The result of a probe without the time that it took.
 type Finding = (ProbeStatus, String);
 
-/// Why the probe did not succeed.
+/// Why a probe did not succeed.
 enum Failure {
     /// What is wrong with the instance.
     Found(String),
-    /// The probe could not be made on this node, which says nothing about the instance.
+    /// The probe could not be made on this node. This says nothing about the instance.
     NotMade,
 }
 
@@ -79,7 +79,7 @@ impl Drop for Driver {
 }
 
 impl Prober {
-    /// A prober under this egress policy.
+    /// A prober that calls only addresses which this egress policy allows.
     pub fn new(
         egress: EgressPolicy,
         roots: &TlsRoots,
@@ -100,8 +100,8 @@ impl Prober {
         self.connector.trust(roots)
     }
 
-    /// Probes once. `None` if the probe could not be made. It never takes longer than the probe's time limit,
-    /// and may be dropped.
+    /// Probes once. `None` if the probe could not be made on this node. It never takes longer than the probe's time
+    /// limit. The future may be dropped at any time.
     pub async fn run(&self, job: &ProbeJob) -> Option<ProbeAnswer> {
         let started_us = self.clock.monotonic_us();
         let timeout = Duration::from_millis(job.spec.timeout_ms);
@@ -119,7 +119,7 @@ impl Prober {
         let Some(address) = UpstreamAddress::parse(&job.address) else {
             return Err(String::from("the address cannot be taken apart").into());
         };
-        // If the instance answers, its name was resolved.
+        // If the instance has answered before, its name was resolved before.
         let name_known = AtomicBool::new(job.class == ProbeClass::Answering);
         let asker = LookupCaller::node(&name_known);
         match job.spec.kind {
@@ -150,7 +150,7 @@ impl Prober {
         }
     }
 
-    /// Sends one request and returns the result.
+    /// Sends one request, and returns the text of a good result.
     async fn http_once(
         &self,
         address: &UpstreamAddress,
@@ -235,7 +235,8 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-/// The text for a status in a probe's result. A redirect is named, because it often leads to a sign-in page.
+/// The text for a status in a probe's result. It says that a status is a redirect, because that often leads to a
+/// sign-in page.
 fn shown(status: StatusCode) -> String {
     let kind = if status.is_redirection() { " (a redirect)" } else { "" };
     format!("status {}{kind}", status.as_u16())
@@ -257,7 +258,7 @@ fn http_request(
         Some((path, query)) => (path, Some(query)),
         None => (path, None),
     };
-    // A path on the instance, whether or not its owner began it with a slash.
+    // The path on the instance. Its owner may have left out the slash at the beginning.
     let rooted = match path {
         "" => String::new(),
         path if path.starts_with('/') => path.to_owned(),
@@ -294,12 +295,12 @@ async fn read_up_to(mut body: Incoming, len_max: usize) -> Result<Vec<u8>, Strin
     Ok(found)
 }
 
-/// `HealthCheckRequest { service }`, framed. Field 1 is a string: tag 0x0a, length, bytes.
+/// The framed message `HealthCheckRequest { service }`. Field 1 is a string: tag 0x0a, length, bytes.
 fn grpc_request(service: &str) -> Bytes {
     let service = &service.as_bytes()[..service.len().min(100)];
     let mut message = Vec::new();
     if !service.is_empty() {
-        // The length is below 128, one byte as a varint.
+        // The length is below 128, so it is one byte as a varint.
         message.extend([0x0a, service.len() as u8]);
         message.extend_from_slice(service);
     }
@@ -330,8 +331,8 @@ async fn grpc_answer(response: Response<Incoming>) -> Result<u64, String> {
     serving_status(&bytes).ok_or_else(|| "the answer is not a health check's".into())
 }
 
-/// The text for a gRPC status other than 0. The instance's own text is not shown, because everyone who may
-/// read the result would see it.
+/// The text for a gRPC status other than 0. The instance's own text is not shown, because everyone who may read the
+/// result would see it.
 fn grpc_failure(status: &str) -> String {
     match status.parse::<u16>() {
         Ok(12) => "the instance has no gRPC health service".into(),
@@ -340,7 +341,7 @@ fn grpc_failure(status: &str) -> String {
     }
 }
 
-/// Field 1, a varint; 0 where it is left out. Other fields are skipped.
+/// The value of field 1, a varint; 0 if it is left out. Other fields are skipped. `None` if the message is malformed.
 fn serving_status(mut message: &[u8]) -> Option<u64> {
     let mut status = 0;
     while !message.is_empty() {
@@ -380,7 +381,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instance_puts_no_text_of_its_own_into_a_probes_result() {
+    fn a_probes_result_contains_no_text_of_the_instance() {
         assert_eq!(grpc_failure("14"), "grpc-status 14");
         assert_eq!(grpc_failure("12"), "the instance has no gRPC health service");
         for text in ["<script>", "99999999", &"9".repeat(60_000)] {

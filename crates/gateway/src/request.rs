@@ -1,5 +1,5 @@
-//! A request to an instance: its head, which is prepared once for all attempts, and its body, which is kept
-//! if it may have to be sent again.
+//! A request to an instance. Its head is prepared once for all attempts, and its body is kept if it may have to be sent
+//! again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,36 +21,36 @@ use super::target::RequestTarget;
 use maxine_admission::Place;
 use maxine_clock::Clock;
 
-/// The header with the path under which clients reach the service.
+/// The field with the path under which clients reach the service.
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// The head of a request, without the fields of the connection.
+/// The head of a request, without the fields that concern its connection.
 pub(crate) struct Head {
     pub(crate) method: Method,
     pub(crate) target: RequestTarget,
     pub(crate) headers: HeaderMap,
-    /// The protocol to upgrade to.
+    /// The protocols that the client offers to upgrade to, if they are forwarded.
     pub(crate) upgrade: Option<HeaderValue>,
     pub(crate) takes_trailers: bool,
     pub(crate) expects_continue: bool,
-    /// Whether an empty body is announced (RFC 9110 section 8.6).
+    /// Whether an empty body is sent with `Content-Length: 0` (RFC 9110 section 8.6).
     pub(crate) announces_empty: bool,
-    /// The host that the client requested.
+    /// The host in the client's request.
     pub(crate) asked_host: Option<HeaderValue>,
 }
 
-/// The origin of the request, and what is known about it.
+/// What is known about the origin of a request.
 pub(crate) struct Inbound<'a> {
     pub(crate) client: ClientAddr,
     pub(crate) trace: &'a [(HeaderName, HeaderValue)],
     pub(crate) keep_trailer: bool,
     pub(crate) version: Version,
-    /// The path under which clients reach the service, for policies that send it to instances.
+    /// The path under which clients reach the service. Policies can send it to instances.
     pub(crate) prefix: Option<&'a str>,
 }
 
 impl Head {
-    /// Prepares the head. `headers` are those of the request.
+    /// Prepares the head. `headers` are the fields of the client's request.
     pub(crate) fn prepare(
         method: Method,
         uri: &Uri,
@@ -62,7 +62,7 @@ impl Head {
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(ProxyError::Method);
         }
-        // The parser accepts one framing. Two of them must never reach the instance.
+        // The parser accepts only one framing. A request with two must never reach an instance.
         let chunked = headers.contains_key(header::TRANSFER_ENCODING);
         if chunked && headers.contains_key(header::CONTENT_LENGTH) {
             return Err(ProxyError::BadRequest("both Content-Length and Transfer-Encoding"));
@@ -85,7 +85,7 @@ impl Head {
             headers::count_max_forwards_down(&mut headers);
         }
         headers.append(header::VIA, via(inbound.version));
-        // An absolute target and HTTP/2 have the host outside of the headers, and `Host` is ignored then.
+        // An absolute target and HTTP/2 have the host outside of the header fields. `Host` is ignored then.
         let named = headers.remove(header::HOST);
         let authority = uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
         let host = authority.and_then(Result::ok).or(named);
@@ -125,7 +125,7 @@ impl Head {
         })
     }
 
-    /// The request for one instance. `headers` is a copy, or the last use of [`Head::headers`].
+    /// The request for one instance. `headers` are the head's fields, or a copy of them if more attempts may follow.
     pub(crate) fn request(
         &self,
         mut headers: HeaderMap,
@@ -156,7 +156,7 @@ impl Head {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
             }
         } else if !http2 && body.size_hint().exact().is_none() {
-            // Without this field the library treats a GET as one without a body.
+            // Without this field, a `GET` would be taken for a request without a body.
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let mut request = Request::new(body);
@@ -168,7 +168,7 @@ impl Head {
     }
 }
 
-/// The `Via` value of a gateway: the version of the received request, and a name (RFC 9110 section 7.6.3).
+/// The value of `Via`: the version of the client's request, and a name (RFC 9110 section 7.6.3).
 fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         Version::HTTP_10 => "1.0 maxine",
@@ -177,7 +177,7 @@ fn via(version: Version) -> HeaderValue {
     })
 }
 
-/// Joins `Cookie` fields, which HTTP/2 clients may split (RFC 9113 section 8.2.3).
+/// Joins several `Cookie` fields into one. HTTP/2 clients may split the field (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut cookies = headers.get_all(header::COOKIE).iter();
     if cookies.nth(1).is_none() {
@@ -194,24 +194,24 @@ fn policy_is_http2(policy: &CompiledPolicy) -> bool {
     policy.pool.protocol == maxine_state::UpstreamProtocol::Http2
 }
 
-/// The hash of the instance's name in the request's sticky cookie.
+/// The hash of an instance's name in the request's sticky cookie.
 pub(crate) fn sticky_instance(sticky: Option<&StickyCookie>, headers: &HeaderMap) -> Option<u64> {
     u64::from_str_radix(headers::cookie(headers, &sticky?.name)?, 16).ok()
 }
 
-/// A request's body, and how often it can be sent.
+/// A request's body, which may be sendable only once.
 pub(crate) enum Outgoing {
     /// There is no body.
     Empty,
     /// The whole body.
     Whole(Bytes),
-    /// A stream that can be sent once; `None` afterwards.
+    /// A stream that can be sent once. `None` after it was sent.
     Once(Option<Box<RequestBody>>),
 }
 
-/// How a body is handled.
+/// How the body of a request is handled.
 pub(crate) struct BodyPlan {
-    /// Maximum length of a body that is kept to be sent again; `None` to stream every body.
+    /// Maximum length of a body that is kept to be sent again, in bytes. With `None`, every body is streamed.
     pub(crate) keep_max: Option<u64>,
     pub(crate) limit: u64,
     pub(crate) idle: Duration,
@@ -252,12 +252,12 @@ impl Outgoing {
         })
     }
 
-    /// Whether it can be sent again.
+    /// Whether the body can be sent more than once.
     pub(crate) fn is_repeatable(&self) -> bool {
         !matches!(self, Self::Once(_))
     }
 
-    /// Its length, if it is kept.
+    /// Length of the body in bytes, if it is kept.
     pub(crate) fn kept_len(&self) -> u64 {
         match self {
             Self::Whole(bytes) => bytes.len() as u64,
@@ -265,12 +265,12 @@ impl Outgoing {
         }
     }
 
-    /// Whether it can be sent at all.
+    /// Whether the body can be sent at least once.
     pub(crate) fn can_be_sent(&self) -> bool {
         !matches!(self, Self::Once(None))
     }
 
-    /// The body for one attempt, held back by the gate if there is one.
+    /// The body for one attempt. The gate, if there is one, holds it back. `None` if the body was already sent.
     pub(crate) fn take(&mut self, gate: Option<&Arc<ExpectGate>>) -> Option<RequestBody> {
         let body = match self {
             Self::Empty => return Some(RequestBody::empty()),

@@ -1,9 +1,9 @@
-//! The places for requests to one instance, and the requests that wait for a place.
+//! The slots for requests to one instance, and the requests that wait for a slot.
 //!
-//! No client can take all of them: it gets another place only while it holds fewer than three times as many as
-//! are free (the dynamic threshold of Choudhury and Hahne, 1998). So one client alone gets three quarters of the
-//! places, the next one three quarters of the rest, and so on. One place in 16 is kept for callers with a credential. The queue
-//! is shared in the same way.
+//! No client can take all slots: it gets another slot only while it holds fewer than three times as many as are free
+//! (the dynamic threshold of Choudhury and Hahne, 1998). So a single client gets three quarters of the slots, the next
+//! one three quarters of the rest, and so on. One slot in 16 is reserved for callers with a credential. The queue is
+//! shared in the same way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use super::client::ClientAddr;
 use maxine_admission::{CallerClass, network_of};
 
-/// A client may hold fewer than this many times the places that are free.
+/// A client may hold fewer slots than this many times the free ones.
 const FREE_FACTOR: usize = 3;
-/// One place in so many is kept for callers with a credential.
+/// One slot in this many is reserved for callers with a credential.
 const KEPT_ONE_IN: usize = 16;
 
-/// The client for which a place is taken.
+/// The client for which a slot is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     pub(crate) address: IpAddr,
@@ -37,7 +37,7 @@ impl Holder {
         Self { address: network_of(client.ip), is_shared, is_known }
     }
 
-    /// Which limits of the whole node apply to it.
+    /// Which limits of the whole node apply to the client.
     pub(crate) fn caller_class(&self) -> CallerClass {
         match (self.is_shared, self.is_known) {
             (true, _) => CallerClass::Trusted,
@@ -47,11 +47,11 @@ impl Holder {
     }
 }
 
-/// Places of one kind, and how many each address holds.
+/// Slots, or positions in the queue, and how many of them each address holds.
 #[derive(Debug)]
 struct Share {
     free: usize,
-    /// How many of the free ones only callers with a credential get.
+    /// How many of the free ones are reserved for callers with a credential.
     kept: usize,
     taken: HashMap<IpAddr, usize>,
 }
@@ -99,13 +99,13 @@ struct Waiter {
 struct State {
     slots: Share,
     queue: Share,
-    /// By address, in the order of arrival.
+    /// The waiting requests of each address, in the order of arrival.
     waiting: BTreeMap<IpAddr, VecDeque<Waiter>>,
     next_number: u64,
 }
 
 impl State {
-    /// Removes the first waiter that may have a place now.
+    /// Removes the first waiter that may have a slot now.
     fn next(&mut self) -> Option<Waiter> {
         let first = self.waiting.iter().filter_map(|(address, of_address)| {
             let waiter = of_address.front().filter(|waiter| self.slots.may_take(waiter.holder))?;
@@ -127,19 +127,19 @@ impl State {
     }
 }
 
-/// The places of one instance.
+/// The slots of one instance.
 #[derive(Debug)]
 pub(crate) struct Slots(Mutex<State>);
 
-/// A place, which is held until dropped.
+/// A slot. It is held until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// `None` once it is returned.
+    /// `None` once the slot was returned.
     slots: Option<Arc<Slots>>,
     holder: Holder,
 }
 
-/// A place in the queue, which is left when dropped.
+/// A position in the queue. Dropping this value leaves the queue.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     slots: Arc<Slots>,
@@ -158,13 +158,13 @@ impl Slots {
         })))
     }
 
-    /// A place, if the holder may have one now.
+    /// Takes a slot, if the holder may have one now.
     pub(crate) fn take(self: &Arc<Self>, holder: Holder) -> Option<Slot> {
         let taken = self.0.lock().slots.take(holder);
         taken.then(|| Slot { slots: Some(Arc::clone(self)), holder })
     }
 
-    /// A place in the queue, if the holder may have one.
+    /// Takes a position in the queue, if the holder may have one.
     pub(crate) fn wait(self: &Arc<Self>, holder: Holder) -> Option<Waiting> {
         let mut state = self.0.lock();
         if !state.queue.take(holder) {
@@ -175,20 +175,20 @@ impl Slots {
         state.next_number += 1;
         let waiter = Waiter { number, holder, grant };
         state.waiting.entry(holder.address).or_default().push_back(waiter);
-        // A place may have become free since the holder asked for one.
+        // A slot may have become free since the holder asked for one.
         self.grant(&mut state);
         drop(state);
         Some(Waiting { slots: Arc::clone(self), address: holder.address, number, granted })
     }
 
-    /// Gives free places to waiters.
+    /// Gives free slots to waiters.
     fn grant(self: &Arc<Self>, state: &mut State) {
         while let Some(waiter) = state.next() {
             let holder = waiter.holder;
             state.slots.take(holder);
             let slot = Slot { slots: Some(Arc::clone(self)), holder };
             if let Err(mut unclaimed) = waiter.grant.send(slot) {
-                // Dropping it would take the lock that is held here.
+                // Dropping the slot would take the lock that is held here.
                 unclaimed.slots = None;
                 state.slots.release(holder);
             }
@@ -197,7 +197,7 @@ impl Slots {
 }
 
 impl Waiting {
-    /// The place, once there is one.
+    /// Waits for the slot.
     pub(crate) async fn slot(mut self) -> Option<Slot> {
         (&mut self.granted).await.ok()
     }
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_gets_three_quarters_of_the_places_and_the_next_the_same_of_the_rest() {
+    fn each_client_gets_three_quarters_of_what_the_others_leave() {
         let slots = Slots::new(1_024, 0);
         let mut held = vec![take_all(&slots, holder(1))];
         held.extend((2..=5).map(|last| take_all(&slots, holder(last))));
@@ -255,8 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_wait_get_places_in_their_order_but_a_client_over_its_share_lets_others_pass()
-    {
+    async fn waiters_get_slots_in_order_unless_their_client_is_over_its_share() {
         let slots = Slots::new(4, 8);
         let mut hog = take_all(&slots, holder(1));
         assert_eq!(hog.len(), 3);

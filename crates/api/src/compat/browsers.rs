@@ -1,12 +1,11 @@
 //! Keeps pages of instances out of the node's own origin.
 //!
-//! An answer of an instance through the proxy comes from the node's address, so a browser would treat its
-//! page as one of the node's own. A script in it could do everything that the user may do who is signed in to
-//! the dashboard. Therefore the browser is made to give such a page a separate origin
-//! (`Content-Security-Policy: sandbox`, without `allow-same-origin`). It may not install a service worker
-//! from there, and an instance neither sees nor sets the session's cookie. Header fields that affect a whole
-//! origin (its cookies, its storage, its other addresses) are removed from an instance's answer, because the
-//! origin is the node's.
+//! An answer of an instance through the proxy comes from the node's address, so a browser treats its page as one of the
+//! node's own. A script in it could do everything that a user may do who is signed in to the dashboard. Therefore a
+//! policy (`Content-Security-Policy: sandbox`, without `allow-same-origin`) makes the browser give such a page an
+//! origin of its own. An instance may not install a service worker, and neither sees nor sets the session's cookie.
+//! Header fields that affect a whole origin (its cookies, its storage, its other addresses) are removed from an
+//! instance's answer, because the origin is the node's.
 
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
@@ -16,13 +15,13 @@ use maxine_identity::{SECURE_SESSION_COOKIE, SESSION_COOKIE};
 
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
-/// What a page may still do. It is added to a policy of the instance, and both apply.
+/// What a page of an instance may still do. This policy is added to the instance's own policy, and both apply.
 const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
 
-/// Whether the request comes from a browser. Browsers state this on trusted addresses; elsewhere nearly all of them
-/// have the same product name. Whatever sends the session's cookie counts as one, because it has a session to lose. What
-/// a browser loads for a page gets the policy too, where it has no effect, because the same answer may later be opened
-/// as a page from the browser's cache.
+/// Whether the request comes from a browser. Browsers send `Sec-Fetch-Dest` to trustworthy addresses; to other
+/// addresses, nearly all of them send the same product name. A client that sends the session's cookie counts as a
+/// browser, because it has a session to lose. Files that a browser loads for a page get the policy, too. It has no
+/// effect there, but the same answer may later be opened as a page from the browser's cache.
 pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(SEC_FETCH_DEST)
         || asks_for_worker(headers)
@@ -32,8 +31,8 @@ pub(super) fn is_browser(headers: &HeaderMap) -> bool {
             .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
 }
 
-/// Whether a field of a request, with its name in lower case, may need something to be done here: the request may come
-/// from a browser whose answer is sandboxed, or may have the session's cookie.
+/// Whether a field of a request, with its name in lower case, needs the code of this module: the request may come from
+/// a browser whose answer is sandboxed, or may have the session's cookie.
 pub(super) fn concerns(name: &str, value: &[u8], is_sandboxing: bool) -> bool {
     match name {
         // The name of the cookie over HTTPS contains it.
@@ -94,7 +93,7 @@ pub(crate) fn strip_reserved_fields(headers: &mut HeaderMap) {
     strip_origin_fields(headers);
 }
 
-/// Whether an instance's answer may have a field: with this name, in lower case, and this value.
+/// Whether an instance's answer may have a field with this name, in lower case, and this value.
 pub(crate) fn may_pass(name: &str, value: &[u8]) -> bool {
     let is_forbidden_cookie = name == header::SET_COOKIE && sets_session(value);
     !(affects_whole_origin(name) || is_forbidden_cookie)
@@ -106,7 +105,7 @@ fn sets_session(value: &[u8]) -> bool {
     pairs(value).next().is_some_and(|pair| is_session(pair) || pair.starts_with(b"="))
 }
 
-/// Removes from an answer cookies that would set the session's cookie.
+/// Removes cookies from an answer that would set the session's cookie.
 fn strip_session_cookies(headers: &mut HeaderMap) {
     let sets_it = |value: &HeaderValue| sets_session(value.as_bytes());
     if !headers.get_all(header::SET_COOKIE).iter().any(sets_it) {
@@ -120,13 +119,13 @@ fn strip_session_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Longest path of a cookie, with its name, in bytes. Browsers ignore attributes with a value of more than 1,024 bytes
-/// (RFC 6265bis, section 5.6).
+/// Maximum length of a cookie's path attribute, with its name, in bytes. Browsers ignore attributes with a value of
+/// more than 1,024 bytes (RFC 6265bis, section 5.6).
 const PATH_LEN_MAX: usize = 1_024;
 
-/// Limits the cookies of an answer to a browser to `prefix`, the path of the service. With another path the
-/// browser would send them with every request to this node. They could push out the session's cookie, and
-/// make requests too long.
+/// Limits the cookies of an answer to a browser to `prefix`, the path of the service. With another path, the browser
+/// would send them with every request to this node. They could then push out the session's cookie, and make requests
+/// too long.
 pub(super) fn limit_cookies_to(prefix: &str, headers: &mut HeaderMap) {
     let is_path = |part: &[u8]| {
         let name = part.split(|byte| *byte == b'=').next().unwrap_or_default();
@@ -139,12 +138,12 @@ pub(super) fn limit_cookies_to(prefix: &str, headers: &mut HeaderMap) {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     };
     let kept_below = |value: &HeaderValue| {
-        // A service's name may have the character that ends a path.
+        // The name of a service may contain `;`, which would end the path too early.
         if prefix.contains(';') {
             return None;
         }
-        // Of several paths, browsers take the last one that is not too long (RFC 6265, section 5.3), so which one is
-        // valid depends on the browser.
+        // If there are several paths, browsers take the last one that is not too long (RFC 6265, section 5.3). Which
+        // one that is depends on the browser.
         let mut paths = pairs(value.as_bytes()).skip(1).filter(|part| is_path(part));
         if let (Some(only), None) = (paths.next(), paths.next())
             && only.len() <= PATH_LEN_MAX
@@ -152,13 +151,13 @@ pub(super) fn limit_cookies_to(prefix: &str, headers: &mut HeaderMap) {
         {
             return Some(value.clone());
         }
-        // The first part is the cookie itself, whatever its name. Without it the second part would be the
-        // cookie, which nobody has checked.
+        // The first part is the cookie itself, whatever its name is. Without it, the second part would become the
+        // cookie, although nobody has checked it.
         let is_kept = |(at, part): &(usize, &[u8])| *at == 0 || !is_path(part);
         let parts = pairs(value.as_bytes()).enumerate().filter(is_kept);
         let mut parts: Vec<&[u8]> = parts.map(|(_, part)| part).collect();
         let path = [b"Path=", prefix.as_bytes()].concat();
-        // Browsers ignore a longer path, and would take that of the page.
+        // Browsers would ignore a longer path, and take that of the page instead.
         if path.len() > PATH_LEN_MAX {
             return None;
         }
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_is_told_from_other_clients() {
+    fn browsers_are_distinguished_from_other_clients() {
         assert!(is_browser(&map(&[("sec-fetch-dest", "document")])));
         assert!(is_browser(&map(&[("user-agent", "Mozilla/5.0 (X11; Linux x86_64)")])));
         assert!(is_browser(&map(&[("service-worker", "script")])));
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sessions_cookie_alone_is_taken_out() {
+    fn only_the_session_cookie_is_removed() {
         let mut headers =
             map(&[("cookie", "a=1; maxine_session=x.y.z;b=2"), ("cookie", "maxine_session=u")]);
         strip_session_cookie(&mut headers);
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_named_path_uncovers_no_other_cookie() {
+    fn a_cookie_named_path_does_not_let_another_cookie_pass() {
         let mut headers = map(&[
             ("set-cookie", "Path=x; maxine_session=planted; Max-Age=9"),
             ("set-cookie", "path; maxine_session=planted"),
@@ -313,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_comes_beside_the_instances_own() {
+    fn the_policy_is_added_to_the_instances_own() {
         let mut headers = map(&[("content-security-policy", "default-src 'self'")]);
         add_sandbox(&mut headers, StatusCode::OK);
         let policies: Vec<_> = headers.get_all("content-security-policy").iter().collect();

@@ -1,4 +1,4 @@
-//! Forwards requests to instances: those below the proxy's path, and those of discovery by proxy.
+//! Forwards requests to instances: those whose path begins with the proxy's, and those of discovery by proxy.
 
 use std::sync::Arc;
 
@@ -23,35 +23,35 @@ use maxine_telemetry::{AttemptTrail, ForwardHit, Subject};
 use maxine_view::ServiceTable;
 
 const PROXY_PREFIX: &str = "/api/maxine/serviceops/proxy/";
-/// The proxy's lines of the access table. The second one decides on requests for either.
+/// The proxy's paths in the access table. The access of both kinds of requests is decided by the second one.
 pub(super) const PROXY_ROUTES: [&str; 2] =
     ["/api/maxine/serviceops/proxy/{service}", "/api/maxine/serviceops/proxy/{service}/{*path}"];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// A request to forward, as its target names the instance.
+/// A request to forward, with the parts of its target that name the service.
 pub(crate) enum Forward<'a> {
-    /// By the proxy's path.
+    /// A request whose path begins with the proxy's.
     ByPath {
-        /// The service, raw.
+        /// The name of the service, with its percent escapes.
         name: &'a str,
-        /// The path below the service, raw: empty, `/`, or `/x`. Its escapes are the instance's business.
+        /// The path below the service: empty, `/`, or `/x`. Its percent escapes are forwarded as they are.
         raw_path: &'a str,
-        /// The query, raw.
+        /// The query, with its percent escapes.
         raw_query: Option<&'a str>,
     },
-    /// By discovery, with a query that names a service.
+    /// A request of discovery, with a query that names a service.
     ByDiscovery(DiscoverQuery<'a>),
 }
 
 impl<'a> Forward<'a> {
-    /// The one for a path below the proxy's; `None` for another path.
+    /// The request with this path and query; `None` if the path does not begin with the proxy's.
     pub(crate) fn below_proxy(path: &'a str, raw_query: Option<&'a str>) -> Option<Self> {
         let rest = path.strip_prefix(PROXY_PREFIX)?;
         let (name, raw_path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         (!rest.is_empty()).then_some(Self::ByPath { name, raw_path, raw_query })
     }
 
-    /// Whether the service's instances answer `OPTIONS`, as its policy says.
+    /// Whether the service's policy says that its instances answer `OPTIONS`.
     pub(crate) fn takes_options(&self, state: &AppState) -> bool {
         let Self::ByPath { name, .. } = self else { return false };
         let Some(service) = percent_decoded(name) else { return false };
@@ -62,7 +62,8 @@ impl<'a> Forward<'a> {
         state.view().with_table(reference, forwards).unwrap_or(false)
     }
 
-    /// Takes what is needed out of the request's target, which is gone once the request is sent.
+    /// Copies what forwarding needs out of the request's target, because the target is not available once the request
+    /// is sent.
     pub(crate) fn read(self) -> Forwarding {
         match self {
             Self::ByPath { name, raw_path, raw_query } => {
@@ -75,25 +76,25 @@ impl<'a> Forward<'a> {
     }
 }
 
-/// A request to forward.
+/// A request to forward, independent of the target that it was read from.
 pub(crate) struct Forwarding {
-    /// Its line of the access table.
+    /// The path of its route in the access table.
     pub(crate) route: &'static str,
     asked: Result<Asked, CompatError>,
 }
 
-/// What is asked of which service.
+/// What a request asks for, and of which service.
 struct Asked {
     service: String,
     target: Target,
     way: Way,
 }
 
-/// The way that a request came, with what is noted of it.
+/// How a request reached the proxy, with the detail that telemetry records.
 pub(super) enum Way {
-    /// By the proxy's path: the path below the service.
+    /// By the proxy's path. The value is the path below the service.
     Path(Box<str>),
-    /// By discovery: the mode.
+    /// By discovery. The value is the mode that the request names, or `proxy`.
     Discovery(Box<str>),
 }
 
@@ -113,7 +114,7 @@ fn by_path(name: &str, raw_path: &str, raw_query: Option<&str>) -> Result<Asked,
 fn by_discovery(query: &DiscoverQuery<'_>) -> Asked {
     let target = query.end_point.as_deref().map(maxine_discovery::encode_end_point);
     let target = target.as_deref().unwrap_or_default();
-    // A client does not send what follows `#`.
+    // A client never sends the part from `#` on.
     let target = target.split('#').next().unwrap_or_default();
     let (path, raw_query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query.to_owned())),
@@ -125,12 +126,12 @@ fn by_discovery(query: &DiscoverQuery<'_>) -> Asked {
 }
 
 impl Way {
-    /// By the proxy's path, for this path below the service.
+    /// A request by the proxy's path, with this path below the service.
     pub(super) fn path(raw_path: &str) -> Self {
         Self::Path(shown_path(raw_path))
     }
 
-    /// Counts and notes a request that an instance was called for.
+    /// Counts and records a request for which an instance was chosen.
     pub(super) fn hit(
         self,
         state: &AppState,
@@ -168,7 +169,7 @@ impl Way {
         }
     }
 
-    /// Notes a request for which there is no instance.
+    /// Records a request for which there is no instance.
     fn miss(self, state: &AppState, context: &RequestContext, service: &str, method: &Method) {
         match self {
             Self::Path(path) => state.telemetry().record(
@@ -188,7 +189,7 @@ impl Way {
     }
 }
 
-/// Forwards a request. Answers the response, the outcome of each attempt, and what the request was.
+/// Forwards a request. Returns the response, the outcome of each attempt, and the subject of the request for telemetry.
 pub(crate) async fn forward(
     state: &AppState,
     forwarding: Forwarding,
@@ -223,13 +224,13 @@ pub(crate) async fn forward(
     }
 }
 
-/// The request to an instance.
+/// The target of the request to an instance.
 struct Target {
-    /// The raw path below the instance's address: empty, `/`, or `/x`.
+    /// The path below the instance's address, with its percent escapes: empty, `/`, or `/x`.
     raw_path: String,
-    /// The raw query.
+    /// The query, with its percent escapes.
     raw_query: Option<String>,
-    /// The path under which clients reach the service, if it has one of its own.
+    /// The path under which clients reach the service. `None` in discovery, where it has no path of its own.
     prefix: Option<String>,
 }
 
@@ -264,10 +265,9 @@ async fn forward_to(
         let refused = refuse_body(state.settings(), request, max).await;
         return Err(Box::new(refused));
     }
-    // `Trailer` is removed like every field of the connection, unless it announces fields after a chunked
-    // body.
+    // `Trailer` is removed like every field of the connection, unless it announces fields that follow a chunked body.
     let keep_trailer = headers.contains_key(header::TRANSFER_ENCODING);
-    // By discovery an instance has no path of its own: its cookies return with discovery alone.
+    // In discovery, a service has no path of its own, so its cookies are limited to the path of discovery.
     let cookie_path = target.prefix.clone().unwrap_or_else(|| DISCOVER.to_owned());
     let forward = ForwardContext {
         service: key.clone(),
@@ -285,7 +285,7 @@ async fn forward_to(
         interim,
     };
     let is_head = request.method() == Method::HEAD;
-    // It is boxed, so that the future is not copied on its way through the callers.
+    // The future is boxed, so that it is not copied on its way through the callers.
     let answer = Box::pin(state.forwarder().forward(forward, request)).await;
     let (mut response, attempts) = (answer.response, answer.trail);
     if is_head && answer.error.is_some() {

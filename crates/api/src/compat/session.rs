@@ -34,8 +34,8 @@ pub(super) async fn sign_in(
     Ok(answer(&json!({ "accessToken": session.access_token, "role": session.role })))
 }
 
-/// Signs a user in, counts the attempt, and records it in both audit logs, also if the client leaves before
-/// the answer. Every API with a sign-in uses it.
+/// Signs a user in, counts the attempt, and records it in both audit logs, even if the client leaves before the answer.
+/// Every API with a sign-in uses this function.
 pub(crate) async fn open_session(
     state: &AppState,
     context: &RequestContext,
@@ -86,7 +86,7 @@ fn account_sign_in(
     };
     fields.push(("traceId", context.trace_id_text().into()));
     state.telemetry().record("auth.signin", outcome, fields);
-    // As long as the password is not right, the name is only a claim.
+    // Until the password was correct, the user name is only a claim, so the record names no user.
     let user = if result.is_ok() { shown.clone().into() } else { "".into() };
     let caller = Caller { user, ..Caller::default() };
     state.audit().record(
@@ -114,7 +114,7 @@ impl From<SigninError> for CompatError {
     }
 }
 
-/// `PUT /api/maxine/change-password`: the caller's own password.
+/// `PUT /api/maxine/change-password`: changes the caller's own password.
 pub(super) async fn change_password(
     State(state): State<AppState>,
     CalledBy(caller): CalledBy,

@@ -1,8 +1,8 @@
-//! The edge: names the request, decides access on the route that was matched, and accounts for it.
+//! The edge: gives a request its trace ids, decides access on the matched route, and accounts for the request.
 //!
-//! Place in the flow: between the router and its handlers, and in the [`crate::Front`] for what does not go through the router.
-//! Either way the matched route is known. A route that the
-//! access table does not know is refused: a forgotten line closes a door instead of opening one.
+//! Place in the flow: between the router and its handlers, and in the [`crate::Front`] for requests that do not use the
+//! router. In both cases the matched route is known. A route without a rule in the access table is refused: a forgotten
+//! rule denies access instead of granting it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub(crate) struct Shared {
 }
 
 impl EdgeLayer {
-    /// For a node's state.
+    /// Creates the layer for a node's state.
     #[must_use]
     pub fn new(state: AppState) -> Self {
         let trace_header = state.trace_header().clone();
@@ -133,13 +133,13 @@ where
     }
 }
 
-/// What is kept about a request in flight.
+/// What the edge stores about a request in flight.
 pub(crate) struct Record {
-    /// Its ids.
+    /// The trace ids and the client of the request.
     pub(crate) context: RequestContext,
     finished: FinishedRequest,
     if_none_match: Option<HeaderValue>,
-    /// Whether it is for the compatible API, whose clients may depend on the case of field names.
+    /// Whether the request is for the compatible API, whose clients may depend on the case of field names.
     compatible: bool,
     /// The origin of the page that sent the request, if it is a page of another member.
     member_origin: Option<HeaderValue>,
@@ -152,21 +152,21 @@ impl Record {
         self.finished.subject = subject;
     }
 
-    /// Keeps the outcomes of the attempts to forward the request.
+    /// Stores the outcomes of the attempts to forward the request.
     pub(crate) fn attempted(&mut self, attempts: AttemptTrail) {
         self.finished.attempts = attempts;
     }
 }
 
 impl Shared {
-    /// Gives the request its ids, and stores what its record needs.
+    /// Gives the request its trace ids, and stores what accounting for it needs.
     pub(crate) fn open<B>(&self, request: &http::Request<B>, peer: Peer) -> Record {
         let headers = request.headers();
         let started_us = self.state.clock().monotonic_us();
         let given = (headers.get(&self.trace_header), headers.get(&TRACEPARENT));
         let given = (given.0.map(HeaderValue::as_bytes), given.1.map(HeaderValue::as_bytes));
         let client = self.resolve(peer, headers);
-        // The native API refuses a malformed value. In the compatible API it is ignored.
+        // The native API refuses a malformed value. The compatible API ignores it.
         let timeout_ms = caller::timeout_ms(headers).ok().flatten();
         let answer_by_ms = timeout_ms.map(|ms| started_us / 1_000 + ms);
         let context = RequestContext { answer_by_ms, ..context_of(given.0, given.1, client) };
@@ -190,12 +190,12 @@ impl Shared {
         Record { context, finished, if_none_match, compatible, member_origin, break_glass }
     }
 
-    /// Resolves the client's address, once for all users of it.
+    /// Resolves the client's address. It is done once for each request.
     pub(crate) fn resolve(&self, peer: Peer, fields: &impl FieldLines) -> ClientAddr {
         self.state.settings().trusted_proxies.resolve(peer, fields)
     }
 
-    /// Records the outcome of a request with the break-glass token in the audit log.
+    /// Makes a request with the break-glass token leave a record of its outcome in the audit log.
     pub(crate) fn track_break_glass<B>(
         &self,
         record: &mut Record,
@@ -208,13 +208,13 @@ impl Shared {
         }
     }
 
-    /// Adds the headers of every answer, and accounts for the request.
+    /// Adds the headers that every answer has, and accounts for the request.
     pub(crate) fn close(&self, mut record: Record, mut response: Response<Body>) -> Response<Body> {
         if let Some(subject) = response.extensions_mut().remove() {
             record.about(subject);
         }
         let is_own = record.finished.attempts.is_empty();
-        // The answer of an instance is not changed: neither its tags nor its names of fields.
+        // An instance's answer keeps its `ETag` and the spelling of its field names.
         if is_own {
             if let Some(asked) = &record.if_none_match {
                 not_modified_if_matched(&record.finished.method, asked, &mut response);
@@ -247,14 +247,14 @@ impl Shared {
         response
     }
 
-    /// Accounts for a request that ends now.
+    /// Accounts for a request that ends now. Its duration is counted up to now.
     fn account(&self, mut finished: FinishedRequest) {
         let now_us = self.state.clock().monotonic_us();
         finished.duration_us = now_us.saturating_sub(finished.started_us);
         self.state.telemetry().request_finished(finished);
     }
 
-    /// Whether discovery is open and its answers only have the usual headers.
+    /// Whether discovery needs no token and its answers have only the usual headers.
     pub(crate) fn allows_fast_path(&self) -> bool {
         self.state.settings().discovery_access == AccessMode::Open && !self.cors.has_origin()
     }
@@ -264,7 +264,7 @@ impl Shared {
         &self.trace_header
     }
 
-    /// Opens the record of a `GET` over HTTP/1.1 that is read where it stands, and that has no credential.
+    /// Opens the record of a `GET` over HTTP/1.1 without a credential, which the fast path reads from its bytes.
     pub(crate) fn open_plain(
         &self,
         target: &str,

@@ -1,4 +1,4 @@
-//! The names that a request goes by: its trace id and its W3C trace parent.
+//! The trace id and the W3C trace parent of a request.
 
 use axum::http::{HeaderName, HeaderValue};
 
@@ -8,12 +8,12 @@ use maxine_telemetry::TraceName;
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Maximum length of a client's trace id, in bytes; the rest is cut off. It is in every log line and audit
-/// record of the request.
+/// Maximum length of a client's trace id, in bytes. The rest is cut off, because every log line and audit record of the
+/// request contains the id.
 const TRACE_ID_LEN_MAX: usize = 128;
 
-/// The ids of a request: those that it has, or new ones. They are copies: a request's fields are part of its
-/// connection's read buffer, which could not be reused while a record holds them.
+/// The ids of a request: those that the client sent, or new ones. They are copied, because a request's fields are part
+/// of its connection's read buffer, which could not be reused while a record holds them.
 pub(crate) fn context_of(
     trace_id: Option<&[u8]>,
     traceparent: Option<&[u8]>,
@@ -28,8 +28,7 @@ pub(crate) fn context_of(
     RequestContext { trace_id, traceparent, client, answer_by_ms: None }
 }
 
-/// Whether a value is a `traceparent` by the W3C's Trace Context, section 3.2.2. A version after
-/// 00 may add fields.
+/// Whether a value is a `traceparent` (W3C Trace Context, section 3.2.2). A version after 00 may add fields.
 pub(super) fn is_valid_traceparent(value: &[u8]) -> bool {
     if value.len() < 55 || value.len() > 512 {
         return false;
@@ -60,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_id_is_cut_where_it_is_too_long_to_be_logged() {
+    fn a_trace_id_that_is_too_long_to_be_logged_is_cut() {
         let client = ClientAddr::direct(Peer::plain([10, 0, 0, 1].into()));
         let named = |given: &str| {
             context_of(Some(given.as_bytes()), None, client).trace_id_text().into_owned()
@@ -71,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_valid() {
+    fn new_ids_are_valid() {
         for _ in 0..100 {
             let (id, parent) = (TraceName::new_id(), TraceName::new_parent());
             assert!(is_valid_traceparent(parent.header_value().as_bytes()));
@@ -80,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_traceparent_is_told() {
+    fn a_malformed_traceparent_is_not_valid() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         assert!(is_valid_traceparent(good.as_bytes()));
         assert!(is_valid_traceparent(format!("cc{}-more", &good[2..]).as_bytes()));

@@ -23,7 +23,7 @@ use maxine_state::{Command, Name, Rejection, Reply, Role, SigningKey, TokenRecor
 
 /// Maximum lifetime of a token, in milliseconds (10 years).
 const TOKEN_MS_MAX: u64 = 10 * 365 * 24 * 3_600 * 1_000;
-/// Number of older signing keys that stay accepted if a rotation does not say.
+/// Number of older signing keys that stay accepted if a rotation does not name one.
 const KEEP_PREVIOUS_DEFAULT: u32 = 2;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -44,16 +44,16 @@ impl ByName {
     }
 }
 
-/// A user. Never the password, nor its hash.
+/// A user. It contains neither the password nor its hash.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct UserView {
     /// The name to sign in with.
     name: String,
-    /// What they may do.
+    /// What the user may do.
     role: Role,
-    /// Grows with every change; for `If-Match`.
+    /// Version of the user. It grows with every change; for `If-Match`.
     credential_version: u64,
-    /// Whether the operator's environment owns the account.
+    /// Whether the account is set by the operator's environment.
     managed: bool,
 }
 
@@ -81,13 +81,13 @@ pub(super) async fn list_users(
     Ok(listing.answer(fresh.json(Page::take(users, limit, cursor, show))))
 }
 
-/// What is set of a user.
+/// The settings of a user.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserBody {
-    /// What they may do.
+    /// What the user may do.
     role: Role,
-    /// The new password; if left out, the present one is kept.
+    /// The new password. If it is left out, the present one is kept; a new user needs one.
     #[serde(default)]
     #[schema(min_length = 8, max_length = 1024, format = Password)]
     password: Option<String>,
@@ -96,9 +96,9 @@ pub(super) struct UserBody {
 /// A user that was set.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct UserWritten {
-    /// The index of the state right after it.
+    /// The index of the state right after the change.
     index: u64,
-    /// The new credential version; tokens of older ones no longer work.
+    /// The new credential version. Tokens of older versions no longer work.
     credential_version: u64,
 }
 
@@ -138,8 +138,7 @@ pub(super) async fn put_user(
             return Err(Problem::limit("password", "given for a new user", "nothing"));
         }
     };
-    // The state that was read above must still be the present one at the write, even if the client does not
-    // ask for that.
+    // The state that was read above must still be the present one at the write, even if the client set no condition.
     let read = present.map(|user| user.credential_version);
     let create_only = write.conditions.create_only;
     let command = Command::PutUser {
@@ -166,7 +165,7 @@ async fn hash(state: &AppState, password: &str) -> Result<Box<str>, Problem> {
     })
 }
 
-/// Deletes a user; their sessions end.
+/// Deletes a user. All sessions of the user end.
 #[utoipa::path(
     delete, path = "/api/v1/users/{name}", tag = "identities", operation_id = "deleteUser",
     params(("name" = String, Path,)), responses((status = 200, body = Written)),
@@ -181,20 +180,20 @@ pub(super) async fn delete_user(
     Ok(Json(Written { index: applied.index }))
 }
 
-/// An API token. Never the token itself.
+/// An API token. It does not contain the token itself.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TokenView {
-    /// Its public name.
+    /// Public name of the token.
     id: String,
-    /// What it is for.
+    /// What the token is for.
     note: String,
-    /// What its bearer may do.
+    /// What the bearer of the token may do.
     role: Role,
-    /// Who made it.
+    /// The user who created the token.
     created_by: String,
-    /// Time, in milliseconds since 1970.
+    /// When the token was created, in milliseconds since 1970.
     created_at_ms: u64,
-    /// When it stops working; null for never.
+    /// When the token stops working, in milliseconds since 1970; null for never.
     expires_at_ms: Option<u64>,
 }
 
@@ -230,34 +229,34 @@ pub(super) async fn list_tokens(
     Ok(listing.answer(fresh.json(page)))
 }
 
-/// What a new token is for.
+/// The settings of a new token.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenBody {
-    /// What its bearer may do.
+    /// What the bearer of the token may do.
     role: Role,
-    /// What it is for.
+    /// What the token is for.
     #[serde(default)]
     #[schema(max_length = 1024)]
     note: String,
-    /// Lifetime, in milliseconds; by default without end.
+    /// Lifetime, in milliseconds; by default unlimited.
     #[serde(default)]
     #[schema(minimum = 1000, maximum = 315_360_000_000_u64)]
     ttl_ms: Option<u64>,
 }
 
-/// A token that was made.
+/// A token that was created.
 #[derive(Serialize, ToSchema)]
 pub(super) struct TokenMade {
     #[serde(flatten)]
     view: TokenView,
-    /// The index of the state right after it.
+    /// The index of the state right after the change.
     index: u64,
-    /// The token, for `Authorization: Bearer`. It is shown only now.
+    /// The token, for `Authorization: Bearer`. It is never shown again.
     token: String,
 }
 
-/// Makes an API token. Only this answer shows it.
+/// Creates an API token. Only this answer shows the token.
 #[utoipa::path(
     post, path = "/api/v1/tokens", tag = "identities", operation_id = "createToken",
     request_body = TokenBody, responses((status = 201, body = TokenMade)),
@@ -289,18 +288,18 @@ pub(super) async fn create_token(
     let view = TokenView::from(&record);
     let answered = write.answered.clone();
     let applied = write.propose(&state, Command::PutToken { token: record }).await?;
-    // A repeat with the same idempotency key gets the first answer, and created no token of its own.
+    // A repeat with the same idempotency key gets the first answer, and creates no token of its own.
     if !answered.by_present(&state).state.identities().tokens.contains_key(&id) {
         let detail =
             "the first request with this Idempotency-Key made the token; it is not shown again";
         return Err(Problem::new(ProblemKind::Conflict, detail));
     }
-    // The bearer must receive it once, which is here.
+    // This is the only place where the token leaves the node.
     let token = minted.text.expose().to_owned();
     Ok((StatusCode::CREATED, Json(TokenMade { view, index: applied.index, token })))
 }
 
-/// Revokes an API token: it stops working.
+/// Revokes an API token. It stops working.
 #[utoipa::path(
     delete, path = "/api/v1/tokens/{id}", tag = "identities", operation_id = "deleteToken",
     params(("id" = String, Path,)), responses((status = 200, body = Written)),
@@ -315,14 +314,14 @@ pub(super) async fn delete_token(
     Ok(Json(Written { index: applied.index }))
 }
 
-/// A signing key. Never its secret.
+/// A signing key. It does not contain the secret.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct KeyView {
-    /// Its name in the header of the sessions it signed.
+    /// Name of the key, in the header of the sessions that it signed.
     key_id: String,
-    /// When it was made, in milliseconds since 1970.
+    /// When the key was created, in milliseconds since 1970.
     created_at_ms: u64,
-    /// Whether it signs new sessions; the others are only accepted.
+    /// Whether the key signs new sessions. Other keys are only accepted.
     signs: bool,
 }
 
@@ -350,21 +349,21 @@ pub(super) async fn list_keys(
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RotateBody {
-    /// Number of older keys that are still accepted; by default 2. 0 ends every session at once.
+    /// Number of older keys that are still accepted; by default 2. With 0, every session ends at once.
     #[schema(minimum = 0, maximum = 8)]
     keep_previous: Option<u32>,
 }
 
-/// A rotation that was made.
+/// A rotation that took effect.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Rotated {
-    /// The index of the state right after it.
+    /// The index of the state right after the rotation.
     index: u64,
-    /// The key that signs new sessions.
+    /// Name of the key that signs new sessions.
     key_id: String,
 }
 
-/// Makes a new signing key for sessions.
+/// Creates a new signing key for sessions.
 #[utoipa::path(
     post, path = "/api/v1/keys/rotate", tag = "identities", operation_id = "rotateKeys",
     request_body = Option<RotateBody>, responses((status = 200, body = Rotated)),
@@ -387,7 +386,7 @@ pub(super) async fn rotate_keys(
     let key = SigningKey { key_id: key_id.clone(), secret: secret.into(), created_at_ms: now_ms };
     let command = Command::RotateSigningKey { key, keep_previous };
     let applied = write.propose(&state, command).await?;
-    // A repeat with the same idempotency key created no key of its own: the newest key is that of the first
+    // A repeat with the same idempotency key created no key of its own. Then the newest key is the one of the first
     // request.
     let snapshot = state.view().snapshot();
     let keys = &snapshot.state.identities().signing_keys;
@@ -396,7 +395,7 @@ pub(super) async fn rotate_keys(
     Ok(Json(Rotated { index: applied.index, key_id: key_id.into() }))
 }
 
-/// A name that sorts by time and is unique.
+/// A unique name that sorts by time.
 fn new_id(prefix: &str, now_ms: u64) -> Result<Name, Problem> {
     let mut random = [0; 16];
     OsRng.try_fill_bytes(&mut random).map_err(|_| no_randomness())?;

@@ -1,4 +1,4 @@
-//! Sign-in for people. The answer has the session's token, also as a cookie for the dashboard.
+//! Sign-in for people. The answer contains the session's token, and sets it as a cookie for the dashboard.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -36,16 +36,16 @@ pub(super) struct SessionBody {
 pub(super) struct SessionView {
     /// The user's name.
     user: String,
-    /// What they may do.
+    /// What the user may do.
     role: Role,
     /// When the session ends, in milliseconds since 1970.
     expires_at_ms: u64,
-    /// Token for `Authorization: Bearer`; the cookie has the same.
+    /// Token for `Authorization: Bearer`. The cookie contains the same token.
     access_token: String,
 }
 
-/// Signs a user in. The cookie is `HttpOnly` and `SameSite=Strict`; requests with it that change
-/// something need the header `x-maxine-csrf: 1`.
+/// Signs a user in. The cookie is `HttpOnly` and `SameSite=Strict`. A request that changes something with it needs the
+/// header `x-maxine-csrf: 1`.
 #[utoipa::path(
     post, path = "/api/v1/session", tag = "session", operation_id = "signIn",
     request_body = SessionBody,
@@ -66,7 +66,7 @@ pub(super) async fn sign_in(
     }
     let opened = open_session(&state, &context, &body.user, &body.password).await;
     let signed_in = opened.map_err(signin_problem)?;
-    // The browser reports the origin of the page, also behind a proxy that does not report the scheme.
+    // The browser sends the origin of the page. It tells the scheme even behind a proxy that does not report it.
     let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
     let (name, secure) = if context.client.is_https || origin.starts_with(b"https://") {
         (SECURE_SESSION_COOKIE, "; Secure")
@@ -91,7 +91,7 @@ pub(super) async fn sign_in(
     Ok(response)
 }
 
-/// Ends the session that the request carries: its token stops working on every node, and the cookie goes.
+/// Ends the session of the request: its token stops working on every node, and the cookie is deleted.
 #[utoipa::path(
     delete, path = "/api/v1/session", tag = "session", operation_id = "signOut",
     responses((status = 204)),
@@ -104,7 +104,7 @@ pub(super) async fn sign_out(
 ) -> Response {
     let caller = state.security().identify(CookieUse::Changes, request.headers());
     let ended = match caller {
-        // A page that calls this node by another site's name must not sign the user out.
+        // A page that calls this node by another site's name must not be able to sign the user out.
         Ok(caller) if caller.via == AuthMethod::Cookie && !hosts::is_own(&state, &request) => {
             let error = AuthError::WrongHost;
             Err(Problem::new(ProblemKind::Forbidden, error.explanation()))
@@ -140,7 +140,7 @@ async fn end_session(state: &AppState, caller: &Caller, write: Write) -> Result<
     write.propose(state, command).await.map(drop)
 }
 
-/// How a caller proved who they are.
+/// How a caller was authenticated.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum AuthMethodView {
@@ -154,14 +154,14 @@ pub(super) enum AuthMethodView {
     BreakGlass,
 }
 
-/// Who asks.
+/// The caller of the request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Me {
     /// The user's name, or `token:ID`.
     user: String,
-    /// What they may do now.
+    /// What the caller may do now.
     role: Role,
-    /// How they proved it.
+    /// How the caller was authenticated.
     via: AuthMethodView,
 }
 
@@ -194,12 +194,12 @@ pub(super) struct OwnPasswordBody {
     /// The present password.
     #[schema(min_length = 1, max_length = 1024, format = Password)]
     password: String,
-    /// The new one.
+    /// The new password.
     #[schema(min_length = 8, max_length = 1024, format = Password)]
     new_password: String,
 }
 
-/// Changes the caller's own password. Every session of the user ends, this one too.
+/// Changes the caller's own password. All sessions of the user end, including this one.
 #[utoipa::path(
     put, path = "/api/v1/me/password", tag = "session", operation_id = "changeOwnPassword",
     request_body = OwnPasswordBody, responses((status = 200, body = Written)),
