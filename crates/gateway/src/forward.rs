@@ -573,7 +573,7 @@ impl Forwarder {
             return Forwarded { response, chosen, error: None, attempts: made, trail };
         }
         let (mut parts, incoming) = response.into_parts();
-        leave_connection_behind(&mut parts, attempts.head.takes_trailers);
+        strip_connection_fields(&mut parts, attempts.head.takes_trailers);
         attempts.map_prefix(&mut parts.headers);
         self.set_sticky_cookie(attempts, policy, &mut parts.headers);
         let watch = ResponseWatch {
@@ -601,7 +601,7 @@ impl Forwarder {
             return Forwarded::failed(ProxyError::BadResponse, chosen, 1);
         }
         let (mut parts, incoming) = response.into_parts();
-        leave_connection_behind(&mut parts, false);
+        strip_connection_fields(&mut parts, false);
         let (idle, deadline) = (policy.idle, None);
         let watch = ResponseWatch { lease, in_flight, idle, deadline, in_flight_guard };
         let response = Response::from_parts(parts, ResponseBody::wrap(incoming, watch));
@@ -630,7 +630,7 @@ impl Forwarder {
 }
 
 /// Removes the fields from an instance's answer that concern its connection, and those that only Maxine may set.
-fn leave_connection_behind(parts: &mut response::Parts, takes_trailers: bool) {
+fn strip_connection_fields(parts: &mut response::Parts, takes_trailers: bool) {
     // A length beside another framing, or in a response without content, has no meaning and must not be forwarded.
     if parts.headers.contains_key(header::TRANSFER_ENCODING)
         || parts.status == StatusCode::NO_CONTENT

@@ -37,7 +37,7 @@ impl Ejection {
         self.until_ms.saturating_sub(now_ms)
     }
 
-    /// Ends the ejection when its time is over, and returns whether it did. It is called more often than [`look`].
+    /// Ends the ejection when its time is over, and returns whether it did. It is called more often than [`evaluate`].
     pub(crate) fn expire(&mut self, counts: Counts, now_ms: u64) -> bool {
         if self.until_ms == 0 || now_ms < self.until_ms {
             return false;
@@ -49,7 +49,7 @@ impl Ejection {
 }
 
 /// Evaluates all instances of a service. Returns one verdict for each instance, in the same order.
-pub(crate) fn look(
+pub(crate) fn evaluate(
     members: &mut [(Counts, Ejection)],
     now_ms: u64,
     policy: &OutlierPolicy,
@@ -144,12 +144,12 @@ mod tests {
     fn each_ejection_of_a_failing_instance_takes_longer() {
         let policy = OutlierPolicy { ejection_ms: 1_000, ..Default::default() };
         let mut members = [member(100, 0, 1), member(40, 60, 1), member(100, 0, 1)];
-        let verdicts = look(&mut members, 10, &policy);
+        let verdicts = evaluate(&mut members, 10, &policy);
         assert_eq!(verdicts[1], Verdict::Eject("60 of 100 requests failed".into()));
         assert!(!members[1].1.expire(members[1].0, 1_009));
         assert!(members[1].1.expire(members[1].0, 1_010));
         members[1].0.bad += 50;
-        look(&mut members, 2_000, &policy);
+        evaluate(&mut members, 2_000, &policy);
         assert!(!members[1].1.expire(members[1].0, 3_999), "twice as long the second time");
         assert!(members[1].1.expire(members[1].0, 4_000));
     }
@@ -158,7 +158,7 @@ mod tests {
     fn a_slow_instance_is_ejected_if_latency_counts() {
         let policy = OutlierPolicy { latency_percent: 300, ..Default::default() };
         let mut members = [member(50, 0, 1_000), member(50, 0, 9_000), member(50, 0, 1_100)];
-        let verdicts = look(&mut members, 0, &policy);
+        let verdicts = evaluate(&mut members, 0, &policy);
         assert!(matches!(&verdicts[1], Verdict::Eject(_)), "{verdicts:?}");
         assert_eq!(verdicts[0], Verdict::Stay);
     }
@@ -171,7 +171,7 @@ mod tests {
             let policy = OutlierPolicy { ejected_percent_max: percent, ..Default::default() };
             let mut members: Vec<_> = bad.iter().map(|bad| member(100 - bad, *bad, 1)).collect();
             for round in 0..3 {
-                look(&mut members, round, &policy);
+                evaluate(&mut members, round, &policy);
                 for (counts, _) in &mut members {
                     counts.bad += 100;
                 }

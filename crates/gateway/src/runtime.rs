@@ -24,7 +24,7 @@ pub(crate) struct ServiceShared {
     pub(crate) rate: Rate,
     client_rates: OnceLock<ClientRates>,
     pub(crate) mirrors_in_flight: AtomicU32,
-    pub(crate) outliers_looked_at_ms: AtomicU64,
+    pub(crate) outliers_evaluated_at_ms: AtomicU64,
 }
 
 impl ServiceShared {
@@ -35,7 +35,7 @@ impl ServiceShared {
             rate: Rate::new(),
             client_rates: OnceLock::new(),
             mirrors_in_flight: AtomicU32::new(0),
-            outliers_looked_at_ms: AtomicU64::new(0),
+            outliers_evaluated_at_ms: AtomicU64::new(0),
         }
     }
 

@@ -82,28 +82,28 @@ pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<Upstr
             events.push(event(upstream, UpstreamChange::Returned, reason));
         }
     }
-    look_for_outliers(runtime, now_ms, &mut |upstream, reason, lasts_ms| {
+    evaluate_outliers(runtime, now_ms, &mut |upstream, reason, lasts_ms| {
         let ejected = event(upstream, UpstreamChange::Ejected, reason);
         events.push(UpstreamEvent { lasts_ms, ..ejected });
     });
 }
 
-fn look_for_outliers(
+fn evaluate_outliers(
     runtime: &ServiceRuntime,
     now_ms: u64,
     ejected: &mut dyn FnMut(&Upstream, String, u64),
 ) {
     let Some(policy) = runtime.policy.outlier() else { return };
-    let looked = &runtime.shared.outliers_looked_at_ms;
-    if now_ms.saturating_sub(looked.load(Ordering::Relaxed)) < policy.interval_ms {
+    let evaluated_at_ms = &runtime.shared.outliers_evaluated_at_ms;
+    if now_ms.saturating_sub(evaluated_at_ms.load(Ordering::Relaxed)) < policy.interval_ms {
         return;
     }
-    looked.store(now_ms, Ordering::Relaxed);
-    let standing = |upstream: &Arc<Upstream>| {
+    evaluated_at_ms.store(now_ms, Ordering::Relaxed);
+    let counts_and_ejection = |upstream: &Arc<Upstream>| {
         (upstream.signals.counts(), upstream.signals.decisions().lock().ejection)
     };
-    let mut members: Vec<_> = runtime.upstreams.iter().map(standing).collect();
-    let verdicts = outlier::look(&mut members, now_ms, policy);
+    let mut members: Vec<_> = runtime.upstreams.iter().map(counts_and_ejection).collect();
+    let verdicts = outlier::evaluate(&mut members, now_ms, policy);
     for ((upstream, (_, ejection)), verdict) in runtime.upstreams.iter().zip(members).zip(verdicts)
     {
         upstream.signals.decisions().lock().ejection = ejection;

@@ -95,7 +95,7 @@ impl<R> Arriving<R> {
     pub(super) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<Option<(Reader<R>, Content)>> {
         let mut state = self.0.lock();
         if state.is_read() {
-            note(&mut state.exchange, cx.waker());
+            store_waker(&mut state.exchange, cx.waker());
             return Poll::Pending;
         }
         Poll::Ready(state.take())
@@ -142,10 +142,10 @@ impl<R> State<R> {
     }
 }
 
-fn note(noted: &mut Option<Waker>, waker: &Waker) {
-    match noted {
-        Some(noted) => noted.clone_from(waker),
-        None => *noted = Some(waker.clone()),
+fn store_waker(stored: &mut Option<Waker>, waker: &Waker) {
+    match stored {
+        Some(stored) => stored.clone_from(waker),
+        None => *stored = Some(waker.clone()),
     }
 }
 
@@ -183,7 +183,7 @@ impl<R: AsyncRead + Unpin> State<R> {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0) | Err(_)) => return self.fail(ContentError::Closed, cx.waker()),
                 Poll::Pending => {
-                    note(&mut self.reading, cx.waker());
+                    store_waker(&mut self.reading, cx.waker());
                     return Poll::Pending;
                 }
             }

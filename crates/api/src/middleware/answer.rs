@@ -13,10 +13,10 @@ pub(crate) fn leave_out_body(response: &mut Response<Body>) {
     *response.body_mut() = Body::empty();
 }
 
-/// Changes a 200 into a 304 if `asked`, the value of `If-None-Match`, has its `ETag`.
+/// Changes a 200 into a 304 if `if_none_match`, the value of `If-None-Match`, has its `ETag`.
 pub(super) fn not_modified_if_matched(
     method: &Method,
-    asked: &HeaderValue,
+    if_none_match: &HeaderValue,
     response: &mut Response<Body>,
 ) {
     if response.status() != StatusCode::OK || !matches!(*method, Method::GET | Method::HEAD) {
@@ -25,10 +25,12 @@ pub(super) fn not_modified_if_matched(
     let Some(tag) = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()) else {
         return;
     };
-    let Ok(asked) = asked.to_str() else { return };
+    let Ok(if_none_match) = if_none_match.to_str() else { return };
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let own = opaque(tag);
-    if asked.trim() == "*" || asked.split(',').any(|candidate| opaque(candidate) == own) {
+    if if_none_match.trim() == "*"
+        || if_none_match.split(',').any(|candidate| opaque(candidate) == own)
+    {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = Body::empty();
         response.headers_mut().remove(header::CONTENT_TYPE);
