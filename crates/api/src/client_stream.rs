@@ -1,4 +1,4 @@
-//! A client's connection, plain or with TLS, in two directions.
+//! A client's connection, with or without TLS, split into its two directions.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,13 +9,14 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::server::TlsStream;
 
-/// What the client sends.
+/// The direction in which the client sends.
 pub(super) enum ClientRead {
     Plain(OwnedReadHalf),
     Tls(tokio::io::ReadHalf<TlsStream<TcpStream>>),
 }
 
-/// What the client receives. With TLS, what was written may stay in this process until it is flushed.
+/// The direction in which the client receives. With TLS, bytes that were written may stay in this process until they
+/// are flushed.
 pub(super) enum ClientWrite {
     Plain(OwnedWriteHalf),
     Tls(tokio::io::WriteHalf<TlsStream<TcpStream>>),
@@ -34,10 +35,10 @@ pub(super) fn tls(stream: TlsStream<TcpStream>) -> (ClientRead, ClientWrite) {
 }
 
 impl ClientWrite {
-    /// Writes as much as the system accepts at once, and returns its length. With TLS it writes nothing: a record that
-    /// the system does not accept whole must be flushed later.
+    /// Writes as many bytes as the system accepts at once, and returns their number. With TLS it writes nothing,
+    /// because a record that the system does not accept completely must be flushed later.
     pub(super) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        // Writing nothing would cost a system call, too.
+        // Even an empty write would cost a system call.
         if bytes.is_empty() {
             return Ok(0);
         }

@@ -1,4 +1,4 @@
-//! The beginning of a connection on a listener with TLS.
+//! The beginning of a connection on a listener that uses TLS.
 
 use std::time::Duration;
 
@@ -14,14 +14,15 @@ use maxine_telemetry::Metrics;
 
 /// The first byte of a TLS record with a handshake message (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
-/// Maximum number of encrypted bytes of a connection that wait in this process, in addition to one record.
+/// Maximum number of encrypted bytes of one connection that wait in this process. One record more may wait.
 const UNSENT_LEN_MAX: usize = 16 * 1_024;
 /// The answer to a client that does not use TLS.
 const NOT_TLS: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json; charset=utf-8\r\n\
     X-Content-Type-Options: nosniff\r\nContent-Length: 54\r\nConnection: close\r\n\r\n\
     {\"message\":\"this port takes HTTPS only: use https://\"}";
 
-/// Completes the handshake within `patience`. `None` if the client fails it, or does not use TLS, which it is told.
+/// Completes the handshake within `patience`. `None` if it fails or takes too long. A client that does not use TLS gets
+/// an answer that says so.
 pub(super) async fn accept(
     tls: &ServerTls,
     stream: TcpStream,
@@ -64,7 +65,7 @@ async fn refuse(stream: TcpStream) {
         stream.write_all(NOT_TLS.as_bytes()).await?;
         stream.shutdown().await
     };
-    // This is best effort, because the client may be gone.
+    // This is best effort, because the client may have gone.
     let _ = tokio::time::timeout(credential_check::TIMEOUT, answer).await;
 }
 
