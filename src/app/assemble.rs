@@ -151,7 +151,6 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
         registry,
         clock,
         settings: settings.api,
-        duties: duties.clone(),
         security,
         telemetry,
         forwarder,

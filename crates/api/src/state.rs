@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use axum::http::HeaderName;
-use tokio::sync::watch;
 
 use super::access::{AccessMode, AccessTable};
 use super::audit_relay::AuditRelay;
@@ -15,7 +14,6 @@ use maxine_admission::{PlaceLimits, Places};
 use maxine_clock::Clock;
 use maxine_gateway::{Forwarder, TrustedProxies};
 use maxine_identity::Security;
-use maxine_state::Fence;
 use maxine_store::ControlStore;
 use maxine_telemetry::Telemetry;
 use maxine_view::{NO_STATE, Snapshot, View};
@@ -109,8 +107,6 @@ pub struct AppParts {
     pub clock: Clock,
     /// The settings of the HTTP interface.
     pub settings: ApiSettings,
-    /// The fence of the leader's duties. `None` while this node does not hold them.
-    pub duties: watch::Receiver<Option<Fence>>,
     /// Authenticates callers.
     pub security: Security,
     /// Metrics, traffic counts, alerts and logs.
@@ -220,12 +216,6 @@ impl AppState {
     #[must_use]
     pub fn settings(&self) -> &ApiSettings {
         &self.0.parts.settings
-    }
-
-    /// The fence of the leader's duties. `None` while this node does not hold them.
-    #[must_use]
-    pub fn duties(&self) -> &watch::Receiver<Option<Fence>> {
-        &self.0.parts.duties
     }
 
     /// Authenticates callers.
