@@ -1,9 +1,9 @@
 //! One client's connection over HTTP/1.1. It reads requests, lets them be answered, and writes the answers, all on one
 //! task.
 //!
-//! Place in the flow: [`super::serve`] accepts a connection and gives it a place. Look-ups by redirect, and the
-//! plainest requests to instances, are read and answered here by [`super::fast_path`]. [`Answering`] answers all other
-//! requests. A connection that begins with the preface of HTTP/2 goes to [`super::http2`].
+//! Place in the flow: [`super::serve`] accepts a connection and gives it a place. [`super::fast_path`] reads and answers
+//! look-ups by redirect, and plain requests to instances. [`Answering`] answers all other requests. A connection that
+//! begins with the preface of HTTP/2 goes to [`super::http2`].
 //!
 //! A connection that waits for a request holds no buffer.
 
