@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { stalenessOf, type Connection } from '../src/api/connection';
-import { matches, routable, stateOf } from '../src/api/instances';
+import { matches, routable, stateOf, usedInPanic } from '../src/api/instances';
 import { knownBases, peerUrl, rememberPeers } from '../src/api/peers';
 import { SseParser } from '../src/api/sse';
 import { latencies, rates, wholeSteps, type TrafficStep } from '../src/api/traffic';
@@ -42,6 +42,12 @@ describe('instances', () => {
     expect(stateOf({ ...bad, drain: { by: 'a', reason: '', since_ms: 0 } })).toBe('draining');
     expect(stateOf(bad)).toBe('unhealthy');
     expect(routable(bad)).toBe(false);
+  });
+  it('says that an unhealthy instance gets traffic in panic mode', () => {
+    expect(usedInPanic({ ...bad, routable: true })).toBe(true);
+    expect(usedInPanic({ ...bad, routable: true, health: { ...bad.health, liveness: 'evicted' } })).toBe(true);
+    expect(usedInPanic(bad)).toBe(false);
+    expect(usedInPanic({ ...bad, routable: true, health: { ...bad.health, readiness: 'ready' } })).toBe(false);
   });
   it('filters by the rules of the server', () => {
     expect(matches(bad, { health: 'unhealthy' })).toBe(true);

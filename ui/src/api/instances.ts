@@ -21,6 +21,12 @@ export function routable(instance: Pick<Instance, 'health' | 'drain'>): boolean 
   return state === 'ready' || state === 'unknown';
 }
 
+/** Whether an instance gets traffic although its checks fail, because its service is in panic mode. */
+export function usedInPanic(instance: Pick<Instance, 'health' | 'drain' | 'routable'>): boolean {
+  const state = stateOf(instance);
+  return instance.routable && (state === 'evicted' || state === 'unhealthy');
+}
+
 /** Whether an instance belongs in a filtered list, by the same rules as on the server. */
 export function matches(instance: Instance, filter: InstanceFilter): boolean {
   const { health, q } = filter;

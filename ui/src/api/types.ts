@@ -284,7 +284,7 @@ export interface ClusterNode {
 export interface InstanceAtNodes {
   in_flight: number;
   complete: boolean;
-  nodes: { node: string; in_flight: number | null; observations: Observation[] }[];
+  nodes: { node: string; in_flight: number | null; observations: Observation[] | null }[];
 }
 
 export interface AuditRecord {

@@ -80,7 +80,9 @@ const INSTANCE = {
   draining: ['hold', 'Drained'],
 } as const;
 
-export function InstanceStatus({ state, badge }: { state: keyof typeof INSTANCE; badge?: boolean }) {
-  const [tone, text] = INSTANCE[state];
+/** `used` tells that the instance gets traffic in spite of its state, because its service is in panic mode. */
+export function InstanceStatus({ state, used, badge }: { state: keyof typeof INSTANCE; used?: boolean; badge?: boolean }) {
+  const [tone, name] = INSTANCE[state];
+  const text = used ? `${name}, in use` : name;
   return badge ? <Badge tone={tone}>{text}</Badge> : <Status tone={tone}>{text}</Status>;
 }

@@ -32,8 +32,8 @@ pub(super) struct InstanceAtNode {
     node: String,
     /// Requests in flight through this node; null if the node did not answer.
     in_flight: Option<u64>,
-    /// The latest probes that the node made, newest first; empty if it did not answer.
-    observations: Vec<ProbeObservation>,
+    /// The latest probes that the node made, newest first; null if it did not answer.
+    observations: Option<Vec<ProbeObservation>>,
 }
 
 /// What all nodes know about an instance.
@@ -104,7 +104,7 @@ fn known_here(app: &AppState, key: &InstanceKey) -> InstanceAtNode {
 /// The answer of a node, as the API shows it. `report` is `None` if the node did not answer.
 fn at_node(node: String, report: Option<InstanceReport>) -> InstanceAtNode {
     let Some(InstanceReport { in_flight, probes, .. }) = report else {
-        return InstanceAtNode { node, in_flight: None, observations: Vec::new() };
+        return InstanceAtNode { node, in_flight: None, observations: None };
     };
     let seen = |probe: ProbeReport| ProbeObservation {
         node: node.clone(),
@@ -114,7 +114,7 @@ fn at_node(node: String, report: Option<InstanceReport>) -> InstanceAtNode {
         latency_ms: probe.latency_ms,
         passive: false,
     };
-    let observations = probes.into_iter().map(seen).collect();
+    let observations = Some(probes.into_iter().map(seen).collect());
     InstanceAtNode { node, in_flight: Some(in_flight), observations }
 }
 
@@ -160,4 +160,20 @@ async fn ask(app: &AppState, member: u64, node: String, key: &InstanceKey) -> In
     let (to, question) = (To::Member(member), InstanceStatus(key.clone()));
     let answer = peer::call(&**app.store(), to, question, ANSWER_TIMEOUT).await;
     at_node(node, answer.ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "No probes" and "the node did not answer" were the same.
+    #[test]
+    fn what_a_node_that_did_not_answer_has_seen_is_unknown() {
+        let report = InstanceReport { in_flight: 0, probes: Vec::new(), overdue_ms: None };
+        let silent = serde_json::to_value(at_node("node-2".into(), None)).unwrap();
+        let none = serde_json::json!({"node": "node-2", "in_flight": null, "observations": null});
+        assert_eq!(silent, none);
+        let answered = serde_json::to_value(at_node("node-2".into(), Some(report))).unwrap();
+        assert_eq!(answered["observations"], serde_json::json!([]));
+    }
 }

@@ -2,7 +2,7 @@
 import { queryOptions, useQuery, useQueryClient } from '@tanstack/react-query';
 import { useEffect, useState } from 'react';
 import { call, path } from '../../api/client';
-import { stateOf } from '../../api/instances';
+import { stateOf, usedInPanic } from '../../api/instances';
 import { asProblem, Problem } from '../../api/problem';
 import { instanceNodesQuery, whyQuery } from '../../api/queries';
 import type { Check, Instance, Service } from '../../api/types';
@@ -111,14 +111,15 @@ function Why({ instance }: { instance: Instance }) {
   const why = useQuery(whyQuery(instance.namespace, instance.service, instance.id));
   const nodes = useQuery(instanceNodesQuery(instance.namespace, instance.service, instance.id));
   // Each node probes a share of the instances, so the results of all nodes are shown.
-  const seen = (nodes.data?.nodes.flatMap((n) => n.observations) ?? [...(why.data?.observations ?? []), ...(why.data?.reports ?? [])]).sort((a, b) => b.at_ms - a.at_ms);
+  const seen = (nodes.data?.nodes.flatMap((n) => n.observations ?? []) ?? [...(why.data?.observations ?? []), ...(why.data?.reports ?? [])]).sort((a, b) => b.at_ms - a.at_ms);
+  const silent = nodes.data?.nodes.filter((n) => n.observations === null).map((n) => n.node) ?? [];
   const state = stateOf(instance);
   const probe = why.data?.probe;
   const from = { instance: 'the instance', policy: 'the policy', node: "the node's health checks" } as const;
   return (
     <section className="sheet-part" aria-label="Health">
       <div className="why">
-        <InstanceStatus state={state} badge />
+        <InstanceStatus state={state} used={usedInPanic(instance)} badge />
         <p className="why-text">{why.data?.why || instance.health.reason || (state === 'unknown' ? (instance.permanent ? 'It has not been probed yet, and it never expires.' : 'It has not been probed yet; only its heartbeats count.') : '')}</p>
       </div>
       <Facts
@@ -158,7 +159,9 @@ function Why({ instance }: { instance: Instance }) {
       ) : seen.length === 0 ? (
         <p className="muted">
           {probe?.kind && probe.kind !== 'heartbeat'
-            ? 'No node has probed it yet.'
+            ? silent.length > 0
+              ? 'No node that answered has probed it yet.'
+              : 'No node has probed it yet.'
             : instance.permanent
               ? 'It is not probed, and it never expires.'
               : 'It is not probed: only its heartbeats count.'}
@@ -193,6 +196,7 @@ function Why({ instance }: { instance: Instance }) {
           </table>
         </div>
       )}
+      {silent.length > 0 ? <p className="muted">Not known, because they did not answer: the probes of {silent.join(', ')}.</p> : null}
     </section>
   );
 }

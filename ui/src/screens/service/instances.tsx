@@ -2,7 +2,7 @@
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useCallback, useDeferredValue, useMemo } from 'react';
-import { byKey, stateOf } from '../../api/instances';
+import { byKey, stateOf, usedInPanic } from '../../api/instances';
 import { instancesQuery } from '../../api/queries';
 import { asProblem } from '../../api/problem';
 import type { Instance, Service } from '../../api/types';
@@ -15,7 +15,7 @@ import { Ago } from '../../parts/time';
 import { InstanceSheet } from './instance-sheet';
 
 const COLUMNS: readonly Column<Instance>[] = [
-  { key: 'state', head: 'State', track: 'clamp(100px, 20vw, 124px)', cell: (i) => <InstanceStatus state={stateOf(i)} /> },
+  { key: 'state', head: 'State', track: 'clamp(100px, 20vw, 150px)', cell: (i) => <InstanceStatus state={stateOf(i)} used={usedInPanic(i)} /> },
   {
     key: 'id',
     head: 'Instance',
@@ -73,8 +73,7 @@ function None() {
 export function reasonOf(i: Instance): string {
   if (i.drain) return `${i.drain.by}${i.drain.reason ? `: ${i.drain.reason}` : ''}`;
   const reason = i.health.reason ?? '';
-  const used = i.routable && (i.health.liveness === 'evicted' || i.health.readiness === 'not_ready');
-  return used ? `in use, because the service is in panic mode; ${reason}` : reason;
+  return usedInPanic(i) ? `in use, because the service is in panic mode; ${reason}` : reason;
 }
 
 const ORDER = { unhealthy: 0, evicted: 1, draining: 2, unknown: 3, ready: 4 } as const;
