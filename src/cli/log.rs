@@ -147,6 +147,28 @@ mod tests {
         }
     }
 
+    /// After a pause of the process, the core answers questions that nobody waits for any more. It says so as an error.
+    #[test]
+    fn the_default_filter_leaves_out_errors_of_openraft_that_its_caller_reports() {
+        let none = std::collections::BTreeMap::new();
+        let config = crate::config::NodeConfig::load(None, &none, &Default::default()).unwrap();
+        let stream = Stubborn::default();
+        stream.0.lock().unwrap().0 = true;
+        let out = stream.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::try_new(config.telemetry.log_filter).unwrap())
+            .with_writer(move || out.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(target: "openraft::raft", "to-Raft tx send error");
+            tracing::error!(target: "openraft::core::raft_core", "the core stops");
+            tracing::info!(target: "maxine_raft", "a line of maxine");
+        });
+        let text = String::from_utf8(stream.0.lock().unwrap().1.clone()).unwrap();
+        assert!(!text.contains("tx send error"), "{text}");
+        assert!(text.contains("the core stops") && text.contains("a line of maxine"), "{text}");
+    }
+
     #[test]
     fn lines_that_could_not_be_written_are_counted_and_told_later() {
         let stream = Stubborn::default();

@@ -191,7 +191,7 @@ keys! {
     "health.observers_min" "health-observers-min" "MAXINE_HEALTH_OBSERVERS_MIN" "nodes" "1 to 9" "1"
         "Number of nodes that must agree before the health of an instance changes." => |c, v| c.health.observers_min = number(v, 1, 9)?;
 
-    "telemetry.log_filter" "log-filter" "MAXINE_LOG" "filter" "LEVEL or TARGET=LEVEL, separated by commas" "info,openraft=error"
+    "telemetry.log_filter" "log-filter" "MAXINE_LOG" "filter" "LEVEL or TARGET=LEVEL, separated by commas" "info,openraft=error,openraft::raft=off"
         "Which log lines of Maxine itself are written." => |c, v| c.telemetry.log_filter = log_filter(v)?;
     "telemetry.log_dir" "log-dir" "MAXINE_LOG_DIR" "path" "a folder" "logs"
         "Directory of the request logs. A relative path is inside the data directory." => |c, v| c.telemetry.log_dir = path(v);

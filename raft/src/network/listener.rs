@@ -115,7 +115,7 @@ impl Listener {
         let place = self.greetings.begun(from, &self.stop);
         drop(freed);
         let _freed = place.clone().drop_guard();
-        let greeted = place.run_until_cancelled(self.greet(stream)).await??;
+        let greeted = place.run_until_cancelled(self.greet(stream, from)).await??;
         if greeted.2.unbelieved.is_none() {
             self.greetings.finished(greeted.2.node_id, from);
         }
@@ -133,7 +133,7 @@ impl Listener {
         if let Some(node) = lost_by {
             let reason =
                 format!("node {node} has the most of {max} connections; its oldest was closed");
-            self.log_refusal(&std::io::Error::other(reason));
+            self.log_refusal(&format_args!("node {node}"), &std::io::Error::other(reason));
         }
         let listener = self.clone();
         self.tasks.spawn(async move {
@@ -143,7 +143,11 @@ impl Listener {
     }
 
     /// Receives the greeting of a connection; `None` if there is none, or the peer is refused.
-    async fn greet(&self, stream: TcpStream) -> Option<(Reader, Writer, HandshakeResult)> {
+    async fn greet(
+        &self,
+        stream: TcpStream,
+        from: IpAddr,
+    ) -> Option<(Reader, Writer, HandshakeResult)> {
         let context = self.inbound.context();
         let greeting = async {
             stream.set_nodelay(true)?;
@@ -154,22 +158,32 @@ impl Listener {
         };
         match tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, greeting).await {
             Ok(Ok(greeted)) => Some(greeted),
+            // Nobody refused anybody. After a pause of this process, its peers have given up many connections.
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                tracing::debug!(%from, "the other side closed a connection before it said who it is");
+                None
+            }
             Ok(Err(error)) => {
-                self.log_refusal(&error);
+                self.log_refusal(&from, &error);
                 None
             }
             Err(_) => None,
         }
     }
 
-    /// Logs that a connection was refused, with the number of refusals since the last such line.
-    fn log_refusal(&self, error: &std::io::Error) {
+    /// Logs that this node has refused a connection from `from`, with the number of refusals since the last such line.
+    fn log_refusal(&self, from: &dyn std::fmt::Display, error: &std::io::Error) {
         let mut refused = self.refused.lock();
         refused.since_logged += 1;
         if refused.logged_at.is_none_or(|at| clock::since(at) >= REFUSALS_LOGGED_EVERY) {
             let connections = std::mem::take(&mut refused.since_logged);
             refused.logged_at = Some(clock::now());
-            tracing::warn!(%error, connections, "peer connections were refused; this is why the last one was");
+            tracing::warn!(
+                %from,
+                %error,
+                connections,
+                "this node refused connections to its peer port; from and error are those of the last one"
+            );
         }
     }
 
