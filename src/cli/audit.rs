@@ -146,7 +146,7 @@ impl Verified {
             return Ok("it ends where the cluster's log ends".into());
         }
         let head = hex(&self.head);
-        match cluster.exports.iter().find(|(_, text)| text.ends_with(&head)) {
+        match cluster.exports.iter().find(|(_, text)| text.contains(&head)) {
             Some((seq, _)) => {
                 Ok(format!("record {seq} of the cluster says that an export ended there"))
             }

@@ -116,7 +116,6 @@ async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Resul
     if out.is_json() {
         return out.json(&answer.body["checks"]);
     }
-    answer.tell_if_stale();
     let instance: Instance = answer.read()?;
     if instance.checks.is_empty() {
         return out.line(

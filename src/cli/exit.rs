@@ -152,23 +152,27 @@ impl CliError {
         if matches!(self, Self::OutputClosed) {
             return code;
         }
+        let problem = match self {
+            Self::Problem(problem) => Some(problem),
+            _ => None,
+        };
+        let note = problem.and_then(|problem| problem.stale_note.as_ref());
         // If the error stream is closed too, the error cannot be reported.
         let _ = match format {
             Format::Json => {
-                let problem = match self {
-                    Self::Problem(problem) => Some(problem.raw.clone()),
-                    _ => None,
-                };
-                let line = json!({"error": self.to_string(), "action": self.action(), "exit_code": code, "problem": problem});
+                let raw = problem.map(|problem| &problem.raw);
+                let mut line = json!({"error": self.to_string(), "action": self.action(), "exit_code": code, "problem": raw});
+                if let Some(note) = note {
+                    line["note"] = note.as_str().into();
+                }
                 writeln!(sink, "{line}")
             }
-            Format::Table => match self.action() {
-                Some(action) => {
-                    let text = format!("error: {self}\n  {action}");
-                    writeln!(sink, "{}", printable_lines(&text))
-                }
-                None => writeln!(sink, "{}", printable_lines(&format!("error: {self}"))),
-            },
+            Format::Table => {
+                let action = self.action().map(|action| format!("\n  {action}"));
+                let note = note.map(|note| format!("\nnote: {note}"));
+                let (action, note) = (action.unwrap_or_default(), note.unwrap_or_default());
+                writeln!(sink, "{}", printable_lines(&format!("error: {self}{action}{note}")))
+            }
         };
         code
     }

@@ -361,7 +361,7 @@ pub async fn resolve(args: ResolveArgs, out: &mut Output) -> Result<(), CliError
     let request = args.fresh.of(request);
     let mut tally = Tally::default();
     let mut outcome = Ok(());
-    for turn in 0..args.count {
+    for _ in 0..args.count {
         tally.asked += 1;
         let answer = match client.send(&request).await {
             Ok(answer) => answer,
@@ -370,9 +370,6 @@ pub async fn resolve(args: ResolveArgs, out: &mut Output) -> Result<(), CliError
                 break;
             }
         };
-        if turn == 0 {
-            answer.tell_if_stale();
-        }
         let resolution: shapes::Resolution = answer.read()?;
         if args.count == 1 || args.verbose {
             out.done(&answer.body, &resolution.url)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::{ConnectArgs, Request};
+use super::client::{ConnectArgs, Request, is_without_leader};
 use super::exit::CliError;
 use super::output::{Output, timestamp};
 
@@ -144,6 +144,12 @@ async fn verify(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError>
 async fn export(connect: &ConnectArgs, file: &Path, out: &mut Output) -> Result<(), CliError> {
     let client = connect.client()?;
     let mut response = client.stream(&Request::get(&["audit", "export"])).await?;
+    if is_without_leader(response.headers()) {
+        tell!(
+            "note: the audit log has no record of this export yet, because there is no leader; the node writes it when \
+             the cluster accepts changes again"
+        );
+    }
     if file.as_os_str() == "-" {
         let mut text = Vec::new();
         while let Some(chunk) =

@@ -76,7 +76,6 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
     if out.is_json() {
         return out.json(&answer.body);
     }
-    answer.tell_if_stale();
     let health: Health = answer.read()?;
     let state = if health.routable { "gets traffic" } else { "gets no traffic" };
     out.line(format!("{} {state}: {}", health.id, health.why))?;

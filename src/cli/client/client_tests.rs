@@ -315,8 +315,7 @@ fn an_old_copy_is_told() {
         let pair = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
-        let headers = headers.iter().map(pair).collect();
-        Answer { headers, body: Value::Null }.stale_note()
+        stale_note(&headers.iter().map(pair).collect())
     };
     let (known, unknown) = (("x-maxine-leader", "known"), ("x-maxine-leader", "unknown"));
     assert_eq!(note(&[known, ("x-maxine-staleness-ms", "400")]), None);
@@ -332,4 +331,38 @@ fn an_old_copy_is_told() {
         note(&[unknown, ("x-maxine-staleness", "unknown")]).unwrap(),
         "the node that answered knows no leader; its copy is of unknown age"
     );
+}
+
+/// Only lists and three other commands told it once, and an error never did.
+#[tokio::test]
+async fn every_read_of_an_old_copy_is_told_once_and_a_404_too() {
+    const GONE: Does = Does::Answer(
+        "HTTP/1.1 404 Not Found\r\nx-maxine-leader: unknown\r\ncontent-length: 2\r\n\r\n{}",
+    );
+    const OLD: Does =
+        Does::Answer("HTTP/1.1 200 OK\r\nx-maxine-leader: unknown\r\ncontent-length: 2\r\n\r\n{}");
+    const NOTE: &str = "the node that answered knows no leader; its copy is of unknown age";
+    let why = Request::get(&["services", "default", "a", "instances", "b", "health"]);
+    let node = Node::start(&[GONE]).await;
+    let error = client(&[&node.url], 5_000).send(&why).await.unwrap_err();
+    let mut shown = Vec::new();
+    error.report(crate::cli::output::Format::Table, &mut shown);
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.ends_with(&format!("\nnote: {NOTE}\n")), "{shown}");
+    for path in [&["audit", "verify"][..], &["config"], &["keys"], &["cluster", "backup"]] {
+        let node = Node::start(&[OLD]).await;
+        let client = client(&[&node.url], 5_000);
+        let headers = client.send(&Request::get(path)).await.unwrap().headers;
+        assert!(client.told_stale.load(Ordering::Relaxed), "{path:?}");
+        assert_eq!(client.first_stale_note(&Request::get(path), &headers), None, "told once");
+    }
+    // These commands show the age of each node's copy themselves, and a write has no old answer.
+    let own = [&["cluster", "status"][..], &["cluster", "digest"], &["alerts", "silences"]];
+    let requests = own.map(Request::get).into_iter();
+    for request in requests.chain([Request::keyed(Method::PATCH, &["config"])]) {
+        let node = Node::start(&[OLD]).await;
+        let client = client(&[&node.url], 5_000);
+        client.send(&request).await.unwrap();
+        assert!(!client.told_stale.load(Ordering::Relaxed), "{}", request.path);
+    }
 }

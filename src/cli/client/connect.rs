@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use reqwest::Url;
@@ -264,6 +264,7 @@ impl Client {
             token,
             timeout_ms,
             clock: Clock::system(),
+            told_stale: AtomicBool::new(false),
         })
     }
 }

@@ -8,7 +8,7 @@ mod problem;
 pub mod shapes;
 mod sse;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -94,6 +94,14 @@ impl Request {
             body: None,
             repeat,
         }
+    }
+
+    /// Whether it reads the node's copy of the state. Alerts, the status and the digest belong to one node; their
+    /// commands show what each node says of its age.
+    fn reads_the_copy(&self) -> bool {
+        let of_node = [&["alerts"][..], &["cluster", "status"], &["cluster", "digest"]];
+        self.repeat == Repeat::Read
+            && !of_node.iter().any(|segments| self.path.starts_with(&api_path(segments)))
     }
 
     /// Whether it carries a password. Every attempt counts against the limit of sign-ins.
@@ -209,32 +217,34 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Tells the user if the copy that answered may be old.
-    pub fn tell_if_stale(&self) {
-        if let Some(note) = self.stale_note() {
-            tell!("note: {note}");
-        }
-    }
-
-    fn stale_note(&self) -> Option<String> {
-        let age_ms: Option<u64> =
-            self.header("x-maxine-staleness-ms").and_then(|text| text.parse().ok());
-        let age = age_ms.map_or_else(
-            || "of unknown age".to_owned(),
-            |ms| format!("at most {} old", super::output::human_ms(ms)),
-        );
-        if self.header("x-maxine-leader") == Some("unknown") {
-            return Some(format!("the node that answered knows no leader; its copy is {age}"));
-        }
-        let is_old = age_ms.is_some_and(|ms| ms > STALE_MS);
-        is_old.then(|| format!("the copy of the node that answered is {age}"))
-    }
-
     /// The index of the state that answered.
     #[must_use]
     pub fn index(&self) -> Option<u64> {
         self.header("x-maxine-index").and_then(|text| text.parse().ok())
     }
+}
+
+/// Whether the headers say that the node that answered knows no leader.
+#[must_use]
+pub fn is_without_leader(headers: &HeaderMap) -> bool {
+    headers.get("x-maxine-leader").is_some_and(|value| value == "unknown")
+}
+
+/// What to tell the user if the copy that answered may be old.
+fn stale_note(headers: &HeaderMap) -> Option<String> {
+    let age_ms: Option<u64> = headers
+        .get("x-maxine-staleness-ms")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse().ok());
+    let age = age_ms.map_or_else(
+        || "of unknown age".to_owned(),
+        |ms| format!("at most {} old", super::output::human_ms(ms)),
+    );
+    if is_without_leader(headers) {
+        return Some(format!("the node that answered knows no leader; its copy is {age}"));
+    }
+    let is_old = age_ms.is_some_and(|ms| ms > STALE_MS);
+    is_old.then(|| format!("the copy of the node that answered is {age}"))
 }
 
 /// A client of the nodes that were named.
@@ -246,11 +256,13 @@ pub struct Client {
     token: Option<connect::Token>,
     timeout_ms: u64,
     clock: Clock,
+    // Whether the user knows already that an answer may be old.
+    told_stale: AtomicBool,
 }
 
 enum Attempt {
     Answered(Answer),
-    Refused(Problem),
+    Refused(Problem, HeaderMap),
     NotSent(String),
     Lost(String),
 }
@@ -291,15 +303,16 @@ impl Client {
                 match attempt {
                     Attempt::Answered(answer) => {
                         self.preferred.store(position, Ordering::Relaxed);
+                        self.tell_if_stale(request, &answer.headers);
                         return Ok(answer);
                     }
                     // Another of the named nodes may be asked with the session. It is not worth waiting for
                     // this one.
-                    Attempt::Refused(problem) if self.is_for_the_session(server, &problem) => {
+                    Attempt::Refused(problem, _) if self.is_for_the_session(server, &problem) => {
                         without_session = true;
                         tried.push((server.to_string(), problem.to_string()));
                     }
-                    Attempt::Refused(mut problem) => {
+                    Attempt::Refused(mut problem, headers) => {
                         if request.repeat == Repeat::Read {
                             problem.outcome = Some(WriteOutcome::NotDone);
                         }
@@ -308,6 +321,9 @@ impl Client {
                         problem.is_of_sign_in |= is_limit;
                         let is_last = is_limit || (unknown && request.repeat == Repeat::Once);
                         if !problem.is_passing() || is_last {
+                            if problem.is_of_the_copy() {
+                                problem.stale_note = self.first_stale_note(request, &headers);
+                            }
                             return Err(CliError::Problem(Box::new(problem)));
                         }
                         reached = true;
@@ -363,9 +379,6 @@ impl Client {
             let page =
                 request.clone().query("limit", Some(page_len)).query("cursor", cursor.as_ref());
             let answer = self.send(&page).await?;
-            if cursor.is_none() {
-                answer.tell_if_stale();
-            }
             list.index = list.index.or(answer.index());
             let mut page: shapes::Page = answer.read()?;
             list.items.append(&mut page.items);
@@ -404,6 +417,7 @@ impl Client {
             match tokio::time::timeout(wait, self.build(server, &outgoing)?.send()).await {
                 Ok(Ok(response)) if response.status().is_success() => {
                     self.preferred.store(position, Ordering::Relaxed);
+                    self.tell_if_stale(request, response.headers());
                     return Ok(response);
                 }
                 Ok(Ok(response)) => {
@@ -419,6 +433,18 @@ impl Client {
             }
         }
         Err(CliError::Unavailable { answered, tried })
+    }
+
+    /// Tells the user if the copy that answered may be old, once for all requests of this client.
+    fn tell_if_stale(&self, request: &Request, headers: &HeaderMap) {
+        if let Some(note) = self.first_stale_note(request, headers) {
+            tell!("note: {note}");
+        }
+    }
+
+    fn first_stale_note(&self, request: &Request, headers: &HeaderMap) -> Option<String> {
+        let note = stale_note(headers).filter(|_| request.reads_the_copy())?;
+        (!self.told_stale.swap(true, Ordering::Relaxed)).then_some(note)
     }
 
     /// Prefers the next node, because the stream of the present one has ended.
@@ -493,7 +519,8 @@ impl Client {
             Err(error) => return Attempt::Lost(describe(&error)),
         };
         if !response.status().is_success() {
-            return Attempt::Refused(self.explain(server, read_problem(response).await));
+            let headers = response.headers().clone();
+            return Attempt::Refused(self.explain(server, read_problem(response).await), headers);
         }
         let headers = response.headers().clone();
         match read_body(response).await {
@@ -502,11 +529,10 @@ impl Client {
             }
             Ok(bytes) => match serde_json::from_slice(&bytes) {
                 Ok(body) => Attempt::Answered(Answer { headers, body }),
-                Err(_) => Attempt::Refused(Problem::read(
-                    500,
-                    Value::String(problem::NOT_MAXINE.into()),
-                    None,
-                )),
+                Err(_) => {
+                    let text = Value::String(problem::NOT_MAXINE.into());
+                    Attempt::Refused(Problem::read(500, text, None), headers)
+                }
             },
             Err(why) => Attempt::Lost(why),
         }

@@ -33,6 +33,9 @@ pub struct Problem {
     /// Whether the answer is a web page. No Maxine node sends one to this client.
     #[serde(skip)]
     pub is_web_page: bool,
+    /// What to tell the user if the copy that this answer rests on may be old.
+    #[serde(skip)]
+    pub stale_note: Option<String>,
 }
 
 /// The text for an answer that no Maxine node would give.
@@ -78,6 +81,13 @@ impl Problem {
             // The answer is not from a node, but from a proxy in between.
             None => matches!(self.status, 429 | 502 | 503 | 504),
         }
+    }
+
+    /// Whether the answer to a read rests on the node's copy of the state, so that a newer copy may answer otherwise:
+    /// an object or an account that the copy does not have.
+    #[must_use]
+    pub fn is_of_the_copy(&self) -> bool {
+        matches!(self.status, 401 | 403 | 404 | 410)
     }
 
     /// The exit code for this problem.
