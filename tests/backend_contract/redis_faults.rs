@@ -144,6 +144,10 @@ async fn redis_hangs() {
     let batch = maxine_state::Batch { proposals: vec![request.clone()] };
     let outcome = nodes[0].store.propose(batch, Duration::from_secs(2).into()).await;
     assert_eq!(outcome, Err(ProposeError::OutcomeUnknown));
+    eventually("every node knows that redis is silent", async || {
+        nodes.iter().all(|node| node.store.service_silence_ms().is_some()).then_some(())
+    })
+    .await;
     nobody_leads(&nodes).await;
     server.signal(Signal::SIGCONT);
     let first = nodes[1].propose_as(request.clone()).await;
@@ -151,6 +155,7 @@ async fn redis_hangs() {
     assert_eq!(first, again);
     agree(&nodes).await;
     assert_eq!(nodes[0].view.snapshot().state.instances_len(), 1);
+    assert_eq!(nodes[0].store.service_silence_ms(), None);
     stop(&nodes).await;
 }
 

@@ -185,10 +185,19 @@ async fn a_place_of_another_cluster_is_gone() {
         for path in [
             format!("/changes?service=orders&index={place}&wait_ms=0"),
             format!("/services/default/orders/instances?min_index={place}"),
+            format!("/resolve/default/orders?min_index={place}"),
         ] {
             let (status, problem) = server.json(server.open(Method::GET, &path)).await;
             let seen = (status.as_u16(), &problem["type"]);
             assert_eq!(seen, (410, &json!("/problems/compacted")), "{path}: {problem}");
+            // A read has no list to read again, and nothing to watch.
+            let action = problem["action"].as_str().unwrap();
+            assert_eq!(
+                action.contains("without min_index"),
+                path.contains("min_index"),
+                "{problem}"
+            );
+            assert_eq!(action.contains("watch from"), path.contains("/changes"), "{problem}");
         }
         let resumed = server.open(Method::GET, "/watch?service=orders");
         let mut events = Events::open(resumed.header("last-event-id", &place)).await;

@@ -27,9 +27,35 @@ pub type Duties = watch::Receiver<Option<Fence>>;
 
 /// Time limit of one attempt to commit the grant.
 const GRANT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Separator in the audit record of a takeover, between the former leader's name and the duration of its
-/// silence.
-pub const TAKEOVER_SILENCE: &str = ", silent for ";
+/// If there was no leader for at most this time, the former leader handed over, because an election takes longer. In
+/// milliseconds.
+pub const HANDOVER_GAP_MS: u64 = 300;
+/// Separator in the audit record of a takeover, before the time without a leader.
+const TAKEOVER_GAP: &str = ", no leader for ";
+/// What the record of a takeover says of a former leader that handed over: for a transfer, its removal or its stop.
+const HANDED_OVER: &str = " handed over";
+/// What the record of a takeover says if the former leader is the new one.
+const LEADS_AGAIN: &str = " leads again";
+
+/// The object of the audit record of a takeover: how the former leader's leadership ended, as far as the new leader
+/// knows, and for how long no write could be acknowledged.
+fn takeover_object(former: &str, is_itself: bool, gap_ms: u64) -> String {
+    let ended = match gap_ms {
+        _ if is_itself => LEADS_AGAIN,
+        0..=HANDOVER_GAP_MS => HANDED_OVER,
+        _ => "",
+    };
+    format!("{former}{ended}{TAKEOVER_GAP}{gap_ms} ms")
+}
+
+/// The former leader and the time without a leader, in milliseconds, from the audit record of a takeover.
+#[must_use]
+pub fn read_takeover(object: &str) -> Option<(&str, u64)> {
+    let (former, gap) = object.rsplit_once(TAKEOVER_GAP)?;
+    let gap_ms = gap.strip_suffix(" ms")?.parse().ok()?;
+    let ended = [LEADS_AGAIN, HANDED_OVER].into_iter().find_map(|text| former.strip_suffix(text));
+    Some((ended.unwrap_or(former), gap_ms))
+}
 
 /// Follows the backend's leadership and publishes the fence.
 pub struct LeadershipActor {
@@ -97,12 +123,13 @@ impl LeadershipActor {
         }
     }
 
-    /// The audit record of a takeover: the previous leader, and how long it was silent. In that time, no write was
+    /// The audit record of a takeover: the previous leader, and how long there was none. In that time, no write was
     /// acknowledged. `None` if replicas do not hear each other.
     fn takeover(&self, former: FormerLeader) -> Option<Command> {
         self.store.cluster()?;
-        let silent_ms = former.lost_for_ms.max(self.store.leader_silence_ms(&former.name))?;
-        let object = format!("{}{TAKEOVER_SILENCE}{silent_ms} ms", former.name);
+        let gap_ms = former.lost_for_ms.max(self.store.leader_silence_ms(&former.name))?;
+        let is_itself = former.name == self.node.as_str();
+        let object = takeover_object(&former.name, is_itself, gap_ms);
         Some(Command::RecordAudit {
             items: vec![(AuditAction::LeadershipTakeover, object.into(), true)],
         })

@@ -41,6 +41,20 @@ async fn fence(duties: &mut Duties, wanted: impl FnMut(&Option<Fence>) -> bool) 
 }
 
 #[test]
+fn the_record_of_a_takeover_says_how_the_leadership_before_ended() {
+    for (is_itself, gap_ms, text) in [
+        (false, 12, "node-2 handed over, no leader for 12 ms"),
+        (false, 812, "node-2, no leader for 812 ms"),
+        (true, 12, "node-2 leads again, no leader for 12 ms"),
+        (true, 4_000, "node-2 leads again, no leader for 4000 ms"),
+    ] {
+        assert_eq!(takeover_object("node-2", is_itself, gap_ms), text);
+        assert_eq!(read_takeover(text), Some(("node-2", gap_ms)));
+    }
+    assert_eq!(read_takeover("node-2"), None);
+}
+
+#[test]
 fn a_leader_that_a_late_grant_superseded_asks_for_its_duties_again() {
     with_actor(async |store, view, mut duties| {
         let first = fence(&mut duties, Option::is_some).await;

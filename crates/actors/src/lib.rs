@@ -20,6 +20,6 @@ pub mod state_version;
 pub mod supervisor;
 
 pub use health_checker::{HealthChecker, HealthParts};
-pub use leadership::{Duties, LeadershipActor, TAKEOVER_SILENCE};
+pub use leadership::{Duties, HANDOVER_GAP_MS, LeadershipActor, read_takeover};
 pub use proxy::ProxyActor;
 pub use registry::{Registry, WriteError, WriteRequest};

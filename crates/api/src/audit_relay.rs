@@ -244,8 +244,8 @@ impl AuditRelay {
         }
     }
 
-    /// Records an action, such as `session.create`, with its object and outcome. Must be called inside a
-    /// tokio runtime.
+    /// Records an action, such as `session.create`, with its object and outcome. The record of an export or of cleared
+    /// logs waits if it cannot be written now; any other is lost then. Must be called inside a tokio runtime.
     pub fn record(&self, actor: Actor, action: AuditAction, object: &str, success: bool) {
         let now_s = self.0.clock.monotonic_ms() / 1_000;
         // These two actions are always recorded, whatever was refused before, because only callers with the permission
@@ -256,18 +256,28 @@ impl AuditRelay {
             return;
         }
         let left_out = left_out.unwrap_or_default();
-        let mut items = vec![(action, shortened(object), success)];
+        let object = shortened(object);
+        let mut items = vec![(action, object.clone(), success)];
         if left_out.records > 0 {
             items.push((AuditAction::AuditOverflow, left_out.object(), false));
         }
         let (relay, records) = (self.clone(), items.len());
         self.0.tasks.spawn(async move {
             let command = Command::RecordAudit { items };
+            let by = actor.clone();
             let request =
                 WriteRequest { actor, request_id: None, fence: None, answer_by_ms: None, command };
-            if let Err(error) = relay.0.registry.propose(request).await {
+            let Err(error) = relay.0.registry.propose(request).await else { return };
+            let mut lost = records;
+            if is_done {
+                tracing::warn!(%error, "an audit record waits for writes to be possible");
+                relay.record_for_sure(by, action, &object, success, None);
+                lost -= 1;
+            } else {
                 tracing::warn!(%error, "an audit record could not be written");
-                relay.lost(records, &error.to_string());
+            }
+            if lost > 0 {
+                relay.lost(lost, &error.to_string());
             }
         });
     }
@@ -344,7 +354,8 @@ impl AuditRelay {
     }
 }
 
-fn shortened(object: &str) -> Box<str> {
+/// An object of a record, cut to the maximum length.
+pub(super) fn shortened(object: &str) -> Box<str> {
     object[..object.floor_char_boundary(OBJECT_LEN_MAX)].into()
 }
 

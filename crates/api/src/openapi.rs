@@ -27,7 +27,7 @@ use utoipa_swagger_ui::Config;
 
 use super::access::{Access, AccessTable, Decision};
 use super::caller::TIMEOUT_NAME;
-use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
+use super::problem::{OTHER_HISTORY_ACTION, PROBLEM_JSON, Problem, ProblemKind};
 use super::send_monitor::SharedBytes;
 use super::{AppState, hosts};
 use maxine_identity::SESSION_COOKIE;
@@ -300,13 +300,16 @@ async fn explain(Path(slug): Path<String>) -> HttpResponse {
         return Problem::new(ProblemKind::NotFound, "there is no problem of this type")
             .into_response();
     };
-    let text = format!(
+    let mut text = format!(
         "{}\n\nStatus: {}\nMeaning: {}\nWhat to do: {}\n",
         kind.type_uri(),
         kind.status().as_u16(),
         kind.title(),
         kind.action(),
     );
+    if kind == ProblemKind::Compacted {
+        text += &format!("After a read with min_index: {OTHER_HISTORY_ACTION}\n");
+    }
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     ([(header::CONTENT_TYPE, plain)], text).into_response()
 }

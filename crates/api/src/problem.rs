@@ -19,6 +19,12 @@ use maxine_wording::{self, JsonError, JsonFault};
 /// The media type of every error of the native API.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
+/// The title of a 410 to a read with `min_index`.
+const OTHER_HISTORY_TITLE: &str = "That index belongs to another history";
+/// What to do after a 410 to a read with `min_index`. There is nothing to watch and no list to read first.
+pub(super) const OTHER_HISTORY_ACTION: &str = "Send the request again without min_index. The answer has the present history and index in \
+     x-maxine-history and x-maxine-index.";
+
 /// The kinds of error. The meaning of a `type` never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
@@ -373,6 +379,14 @@ impl Problem {
         }
     }
 
+    /// A read asked for an index (`min_index`) of a history that is not the present one.
+    #[must_use]
+    pub fn of_other_history(detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(ProblemKind::Compacted, detail).with_field("min_index");
+        (problem.title, problem.action) = (OTHER_HISTORY_TITLE, OTHER_HISTORY_ACTION);
+        problem
+    }
+
     /// What the client can do. The text does not mention `Retry-After` if the answer does not have that header.
     fn action_text(&self) -> &'static str {
         let kinds_own = std::ptr::eq(self.action, self.kind.action());
@@ -493,6 +507,18 @@ mod tests {
             let response = without.with_retry_after_s(3).into_response();
             assert_eq!(response.headers()[header::RETRY_AFTER], "3", "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_read_of_another_history_is_told_to_ask_without_min_index() {
+        let read = serde_json::to_value(Problem::of_other_history("x")).unwrap();
+        assert_eq!((&read["type"], &read["status"]), (&"/problems/compacted".into(), &410.into()));
+        assert_eq!(read["title"], "That index belongs to another history");
+        let action = read["action"].as_str().unwrap();
+        assert!(action.starts_with("Send the request again without min_index."), "{action}");
+        let watch = serde_json::to_value(Problem::new(ProblemKind::Compacted, "x")).unwrap();
+        assert_eq!(watch["title"], "No changes can be read from that index");
+        assert!(watch["action"].as_str().unwrap().contains("watch from the index"), "{watch}");
     }
 
     #[test]

@@ -290,6 +290,12 @@ pub trait ControlStore: Send + Sync + 'static {
         None
     }
 
+    /// For how long the service under the store has given this node no answer, in milliseconds, if the latest question
+    /// was not answered in time. `None` if it answers, if nothing is known, or if there is no such service.
+    fn service_silence_ms(&self) -> Option<u64> {
+        None
+    }
+
     /// Events of the service under the store that an operator must know about, if there is such a service.
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
         None

@@ -25,6 +25,7 @@ pub struct MemoryStore {
     available: AtomicBool,
     staleness_ms: Mutex<Option<u64>>,
     refuses_writes: Mutex<Option<String>>,
+    service_silence_ms: Mutex<Option<u64>>,
 }
 
 impl MemoryStore {
@@ -39,6 +40,7 @@ impl MemoryStore {
             available: AtomicBool::new(true),
             staleness_ms: Mutex::new(Some(0)),
             refuses_writes: Mutex::default(),
+            service_silence_ms: Mutex::default(),
         }
     }
 
@@ -55,6 +57,11 @@ impl MemoryStore {
     /// Sets why the store is known to take no writes.
     pub fn set_refuses_writes(&self, why: Option<String>) {
         *self.refuses_writes.lock() = why;
+    }
+
+    /// Sets for how long the service under the store has not answered.
+    pub fn set_service_silence_ms(&self, silence_ms: Option<u64>) {
+        *self.service_silence_ms.lock() = silence_ms;
     }
 
     /// Sets whether the store has a majority.
@@ -98,6 +105,10 @@ impl ControlStore for MemoryStore {
 
     fn refuses_writes(&self) -> Option<String> {
         self.refuses_writes.lock().clone()
+    }
+
+    fn service_silence_ms(&self) -> Option<u64> {
+        *self.service_silence_ms.lock()
     }
 
     async fn call_leader(&self, body: Bytes, _: Duration) -> Result<Bytes, CallError> {

@@ -55,7 +55,7 @@ pub(super) struct QueryAudit {
 pub(super) enum Outcome {
     /// The action took effect.
     Success,
-    /// The action was refused.
+    /// The action was refused or failed. If its effect is unknown, the object ends with `outcome unknown` and the reason.
     Refused,
 }
 

@@ -94,6 +94,6 @@ async fn take(
         |_| app.settings().instance_id.clone(),
         |summary| format!("index {}, {} bytes", summary.index, summary.len_bytes),
     );
-    record(app, write, AuditAction::ClusterBackup, object, summary.is_ok()).await;
+    record(app, write, AuditAction::ClusterBackup, object, summary.as_ref().err()).await;
     Ok((summary?, opened.map_err(failed)?))
 }

@@ -15,10 +15,11 @@ use utoipa::ToSchema;
 use super::counts::InstanceCounts;
 use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write};
-use super::ready::without_leader;
+use super::ready::{no_answer_for, without_leader};
 use super::upgrade::StateVersions;
 use crate::AppState;
 use crate::access::AccessMode;
+use crate::audit_relay::shortened;
 use crate::problem::{Problem, ProblemKind};
 use maxine_actors::peer::Confirmation;
 use maxine_actors::{members, state_version};
@@ -26,7 +27,8 @@ use maxine_state::Leadership;
 use maxine_state::limits::check_text;
 use maxine_state::{AuditAction, ControlState, Name, STATE_VERSION, StateDigest};
 use maxine_store::{
-    AdminError, ClusterAdmin, ClusterStatus, MemberView, StoreKind, StoreNode, WriteOutcome,
+    AdminError, CallError, ClusterAdmin, ClusterStatus, MemberView, StoreKind, StoreNode,
+    WriteOutcome,
 };
 use maxine_view::NO_STATE;
 
@@ -204,6 +206,9 @@ fn warnings(
     if let Some(why) = &refuses_writes {
         warn(why);
     }
+    if let Some(silence_ms) = app.store().service_silence_ms() {
+        warn(&no_answer_for(app.store().kind(), silence_ms));
+    }
     if leadership.leader.is_none() {
         let lookups = if snapshot.has_state() { "; look-ups continue" } else { "" };
         let missing = without_leader(app.store().kind(), refuses_writes);
@@ -358,6 +363,17 @@ pub(super) async fn led(app: &AppState, write: &Write) -> Result<(), Problem> {
     }
 }
 
+/// The object of an audit record. A record has no reason of its own for a failure outside the log, and no outcome
+/// "unknown", so its object ends with both.
+fn recorded_object(object: String, failed: Option<&Problem>) -> String {
+    let Some(problem) = failed else { return object };
+    let outcome = match problem.kind.outcome() {
+        WriteOutcome::NotDone => "not done",
+        WriteOutcome::Unknown => "outcome unknown",
+    };
+    shortened(&format!("{object}, {outcome}: {}", problem.detail)).into()
+}
+
 /// Records a change of the cluster in the audit log, because the membership itself is not in it. The caller runs in
 /// [`crate::AuditRelay::run_recorded`]. If no write is possible now, the record waits until one is. After an unknown
 /// outcome, there may be two records of one change.
@@ -366,9 +382,10 @@ pub(super) async fn record(
     write: Write,
     action: AuditAction,
     object: String,
-    success: bool,
+    failed: Option<&Problem>,
 ) {
-    let actor = write.actor.clone();
+    let (actor, success) = (write.actor.clone(), failed.is_none());
+    let object = recorded_object(object, failed);
     let items = vec![(action, object.as_str().into(), success)];
     let command = maxine_state::Command::RecordAudit { items };
     if let Err(problem) = write.propose(app, command).await {
@@ -402,7 +419,7 @@ pub(super) async fn add_member(
     let join = async move {
         let name = name.as_str().into();
         let joined = in_time(admin.add_learner(id, name, body.peer_addr, body.http_addr)).await;
-        record(&app, write, AuditAction::MemberAdd, id.to_string(), joined.is_ok()).await;
+        record(&app, write, AuditAction::MemberAdd, id.to_string(), joined.as_ref().err()).await;
         joined
     };
     audit.run_recorded(join).await.map(|()| Json(MemberChanged { id }))
@@ -460,7 +477,7 @@ pub(super) async fn promote_member(
     let promote = async move {
         let promoted = in_time(admin.promote(id, force)).await;
         let object = if force { format!("{id}, forced") } else { id.to_string() };
-        record(&app, write, AuditAction::MemberPromote, object, promoted.is_ok()).await;
+        record(&app, write, AuditAction::MemberPromote, object, promoted.as_ref().err()).await;
         promoted
     };
     audit.run_recorded(promote).await.map(|()| Json(MemberChanged { id }))
@@ -483,16 +500,23 @@ pub(super) async fn remove_member(
     let audit = app.audit().clone();
     let remove = async move {
         let object = if force { format!("{id}, forced") } else { id.to_string() };
-        // A node that removes itself cannot write afterwards, so the removal is recorded before.
+        // A node that removes itself cannot write afterwards, so the removal is recorded before, and a failure after it.
         if admin.status().node_id == id {
-            record(&app, write, AuditAction::MemberRemove, object, true).await;
-            return in_time(admin.remove(id, force)).await;
+            let actor = write.actor.clone();
+            record(&app, write, AuditAction::MemberRemove, object.clone(), None).await;
+            let removed = in_time(admin.remove(id, force)).await;
+            if let Err(problem) = &removed {
+                let object = recorded_object(object, Some(problem));
+                let action = AuditAction::MemberRemove;
+                app.audit().record_for_sure(actor, action, &object, false, None);
+            }
+            return removed;
         }
         let was_member = admin.status().members.iter().any(|member| member.id == id);
         let removed = in_time(admin.remove(id, force)).await;
         // If the member had been removed before, that removal was already recorded.
         if removed.is_err() || was_member {
-            record(&app, write, AuditAction::MemberRemove, object, removed.is_ok()).await;
+            record(&app, write, AuditAction::MemberRemove, object, removed.as_ref().err()).await;
         }
         removed
     };
@@ -549,7 +573,7 @@ async fn hand_over(
         (Ok(()), None) => next_leader(&app, before).await,
     };
     let object = leader.clone().unwrap_or_else(|| "any voter".into());
-    record(&app, write, AuditAction::LeadershipTransfer, object, handed_over.is_ok()).await;
+    record(&app, write, AuditAction::LeadershipTransfer, object, handed_over.as_ref().err()).await;
     handed_over.map(|()| Transferred { leader })
 }
 
@@ -571,14 +595,24 @@ pub(super) async fn snapshot(
     _: Params<NoParams>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    let (admin, audit) = (admin(&app)?, app.audit().clone());
+    let admin = admin(&app).map_err(|problem| no_snapshot(problem, app.store().kind()))?;
+    let audit = app.audit().clone();
     let take = async move {
         let taken = in_time(admin.snapshot()).await;
         let node = app.settings().instance_id.clone();
-        record(&app, write, AuditAction::ClusterSnapshot, node, taken.is_ok()).await;
+        record(&app, write, AuditAction::ClusterSnapshot, node, taken.as_ref().err()).await;
         taken
     };
     audit.run_recorded(take).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Members and snapshots are different things, so a backend without members has its own text.
+fn no_snapshot(problem: Problem, kind: StoreKind) -> Problem {
+    let detail = format!(
+        "in {kind} mode a snapshot cannot be requested: Maxine shortens the log by itself when it has grown"
+    );
+    let action = "There is nothing to do.";
+    Problem { detail: detail.into(), action, ..problem }
 }
 
 /// Sends a confirmation to the leader, and records it in the audit log. `needless` is the error text if there is
@@ -593,24 +627,35 @@ pub(super) async fn confirm(
 ) -> Result<StatusCode, Problem> {
     let audit = app.audit().clone();
     let confirm = async move {
-        let confirmed = app.registry().confirm(what).await;
-        record(&app, write, action, object.into(), matches!(confirmed, Ok(true))).await;
+        let confirmed = match app.registry().confirm(what).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Problem::new(ProblemKind::Conflict, needless)),
+            Err(error) => Err(not_confirmed(error, app.store().leadership_now().leader.is_some())),
+        };
+        record(&app, write, action, object.into(), confirmed.as_ref().err()).await;
         confirmed
     };
-    match audit.run_recorded(confirm).await {
-        Ok(true) => Ok(StatusCode::NO_CONTENT),
-        Ok(false) => Err(Problem::new(ProblemKind::Conflict, needless)),
-        Err(error) => {
-            let what = match error.outcome() {
-                WriteOutcome::NotDone => "the leader did not take the confirmation",
-                WriteOutcome::Unknown => "whether the leader took the confirmation is unknown",
-            };
-            let mut problem = Problem::from(error);
-            problem.detail = format!("{what}: {}", problem.detail).into();
-            problem.action = "Repeat the request after a moment. A repeat does no harm.";
-            Err(problem)
+    audit.run_recorded(confirm).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Why a confirmation has not reached the leader, if this node knows one.
+fn not_confirmed(error: CallError, has_leader: bool) -> Problem {
+    let outcome = error.outcome();
+    let mut problem = Problem::from(error);
+    problem.detail = match outcome {
+        WriteOutcome::NotDone if !has_leader => {
+            "there is no leader that could take the confirmation".into()
         }
-    }
+        WriteOutcome::NotDone => {
+            format!("the leader did not take the confirmation: {}", problem.detail).into()
+        }
+        WriteOutcome::Unknown => {
+            let detail = problem.detail;
+            format!("whether the leader took the confirmation is unknown: {detail}").into()
+        }
+    };
+    problem.action = "Repeat the request after a moment. A repeat does no harm.";
+    problem
 }
 
 /// Confirms that the instances that are silent now are gone, so that a suspended expiry continues. 409 if expiry is not
@@ -644,6 +689,45 @@ mod tests {
         for log_ms in [0, clock_ms - 1_000, clock_ms + 1_000] {
             assert_eq!(time_ahead(log_ms, clock_ms), None);
         }
+    }
+
+    #[test]
+    fn a_confirmation_without_a_leader_says_that_there_is_none() {
+        let without = not_confirmed(CallError::Unreachable, false);
+        assert_eq!(&*without.detail, "there is no leader that could take the confirmation");
+        let refused = not_confirmed(CallError::Refused("this node does not lead".into()), true);
+        assert!(refused.detail.starts_with("the leader did not take"), "{}", refused.detail);
+        let unknown = not_confirmed(CallError::NoAnswer("the time is over".into()), false);
+        assert!(unknown.detail.starts_with("whether the leader took"), "{}", unknown.detail);
+    }
+
+    #[test]
+    fn a_snapshot_without_members_is_refused_in_words_about_snapshots() {
+        let without = Problem::new(ProblemKind::NotSupported, "the backend redis has no members");
+        let problem = no_snapshot(without, StoreKind::Redis);
+        assert_eq!(problem.status(), 501);
+        assert!(problem.detail.starts_with("in redis mode a snapshot"), "{}", problem.detail);
+        assert!(!problem.action.contains("Raft"), "{}", problem.action);
+    }
+
+    #[test]
+    fn the_record_of_a_failure_says_what_failed_and_whether_the_outcome_is_known() {
+        let object = |failed: Option<&Problem>| recorded_object("fleet".into(), failed);
+        assert_eq!(object(None), "fleet");
+        let refused = Problem::new(ProblemKind::Conflict, "nothing is suspended");
+        assert_eq!(object(Some(&refused)), "fleet, not done: nothing is suspended");
+        let without = not_confirmed(CallError::Unreachable, false);
+        assert_eq!(
+            object(Some(&without)),
+            "fleet, not done: there is no leader that could take the confirmation"
+        );
+        let unknown = object(Some(&not_confirmed(CallError::NoAnswer("late".into()), true)));
+        assert!(
+            unknown.starts_with("fleet, outcome unknown: whether the leader took"),
+            "{unknown}"
+        );
+        let long = Problem::new(ProblemKind::Conflict, "x".repeat(2_000));
+        assert!(object(Some(&long)).len() <= 512);
     }
 
     #[test]

@@ -198,8 +198,7 @@ impl FromRequestParts<AppState> for Fresh {
         let snapshot = answered.by_present(state);
         let history = snapshot.state.history();
         if let Some(place) = asked.min_index.filter(|place| !place.is_in(history)) {
-            let detail = place.has_ended(history);
-            return Err(Problem::new(ProblemKind::Compacted, detail).with_field("min_index"));
+            return Err(Problem::of_other_history(place.has_ended(history)));
         }
         if let Err(not_reached) = reached {
             answered.at(not_reached.reached);

@@ -10,12 +10,9 @@ use super::fresh::{Fresh, Freshness};
 use super::page::{self, Page};
 use crate::lists::Listing;
 use crate::problem::Problem;
-use maxine_actors::TAKEOVER_SILENCE;
+use maxine_actors::{HANDOVER_GAP_MS, read_takeover};
 use maxine_state::{AuditAction, AuditRecord};
 
-/// If the new leader had heard from the previous one within this time, that leader transferred its leadership, because
-/// an election takes longer. In milliseconds.
-const HANDOVER_SILENCE_MS: u64 = 300;
 /// An admin's transfer is recorded within this time before or after the grant, in milliseconds.
 const TRANSFER_TOLERANCE_MS: u64 = 15_000;
 
@@ -94,7 +91,7 @@ struct Grant<'a> {
     record: &'a AuditRecord,
     /// The transfers that were recorded after it and before the next grant.
     transfers: Vec<&'a AuditRecord>,
-    /// The leader that the new leader had followed, and how long that leader had been silent, in milliseconds.
+    /// The leader that the new leader had followed, and how long there was no leader after it, in milliseconds.
     known: Option<(String, u64)>,
 }
 
@@ -109,7 +106,8 @@ fn changes<'a>(
             match record.action {
                 AuditAction::LeadershipTransfer => transfers.push(record),
                 AuditAction::LeadershipTakeover => {
-                    takeover = silence_of(&record.object).map(|(from, ms)| (record.seq, from, ms));
+                    takeover = read_takeover(&record.object)
+                        .map(|(from, ms)| (record.seq, from.to_owned(), ms));
                 }
                 AuditAction::LeadershipGrant => {
                     // The leader writes both records together.
@@ -157,17 +155,12 @@ fn changes<'a>(
     })
 }
 
-fn silence_of(object: &str) -> Option<(String, u64)> {
-    let (from, silence) = object.rsplit_once(TAKEOVER_SILENCE)?;
-    Some((from.to_owned(), silence.strip_suffix(" ms")?.parse().ok()?))
-}
-
 fn cause_of(holder: &str, asked: bool, from: Option<&str>, gap_ms: Option<u64>) -> LeadershipCause {
     match (from, gap_ms) {
         _ if asked => LeadershipCause::Transfer,
         (None, _) => LeadershipCause::First,
         (Some(from), _) if from == holder => LeadershipCause::Regained,
-        (Some(_), Some(gap_ms)) if gap_ms <= HANDOVER_SILENCE_MS => LeadershipCause::Handover,
+        (Some(_), Some(gap_ms)) if gap_ms <= HANDOVER_GAP_MS => LeadershipCause::Handover,
         (Some(_), Some(_)) => LeadershipCause::Silence,
         (Some(_), None) => LeadershipCause::Unknown,
     }
@@ -214,7 +207,7 @@ mod tests {
                 90_000,
                 "system:leadership",
                 AuditAction::LeadershipTakeover,
-                "node-1, silent for 812 ms",
+                "node-1, no leader for 812 ms",
             ),
             record(5, 95_000, "system:leadership", AuditAction::LeadershipGrant, "node-3"),
             record(
@@ -222,7 +215,7 @@ mod tests {
                 95_000,
                 "system:leadership",
                 AuditAction::LeadershipTakeover,
-                "node-2, silent for 12 ms",
+                "node-2 handed over, no leader for 12 ms",
             ),
             record(7, 95_400, "ada", AuditAction::LeadershipTransfer, "node-3"),
             record(8, 200_000, "system:leadership", AuditAction::LeadershipGrant, "node-3"),
@@ -231,7 +224,7 @@ mod tests {
                 200_000,
                 "system:leadership",
                 AuditAction::LeadershipTakeover,
-                "node-3, silent for 4000 ms",
+                "node-3 leads again, no leader for 4000 ms",
             ),
             record(10, 300_000, "system:leadership", AuditAction::LeadershipGrant, "node-1"),
             record(
@@ -239,7 +232,7 @@ mod tests {
                 300_000,
                 "system:leadership",
                 AuditAction::LeadershipTakeover,
-                "node-3, silent for 80 ms",
+                "node-3 handed over, no leader for 80 ms",
             ),
             record(12, 400_000, "system:leadership", AuditAction::LeadershipGrant, "node-2"),
         ];
@@ -279,7 +272,7 @@ mod tests {
                 9_040,
                 "system:leadership",
                 AuditAction::LeadershipTakeover,
-                "node-2, silent for 12 ms",
+                "node-2 handed over, no leader for 12 ms",
             ),
         ];
         let found: Vec<_> =
@@ -301,10 +294,10 @@ mod tests {
         let records = [
             record(1, 0, "system:leadership", granted, "node-7"),
             record(2, 3_000, "system:leadership", granted, "node-3"),
-            record(3, 3_000, "system:leadership", taken, "node-7, silent for 3020 ms"),
+            record(3, 3_000, "system:leadership", taken, "node-7, no leader for 3020 ms"),
             // It had followed node 7, and never knew node 3 as a leader.
             record(4, 9_000, "system:leadership", granted, "node-2"),
-            record(5, 9_000, "system:leadership", taken, "node-7, silent for 8946 ms"),
+            record(5, 9_000, "system:leadership", taken, "node-7, no leader for 8946 ms"),
         ];
         let found: Vec<_> =
             changes(records.iter().rev()).map(|(_, c)| (c.from, c.cause, c.gap_ms)).collect();

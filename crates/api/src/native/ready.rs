@@ -63,7 +63,10 @@ pub(super) async fn ready(
             let missing = without_leader(state.store().kind(), state.store().refuses_writes());
             Some(format!("no leader is confirmed: {missing}"))
         }
-        None if !fresh => Some(not_confirmed(staleness_ms)),
+        None if !fresh => Some(match state.store().service_silence_ms() {
+            Some(silence_ms) => no_answer_for(state.store().kind(), silence_ms),
+            None => not_confirmed(staleness_ms),
+        }),
         None if snapshot.state.grant().is_none() => {
             Some("the leader has not taken up its duties yet".to_owned())
         }
@@ -97,6 +100,15 @@ pub(super) fn without_leader(kind: StoreKind, refuses_writes: Option<String>) ->
         ),
         None => String::from("writes are not taken"),
     }
+}
+
+/// The service under the store, such as Redis, does not answer this node.
+pub(super) fn no_answer_for(kind: StoreKind, silence_ms: u64) -> String {
+    let service = match kind {
+        StoreKind::Redis => "Redis",
+        _ => "the store",
+    };
+    format!("{service} has not answered this node for {} s", silence_ms / 1_000)
 }
 
 /// A text for a node whose state is too old. The node cannot tell whether it is behind, or whether nobody answers.

@@ -120,7 +120,7 @@ pub(super) async fn forget_node(
         if !app.store().forget_node(name.as_str()).await.map_err(unavailable)? {
             return Err(Problem::not_found("node", name.as_str()));
         }
-        record(&app, write, AuditAction::NodeForget, name.to_string(), true).await;
+        record(&app, write, AuditAction::NodeForget, name.to_string(), None).await;
         Ok(StatusCode::NO_CONTENT)
     };
     audit.run_recorded(forget).await

@@ -141,6 +141,10 @@ struct Core {
     /// The time of the last question to Redis after whose answer this node had all entries, in milliseconds; 0 if
     /// there was none yet.
     complete_ms: AtomicU64,
+    /// The time of the last answer of Redis to the task that follows the log, in milliseconds; 0 if there was none yet.
+    answered_ms: AtomicU64,
+    /// Whether a question of that task was not answered in time, and none was answered since.
+    is_silent: AtomicBool,
     caught_up: watch::Sender<bool>,
     newest: Mutex<NewestState>,
     away: Mutex<Option<Away>>,
@@ -176,6 +180,27 @@ impl Core {
         }
         self.complete_ms.fetch_max(asked_ms.max(1), Ordering::AcqRel);
         self.caught_up.send_if_modified(|before| !std::mem::replace(before, true));
+    }
+
+    fn note_heard(&self) {
+        self.answered_ms.store(self.clock.monotonic_ms().max(1), Ordering::Release);
+        self.is_silent.store(false, Ordering::Release);
+    }
+
+    /// Records that Redis has not answered in time. One such question proves nothing about Redis, because this process
+    /// may have been paused, but an operator wants to know of it before that is clear.
+    fn note_silence(&self, error: &RedisError) {
+        let is_answer = matches!(
+            error.kind(),
+            ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed
+        );
+        self.is_silent.store(!is_answer, Ordering::Release);
+    }
+
+    fn silence_ms(&self) -> Option<u64> {
+        let answered_ms = self.answered_ms.load(Ordering::Acquire);
+        let is_silent = self.is_silent.load(Ordering::Acquire) && answered_ms > 0;
+        is_silent.then(|| self.clock.monotonic_ms().saturating_sub(answered_ms))
     }
 
     fn note_unreachable(&self, why: &'static str, reason: &str) {
@@ -354,6 +379,8 @@ impl RedisStore {
             events: StoreEvents::default(),
             room: Semaphore::new(IN_FLIGHT_MAX),
             complete_ms: AtomicU64::new(0),
+            answered_ms: AtomicU64::new(0),
+            is_silent: AtomicBool::new(false),
             caught_up: watch::Sender::new(false),
             newest: Mutex::new(NewestState::read(config.newest_state.as_deref())),
             away: Mutex::default(),
@@ -459,6 +486,10 @@ impl ControlStore for RedisStore {
             0 => None,
             complete_ms => Some(self.core.clock.monotonic_ms().saturating_sub(complete_ms)),
         }
+    }
+
+    fn service_silence_ms(&self) -> Option<u64> {
+        self.core.silence_ms()
     }
 
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {

@@ -111,7 +111,9 @@ impl Core {
     /// Compares the end of the log with this node's position, and repairs what differs.
     pub(super) async fn synchronise(&self, link: &mut Link) -> Result<(), End> {
         for _ in 0..STEPS_MAX {
-            if self.step(link).await? == Step::Settled {
+            let step = self.step(link).await?;
+            self.note_heard();
+            if step == Step::Settled {
                 self.note_sound();
                 return Ok(());
             }

@@ -74,6 +74,7 @@ impl Core {
                     break;
                 }
                 End::Redis(error) => {
+                    self.note_silence(&error);
                     self.caught_up.send_replace(false);
                     failed = if is_following { 1 } else { failed.saturating_add(1) };
                     // A node that was paused finds that its own time limits are over, although Redis answers.
@@ -127,6 +128,7 @@ impl Core {
                 page = stream::page(link, &self.keys, &after, BLOCK_MS, timeout) => page?,
             };
             *is_following = true;
+            self.note_heard();
             let repair = self.repair_wanted.swap(false, Ordering::AcqRel);
             if let Some(last) = page.skipped.last().filter(|last| last.id != passed) {
                 self.report_skipped(&page.skipped);
