@@ -464,7 +464,8 @@ impl Watch {
             _ => format!(", of {unknown} the outcome is unknown"),
         };
         let message = format!(
-            "no write through this node succeeds ({refused} tried{outcome}); the latest: {}",
+            "{} through this node failed and none succeeded since{outcome}; the latest: {}",
+            maxine_wording::count(refused, "write"),
             now.last_refusal
         );
         Some(Notice::new(AlertKind::WritesRefused, &*self.node, message))
@@ -534,13 +535,15 @@ fn nobody_leads_of(
         let names = silent.join(", ");
         let voters = maxine_wording::count(needed, "voter");
         let message = format!(
-            "no majority: writes need {voters}, {heard} can be reached; unreachable: {names}"
+            "no majority: writes need {voters}; heard in the last {} s, this node included: {heard}; not heard: {names}",
+            HEARD_MS / 1_000
         );
         (AlertKind::NoMajority, message)
     } else {
         let message = format!(
-            "there is no leader, although {heard} of {} voters can be reached",
-            voters.len()
+            "there is no leader, although {heard} of {} voters were heard in the last {} s",
+            voters.len(),
+            HEARD_MS / 1_000
         );
         (AlertKind::NoLeader, message)
     };

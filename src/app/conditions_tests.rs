@@ -81,8 +81,7 @@ fn a_lost_majority_names_whom_nobody_hears() {
     assert_eq!(raised, expected.map(|(s, text)| (s, text.to_owned())));
     let judged = watch.judge(&lost, 10_000);
     let no_majority = judged.holds.iter().find(|notice| notice.kind == AlertKind::NoMajority);
-    let expected =
-        "no majority: writes need 2 voters, 1 can be reached; unreachable: node-2, node-3";
+    let expected = "no majority: writes need 2 voters; heard in the last 5 s, this node included: 1; not heard: node-2, node-3";
     assert_eq!(no_majority.unwrap().message, expected);
     assert!(watch.nobody_leads(&lost, 10_000) || watch.nobody_leads(&lost, 15_000));
     let raised = run(&mut watch, &seen(Some("node-2"), [UP, UP]), 20, 29);
@@ -187,8 +186,7 @@ fn writes_are_refused_as_long_as_there_is_no_leader_and_an_unknown_outcome_is_na
     let raised = run(&mut watch, &with(None, 3, 1), 2, 2);
     assert_eq!(raised, [(2, "+node.writes_refused node-1".to_owned())]);
     let notice = watch.judge_writes(&with(None, 3, 1), 3_000).unwrap();
-    let text =
-        "no write through this node succeeds (3 tried, of 1 the outcome is unknown); the latest: ";
+    let text = "3 writes through this node failed and none succeeded since, of 1 the outcome is unknown; the latest: ";
     assert!(notice.message.starts_with(text), "{}", notice.message);
     let quiet = run(&mut watch, &with(None, 3, 1), 4, 120);
     assert!(!quiet.iter().any(|(_, text)| text == "-node.writes_refused node-1"), "{quiet:?}");

@@ -71,7 +71,15 @@ pub(super) async fn change(
         assign(&mut patch, path, value.clone())?;
     }
     let answer = client.send(&request.json(patch)).await?;
+    tell_warnings(&answer.body);
     out.done(&answer.body, format!("the {field} is now revision {}", answer.body["revision"]))
+}
+
+/// Tells the user what was set and has no effect.
+pub(super) fn tell_warnings(body: &Value) {
+    for warning in body["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        tell!("warning: {warning}");
+    }
 }
 
 /// Sets the field at a dotted path, and creates missing objects on the path. A probe or another absent part

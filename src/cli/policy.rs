@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::client::{Client, ConnectArgs, FreshArgs, Request};
-use super::document::{assignment, change, read_document, show};
+use super::document::{assignment, change, read_document, show, tell_warnings};
 use super::exit::CliError;
 use super::instances::ServiceArg;
 use super::output::Output;
@@ -114,6 +114,7 @@ pub async fn policy(args: PolicyArgs, out: &mut Output) -> Result<(), CliError> 
                 .query("create", replace.create.then_some(true))
                 .json(body);
             let answer = client.send(&request).await?;
+            tell_warnings(&answer.body);
             let revision = &answer.body["revision"];
             let text = format!("the policy of {} is now revision {revision}", replace.service);
             out.done(&answer.body, text)

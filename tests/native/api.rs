@@ -424,6 +424,26 @@ async fn a_policy_of_a_mistyped_service_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn settings_of_a_probe_that_is_not_made_are_answered_with_a_warning() {
+    let server = Server::start().await;
+    server.register("orders", "a", "http://h:1").await;
+    let path = "/services/default/orders/policy";
+    for method in [Method::PUT, Method::PATCH] {
+        let change = |probe: Value| {
+            let body = json!({"probe": probe});
+            server.json(server.admin(method.clone(), path).json(&body))
+        };
+        let (status, unused) = change(json!({"path": "/healthz"})).await;
+        assert_eq!(status, 200, "{unused}");
+        let warning = unused["warnings"][0].as_str().unwrap();
+        assert!(warning.starts_with("probe.kind is heartbeat"), "{warning}");
+        let (_, used) = change(json!({"kind": "http", "path": "/healthz"})).await;
+        assert_eq!(used["warnings"], Value::Null, "{used}");
+        server.json(server.admin(Method::DELETE, path)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_makes_a_repeat_take_effect_once() {
     let server = Server::start().await;
     let patch = |seconds: u64| {

@@ -94,6 +94,13 @@ mod tests {
             (2, Some(1), Some(0))
         );
         assert!(alone.lacks_majority());
+        // A fresh node claimed that one voter is needed and none can be reached.
+        let fresh = of(&[]);
+        assert_eq!(
+            (fresh.majority, fresh.reachable_voters, fresh.failures_tolerated),
+            (0, None, None)
+        );
+        assert!(!fresh.lacks_majority());
         let led = of(&[Some(true), Some(true), None]);
         assert_eq!((led.reachable_voters, led.failures_tolerated), (Some(2), Some(0)));
         assert!(!led.lacks_majority());

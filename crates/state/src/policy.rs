@@ -163,6 +163,12 @@ impl ProbeSpec {
         self.kind != ProbeKind::Heartbeat
     }
 
+    /// Whether fields are set that have no effect, because with the kind `heartbeat` no probe is made.
+    #[must_use]
+    pub fn has_unused_fields(&self) -> bool {
+        !self.is_made() && *self != Self::default()
+    }
+
     /// The URL that this probe asks on an instance, for its liveness. `None` if it sends no HTTP request.
     #[must_use]
     pub fn url_on(&self, address: &Address) -> Option<String> {
@@ -333,5 +339,15 @@ mod tests {
         // A path as the compatible API registers it, and the name of a gRPC service.
         assert_eq!(check(ProbeKind::Heartbeat, "health", None), Ok(()));
         assert_eq!(check(ProbeKind::Grpc, "orders.v1", None), Ok(()));
+    }
+
+    #[test]
+    fn fields_of_a_probe_that_is_not_made_are_unused() {
+        let of = |kind: ProbeKind, path: &str| {
+            ProbeSpec { kind, path: path.into(), ..Default::default() }.has_unused_fields()
+        };
+        assert!(of(ProbeKind::Heartbeat, "/healthz"));
+        assert!(!of(ProbeKind::Heartbeat, ""));
+        assert!(!of(ProbeKind::Http, "/healthz"));
     }
 }

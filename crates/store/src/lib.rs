@@ -489,13 +489,14 @@ pub struct ClusterStatus {
     pub disk_stalled: bool,
     /// The size of the log on disk, in bytes.
     pub log_disk_bytes: u64,
-    /// How many voters must be reachable for writes to continue.
+    /// How many voters must be reachable for writes to continue; 0 while no voters are known.
     pub majority: usize,
     /// How many voters are known to be reachable, by this node or by the leader, this node included. One that
-    /// acknowledges no log entry is not counted. Null on a node that does not belong to the cluster any more.
+    /// acknowledges no log entry is not counted. Null on a node that does not belong to the cluster any more, and while
+    /// no voters are known.
     pub reachable_voters: Option<usize>,
     /// How many more voters may fail before writes stop. A voter of which nothing is known counts as failed. Null on
-    /// a node that does not belong to the cluster any more.
+    /// a node that does not belong to the cluster any more, and while no voters are known.
     pub failures_tolerated: Option<usize>,
     /// The members.
     pub members: Vec<MemberView>,
@@ -506,11 +507,17 @@ impl ClusterStatus {
     #[must_use]
     pub fn with_members(mut self, members: Vec<MemberView>) -> Self {
         let voters = members.iter().filter(|member| member.voter);
-        self.majority = voters.clone().count() / 2 + 1;
+        let count = voters.clone().count();
         let reachable = voters.filter(|member| member.works()).count();
+        self.members = members;
+        if count == 0 {
+            // A node that waits to be added to a cluster knows nobody, itself included.
+            self.majority = 0;
+            return self.without_counts();
+        }
+        self.majority = count / 2 + 1;
         self.reachable_voters = Some(reachable);
         self.failures_tolerated = Some(reachable.saturating_sub(self.majority));
-        self.members = members;
         self
     }
 

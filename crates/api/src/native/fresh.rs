@@ -345,6 +345,9 @@ pub(super) struct Revised {
     pub(super) index: u64,
     /// The new revision, for `If-Match`.
     pub(super) revision: u64,
+    /// What was set and has no effect; left out if there is nothing to say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) warnings: Vec<&'static str>,
 }
 
 /// The problem for a reply that does not match its command. This is a defect, so it is logged.

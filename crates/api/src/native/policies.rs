@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
@@ -17,10 +18,14 @@ use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, Caller};
 use maxine_state::{
-    Applied, Command, ConfigRecord, ConfigRevision, ControlState, Reply, Role, RuntimeConfig,
-    ServiceKey, ServicePolicy,
+    Applied, Command, ConfigRecord, ConfigRevision, ControlState, ProbeSpec, Reply, Role,
+    RuntimeConfig, ServiceKey, ServicePolicy,
 };
 use maxine_wording::{self, JsonFault};
+
+/// The warning about a policy whose probe has settings but no kind.
+const PROBE_UNUSED: &str = "probe.kind is heartbeat, so no probe is made, and the other fields of probe have no effect: set probe.kind to http, tcp \
+     or grpc";
 
 /// A policy and its revision.
 #[derive(Debug, Serialize, ToSchema)]
@@ -85,8 +90,9 @@ pub(super) async fn put_policy(
     JsonBody(policy): JsonBody<ServicePolicy>,
 ) -> Result<Response, Problem> {
     let expected_revision = write.conditions.expected_revision();
+    let warnings = warnings_of(&policy);
     let command = set_policy(key, policy, expected_revision, query.create)?;
-    revised(write.propose(&state, command).await.map_err(no_such_service)?)
+    revised(write.propose(&state, command).await.map_err(no_such_service)?, warnings)
 }
 
 /// Changes parts of a service's policy by a JSON merge patch (RFC 7396). 404 if the service does not exist, unless
@@ -110,12 +116,20 @@ pub(super) async fn patch_policy(
         let record = state.service(&key).and_then(|service| service.policy.as_ref());
         record.map_or(Ok((0, Map::new())), |record| Ok((record.revision, fields(&record.policy)?)))
     };
+    let warnings = Mutex::default();
     let command = |document, revision| {
         let policy: ServicePolicy = parsed(document)?;
+        *warnings.lock() = warnings_of(&policy);
         set_policy(key.clone(), policy, Some(revision), query.create)
     };
     let applied = merge_patch::patch(&state, write, body, read, command).await;
-    revised(applied.map_err(no_such_service)?)
+    revised(applied.map_err(no_such_service)?, warnings.into_inner())
+}
+
+/// What in a policy has no effect.
+fn warnings_of(policy: &ServicePolicy) -> Vec<&'static str> {
+    let is_unused = policy.probe.as_ref().is_some_and(ProbeSpec::has_unused_fields);
+    is_unused.then_some(PROBE_UNUSED).into_iter().collect()
 }
 
 fn set_policy(
@@ -164,7 +178,7 @@ pub(super) async fn delete_policy(
     let expected_revision = write.conditions.expected_revision();
     let create = false;
     let command = Command::PutPolicy { key, policy: None, expected_revision, create };
-    revised(write.propose(&state, command).await?)
+    revised(write.propose(&state, command).await?, Vec::new())
 }
 
 /// Shows the runtime configuration.
@@ -201,7 +215,7 @@ pub(super) async fn put_config(
     config.check()?;
     let expected_revision = write.conditions.expected_revision();
     let command = Command::PutConfig { config, expected_revision };
-    revised(write.propose(&state, command).await?)
+    revised(write.propose(&state, command).await?, Vec::new())
 }
 
 /// Changes fields of the runtime configuration by a JSON merge patch (RFC 7396). `null` gives a field
@@ -232,7 +246,7 @@ pub(super) async fn patch_config(
         config.check()?;
         Ok(Command::PutConfig { config, expected_revision: Some(revision) })
     };
-    revised(merge_patch::patch(&state, write, body, read, command).await?)
+    revised(merge_patch::patch(&state, write, body, read, command).await?, Vec::new())
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -289,9 +303,9 @@ pub(super) async fn config_history(
     Ok(listing.answer(fresh.json(Page::take(kept, limit, cursor, RevisionView::from))))
 }
 
-fn revised(applied: Applied) -> Result<Response, Problem> {
+fn revised(applied: Applied, warnings: Vec<&'static str>) -> Result<Response, Problem> {
     let Reply::Revision(revision) = applied.reply else { return Err(unexpected(&applied.reply)) };
-    let mut response = Json(Revised { index: applied.index, revision }).into_response();
+    let mut response = Json(Revised { index: applied.index, revision, warnings }).into_response();
     response.headers_mut().insert(header::ETAG, etag(revision));
     Ok(response)
 }

@@ -142,7 +142,11 @@ impl Core {
         }
         here.remembers_tail = tail.is_some();
         let chosen = repair_for(&survey, &mine, here);
-        if !matches!(chosen, Repair::Stay | Repair::Follow) {
+        if chosen == Repair::Create {
+            tracing::info!("redis has no registry yet; this node creates it");
+        } else if chosen == Repair::TakeSnapshot && mine.seq == 0 {
+            tracing::info!("this node has no state yet; it takes the snapshot in redis");
+        } else if !matches!(chosen, Repair::Stay | Repair::Follow) {
             tracing::info!(
                 ?chosen,
                 seq = mine.seq,
