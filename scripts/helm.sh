@@ -3,10 +3,12 @@
 #
 #   scripts/helm.sh              lint, golden renderings, schemas of Kubernetes, refused values (15 s)
 #   scripts/helm.sh cluster      runs real nodes with what the chart gives to its pods (1 minute; root)
+#   scripts/helm.sh apiserver    gives every rendering to a real kube-apiserver, and tries upgrades (see below)
 #   scripts/helm.sh tools        installs the tools
 #
 # Tools are taken from PATH, or installed to target/helm-tools: Helm from its Go module, the schemas from PyPI. Building
-# Helm takes 3 to 8 minutes.
+# Helm takes 3 to 8 minutes. `apiserver` also builds kube-apiserver from its Go module, once, which takes 15 to 60 minutes,
+# and needs etcd (Debian's package etcd-server).
 #
 #   UPDATE_GOLDEN=1   writes the golden renderings, and copies rules and dashboards into the chart
 #   MAXINE_BIN        the binary for `cluster` (default: target/debug/maxine)
@@ -16,6 +18,9 @@ cd "$(dirname "$0")/.."
 HELM_VERSION=3.19.5
 VALIDATE_VERSION=1.34.1
 KUBERNETES_VERSION=1.34
+APISERVER_VERSION=1.34.3
+PROMETHEUS_OPERATOR_VERSION=0.85.0
+CERT_MANAGER_VERSION=1.21.2
 
 CHART=deploy/helm/maxine
 TESTS=deploy/helm/tests
@@ -122,9 +127,44 @@ cluster() {
   "$TOOLS/bin/python" scripts/helm-cluster.py "${MAXINE_BIN:-target/debug/maxine}"
 }
 
+# The directory of a Go module.
+module() {
+  (cd "$WORK/modules" && go mod download -json "$1") |
+    python3 -c 'import json, sys; module = json.load(sys.stdin); print(module.get("Dir") or sys.exit(module["Error"]))'
+}
+
+build_apiserver() {
+  local source
+  source=$(module "k8s.io/kubernetes@v$APISERVER_VERSION")
+  # The module replaces those of its parts with directories that are not in it. They are published as modules too.
+  {
+    printf 'module apiserver\n\ngo 1.24.0\n\nrequire k8s.io/kubernetes v%s\n\nreplace (\n' "$APISERVER_VERSION"
+    awk -v version="v0.${APISERVER_VERSION#*.}" '$1 ~ /^k8s.io\// && $2 == "v0.0.0" { print $1, "=>", $1, version }' "$source/go.mod"
+    printf ')\n'
+  } >"$WORK/modules/go.mod"
+  (cd "$WORK/modules" && GOFLAGS=-mod=mod nice -n 10 go build -o "$1" \
+    -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v$APISERVER_VERSION" k8s.io/kubernetes/cmd/kube-apiserver)
+}
+
+apiserver() {
+  local server="$PWD/$TOOLS/bin/kube-apiserver-$APISERVER_VERSION" monitoring certificates
+  PATH="$PATH:/usr/sbin:/usr/local/sbin"
+  command -v etcd >/dev/null || { echo "etcd is not installed: apt-get install etcd-server" >&2; exit 1; }
+  command -v go >/dev/null || { echo "go is not installed: scripts/install-tools.sh" >&2; exit 1; }
+  mkdir "$WORK/modules"
+  printf 'module definitions\n\ngo 1.24.0\n' >"$WORK/modules/go.mod"
+  monitoring=$(module "github.com/prometheus-operator/prometheus-operator@v$PROMETHEUS_OPERATOR_VERSION")
+  certificates=$(module "github.com/cert-manager/cert-manager@v$CERT_MANAGER_VERSION")
+  [ -x "$server" ] || build_apiserver "$server"
+  "$TOOLS/bin/python" scripts/helm-apiserver.py "$server" "$CHART" "$TESTS" \
+    "$monitoring"/example/prometheus-operator-crd/monitoring.coreos.com_{servicemonitors,prometheusrules}.yaml \
+    "$certificates/deploy/crds/cert-manager.io_certificates.yaml"
+}
+
 case "${1:-check}" in
   tools) install_tools ;;
   check) install_tools; check ;;
   cluster) install_tools; cluster ;;
-  *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  apiserver) install_tools; apiserver ;;
+  *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
