@@ -24,7 +24,7 @@ import yaml
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "../deploy/helm/tests/golden")
 TAG = f"mxh{os.getpid() % 10000}"
-USER = 65532
+USER = 10001
 ACCOUNTS = {"admin-username": "admin", "admin-password": "only-for-this-test"}
 # What the image sets (deploy/container/Containerfile).
 IMAGE = {
