@@ -118,11 +118,21 @@ def templates(objects):
             yield each["metadata"]["name"], spec["template"]
 
 
-def check_renderings(api):
+def renderings():
+    """The golden files, and one with the rules and dashboards that the chart contains."""
     for file in sorted(glob.glob(f"{TESTS}/golden/*.yaml")):
-        case = os.path.basename(file).removesuffix(".yaml")
         with open(file) as rendering:
-            objects = [each for each in yaml.safe_load_all(rendering) if each]
+            yield os.path.basename(file).removesuffix(".yaml"), rendering.read()
+    if glob.glob(f"{CHART}/files/*/*"):
+        command = ["helm", "template", "maxine", CHART, "--kube-version", "1.34"]
+        command += ["--values", f"{TESTS}/values/secret.yaml"]
+        command += ["--set", "prometheusRule.enabled=true,grafanaDashboards.enabled=true"]
+        yield "monitoring", subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def check_renderings(api):
+    for case, text in renderings():
+        objects = [each for each in yaml.safe_load_all(text) if each]
         labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": case, "labels": labels}}
         check(f"namespace {case}", not api.apply(namespace))
