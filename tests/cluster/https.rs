@@ -56,6 +56,12 @@ impl Authority {
     }
 }
 
+/// Runs a test that starts nodes in this process.
+fn with_actors(test: impl Future<Output = ()>) {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    actix_rt::System::with_tokio_rt(runtime).block_on(test);
+}
+
 /// A node with these certificates, on its own data.
 async fn node(dir: &Path, pairs: &[&[PathBuf; 2]], change: impl FnOnce(&mut NodeConfig)) -> Node {
     let mut config = NodeConfig::defaults();
@@ -67,6 +73,18 @@ async fn node(dir: &Path, pairs: &[&[PathBuf; 2]], change: impl FnOnce(&mut Node
     config.security.initial_password_file = dir.join("password");
     change(&mut config);
     Node::start(config).await.unwrap()
+}
+
+/// The first administrator's password, which the node writes once it leads.
+async fn first_password(dir: &Path) -> String {
+    let started = Instant::now();
+    loop {
+        match std::fs::read_to_string(dir.join("password")) {
+            Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+        assert!(started.elapsed() < PATIENCE, "no password");
+    }
 }
 
 fn client(authority: &Authority) -> reqwest::Client {
@@ -82,6 +100,17 @@ async fn connect(
     server_name: &'static str,
     own: Option<&[PathBuf; 2]>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    offer(&[], authority, node, server_name, own).await
+}
+
+/// A connection on which the client offers to speak `protocols`.
+async fn offer(
+    protocols: &[&[u8]],
+    authority: &Authority,
+    node: SocketAddr,
+    server_name: &'static str,
+    own: Option<&[PathBuf; 2]>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -89,7 +118,7 @@ async fn connect(
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots);
-    let config = match own {
+    let mut config = match own {
         None => builder.with_no_client_auth(),
         Some([certificate, key]) => builder
             .with_client_auth_cert(
@@ -98,6 +127,7 @@ async fn connect(
             )
             .unwrap(),
     };
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let tcp = TcpStream::connect(node).await?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     connector.connect(ServerName::try_from(server_name).unwrap(), tcp).await
@@ -157,8 +187,12 @@ fn echo() -> SocketAddr {
     address
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_port_takes_https_only_and_answers_as_over_plain_http() {
+#[test]
+fn the_port_takes_https_only_and_answers_as_over_plain_http() {
+    with_actors(https_only());
+}
+
+async fn https_only() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new(dir.path());
     let pair = authority.issue("node", &["127.0.0.1", "localhost"]);
@@ -172,34 +206,37 @@ async fn the_port_takes_https_only_and_answers_as_over_plain_http() {
 
     // Over HTTP/2, and over HTTP/1.1 by the fast path and by the general one.
     let discover = "/api/maxine/serviceops/discover?serviceName=shop";
-    let found = client.get(format!("{base}{discover}")).send().await.unwrap();
-    assert_eq!((found.status().as_u16(), found.version()), (302, reqwest::Version::HTTP_2));
+    let stream =
+        offer(&[b"h2", b"http/1.1"], &authority, address, "localhost", None).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut http2, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request =
+        axum::http::Request::get(format!("https://localhost{discover}")).body(()).unwrap();
+    let (answer, _) = http2.send_request(request, true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 302);
+    drop(http2);
+    connection.await.unwrap().unwrap();
     let mut stream = connect(&authority, address, "localhost", None).await.unwrap();
     for _ in 0..3 {
         let head = head_of(&mut stream, discover).await.unwrap();
         assert!(head.starts_with("HTTP/1.1 302 Found\r\n"), "{head}");
     }
-    let http1 = reqwest::Client::builder().no_proxy().http1_only();
-    let root = reqwest::Certificate::from_pem(authority.pem.as_bytes()).unwrap();
-    let http1 = http1.tls_certs_only([root]).build().unwrap();
-    for client in [&client, &http1] {
-        let proxied = format!("{base}/api/maxine/serviceops/proxy/shop/x");
-        for request in [client.get(&proxied), client.post(&proxied).body("")] {
-            let answer = request.send().await.unwrap();
-            assert!(!answer.headers().contains_key("strict-transport-security"));
-            let text = answer.text().await.unwrap();
-            assert_eq!(text.len(), 300 * 1_024);
-            let lower = text.to_ascii_lowercase();
-            assert!(lower.contains("\r\nx-forwarded-proto: https\r\n"), "{}", &text[..800]);
-            assert!(lower.contains(";proto=https"), "{}", &text[..800]);
-        }
+    let proxied = format!("{base}/api/maxine/serviceops/proxy/shop/x");
+    for request in [client.get(&proxied), client.post(&proxied).body("")] {
+        let answer = request.send().await.unwrap();
+        assert!(!answer.headers().contains_key("strict-transport-security"));
+        let text = answer.text().await.unwrap();
+        assert_eq!(text.len(), 300 * 1_024);
+        let lower = text.to_ascii_lowercase();
+        assert!(lower.contains("\r\nx-forwarded-proto: https\r\n"), "{}", &text[..800]);
+        assert!(lower.contains(";proto=https"), "{}", &text[..800]);
     }
     let ready = client.get(format!("{base}/api/v1/ready")).send().await.unwrap();
     assert_eq!(ready.headers()["strict-transport-security"], "max-age=60");
 
     // The session's cookie is bound to this host and to HTTPS.
-    let password = std::fs::read_to_string(dir.path().join("password")).unwrap();
-    let user = json!({"user": "admin", "password": password.trim()});
+    let user = json!({"user": "admin", "password": first_password(dir.path()).await});
     let signed_in = client.post(format!("{base}/api/v1/session")).json(&user).send().await.unwrap();
     assert_eq!(signed_in.status(), 200);
     let cookie = signed_in.headers()["set-cookie"].to_str().unwrap().to_owned();
@@ -221,7 +258,8 @@ async fn the_port_takes_https_only_and_answers_as_over_plain_http() {
     broken.set_read_timeout(Some(PATIENCE)).unwrap();
     broken.write_all(&[22, 3, 1, 0, 4, 255, 255, 255, 255]).unwrap();
     let _alert = broken.read_to_end(&mut Vec::new());
-    let metrics = client.get(format!("{base}/metrics")).send().await.unwrap().text().await.unwrap();
+    let metrics = client.get(format!("{base}/api/actuator/prometheus")).header("cookie", pair);
+    let metrics = metrics.send().await.unwrap().text().await.unwrap();
     for reason in ["not_tls", "handshake"] {
         let line = format!("maxine_tls_failures_total{{reason=\"{reason}\"}} 1");
         assert!(metrics.contains(&line), "{reason}: {metrics}");
@@ -229,8 +267,12 @@ async fn the_port_takes_https_only_and_answers_as_over_plain_http() {
     node.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_changed_certificate_is_taken_without_a_restart_and_a_bad_one_is_reported() {
+#[test]
+fn a_changed_certificate_is_taken_without_a_restart_and_a_bad_one_is_reported() {
+    with_actors(changed_certificate());
+}
+
+async fn changed_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new(dir.path());
     let first = authority.issue("first", &["localhost"]);
@@ -281,8 +323,12 @@ async fn a_changed_certificate_is_taken_without_a_restart_and_a_bad_one_is_repor
     node.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn clients_need_a_certificate_where_the_settings_say_so() {
+#[test]
+fn clients_need_a_certificate_where_the_settings_say_so() {
+    with_actors(client_certificates());
+}
+
+async fn client_certificates() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new(dir.path());
     let pair = authority.issue("node", &["localhost"]);
@@ -310,8 +356,12 @@ async fn clients_need_a_certificate_where_the_settings_say_so() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_password_over_plain_http_from_another_machine_is_refused() {
+#[test]
+fn a_password_over_plain_http_from_another_machine_is_refused() {
+    with_actors(plain_password());
+}
+
+async fn plain_password() {
     for allowed in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let node = node(dir.path(), &[], |config| {
@@ -321,14 +371,7 @@ async fn a_password_over_plain_http_from_another_machine_is_refused() {
         .await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let base = format!("http://{}", node.http_addr());
-        let started = Instant::now();
-        let password = loop {
-            match std::fs::read_to_string(dir.path().join("password")) {
-                Ok(text) if text.ends_with('\n') => break text.trim().to_owned(),
-                _ => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-            assert!(started.elapsed() < PATIENCE, "no password");
-        };
+        let password = first_password(dir.path()).await;
         let native = ("/api/v1/session", json!({"user": "admin", "password": password}));
         let compatible = ("/api/maxine/signin", json!({"userName": "admin", "password": password}));
         for (path, body) in [native, compatible] {
