@@ -97,6 +97,7 @@ check() {
     --set peerTls.existingSecret=,peerTls.certManager.enabled=true,peerTls.certManager.issuerRef.name=ca \
     --set peerTls.certManager.numbersMax=4,cluster.replicas=5
   refuses 'node number 3 is in cluster.retired' --set 'cluster.retired={3}'
+  refuses 'node 2 is one of the 3 first members' --set cluster.replicas=1
   refuses 'two pods have the same node number' --set cluster.replicas=5,cluster.numbers.5=4
   refuses 'number 2 belongs to a first member' --set cluster.replicas=4,cluster.numbers.4=2,cluster.numbers.2=9
   refuses 'settings.MAXINE_HTTP_HOST: this chart sets it' --set settings.MAXINE_HTTP_HOST=127.0.0.1

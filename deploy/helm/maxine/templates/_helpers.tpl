@@ -236,6 +236,11 @@ compares with the ConfigMap of the installed release. Empty where nothing is kno
 {{- fail (printf "node number %s is above peerTls.certManager.numbersMax" $number) -}}
 {{- end -}}
 {{- end -}}
+{{- range $i := untilStep (int (add1 (int $v.cluster.replicas))) (int (add1 (int $v.cluster.firstMembers))) 1 -}}
+{{- if not (has (toString $i) $retired) -}}
+{{- fail (printf "node %d is one of the %v first members, but there are only %v pods: set cluster.firstMembers for a new cluster, or name the node in cluster.retired" $i $v.cluster.firstMembers $v.cluster.replicas) -}}
+{{- end -}}
+{{- end -}}
 {{- range $ordinal, $number := $v.cluster.numbers -}}
 {{- if and (le (int $number) (int $v.cluster.firstMembers)) (ne (toString $number) $ordinal) -}}
 {{- fail (printf "cluster.numbers.%s: number %v belongs to a first member, which is pod %v" $ordinal $number $number) -}}
