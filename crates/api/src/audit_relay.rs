@@ -251,11 +251,11 @@ impl AuditRelay {
         // These two actions are always recorded, whatever was refused before, because only callers with the permission
         // can cause them.
         let is_done = matches!(action, AuditAction::LogsClear | AuditAction::AuditExport);
-        let left_out = self.0.second.lock().take(now_s, &actor);
-        if left_out.is_none() && !is_done {
-            return;
+        let mut left_out = LeftOut::default();
+        if !is_done {
+            let Some(before) = self.0.second.lock().take(now_s, &actor) else { return };
+            left_out = before;
         }
-        let left_out = left_out.unwrap_or_default();
         let object = shortened(object);
         let mut items = vec![(action, object.clone(), success)];
         if left_out.records > 0 {

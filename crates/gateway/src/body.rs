@@ -248,7 +248,7 @@ impl Body for RequestBody {
             }
             Payload::Stream(body) => Pin::new(body).poll_frame(cx),
             Payload::Prefixed(front, rest) => match front.next() {
-                Some(frame) => return Poll::Ready(Some(Ok(frame))),
+                Some(frame) => return Poll::Ready(Some(Ok(without_misplaced(frame)))),
                 None => Pin::new(rest).poll_frame(cx),
             },
         };
@@ -548,4 +548,28 @@ pub(crate) async fn collect(
     whole.extend_from_slice(&first);
     rest.for_each(|chunk| whole.extend_from_slice(&chunk));
     Ok(CollectedBody::Whole(whole.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use hyper::header::{HeaderMap, HeaderValue};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn trailers_that_were_collected_with_a_body_are_filtered_as_those_that_are_streamed() {
+        let mut trailers = HeaderMap::new();
+        for name in ["x-sum", "authorization", "x-forwarded-for", "x-maxine-hops"] {
+            trailers.insert(name, HeaderValue::from_static("1"));
+        }
+        let front = vec![Frame::data(Bytes::from_static(b"ab")), Frame::trailers(trailers)];
+        let progress = Arc::new(Progress::default());
+        let clock = Clock::system();
+        let body = RequestBody::prefixed(front, AxumBody::empty(), 10, progress, clock);
+        let collected = body.collect().await.unwrap();
+        let left: Vec<_> = collected.trailers().unwrap().keys().cloned().collect();
+        assert_eq!(left, ["x-sum"]);
+        assert_eq!(collected.to_bytes(), "ab");
+    }
 }

@@ -11,38 +11,42 @@ const CLIENT_SLOTS: usize = 16_384;
 /// arrival of the next request.
 #[derive(Debug)]
 pub(crate) struct Rate {
-    next_us: AtomicU64,
+    /// In nanoseconds on the monotonic clock.
+    next_ns: AtomicU64,
 }
 
 /// The rate and the burst of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RateShape {
-    pub(crate) interval_us: u64,
+    /// Nanoseconds between two requests.
+    pub(crate) interval_ns: u64,
     pub(crate) burst: u64,
 }
 
 impl RateShape {
     /// `rate` requests per second, of which `burst` may come at once.
     pub(crate) fn per_s(rate: u32, burst: u32) -> Self {
-        Self { interval_us: 1_000_000 / u64::from(rate.max(1)), burst: u64::from(burst.max(1)) }
+        // In whole microseconds, a rate of 600,000 would become one of 1,000,000.
+        Self { interval_ns: 1_000_000_000 / u64::from(rate.max(1)), burst: u64::from(burst.max(1)) }
     }
 }
 
 impl Rate {
     pub(crate) const fn new() -> Self {
-        Self { next_us: AtomicU64::new(0) }
+        Self { next_ns: AtomicU64::new(0) }
     }
 
     /// Counts one request. If it exceeds the limit, returns the time until one is allowed, in microseconds.
     pub(crate) fn take(&self, now_us: u64, shape: RateShape) -> Result<(), u64> {
-        let slack_us = shape.interval_us * (shape.burst - 1);
-        let mut wait_us = 0;
-        let taken = self.next_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next_us| {
-            let next_us = next_us.max(now_us);
-            wait_us = next_us.saturating_sub(now_us + slack_us);
-            (wait_us == 0).then_some(next_us + shape.interval_us)
+        let now_ns = now_us.saturating_mul(1_000);
+        let slack_ns = shape.interval_ns * (shape.burst - 1);
+        let mut wait_ns = 0;
+        let taken = self.next_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next_ns| {
+            let next_ns = next_ns.max(now_ns);
+            wait_ns = next_ns.saturating_sub(now_ns + slack_ns);
+            (wait_ns == 0).then_some(next_ns + shape.interval_ns)
         });
-        taken.map(|_| ()).map_err(|_| wait_us)
+        taken.map(|_| ()).map_err(|_| wait_ns.div_ceil(1_000))
     }
 }
 
@@ -117,6 +121,17 @@ mod tests {
         assert_eq!(rate.take(now_us, shape), Err(100_000));
         assert_eq!(rate.take(now_us + 100_000, shape), Ok(()));
         assert!(rate.take(now_us + 100_000, shape).is_err());
+    }
+
+    #[test]
+    fn a_high_rate_is_kept() {
+        for rate in [300_000, 600_000, 999_999] {
+            let (limit, shape) = (Rate::new(), RateShape::per_s(rate, 1_000));
+            let passed =
+                (0..=1_000_000).filter(|now_us| limit.take(*now_us, shape).is_ok()).count();
+            let expected = rate as usize;
+            assert!(passed.abs_diff(expected) < expected / 100 + 2_000, "{passed} of {rate}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::request::{Head, Outgoing};
 use super::runtime::{ServiceRuntime, ServiceShared};
 use super::slots::Holder;
 use super::{Forwarder, body::timer_now};
-use maxine_state::ServiceRef;
+use maxine_state::{ServiceKey, ServiceRef};
 
 /// Maximum duration of one copy, in milliseconds.
 const COPY_MS_MAX: u64 = 30_000;
@@ -62,14 +62,17 @@ impl Forwarder {
             (n < policy.in_flight_max).then_some(n + 1)
         });
         let key = runtime.table.key();
-        self.0.metrics.mirror(key, room.is_ok());
         if room.is_err() {
+            self.0.metrics.mirror(key, false);
             return;
         }
         let slot = Slot(Arc::clone(&runtime.shared));
         let service =
             ServiceRef { namespace: key.namespace.as_str(), service: policy.service.as_str() };
-        let Some(shadow) = self.runtime(service) else { return };
+        let Some(shadow) = self.runtime(service) else {
+            self.0.metrics.mirror(key, false);
+            return;
+        };
         let queries = [head.target.query().unwrap_or_default(), ""];
         let input = HashInput { address: client.ip, fields: &head.headers, queries, key: None };
         let draw = shadow.table.draw(&input, fastrand::u64(..));
@@ -83,15 +86,17 @@ impl Forwarder {
             announces_empty: head.announces_empty,
             asked_host: None,
         };
-        let this = self.clone();
+        let (this, key) = (self.clone(), key.clone());
         self.0.tasks.spawn(async move {
-            this.send_copy(shadow, holder, draw, copy, body).await;
+            this.send_copy(key, shadow, holder, draw, copy, body).await;
             drop(slot);
         });
     }
 
+    /// Sends a copy of a request for the service `key`.
     fn send_copy(
         &self,
+        key: ServiceKey,
         shadow: Arc<ServiceRuntime>,
         holder: Holder,
         draw: Draw,
@@ -103,6 +108,7 @@ impl Forwarder {
             let input =
                 PickInput { now_ms: this.0.clock.monotonic_ms(), draw, sticky: None, tried: &[] };
             let picked = shadow.picker.pick(&shadow.table, &shadow.upstreams, &input);
+            this.0.metrics.mirror(&key, picked.is_ok());
             let Ok(picked) = picked else { return };
             let headers: HeaderMap = std::mem::take(&mut head.headers);
             let deadline = timer_now() + std::time::Duration::from_millis(COPY_MS_MAX);

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
-use super::body::{Content, RequestBody};
+use super::body::{Content, RequestBody, timer_now};
 use super::connect::{Connector, Security};
 use super::error::ProxyError;
 use super::http1::{self, Answered, OnInterim};
@@ -291,8 +291,10 @@ impl Pool {
         reuse: Reuse,
     ) -> Result<Lease, ProxyError> {
         let waiting = self.slots.wait(holder).ok_or(ProxyError::Overloaded)?;
+        let deadline = timer_now() + timeout;
+        let slot = tokio::time::timeout_at(deadline, waiting.slot()).await;
+        let slot = slot.map_err(|_| ProxyError::Overloaded)?.ok_or(ProxyError::Stopping)?;
         let work = async {
-            let slot = waiting.slot().await.ok_or(ProxyError::Stopping)?;
             if reuse == Reuse::Any
                 && let Some((connection, in_use)) = self.pop_idle(holder)?
             {
@@ -301,7 +303,7 @@ impl Pool {
             let (sender, in_use, reused) = self.open(holder, reuse).await?;
             Ok(self.leased(sender, in_use, slot, reused))
         };
-        tokio::time::timeout(timeout, work).await.map_err(|_| ProxyError::Overloaded)?
+        tokio::time::timeout_at(deadline, work).await.map_err(|_| ProxyError::ConnectTimeout)?
     }
 
     fn leased(self: &Arc<Self>, sender: Sender, in_use: InUse, slot: Slot, reused: bool) -> Lease {

@@ -5,6 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::header::HeaderMap;
 
 use super::fields::HeadCopy;
+use super::head_wait::HeadWait;
 use super::reader::take;
 
 /// Maximum length of a chunk's first line, with its extensions, in bytes.
@@ -39,7 +40,7 @@ enum State {
     /// The line end after the content of a chunk.
     AfterData,
     /// The trailer section after the last chunk.
-    Trailers,
+    Trailers(HeadWait),
     Ended,
 }
 
@@ -61,7 +62,11 @@ impl Decoder {
                     let Some(len) = line_len(bytes, LINE_LEN_MAX)? else { return Ok(None) };
                     let size = size(&bytes[..len])?;
                     bytes.advance(len + 2);
-                    self.0 = if size == 0 { State::Trailers } else { State::Data(size) };
+                    self.0 = if size == 0 {
+                        State::Trailers(HeadWait::default())
+                    } else {
+                        State::Data(size)
+                    };
                 }
                 State::Data(left) => {
                     if bytes.is_empty() {
@@ -83,7 +88,12 @@ impl Decoder {
                     bytes.advance(2);
                     self.0 = State::Line;
                 }
-                State::Trailers => {
+                State::Trailers(mut wait) => {
+                    let is_worth_reading = wait.is_worth_reading(bytes, TRAILERS_LEN_MAX + 1);
+                    self.0 = State::Trailers(wait);
+                    if !is_worth_reading {
+                        return Ok(None);
+                    }
                     let Some((len, fields)) = trailers(bytes)? else { return Ok(None) };
                     bytes.advance(len);
                     self.0 = State::Ended;

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use super::extract::{NoParams, Params, ServicePath};
 use super::fresh::{Fresh, Freshness, Write};
@@ -200,6 +201,9 @@ pub(super) struct ServiceRemoved {
     removed: usize,
 }
 
+/// The step of a removal that removes the policy.
+const POLICY_STEP: u128 = 1;
+
 /// Removes a service: its instances, their drains, and its policy.
 ///
 /// A large service is removed in several steps. An instance that registers meanwhile stays, so repeat the request until
@@ -223,8 +227,8 @@ pub(super) async fn delete_service(
     ids.sort();
     ids.dedup();
     let mut outcome = ServiceRemoved { index: 0, removed: 0 };
-    // Each step needs a request id of its own. Otherwise the second step would get the first step's answer.
-    let mut step = 0;
+    // Each step needs a request id of its own. Otherwise the second step would get the first step's answer. It is
+    // derived from what the step removes: when a request is repeated after a failure, other instances are left.
     for chunk in ids.chunks(BATCH_ITEMS_MAX) {
         let item = |id: &&Name| Deregistration {
             key: InstanceKey { service: key.clone(), instance: Name::clone(id) },
@@ -232,8 +236,12 @@ pub(super) async fn delete_service(
             forget_drain: true,
         };
         let command = Command::Deregister { items: chunk.iter().map(item).collect() };
-        let applied = write.step(step).propose(&state, command).await?;
-        step += 1;
+        let mut removed = Xxh3Default::new();
+        for id in chunk {
+            removed.update(id.as_str().as_bytes());
+            removed.update(&[0]);
+        }
+        let applied = write.step(removed.digest128()).propose(&state, command).await?;
         outcome.index = applied.index;
         if let Reply::Changed(changed) = applied.reply {
             outcome.removed += changed.into_iter().filter(|changed| *changed).count();
@@ -246,7 +254,7 @@ pub(super) async fn delete_service(
             expected_revision: None,
             create: false,
         };
-        outcome.index = write.step(step).propose(&state, command).await?.index;
+        outcome.index = write.step(POLICY_STEP).propose(&state, command).await?.index;
     }
     Ok(Json(outcome))
 }

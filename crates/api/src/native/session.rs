@@ -121,8 +121,8 @@ pub(super) async fn sign_out(
     };
     let mut response = match ended {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(problem) if problem.kind == ProblemKind::Forbidden => return problem.into_response(),
-        Err(problem) => problem.into_response(),
+        // The session lives on, and the browser needs the cookie to end it.
+        Err(problem) => return problem.into_response(),
     };
     for (name, secure) in [(SESSION_COOKIE, ""), (SECURE_SESSION_COOKIE, "; Secure")] {
         let cookie = format!("{name}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0{secure}");
