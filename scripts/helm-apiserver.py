@@ -174,7 +174,7 @@ def check_upgrades(api, directory):
     less = ["--set", "cluster.retired={4,5}"]
     done, text = helm("install", *values)
     check("install three nodes", done, text)
-    check("the notes name the Service", "http://maxine.prod.svc.cluster.local:8080" in text, text)
+    check("the notes name the Service", "https://maxine.prod.svc.cluster.local:8080" in text, text)
     done, text = helm("upgrade", *values, dry)
     check("an upgrade without changes has no Jobs", done and "kind: Job" not in text, text)
     done, text = helm("upgrade", *values, *five, dry)

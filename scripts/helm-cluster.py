@@ -64,6 +64,10 @@ class Rendering:
         self.objects = {(each["kind"], each["metadata"]["name"]): each for each in objects}
         self.stateful_set = self.objects["StatefulSet", "maxine"]
 
+    def scheme(self):
+        probe = self.pod()["containers"][0]["livenessProbe"]["httpGet"]
+        return probe.get("scheme", "HTTP").lower()
+
     def pod(self):
         return self.stateful_set["spec"]["template"]["spec"]
 
@@ -191,8 +195,8 @@ def expand(text, env):
 class Cluster:
     """The pods of one rendering after the other."""
 
-    def __init__(self, pods, tls):
-        self.pods, self.tls = pods, tls
+    def __init__(self, pods, tls, http_tls, scheme):
+        self.pods, self.tls, self.http_tls, self.scheme = pods, tls, http_tls, scheme
         self.hosts = {f"maxine-{i}.maxine-peers.prod.svc.cluster.local": f"10.123.0.{10 + i}" for i in range(1, 6)}
         # The clients' Service has the addresses of several pods.
         self.names = {**self.hosts, "maxine.prod.svc.cluster.local": "10.123.0.11"}
@@ -209,6 +213,7 @@ class Cluster:
             "data": self.pods.volume(f"data-{ordinal}"),
             "tmp": self.pods.volume(f"tmp-{ordinal}"),
             "nodes": self.pods.files(f"nodes-{ordinal}", rendering.objects["ConfigMap", "maxine"]["data"]),
+            "http-tls": self.pods.files(f"http-tls-{ordinal}", self.http_tls),
             "peer-tls": self.pods.files(f"tls-{ordinal}", self.tls),
         }
         container = rendering.pod()["containers"][0]
@@ -222,8 +227,8 @@ class Cluster:
 
     def get(self, ordinal, path):
         """The status of an answer, as a probe sees it; 0 without an answer."""
-        url = f"http://10.123.0.{10 + ordinal}:8080{path}"
-        command = ["curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", url]
+        url = f"{self.scheme}://10.123.0.{10 + ordinal}:8080{path}"
+        command = ["curl", "-s", "-k", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", url]
         answer = subprocess.run(
             ["ip", "netns", "exec", f"{TAG}-hub", *command], capture_output=True, text=True, check=False
         )
@@ -236,7 +241,12 @@ class Cluster:
         """Runs the containers of a Job's pod one after the other, and repeats one that fails."""
         self.pods.connect("job", "10.123.0.50")
         pod = {"metadata.name": f"maxine-backup-{name}"}
-        volumes = {"tmp": self.pods.volume(f"tmp-{name}"), "backup": self.pods.volume("backup")}
+        authority = {"ca.crt": self.http_tls["ca.crt"]}
+        volumes = {
+            "tmp": self.pods.volume(f"tmp-{name}"),
+            "backup": self.pods.volume("backup"),
+            "http-tls": self.pods.files("http-tls-job", authority),
+        }
         for container in [*spec.get("initContainers", []), *spec["containers"]]:
             path = f"{self.pods.dir}/job-{name}.log"
 
@@ -256,7 +266,7 @@ class Cluster:
         return sorted(member["id"] for member in status["raft"]["members"] if member["voter"])
 
     def api(self, method, path, body, token=""):
-        command = ["curl", "-sf", "-m", "10", "-X", method, f"http://10.123.0.11:8080{path}"]
+        command = ["curl", "-sfk", "-m", "10", "-X", method, f"{self.scheme}://10.123.0.11:8080{path}"]
         command += ["-H", f"authorization: Bearer {token}"] if token else []
         command += ["-H", "content-type: application/json", "-d", json.dumps(body)] if body else []
         answer = self.pods.within("hub", *command, capture_output=True, text=True)
@@ -285,22 +295,29 @@ def certificates_of_init_tls(directory):
     os.remove(f"{directory}/ca-key.pem")
 
 
-def certificate_of_cert_manager(directory, rendering):
-    """The files of the Secret that cert-manager makes from the Certificate."""
-    spec = rendering.objects["Certificate", "maxine-peer-tls"]["spec"]
-    names = ",".join(f"DNS:{name}" for name in spec["dnsNames"])
+def certificate(directory, subject, names):
+    """The files of a Secret that cert-manager makes."""
+    names = ",".join(f"DNS:{name}" for name in names)
     os.mkdir(directory)
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
     ca = [f"{directory}/ca.crt", f"{directory}/ca.key"]
     options = {"stderr": subprocess.DEVNULL}
     run("openssl", "req", "-x509", *key, "-subj", "/CN=test", "-out", ca[0], "-keyout", ca[1], **options)
     run(
-        "openssl", "req", "-x509", *key, "-subj", f"/CN={spec['commonName']}", "-CA", ca[0], "-CAkey", ca[1],
+        "openssl", "req", "-x509", *key, "-subj", f"/CN={subject}", "-CA", ca[0], "-CAkey", ca[1],
         "-addext", f"subjectAltName={names}", "-addext", "basicConstraints=critical,CA:FALSE",
         "-addext", "extendedKeyUsage=serverAuth,clientAuth",
         "-out", f"{directory}/tls.crt", "-keyout", f"{directory}/tls.key", **options,
     )
     os.remove(ca[1])
+
+
+def read_all(directory):
+    contents = {}
+    for file in os.listdir(directory):
+        with open(f"{directory}/{file}", "rb") as content:
+            contents[file] = content.read()
+    return contents
 
 
 def probes_mean_it(cluster, rendering, name):
@@ -405,15 +422,16 @@ def main():
     for case in ("open", "cert-manager", "secret"):
         pods = Pods()
         try:
-            rendering, tls, contents = Rendering(case), f"{pods.dir}/tls", {}
+            rendering, tls, http_tls = Rendering(case), f"{pods.dir}/tls", f"{pods.dir}/http-tls"
             if case == "cert-manager":
-                certificate_of_cert_manager(tls, rendering)
+                spec = rendering.objects["Certificate", "maxine-peer-tls"]["spec"]
+                certificate(tls, spec["commonName"], spec["dnsNames"])
             else:
                 certificates_of_init_tls(tls)
-            for file in os.listdir(tls):
-                with open(f"{tls}/{file}", "rb") as content:
-                    contents[file] = content.read()
-            cluster = Cluster(pods, contents)
+            # The names that the README asks for.
+            names = ["maxine.prod.svc.cluster.local", "*.maxine-peers.prod.svc.cluster.local"]
+            certificate(http_tls, "maxine", names)
+            cluster = Cluster(pods, read_all(tls), read_all(http_tls), rendering.scheme())
             probes_mean_it(cluster, rendering, case)
             if case == "secret":
                 members_change(cluster, Rendering("scaled"))

@@ -101,7 +101,7 @@ check() {
   refuses 'two pods have the same node number' --set cluster.replicas=5,cluster.numbers.5=4
   refuses 'number 2 belongs to a first member' --set cluster.replicas=4,cluster.numbers.4=2,cluster.numbers.2=9
   refuses 'settings.MAXINE_HTTP_HOST: this chart sets it' --set settings.MAXINE_HTTP_HOST=127.0.0.1
-  refuses 'backup.enabled needs' --set auth.existingSecret=,backup.enabled=true
+  refuses 'backup.enabled needs' --set http.tls.existingSecret=,backup.enabled=true
   refuses "must name a Secret with a viewer's API token" --set metrics.serviceMonitor.enabled=true
   # The schema.
   refuses '/cluster/replicas' --set cluster.replicas=0

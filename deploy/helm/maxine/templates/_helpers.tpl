@@ -66,13 +66,17 @@ app.kubernetes.io/component: node
 {{- $members := list -}}
 {{- range $i := untilStep 1 (int (add1 (int .Values.cluster.firstMembers))) 1 -}}
 {{- $host := include "maxine.host" (list $ $i) -}}
-{{- $members = append $members (printf "%d@%s:7700@http://%s:8080" $i $host $host) -}}
+{{- $members = append $members (printf "%d@%s:7700@%s://%s:8080" $i $host (include "maxine.scheme" $) $host) -}}
 {{- end -}}
 {{- join "," $members -}}
 {{- end -}}
 
+{{- define "maxine.scheme" -}}
+{{- if .Values.http.tls.existingSecret -}}https{{- else -}}http{{- end -}}
+{{- end -}}
+
 {{- define "maxine.url" -}}
-http://{{ include "maxine.fullname" . }}.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:{{ .Values.service.port }}
+{{ include "maxine.scheme" . }}://{{ include "maxine.fullname" . }}.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:{{ .Values.service.port }}
 {{- end -}}
 
 {{- define "maxine.podSecurity" -}}
@@ -94,9 +98,9 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* Whether Jobs of this release can sign in as an administrator; empty if not. */}}
+{{/* Whether Jobs of this release can sign in as an administrator; empty if not. Passwords need HTTPS. */}}
 {{- define "maxine.canSignIn" -}}
-{{- if or .Values.auth.adminTokenSecret.name .Values.auth.existingSecret -}}yes{{- end -}}
+{{- if or .Values.auth.adminTokenSecret.name (and .Values.auth.existingSecret .Values.http.tls.existingSecret) -}}yes{{- end -}}
 {{- end -}}
 
 {{/*
@@ -139,6 +143,10 @@ env:
     value: {{ include "maxine.url" . | quote }}
   - name: MAXINE_SESSION_FILE
     value: /tmp/session.json
+  {{- if .Values.http.tls.existingSecret }}
+  - name: MAXINE_CA_FILE
+    value: /etc/maxine/http-tls/ca.crt
+  {{- end }}
   {{- if .Values.auth.adminTokenSecret.name }}
   - name: MAXINE_TOKEN
     valueFrom:
@@ -164,8 +172,7 @@ env:
           name: {{ .Values.auth.existingSecret }}
           key: admin-password
   volumeMounts:
-    - name: tmp
-      mountPath: /tmp
+    {{- include "maxine.jobMounts" . | nindent 4 }}
 {{- end }}
 {{- end -}}
 
@@ -246,14 +253,14 @@ compares with the ConfigMap of the installed release. Empty where nothing is kno
 {{- fail (printf "cluster.numbers.%s: number %v belongs to a first member, which is pod %v" $ordinal $number $number) -}}
 {{- end -}}
 {{- end -}}
-{{- $own := list "MAXINE_NODE_ID" "MAXINE_DATA_DIR" "MAXINE_INSTANCE_ID" "MAXINE_REGISTRY_STATE_MODE" "MAXINE_CLUSTER_ID" "MAXINE_HTTP_HOST" "MAXINE_HTTP_ADVERTISE" "MAXINE_RAFT_LISTEN" "MAXINE_RAFT_ADVERTISE" "MAXINE_RAFT_MEMBERS" "MAXINE_RAFT_TLS_CA" "MAXINE_RAFT_TLS_CERT" "MAXINE_RAFT_TLS_KEY" "MAXINE_RAFT_ALLOW_PLAIN" "MAXINE_REGISTRATION_ACCESS" "MAXINE_DISCOVERY_ACCESS" "MAXINE_ALLOW_OPEN" "MAXINE_HTTP_ALLOWED_HOSTS" "MAXINE_TRUSTED_PROXIES" "MAXINE_ZONE" "MAXINE_SESSION_FILE" "MAXINE_ADMIN_USERNAME" "MAXINE_ADMIN_PASSWORD" -}}
+{{- $own := list "MAXINE_NODE_ID" "MAXINE_DATA_DIR" "MAXINE_INSTANCE_ID" "MAXINE_REGISTRY_STATE_MODE" "MAXINE_CLUSTER_ID" "MAXINE_HTTP_HOST" "MAXINE_HTTP_ADVERTISE" "MAXINE_RAFT_LISTEN" "MAXINE_RAFT_ADVERTISE" "MAXINE_RAFT_MEMBERS" "MAXINE_RAFT_TLS_CA" "MAXINE_RAFT_TLS_CERT" "MAXINE_RAFT_TLS_KEY" "MAXINE_RAFT_ALLOW_PLAIN" "MAXINE_REGISTRATION_ACCESS" "MAXINE_DISCOVERY_ACCESS" "MAXINE_ALLOW_OPEN" "MAXINE_HTTP_ALLOWED_HOSTS" "MAXINE_TRUSTED_PROXIES" "MAXINE_ZONE" "MAXINE_SESSION_FILE" "MAXINE_ADMIN_USERNAME" "MAXINE_ADMIN_PASSWORD" "MAXINE_HTTP_TLS_CERT" "MAXINE_HTTP_TLS_KEY" "MAXINE_SERVER" "MAXINE_CA_FILE" -}}
 {{- range $name, $_ := $v.settings -}}
 {{- if has $name $own -}}
 {{- fail (printf "settings.%s: this chart sets it from another value" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $v.backup.enabled (not (include "maxine.canSignIn" .)) -}}
-{{- fail "backup.enabled needs auth.adminTokenSecret.name or auth.existingSecret" -}}
+{{- fail "backup.enabled needs auth.adminTokenSecret.name, or auth.existingSecret with http.tls.existingSecret" -}}
 {{- end -}}
 {{- if and $v.metrics.serviceMonitor.enabled (not $v.metrics.serviceMonitor.tokenSecret.name) -}}
 {{- fail "metrics.serviceMonitor.tokenSecret.name must name a Secret with a viewer's API token: the metrics need one" -}}
@@ -283,8 +290,32 @@ compares with the ConfigMap of the installed release. Empty where nothing is kno
         fieldRef:
           fieldPath: metadata.name
   volumeMounts:
-    - name: tmp
-      mountPath: /tmp
+    {{- include "maxine.jobMounts" . | nindent 4 }}
     - name: backup
       mountPath: /backup
+{{- end -}}
+
+{{- define "maxine.jobMounts" -}}
+- name: tmp
+  mountPath: /tmp
+{{- if .Values.http.tls.existingSecret }}
+- name: http-tls
+  mountPath: /etc/maxine/http-tls
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "maxine.jobVolumes" -}}
+- name: tmp
+  emptyDir: {}
+{{- if .Values.http.tls.existingSecret }}
+{{/* The Jobs need the authority, and not the key. */ -}}
+- name: http-tls
+  secret:
+    secretName: {{ .Values.http.tls.existingSecret }}
+    defaultMode: 0440
+    items:
+      - key: ca.crt
+        path: ca.crt
+{{- end }}
 {{- end -}}
