@@ -218,7 +218,12 @@ class Cluster:
         }
         container = rendering.pod()["containers"][0]
         with open(f"{self.pods.dir}/pod-{ordinal}.log", "a") as log:
+            place = (pod, volumes, self.names, subprocess.DEVNULL)
             self.pods.processes[ordinal] = self.pods.start(f"p{ordinal}", container, pod, volumes, self.names, log)
+            # As with `kubectl exec`.
+            container = {**container, "name": "exec", "args": ["login"]}
+            container["env"] = [*container["env"], {"name": "MAXINE_PASSWORD", "value": ACCOUNTS["admin-password"]}]
+            self.sign_in = lambda: self.pods.start(f"p{ordinal}", container, *place).wait() == 0
 
     def kill(self, ordinal):
         process = self.pods.processes.pop(ordinal)
@@ -366,6 +371,7 @@ def probes_mean_it(cluster, rendering, name):
 def members_change(cluster, rendering):
     """Pod 2 has lost its disk, and the cluster grows to five nodes and shrinks to three."""
     check("the voters are 1, 2, 3", cluster.members() == [1, 2, 3])
+    check("maxine login in a pod", cluster.sign_in())
     cluster.kill(2)
     shutil.rmtree(f"{cluster.pods.dir}/volumes/data-2")
     cluster.run_job(rendering.job("maxine-retire"), "retire")
