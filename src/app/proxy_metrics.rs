@@ -5,7 +5,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
-use maxine_gateway::{ProxyMetrics, RequestRecord, UpstreamChange, UpstreamEvent};
+use maxine_gateway::{ProxyError, ProxyMetrics, RequestRecord, UpstreamChange, UpstreamEvent};
 use maxine_state::ServiceKey;
 
 /// The proxy's counters.
@@ -21,13 +21,43 @@ pub(super) struct ProxyCounters {
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const SENT: &str = "sent";
+const LEFT_OUT: &str = "left_out";
+/// The reason of a retry because of the response's status. The others are the codes of errors.
+const STATUS: &str = "status";
+const CHANGES: [UpstreamChange; 5] = [
+    UpstreamChange::BreakerOpened,
+    UpstreamChange::BreakerHalfOpen,
+    UpstreamChange::BreakerClosed,
+    UpstreamChange::Ejected,
+    UpstreamChange::Returned,
+];
 
-fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> IntCounterVec {
+fn change_name(change: UpstreamChange) -> &'static str {
+    match change {
+        UpstreamChange::BreakerOpened => "breaker_opened",
+        UpstreamChange::BreakerHalfOpen => "breaker_half_open",
+        UpstreamChange::BreakerClosed => "breaker_closed",
+        UpstreamChange::Ejected => "ejected",
+        UpstreamChange::Returned => "returned",
+    }
+}
+
+/// Counters with one label. Each value is shown from the start, so that no series begins with its first event.
+fn counters(
+    registry: &Registry,
+    (name, help): (&str, &str),
+    label: &str,
+    values: impl IntoIterator<Item = &'static str>,
+) -> IntCounterVec {
     let vec = IntCounterVec::new(Opts::new(name, help), &[label])
         .expect("name and label are constants and valid");
     // This happens only with a second proxy in the same process. Its metrics are not exported.
     if registry.register(Box::new(vec.clone())).is_err() {
         tracing::warn!(name, "a metric is registered already");
+    }
+    for value in values {
+        vec.with_label_values(&[value]).reset();
     }
     vec
 }
@@ -43,41 +73,40 @@ impl ProxyCounters {
         if registry.register(Box::new(seconds.clone())).is_err() {
             tracing::warn!(name, "a metric is registered already");
         }
-        let counters = |name, help, label| counters(registry, name, help, label);
-        let requests: IntCounterVec = counters(
-            "maxine_proxy_requests_total",
-            "Responses of the proxy, by the first digit of their status",
-            "class",
-        );
+        let name = "maxine_proxy_requests_total";
+        let help = "Responses of the proxy, by the first digit of their status";
+        let requests = counters(registry, (name, help), "class", CLASSES);
+        let codes = || ProxyError::CODES.iter().copied();
         Self {
             // Looked up once, because every request counts here.
             requests: CLASSES.map(|class| requests.with_label_values(&[class])),
             seconds: CLASSES.map(|class| seconds.with_label_values(&[class])),
-            errors: counters(
-                "maxine_proxy_errors_total",
-                "Requests that the proxy answered itself, by x-maxine-error",
-                "code",
-            ),
-            retries: counters(
-                "maxine_proxy_retries_total",
-                "Retries, by the reason of the failed attempt",
-                "reason",
-            ),
-            hedges: counters(
-                "maxine_proxy_hedges_total",
-                "Hedged requests: a second request was sent because the first was slow",
-                "kind",
-            ),
-            mirrored: counters(
-                "maxine_proxy_mirrored_total",
-                "Requests copied to a mirror, by outcome: sent or dropped",
-                "outcome",
-            ),
-            upstreams_changed: counters(
-                "maxine_proxy_standing_changes_total",
-                "Changes of circuit breakers (opened, closed) and outliers (ejected, returned)",
-                "change",
-            ),
+            errors: {
+                let name = "maxine_proxy_errors_total";
+                let help = "Requests that the proxy answered itself, by x-maxine-error";
+                counters(registry, (name, help), "code", codes())
+            },
+            retries: {
+                let name = "maxine_proxy_retries_total";
+                let help = "Retries, by the error of the failed attempt; status is a response that the policy retries";
+                counters(registry, (name, help), "reason", codes().chain([STATUS]))
+            },
+            hedges: {
+                let name = "maxine_proxy_hedges_total";
+                let help = "Hedged requests: a second request was sent because the first was slow";
+                counters(registry, (name, help), "kind", [SENT])
+            },
+            mirrored: {
+                let name = "maxine_proxy_mirrored_total";
+                let help = "Requests copied to a mirror: sent, or left out because too many copies were in flight";
+                counters(registry, (name, help), "outcome", [SENT, LEFT_OUT])
+            },
+            upstreams_changed: {
+                let name = "maxine_proxy_standing_changes_total";
+                let help =
+                    "Changes of circuit breakers, and instances ejected as outliers or returned";
+                counters(registry, (name, help), "change", CHANGES.map(change_name))
+            },
         }
     }
 }
@@ -102,21 +131,14 @@ impl ProxyMetrics for ProxyCounters {
     }
 
     fn hedge(&self, _: &ServiceKey) {
-        self.hedges.with_label_values(&["sent"]).inc();
+        self.hedges.with_label_values(&[SENT]).inc();
     }
 
     fn mirror(&self, _: &ServiceKey, sent: bool) {
-        self.mirrored.with_label_values(&[if sent { "sent" } else { "left_out" }]).inc();
+        self.mirrored.with_label_values(&[if sent { SENT } else { LEFT_OUT }]).inc();
     }
 
     fn upstream_changed(&self, event: &UpstreamEvent) {
-        let change = match event.change {
-            UpstreamChange::BreakerOpened => "breaker_opened",
-            UpstreamChange::BreakerHalfOpen => "breaker_half_open",
-            UpstreamChange::BreakerClosed => "breaker_closed",
-            UpstreamChange::Ejected => "ejected",
-            UpstreamChange::Returned => "returned",
-        };
-        self.upstreams_changed.with_label_values(&[change]).inc();
+        self.upstreams_changed.with_label_values(&[change_name(event.change)]).inc();
     }
 }

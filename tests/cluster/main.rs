@@ -21,6 +21,7 @@ mod https;
 mod in_process;
 mod left_clients;
 mod lost_majority;
+mod metrics;
 mod one_index;
 mod open_files;
 mod rolling;

@@ -22,7 +22,7 @@ use maxine_clock::Clock;
 use maxine_gateway::{InterimSink, Peer};
 use maxine_http1::{Interim, PlainAnswer};
 use maxine_identity::CookieUse;
-use maxine_telemetry::AttemptTrail;
+use maxine_telemetry::{AttemptTrail, Subject};
 
 use super::compat::{Forwarding, LookUp, Relayed};
 use super::fast_path::{FastPath, Relay};
@@ -146,6 +146,7 @@ impl Front {
         request: &http::Request<B>,
     ) -> Response<Body> {
         let mut record = self.edge.open(request, peer);
+        record.about(Subject::Lookup(None));
         let response = match self.edge.admit(request, Some(DISCOVER), &record.context) {
             Ok(caller) => {
                 self.edge.track_break_glass(&mut record, &caller, request);
@@ -173,6 +174,7 @@ impl Front {
         mut request: Request,
     ) -> Response<Body> {
         let mut record = self.edge.open(&request, peer);
+        record.about(Subject::Proxied(None));
         let response = match self.edge.admit(&request, Some(forwarding.route), &record.context) {
             Ok(caller) => {
                 self.edge.track_break_glass(&mut record, &caller, &request);

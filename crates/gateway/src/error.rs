@@ -141,39 +141,51 @@ pub enum ProxyError {
     Stopping,
 }
 
-impl ProxyError {
-    /// The stable code, in the field `x-maxine-error`.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NoInstance => "no_instance",
-            Self::CircuitOpen => "circuit_open",
-            Self::Overloaded => "overloaded",
-            Self::RateLimited { .. } => "rate_limited",
-            Self::Resolve => "resolve_failed",
-            Self::LookupsBusy => "resolve_busy",
-            Self::ConnectionsBusy => "connections_busy",
-            Self::BodiesBusy => "bodies_busy",
-            Self::Egress(_) => "egress_denied",
-            Self::Connect => "connect_failed",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::Tls(_) => "tls_failed",
-            Self::Reset => "upstream_reset",
-            Self::Refused => "upstream_refused",
-            Self::BadResponse => "bad_response",
-            Self::ResponseTimeout => "response_timeout",
-            Self::TotalTimeout => "total_timeout",
-            Self::ClientTimeout => "client_timeout",
-            Self::ClientBody => "client_body",
-            Self::BodyTooLarge { .. } => "body_too_large",
-            Self::Path(_) => "bad_path",
-            Self::Method => "method_not_forwarded",
-            Self::BadRequest(_) => "bad_request",
-            Self::Loop => "loop_detected",
-            Self::Stopping => "stopping",
-        }
-    }
+/// Declares the code of each error.
+macro_rules! codes {
+    ($($error:pat => $code:literal,)*) => {
+        impl ProxyError {
+            /// All codes.
+            pub const CODES: &[&str] = &[$($code,)*];
 
+            /// The stable code, in the field `x-maxine-error`.
+            #[must_use]
+            pub fn code(&self) -> &'static str {
+                match self { $($error => $code,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    ProxyError::NoInstance => "no_instance",
+    ProxyError::CircuitOpen => "circuit_open",
+    ProxyError::Overloaded => "overloaded",
+    ProxyError::RateLimited { .. } => "rate_limited",
+    ProxyError::Resolve => "resolve_failed",
+    ProxyError::LookupsBusy => "resolve_busy",
+    ProxyError::ConnectionsBusy => "connections_busy",
+    ProxyError::BodiesBusy => "bodies_busy",
+    ProxyError::Egress(_) => "egress_denied",
+    ProxyError::Connect => "connect_failed",
+    ProxyError::ConnectTimeout => "connect_timeout",
+    ProxyError::Tls(_) => "tls_failed",
+    ProxyError::Reset => "upstream_reset",
+    ProxyError::Refused => "upstream_refused",
+    ProxyError::BadResponse => "bad_response",
+    ProxyError::ResponseTimeout => "response_timeout",
+    ProxyError::TotalTimeout => "total_timeout",
+    ProxyError::ClientTimeout => "client_timeout",
+    ProxyError::ClientBody => "client_body",
+    ProxyError::BodyTooLarge { .. } => "body_too_large",
+    ProxyError::Path(_) => "bad_path",
+    ProxyError::Method => "method_not_forwarded",
+    ProxyError::BadRequest(_) => "bad_request",
+    ProxyError::Loop => "loop_detected",
+    ProxyError::Stopping => "stopping",
+}
+
+impl ProxyError {
     /// The status of the answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {

@@ -6,9 +6,11 @@
 
 mod alert_kind;
 mod alert_list;
+mod declare;
 pub mod events;
 mod metrics;
 pub mod projection;
+mod raft_metrics;
 mod request_log;
 mod requests;
 mod ring;
@@ -31,6 +33,7 @@ pub use alert_kind::{AlertForm, AlertKind, Scope, Severity};
 pub use alert_list::{Alert, AlertState, Alerts, Notice};
 pub use events::{ForwardHit, LookupHit, Mode, RecentEvent};
 pub use metrics::{Gauges, Metrics};
+pub use raft_metrics::RaftGauges;
 pub use request_log::{LogFile, RequestLogSettings};
 pub use requests::{FinishedRequest, Subject, Trace};
 pub use ring::Ring;
@@ -205,7 +208,7 @@ impl Telemetry {
 
     /// Records a request that was answered.
     pub fn request_finished(&self, request: FinishedRequest) {
-        self.0.metrics.answered(request.status.as_u16(), request.duration_us);
+        self.0.metrics.answered(&request.subject, request.status.as_u16(), request.duration_us);
         if !self.0.log.push(request) {
             self.0.metrics.telemetry_dropped.inc();
         }
@@ -324,7 +327,7 @@ impl Telemetry {
         message: &str,
         details: serde_json::Map<String, Value>,
     ) {
-        self.0.metrics.alerts.inc();
+        self.0.metrics.alert_emitted(kind);
         let name = kind.name();
         tracing::warn!(kind = name, message, "alert");
         let fields = vec![

@@ -2,16 +2,34 @@
 //!
 //! Existing dashboards use the names without labels, so their meaning must not change.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
 
 use super::alert_kind::{AlertForm, AlertKind, Severity};
+use super::declare::{register, signed};
+use super::raft_metrics::{RaftGauges, RaftMetrics};
+use super::requests::Subject;
 use maxine_state::{ControlState, Liveness};
 
 /// Statuses are counted by their first digit.
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// The kinds of requests, as [`kind_of`] numbers them.
+const KINDS: [&str; 4] = ["lookup", "proxied", "registration", "other"];
+
+/// The position of a request's kind in [`KINDS`].
+fn kind_of(subject: &Subject) -> usize {
+    match subject {
+        Subject::Lookup(_) => 0,
+        Subject::Proxied(_) => 1,
+        Subject::Registration => 2,
+        Subject::Other => 3,
+    }
+}
 
 /// The metrics of this node.
 #[derive(Clone, Debug)]
@@ -46,6 +64,11 @@ pub struct Metrics {
     /// Failed deliveries of alerts to the webhook.
     pub alert_deliveries_failed: IntCounter,
     alerts_active: IntGaugeVec,
+    alert_events: IntCounterVec,
+    /// Look-ups that were answered with 503 because the service has no routable instance.
+    pub lookups_without_instance: IntCounter,
+    /// Requests to forward that were answered with 503 because the service has no routable instance.
+    pub proxied_without_instance: IntCounter,
     /// Sign-ins that were refused because of too many attempts.
     pub signin_throttled: IntCounter,
     /// Records of requests or look-ups that were dropped because there were too many.
@@ -65,6 +88,11 @@ pub struct Metrics {
     /// Time until the head of the answer was ready, in seconds.
     pub request_duration: Histogram,
     by_class: [IntCounter; STATUS_CLASSES.len()],
+    /// Held while `by_class` is brought up to date.
+    adding_up: Arc<Mutex<()>>,
+    /// For each kind of [`KINDS`], by class.
+    by_kind: [[IntCounter; STATUS_CLASSES.len()]; KINDS.len()],
+    raft: RaftMetrics,
     registered_services: IntGauge,
     registry_instances: IntGauge,
     registry_bytes: IntGauge,
@@ -88,6 +116,8 @@ pub struct Gauges {
     pub unhealthy_upstreams: usize,
     /// The staleness of this node's state, in milliseconds, if it is known.
     pub staleness_ms: Option<u64>,
+    /// The Raft log of this node, in Raft mode.
+    pub raft: Option<RaftGauges>,
 }
 
 impl Default for Metrics {
@@ -161,7 +191,34 @@ impl Metrics {
                 alerts_active.with_label_values(&[kind.name(), severity.as_str()]).set(0);
             }
         }
+        let opts =
+            Opts::new("maxine_alert_events_total", "Alerts for events, which have no end, by kind");
+        let alert_events =
+            IntCounterVec::new(opts, &["kind"]).expect("the names are constants and valid");
+        for kind in AlertKind::ALL.iter().filter(|kind| kind.form() == AlertForm::Event) {
+            alert_events.with_label_values(&[kind.name()]).reset();
+        }
+        let opts = Opts::new(
+            "maxine_requests_without_instance_total",
+            "Requests answered with 503 because the service has no routable instance, by kind",
+        );
+        let without_instance =
+            IntCounterVec::new(opts, &["kind"]).expect("the names are constants and valid");
+        let without_instance = register(&registry, without_instance);
+        let opts = Opts::new(
+            "maxine_responses_by_kind_total",
+            "Responses by the kind of the request and the first digit of the status",
+        );
+        let by_kind = IntCounterVec::new(opts, &["kind", "class"])
+            .expect("the names are constants and valid");
+        let by_kind = register(&registry, by_kind);
         Self {
+            by_kind: KINDS
+                .map(|kind| STATUS_CLASSES.map(|class| by_kind.with_label_values(&[kind, class]))),
+            alert_events: register(&registry, alert_events),
+            lookups_without_instance: without_instance.with_label_values(&[KINDS[0]]),
+            proxied_without_instance: without_instance.with_label_values(&[KINDS[1]]),
+            raft: RaftMetrics::new(),
             requests: counter("maxine_requests_total", "Finished requests on all routes"),
             auth_failures: counter(
                 "maxine_auth_failures_total",
@@ -226,6 +283,7 @@ impl Metrics {
             connections: gauge("maxine_http_connections", "Open connections"),
             request_duration: register(&registry, histogram),
             by_class,
+            adding_up: Arc::default(),
             registered_services: gauge(
                 "maxine_registered_services",
                 "Services with at least one live instance",
@@ -279,13 +337,32 @@ impl Metrics {
         }
     }
 
+    /// Counts an alert for an event. Conditions are shown by [`Self::set_alerts_active`].
+    pub(super) fn alert_emitted(&self, kind: AlertKind) {
+        self.alerts.inc();
+        if kind.form() == AlertForm::Event {
+            self.alert_events.with_label_values(&[kind.name()]).inc();
+        }
+    }
+
     /// Counts an answer.
-    pub(super) fn answered(&self, status: u16, duration_us: u64) {
+    pub(super) fn answered(&self, subject: &Subject, status: u16, duration_us: u64) {
         self.requests.inc();
         let class = usize::from(status / 100).saturating_sub(1).min(STATUS_CLASSES.len() - 1);
-        self.by_class[class].inc();
+        // The counts by class alone are added up at a scrape, which is rarer than an answer.
+        self.by_kind[kind_of(subject)][class].inc();
         // The conversion is exact far beyond the duration of any request.
         self.request_duration.observe(duration_us as f64 / 1e6);
+    }
+
+    /// Brings the counts by class alone up to date.
+    fn add_up_classes(&self) {
+        // Two scrapes at the same time must not add the same answers.
+        let _only_one = self.adding_up.lock();
+        for (class, total) in self.by_class.iter().enumerate() {
+            let sum: u64 = self.by_kind.iter().map(|by_class| by_class[class].get()).sum();
+            total.inc_by(sum.saturating_sub(total.get()));
+        }
     }
 
     /// The registry, for metrics that other parts declare.
@@ -320,7 +397,11 @@ impl Metrics {
         let index = state.history().map_or(f64::NAN, |_| state.index() as f64);
         self.state_index.set(index);
         self.staleness_ms.set(gauges.staleness_ms.map_or(f64::NAN, |age_ms| age_ms as f64));
+        self.add_up_classes();
         let mut families = self.registry.gather();
+        if let Some(raft) = &gauges.raft {
+            self.raft.add_to(&mut families, raft);
+        }
         if state.history().is_none() {
             // A node without a state does not know these values, and 0 would be wrong.
             families.retain(|family| !STATE_METRICS.contains(&family.name()));
@@ -341,12 +422,3 @@ const STATE_METRICS: [&str; 5] = [
     "maxine_registry_instances",
     "maxine_registry_bytes",
 ];
-
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: C) -> C {
-    registry.register(Box::new(metric.clone())).expect("no two metrics have one name and label");
-    metric
-}

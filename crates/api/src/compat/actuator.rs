@@ -10,8 +10,9 @@ use super::json::answer;
 use crate::AppState;
 use crate::compat_error::CompatError;
 use crate::lists::Listing;
+use maxine_store::ClusterStatus;
 use maxine_telemetry::events::iso_8601;
-use maxine_telemetry::{Gauges, Trace, alert_as_json};
+use maxine_telemetry::{Gauges, RaftGauges, Trace, alert_as_json};
 
 pub(super) async fn audit(State(state): State<AppState>, listing: Listing) -> Response<Body> {
     listing.answer(answer(&json!({ "events": state.telemetry().recent_events() })))
@@ -86,6 +87,22 @@ pub(super) async fn upstreams(State(state): State<AppState>, listing: Listing) -
     })))
 }
 
+fn raft_gauges(status: &ClusterStatus) -> RaftGauges {
+    RaftGauges {
+        term: status.term,
+        last_log_index: status.last_log_index,
+        committed_index: status.committed_index,
+        applied_index: status.applied_index,
+        snapshot_index: status.snapshot_index,
+        last_sync_us: status.last_sync_us,
+        disk_stalled: status.disk_stalled,
+        log_disk_bytes: status.log_disk_bytes,
+        majority: status.majority,
+        reachable_voters: status.reachable_voters,
+        failures_tolerated: status.failures_tolerated,
+    }
+}
+
 pub(super) async fn prometheus(State(state): State<AppState>) -> Response<Body> {
     let leadership = state.store().leadership_now();
     let single = !state.settings().clustered;
@@ -94,6 +111,7 @@ pub(super) async fn prometheus(State(state): State<AppState>) -> Response<Body> 
         has_leader: single || leadership.leader.is_some(),
         unhealthy_upstreams: state.health().failing().len(),
         staleness_ms: state.store().staleness_ms(),
+        raft: state.store().cluster().map(|cluster| raft_gauges(&cluster.status())),
     };
     let snapshot = state.view().snapshot();
     let text = state.telemetry().metrics().render(&snapshot.state, gauges);

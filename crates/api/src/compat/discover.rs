@@ -67,7 +67,10 @@ pub(crate) fn answer_look_up<B>(
             let address = choice.instance.registration.address.as_str();
             found(headers, Redirect::new(address, look_up.query.end_point.as_deref()))
         }
-        Outcome::NoInstance(_) | Outcome::NoService => CompatError::no_live_node().into_response(),
+        Outcome::NoInstance(_) | Outcome::NoService => {
+            state.telemetry().metrics().lookups_without_instance.inc();
+            CompatError::no_live_node().into_response()
+        }
         Outcome::NoName => {
             CompatError::bad_request("Please provide the serviceName.").into_response()
         }

@@ -209,6 +209,7 @@ pub(crate) async fn forward(
     let subject = Subject::Proxied(counter.as_ref().map(|(counter, _)| Arc::clone(counter)));
     let Some((counter, _)) = counter.filter(|(_, is_live)| *is_live) else {
         way.miss(state, context, &service, request.method());
+        state.telemetry().metrics().proxied_without_instance.inc();
         let mut response = CompatError::no_live_node().into_response();
         ProxyError::NoInstance.add_headers(response.headers_mut(), 0);
         return unsent(response, subject);
@@ -288,6 +289,9 @@ async fn forward_to(
     // The future is boxed, so that it is not copied on its way through the callers.
     let answer = Box::pin(state.forwarder().forward(forward, request)).await;
     let (mut response, attempts) = (answer.response, answer.trail);
+    if answer.error == Some(ProxyError::NoInstance) {
+        state.telemetry().metrics().proxied_without_instance.inc();
+    }
     if is_head && answer.error.is_some() {
         leave_out_body(&mut response);
     }

@@ -15,7 +15,10 @@ use crate::compat_error::{CompatError, edge_error, is_native};
 use crate::{AuthMethod, Caller, RequestContext, hosts};
 use maxine_identity::{AuthError, CookieUse};
 use maxine_state::AuditAction;
-use maxine_telemetry::AccessRefused;
+use maxine_telemetry::{AccessRefused, Subject};
+
+/// The route of resolutions.
+const RESOLVE: &str = "/api/v1/resolve/{namespace}/{service}";
 
 impl Shared {
     /// Decides whether the request is admitted on the matched route. Returns the caller, or the answer that refuses the
@@ -82,11 +85,16 @@ impl Shared {
         Ok(caller)
     }
 
-    /// Whether requests on this route register instances or keep them registered.
-    pub(super) fn registers(&self, method: &Method, matched: Option<&str>) -> bool {
-        let decision = matched.map(|matched| self.state.access().of_route(method, matched));
+    /// What requests on this route are. The handlers of look-ups say more.
+    pub(super) fn subject_of(&self, method: &Method, matched: Option<&str>) -> Subject {
+        let Some(matched) = matched else { return Subject::Other };
+        let decision = self.state.access().of_route(method, matched);
         let registers = |rule: &access::Rule| rule.access == access::Access::Registration;
-        matches!(decision, Some(Decision::Route(rule)) if registers(rule)) && !method.is_safe()
+        match decision {
+            Decision::Route(rule) if rule.path == RESOLVE => Subject::Lookup(None),
+            Decision::Route(rule) if registers(rule) && !method.is_safe() => Subject::Registration,
+            _ => Subject::Other,
+        }
     }
 
     fn identify<B>(

@@ -99,17 +99,15 @@ where
         let native = is_native(request.uri().path());
         let peer = request.extensions().get::<Peer>().copied();
         let peer = peer.unwrap_or(Peer::plain([0, 0, 0, 0].into()));
-        let record = shared.open(&request, peer);
-        request.extensions_mut().insert(record.context.clone());
         let matched = request.extensions().get::<MatchedPath>().cloned();
         let matched = matched.as_ref().map(MatchedPath::as_str);
+        let mut record = shared.open(&request, peer);
+        // A refused request is counted with its kind, too.
+        record.about(shared.subject_of(request.method(), matched));
+        request.extensions_mut().insert(record.context.clone());
         match shared.admit(&request, matched, &record.context) {
             Ok(caller) => {
-                let mut record = record;
                 shared.track_break_glass(&mut record, &caller, &request);
-                if shared.registers(request.method(), matched) {
-                    record.about(Subject::Registration);
-                }
                 if caller.role.is_some() {
                     request.extensions_mut().insert(caller);
                 }

@@ -92,6 +92,9 @@ pub(super) async fn resolve(
         Ok(()) => {
             let (index, table, outcome) = query.choose(&state, &key, context.client.ip, &headers);
             answered.at(index);
+            if matches!(outcome, Outcome::NoInstance(_)) {
+                state.telemetry().metrics().lookups_without_instance.inc();
+            }
             let answer = answer(&fresh, &key, &query, &outcome, table.as_deref());
             let time_ms = state.clock().wall_ms();
             (answer, account(&state, &key, outcome, &method, &context, time_ms))
