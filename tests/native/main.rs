@@ -17,6 +17,7 @@ mod model;
 mod openapi;
 #[path = "../support/page.rs"]
 mod page;
+mod prometheus;
 mod support;
 mod tour;
 mod traffic;

@@ -40,6 +40,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("POST", "/api/v1/registrations", Access::Registration),
     rule("POST", "/api/v1/heartbeats", Access::Registration),
     rule("GET", "/api/v1/resolve/{namespace}/{service}", Access::Discovery),
+    rule("GET", "/api/v1/prometheus/targets", Access::Viewer),
     // Policies and configuration.
     rule("GET", POLICY, Access::Viewer),
     rule("PUT", POLICY, Access::Operator),

@@ -28,6 +28,7 @@ mod nodes;
 mod note;
 mod page;
 mod policies;
+mod prometheus;
 mod ready;
 mod resolve;
 mod services;
@@ -79,6 +80,7 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(batches::register_batch))
         .routes(routes!(batches::heartbeat_batch))
         .routes(routes!(resolve::resolve))
+        .routes(routes!(prometheus::list_targets))
         .routes(routes!(
             policies::get_policy,
             policies::put_policy,
