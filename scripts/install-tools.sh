@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust and Node.js: Redis with Sentinel (for the Redis mode),
-# tools for networks, disks and clocks (for the fault tests), Chromium (for the dashboard's tests), Python with venv (for the
+# tools for networks, disks and clocks (for the fault tests), Prometheus and Alertmanager (for the alert rules), Chromium (for the dashboard's tests), Python with venv (for the
 # requests made from the OpenAPI document), Go and Java (for their SDKs) and cargo-deny. What is there
 # already is left alone; what cannot be installed here is named, and the tests that need it fail with the
 # same hint. Without Go and Java their SDKs are left out.
@@ -15,6 +15,8 @@ need nft nftables
 need strace strace
 need mkfs.ext4 e2fsprogs
 need faketime faketime
+need promtool prometheus
+need amtool prometheus-alertmanager
 need chromium chromium
 need curl curl
 need cc build-essential
@@ -29,7 +31,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     $sudo apt-get update -qq
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
     # The packages start their own servers; the tests start theirs.
-    for service in redis-server redis-sentinel; do
+    for service in redis-server redis-sentinel prometheus prometheus-alertmanager; do
       $sudo systemctl disable --now "$service" >/dev/null 2>&1 || true
     done
   else

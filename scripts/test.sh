@@ -24,6 +24,9 @@ if [ -f ui/package.json ]; then
   npm --prefix ui run --silent build
 fi
 
+step "alert rules and dashboards"
+scripts/observability.sh check
+
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 
