@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,7 +100,8 @@ impl Node {
         let view = View::in_zone(clock.clone(), zone);
         let peers = PeerRouter::new();
         let advertise = config.http_advertise(http_addr);
-        let (store, raft) = open_store(&config, &advertise, &view, &clock, &peers).await?;
+        let OpenStore { store, raft, files } =
+            open_store(&config, &advertise, &view, &clock, &peers).await?;
 
         clock.note_start(view.snapshot().state.time_ms());
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -147,7 +149,7 @@ impl Node {
         );
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alarms));
         let refused_files = tls_reload::Refused::default();
-        let files = tls_files(&config, &limits, raft.as_ref(), assembled.upstream_trust());
+        let files = tls_files(&config, &limits, files, assembled.upstream_trust());
         let reload = tls_reload::watch(files, telemetry.clone(), refused_files.clone());
         tasks.spawn(cancel.clone().run_until_cancelled_owned(reload));
         let watched = alert_conditions::Monitored {
@@ -268,24 +270,13 @@ impl Node {
 fn tls_files(
     config: &NodeConfig,
     limits: &ServeLimits,
-    raft: Option<&Arc<RaftStore>>,
+    of_store: Option<TlsFiles>,
     trust: impl Fn(&TlsRoots) -> Result<(), String> + Send + Sync + 'static,
 ) -> Vec<TlsFiles> {
-    let mut groups = Vec::new();
+    let mut groups = Vec::from_iter(of_store);
     if let Some(tls) = limits.tls.clone() {
         let files = tls.files();
         groups.push(TlsFiles { purpose: "HTTPS", files, take: Box::new(move || tls.reload()) });
-    }
-    let peers = &config.raft;
-    if let Some(raft) = raft
-        && !peers.tls_cert.as_os_str().is_empty()
-    {
-        let raft = Arc::clone(raft);
-        groups.push(TlsFiles {
-            purpose: "connections between nodes",
-            files: vec![peers.tls_ca.clone(), peers.tls_cert.clone(), peers.tls_key.clone()],
-            take: Box::new(move || raft.reload_tls()),
-        });
     }
     if !config.security.upstream_ca.as_os_str().is_empty() {
         let config = config.clone();
@@ -298,34 +289,68 @@ fn tls_files(
     groups
 }
 
+/// A store that was opened.
+struct OpenStore {
+    store: Arc<dyn ControlStore>,
+    /// The same store, if it is Raft.
+    raft: Option<Arc<RaftStore>>,
+    /// The files from which its connections are made.
+    files: Option<TlsFiles>,
+}
+
 async fn open_store(
     config: &NodeConfig,
     advertise: &str,
     view: &Arc<View>,
     clock: &Clock,
     peers: &Arc<PeerRouter>,
-) -> anyhow::Result<(Arc<dyn ControlStore>, Option<Arc<RaftStore>>)> {
+) -> anyhow::Result<OpenStore> {
+    let named = |files: &[&PathBuf]| -> Vec<PathBuf> {
+        files.iter().filter(|path| !path.as_os_str().is_empty()).copied().cloned().collect()
+    };
     let (view, peers) = (Arc::clone(view), Arc::clone(peers) as Arc<dyn PeerHandler>);
     match config.backend {
         BackendKind::Raft => {
             let node = config.raft_node(advertise);
             let store = RaftStore::open(node, config.first_members(advertise), view, peers).await;
             let store = store.map_err(anyhow::Error::msg)?;
-            Ok((Arc::clone(&store) as _, Some(store)))
+            let tls = &config.raft;
+            let raft = Arc::clone(&store);
+            let files = TlsFiles {
+                purpose: "connections between nodes",
+                files: named(&[&tls.tls_ca, &tls.tls_cert, &tls.tls_key]),
+                take: Box::new(move || raft.reload_tls()),
+            };
+            Ok(OpenStore { store: Arc::clone(&store) as _, raft: Some(store), files: Some(files) })
         }
         BackendKind::Redis => {
             let mut settings = settings::redis(config)?;
             settings.api_addresses = own_addresses::of_api(advertise);
-            Ok((RedisStore::open(settings, view, clock.clone(), peers).await?, None))
+            let store = RedisStore::open(settings, view, clock.clone(), peers).await?;
+            let (redis, of_node) = (Arc::clone(&store), config.clone());
+            let state = &config.state;
+            let (ca, cert) = (&state.redis_tls_ca, &state.redis_tls_cert);
+            let files = TlsFiles {
+                purpose: "connections to Redis",
+                files: named(&[&state.redis_url_file, ca, cert, &state.redis_tls_key]),
+                take: Box::new(move || {
+                    let settings =
+                        settings::redis(&of_node).map_err(|error| format!("{error:#}"))?;
+                    redis.reload(&settings)
+                }),
+            };
+            Ok(OpenStore { store, raft: None, files: Some(files) })
         }
         BackendKind::Local => {
             let settings = settings::local(config);
-            Ok((LocalStore::open(settings, view, clock.clone(), peers).await?, None))
+            let store = LocalStore::open(settings, view, clock.clone(), peers).await?;
+            Ok(OpenStore { store, raft: None, files: None })
         }
         BackendKind::SharedFile => {
             let mut settings = settings::shared_file(config);
             settings.api_addresses = own_addresses::of_api(advertise);
-            Ok((SharedFileStore::open(settings, view, clock.clone(), peers).await?, None))
+            let store = SharedFileStore::open(settings, view, clock.clone(), peers).await?;
+            Ok(OpenStore { store, raft: None, files: None })
         }
     }
 }

@@ -2,14 +2,19 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
-use maxine_store::StoreEvent;
-use maxine_store::redis::{RedisConfig, Topology};
+use maxine_clock::Clock;
+use maxine_state::Batch;
+use maxine_store::redis::{RedisConfig, RedisStore, Topology};
+use maxine_store::{ControlStore, StoreEvent};
+use maxine_view::View;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::contract::agree;
-use crate::node::{Node, eventually, leader};
+use crate::node::{Node, Peers, eventually, leader, proposal, register};
 use crate::redis_server::{EventLog, RedisServer, free_port, open, quick};
 
 struct Sentinel {
@@ -301,4 +306,38 @@ async fn tls() {
     let stranger = open(RedisConfig { tls_ca_file: Some(other_file.into()), ..config }).await;
     assert_eq!(stranger.store.staleness_ms(), None, "it trusts no such server");
     stranger.store.shutdown().await;
+}
+
+/// A password that is replaced on the server and then at the node, without a restart of either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_password_is_used_without_a_restart() {
+    let server = RedisServer::start().await;
+    server.command(&["ACL", "SETUSER", "node", "on", ">first", "~*", "&*", "+@all"]).await;
+    let address = server.url().trim_start_matches("redis://").to_owned();
+    let config = quick(format!("redis://node:first@{address}"), "a");
+    let clock = Clock::system();
+    let view = View::new(clock.clone());
+    let peers = Arc::new(Peers::new("a"));
+    let router = Arc::clone(&peers.router);
+    let redis = RedisStore::open(config.clone(), Arc::clone(&view), clock, peers).await.unwrap();
+    let store = Arc::clone(&redis) as Arc<dyn ControlStore>;
+    let node = Node { name: "a".into(), store, view, router };
+    node.register("orders", "a", 80).await;
+    server.command(&["ACL", "SETUSER", "node", "resetpass", ">second"]).await;
+    server.command(&["CLIENT", "KILL", "USER", "node"]).await;
+    let is_refused = async || {
+        let proposals = vec![proposal(register("orders", "c", 82))];
+        let written = node.store.propose(Batch { proposals }, Duration::from_secs(2).into());
+        written.await.err()
+    };
+    eventually("the former password is refused", is_refused).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(is_refused().await.is_some());
+    redis.reload(&RedisConfig { url: format!("redis://node:second@{address}"), ..config }).unwrap();
+    eventually("the new password is used", async || {
+        let proposals = vec![proposal(register("orders", "b", 81))];
+        node.store.propose(Batch { proposals }, Duration::from_secs(2).into()).await.ok()
+    })
+    .await;
+    node.store.shutdown().await;
 }

@@ -147,6 +147,18 @@ async fn head_of(stream: &mut TlsStream<TcpStream>, path: &str) -> std::io::Resu
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
+/// Whether the command line gets an answer from the node, which is that a token is missing.
+fn is_answered(port: u16, ca: &Path, own: Option<&[PathBuf; 2]>) -> bool {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_maxine"));
+    command.args(["services", "list", "--timeout-ms", "10000", "--ca-file"]).arg(ca);
+    command.arg("--server").arg(format!("https://localhost:{port}"));
+    if let Some([certificate, key]) = own {
+        command.arg("--client-cert").arg(certificate).arg("--client-key").arg(key);
+    }
+    let output = command.output().unwrap();
+    String::from_utf8_lossy(&output.stderr).contains("the request carries no token")
+}
+
 /// The certificate that a new connection gets.
 async fn presented(authority: &Authority, node: SocketAddr, name: &'static str) -> Vec<u8> {
     let stream = connect(authority, node, name, None).await.unwrap();
@@ -351,6 +363,8 @@ async fn client_certificates() {
                 head_of(&mut stream?, "/api/actuator/health").await
             };
             assert_eq!(asked.await.is_ok(), accepted, "{auth:?}: {certificate:?}");
+            let port = node.http_addr().port();
+            assert_eq!(is_answered(port, &ca, certificate), accepted, "{auth:?}");
         }
         node.stop().await;
     }

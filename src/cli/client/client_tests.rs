@@ -8,6 +8,7 @@ use reqwest::header::{HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::connect::ClientTls;
 use super::*;
 use crate::cli::exit;
 
@@ -252,7 +253,7 @@ async fn the_node_of_the_session_is_asked_first_and_the_others_say_why_they_cann
     let with_session_of = |servers: &[&str], session: &str| {
         let servers = servers.iter().map(|server| Url::parse(server).unwrap()).collect();
         let token = connect::Token::of_session("t", &[&format!("{session}/")]);
-        Client::new(servers, Some(token), Vec::new(), 5_000).unwrap()
+        Client::new(servers, Some(token), ClientTls::default(), 5_000).unwrap()
     };
     let client = with_session_of(&[&other.url, &own.url], &own.url);
     let status = Request::get(&["cluster", "status"]);

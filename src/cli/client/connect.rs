@@ -54,6 +54,26 @@ pub struct ConnectArgs {
         help_heading = "Connection"
     )]
     pub ca_file: Option<PathBuf>,
+    /// PEM file with the certificate of this client, for nodes that ask for one (http.tls_client_auth)
+    #[arg(
+        long,
+        env = "MAXINE_CLIENT_CERT",
+        value_name = "FILE",
+        global = true,
+        requires = "client_key",
+        help_heading = "Connection"
+    )]
+    pub client_cert: Option<PathBuf>,
+    /// PEM file with the key of that certificate
+    #[arg(
+        long,
+        env = "MAXINE_CLIENT_KEY",
+        value_name = "FILE",
+        global = true,
+        requires = "client_cert",
+        help_heading = "Connection"
+    )]
+    pub client_key: Option<PathBuf>,
     /// Time limit for one request, over all nodes that are tried, in milliseconds (100 to 600000)
     #[arg(long, env = "MAXINE_CLIENT_TIMEOUT_MS", value_name = "MS", global = true, default_value_t = 15_000,
           value_parser = clap::value_parser!(u64).range(100..=600_000), help_heading = "Connection")]
@@ -106,7 +126,23 @@ impl ConnectArgs {
             }
             _ => Vec::new(),
         };
-        Client::new(servers, token, certificates, self.timeout_ms)
+        let tls = ClientTls { certificates, identity: self.identity()? };
+        Client::new(servers, token, tls, self.timeout_ms)
+    }
+
+    /// The certificate that this client shows, if it has one.
+    fn identity(&self) -> Result<Option<reqwest::Identity>, CliError> {
+        let (Some(certificate), Some(key)) = (&self.client_cert, &self.client_key) else {
+            return Ok(None);
+        };
+        let both = [read_file(certificate)?, b"\n".to_vec(), read_file(key)?].concat();
+        let identity = reqwest::Identity::from_pem(&both).map_err(|_| {
+            let (certificate, key) = (certificate.display(), key.display());
+            CliError::Usage(format!(
+                "{certificate} and {key}: expected a certificate and a private key in PEM"
+            ))
+        })?;
+        Ok(Some(identity))
     }
 
     /// The nodes' URLs, checked.
@@ -178,6 +214,13 @@ impl ConnectArgs {
     }
 }
 
+/// Whom a client trusts in addition to the system's authorities, and which certificate it shows.
+#[derive(Default)]
+pub(super) struct ClientTls {
+    certificates: Vec<reqwest::Certificate>,
+    identity: Option<reqwest::Identity>,
+}
+
 /// The credential of a client.
 pub(super) struct Token {
     text: String,
@@ -232,13 +275,13 @@ impl Client {
                 })
             })
             .collect::<Result<_, _>>()?;
-        Self::new(servers, token.map(Token::any), Vec::new(), timeout_ms)
+        Self::new(servers, token.map(Token::any), ClientTls::default(), timeout_ms)
     }
 
     pub(super) fn new(
         mut servers: Vec<Url>,
         token: Option<Token>,
-        certificates: Vec<reqwest::Certificate>,
+        tls: ClientTls,
         timeout_ms: u64,
     ) -> Result<Self, CliError> {
         // The sort is stable: within each half the order is the user's.
@@ -247,16 +290,24 @@ impl Client {
         });
         // If a provider is installed already, it is the same one, so the error does not matter.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(Duration::from_millis(timeout_ms.min(3_000)))
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("maxine/", env!("CARGO_PKG_VERSION")));
-        if !certificates.is_empty() {
-            builder = builder.tls_certs_merge(certificates);
-        }
-        let http = builder
-            .build()
-            .map_err(|error| CliError::Failed(format!("cannot set up HTTP: {error}")))?;
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .connect_timeout(Duration::from_millis(timeout_ms.min(3_000)))
+                .redirect(reqwest::redirect::Policy::none())
+                .user_agent(concat!("maxine/", env!("CARGO_PKG_VERSION")));
+            match &tls.identity {
+                Some(identity) => builder.identity(identity.clone()),
+                None => builder,
+            }
+        };
+        let http = match tls.certificates.is_empty() {
+            true => builder().build(),
+            false => builder().tls_certs_merge(tls.certificates.clone()).build(),
+        };
+        // A small container may have no authorities of the system. Plain HTTP and --ca-file must work there.
+        let http = http.or_else(|_| builder().tls_certs_only(tls.certificates.clone()).build());
+        let http =
+            http.map_err(|error| CliError::Failed(format!("cannot set up HTTP: {error}")))?;
         Ok(Self {
             http,
             servers,
@@ -386,6 +437,8 @@ mod tests {
             server: servers.iter().map(ToString::to_string).collect(),
             token_file: None,
             ca_file: None,
+            client_cert: None,
+            client_key: None,
             timeout_ms: 1_000,
             output: OutputArgs::default(),
         }
@@ -405,7 +458,7 @@ mod tests {
     fn a_session_is_sent_only_where_it_was_made_and_those_nodes_are_tried_first() {
         let servers = args(&["http://c:1", "http://b:1", "http://d:1", "http://a:1"]).servers();
         let token = Some(Token::of_session("t", &["http://a:1/", "http://b:1/"]));
-        let client = Client::new(servers.unwrap(), token, Vec::new(), 1_000).unwrap();
+        let client = Client::new(servers.unwrap(), token, ClientTls::default(), 1_000).unwrap();
         let shown: Vec<(&str, Option<&str>)> = client
             .servers()
             .iter()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
@@ -120,16 +120,8 @@ enum Source {
     Cluster(Box<ClusterClient>),
 }
 
-/// Makes connections.
-pub(super) struct Connector {
-    source: Source,
-    timeout: Duration,
-    failures: AtomicU32,
-}
-
-impl Connector {
-    /// Checks the addresses. It makes no connection yet.
-    pub(super) fn new(config: &RedisConfig) -> Result<Self, String> {
+impl Source {
+    fn new(config: &RedisConfig) -> Result<Self, String> {
         // This is the only provider in the program. A second installation is refused, which does no harm.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let bad = |error: RedisError| format!("redis address: {error}");
@@ -137,10 +129,10 @@ impl Connector {
         let info = config.url.as_str().into_connection_info().map_err(bad)?;
         let timeout = Duration::from_millis(config.connect_timeout_ms);
         let source = match &config.topology {
-            Topology::Single => Source::One(Box::new(client(info, certificates).map_err(bad)?)),
+            Topology::Single => Self::One(Box::new(client(info, certificates).map_err(bad)?)),
             Topology::Sentinel { sentinels, master_name } => {
                 let client = sentinel(&info, certificates, sentinels, master_name).map_err(bad)?;
-                Source::Sentinel(Box::new(tokio::sync::Mutex::new(client)))
+                Self::Sentinel(Box::new(tokio::sync::Mutex::new(client)))
             }
             Topology::Cluster { nodes } => {
                 let mut all = vec![info];
@@ -154,10 +146,34 @@ impl Connector {
                 if let Some(certificates) = certificates {
                     builder = builder.certs(certificates);
                 }
-                Source::Cluster(Box::new(builder.build().map_err(bad)?))
+                Self::Cluster(Box::new(builder.build().map_err(bad)?))
             }
         };
+        Ok(source)
+    }
+}
+
+/// Makes connections.
+pub(super) struct Connector {
+    /// Replaced when the credentials or certificates change.
+    source: RwLock<Arc<Source>>,
+    timeout: Duration,
+    failures: AtomicU32,
+}
+
+impl Connector {
+    /// Checks the addresses and reads the certificates. It makes no connection yet. Blocks.
+    pub(super) fn new(config: &RedisConfig) -> Result<Self, String> {
+        let source = RwLock::new(Arc::new(Source::new(config)?));
+        let timeout = Duration::from_millis(config.connect_timeout_ms);
         Ok(Self { source, timeout, failures: AtomicU32::new(0) })
+    }
+
+    /// Uses the credentials and certificates of `config` for connections that begin later. After an error nothing
+    /// changes. Blocks.
+    pub(super) fn reload(&self, config: &RedisConfig) -> Result<(), String> {
+        *self.source.write() = Arc::new(Source::new(config)?);
+        Ok(())
     }
 
     /// Opens a connection.
@@ -178,7 +194,8 @@ impl Connector {
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(None);
-        match &self.source {
+        let source = Arc::clone(&self.source.read());
+        match &*source {
             Source::One(client) => {
                 Ok(Link::One(client.get_multiplexed_async_connection_with_config(&settings).await?))
             }

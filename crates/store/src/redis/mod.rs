@@ -354,6 +354,16 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
+    /// Uses the user, the password and the certificates of `config` for connections that begin later. Open connections
+    /// stay. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// A file or an address cannot be used. Then nothing changes.
+    pub fn reload(&self, config: &RedisConfig) -> Result<(), String> {
+        self.core.connector.reload(config)
+    }
+
     /// Opens the store. If Redis is unreachable, the store opens nevertheless and catches up later. Wrong
     /// settings and refused credentials are errors.
     pub async fn open(
