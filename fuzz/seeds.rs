@@ -17,6 +17,7 @@ fn main() -> std::io::Result<()> {
         maxine_actors::fuzz::TARGETS,
         maxine_api::fuzz::TARGETS,
         maxine_discovery::fuzz::TARGETS,
+        maxine_dns::fuzz::TARGETS,
         maxine_gateway::fuzz::TARGETS,
         maxine_http1::fuzz::TARGETS,
         maxine_identity::fuzz::TARGETS,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust and Node.js: Redis with Sentinel (for the Redis mode),
-# tools for networks, disks and clocks (for the fault tests), Prometheus and Alertmanager (for the alert rules), Chromium (for the dashboard's tests), Python with venv (for the
+# tools for networks, disks and clocks (for the fault tests), dig (for the name server), Prometheus and Alertmanager (for the alert rules), Chromium (for the dashboard's tests), Python with venv (for the
 # requests made from the OpenAPI document), Go and Java (for their SDKs) and cargo-deny. What is there
 # already is left alone; what cannot be installed here is named, and the tests that need it fail with the
 # same hint. Without Go and Java their SDKs are left out.
@@ -19,6 +19,7 @@ need promtool prometheus
 need amtool prometheus-alertmanager
 need chromium chromium
 need curl curl
+need dig bind9-dnsutils
 need cc build-essential
 need python3 python3
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3-venv)

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Tries a node behind another server of this machine, which runs with its defaults:
+# Tries a node together with another server of this machine, which runs with its defaults:
 #
 #   scripts/interop.sh nginx      the watch stream through nginx
 #   scripts/interop.sh haproxy    the watch stream and a WebSocket through HAProxy
+#   scripts/interop.sh dns-haproxy    instances that HAProxy finds in DNS
+#   scripts/interop.sh dns-caddy      instances that Caddy finds in DNS
 #
 # Prints what was seen, and fails if anything is wrong or slow. Everything listens on loopback and ends with
 # the script. docs/reference/interoperability.md has the last results.
@@ -14,13 +16,14 @@ cd "$(dirname "$0")/.."
 CASE=${1:-}
 BIN=${MAXINE_BIN:-target/debug/maxine}
 case "$CASE" in
-  nginx | haproxy) ;;
-  *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  nginx | haproxy | dns-haproxy | dns-caddy) ;;
+  *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 [ -x "$BIN" ] || { echo "$BIN is not there: cargo build" >&2; exit 1; }
 # Servers are not in every PATH.
 PATH="$PATH:/usr/sbin:/usr/local/sbin"
-command -v "$CASE" >/dev/null || { echo "$CASE is not installed: apt-get install $CASE" >&2; exit 1; }
+PROGRAM=${CASE#dns-}
+command -v "$PROGRAM" >/dev/null || { echo "$PROGRAM is not installed: apt-get install $PROGRAM" >&2; exit 1; }
 
 DIR=$(mktemp -d)
 PIDS=()
@@ -41,8 +44,12 @@ free_port() {
 NODE=$(free_port)
 FRONT=$(free_port)
 FRONTS=("defaults=$FRONT")
+DNS=0
+case "$CASE" in dns-*) DNS=$(free_port) ;; esac
+# The checks drain instances as this user.
+export MAXINE_ADMIN_USERNAME=interop MAXINE_ADMIN_PASSWORD=interop-on-loopback
 
-"$BIN" serve --port "$NODE" --host 127.0.0.1 --data-dir "$DIR/data" --log-dir "$DIR/logs" >"$DIR/node.log" 2>&1 &
+"$BIN" serve --port "$NODE" --host 127.0.0.1 --dns-port "$DNS" --data-dir "$DIR/data" --log-dir "$DIR/logs" >"$DIR/node.log" 2>&1 &
 PIDS+=($!)
 
 # The least that each server runs with: an address to listen on, and one to forward to.
@@ -87,7 +94,62 @@ CONF
     PIDS+=($!)
     VERSION=$(haproxy -v | sed -n '1s/HAProxy version \([^ ]*\).*/\1/p')
     ;;
+  dns-haproxy)
+    cat >"$DIR/haproxy.cfg" <<CONF
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+resolvers maxine
+  nameserver local 127.0.0.1:$DNS
+  accepted_payload_size 8192
+  timeout resolve 1s
+  hold valid 1s
+frontend web
+  bind 127.0.0.1:$FRONT
+  default_backend web
+backend web
+  balance roundrobin
+  server-template web 20 _web._tcp.service.maxine resolvers maxine init-addr none
+CONF
+    haproxy -db -f "$DIR/haproxy.cfg" >"$DIR/haproxy.log" 2>&1 &
+    PIDS+=($!)
+    VERSION=$(haproxy -v | sed -n '1s/HAProxy version \([^ ]*\).*/\1/p')
+    ;;
+  dns-caddy)
+    cat >"$DIR/Caddyfile" <<CONF
+{
+  admin off
+}
+http://127.0.0.1:$FRONT {
+  reverse_proxy {
+    dynamic srv _web._tcp.service.maxine {
+      refresh 1s
+      resolvers 127.0.0.1:$DNS
+    }
+    transport http {
+      resolvers 127.0.0.1:$DNS
+    }
+  }
+}
+CONF
+    HOME="$DIR" caddy run --config "$DIR/Caddyfile" --adapter caddyfile >"$DIR/caddy.log" 2>&1 &
+    PIDS+=($!)
+    VERSION=$(caddy version | sed 's/ .*//')
+    ;;
 esac
+
+if [ "$DNS" != 0 ]; then
+  for attempt in $(seq 1 150); do
+    if curl -sf -o /dev/null "http://127.0.0.1:$NODE/api/actuator/health"; then break; fi
+    if [ "$attempt" = 150 ]; then echo "the node did not answer" >&2; exit 1; fi
+    sleep 0.2
+  done
+  echo "$PROGRAM $VERSION asks $("$BIN" --version), $(date -u +%F)"
+  python3 scripts/interop_dns.py "$NODE" "$FRONT"
+  exit
+fi
 
 for attempt in $(seq 1 150); do
   if curl -sf -o /dev/null "http://127.0.0.1:$FRONT/api/actuator/health"; then break; fi

@@ -20,6 +20,7 @@ use maxine_actors::clock_check::{self, ClockReport};
 use maxine_actors::peer::PeerRouter;
 use maxine_api::serve::ServeLimits;
 use maxine_clock::Clock;
+use maxine_dns::{Dns, DnsMetrics, Listener};
 use maxine_gateway::{OwnAddresses, TlsRoots};
 use maxine_identity::SecuritySettings;
 use maxine_store::local::LocalStore;
@@ -90,6 +91,13 @@ impl Node {
             .await
             .with_context(|| format!("cannot listen on {listen} (http.host, http.port)"))?;
         let http_addr = listener.local_addr()?;
+        // Opened before anything starts, so that a port in use ends the start.
+        let dns_listener = match config.dns_listen() {
+            Some(listen) => Some(Listener::bind(listen).with_context(|| {
+                format!("cannot listen on {listen} over TCP and UDP (dns.host, dns.port)")
+            })?),
+            None => None,
+        };
         settings::warn_if_open(&config, http_addr);
         settings::unread_files(&config).iter().for_each(|text| tracing::warn!("{text}"));
 
@@ -164,6 +172,12 @@ impl Node {
             refused_files: refused_files.clone(),
         };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alert_conditions::watch(watched)));
+        if let Some(listener) = dns_listener {
+            tracing::info!(dns = %listener.local_addr()?, "the node answers DNS");
+            let metrics = DnsMetrics::new(telemetry.metrics().registry());
+            let dns = Dns::new(settings::dns(&config), Arc::clone(&view), clock, metrics);
+            tasks.spawn(listener.serve(Arc::new(dns), cancel.clone()));
+        }
         let pointer = settings::log_first_password_node(Arc::clone(&view), config);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(pointer));
         tasks.spawn(assembled.serve(listener, limits, cancel.clone()));

@@ -57,6 +57,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("control", &["balance", "state"]),
     ("discovery", &["balance", "fuzzing", "state", "view"]),
+    ("dns", &["admission", "clock", "fuzzing", "state", "view"]),
     ("fuzzing", &[]),
     (
         "gateway",

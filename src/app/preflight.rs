@@ -6,7 +6,7 @@
 //! differ. Neither changes anything.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use maxine_raft::pki::check_certificate_name;
@@ -30,6 +30,11 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     // Port 0, because only the address is checked here. `start_problems` checks the port.
     if let Err(error) = TcpListener::bind((listen.ip(), 0)) {
         found.push(format!("http.host: {}: {error}", listen.ip()));
+    }
+    if config.dns_listen().is_some()
+        && let Err(error) = TcpListener::bind((config.dns.host, 0))
+    {
+        found.push(format!("dns.host: {}: {error}", config.dns.host));
     }
     if let Err(why) = check_data_dir(&config.data_dir) {
         found.push(format!("node.data_dir: {}: {why}", config.data_dir.display()));
@@ -137,6 +142,13 @@ pub fn start_problems(config: &NodeConfig) -> Vec<String> {
     listen(config.http_listen(), "http.host, http.port");
     if config.backend == BackendKind::Raft {
         listen(config.raft.listen, "raft.listen");
+    }
+    if let Some(addr) = config.dns_listen() {
+        listen(addr, "dns.host, dns.port");
+        if let Err(error) = UdpSocket::bind(addr) {
+            let why = maxine_wording::io(&error);
+            found.push(format!("cannot listen on {addr} over UDP (dns.host, dns.port): {why}"));
+        }
     }
     let data = match config.backend {
         BackendKind::Raft => maxine_raft::offline::check_data_dir(&config.raft_node(""))

@@ -17,6 +17,7 @@ use maxine_api::access::AccessMode;
 use maxine_api::serve::ServeLimits;
 use maxine_api::{ApiSettings, host_name};
 use maxine_control::health::ActiveDefaults;
+use maxine_dns::{DnsSettings, own_addresses};
 use maxine_gateway::{
     ConnectionLimits, EgressPolicy, ForwarderConfig, OwnAddresses, TlsRoots, TrustedProxies,
 };
@@ -85,6 +86,25 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
             reserved: config.http.bodies_len_max / 4,
         },
         ..ApiSettings::default()
+    }
+}
+
+pub(super) fn dns(config: &NodeConfig) -> DnsSettings {
+    let dns = &config.dns;
+    let advertised = config.http.advertise.parse::<axum::http::Uri>().ok();
+    let advertised =
+        advertised.as_ref().and_then(|url| url.host()?.trim_matches(['[', ']']).parse().ok());
+    DnsSettings {
+        domains: dns.domain.iter().chain(&dns.alt_domains).cloned().collect(),
+        datacenter: dns.datacenter.clone(),
+        ttl_s: dns.ttl_s,
+        negative_ttl_s: dns.negative_ttl_s,
+        udp_len_max: dns.udp_len_max,
+        rate_max_per_s: dns.rate_max_per_s,
+        connections_max: dns.connections_max,
+        connections_per_address_max: dns.connections_per_address_max,
+        connection_timeout_ms: dns.connection_timeout_ms,
+        own_addresses: own_addresses(dns.host, advertised),
     }
 }
 

@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use super::values::{
-    access, backend, client_auth, engine, host_and_port, hosts, log_filter, members, networks,
-    number, origin, parsed, path, paths, socket_address, switch, text, tls_version,
+    access, backend, client_auth, datacenter, domain, domains, engine, host_and_port, hosts,
+    log_filter, members, networks, number, origin, parsed, path, paths, socket_address, switch,
+    text, tls_version,
 };
 use super::{
-    Access, BackendKind, HealthConfig, HttpConfig, NodeConfig, RaftConfig, SecurityConfig,
-    StateConfig, TelemetryConfig,
+    Access, BackendKind, DnsConfig, HealthConfig, HttpConfig, NodeConfig, RaftConfig,
+    SecurityConfig, StateConfig, TelemetryConfig,
 };
 use maxine_actors::registry::RegistrySettings;
 use maxine_identity::{ClientAuth, TlsVersion};
@@ -178,6 +179,33 @@ keys! {
     "security.trusted_proxies" "trusted-proxies" "MAXINE_TRUSTED_PROXIES" "networks" "comma-separated" ""
         "Proxies in front of this node. Their X-Forwarded-For field, or Forwarded if there is none, names the client for sign-in limits, the audit log, traces, discovery and the proxy. A proxy that writes Forwarded must remove X-Forwarded-For." => |c, v| c.security.trusted_proxies = networks(v)?;
 
+    "dns.port" "dns-port" "MAXINE_DNS_PORT" "port" "0 to 65535" "0"
+        "Port to listen on for DNS, over UDP and TCP; Consul uses 8600. 0 means no name server." => |c, v| c.dns.port = number(v, 0, 65_535)?;
+    "dns.host" "dns-host" "MAXINE_DNS_HOST" "IP address" "an address of this machine" "127.0.0.1"
+        "Address to listen on for DNS. An address that is not loopback needs dns.allow_open. On a machine with several addresses, give one of them: with 0.0.0.0 the system chooses the sender's address of an answer over UDP, and clients ignore answers from another address than the one that they asked." => |c, v| c.dns.host = parsed(v, "an IP address")?;
+    "dns.domain" "dns-domain" "MAXINE_DNS_DOMAIN" "domain" "up to 126 bytes" "maxine"
+        "Domain of all names, such as `web.service.maxine`." => |c, v| c.dns.domain = Some(domain(v)?);
+    "dns.alt_domains" "dns-alt-domains" "MAXINE_DNS_ALT_DOMAINS" "list" "domains, comma-separated" ""
+        "Further domains with the same names, such as consul." => |c, v| c.dns.alt_domains = domains(v)?;
+    "dns.datacenter" "dns-datacenter" "MAXINE_DNS_DATACENTER" "label" "1 to 63 letters, digits and -" "dc1"
+        "Datacenter that clients of Consul may name: `web.service.dc1.consul` is then the same as `web.service.consul`. Names with another datacenter do not exist." => |c, v| c.dns.datacenter = datacenter(v)?;
+    "dns.allow_open" "dns-allow-open" "MAXINE_DNS_ALLOW_OPEN" "switch" "true, false" "false"
+        "Allows DNS to answer everyone who reaches it. Required where dns.host is not a loopback address, and where security.discovery_access is token, because a question in DNS carries no token." => |c, v| c.dns.allow_open = switch(v)?;
+    "dns.ttl_s" "dns-ttl-s" "MAXINE_DNS_TTL_S" "seconds" "0 to 86400" "0"
+        "For how long clients and resolvers may keep an answer. A client keeps calling an instance that has left for as long." => |c, v| c.dns.ttl_s = number(v, 0, 86_400)?;
+    "dns.negative_ttl_s" "dns-negative-ttl-s" "MAXINE_DNS_NEGATIVE_TTL_S" "seconds" "0 to 86400" "0"
+        "For how long they may keep the answer that a name or a type of record does not exist." => |c, v| c.dns.negative_ttl_s = number(v, 0, 86_400)?;
+    "dns.udp_len_max" "dns-udp-len-max" "MAXINE_DNS_UDP_LEN_MAX" "bytes" "512 to 8192" "1232"
+        "Maximum length of an answer over UDP. A client that announces less, or nothing, gets less. A longer answer is cut and marked, and the client asks over TCP. HAProxy never does: for a service with more than 20 instances raise this and its `accepted_payload_size`." => |c, v| c.dns.udp_len_max = number(v, 512, 8_192)?;
+    "dns.rate_max_per_s" "dns-rate-max-per-s" "MAXINE_DNS_RATE_MAX_PER_S" "answers per second" "0 to 1000000" "1000"
+        "Maximum number of answers over UDP to one address (for IPv6, one /64 network) per second. Beyond it, every second question gets an empty answer that makes the client ask over TCP, and the others get none. Loopback addresses are exempt. 0 means no limit." => |c, v| c.dns.rate_max_per_s = number(v, 0, 1_000_000)?;
+    "dns.connections_max" "dns-connections-max" "MAXINE_DNS_CONNECTIONS_MAX" "connections" "1 to 100000" "1000"
+        "Maximum number of DNS connections over TCP. Beyond it, new connections are closed." => |c, v| c.dns.connections_max = number(v, 1, 100_000)?;
+    "dns.connections_per_address_max" "dns-connections-per-address-max" "MAXINE_DNS_CONNECTIONS_PER_ADDRESS_MAX" "connections" "1 to 100000" "100"
+        "Maximum number of these from one address (for IPv6, one /64 network)." => |c, v| c.dns.connections_per_address_max = number(v, 1, 100_000)?;
+    "dns.connection_timeout_ms" "dns-connection-timeout-ms" "MAXINE_DNS_CONNECTION_TIMEOUT_MS" "milliseconds" "100 to 600000" "10000"
+        "Time limit for receiving a question over TCP, for sending its answer, and for a connection without a question. Then the connection is closed." => |c, v| c.dns.connection_timeout_ms = number(v, 100, 600_000)?;
+
     "health.enabled" "active-health-checks" "MAXINE_ACTIVE_HEALTH_CHECKS_ENABLED" "switch" "true, false" "false"
         "If true, every instance with a health check path is probed." => |c, v| c.health.enabled = switch(v)?;
     "health.interval_ms" "health-interval-ms" "MAXINE_ACTIVE_HEALTH_CHECK_INTERVAL_MS" "milliseconds" "100 to 3600000" "15000"
@@ -340,6 +368,21 @@ impl NodeConfig {
                 upstream_deny: Vec::new(),
                 upstream_ca: PathBuf::new(),
                 trusted_proxies: Vec::new(),
+            },
+            dns: DnsConfig {
+                host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                port: 0,
+                domain: None,
+                alt_domains: Vec::new(),
+                datacenter: String::new(),
+                allow_open: false,
+                ttl_s: 0,
+                negative_ttl_s: 0,
+                udp_len_max: 0,
+                rate_max_per_s: 0,
+                connections_max: 0,
+                connections_per_address_max: 0,
+                connection_timeout_ms: 0,
             },
             health: HealthConfig {
                 enabled: false,

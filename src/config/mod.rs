@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use keys::{KEYS, Key};
 
 use maxine_actors::registry::RegistrySettings;
+use maxine_dns::Domain;
 use maxine_identity::{ClientAuth, TlsVersion};
 use maxine_raft::EngineKind;
 
@@ -189,6 +190,37 @@ pub struct SecurityConfig {
     pub trusted_proxies: Vec<ipnet::IpNet>,
 }
 
+/// The name server.
+#[derive(Clone, Debug)]
+pub struct DnsConfig {
+    /// The address to listen on.
+    pub host: IpAddr,
+    /// The port; 0 for no name server.
+    pub port: u16,
+    /// The domain.
+    pub domain: Option<Domain>,
+    /// Further domains.
+    pub alt_domains: Vec<Domain>,
+    /// The label that clients of Consul add to names, in lower case.
+    pub datacenter: String,
+    /// Whether it may answer everyone who reaches it.
+    pub allow_open: bool,
+    /// For how long an answer may be kept, in seconds.
+    pub ttl_s: u32,
+    /// The same for an answer that something does not exist.
+    pub negative_ttl_s: u32,
+    /// Maximum length of an answer over UDP, in bytes.
+    pub udp_len_max: usize,
+    /// Maximum number of answers over UDP to one address per second; 0 for no limit.
+    pub rate_max_per_s: u32,
+    /// Maximum number of TCP connections.
+    pub connections_max: usize,
+    /// Maximum number of these from one address.
+    pub connections_per_address_max: usize,
+    /// Time limit for a question over TCP, in milliseconds.
+    pub connection_timeout_ms: u64,
+}
+
 /// Active health checks for the compatible API.
 #[derive(Clone, Debug)]
 pub struct HealthConfig {
@@ -299,6 +331,8 @@ pub struct NodeConfig {
     pub registry: RegistrySettings,
     /// Access.
     pub security: SecurityConfig,
+    /// The name server.
+    pub dns: DnsConfig,
     /// Health checks.
     pub health: HealthConfig,
     /// Logs and alerts.
@@ -408,6 +442,7 @@ impl NodeConfig {
     /// Checks rules between settings.
     fn check(&self, bad: &mut Vec<String>) {
         self.check_open(bad);
+        self.check_dns(bad);
         self.check_tls(bad);
         let raft = &self.raft;
         if self.backend == BackendKind::Raft {
@@ -517,6 +552,35 @@ impl NodeConfig {
         }
     }
 
+    /// Refuses a name server that would answer more callers than may discover over HTTP: a question in DNS
+    /// carries no token.
+    fn check_dns(&self, bad: &mut Vec<String>) {
+        let dns = &self.dns;
+        if dns.port == 0 || dns.allow_open {
+            return;
+        }
+        let mut why = Vec::new();
+        if self.security.discovery_access == Access::Token {
+            why.push("security.discovery_access is token, and DNS has no tokens".to_owned());
+        }
+        if !dns.host.is_loopback() {
+            why.push(format!("dns.host {} is not a loopback address", dns.host));
+        }
+        if !why.is_empty() {
+            bad.push(format!(
+                "dns.port is set, and {}: set dns.allow_open (MAXINE_DNS_ALLOW_OPEN) to true if everyone \
+                 who reaches this address may look up every service, or leave dns.port at 0",
+                why.join(", and ")
+            ));
+        }
+    }
+
+    /// The address on which the name server listens; `None` for no name server.
+    #[must_use]
+    pub fn dns_listen(&self) -> Option<SocketAddr> {
+        (self.dns.port > 0).then(|| SocketAddr::new(self.dns.host, self.dns.port))
+    }
+
     /// The name that others see.
     #[must_use]
     pub fn name(&self) -> String {
@@ -619,6 +683,32 @@ mod tests {
             assert_eq!((key.set)(&mut config, key.default), Ok(()), "{}", key.name);
         }
         assert_eq!(NodeConfig::defaults().http.port, 8080);
+    }
+
+    #[test]
+    fn a_name_server_that_answers_more_callers_than_http_needs_a_switch() {
+        let load = |flags: &[(&'static str, &str)]| load(None, &[], flags);
+        assert_eq!(load(&[]).unwrap().dns_listen(), None, "no new port without a setting");
+        let on = load(&[("dns.port", "8600")]).unwrap();
+        assert_eq!(on.dns_listen().unwrap().to_string(), "127.0.0.1:8600");
+        let token = ("security.discovery_access", "token");
+        let error = load(&[("dns.port", "8600"), token]).unwrap_err().to_string();
+        assert!(error.contains("DNS has no tokens"), "{error}");
+        let error = load(&[("dns.port", "8600"), ("dns.host", "::")]).unwrap_err().to_string();
+        assert!(error.contains("dns.host :: is not a loopback address"), "{error}");
+        let open = ("dns.allow_open", "true");
+        load(&[("dns.port", "8600"), ("dns.host", "::"), token, open]).unwrap();
+        load(&[("dns.host", "::"), token]).unwrap();
+        for (name, value) in [
+            ("dns.domain", ""),
+            ("dns.domain", "a..b"),
+            ("dns.alt_domains", "consul,x y"),
+            ("dns.datacenter", "a.b"),
+            ("dns.udp_len_max", "511"),
+        ] {
+            let error = load(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 
     #[test]

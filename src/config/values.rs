@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{Access, BackendKind, MemberSetting};
+use maxine_dns::Domain;
 use maxine_identity::{ClientAuth, TlsVersion};
 use maxine_raft::EngineKind;
 
@@ -210,6 +211,25 @@ pub(super) fn hosts(value: &str) -> Result<Vec<String>, String> {
         Err(format!("must be host names without ports, separated by commas; {text} is not valid"))
     };
     value.split(',').map(str::trim).filter(|text| !text.is_empty()).map(each).collect()
+}
+
+/// Parses a domain of the name server.
+pub(super) fn domain(value: &str) -> Result<Domain, String> {
+    Domain::parse(value).map_err(|error| error.to_string())
+}
+
+/// Parses domains of the name server, separated by commas.
+pub(super) fn domains(value: &str) -> Result<Vec<Domain>, String> {
+    value.split(',').map(str::trim).filter(|text| !text.is_empty()).map(domain).collect()
+}
+
+/// Parses the datacenter in names of Consul, in lower case.
+pub(super) fn datacenter(value: &str) -> Result<String, String> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    if value.is_empty() || value.len() > 63 || !value.bytes().all(is_plain) {
+        return Err("must be 1 to 63 letters, digits and -".into());
+    }
+    Ok(value.to_ascii_lowercase())
 }
 
 /// Parses `ID@HOST:PORT@URL`, separated by commas.

@@ -7,6 +7,7 @@
 //! operations. No read holds a lock across an await, or allocates for each instance.
 
 mod faults;
+mod sockets;
 mod table;
 mod table_key;
 mod watch;
@@ -21,6 +22,7 @@ use tokio::sync::watch as watch_channel;
 use maxine_clock::Clock;
 use maxine_state::{ControlState, Event, Name, ServiceKey, ServiceRef};
 
+pub use sockets::{Host, Socket, SocketSet};
 use table::TableContext;
 pub use table::{Endpoint, Load, ServiceCounter, ServiceTable, is_listed};
 use table_key::TableKey;

@@ -1,7 +1,7 @@
 //! The routing table of one service: its endpoints, prepared for choosing.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use maxine_balance::{
     Balancer, Draw, HashInput, HashSource, Member, Pick, Plan, Pool, Strategy, VersionWeight, Zones,
@@ -11,6 +11,8 @@ use maxine_state::{
     HashKey, Instance, Liveness, Name, RuntimeConfig, SelectionStrategy, ServiceKey, ServicePolicy,
     ServiceState, StickyPolicy,
 };
+
+use crate::sockets::{Socket, SocketSet, Sockets};
 
 /// The counters of an endpoint. They are kept when the table is rebuilt.
 #[derive(Debug, Default)]
@@ -68,6 +70,8 @@ pub struct ServiceTable {
     panic_mode: bool,
     /// The index of the state from which the table was built.
     index: u64,
+    /// Made when it is first used: most tables never need it.
+    sockets: OnceLock<Box<Sockets>>,
 }
 
 impl ServiceTable {
@@ -103,7 +107,8 @@ impl ServiceTable {
         let policy_now = policy.as_ref().map(|record| &record.policy);
         let balancer = balancer(strategy, policy_now, surroundings.zone, &endpoints, turns);
         let panic_mode = in_traffic.panic_mode();
-        Self { counter, endpoints, policy, strategy, balancer, panic_mode, index }
+        let sockets = OnceLock::new();
+        Self { counter, endpoints, policy, strategy, balancer, panic_mode, index, sockets }
     }
 
     /// The service.
@@ -129,6 +134,23 @@ impl ServiceTable {
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
+    }
+
+    /// Where each endpoint listens, in the order of [`Self::endpoints`].
+    #[must_use]
+    pub fn sockets(&self) -> &[Socket] {
+        &self.all_sockets().each
+    }
+
+    /// Where the endpoints listen, without repetition.
+    #[must_use]
+    pub fn socket_set(&self) -> &SocketSet {
+        &self.all_sockets().set
+    }
+
+    fn all_sockets(&self) -> &Sockets {
+        let registrations = self.endpoints.iter().map(|endpoint| &endpoint.instance.registration);
+        self.sockets.get_or_init(|| Box::new(Sockets::of(registrations)))
     }
 
     /// The service's policy, if one is set.
