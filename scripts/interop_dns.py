@@ -78,14 +78,18 @@ def until(what, expected):
     print(f"  {what}: the proxy calls exactly these {len(expected)} after {time.monotonic() - began:.1f} s")
 
 
-servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), Instance) for _ in range(INSTANCES)]
+# Each on an address of its own, as on machines of its own.
+hosts = [f"127.0.0.{at + 2}" for at in range(INSTANCES)]
+servers = [http.server.ThreadingHTTPServer((host, 0), Instance) for host in hosts]
 for server in servers:
     threading.Thread(target=server.serve_forever, daemon=True).start()
 ports = [server.server_address[1] for server in servers]
+host_of = dict(zip(ports, hosts))
+assert len(host_of) == INSTANCES, "each needs its own port"
 
 
 def register(port):
-    call("PUT", path_of(port), {"address": f"http://127.0.0.1:{port}", "ttl_ms": 600_000})
+    call("PUT", path_of(port), {"address": f"http://{host_of[port]}:{port}", "ttl_ms": 600_000})
 
 
 user = {"user": os.environ["MAXINE_ADMIN_USERNAME"], "password": os.environ["MAXINE_ADMIN_PASSWORD"]}
