@@ -21,6 +21,7 @@ need chromium chromium
 need curl curl
 need dig bind9-dnsutils
 need cc build-essential
+need systemd-analyze systemd
 need python3 python3
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3-venv)
 

@@ -40,6 +40,7 @@ mod health_sink;
 mod own_addresses;
 mod preflight;
 pub mod private;
+mod progress;
 mod proxy_metrics;
 mod retention;
 mod settings;
@@ -223,6 +224,12 @@ impl Node {
     #[must_use]
     pub fn arbiter(&self) -> &Arbiter {
         &self.arbiter
+    }
+
+    /// Returns a part of the node that did not react within `limit`, so that a service manager restarts the node. The
+    /// module `progress` says what is checked, and what is not.
+    pub async fn stuck(&self, limit: Duration) -> Option<&'static str> {
+        progress::stuck(&self.arbiter.handle(), self.http_addr, limit).await
     }
 
     /// Returns the reason when the node can no longer continue its log.

@@ -867,6 +867,29 @@ fn completions_know_the_commands() {
     }
 }
 
+/// The packages contain these pages, so each command needs one, and each page its own name.
+#[test]
+fn every_command_has_a_manual_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = plain(&["man"]).arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    assert!(page("maxine-serve.1").contains("MAXINE_DATA_DIR"));
+    assert!(page("maxine-cluster-add.1").starts_with(".ie"), "no roff");
+    let help = plain(&["--help"]).output().unwrap();
+    let help = text(&help.stdout);
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands = listed.take_while(|line| !line.is_empty()).filter_map(|line| {
+        line.strip_prefix("  ")?.split_whitespace().next().filter(|_| !line.starts_with("   "))
+    });
+    let commands: Vec<&str> = commands.filter(|name| *name != "help").collect();
+    assert!(commands.len() > 20, "{commands:?}");
+    for command in commands {
+        page(&format!("maxine-{command}.1"));
+    }
+    assert!(!dir.path().join("maxine-sample.1").exists(), "a hidden command has a page");
+}
+
 #[test]
 fn a_closed_pipe_is_no_error() {
     let mut child = plain(&["completions", "bash"])
@@ -895,6 +918,7 @@ fn the_help_is_the_recorded_one() {
         &["deregister"],
         &["drain"],
         &["undrain"],
+        &["health"],
         &["resolve"],
         &["watch"],
         &["policy"],

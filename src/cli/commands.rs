@@ -6,7 +6,8 @@ use super::client::ConnectArgs;
 use super::exit::{self, CliError};
 use super::output::{Format, Output};
 use super::{
-    alerts, checks, cluster, instances, journal, login, policy, services, tokens, users, watch, why,
+    alerts, checks, cluster, health, instances, journal, login, policy, services, tokens, users,
+    watch, why,
 };
 
 /// The client commands. They are flattened into the commands of the program.
@@ -26,6 +27,8 @@ pub enum ClientCommand {
     Why(why::WhyArgs),
     /// List the checks of an instance, and report those that its owner makes
     Checks(checks::ChecksArgs),
+    /// Ask whether a node answers, or with --ready whether it can do all of its work
+    Health(health::HealthArgs),
     /// Resolve a service: print the URL of the instance that a caller is sent to
     Resolve(instances::ResolveArgs),
     /// Print changes as they happen
@@ -63,6 +66,7 @@ impl ClientCommand {
             Self::Undrain(args) => args.connect(),
             Self::Why(args) => args.connect(),
             Self::Checks(args) => args.connect(),
+            Self::Health(args) => args.connect(),
             Self::Resolve(args) => args.connect(),
             Self::Watch(args) => args.connect(),
             Self::Policy(args) => args.connect(),
@@ -95,6 +99,7 @@ impl ClientCommand {
             Self::Undrain(args) => instances::undrain(args, out).await,
             Self::Why(args) => why::run(args, out).await,
             Self::Checks(args) => checks::run(args, out).await,
+            Self::Health(args) => health::run(args, out).await,
             Self::Resolve(args) => instances::resolve(args, out).await,
             Self::Watch(args) => watch::run(args, out).await,
             Self::Policy(args) => policy::policy(args, out).await,

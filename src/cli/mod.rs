@@ -23,17 +23,20 @@ pub mod dev;
 mod document;
 pub mod download;
 pub mod exit;
+pub mod health;
 mod heartbeat;
 pub mod instances;
 pub mod journal;
 mod log;
 pub mod login;
+pub mod man;
 pub mod migrate;
 pub mod output;
 pub mod policy;
 pub mod runtime_config;
 pub mod sample;
 pub mod serve;
+mod service_manager;
 pub mod services;
 pub mod tokens;
 pub mod users;
@@ -76,6 +79,9 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Print the completion script for a shell
     Completions(completions::CompletionsArgs),
+    /// Write the manual pages of all commands to a directory
+    #[command(hide = true)]
+    Man(man::ManArgs),
     /// Run a sample service that registers itself
     #[command(hide = true)]
     Sample(sample::SampleArgs),
@@ -127,6 +133,14 @@ pub async fn run(cli: Cli) -> ExitCode {
         }
         Command::Completions(args) => {
             let result = completions::run(&args, Cli::command(), &mut std::io::stdout());
+            Ok(ExitCode::from(commands::finish(
+                result,
+                output::Format::Table,
+                &mut std::io::stderr(),
+            )))
+        }
+        Command::Man(args) => {
+            let result = man::run(&args, Cli::command());
             Ok(ExitCode::from(commands::finish(
                 result,
                 output::Format::Table,

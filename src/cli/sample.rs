@@ -1,6 +1,7 @@
 //! `maxine sample`: a small service that answers requests, registers itself and sends heartbeats. `maxine
 //! dev` starts such services as examples.
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,6 +23,13 @@ pub struct SampleArgs {
     /// Maxine's nodes, comma-separated; the next one is tried where one does not answer.
     #[arg(long, value_delimiter = ',')]
     servers: Vec<String>,
+    /// Listen on every interface, and register under this name or address, which must lead to this machine; without
+    /// it, the service is reached from this machine alone.
+    #[arg(long)]
+    host: Option<String>,
+    /// Port to listen on; 0 means any free port.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
 }
 
 /// Time to live of the registration, in seconds.
@@ -31,7 +39,8 @@ const BEAT: Duration = Duration::from_secs(3);
 
 /// Serves and sends heartbeats until it is asked to stop.
 pub async fn run(args: SampleArgs) -> anyhow::Result<ExitCode> {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+    let listen = if args.host.is_some() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+    let listener = tokio::net::TcpListener::bind((listen, args.port)).await?;
     let port = listener.local_addr()?.port();
     let hello = json!({"service": args.service, "instance": args.instance, "port": port});
     let app = Router::new().fallback(any(answer)).with_state(hello);
@@ -56,8 +65,9 @@ async fn answer(State(hello): State<Value>, OriginalUri(uri): OriginalUri) -> Js
 
 async fn heartbeats(args: &SampleArgs, port: u16) {
     let client = crate::cli::dev::http_client();
+    let host = args.host.as_deref().unwrap_or("127.0.0.1");
     let registration = json!({
-        "hostName": "127.0.0.1", "nodeName": args.instance, "serviceName": args.service,
+        "hostName": host, "nodeName": args.instance, "serviceName": args.service,
         "port": port, "timeOut": TTL_S, "weight": 1, "healthCheckPath": "/health",
     });
     let mut turn = 0;

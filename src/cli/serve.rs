@@ -8,6 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::service_manager::ServiceManager;
 use crate::app::{Node, preflight, start_problems};
 use crate::config::keys::{KEYS, Key};
 use crate::config::{InvalidSettings, NodeConfig, unread_variables};
@@ -124,13 +125,17 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     unknown.iter().for_each(|text| tracing::warn!("{text}"));
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let manager = ServiceManager::of_environment();
     let node = Node::start(config).await?;
+    manager.ready(node.http_addr());
     let failed = tokio::select! {
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
         () = stdin_closed(args.exit_with_stdin) => None,
         why = node.failed() => Some(why),
+        never = manager.report_progress(async |limit| node.stuck(limit).await) => match never {},
     };
+    manager.stopping();
     if let Some(why) = &failed {
         tracing::error!(why, "this node cannot continue");
     }

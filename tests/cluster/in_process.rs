@@ -72,9 +72,12 @@ fn discovery_answers_while_every_actor_is_stalled() {
             assert!(started.elapsed() < PATIENCE);
         }
         refuses_its_own_addresses(&node).await;
+        assert_eq!(node.stuck(PATIENCE).await, None);
         // All actors run on one thread. While it is blocked, none of them handles a message.
         let stall = Duration::from_secs(3);
         assert!(node.arbiter().spawn_fn(move || std::thread::sleep(stall)));
+        // A service manager learns of it.
+        assert_eq!(node.stuck(Duration::from_millis(50)).await, Some("actors"));
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -112,6 +115,8 @@ fn a_node_without_a_state_answers_nothing_definite() {
     system.block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let node = node_of(dir.path(), &[1, 2, 3]).await;
+        // A service manager must not restart it: that would not bring the state.
+        assert_eq!(node.stuck(PATIENCE).await, None);
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let base = format!("http://{}", node.http_addr());
         let break_glass = std::fs::read_to_string(dir.path().join("break-glass")).unwrap();

@@ -25,4 +25,5 @@ mod metrics;
 mod one_index;
 mod open_files;
 mod rolling;
+mod service_manager;
 mod stored_files;

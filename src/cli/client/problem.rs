@@ -51,8 +51,10 @@ impl Problem {
         problem.retry_after_s = problem.retry_after_s.or(retry_after_s);
         if problem.detail.is_empty() {
             problem.detail = match &body {
-                Value::Object(object) => object
-                    .get("message")
+                // A node that is not ready says why in `reason`.
+                Value::Object(object) => ["message", "reason"]
+                    .iter()
+                    .find_map(|name| object.get(*name))
                     .and_then(Value::as_str)
                     .map_or_else(|| problem.title.clone(), str::to_owned),
                 Value::String(text) if text.trim_start().starts_with('<') => {

@@ -1,0 +1,52 @@
+//! `maxine health`: whether a node answers, for health checks of containers and for scripts. Needs no token.
+
+use serde::Deserialize;
+
+use super::client::{ConnectArgs, Request};
+use super::exit::CliError;
+use super::output::Output;
+
+/// Arguments of `maxine health`.
+#[derive(Debug, clap::Args)]
+pub struct HealthArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Also ask that the node has a current copy and knows a leader that takes writes
+    #[arg(long)]
+    ready: bool,
+}
+
+impl HealthArgs {
+    /// The connection: the nodes and the output format.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+#[derive(Deserialize)]
+struct Ready {
+    instance: String,
+}
+
+/// Runs `maxine health`. A node that refuses the request answers too.
+///
+/// # Errors
+/// [`CliError::Unavailable`] if no node answers; with `--ready`, also if no node is ready.
+pub async fn run(args: HealthArgs, out: &mut Output) -> Result<(), CliError> {
+    let client = args.connect.anonymous_client()?;
+    match client.send(&Request::get(&["ready"])).await {
+        Ok(answer) => {
+            let node: Ready = answer.read()?;
+            out.done(&answer.body, format!("{} is ready", node.instance))
+        }
+        Err(CliError::Unavailable { answered: true, tried }) if !args.ready => {
+            let why: Vec<&str> = tried.iter().map(|(_, why)| why.as_str()).collect();
+            out.done(
+                &serde_json::json!({"ready": false, "reason": why.join("; ")}),
+                format!("the node answers, but it is not ready: {}", why.join("; ")),
+            )
+        }
+        Err(error) => Err(error),
+    }
+}
