@@ -308,7 +308,8 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_sign_in_limit() {
     .await;
     let try_from = async |field: &str, value: &str, password: &str| {
         let body = json!({ "userName": "admin", "password": password });
-        let answer = server.post(SIGNIN, &body).header(field, value).send().await.unwrap();
+        let request = server.post(SIGNIN, &body).header("x-forwarded-proto", "https");
+        let answer = request.header(field, value).send().await.unwrap();
         answer.status().as_u16()
     };
     for _ in 0..3 {
