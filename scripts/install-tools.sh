@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust and Node.js: Redis with Sentinel (for the Redis mode),
-# tools for networks, disks and clocks (for the fault tests), dig (for the name server), Prometheus and Alertmanager (for the alert rules), Chromium (for the dashboard's tests), Python with venv (for the
-# requests made from the OpenAPI document), Go and Java (for their SDKs) and cargo-deny. What is there
-# already is left alone; what cannot be installed here is named, and the tests that need it fail with the
-# same hint. Without Go and Java their SDKs are left out.
+# tools for networks, disks and clocks (for the fault tests), dig (for the name server), Prometheus and
+# Alertmanager (for the alert rules), Chromium (for the dashboard's tests), Python with venv (for the requests
+# made from the OpenAPI document), Go and Java (for their SDKs) and cargo-deny. What is there already is left
+# alone; what cannot be installed here is named, and the tests that need it fail with the same hint. Without Go
+# and Java their SDKs are left out.
 set -euo pipefail
+# Debian does not put the directories of nft and mkfs.ext4 into the PATH of a user.
+PATH="$PATH:/usr/sbin:/sbin"
 
 packages=()
 need() { command -v "$1" >/dev/null 2>&1 || packages+=("$2"); }
@@ -29,12 +32,19 @@ if [ "${#packages[@]}" -gt 0 ]; then
   if command -v apt-get >/dev/null 2>&1; then
     sudo=""
     [ "$(id -u)" -eq 0 ] || sudo="sudo"
+    # The packages that are not installed yet: a package can be there although its command is not.
+    new=()
+    for package in "${packages[@]}"; do
+      dpkg-query --show --showformat='${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || new+=("$package")
+    done
     echo "installing: ${packages[*]}"
     $sudo apt-get update -qq
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
-    # The packages start their own servers; the tests start theirs.
+    # The packages start their own servers; the tests start theirs. A server that was here before is left alone.
     for service in redis-server redis-sentinel prometheus prometheus-alertmanager; do
-      $sudo systemctl disable --now "$service" >/dev/null 2>&1 || true
+      if [[ " ${new[*]} " == *" $service "* ]]; then
+        $sudo systemctl disable --now "$service" >/dev/null 2>&1 || true
+      fi
     done
   else
     echo "no apt-get here: install ${packages[*]} in your system's way" >&2
