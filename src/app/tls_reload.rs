@@ -57,6 +57,13 @@ impl Watched {
         Self { group, seen: taken.clone(), taken, refused: None }
     }
 
+    /// Takes the present content, whether it has changed or not.
+    fn take_again(&mut self) -> Result<(), String> {
+        self.taken = content(&self.group.files);
+        self.seen.clone_from(&self.taken);
+        (self.group.take)().inspect_err(|_| self.refused = Some(std::mem::take(&mut self.taken)))
+    }
+
     /// Reads the files, and takes their content if it has changed and is stable. Returns the outcome of taking it.
     fn look(&mut self) -> Option<Result<(), String>> {
         let present = content(&self.group.files);
@@ -89,6 +96,17 @@ pub(super) async fn watch(groups: Vec<TlsFiles>, telemetry: Telemetry, refused: 
     if watched.is_empty() {
         return;
     }
+    // A start can take minutes, and a file may have changed since it was read for the first time.
+    let (first_telemetry, first_refused) = (telemetry.clone(), refused.clone());
+    let first = tokio::task::spawn_blocking(move || {
+        for each in &mut watched {
+            if let Err(why) = each.take_again() {
+                report(each.group.purpose, Err(why), &first_telemetry, &first_refused);
+            }
+        }
+        watched
+    });
+    let Ok(mut watched) = first.await else { return };
     loop {
         tokio::time::sleep(INTERVAL).await;
         let (telemetry, refused) = (telemetry.clone(), refused.clone());
@@ -100,9 +118,14 @@ pub(super) async fn watch(groups: Vec<TlsFiles>, telemetry: Telemetry, refused: 
             }
             watched
         });
-        // A panic of the reading thread was logged. The files in use stay.
-        let Ok(back) = looked.await else { return };
-        watched = back;
+        // Reading and taking files does not panic, and a stop drops this future.
+        match looked.await {
+            Ok(back) => watched = back,
+            Err(error) => {
+                tracing::error!(%error, "files for TLS are no longer watched; restart the node");
+                return;
+            }
+        }
     }
 }
 

@@ -192,7 +192,20 @@ pub async fn serve(
             let counted = CountedConnection::new(metrics.clone());
             let check = answering.credential_check.clone();
             let patience = if check.is_some() { idle.min(credential_check::TIMEOUT) } else { idle };
-            let Some(stream) = open(&shared, stream, patience).await else { return };
+            let displaced = async {
+                match &check {
+                    Some(check) => check.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let opened = tokio::select! {
+                opened = open(&shared, stream, patience) => opened,
+                () = displaced => {
+                    metrics.connections_refused.inc();
+                    None
+                }
+            };
+            let Some(stream) = opened else { return };
             let upgraded = connection::serve(&shared, answering, stream).await;
             // An upgraded connection keeps its place until it ends.
             let held = (counted, place, check);

@@ -18,6 +18,10 @@ use crate::question::{self, CLASS_IN, NAME_LEN_MAX, Question, Refusal, rtype};
 use crate::rate::Allowed;
 use crate::settings::DnsSettings;
 
+/// Maximum number of instances with a tag or in a zone that one answer is made from. They are copied and sorted for
+/// each question, and no answer has room for more.
+const MATCHES_MAX: usize = 4_096;
+
 /// Length of an answer for a client that announces no length (RFC 1035).
 pub(crate) const UDP_LEN_MIN: usize = 512;
 /// Maximum length of an answer over TCP.
@@ -224,9 +228,13 @@ impl Dns {
         };
         let registrations =
             table.endpoints().iter().map(|endpoint| &endpoint.instance.registration);
-        let matching = table.sockets().iter().zip(registrations.clone());
+        let sockets = table.sockets();
+        // From a random one on, so that all instances of a large service get their turn.
+        let start = if sockets.len() > MATCHES_MAX { fastrand::usize(..sockets.len()) } else { 0 };
+        let all = sockets.iter().zip(registrations.clone());
+        let matching = all.clone().skip(start).chain(all.take(start));
         let matching = matching.filter(|(_, r)| has_tag(&r.tags) && in_zone(r.zone.as_ref()));
-        let set = SocketSet::of(matching.map(|(socket, _)| socket));
+        let set = SocketSet::of(matching.take(MATCHES_MAX).map(|(socket, _)| socket));
         if !set.sockets.is_empty() {
             return self.push_sockets(question, &set, writer);
         }
@@ -365,13 +373,16 @@ fn authoritative(rcode: Rcode) -> Outcome {
 
 /// Names are equal in upper and lower case.
 fn is_same(text: &str, lower: &str) -> bool {
-    text.eq_ignore_ascii_case(lower) || !text.is_ascii() && text.to_lowercase() == lower
+    text.eq_ignore_ascii_case(lower)
 }
 
 /// Whether `tag` ends with a dot and `end`.
 fn is_below(tag: &str, end: &str) -> bool {
-    let mut parts = tag.match_indices('.');
-    parts.any(|(at, _)| is_same(&tag[at + 1..], end))
+    let dot = tag.len().checked_sub(end.len() + 1);
+    dot.is_some_and(|dot| {
+        let rest = &tag.as_bytes()[dot..];
+        rest[0] == b'.' && rest[1..].eq_ignore_ascii_case(end.as_bytes())
+    })
 }
 
 fn asks_for(rtype: u16, address: IpAddr) -> bool {

@@ -45,9 +45,8 @@ impl NodeIndex {
                     Host::Name(_) => None,
                 };
                 if let Some(node) = &registration.node {
-                    let lower = node.as_str().to_lowercase().into_boxed_str();
-                    let addresses = index.nodes.entry(lower).or_default();
-                    addresses.extend(address.filter(|address| !addresses.contains(address)));
+                    let lower = node.as_str().to_ascii_lowercase().into_boxed_str();
+                    index.nodes.entry(lower).or_default().extend(address);
                 }
                 let Some(address) = address else { continue };
                 match &registration.node {
@@ -61,6 +60,10 @@ impl NodeIndex {
                     }
                 }
             }
+        }
+        for addresses in index.nodes.values_mut() {
+            addresses.sort_unstable();
+            addresses.dedup();
         }
         index
     }

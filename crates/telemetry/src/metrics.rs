@@ -139,20 +139,26 @@ impl Metrics {
             let gauge = IntGauge::new(name, help).expect("the name is a constant and valid");
             register(&registry, gauge)
         };
-        let counters = |name: &str, help: &str, label: &str| {
+        // Every value is shown from the start, so that its first increase is seen.
+        let counters = |name: &str, help: &str, label: &str, values: &[&str]| {
             let counters = IntCounterVec::new(Opts::new(name, help), &[label])
                 .expect("the names are constants and valid");
+            for value in values {
+                counters.with_label_values(&[*value]);
+            }
             register(&registry, counters)
         };
         let tls_failures = counters(
             "maxine_tls_failures_total",
             "Connections that did not complete the TLS handshake: it failed, the client did not use TLS, or it took too long",
             "reason",
+            &["handshake", "not_tls", "timeout"],
         );
         let tls_reloads = counters(
             "maxine_tls_reloads_total",
             "Changes of files for TLS that the node noticed, and whether their new content was taken",
             "result",
+            &["taken", "refused"],
         );
         let opts = Opts::new(
             "maxine_certificate_not_after_timestamp_seconds",

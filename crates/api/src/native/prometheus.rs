@@ -21,6 +21,8 @@ use maxine_state::{
 
 /// Maximum number of targets in one answer.
 const TARGETS_MAX: usize = 50_000;
+/// Maximum length of all labels of one answer, in bytes.
+const LABELS_LEN_MAX: usize = 64 << 20;
 /// An instance whose metadata has this entry with the value `false` is not listed.
 const SCRAPE: &str = "prometheus.scrape";
 /// The metadata entry with the path of the metrics.
@@ -74,7 +76,7 @@ pub(super) async fn list_targets(
         tag.is_none_or(|tag| registration.tags.iter().any(|own| **own == *tag))
             && entry(registration, SCRAPE) != Some("false")
     };
-    let mut groups = Vec::new();
+    let (mut groups, mut labels_len) = (Vec::new(), 0);
     for (key, service_state) in fresh.state().services() {
         let matches = namespace.as_ref().is_none_or(|name| key.namespace == *name)
             && service.as_ref().is_none_or(|name| key.service == *name);
@@ -87,7 +89,13 @@ pub(super) async fn list_targets(
             if groups.len() == TARGETS_MAX {
                 return Err(too_many());
             }
-            groups.push(TargetGroup::new(key, service_state, &in_traffic, instance));
+            let group = TargetGroup::new(key, service_state, &in_traffic, instance);
+            labels_len +=
+                group.labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+            if labels_len > LABELS_LEN_MAX {
+                return Err(too_many());
+            }
+            groups.push(group);
         }
     }
     Ok(listing.answer(fresh.json(groups)))
@@ -95,7 +103,8 @@ pub(super) async fn list_targets(
 
 fn too_many() -> Problem {
     let detail = format!(
-        "there are more than {TARGETS_MAX} targets: ask for a namespace, a service or a tag"
+        "there are more than {TARGETS_MAX} targets, or their labels have more than {LABELS_LEN_MAX} bytes: ask for a \
+         namespace, a service or a tag"
     );
     Problem::new(ProblemKind::LimitExceeded, detail)
 }
@@ -151,7 +160,7 @@ impl TargetGroup {
         if let Some(path) = entry(registration, PATH).filter(|path| is_path(path)) {
             put("__metrics_path__", path);
         }
-        for (key, value) in &*registration.metadata {
+        for (key, value) in registration.metadata.iter().filter(|(_, value)| !value.is_empty()) {
             let name = format!("__meta_maxine_metadata_{}", label_name(key.as_str()));
             // The entries are sorted by key. The first of several with one label is kept.
             labels.entry(name).or_insert_with(|| value.as_ref().to_owned());
