@@ -169,6 +169,10 @@ def tests_of_other(alert, runbooks):
     cases = ([case(alert, "4m", [])] if starts else []) + [case(alert, "30m", fires)]
     every = [each for own in series.values() for each in own]
     yield {"interval": "1m", "input_series": every, "alert_rule_test": cases}
+    for each in alert.get("fires_at", []):
+        own = [in_cluster(text, "fires") for text in each["series"]]
+        now = [expected(alert, runbooks, labels, each["value"])]
+        yield {"interval": "1m", "input_series": own, "alert_rule_test": [case(alert, each["at"], now)]}
 
 
 def alert_files(source):
