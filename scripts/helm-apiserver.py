@@ -194,6 +194,8 @@ def check_upgrades(api, directory):
     check("a retired number is not used again", not done and "node number 4 is in cluster.retired" in text, text)
     done, text = helm("upgrade", *values, *again, "--set", "cluster.numbers.4=6", dry)
     check("a new number is added", done and "name: maxine-join-6" in text, text)
+    done, text = helm("upgrade", *values, "--set", "cluster.id=other", dry)
+    check("an upgrade with another name of the cluster is refused", not done and "cluster.id cannot change" in text, text)
     done, text = helm("upgrade", *values, *less, "--set", "cluster.firstMembers=1", dry)
     check("the first members do not change", not done and "cannot change" in text, text)
     done, text = helm("uninstall", "maxine")

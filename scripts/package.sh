@@ -14,7 +14,7 @@
 # The version is the program's own. The packages depend on the C library that the program was linked with: build on the
 # oldest distribution that they are for. Two runs with the same program and commit give the same bytes.
 #
-# Needs binutils, and Go, with which it builds nfpm once.
+# Needs binutils, and Go 1.25 or newer, with which it builds nfpm once. Debian 12 has Go 1.19.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,9 +42,12 @@ DOCS_BIN=${MAXINE_DOCS_BIN:-$BINARY}
 
 NFPM=$PWD/target/tools/nfpm-$NFPM_VERSION
 if [ ! -x "$NFPM" ]; then
-  command -v go >/dev/null || { echo "Go is not installed: it builds nfpm, which makes the packages" >&2; exit 1; }
+  command -v go >/dev/null || { echo "Go is not installed (1.25 or newer): it builds nfpm, which makes the packages" >&2; exit 1; }
   echo "building nfpm $NFPM_VERSION" >&2
-  GOBIN=$PWD/target/tools go install "github.com/goreleaser/nfpm/v2/cmd/nfpm@$NFPM_VERSION"
+  GOBIN=$PWD/target/tools go install "github.com/goreleaser/nfpm/v2/cmd/nfpm@$NFPM_VERSION" || {
+    echo "nfpm was not built with $(go version); it needs Go 1.25 or newer" >&2
+    exit 1
+  }
   mv target/tools/nfpm "$NFPM"
 fi
 

@@ -259,6 +259,12 @@ compares with the ConfigMap of the installed release. Empty where nothing is kno
 {{- fail (printf "settings.%s: this chart sets it from another value" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- if hasKey $v.settings "MAXINE_DNS_PORT" -}}
+{{- fail "settings.MAXINE_DNS_PORT: this chart opens no port for DNS" -}}
+{{- end -}}
+{{- if eq (toString (get $v.settings "MAXINE_HTTP_TLS_CLIENT_AUTH")) "required" -}}
+{{- fail "settings.MAXINE_HTTP_TLS_CLIENT_AUTH: the probes of Kubernetes have no certificate, so it cannot be required" -}}
+{{- end -}}
 {{- if and $v.backup.enabled (not (include "maxine.canSignIn" .)) -}}
 {{- fail "backup.enabled needs auth.adminTokenSecret.name, or auth.existingSecret with http.tls.existingSecret" -}}
 {{- end -}}
@@ -272,6 +278,11 @@ compares with the ConfigMap of the installed release. Empty where nothing is kno
 {{- if not (or (has $number $numbers) (has $number $retired)) -}}
 {{- fail (printf "this upgrade takes away node %s: add %s to cluster.retired, so that it leaves the cluster first" $number $number) -}}
 {{- end -}}
+{{- end -}}
+{{/* A release of a chart that did not store the name has none to compare with. */}}
+{{- $id := get $old.data "cluster-id" -}}
+{{- if and $id (ne $id $v.cluster.id) -}}
+{{- fail (printf "the name of this cluster is %s; cluster.id cannot change" $id) -}}
 {{- end -}}
 {{- $first := get $old.data "first-members" -}}
 {{- if ne $first (include "maxine.firstMembers" .) -}}
