@@ -290,7 +290,7 @@ start_node() {
     --env MAXINE_RAFT_ADVERTISE="$NAME-$1:7700" --env MAXINE_HTTP_ADVERTISE="http://$NAME-$1:8080" \
     --env MAXINE_RAFT_MEMBERS="$MEMBERS" --env MAXINE_RAFT_TLS_CA=/etc/maxine/tls/ca.pem \
     --env MAXINE_RAFT_TLS_CERT="/etc/maxine/tls/node-$1.pem" --env MAXINE_RAFT_TLS_KEY="/etc/maxine/tls/node-$1-key.pem" \
-    --env MAXINE_ADMIN_USERNAME=ada --env MAXINE_ADMIN_PASSWORD=correct-horse-battery-staple \
+    --env MAXINE_ADMIN_USERNAME=admin --env MAXINE_ADMIN_PASSWORD=correct-horse-battery-staple \
     --env MAXINE_REGISTRATION_ACCESS=open --env MAXINE_DISCOVERY_ACCESS=open --env MAXINE_ALLOW_OPEN=true \
     "$IMAGE:$2" >/dev/null 2>>"$DIR/podman.log"
 }
