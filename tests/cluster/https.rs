@@ -270,11 +270,19 @@ async fn https_only() {
     broken.set_read_timeout(Some(PATIENCE)).unwrap();
     broken.write_all(&[22, 3, 1, 0, 4, 255, 255, 255, 255]).unwrap();
     let _alert = broken.read_to_end(&mut Vec::new());
-    let metrics = client.get(format!("{base}/api/actuator/prometheus")).header("cookie", pair);
-    let metrics = metrics.send().await.unwrap().text().await.unwrap();
-    for (reason, count) in [("handshake", 1), ("not_tls", 0)] {
-        let line = format!("maxine_tls_failures_total{{reason=\"{reason}\"}} {count}\n");
-        assert!(metrics.contains(&line), "{reason}: {metrics}");
+    // The node counts a failure after it has told the client.
+    let started = Instant::now();
+    loop {
+        let metrics = client.get(format!("{base}/api/actuator/prometheus")).header("cookie", pair);
+        let metrics = metrics.send().await.unwrap().text().await.unwrap();
+        let is_shown = |reason: &str, count: u8| {
+            metrics.contains(&format!("maxine_tls_failures_total{{reason=\"{reason}\"}} {count}\n"))
+        };
+        // The client without TLS is on this machine.
+        if is_shown("handshake", 1) && is_shown("not_tls", 0) {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "{metrics}");
     }
     node.stop().await;
 }

@@ -198,7 +198,7 @@ mod tests {
 
     fn with<R>(text: &str, then: impl FnOnce(&QuestionName) -> R) -> R {
         let message = question_for(text, 1);
-        let read = question::read(&message).1.ok().expect("a question");
+        let Ok(read) = question::read(&message).1 else { panic!("no question") };
         then(&read.name)
     }
 
