@@ -137,7 +137,7 @@ fn report(
 ) {
     let result = match outcome {
         Ok(()) => {
-            tracing::info!("new connections use the changed files for {purpose}");
+            tracing::info!("new connections use the present files for {purpose}");
             refused.0.lock().remove(purpose);
             "taken"
         }
