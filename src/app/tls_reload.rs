@@ -96,23 +96,14 @@ pub(super) async fn watch(groups: Vec<TlsFiles>, telemetry: Telemetry, refused: 
     if watched.is_empty() {
         return;
     }
-    // A start can take minutes, and a file may have changed since it was read for the first time.
-    let (first_telemetry, first_refused) = (telemetry.clone(), refused.clone());
-    let first = tokio::task::spawn_blocking(move || {
-        for each in &mut watched {
-            if let Err(why) = each.take_again() {
-                report(each.group.purpose, Err(why), &first_telemetry, &first_refused);
-            }
-        }
-        watched
-    });
-    let Ok(mut watched) = first.await else { return };
+    let mut is_start = true;
     loop {
-        tokio::time::sleep(INTERVAL).await;
         let (telemetry, refused) = (telemetry.clone(), refused.clone());
         let looked = tokio::task::spawn_blocking(move || {
             for each in &mut watched {
-                if let Some(outcome) = each.look() {
+                // A start can take minutes, and a file may have changed since it was read for the first time.
+                let outcome = if is_start { each.take_again().err().map(Err) } else { each.look() };
+                if let Some(outcome) = outcome {
                     report(each.group.purpose, outcome, &telemetry, &refused);
                 }
             }
@@ -126,6 +117,8 @@ pub(super) async fn watch(groups: Vec<TlsFiles>, telemetry: Telemetry, refused: 
                 return;
             }
         }
+        is_start = false;
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
