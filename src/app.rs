@@ -18,7 +18,7 @@ use crate::config::{BackendKind, NodeConfig};
 use maxine_actors::Registry;
 use maxine_actors::clock_check::{self, ClockReport};
 use maxine_actors::peer::PeerRouter;
-use maxine_api::serve::ServeLimits;
+use maxine_api::ServeLimits;
 use maxine_clock::Clock;
 use maxine_dns::{Dns, DnsMetrics, Listener};
 use maxine_gateway::{OwnAddresses, TlsRoots};

@@ -141,9 +141,6 @@ fn a_crate_depends_only_on_those_that_the_design_names() {
     }
 }
 
-/// Crates that still have modules that import each other in a circle.
-const WITH_CIRCLES: &[&str] = &["api", "gateway"];
-
 /// A module in a circle cannot be understood, tested or changed without all others of the circle.
 #[test]
 fn modules_of_a_crate_import_each_other_in_no_circle() {
@@ -156,12 +153,7 @@ fn modules_of_a_crate_import_each_other_in_no_circle() {
         let src = root.join(&part).join("src");
         assert!(!sources(&src).is_empty(), "{part} is gone: change the test");
         let circles = circles::circles(&src);
-        let name = part.trim_start_matches("crates/");
-        if WITH_CIRCLES.contains(&name) {
-            assert!(!circles.is_empty(), "{part} has no circle any more: take it off the list");
-        } else {
-            assert!(circles.is_empty(), "circles in {part}:\n{}", circles.join("\n"));
-        }
+        assert!(circles.is_empty(), "circles in {part}:\n{}", circles.join("\n"));
     }
 }
 

@@ -22,7 +22,8 @@ use maxine_actors::supervisor::Supervised;
 use maxine_actors::{
     HealthChecker, HealthParts, LeadershipActor, ProxyActor, Registry, history, members,
 };
-use maxine_api::serve::{ServeLimits, serve};
+use maxine_api::ServeLimits;
+use maxine_api::serve::serve;
 use maxine_api::{self, ApiSettings, AppParts, AppState, Front};
 use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use maxine::app::{NodeParts, NodeSettings, assemble};
 use maxine_actors::peer::PeerRouter;
 use maxine_actors::registry::RegistrySettings;
-use maxine_api::serve::ServeLimits;
+use maxine_api::ServeLimits;
 use maxine_api::{ApiSettings, AppState};
 use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use maxine_api::access::rules;
-use maxine_api::openapi::document;
+use maxine_api::openapi_document as document;
 use reqwest::Method;
 use serde_json::Value;
 

@@ -9,7 +9,7 @@ use actix_rt::{Arbiter, ArbiterHandle, System};
 use maxine::app::{NodeParts, NodeSettings, assemble};
 use maxine_actors::peer::PeerRouter;
 use maxine_actors::registry::RegistrySettings;
-use maxine_api::serve::ServeLimits;
+use maxine_api::ServeLimits;
 use maxine_api::{self, ApiSettings};
 use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;

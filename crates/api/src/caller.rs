@@ -7,7 +7,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 
-use super::ApiSettings;
+use super::settings::ApiSettings;
 use maxine_gateway::{ClientAddr, Peer};
 use maxine_state::Actor;
 use maxine_telemetry::TraceName;

@@ -21,39 +21,23 @@ use bytes::BytesMut;
 use futures::future::Either;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
-use tokio_util::sync::CancellationToken;
 
 use super::answering::Answering;
 use super::client_stream::{ClientRead, ClientWrite};
 use super::compat::Relayed;
 use super::credential_check;
-use super::fast_path::{Answered, Relay};
+use super::fast_path::{Answered, OUTPUT_LEN_MAX, Relay};
 use super::http2;
 use super::linger::LingeringStream;
-use super::send_monitor::{self, Reader, SendMonitor, UnsentBytes};
-use super::serve::ServeLimits;
+use super::listener::{Client, Listener};
+use super::send_monitor::{self, Reader, SendMonitor};
 use super::well_formed;
-use maxine_http1::{
-    After, Asked, BadRequest, Connection, HeadLimits, HeadWait, RequestHead, Upgrade,
-};
-use maxine_telemetry::Metrics;
+use maxine_http1::{After, Asked, BadRequest, Connection, HeadWait, RequestHead, Upgrade};
 
 /// Maximum number of bytes that are read at once while the connection waits for a request.
 const READ_LEN_MAX: usize = 8 * 1_024;
-/// No more look-ups are answered while this number of bytes of answers waits to be sent.
-pub(super) const OUTPUT_LEN_MAX: usize = 16 * 1_024;
 /// The first bytes of a connection over HTTP/2 (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// What all connections of a listener share.
-pub(super) struct Listener {
-    pub(super) limits: ServeLimits,
-    pub(super) head_limits: HeadLimits,
-    pub(super) metrics: Metrics,
-    pub(super) unsent: UnsentBytes,
-    pub(super) http2: http2::Builder,
-    pub(super) stop: CancellationToken,
-}
 
 /// The buffers of a thread, which its connections share. Nothing stays in them from one turn to the next.
 struct Scratch {
@@ -67,8 +51,6 @@ thread_local! {
         output: Vec::new(),
     });
 }
-
-pub(super) type Client = Connection<ClientRead, ClientWrite>;
 
 /// What happens next on a connection.
 enum Next {

@@ -20,7 +20,6 @@ use httparse::{Header, Status};
 use maxine_balance::Fields;
 
 use super::compat::{self, DirectForward, LookUp, Preferred};
-use super::connection::OUTPUT_LEN_MAX;
 use super::middleware::{Record, Shared, TRACEPARENT, context_of};
 use super::native::{Basis, NO_STORE, PlainResolve};
 use super::route::Route;
@@ -30,6 +29,9 @@ use maxine_discovery::{Outcome, TEXT_PREFIX};
 use maxine_gateway::{FieldLines, Peer};
 use maxine_http1::{push_date, push_field, push_length};
 use maxine_telemetry::Subject;
+
+/// No more look-ups are answered while this number of bytes of answers waits to be sent.
+pub(super) const OUTPUT_LEN_MAX: usize = 16 * 1_024;
 
 /// Maximum number of header fields of a request on the fast path.
 const FIELDS_MAX: usize = 32;

@@ -24,10 +24,10 @@ use maxine_http1::{Interim, PlainAnswer};
 use maxine_identity::CookieUse;
 use maxine_telemetry::{AttemptTrail, Subject};
 
-use super::compat::{Forwarding, LookUp, Relayed};
+use super::compat::{DISCOVER, Forwarding, LookUp, Relayed};
 use super::fast_path::{FastPath, Relay};
-use super::route::{DISCOVER, Route};
-use super::{AppState, compat, compat_error, routes};
+use super::route::Route;
+use super::{AppState, compat, compat_error, router};
 
 /// Receives every request.
 pub struct Front {
@@ -52,7 +52,7 @@ impl Front {
     /// A front for a node's state.
     #[must_use]
     pub fn new(state: AppState) -> Self {
-        let router = routes::build(state.clone());
+        let router = router::build(state.clone());
         let edge = EdgeLayer::new(state.clone()).shared();
         let fast_path = FastPath::new(state.clone(), Arc::clone(&edge));
         Self { router, edge, state, fast_path }

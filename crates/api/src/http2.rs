@@ -10,42 +10,22 @@ use axum::body::{Body, HttpBody};
 use axum::http::{Request, Response, StatusCode, Version};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 
 use super::answering::Answering;
 use super::compat_error::CompatError;
-use super::connection::{Client, Listener};
 use super::linger::LingeringStream;
+use super::listener::{Client, Listener};
 use super::send_monitor::{Reader, SendMonitor};
-use super::serve::ServeLimits;
 use maxine_admission::{CallerClass, NoPlace, Place};
 
-/// Maximum number of bytes of one answer that HTTP/2 holds in addition to the last part.
-const SEND_BUFFER_LEN: usize = 32 * 1_024;
 /// Bytes that a request counts in addition to its head, for its stream and the task that answers it. A request may wait
 /// for seconds, for example for an index.
 const REQUEST_LEN: usize = 8 * 1_024;
 /// Bytes that a request counts in addition while its body has not ended, for the first part of the body.
 const OPEN_BODY_LEN: usize = 8 * 1_024;
-
-pub(super) type Builder = http2::Builder<TokioExecutor>;
-
-/// The limits and timers that all connections have.
-pub(super) fn builder(limits: &ServeLimits) -> Builder {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    let idle = Duration::from_millis(limits.header_timeout_ms);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams_max)
-        .max_send_buf_size(SEND_BUFFER_LEN)
-        .max_header_list_size(u32::try_from(limits.header_len_max).unwrap_or(u32::MAX))
-        .keep_alive_interval(idle)
-        .keep_alive_timeout(idle);
-    builder
-}
 
 /// Serves a connection until it ends. Its preface was already read, and is the beginning of `client.bytes`.
 pub(super) async fn serve(listener: &Listener, answering: Answering, client: Client) {

@@ -24,12 +24,13 @@ mod hosts;
 mod http2;
 mod linger;
 mod listen;
+mod listener;
 mod lists;
 mod look_ups;
 pub mod middleware;
 pub mod native;
 mod observations;
-pub mod openapi;
+mod openapi;
 mod origins;
 mod own_password;
 mod pending_records;
@@ -37,9 +38,12 @@ pub mod problem;
 mod provisional;
 mod registrants;
 mod route;
+mod router;
 mod routes;
 mod send_monitor;
 pub mod serve;
+mod serve_limits;
+mod settings;
 mod state;
 mod status_of_error;
 mod tls;
@@ -55,9 +59,12 @@ use compat::open_session;
 pub use front::Front;
 pub use hosts::name_of as host_name;
 pub use listen::listen;
-pub use state::{ApiSettings, AppParts, AppState};
+pub use router::document as openapi_document;
+pub use serve_limits::ServeLimits;
+pub use settings::ApiSettings;
+pub use state::{AppParts, AppState};
 
 /// The routes of a node that lie behind its [`Front`].
 pub fn router(state: AppState) -> Router {
-    routes::build(state)
+    router::build(state)
 }

@@ -12,14 +12,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::caller::{CalledBy, RequestContext};
 use super::compat_error::{CompatError, edge_error};
-use super::{AppState, CalledBy, RequestContext};
 use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
 
 /// Limits for the lists in flight, which are waiting for their turn, being built, or being delivered.
@@ -115,16 +115,18 @@ impl Listing {
 }
 
 /// A handler must have this as its last argument, because the turn begins when it is extracted.
-impl FromRequestParts<AppState> for Listing {
+impl<S> FromRequestParts<S> for Listing
+where
+    S: Sync,
+    Arc<Lists>: FromRef<S>,
+{
     type Rejection = Response<Body>;
 
-    async fn from_request_parts(
-        parts: &mut Parts,
-        state: &AppState,
-    ) -> Result<Self, Self::Rejection> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         let Ok(CalledBy(caller)) = CalledBy::from_request_parts(parts, state).await;
         let Ok(context) = RequestContext::from_request_parts(parts, state).await;
-        let listing = state.lists().begin(context.client.ip, caller.role.is_some()).await;
+        let listing =
+            Arc::<Lists>::from_ref(state).begin(context.client.ip, caller.role.is_some()).await;
         listing.map_err(|why| edge_error(parts.uri.path(), why.into()))
     }
 }

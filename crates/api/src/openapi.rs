@@ -214,12 +214,6 @@ fn add_header(operation: &mut Operation, name: &str, about: &str) {
     operation.parameters.get_or_insert_with(Vec::new).push(parameter);
 }
 
-/// The whole document.
-#[must_use]
-pub fn document() -> OpenApi {
-    super::native::router().into_openapi()
-}
-
 /// Routes for the document, its interactive page, and the pages about the types of problems. The interactive page acts
 /// for the user who is signed in. So it is only served under this node's own names, like the dashboard.
 pub(super) fn pages(document: OpenApi) -> Router<AppState> {

@@ -11,9 +11,7 @@ use std::net::IpAddr;
 use parking_lot::Mutex;
 
 use super::problem::{Problem, ProblemKind};
-use super::{AppState, Caller};
 use maxine_admission::network_of;
-use maxine_gateway::ClientAddr;
 use maxine_state::InstanceKey;
 
 /// If an address has reached its limit, its instances are looked up to find out which have left. For this time after a
@@ -79,7 +77,7 @@ impl Registrants {
 
     /// Counts an instance, unless it is in the registry or counted already. `exists` looks an instance up in the
     /// registry.
-    fn count(
+    pub(super) fn count(
         &self,
         address: IpAddr,
         key: &InstanceKey,
@@ -112,27 +110,6 @@ impl Registrants {
         *len += usize::from(own.instances.insert(key.clone()));
         Ok(())
     }
-}
-
-/// Counts an instance that is about to be registered. There is no limit for callers with a credential, for callers on
-/// this machine, and for a trusted proxy that names no client.
-pub(super) fn admit(
-    state: &AppState,
-    caller: &Caller,
-    client: &ClientAddr,
-    key: &InstanceKey,
-) -> Result<(), TooManyInstances> {
-    let is_here = client.ip.is_loopback() && state.settings().trusted_proxies.is_empty();
-    let is_proxy = client.is_peer_trusted && client.ip == client.peer;
-    if caller.role.is_some() || is_here || is_proxy {
-        return Ok(());
-    }
-    let snapshot = state.view().snapshot();
-    let exists = |key: &InstanceKey| {
-        let service = snapshot.state.service(&key.service);
-        service.is_some_and(|service| service.instances.contains_key(&key.instance))
-    };
-    state.registrants().count(client.ip, key, state.clock().monotonic_ms(), exists)
 }
 
 #[cfg(test)]

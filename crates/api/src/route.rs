@@ -6,12 +6,9 @@
 use axum::http::{self, Method};
 
 use super::AppState;
-use super::compat::{Forward, LookUp};
+use super::compat::{DISCOVER, Forward, LookUp};
 use maxine_discovery::DiscoverQuery;
 use maxine_state::DiscoveryMode;
-
-/// The path of discovery, as the access table has it.
-pub(super) const DISCOVER: &str = "/api/maxine/serviceops/discover";
 
 /// What a request asks for.
 pub(super) enum Route<'a> {

@@ -21,17 +21,17 @@ use tokio_util::task::TaskTracker;
 use super::Front;
 use super::answering::Answering;
 use super::client_stream::{self, ClientRead, ClientWrite};
-use super::connection::{self, Listener};
+use super::connection;
 use super::credential_check::{self, CredentialCheck};
-use super::http2;
 use super::linger::LingeringStream;
+use super::listener::{self, Listener};
 use super::provisional::ProvisionalConnections;
 use super::send_monitor::UnsentBytes;
+use super::serve_limits::ServeLimits;
 use super::tls;
 use super::well_formed::Bounds;
 use maxine_admission::{CallerClass, NoPlace, PlaceLimits, Places};
-use maxine_gateway::{Peer, TrustedProxies};
-use maxine_identity::ServerTls;
+use maxine_gateway::Peer;
 use maxine_telemetry::Metrics;
 
 /// The bytes that answer a connection above a limit.
@@ -55,49 +55,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const REFUSALS_MAX: usize = 512;
 /// One in this many connections is reserved for callers with a credential and for operators on this machine.
 const RESERVED_ONE_IN: usize = 8;
-/// Limits of the server.
-#[derive(Clone, Debug)]
-pub struct ServeLimits {
-    /// Maximum number of open connections.
-    pub connections_max: usize,
-    /// Maximum number of open connections from one address. It does not apply to trusted proxies.
-    pub connections_per_address_max: usize,
-    /// Proxies that speak for many clients.
-    pub trusted_proxies: TrustedProxies,
-    /// Time limit for a request's head, and for a connection to be idle between two requests, in
-    /// milliseconds.
-    pub header_timeout_ms: u64,
-    /// Maximum length of a request's head, in bytes. A value below 8,192 counts as 8,192.
-    pub header_len_max: usize,
-    /// Maximum number of header fields in a request.
-    pub header_fields_max: usize,
-    /// Maximum number of concurrent requests on one HTTP/2 connection.
-    pub streams_max: u32,
-    /// How long a client may read nothing of an answer, in milliseconds. After that, its connection is closed.
-    pub send_timeout_ms: u32,
-    /// How long requests in flight may take to end when the node stops, in milliseconds.
-    pub drain_timeout_ms: u64,
-    /// TLS of the listener; `None` for plain HTTP.
-    pub tls: Option<Arc<ServerTls>>,
-}
-
-impl Default for ServeLimits {
-    fn default() -> Self {
-        Self {
-            connections_max: 32_768,
-            connections_per_address_max: 32_768,
-            trusted_proxies: TrustedProxies::default(),
-            header_timeout_ms: 30_000,
-            header_len_max: 64 * 1_024,
-            header_fields_max: 128,
-            streams_max: 256,
-            send_timeout_ms: 30_000,
-            drain_timeout_ms: 10_000,
-            tls: None,
-        }
-    }
-}
-
 /// Serves `front` on `listener` until `stop`. After that, it accepts no more connections, waits for the requests in
 /// flight for a limited time, and returns.
 pub async fn serve(
@@ -117,7 +74,7 @@ pub async fn serve(
     let provisional = ProvisionalConnections::new(Arc::clone(&connections), provisional_max);
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let shared = Arc::new(Listener {
-        http2: http2::builder(&limits),
+        http2: listener::http2_builder(&limits),
         limits: limits.clone(),
         head_limits: bounds.of_heads(),
         metrics: metrics.clone(),

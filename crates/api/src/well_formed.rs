@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use axum::response::IntoResponse;
 
 use super::compat_error::CompatError;
-use super::serve::ServeLimits;
+use super::serve_limits::ServeLimits;
 use maxine_http1::{BadRequest, HeadLimits, is_chunked_or_unencoded};
 
 /// Limits on a request's head.

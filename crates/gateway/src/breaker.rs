@@ -3,8 +3,19 @@
 //! A closed breaker lets all requests through, and an open one lets none through. A half-open one lets a few trial
 //! requests through, and their answers decide. Source: Nygard, Release It!, 2007.
 
-use super::upstream::{Counts, Gate};
+use super::counts::Counts;
 use maxine_state::CircuitBreakerPolicy;
+
+/// Which requests the breaker lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// All requests.
+    Open,
+    /// This many trial requests.
+    Trials(u32),
+    /// No request.
+    Closed,
+}
 
 /// A breaker's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

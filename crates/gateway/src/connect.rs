@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,10 +25,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::egress::EgressPolicy;
+use super::egress::{EgressDenied, EgressPolicy};
 use super::error::{ProxyError, TlsFailure};
+use super::idle_connections::Pools;
 use super::lookup::{LookupCaller, Lookups};
-use super::pool::{Pools, WIDE_MAX};
 use super::target::UpstreamAddress;
 use super::wire::{Wire, WireState};
 use maxine_admission::{NoPlace, Places};
@@ -36,6 +37,9 @@ use maxine_admission::{NoPlace, Places};
 const RESOLVED_MAX: usize = 8;
 /// How long one of several addresses is tried alone, before the next one is tried concurrently (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Maximum number of HTTP/2 connections with wide windows. Together they hold at most 256 MiB.
+pub(crate) const WIDE_MAX: usize = 128;
 
 /// The authorities whose signatures on instances' certificates are accepted.
 #[derive(Clone, Debug, Default)]
@@ -257,8 +261,29 @@ impl Connector {
         }
     }
 
+    /// Whether a connection to this resolved address may be made. The names of Maxine's own addresses with the same
+    /// port are resolved for the comparison.
+    async fn check_egress(&self, to: SocketAddr) -> Result<(), ProxyError> {
+        self.egress.check_socket(to).map_err(ProxyError::Egress)?;
+        // These names come from the settings, so they count as resolved before.
+        let known = AtomicBool::new(true);
+        for name in self.egress.own_names_with(to.port()) {
+            let found = match self.lookups.resolve(&name, LookupCaller::node(&known)).await {
+                Ok(found) => found,
+                Err(ProxyError::Resolve) => continue,
+                Err(error) => return Err(error),
+            };
+            let ip = to.ip().to_canonical();
+            if found.iter().any(|own| own.to_canonical() == ip) {
+                let own = EgressDenied::Own { host: ip.to_string(), port: to.port() };
+                return Err(ProxyError::Egress(own));
+            }
+        }
+        Ok(())
+    }
+
     async fn connect_ip(&self, address: SocketAddr) -> Result<TcpStream, ProxyError> {
-        self.egress.check_connection(address, &self.lookups).await?;
+        self.check_egress(address).await?;
         let stream = TcpStream::connect(address).await.map_err(|_| ProxyError::Connect)?;
         // Small messages must not wait for the confirmation of earlier ones.
         stream.set_nodelay(true).map_err(|_| ProxyError::Connect)?;
@@ -404,8 +429,9 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::net::Ipv4Addr;
 
+    use super::super::egress::{HostPort, OwnAddresses};
     use super::*;
 
     #[tokio::test]
@@ -418,6 +444,21 @@ mod tests {
             .connect_tcp("localhost", 9, LookupCaller::node(&AtomicBool::new(false)))
             .await;
         assert!(matches!(refused, Err(ProxyError::Egress(_))), "{:?}", refused.err());
+    }
+
+    #[tokio::test]
+    async fn maxines_own_names_are_compared_by_their_addresses() {
+        let own = OwnAddresses::default();
+        own.set(vec![HostPort::of_url("http://localhost:8090", 80).unwrap()]);
+        let policy = EgressPolicy::new(vec![], vec![], true).with_own(own);
+        let places = crate::ConnectionLimits::of(8).places();
+        let connector = Connector::new(policy, &TlsRoots::System, places).unwrap();
+        let to = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        let refused = connector.check_egress(to(8_090)).await;
+        let is_own =
+            matches!(refused, Err(ProxyError::Egress(EgressDenied::Own { port: 8_090, .. })));
+        assert!(is_own, "{refused:?}");
+        connector.check_egress(to(8_091)).await.unwrap();
     }
 
     #[test]

@@ -6,14 +6,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-use super::error::ProxyError;
 use super::local_routes::is_of_this_machine;
-use super::lookup::{LookupCaller, Lookups};
 use maxine_state::Address;
 
 /// Networks without services of users: link-local, metadata services of clouds, multicast, broadcast, unspecified
@@ -197,32 +194,8 @@ impl EgressPolicy {
         Ok(())
     }
 
-    /// Whether a connection to this resolved address may be made. The names of Maxine's own addresses with the same
-    /// port are resolved for the comparison.
-    pub(crate) async fn check_connection(
-        &self,
-        to: SocketAddr,
-        lookups: &Lookups,
-    ) -> Result<(), ProxyError> {
-        self.check_socket(to).map_err(ProxyError::Egress)?;
-        // These names come from the settings, so they count as resolved before.
-        let known = AtomicBool::new(true);
-        for name in self.own.names_with(to.port()) {
-            let found = match lookups.resolve(&name, LookupCaller::node(&known)).await {
-                Ok(found) => found,
-                Err(ProxyError::Resolve) => continue,
-                Err(error) => return Err(error),
-            };
-            let ip = to.ip().to_canonical();
-            if found.iter().any(|own| own.to_canonical() == ip) {
-                let own = EgressDenied::Own { host: ip.to_string(), port: to.port() };
-                return Err(ProxyError::Egress(own));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_socket(&self, to: SocketAddr) -> Result<(), EgressDenied> {
+    /// Whether this address may be connected to, judged without the names of Maxine's own addresses.
+    pub(crate) fn check_socket(&self, to: SocketAddr) -> Result<(), EgressDenied> {
         self.check_ip(to.ip())?;
         let ip = to.ip().to_canonical();
         let embedded = embedded_v4(ip).map(IpAddr::V4);
@@ -230,6 +203,11 @@ impl EgressPolicy {
             return Err(EgressDenied::Own { host: ip.to_string(), port: to.port() });
         }
         Ok(())
+    }
+
+    /// The host names among Maxine's own addresses that have this port. Who connects compares their addresses.
+    pub(crate) fn own_names_with(&self, port: u16) -> Vec<String> {
+        self.own.names_with(port)
     }
 
     /// Whether this address may be registered, judged by its text: a literal IP, a loopback name, or a name of Maxine
@@ -412,8 +390,8 @@ mod tests {
         assert!(!registered(&range, "http://[64:ff9b::8.8.8.8]"));
     }
 
-    #[tokio::test]
-    async fn maxines_own_addresses_are_neither_registered_nor_called() {
+    #[test]
+    fn maxines_own_addresses_cannot_be_registered() {
         let own = OwnAddresses::default();
         let policy = EgressPolicy::new(vec![], vec![], true).with_own(own.clone());
         assert!(registered(&policy, "http://127.0.0.1:8080"));
@@ -421,7 +399,6 @@ mod tests {
             HostPort::parse("127.0.0.1:8080").unwrap(),
             HostPort::parse("[fd12::7]:7700").unwrap(),
             HostPort::of_url("redis://user:word@cache.internal/0", 6_379).unwrap(),
-            HostPort::of_url("http://localhost:8090", 80).unwrap(),
             HostPort::parse("0.0.0.0:7701").unwrap(),
             HostPort::of_url("http://10.0.0.9", 80).unwrap(),
         ]);
@@ -442,13 +419,5 @@ mod tests {
         for url in ["http://127.0.0.2:8080", "http://127.0.0.1:8081", "https://10.0.0.9"] {
             assert!(registered(&policy, url), "{url}");
         }
-        // Maxine's own names are compared by their addresses.
-        let to = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-        let lookups = Lookups::new();
-        let refused = policy.check_connection(to(8_090), &lookups).await;
-        let is_own =
-            matches!(refused, Err(ProxyError::Egress(EgressDenied::Own { port: 8_090, .. })));
-        assert!(is_own, "{refused:?}");
-        policy.check_connection(to(8_091), &lookups).await.unwrap();
     }
 }

@@ -49,6 +49,9 @@ pub enum TlsFailure {
     Broken,
 }
 
+/// The error of a body.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a request got no answer from an instance.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {

@@ -8,13 +8,15 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
-use super::body::{Content, ExpectGate, Phase, Progress, RequestBody, timer_now};
+use super::content::Content;
 use super::error::ProxyError;
 use super::http1::OnInterim;
 use super::interim::InterimSink;
 use super::pool::{Lease, Pool, Reuse, SendFailure};
 use super::request::{Head, Outgoing};
+use super::request_body::{ExpectGate, Phase, Progress, RequestBody};
 use super::slots::Holder;
+use super::timer::timer_now;
 use super::upstream::{InFlight, Upstream};
 use maxine_clock::Clock;
 

@@ -15,22 +15,26 @@ use maxine_balance::{Draw, HashInput, Pick};
 use maxine_http1::Upgrade;
 use tokio::time::Instant;
 
-use super::body::{Content, Progress, ResponseBody, ResponseWatch, timer_now};
 use super::client::ClientAddr;
 use super::compiled::{CompiledPolicy, StickyCookie};
+use super::content::Content;
 use super::error::ProxyError;
 use super::exchange::{Answer, Exchange, Times};
+use super::in_flight::InFlightGuard;
 use super::interim::InterimSink;
 use super::metrics::RequestRecord;
 use super::pick::{NoPick, PickInput};
 use super::prefix::PrefixMap;
 use super::request::{self, BodyPlan, Head, Inbound, Outgoing};
+use super::request_body::Progress;
+use super::response_body::{ResponseBody, ResponseWatch};
 use super::runtime::ServiceRuntime;
 use super::slots::Holder;
 use super::target::RequestTarget;
+use super::timer::timer_now;
 use super::tunnel::{self, TunnelHold};
 use super::upstream::Upstream;
-use super::{Forwarder, Inner, framing, headers};
+use super::{Forwarder, framing, headers};
 use maxine_admission::Place;
 use maxine_state::{Instance, RateLimitScope, ServiceKey};
 use maxine_telemetry::{AttemptOutcome, AttemptRecord, AttemptTrail};
@@ -94,22 +98,6 @@ pub struct Forwarded {
     pub attempts: u32,
     /// The outcome of each attempt.
     pub trail: AttemptTrail,
-}
-
-/// Counts one request as in flight, from its arrival to its last byte.
-pub(crate) struct InFlightGuard(Arc<Inner>);
-
-impl InFlightGuard {
-    pub(crate) fn enter(forwarder: &Forwarder) -> Self {
-        forwarder.0.requests_in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(&forwarder.0))
-    }
-}
-
-impl Drop for InFlightGuard {
-    fn drop(&mut self) {
-        self.0.requests_in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// What the attempts of one request share.

@@ -1,5 +1,7 @@
 //! The length of a message's content, and which fields may follow the content.
 
+use bytes::Bytes;
+use hyper::body::Frame;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::headers::{
@@ -57,6 +59,14 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     for name in &misplaced {
         trailers.remove(name);
     }
+}
+
+/// The frame without the fields that are not allowed in trailers.
+pub(crate) fn without_misplaced(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        strip_trailers(trailers);
+    }
+    frame
 }
 
 #[cfg(test)]

@@ -7,11 +7,12 @@
 //! **Invariant:** nothing here imports an actor, a backend or the API. Only registered addresses that the egress policy
 //! allows are called.
 
-mod body;
 mod breaker;
 mod client;
 mod compiled;
 mod connect;
+mod content;
+mod counts;
 mod direct;
 mod egress;
 mod error;
@@ -22,6 +23,8 @@ mod framing;
 pub mod fuzz;
 mod headers;
 mod http1;
+mod idle_connections;
+mod in_flight;
 mod interim;
 mod limit;
 mod local_routes;
@@ -34,10 +37,13 @@ mod pool;
 mod prefix;
 mod probe;
 mod request;
+mod request_body;
+mod response_body;
 mod runtime;
 mod slots;
 mod target;
 mod tick;
+mod timer;
 mod tunnel;
 mod upstream;
 mod wire;

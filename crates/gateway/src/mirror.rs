@@ -8,14 +8,15 @@ use http_body_util::BodyExt;
 use hyper::header::HeaderMap;
 use maxine_balance::{Draw, HashInput};
 
-use super::body::Progress;
+use super::Forwarder;
 use super::client::ClientAddr;
 use super::exchange::{Exchange, Times};
 use super::pick::PickInput;
 use super::request::{Head, Outgoing};
+use super::request_body::Progress;
 use super::runtime::{ServiceRuntime, ServiceShared};
 use super::slots::Holder;
-use super::{Forwarder, body::timer_now};
+use super::timer::timer_now;
 use maxine_state::{ServiceKey, ServiceRef};
 
 /// Maximum duration of one copy, in milliseconds.

@@ -2,7 +2,7 @@
 //!
 //! It never ejects more than the policy's share at once, and never the last instance.
 
-use super::upstream::Counts;
+use super::counts::Counts;
 use maxine_state::OutlierPolicy;
 
 /// The ejection status of one instance.

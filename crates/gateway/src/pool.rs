@@ -3,8 +3,8 @@
 //! An HTTP/1 connection carries one request at a time. Between two requests it is on a stack, whose top was used last.
 //! One HTTP/2 connection carries many requests. [`Slots`] limits the requests in flight and those that wait.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper::client::conn::{TrySendError, http2};
@@ -14,15 +14,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
-use super::body::{Content, RequestBody, timer_now};
 use super::connect::{Connector, Security};
+use super::content::Content;
 use super::error::ProxyError;
 use super::http1::{self, Answered, OnInterim};
+use super::idle_connections::KeepsIdle;
 use super::lookup::LookupCaller;
+use super::request_body::RequestBody;
 use super::slots::{Holder, Slot, Slots};
 use super::target::UpstreamAddress;
+use super::timer::timer_now;
 use super::wire::{InUse, WireState};
-use maxine_admission::{NoPlace, Places};
+use maxine_admission::NoPlace;
 use maxine_clock::Clock;
 use maxine_http1::PlainAnswer;
 use maxine_state::{ConnectionPolicy, UpstreamProtocol};
@@ -30,16 +33,11 @@ use maxine_state::{ConnectionPolicy, UpstreamProtocol};
 /// Window of an HTTP/2 stream, in bytes. An instance may send this much of an answer whose client takes nothing. The
 /// window of the whole connection is four times as large.
 const WIDE_WINDOW_LEN: u32 = 512 * 1024;
-/// Maximum number of HTTP/2 connections with wide windows. Together they hold at most 256 MiB.
-pub(crate) const WIDE_MAX: usize = 128;
 /// Window of each further HTTP/2 connection and of its streams, in bytes. Such a connection holds as much as one over
 /// HTTP/1.
 const NARROW_WINDOW_LEN: u32 = maxine_http1::READ_LEN_MAX as u32;
 /// Maximum number of bytes that wait to be sent on one HTTP/2 stream.
 const SEND_BUFFER_LEN: usize = 512 * 1024;
-/// If all places for connections are taken, up to one in this many is freed at once, if no request uses its connection.
-const CLOSED_ONE_IN: usize = 16;
-
 /// The settings of a pool. If one changes, the pool is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PoolSettings {
@@ -95,40 +93,23 @@ pub(crate) struct Pool {
     name_known: AtomicBool,
 }
 
-/// The pools of a connector. Clones are cheap and share one list.
-#[derive(Clone, Default)]
-pub(crate) struct Pools(Arc<Mutex<Vec<Weak<Pool>>>>);
-
-impl Pools {
-    fn add(&self, pool: &Arc<Pool>) {
-        let mut pools = self.0.lock();
-        // A full vector would be copied anyway, so this is a good time to remove dropped pools.
-        if pools.len() == pools.capacity() {
-            pools.retain(|pool| pool.strong_count() > 0);
+impl KeepsIdle for Pool {
+    fn close_unused(&self, most: usize) -> usize {
+        let closed = {
+            let mut idle = self.idle.lock();
+            let len = most.min(idle.len());
+            idle.drain(..len).filter(|idle| idle.connection.connection.wire().give_up()).count()
+        };
+        if closed == most {
+            return closed;
         }
-        pools.push(Arc::downgrade(pool));
-    }
-
-    /// Closes connections that no request uses, to make room for new ones. Returns whether any were closed. Each call
-    /// begins behind the last pool whose connections were closed.
-    pub(crate) fn close_unused(&self, connections: &Places) -> bool {
-        let most = (connections.limits().max / CLOSED_ONE_IN).max(1);
-        if connections.unused() == 0 {
-            return false;
+        // While a connection is being opened, the HTTP/2 connection is not closed.
+        let Ok(mut shared) = self.shared.try_lock() else { return closed };
+        let is_unused = shared.as_ref().is_some_and(|kept| kept.wire.give_up());
+        if is_unused {
+            *shared = None;
         }
-        let mut pools = self.0.lock();
-        let mut closed = 0;
-        let mut looked_at = 0;
-        for pool in pools.iter().filter_map(Weak::upgrade) {
-            closed += pool.close_unused(most - closed);
-            looked_at += 1;
-            if closed == most {
-                break;
-            }
-        }
-        let middle = looked_at.min(pools.len());
-        pools.rotate_left(middle);
-        closed > 0
+        closed + usize::from(is_unused)
     }
 }
 
@@ -337,26 +318,6 @@ impl Pool {
             }
         }
         Ok(None)
-    }
-
-    /// Closes up to `most` connections that no request uses, and returns their number. Those that have been idle
-    /// longest are closed first.
-    fn close_unused(&self, most: usize) -> usize {
-        let closed = {
-            let mut idle = self.idle.lock();
-            let len = most.min(idle.len());
-            idle.drain(..len).filter(|idle| idle.connection.connection.wire().give_up()).count()
-        };
-        if closed == most {
-            return closed;
-        }
-        // While a connection is being opened, the HTTP/2 connection is not closed.
-        let Ok(mut shared) = self.shared.try_lock() else { return closed };
-        let is_unused = shared.as_ref().is_some_and(|kept| kept.wire.give_up());
-        if is_unused {
-            *shared = None;
-        }
-        closed + usize::from(is_unused)
     }
 
     fn is_stale(&self, idle: &Idle) -> bool {
@@ -588,7 +549,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::super::client::{ClientAddr, Peer};
-    use super::super::connect::TlsRoots;
+    use super::super::connect::{TlsRoots, WIDE_MAX};
     use super::super::egress::EgressPolicy;
     use super::*;
     use maxine_state::Address;

@@ -11,12 +11,12 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Uri, Version};
 
-use super::body::{self, CollectedBody, ExpectGate, Progress, RequestBody};
 use super::client::{ClientAddr, Peer};
 use super::compiled::{CompiledPolicy, StickyCookie};
 use super::error::ProxyError;
 use super::headers::{self, Origin};
 use super::pool::Pool;
+use super::request_body::{self, CollectedBody, ExpectGate, Progress, RequestBody};
 use super::target::RequestTarget;
 use maxine_admission::Place;
 use maxine_clock::Clock;
@@ -235,7 +235,7 @@ impl Outgoing {
             let stream = RequestBody::stream(body, max, Arc::clone(progress), clock.clone());
             return Ok(Self::Once(Some(Box::new(stream))));
         };
-        Ok(match body::collect(body, keep_max.min(max), plan.idle, kept).await? {
+        Ok(match request_body::collect(body, keep_max.min(max), plan.idle, kept).await? {
             CollectedBody::Whole(bytes) if bytes.is_empty() => Self::Empty,
             CollectedBody::Whole(bytes) => Self::Whole(bytes),
             CollectedBody::TooLong(front, rest) => {

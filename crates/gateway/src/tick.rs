@@ -5,9 +5,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::breaker::Gate;
 use super::outlier::{self, Verdict};
 use super::runtime::ServiceRuntime;
-use super::upstream::{Gate, Upstream};
+use super::upstream::Upstream;
 use maxine_state::{InstanceKey, Name};
 
 /// How the status of an instance at this node's proxy changed.

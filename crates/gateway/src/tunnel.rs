@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::connect::Stream;
-use super::forward::InFlightGuard;
+use super::in_flight::InFlightGuard;
 use super::pool::Lease;
 use super::upstream::InFlight;
 

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::UpstreamStatus;
-use super::breaker::Breaker;
+use super::breaker::{Breaker, Gate};
+use super::counts::Counts;
 use super::error::ProxyError;
 use super::outlier::Ejection;
 use super::pool::Pool;
@@ -64,26 +65,6 @@ impl Default for Signals {
             decisions: Mutex::default(),
         }
     }
-}
-
-/// The counts at one moment. All but `bad_in_a_row` only grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) good: u64,
-    pub(crate) bad: u64,
-    pub(crate) bad_in_a_row: u32,
-    pub(crate) latency_us_sum: u64,
-}
-
-/// Which requests the breaker lets through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gate {
-    /// All requests.
-    Open,
-    /// This many trial requests.
-    Trials(u32),
-    /// No request.
-    Closed,
 }
 
 impl Signals {

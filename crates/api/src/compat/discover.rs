@@ -16,6 +16,9 @@ use maxine_discovery::{DiscoverQuery, Outcome, Redirect};
 use maxine_state::ServiceRef;
 use maxine_telemetry::Subject;
 
+/// The path of discovery, as the access table has it.
+pub(crate) const DISCOVER: &str = "/api/maxine/serviceops/discover";
+
 /// The type of a redirect's body if the client prefers no other.
 pub(crate) const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 

@@ -10,10 +10,10 @@ use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::ApiSettings;
 use crate::AppState;
 use crate::body::{self, BodyError};
 use crate::compat_error::{CompatError, JSON};
-use crate::state::ApiSettings;
 
 /// Maximum length of a body that is read only to be refused, in bytes.
 const DRAINED_LEN_MAX: u64 = 64 * 1_024 * 1_024;

@@ -22,12 +22,11 @@ mod time;
 use axum::routing::{any, get, post, put};
 
 use super::compat_error::CompatError;
-use super::route::DISCOVER;
 use super::routes::Routes;
 
 pub(super) use browsers::{may_pass, strip_reserved_fields};
 pub(super) use direct::{DirectForward, Relayed};
-pub(super) use discover::{LookUp, PLAIN_TEXT, Preferred, answer_look_up, preferred};
+pub(super) use discover::{DISCOVER, LookUp, PLAIN_TEXT, Preferred, answer_look_up, preferred};
 pub(super) use proxy::{Forward, Forwarding, forward};
 pub(crate) use session::open_session;
 

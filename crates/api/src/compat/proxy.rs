@@ -8,12 +8,12 @@ use axum::http::header::{self, HeaderName};
 use axum::http::{Method, Response, StatusCode};
 use axum::response::IntoResponse;
 
+use super::DISCOVER;
 use super::json::{declared_len, refuse_body};
 use super::{NAMESPACE, browsers};
 use crate::compat_error::CompatError;
 use crate::look_ups::{self, shown};
 use crate::middleware::leave_out_body;
-use crate::route::DISCOVER;
 use crate::{AppState, Caller, RequestContext};
 use maxine_discovery::{DiscoverQuery, percent_decoded};
 use maxine_gateway::{Chosen, ForwardContext, InterimSink, ProxyError};

@@ -22,7 +22,7 @@ pub(super) async fn register(
     let (key, asked) = registration::read(&body, default_s).map_err(CompatError::bad_request)?;
     let allowed = state.forwarder().egress().check_address(&asked.address);
     allowed.map_err(|denied| CompatError::bad_request(denied.to_string()))?;
-    registrants::admit(&state, &caller, &context.client, &key.instance(asked.id.clone())).map_err(
+    state.count_registrant(&caller, &context.client, &key.instance(asked.id.clone())).map_err(
         |refused| {
             let refusal = CompatError::new(StatusCode::TOO_MANY_REQUESTS, refused.to_string());
             refusal.with_retry_after_s(Some(registrants::RETRY_AFTER_S))

@@ -8,7 +8,8 @@ use tokio::fs::File;
 use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
-use super::cluster::{admin, in_time, led, record};
+use super::cluster::{admin, in_time, led};
+use super::cluster_audit::record;
 use super::extract::{NoParams, Params};
 use super::fresh::{Fresh, Freshness, Write};
 use crate::AppState;

@@ -17,7 +17,7 @@ use super::extract::{
 use super::fresh::{AnswerBy, Answered, Write};
 use super::shape::{CheckBody, Metadata, RegistrationBody};
 use crate::problem::Problem;
-use crate::{AppState, CalledBy, Caller, RequestContext, registrants};
+use crate::{AppState, CalledBy, Caller, RequestContext};
 use maxine_control::leases::LeaseId;
 use maxine_gateway::ClientAddr;
 use maxine_state::limits::{BATCH_ITEMS_MAX, check_count};
@@ -132,7 +132,7 @@ impl BatchRegistration {
         };
         let registration = body.into_registration(id, config)?;
         super::check_target(state, &registration)?;
-        registrants::admit(state, caller, client, &key.instance(registration.id.clone()))?;
+        state.count_registrant(caller, client, &key.instance(registration.id.clone()))?;
         Ok((key, registration))
     }
 }

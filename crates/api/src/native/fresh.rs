@@ -21,7 +21,10 @@ use super::history_index::{HistoryIndex, history_value};
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, RequestContext, caller};
 use maxine_actors::{WriteError, WriteRequest, state_version};
-use maxine_state::{Actor, Applied, Command, ControlState, History, Rejection, Reply, RequestId};
+use maxine_state::{
+    Actor, Applied, Command, ControlState, History, Rejection, Reply, RequestId, ServiceKey,
+    ServiceState,
+};
 use maxine_store::Consistency;
 use maxine_view::Snapshot;
 
@@ -151,6 +154,12 @@ impl Fresh {
     /// The state.
     pub(super) fn state(&self) -> &ControlState {
         &self.snapshot.state
+    }
+
+    /// The service in the state, or a problem that names the missing service.
+    pub(super) fn service(&self, key: &ServiceKey) -> Result<&ServiceState, Problem> {
+        let found = self.state().service(key).map(AsRef::as_ref);
+        found.ok_or_else(|| Problem::not_found("service", &key.to_string()))
     }
 
     /// Whether this node has received a state yet.

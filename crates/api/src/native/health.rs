@@ -9,7 +9,6 @@ use super::extract::{InstancePath, NoParams, Params};
 use super::fresh::{Fresh, Freshness};
 use super::instance_nodes;
 use super::known_checks::KnownChecks;
-use super::services::find;
 use super::shape::{CheckView, Detail, DrainView, HealthView};
 use crate::observations::{self, ProbeObservation, ProxyStatus};
 use crate::problem::Problem;
@@ -68,7 +67,7 @@ pub(super) async fn instance_health(
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {
-    let service = find(&fresh, &key.service)?;
+    let service = fresh.service(&key.service)?;
     let instance = service.instances.get(&key.instance);
     let instance = instance.ok_or_else(|| Problem::not_found("instance", &key.to_string()))?;
     let policy = service.policy.as_ref().map(|record| &record.policy);

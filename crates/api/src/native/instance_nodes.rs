@@ -12,7 +12,6 @@ use utoipa::ToSchema;
 
 use super::extract::{InstancePath, NoParams, Params};
 use super::fresh::{Fresh, Freshness};
-use super::services::find;
 use crate::AppState;
 use crate::observations::{self, ProbeObservation};
 use crate::problem::Problem;
@@ -131,7 +130,7 @@ pub(super) async fn instance_nodes(
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {
-    let service = find(&fresh, &key.service)?;
+    let service = fresh.service(&key.service)?;
     if !service.instances.contains_key(&key.instance) {
         return Err(Problem::not_found("instance", &key.to_string()));
     }

@@ -14,12 +14,11 @@ use super::extract::{InstancePath, JsonBody, NoParams, OptionalJsonBody, Params,
 use super::fresh::{AnswerBy, Answered, Fresh, Freshness, Write, unexpected};
 use super::known_checks::KnownChecks;
 use super::page::{self, Page};
-use super::services::find;
 use super::shape::{Detail, InstanceView, RegistrationBody};
 use crate::lists::Listing;
 use crate::observations;
 use crate::problem::{Problem, ProblemKind};
-use crate::{AppState, CalledBy, RequestContext, registrants};
+use crate::{AppState, CalledBy, RequestContext};
 use maxine_actors::registry::Renewal;
 use maxine_state::limits::{NAME_LEN_MAX, TEXT_LEN_MAX, check_text};
 use maxine_state::{
@@ -119,7 +118,7 @@ pub(super) async fn list_instances(
         }
         None => Bound::Unbounded,
     };
-    let service = find(&fresh, &key)?;
+    let service = fresh.service(&key)?;
     let in_traffic = service.in_traffic();
     let instances = service
         .instances
@@ -147,7 +146,7 @@ pub(super) async fn get_instance(
     _: Params<NoParams>,
     CalledBy(caller): CalledBy,
 ) -> Result<Response, Problem> {
-    let service = find(&fresh, &key.service)?;
+    let service = fresh.service(&key.service)?;
     let instance = service.instances.get(&key.instance);
     let instance = instance.ok_or_else(|| Problem::not_found("instance", &key.to_string()))?;
     let routable = service.in_traffic().has(instance);
@@ -158,7 +157,7 @@ pub(super) async fn get_instance(
     let known = KnownChecks::of(instance, is_probed, detail, &observations);
     let detail = (detail, state.clock().wall_ms());
     let view = InstanceView::new(&key.service, service, routable, instance, detail);
-    Ok(fresh.json(view.with_checks(known)))
+    Ok(fresh.json(view.with_checks(known.into_views())))
 }
 
 /// A registration that was accepted.
@@ -194,7 +193,7 @@ pub(super) async fn register_instance(
     let config = state.view().snapshot().state.config().clone();
     let registration = body.into_registration(key.instance.clone(), &config.config)?;
     super::check_target(&state, &registration)?;
-    registrants::admit(&state, &caller, &context.client, &key)?;
+    state.count_registrant(&caller, &context.client, &key)?;
     let items = vec![(key.service, registration)];
     let request_id = write.request_id();
     let Write { actor, answer_by_ms, answered, .. } = write;

@@ -10,6 +10,7 @@ mod batches;
 mod change;
 mod checks;
 mod cluster;
+mod cluster_audit;
 mod counts;
 mod extract;
 mod fresh;

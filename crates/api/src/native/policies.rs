@@ -13,7 +13,6 @@ use super::extract::{BODY_LEN_MAX, JsonBody, NoParams, Params, RawJson, ServiceP
 use super::fresh::{Fresh, Freshness, Revised, Write, etag, unexpected};
 use super::merge_patch::{self, MergePatch};
 use super::page::{self, Page};
-use super::services::find;
 use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, Caller};
@@ -56,7 +55,7 @@ pub(super) async fn get_policy(
     ServicePath(key): ServicePath,
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {
-    let record = find(&fresh, &key)?.policy.as_ref();
+    let record = fresh.service(&key)?.policy.as_ref();
     let record = record.ok_or_else(|| Problem::not_found("policy of service", &key.to_string()))?;
     let policy = shown_to(&caller, &record.policy);
     let mut response = fresh.json(PolicyView { revision: record.revision, policy });

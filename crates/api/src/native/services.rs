@@ -164,12 +164,6 @@ fn kept_drains(service: &ServiceState) -> Vec<KeptDrain> {
     kept.take(KEPT_DRAINS_MAX).map(view).collect()
 }
 
-/// The service in the state, or a problem that names the missing service.
-pub(super) fn find<'a>(fresh: &'a Fresh, key: &ServiceKey) -> Result<&'a ServiceState, Problem> {
-    let found = fresh.state().service(key).map(AsRef::as_ref);
-    found.ok_or_else(|| Problem::not_found("service", &key.to_string()))
-}
-
 /// Shows a service.
 #[utoipa::path(
     get, path = "/api/v1/services/{namespace}/{service}", tag = "services",
@@ -183,7 +177,7 @@ pub(super) async fn get_service(
     ServicePath(key): ServicePath,
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {
-    let service = find(&fresh, &key)?;
+    let service = fresh.service(&key)?;
     let config = &fresh.state().config().config;
     Ok(fresh.json(ServiceView {
         summary: ServiceSummary::new(&key, service, config),

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::counts::InstanceCounts;
-use super::known_checks::KnownChecks;
 use crate::Caller;
 use crate::problem::{Problem, ProblemKind};
 use maxine_control::health::flap_score;
@@ -514,9 +513,9 @@ impl InstanceView {
         }
     }
 
-    /// Replaces the stored checks by what is known about them, which may be newer.
-    pub(super) fn with_checks(mut self, known: KnownChecks) -> Self {
-        self.record.checks = known.into_views();
+    /// Replaces the stored checks, because more is known about them.
+    pub(super) fn with_checks(mut self, checks: Vec<CheckView>) -> Self {
+        self.record.checks = checks;
         self
     }
 }

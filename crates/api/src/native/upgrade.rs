@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::cluster::record;
+use super::cluster_audit::record;
 use super::extract::{NamePath, NoParams, Params};
 use super::fresh::Write;
 use crate::AppState;

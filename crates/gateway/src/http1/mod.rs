@@ -8,10 +8,12 @@
 //! completely, and nothing came after that answer.
 
 mod connection;
+mod encode;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod received;
-mod sending;
+mod send;
 
-pub(crate) use connection::{Answered, Connection, Failure, OnInterim, Reason};
+pub(crate) use connection::{Connection, Reason};
 pub(crate) use received::Received;
+pub(crate) use send::{Answered, Failure, OnInterim};

@@ -10,8 +10,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use maxine_http1::{AnswerHead, Content, Sending};
 use tokio::sync::mpsc;
 
-use super::super::body::RequestBody;
 use super::super::connect::Stream;
+use super::super::request_body::RequestBody;
 use super::connection::{Connection, Reason};
 
 /// The content of an answer. Dropping it closes the connection.

@@ -5,13 +5,13 @@ use hyper::header;
 use hyper::http::request;
 use maxine_http1::{Coding, Sending, announced_trailers, push_fields, push_length};
 
-use super::super::body::RequestBody;
+use super::super::request_body::RequestBody;
 
 /// Memory to reserve for the head of a request, in bytes.
 const HEAD_LEN: usize = 1_024;
 
 /// The message for a request with this head and content.
-pub(super) fn sending(parts: &request::Parts, body: RequestBody) -> Sending<RequestBody> {
+pub(super) fn encode(parts: &request::Parts, body: RequestBody) -> Sending<RequestBody> {
     let is_chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
     let (is_empty, len) = (body.is_end_stream(), body.size_hint().exact());
     let (coding, announced_len) = match len {

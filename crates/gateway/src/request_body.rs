@@ -1,7 +1,7 @@
-//! Bodies of requests and answers. They are streamed frame by frame and counted. A request body is collected only if it
-//! is small and a policy keeps it to be sent again.
+//! Request bodies. They are streamed frame by frame and counted. A body is collected only if it is small and a policy
+//! keeps it to be sent again.
 //!
-//! A frame is read only when the other side has room for it, so a slow reader slows its sender down.
+//! A frame is read only when the instance has room for it, so a slow instance slows its client down.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -13,19 +13,14 @@ use std::time::Duration;
 use axum::body::Body as AxumBody;
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
 
-use super::error::ProxyError;
-use super::forward::InFlightGuard;
+use super::error::{BoxError, ProxyError};
 use super::framing;
-use super::http1;
-use super::pool::Lease;
-use super::upstream::InFlight;
+use super::timer::timer_now;
 use maxine_admission::Place;
 use maxine_clock::Clock;
-
-pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long a client that expects `100 Continue` waits for the instance's answer, in milliseconds. RFC 9110 section
 /// 10.1.1 asks clients not to wait forever.
@@ -248,7 +243,7 @@ impl Body for RequestBody {
             }
             Payload::Stream(body) => Pin::new(body).poll_frame(cx),
             Payload::Prefixed(front, rest) => match front.next() {
-                Some(frame) => return Poll::Ready(Some(Ok(without_misplaced(frame)))),
+                Some(frame) => return Poll::Ready(Some(Ok(framing::without_misplaced(frame)))),
                 None => Pin::new(rest).poll_frame(cx),
             },
         };
@@ -267,7 +262,7 @@ impl Body for RequestBody {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 this.mark(Phase::Upstream);
-                Poll::Ready(Some(this.count(without_misplaced(frame))))
+                Poll::Ready(Some(this.count(framing::without_misplaced(frame))))
             }
         }
     }
@@ -304,191 +299,6 @@ impl Drop for RequestBody {
     fn drop(&mut self) {
         // A task that waits for the response must not take a body for slow that will not be read any more.
         self.mark(Phase::Done);
-    }
-}
-
-/// What ends together with a response.
-pub(crate) struct ResponseWatch {
-    pub(crate) lease: Lease,
-    pub(crate) in_flight: InFlight,
-    pub(crate) idle: Duration,
-    pub(crate) deadline: Option<Instant>,
-    /// Counts the request as in flight until its last byte.
-    pub(crate) in_flight_guard: InFlightGuard,
-}
-
-impl ResponseWatch {
-    /// The last byte has arrived. `connection` is the HTTP/1 connection, if it can be used again.
-    fn end(self, connection: Option<http1::Connection>) {
-        self.lease.return_to_pool(connection);
-        drop((self.in_flight, self.in_flight_guard));
-    }
-}
-
-/// The content of an instance's response.
-pub(crate) enum Content {
-    Http1(http1::Received),
-    Http2(Incoming),
-}
-
-impl Content {
-    /// The HTTP/1 connection, if the response was read completely and the connection can be used again.
-    pub(crate) fn take_connection(&mut self) -> Option<http1::Connection> {
-        match self {
-            Self::Http1(received) => received.take_connection(),
-            Self::Http2(_) => None,
-        }
-    }
-}
-
-impl Body for Content {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.get_mut() {
-            Self::Http1(received) => Pin::new(received).poll_frame(cx).map_err(Into::into),
-            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Http1(received) => received.is_end_stream(),
-            Self::Http2(incoming) => incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Http1(received) => received.size_hint(),
-            Self::Http2(incoming) => incoming.size_hint(),
-        }
-    }
-}
-
-/// A response body for the client. Until its last byte, it holds the connection and counts the request as in flight. It
-/// breaks off if the instance stalls.
-pub(crate) struct ResponseBody {
-    content: Content,
-    watch: Option<ResponseWatch>,
-    idle_timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
-    /// Why the content ends early. Set until the error is passed on.
-    broken: Option<BoxError>,
-}
-
-impl ResponseBody {
-    /// The body of a response. If it is empty, the connection returns to the pool at once.
-    pub(crate) fn wrap(mut content: Content, watch: ResponseWatch) -> AxumBody {
-        if content.is_end_stream() {
-            watch.end(content.take_connection());
-            return AxumBody::empty();
-        }
-        AxumBody::new(Self {
-            content,
-            watch: Some(watch),
-            idle_timer: None,
-            waiting: false,
-            broken: None,
-        })
-    }
-
-    fn finish(&mut self) {
-        if let Some(watch) = self.watch.take() {
-            watch.end(self.content.take_connection());
-        }
-    }
-
-    fn break_off(&mut self, error: ProxyError) -> BoxError {
-        if let Some(watch) = self.watch.take() {
-            watch.in_flight.response_failed(&error);
-        }
-        error.into()
-    }
-
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Option<ProxyError> {
-        let watch = self.watch.as_ref()?;
-        if !self.waiting {
-            self.waiting = true;
-            let mut until = timer_now() + watch.idle;
-            if let Some(deadline) = watch.deadline {
-                until = until.min(deadline);
-            }
-            match &mut self.idle_timer {
-                Some(timer) => timer.as_mut().reset(until),
-                None => self.idle_timer = Some(Box::pin(tokio::time::sleep_until(until))),
-            }
-        }
-        self.idle_timer.as_mut()?.as_mut().poll(cx).is_ready().then(|| {
-            let total = watch.deadline.is_some_and(|deadline| timer_now() >= deadline);
-            if total { ProxyError::TotalTimeout } else { ProxyError::ResponseTimeout }
-        })
-    }
-}
-
-/// The frame without the fields that are not allowed in trailers.
-fn without_misplaced(mut frame: Frame<Bytes>) -> Frame<Bytes> {
-    if let Some(trailers) = frame.trailers_mut() {
-        framing::strip_trailers(trailers);
-    }
-    frame
-}
-
-/// The present time for timers of the runtime.
-#[allow(clippy::disallowed_methods, reason = "a deadline for tokio's timer, never shown or stored")]
-pub(crate) fn timer_now() -> Instant {
-    Instant::now()
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.get_mut();
-        if let Some(error) = this.broken.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        match Pin::new(&mut this.content).poll_frame(cx) {
-            Poll::Pending => match this.poll_stalled(cx) {
-                Some(error) => Poll::Ready(Some(Err(this.break_off(error)))),
-                None => Poll::Pending,
-            },
-            Poll::Ready(Some(Ok(frame))) => {
-                this.waiting = false;
-                if this.content.is_end_stream() {
-                    this.finish();
-                }
-                Poll::Ready(Some(Ok(without_misplaced(frame))))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                tracing::debug!(%error, "an upstream's response broke off");
-                // The server writes the bytes that it has only when there is nothing else to do. So the error comes one
-                // turn later.
-                this.broken = Some(this.break_off(ProxyError::Reset));
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Poll::Ready(None) => {
-                this.finish();
-                Poll::Ready(None)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.content.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.content.size_hint()
     }
 }
 
