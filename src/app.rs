@@ -176,7 +176,10 @@ impl Node {
         if let Some(listener) = dns_listener {
             tracing::info!(dns = %listener.local_addr()?, "the node answers DNS");
             let metrics = DnsMetrics::new(telemetry.metrics().registry());
-            let dns = Dns::new(settings::dns(&config), Arc::clone(&view), clock, metrics);
+            let of_cluster = Arc::clone(&store);
+            let is_serving = Box::new(move || of_cluster.exclusion().is_none());
+            let (settings, view) = (settings::dns(&config), Arc::clone(&view));
+            let dns = Dns::new(settings, view, clock, metrics, is_serving);
             tasks.spawn(listener.serve(Arc::new(dns), cancel.clone()));
         }
         let pointer = settings::log_first_password_node(Arc::clone(&view), config);

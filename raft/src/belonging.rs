@@ -32,6 +32,9 @@ impl Inner {
         if self.leadership_now().leader.is_some() {
             return None;
         }
+        if let Some(reason) = self.links.context.me.refusals.reported_removal(REFUSAL_AGE_MAX) {
+            return Some(Exclusion::Removed(reason));
+        }
         let refusals = self.links.context.me.refusals.other_history.lock();
         let recent =
             |id: &NodeId| refusals.get(id).filter(|(at, _)| clock::since(*at) < REFUSAL_AGE_MAX);
@@ -49,6 +52,19 @@ impl Inner {
             voters.len(),
             by[0],
         )))
+    }
+}
+
+/// Stores the reason in the data directory if this node was removed, because that is final.
+pub(crate) async fn store_removal(inner: &Inner) {
+    if inner.dir.removal().is_some() {
+        return;
+    }
+    let Some(Exclusion::Removed(reason)) = inner.exclusion_now() else { return };
+    let dir = inner.dir.clone();
+    let storing = tokio::task::spawn_blocking(move || dir.keep_removal(&reason));
+    if let Err(error) = storing.await.map_err(std::io::Error::other).and_then(|stored| stored) {
+        tracing::warn!(%error, "the removal of this node cannot be stored in its data directory");
     }
 }
 

@@ -1,18 +1,17 @@
 //! Why a node does not belong to its cluster, and what the other members have reported about that.
 //!
 //! A removed node gets no entries and no requests of a leader, so it cannot learn of its removal from the
-//! log. It learns it when members refuse its connections, and stores it in its directory.
+//! log. It learns it when members refuse its connections, and stores it in its directory. A report counts only
+//! while the node neither leads nor follows a confirmed leader, because a removed node does neither.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::clock;
 use crate::config::NodeId;
-use crate::storage::node_dir::NodeDir;
 
 /// Why a node does not belong to its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,27 +59,25 @@ impl ExclusionCell {
     }
 }
 
-/// The reasons that members gave when they refused this node.
+/// The reasons that peers gave when they refused this node.
+#[derive(Default)]
 pub(crate) struct Refusals {
-    dir: Arc<NodeDir>,
+    /// The last report that this node was removed.
+    removal: Mutex<Option<(Instant, String)>>,
     pub(crate) other_history: Mutex<BTreeMap<NodeId, (Instant, String)>>,
 }
 
 impl Refusals {
-    pub(crate) fn new(dir: Arc<NodeDir>) -> Self {
-        Self { dir, other_history: Mutex::default() }
+    /// A peer reports that this node was removed.
+    pub(crate) fn removed(&self, reason: &str) {
+        *self.removal.lock() = Some((clock::now(), reason.to_owned()));
     }
 
-    /// A member reports that this node was removed. This is final, so it is stored.
-    pub(crate) async fn removed(&self, reason: &str) {
-        if self.dir.removal().is_some() {
-            return;
-        }
-        let (dir, reason) = (self.dir.clone(), reason.to_owned());
-        let keeping = tokio::task::spawn_blocking(move || dir.keep_removal(&reason));
-        if let Err(error) = keeping.await.map_err(std::io::Error::other).and_then(|kept| kept) {
-            tracing::warn!(%error, "the removal of this node cannot be stored in its data directory");
-        }
+    /// The reason of the last report of a removal, if it is not older than `age_max`.
+    pub(crate) fn reported_removal(&self, age_max: Duration) -> Option<String> {
+        let reported = self.removal.lock();
+        let recent = reported.as_ref().filter(|(at, _)| clock::since(*at) < age_max);
+        recent.map(|(_, reason)| reason.clone())
     }
 
     /// A member reports that this node belongs to another line of history.

@@ -4,7 +4,7 @@
 //! that nothing was changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::ChangeMembers;
 use openraft::errors::{InitializeError, RaftError};
@@ -12,7 +12,7 @@ use openraft::errors::{InitializeError, RaftError};
 use crate::clock;
 use crate::codec::{AdminDto, AdminRefusalDto, Channel, Request, Response};
 use crate::config::{Member, NodeId};
-use crate::consensus;
+use crate::consensus::{self, LogId};
 use crate::error::AdminError;
 use crate::inner::{Inner, RaftNode};
 use crate::leadership::LeaderAt;
@@ -27,6 +27,8 @@ use crate::{quorum, read};
 const FOUNDING: u64 = 0;
 /// Share of an operation's time that its checks may take.
 const CHECKS_SHARE: f64 = 0.6;
+/// A change of the voters that is in its first step for this long was interrupted.
+const INTERRUPTED_AFTER: Duration = Duration::from_secs(2);
 /// Before a voter is removed, a majority of the remaining voters must answer within this time.
 const REMOVAL_CHECK_TIMEOUT: Duration = Duration::from_millis(2_000);
 /// How often progress is checked.
@@ -197,6 +199,37 @@ pub(crate) async fn adopt_introductions(inner: &Inner) {
     let changing = change(inner, ChangeMembers::SetNodes(changed));
     if let Ok(Err(error)) = tokio::time::timeout(timeout, changing).await {
         tracing::debug!(%error, "the names of members are taken over later");
+    }
+}
+
+/// If this node leads, finishes a change of the voters that was interrupted between its two steps. Until then,
+/// writes need a majority of the old voters and one of the new voters. `seen` remembers the unfinished change and
+/// since when it is there: a change that is being made needs no help.
+pub(crate) async fn finish_change(inner: &Inner, seen: &mut Option<(LogId, Instant)>) {
+    let joint = inner.with_metrics(|metrics| {
+        let config = &metrics.membership_config;
+        let is_joint = config.membership().get_joint_config().len() > 1;
+        (*config.log_id()).filter(|_| is_joint)
+    });
+    let Some(joint) = joint.filter(|_| inner.leads()) else {
+        *seen = None;
+        return;
+    };
+    let since = match seen {
+        Some((id, since)) if *id == joint => *since,
+        _ => clock::now(),
+    };
+    *seen = Some((joint, since));
+    if clock::since(since) < INTERRUPTED_AFTER {
+        return;
+    }
+    let timeout = Duration::from_millis(inner.config.request_timeout_ms);
+    // Without a change of its own, this is only the second step.
+    let finishing = change(inner, ChangeMembers::AddVoterIds(BTreeSet::new()));
+    match tokio::time::timeout(timeout, finishing).await {
+        Ok(Ok(())) => tracing::info!("an interrupted change of the membership was finished"),
+        Ok(Err(error)) => tracing::debug!(%error, "a change of the membership is finished later"),
+        Err(_) => tracing::debug!("a change of the membership is finished later"),
     }
 }
 

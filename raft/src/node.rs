@@ -247,6 +247,7 @@ async fn start_inside(
         node: Arc::downgrade(&inner),
         votes_from,
         asking: Arc::default(),
+        warned: Mutex::default(),
         request_timeout: Duration::from_millis(inner.config.request_timeout_ms),
     };
     let Lifecycle { stop, tasks, .. } = &inner.lifecycle;
@@ -321,7 +322,7 @@ fn links(
         node_id: config.node_id,
         app_version: config.app_version,
         introduction: Introduction::of(config),
-        refusals: Refusals::new(dir.clone()),
+        refusals: Refusals::default(),
         dir,
         acknowledged: Arc::default(),
         log_end: Box::new(log_end),

@@ -37,6 +37,15 @@ struct Applied {
     reported: BTreeMap<NodeId, u64>,
 }
 
+impl Applied {
+    fn apply(&mut self, membership: StoredMembership) {
+        self.used_ids.extend(membership.membership().nodes().map(|(id, _)| *id));
+        let index = membership.log_id().as_ref().map_or(0, |id| id.index);
+        self.reported.retain(|_, named_at| *named_at > index);
+        self.membership = membership;
+    }
+}
+
 impl Roster {
     /// The membership that was applied last.
     pub(crate) fn membership(&self) -> StoredMembership {
@@ -50,16 +59,15 @@ impl Roster {
 
     /// Stores an applied membership.
     pub(crate) fn apply(&self, membership: StoredMembership) {
-        let mut applied = self.0.lock();
-        applied.used_ids.extend(membership.membership().nodes().map(|(id, _)| *id));
-        let index = membership.log_id().as_ref().map_or(0, |id| id.index);
-        applied.reported.retain(|_, named_at| *named_at > index);
-        applied.membership = membership;
+        self.0.lock().apply(membership);
     }
 
-    /// Adds the used ids of a snapshot.
-    pub(crate) fn extend_used_ids(&self, ids: &BTreeSet<NodeId>) {
-        self.0.lock().used_ids.extend(ids);
+    /// Stores the membership and the used ids of a snapshot. Both take effect at the same time: with the ids
+    /// alone, every member would count as removed.
+    pub(crate) fn install(&self, membership: StoredMembership, used_ids: &BTreeSet<NodeId>) {
+        let mut applied = self.0.lock();
+        applied.used_ids.extend(used_ids);
+        applied.apply(membership);
     }
 
     /// Every id that was a member at or before the applied index. Like the application's state, it depends
@@ -111,6 +119,8 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::codec::LogIdDto;
     use crate::config::Member;
@@ -135,6 +145,21 @@ mod tests {
         assert_eq!(roster.status_of(2), MembershipStatus::Member);
         assert_eq!(roster.status_of(3), MembershipStatus::Removed);
         assert_eq!(roster.status_of(4), MembershipStatus::Unknown);
+    }
+
+    #[test]
+    fn the_members_in_a_snapshot_are_at_no_time_taken_for_removed() {
+        let roster = Arc::new(Roster::default());
+        let ids: BTreeSet<NodeId> = (1..=4).collect();
+        let others = roster.clone();
+        let looking = std::thread::spawn(move || {
+            while others.status_of(2) != MembershipStatus::Member {
+                assert_ne!(others.status_of(3), MembershipStatus::Removed);
+            }
+        });
+        roster.install(StoredMembership::new(Some(log_id(9)), membership(&[1, 2, 3])), &ids);
+        looking.join().unwrap();
+        assert_eq!(roster.status_of(4), MembershipStatus::Removed);
     }
 
     #[test]

@@ -137,6 +137,9 @@ pub struct Status {
     pub lost_index: Option<u64>,
     /// Why the node had to stop; `None` if it did not.
     pub failure: Option<String>,
+    /// The sets of voters. There are two while a change of the voters is not finished: then writes need a majority
+    /// of each.
+    pub voter_sets: Vec<Vec<NodeId>>,
     /// Every member, this node included.
     pub members: Vec<MemberStatus>,
     /// Counters since the start.

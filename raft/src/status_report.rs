@@ -95,6 +95,13 @@ impl Inner {
             stalled: self.is_stalled(),
             lost_index: self.lost_index(),
             failure: self.health.failure().map(str::to_owned),
+            voter_sets: metrics
+                .membership_config
+                .membership()
+                .get_joint_config()
+                .iter()
+                .map(|set| set.iter().copied().collect())
+                .collect(),
             members: self.members(metrics, leadership),
             counters: self.counters_now(),
         })

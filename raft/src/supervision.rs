@@ -60,6 +60,7 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
             *published = now;
             true
         });
+        belonging::store_removal(&inner).await;
         belonging::watch_exclusion(&inner);
         let membership_id = inner.with_metrics(|metrics| *metrics.membership_config.log_id());
         if members_seen != Some(membership_id) {
@@ -92,16 +93,19 @@ fn core_end(inner: &Inner) -> Option<String> {
 }
 
 /// While there is no known leader, asks the members whether they are reachable, and whether this node still
-/// belongs to the cluster. On a leader, takes over the names and addresses that they give themselves.
+/// belongs to the cluster. On a leader, takes over the names and addresses that they give themselves, and
+/// finishes a change of the membership that was interrupted.
 pub(crate) async fn look_for_members(node: Weak<Inner>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut unfinished = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
         let Some(inner) = node.upgrade() else { return };
+        membership::finish_change(&inner, &mut unfinished).await;
         let is_removed = matches!(inner.exclusion.get(), Some(Exclusion::Removed(_)));
         if is_removed || inner.leadership_now().leader.is_some() {
             inner.pinged.store(false, Ordering::Release);

@@ -232,6 +232,32 @@ async fn a_removed_node_learns_of_it_and_knows_it_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_voters_that_was_interrupted_is_finished() {
+    let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
+    let leader = cluster.leader().await;
+    let lost = cluster.follower().await;
+    let other = (1..=3).find(|id| ![leader, lost].contains(id)).unwrap();
+    cluster.kill(lost).await;
+    // The new voters are the leader and the lost node, so the change cannot be committed.
+    let removed = cluster.node(leader).remove(other, true).await;
+    assert!(matches!(removed, Err(AdminError::OutcomeUnknown)), "{removed:?}");
+    assert_eq!(cluster.node(leader).status().voter_sets.len(), 2);
+    cluster.start_node(lost).await;
+    let mut left = vec![leader, lost];
+    left.sort_unstable();
+    for id in [leader, lost] {
+        eventually("the change to be finished", || {
+            (cluster.node(id).status().voter_sets == [left.clone()]).then_some(())
+        })
+        .await;
+    }
+    cluster.propose(lost, "after").await;
+    let excluded =
+        eventually("it to learn of its removal", || cluster.node(other).exclusion()).await;
+    assert!(matches!(excluded, Exclusion::Removed(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leadership_moves_where_it_is_told() {
     let cluster = Cluster::start(EngineKind::Sled, 3, |_| {}).await;
     for _ in 0..3 {

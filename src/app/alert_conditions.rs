@@ -19,7 +19,7 @@ use maxine_actors::{Registry, members};
 use maxine_clock::{Clock, SKEW_MAX_MS};
 use maxine_state::Leadership;
 use maxine_store::{ClusterStatus, ControlStore, MemberView};
-use maxine_telemetry::{AlertKind, Notice, Severity, Telemetry};
+use maxine_telemetry::{AlertKind, Notice, Scope, Severity, Telemetry};
 
 /// Interval between two checks.
 const TICK: Duration = Duration::from_secs(1);
@@ -129,6 +129,7 @@ async fn watch_all(watched: &Monitored, slow: &Mutex<SlowChecks>) {
             match change {
                 Change::Raise(notice) => watched.telemetry.raise(notice),
                 Change::Clear(kind, object) => watched.telemetry.clear(kind, &object),
+                Change::Withdraw(kind, object) => watched.telemetry.withdraw(kind, &object),
             }
         }
         let slept_ms = watched.clock.monotonic_ms();
@@ -246,6 +247,8 @@ struct NodeCondition {
 /// The conditions that are observed, and those that are unknown.
 #[derive(Debug, Default)]
 struct Evaluation {
+    /// Whether this node no longer belongs to the cluster.
+    is_excluded: bool,
     holds: Vec<Notice>,
     unknown: Vec<(AlertKind, String)>,
 }
@@ -254,6 +257,8 @@ struct Evaluation {
 enum Change {
     Raise(Notice),
     Clear(AlertKind, String),
+    /// The condition may continue, but this node does not know it any more.
+    Withdraw(AlertKind, String),
 }
 
 #[derive(Debug)]
@@ -312,7 +317,8 @@ impl Watch {
     }
 
     fn judge(&mut self, seen: &NodeCondition, now_ms: u64) -> Evaluation {
-        let mut judged = Evaluation { holds: seen.slow.clone(), unknown: Vec::new() };
+        let (is_excluded, holds) = (seen.is_excluded, seen.slow.clone());
+        let mut judged = Evaluation { is_excluded, holds, unknown: Vec::new() };
         if seen.is_excluded {
             return judged;
         }
@@ -491,6 +497,12 @@ impl Watch {
             }
         }
         self.held.retain(|(kind, object), held| {
+            if judged.is_excluded && kind.scope() == Scope::Cluster {
+                if held.raised {
+                    changes.push(Change::Withdraw(*kind, object.clone()));
+                }
+                return false;
+            }
             let gone_ms = now_ms - held.seen_ms;
             let over = gone_ms >= OVER_AFTER_MS || (!held.raised && gone_ms > 0);
             if over && held.raised {

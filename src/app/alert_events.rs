@@ -21,7 +21,10 @@ pub(super) async fn raise(
     view: Arc<View>,
     failed: watch::Sender<Option<String>>,
 ) {
-    let of_expiry = follow(expiry.events(), |event| expiry_alert(&telemetry, &node, &event));
+    let of_expiry = follow(expiry.events(), |event| {
+        let leads = store.leadership_now().is_leader;
+        expiry_alert(&telemetry, &node, &event, leads);
+    });
     let of_store = async {
         let Some(events) = store.events() else { return };
         let each = |event: StoreEvent| {
@@ -56,7 +59,7 @@ const REGISTRY: &str = "registry";
 /// The object of alerts about the store, which is one store for all nodes.
 const STORE: &str = "store";
 
-fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent) {
+fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent, leads: bool) {
     match event {
         ExpiryEvent::Suspended { suspension: Suspension { silent, fleet }, lasted_ms } => {
             let message = format!(
@@ -68,7 +71,9 @@ fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent) {
             let notice = notice.details(json!({"silent": silent, "fleet": fleet}));
             telemetry.raise(notice.lasted_ms(*lasted_ms));
         }
-        ExpiryEvent::Resumed => telemetry.clear(AlertKind::ExpirySuspended, REGISTRY),
+        ExpiryEvent::Resumed if leads => telemetry.clear(AlertKind::ExpirySuspended, REGISTRY),
+        // The suspension may continue under the next leader, which raises the alert itself.
+        ExpiryEvent::Resumed => telemetry.withdraw(AlertKind::ExpirySuspended, REGISTRY),
         ExpiryEvent::Stalled { by_ms } => {
             let message = format!(
                 "this node was paused for {by_ms} ms while it led: all leases are extended by that time"

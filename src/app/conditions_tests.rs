@@ -40,6 +40,7 @@ fn run(watch: &mut Watch, seen: &NodeCondition, from_s: u64, to_s: u64) -> Vec<(
             let text = match change {
                 Change::Raise(notice) => format!("+{} {}", notice.kind.name(), notice.object),
                 Change::Clear(kind, object) => format!("-{} {object}", kind.name()),
+                Change::Withdraw(kind, object) => format!("?{} {object}", kind.name()),
             };
             if !raised.iter().any(|(_, before)| *before == text) {
                 raised.push((s, text));
@@ -292,6 +293,11 @@ fn a_removed_node_raises_nothing_about_the_cluster_and_speaks_for_nobody() {
     let removed = NodeCondition { is_excluded: true, ..seen(None, [UP, DOWN]) };
     assert_eq!(run(&mut watch, &removed, 0, 60), []);
     assert!(!watch.nobody_leads(&removed, 61_000) && !watch.nobody_leads(&removed, 90_000));
+    // What it raised before its removal may continue, so it does not say that it is over.
+    let mut former = super::Watch::new("node-1".into());
+    run(&mut former, &seen(Some("node-1"), [UP, DOWN]), 0, 9);
+    let unreachable = "?cluster.member_unreachable node-3".to_owned();
+    assert_eq!(run(&mut former, &removed, 10, 20), [(10, unreachable)]);
     // It still reports conditions of its own disk.
     let disk = disk_room("node-1 /data", 1, 1 << 30).unwrap();
     let full = NodeCondition { slow: vec![disk], ..removed };

@@ -388,6 +388,50 @@ async fn heads_over_http2_count_while_their_requests_are_answered() {
     assert_eq!(begin(100).await.unwrap(), 408, "a short one fits, and waits for its body in vain");
 }
 
+/// Long heads that do not end count against the same limit as arriving bodies, over HTTP/1.1 too.
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_heads_over_http1_are_bounded_for_each_address() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let server = Server::start_with(|options| options.api.bodies.per_address_max = 60_000).await;
+    let begin = async |len: usize| {
+        let mut stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+        let head =
+            format!("GET /api/actuator/health HTTP/1.1\r\nHost: h\r\nX-Long: {}", "x".repeat(len));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let mut begun = Vec::new();
+    for _ in 0..12 {
+        begun.push(begin(20_000).await);
+    }
+    // There is room for five. The others are refused.
+    let mut refused = 0;
+    let mut waiting = Vec::new();
+    for mut stream in begun {
+        let mut text = vec![0; 12];
+        let read = stream.read_exact(&mut text);
+        match tokio::time::timeout(Duration::from_millis(500), read).await {
+            Ok(read) => {
+                read.unwrap();
+                assert_eq!(text, b"HTTP/1.1 503");
+                refused += 1;
+            }
+            Err(_) => waiting.push(stream),
+        }
+    }
+    assert_eq!((refused, waiting.len()), (7, 5));
+    let mut finished = waiting.pop().unwrap();
+    finished.write_all(b"\r\n\r\n").await.unwrap();
+    let mut text = vec![0; 12];
+    finished.read_exact(&mut text).await.unwrap();
+    assert_eq!(text, b"HTTP/1.1 200", "one that fits is answered once it ends");
+    let mut short = begin(10).await;
+    short.write_all(b"\r\n\r\n").await.unwrap();
+    short.read_exact(&mut text).await.unwrap();
+    assert_eq!(text, b"HTTP/1.1 200", "a short head needs no room");
+}
+
 /// A read that waits for an index keeps a task, however short its head is.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_over_http2_that_wait_are_bounded_for_each_address() {

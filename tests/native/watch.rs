@@ -333,6 +333,31 @@ async fn watchers_share_a_change_and_a_part_of_a_stream_is_bounded_in_bytes() {
     assert_eq!(seen, expected);
 }
 
+/// A stream and a poll end when their credential is not valid any more, and show nothing that comes later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_whose_user_is_removed_sees_nothing_more() {
+    let server = Server::start().await;
+    let user = json!({"password": "correct horse", "role": "viewer"});
+    let made = server.json(server.admin(Method::PUT, "/users/vera").json(&user)).await;
+    assert!(made.0.is_success(), "{made:?}");
+    let token = server.sign_in("vera", "correct horse").await;
+    let mut events = Events::open(server.open(Method::GET, "/watch").bearer_auth(&token)).await;
+    assert_eq!(events.next().await.unwrap().kind, "ready");
+    server.register("orders", "a", "http://h:1").await;
+    assert_eq!(events.next().await.unwrap().data["instance"], "a");
+    let poll = server.open(Method::GET, "/changes?wait_ms=20000").bearer_auth(&token);
+    let poll = tokio::spawn(poll.send());
+    let removed = server.json(server.admin(Method::DELETE, "/users/vera")).await;
+    assert!(removed.0.is_success(), "{removed:?}");
+    server.register("orders", "b", "http://h:2").await;
+    while let Some(event) = events.next().await {
+        assert_ne!(event.data["instance"], "b", "{event:?}");
+    }
+    let polled = poll.await.unwrap().unwrap();
+    let text = polled.text().await.unwrap();
+    assert!(!text.contains("\"b\""), "{text}");
+}
+
 /// A watcher that falls behind by more than the length of the ring gets an error that says so, and its stream
 /// ends.
 #[tokio::test(flavor = "multi_thread")]

@@ -117,6 +117,16 @@ mod tests {
         let filled = filled(led, &of(&[None, None, Some(true)]).members);
         assert_eq!(filled.members[2].reachable, Some(true));
         assert_eq!(filled.failures_tolerated, Some(1));
+        // After an interrupted removal of node 1, writes need node 3, which was lost before.
+        let joint =
+            ClusterStatus { voter_sets: vec![vec![1, 2, 3], vec![2, 3]], ..Default::default() };
+        let joint = joint.with_members(vec![
+            member(1, Some(true)),
+            member(2, Some(true)),
+            member(3, Some(false)),
+        ]);
+        assert_eq!((joint.majority, joint.reachable_voters), (2, Some(1)));
+        assert!(joint.lacks_majority());
         let dead = filled_with_dead();
         assert_eq!((dead.members[2].reachable, dead.failures_tolerated), (Some(false), Some(0)));
     }

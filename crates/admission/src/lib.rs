@@ -173,6 +173,12 @@ impl Taken {
 }
 
 impl Place {
+    /// The number of places that are held.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// Takes `count` more places for the user. The places held before are kept, even if this fails.
     pub fn grow(&mut self, count: usize) -> Result<(), NoPlace> {
         let Some(user) = self.user else { return Err(NoPlace::Address) };

@@ -44,8 +44,11 @@ impl Answering {
     /// The answer to a request that is refused before it is handled.
     pub(super) fn refusal<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
         let refusal = well_formed::refusal(request, self.bounds);
-        let mut refusal =
-            refusal.or_else(|| self.credential_check.as_ref()?.refusal(&self.front, request))?;
+        let mut refusal = refusal.or_else(|| {
+            let check = self.credential_check.as_ref()?;
+            let is_https = self.proxies.resolve(self.peer, request.headers()).is_https;
+            check.refusal(&self.front, request, is_https)
+        })?;
         if request.method() == Method::HEAD {
             leave_out_body(&mut refusal);
         }

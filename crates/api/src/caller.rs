@@ -83,7 +83,10 @@ impl RequestContext {
     /// read it.
     #[must_use]
     pub fn may_send_password(&self, settings: &ApiSettings) -> bool {
-        self.client.is_https || self.client.ip.is_loopback() || settings.allow_plain_http
+        let ClientAddr { ip, peer, is_peer_trusted, is_https, .. } = self.client;
+        // A trusted proxy on this machine that names no client speaks for anybody.
+        let is_here = ip.is_loopback() && !(is_peer_trusted && ip == peer);
+        is_https || is_here || settings.allow_plain_http
     }
 
     /// The caller, as the audit log records it.

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Method, Response, Version};
+use axum::http::{HeaderMap, Method, Response, StatusCode, Version};
 use axum::response::IntoResponse;
 use bytes::BytesMut;
 use futures::future::Either;
@@ -25,6 +25,7 @@ use tokio::time::Sleep;
 use super::answering::Answering;
 use super::client_stream::{ClientRead, ClientWrite};
 use super::compat::Relayed;
+use super::compat_error::CompatError;
 use super::credential_check;
 use super::fast_path::{Answered, OUTPUT_LEN_MAX, Relay};
 use super::http2;
@@ -32,10 +33,14 @@ use super::linger::LingeringStream;
 use super::listener::{Client, Listener};
 use super::send_monitor::{self, Reader, SendMonitor};
 use super::well_formed;
+use maxine_admission::Place;
 use maxine_http1::{After, Asked, BadRequest, Connection, HeadWait, RequestHead, Upgrade};
 
 /// Maximum number of bytes that are read at once while the connection waits for a request.
 const READ_LEN_MAX: usize = 8 * 1_024;
+/// Number of bytes of an unfinished head that each connection may hold. Further ones count as bytes of requests in
+/// flight.
+const HELD_LEN_FREE: usize = 8 * 1_024;
 /// The first bytes of a connection over HTTP/2 (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -60,6 +65,8 @@ enum Next {
     Relay(Box<Relay>),
     /// Bytes that are not a request.
     Bad(BadRequest),
+    /// The beginning of a long head, for which there is no room.
+    NoRoom,
     /// The preface of HTTP/2.
     Http2,
     /// The client has closed the connection or was silent for too long, or the node is stopping.
@@ -140,6 +147,12 @@ impl Session<'_> {
                     let refusal = well_formed::bad_request(why, self.answering.bounds);
                     client.refuse(refusal.into_response(), self.wall_ms()).await
                 }
+                Next::NoRoom => {
+                    let text = "too many requests with long heads are arriving; retry in 1 s";
+                    let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);
+                    let refusal = refusal.with_retry_after_s(Some(1)).into_response();
+                    client.refuse(refusal, self.wall_ms()).await
+                }
             };
             client = match after {
                 After::Open(client) => client,
@@ -164,8 +177,8 @@ impl Session<'_> {
         patience: &mut Patience<'_>,
         mut stopped: Pin<&mut impl Future<Output = ()>>,
     ) -> Next {
-        let mut state =
-            Waiting { is_first, head: HeadWait::default(), is_unread: !client.bytes.is_empty() };
+        let is_unread = !client.bytes.is_empty();
+        let mut state = Waiting { is_first, head: HeadWait::default(), is_unread, room: None };
         loop {
             let turn = poll_fn(|cx| {
                 if let Poll::Ready(turn) = self.poll_turn(client, &mut state, cx) {
@@ -241,7 +254,7 @@ impl Session<'_> {
             };
             if !state.head.is_worth_reading(bytes, self.listener.head_limits.len_max) {
                 client.bytes = waiting;
-                return ended(None);
+                return ended(self.no_room(&mut state.room, client.bytes.len()));
             }
             output.clear();
             let read_us = self.now_us();
@@ -254,11 +267,30 @@ impl Session<'_> {
                 let _ = waiting.split_to(len);
             }
             client.bytes = waiting;
+            let next = next.or_else(|| self.no_room(&mut state.room, client.bytes.len()));
             state.head.take(len);
             let Ok(sent) = client.write.write_now(output) else { return ended(Some(Next::End)) };
             let since_us = answered.then_some(read_us);
             Poll::Ready(Turn { since_us, unsent: output[sent..].to_vec(), next })
         })
+    }
+
+    /// Charges the bytes of an unfinished head that are more than every connection may hold. Returns what happens if
+    /// there is no room for them.
+    fn no_room(&self, room: &mut Option<Place>, len: usize) -> Option<Next> {
+        let over = len.saturating_sub(HELD_LEN_FREE);
+        let held = room.as_ref().map_or(0, Place::count);
+        if over <= held {
+            return None;
+        }
+        let taken = match room {
+            Some(room) => room.grow(over - held),
+            None => {
+                let Answering { front, peer, caller_class, .. } = &self.answering;
+                front.bodies().take(peer.ip, *caller_class, over).map(|place| *room = Some(place))
+            }
+        };
+        taken.err().map(|_| Next::NoRoom)
     }
 
     /// Answers look-ups into `output`, and reads the head of the first other request. Returns the length of the bytes
@@ -387,6 +419,8 @@ struct Waiting {
     head: HeadWait,
     /// Whether the connection holds bytes that were read and not parsed.
     is_unread: bool,
+    /// The place for the bytes of a long head, until the head is complete.
+    room: Option<Place>,
 }
 
 impl Patience<'_> {

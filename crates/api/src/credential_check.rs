@@ -37,8 +37,13 @@ impl CredentialCheck {
     }
 
     /// The answer to a request without a valid credential; `None` if it has one. The connection ends after the answer.
-    pub(super) fn refusal<B>(&self, front: &Front, request: &Request<B>) -> Option<Response<Body>> {
-        if front.has_valid_credential(request) {
+    pub(super) fn refusal<B>(
+        &self,
+        front: &Front,
+        request: &Request<B>,
+        is_https: bool,
+    ) -> Option<Response<Body>> {
+        if front.has_valid_credential(request, is_https) {
             let mut place = self.0.place.lock();
             if place.is_none() {
                 *place = self.0.connection.settle();

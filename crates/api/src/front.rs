@@ -68,9 +68,14 @@ impl Front {
         self.fast_path.as_ref()
     }
 
-    /// Whether a request has a credential that is valid on this node.
-    pub(super) fn has_valid_credential<B>(&self, request: &http::Request<B>) -> bool {
-        self.state.security().identify(CookieUse::Reads, request.headers()).is_ok()
+    /// Whether a request of a client, who may use HTTPS, has a credential that is valid on this node.
+    pub(super) fn has_valid_credential<B>(
+        &self,
+        request: &http::Request<B>,
+        is_https: bool,
+    ) -> bool {
+        let headers = request.headers();
+        self.state.security().identify(CookieUse::Reads, is_https, headers).is_ok()
     }
 
     /// The places for the bytes of requests in flight.

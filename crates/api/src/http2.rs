@@ -120,7 +120,9 @@ impl Streams {
         // A part of the places is reserved for callers with a credential. Credentials are only checked once the other
         // part is taken.
         let taken = bodies.take(address, caller_class, len).or_else(|why| {
-            let is_known = why == NoPlace::Node && front.has_valid_credential(request);
+            let Answering { proxies, peer, .. } = &self.answering;
+            let is_https = || proxies.resolve(*peer, request.headers()).is_https;
+            let is_known = why == NoPlace::Node && front.has_valid_credential(request, is_https());
             if is_known { bodies.take(address, CallerClass::Known, len) } else { Err(why) }
         });
         taken.map_err(|why| {

@@ -34,6 +34,7 @@ mod openapi;
 mod origins;
 mod own_password;
 mod pending_records;
+mod performance_report;
 pub mod problem;
 mod provisional;
 mod registrants;

@@ -8,6 +8,7 @@ use axum::http::HeaderName;
 use super::access::AccessTable;
 use super::audit_relay::AuditRelay;
 use super::lists::Lists;
+use super::performance_report::PerformanceReport;
 use super::registrants::{Registrants, TooManyInstances};
 use super::settings::ApiSettings;
 use maxine_actors::{HealthChecker, Registry};
@@ -50,6 +51,7 @@ struct Inner {
     bodies: Arc<Places>,
     lists: Arc<Lists>,
     registrants: Registrants,
+    performance_report: PerformanceReport,
 }
 
 /// The data and services that handlers use. Clones are cheap.
@@ -89,7 +91,17 @@ impl AppState {
         let registrants = Registrants::new(parts.settings.open_instances_per_address_max);
         let access = AccessTable::default();
         let lists = Arc::new(Lists::default());
-        Self(Arc::new(Inner { parts, audit, access, trace_header, bodies, lists, registrants }))
+        let performance_report = PerformanceReport::default();
+        Self(Arc::new(Inner {
+            parts,
+            audit,
+            access,
+            trace_header,
+            bodies,
+            lists,
+            registrants,
+            performance_report,
+        }))
     }
 
     /// The header that carries the trace id.
@@ -127,6 +139,11 @@ impl AppState {
             service.is_some_and(|service| service.instances.contains_key(&key.instance))
         };
         self.0.registrants.count(client.ip, key, self.clock().monotonic_ms(), exists)
+    }
+
+    /// The performance report that was fetched last.
+    pub(super) fn performance_report(&self) -> &PerformanceReport {
+        &self.0.performance_report
     }
 
     /// The view, for reads.

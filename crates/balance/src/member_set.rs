@@ -170,13 +170,13 @@ impl MemberSet {
         Some(Pick { position, share: 0 })
     }
 
-    /// The first member from `start` on that can be chosen and has a slot.
+    /// The first member that can be chosen and has a slot, beginning with the member of slot `start`. A cycle can be
+    /// much longer than the number of its members, so this goes from member to member.
     fn search(&self, start: usize, pool: &impl Pool) -> Option<Pick> {
-        let len = self.cycle.len();
-        let slots = (0..len).map(|step| self.cycle.slot((start % len + step) % len));
-        let mut positions = slots.map(|(at, share)| (self.position(at), share));
-        let (position, share) = positions.find(|(position, _)| pool.admits(*position))?;
-        Some(Pick { position, share })
+        let first = start.checked_rem(self.cycle.len()).map(|slot| self.cycle.slot(slot).0)?;
+        let mut members = (first..self.len()).chain(0..first);
+        let at = members.find(|at| self.cycle.has_slot(*at) && pool.admits(self.position(*at)))?;
+        Some(Pick { position: self.position(at), share: 0 })
     }
 }
 

@@ -9,8 +9,9 @@ use crate::rendezvous::Weighted;
 const POINTS_PER_WEIGHT: u64 = 100;
 /// Maximum number of points on one ring, apart from the one point that each member always has. If there would
 /// be more, every member gets half as many points, or a quarter, and so on. These steps keep most points the
-/// same while members come and go.
-const POINTS_MAX: u64 = 1 << 20;
+/// same while members come and go. A ring is made at every change of a service, which takes about 40 ms with this
+/// number.
+const POINTS_MAX: u64 = 1 << 18;
 
 /// The points, sorted, each with the position of its member.
 #[derive(Debug, Default)]

@@ -1,7 +1,9 @@
 //! Answers a question from the published tables.
 //!
-//! **Invariant:** an answer waits for nothing, and each instance of a service costs at most one comparison.
+//! **Invariant:** an answer waits for nothing, and a question costs a limited number of comparisons, however many
+//! instances and tags a service has. Everybody may ask, and register what others ask for.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,6 +23,9 @@ use crate::settings::DnsSettings;
 /// Maximum number of instances with a tag or in a zone that one answer is made from. They are copied and sorted for
 /// each question, and no answer has room for more.
 const MATCHES_MAX: usize = 4_096;
+/// Maximum number of instances and tags that a question for a tag or a zone is compared with, which takes about a
+/// millisecond. If a service has more, and none of those matches, it is unknown whether the name exists.
+const COMPARISONS_MAX: usize = 65_536;
 
 /// Length of an answer for a client that announces no length (RFC 1035).
 pub(crate) const UDP_LEN_MIN: usize = 512;
@@ -38,9 +43,12 @@ pub(crate) enum Transport {
     Tcp,
 }
 
+/// Whether the state of this node is the cluster's. If it is not, every question about the domains gets SERVFAIL.
+pub(crate) type IsServing = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// The name server.
-#[derive(Debug)]
 pub struct Dns {
+    pub(crate) is_serving: IsServing,
     pub(crate) settings: DnsSettings,
     pub(crate) view: Arc<View>,
     pub(crate) clock: Clock,
@@ -75,11 +83,23 @@ enum Found {
     Unknown,
 }
 
+impl fmt::Debug for Dns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dns").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
 impl Dns {
-    /// A name server that answers from `view`.
+    /// A name server that answers from `view` while `is_serving`.
     #[must_use]
-    pub fn new(settings: DnsSettings, view: Arc<View>, clock: Clock, metrics: DnsMetrics) -> Self {
-        Self { settings, view, clock, nodes: Arc::default(), metrics }
+    pub fn new(
+        settings: DnsSettings,
+        view: Arc<View>,
+        clock: Clock,
+        metrics: DnsMetrics,
+        is_serving: IsServing,
+    ) -> Self {
+        Self { is_serving, settings, view, clock, nodes: Arc::default(), metrics }
     }
 
     /// Appends the answer to `message` to `out`. Returns false for no answer.
@@ -129,6 +149,9 @@ impl Dns {
         }
         if question.class != CLASS_IN {
             return refused(Rcode::Refused);
+        }
+        if !(self.is_serving)() {
+            return refused(Rcode::ServFail);
         }
         let domains = self.settings.domains.iter();
         let in_domain = domains
@@ -226,25 +249,38 @@ impl Dns {
             Some(wanted) => zone.is_some_and(|zone| is_same(zone.as_str(), wanted)),
             None => true,
         };
-        let registrations =
-            table.endpoints().iter().map(|endpoint| &endpoint.instance.registration);
-        let sockets = table.sockets();
-        // From a random one on, so that all instances of a large service get their turn.
-        let start = if sockets.len() > MATCHES_MAX { fastrand::usize(..sockets.len()) } else { 0 };
-        let all = sockets.iter().zip(registrations.clone());
-        let matching = all.clone().skip(start).chain(all.take(start));
-        let matching = matching.filter(|(_, r)| has_tag(&r.tags) && in_zone(r.zone.as_ref()));
-        let set = SocketSet::of(matching.take(MATCHES_MAX).map(|(socket, _)| socket));
-        if !set.sockets.is_empty() {
-            return self.push_sockets(question, &set, writer);
-        }
         // A tag may contain dots. Then there are names below the name of its end.
         let below = |tag: &str| match asked.tag.as_deref() {
             Some(end) => is_below(tag, end),
             None => false,
         };
-        let mut tags = registrations.flat_map(|registration| registration.tags.iter());
-        if tags.any(|tag| below(tag)) { Found::NoData } else { Found::NoName }
+        let registrations =
+            table.endpoints().iter().map(|endpoint| &endpoint.instance.registration);
+        let all = table.sockets().iter().zip(registrations);
+        // From a random one on, so that all instances of a large service get their turn.
+        let start = fastrand::usize(..table.sockets().len());
+        let mut matching = Vec::new();
+        let mut left = COMPARISONS_MAX;
+        let (mut has_names_below, mut is_complete) = (false, true);
+        for (socket, registration) in all.clone().skip(start).chain(all.take(start)) {
+            let cost = 1 + registration.tags.len();
+            if left < cost || matching.len() == MATCHES_MAX {
+                is_complete = false;
+                break;
+            }
+            left -= cost;
+            if has_tag(&registration.tags) && in_zone(registration.zone.as_ref()) {
+                matching.push(socket);
+            } else {
+                has_names_below |= registration.tags.iter().any(|tag| below(tag));
+            }
+        }
+        match (matching.is_empty(), is_complete) {
+            (false, _) => self.push_sockets(question, &SocketSet::of(matching.into_iter()), writer),
+            (true, false) => Found::Unknown,
+            (true, true) if has_names_below => Found::NoData,
+            (true, true) => Found::NoName,
+        }
     }
 
     /// Writes the records of the instances that listen on these sockets.

@@ -1,4 +1,4 @@
-//! Limits the answers over UDP to one address, because the sender's address of a datagram can be forged: without a
+//! Limits the answers to one address. Over UDP, that is because the sender's address of a datagram can be forged: without a
 //! limit the name server would send as many answers to a victim as somebody sends questions in its name.
 //!
 //! The table has a fixed size. Addresses that fall into the same slot share its limit.

@@ -51,7 +51,8 @@ impl World {
             own_addresses: vec![[192, 0, 2, 53].into()],
         };
         let view = View::new(clock.clone());
-        let dns = Dns::new(settings, view, clock, DnsMetrics::new(&Registry::new()));
+        let dns =
+            Dns::new(settings, view, clock, DnsMetrics::new(&Registry::new()), Box::new(|| true));
         Self { state: ControlState::default(), dns, requests: 0 }
     }
 
@@ -69,6 +70,11 @@ impl World {
             },
         });
         world
+    }
+
+    /// The state of this node is not the cluster's from now on.
+    pub(crate) fn exclude(&mut self) {
+        self.dns.is_serving = Box::new(|| false);
     }
 
     pub(crate) fn apply(&mut self, command: Command) {

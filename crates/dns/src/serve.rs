@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use maxine_admission::{CallerClass, Place, PlaceLimits, Places};
+use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -22,6 +23,10 @@ use crate::rate::{Allowed, RateLimit};
 const QUESTION_LEN_MAX: usize = 4_096;
 /// How many datagrams are answered before other tasks get a turn.
 const BATCH: usize = 32;
+/// After this time, other tasks get a turn although more datagrams wait. In microseconds.
+const TURN_US_MAX: u64 = 1_000;
+/// The pause before an answer over TCP to an address that is over the limit.
+const LIMITED_PAUSE: Duration = Duration::from_millis(100);
 /// Space for datagrams that wait, in bytes, so that a burst of questions is not lost.
 const RECEIVE_BUFFER_LEN: usize = 1 << 20;
 /// A longer buffer for answers is released after its use.
@@ -93,7 +98,11 @@ async fn serve_udp(socket: UdpSocket, dns: Arc<Dns>) {
             tracing::warn!(%error, "the DNS socket cannot be read");
             tokio::time::sleep(ERROR_PAUSE).await;
         }
+        let turn_ends_us = dns.clock.monotonic_us() + TURN_US_MAX;
         for _ in 0..BATCH {
+            if dns.clock.monotonic_us() > turn_ends_us {
+                break;
+            }
             match socket.try_recv_from(&mut question) {
                 Ok((len, from)) => {
                     answer_datagram(&socket, &dns, &mut limit, &question[..len], from, &mut out);
@@ -141,11 +150,12 @@ async fn accept(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
-    let places = Places::new(PlaceLimits {
+    let places = Places::fair(PlaceLimits {
         max: dns.settings.connections_max,
         per_address_max: dns.settings.connections_per_address_max,
         reserved: 0,
     });
+    let rate = Arc::new(Mutex::new(RateLimit::new(dns.settings.rate_max_per_s)));
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
@@ -153,9 +163,9 @@ async fn accept(
                     dns.metrics.connections_refused.inc();
                     continue;
                 };
-                let (dns, stop) = (Arc::clone(&dns), stop.clone());
+                let (dns, stop, rate) = (Arc::clone(&dns), stop.clone(), Arc::clone(&rate));
                 tasks.spawn(async move {
-                    let connection = Connection::new(&dns, stream, place);
+                    let connection = Connection::new(&dns, stream, (from.ip(), &rate), place);
                     if let Err(error) = connection.serve(&stop).await {
                         tracing::debug!(%error, from = %from.ip(), "a DNS connection ended");
                     }
@@ -173,14 +183,21 @@ async fn accept(
 struct Connection<'a> {
     dns: &'a Dns,
     stream: BufReader<TcpStream>,
+    /// The address of the client, and the rate of questions over TCP.
+    from: (IpAddr, &'a Mutex<RateLimit>),
     _place: Place,
 }
 
 impl<'a> Connection<'a> {
-    fn new(dns: &'a Dns, stream: TcpStream, place: Place) -> Self {
+    fn new(
+        dns: &'a Dns,
+        stream: TcpStream,
+        from: (IpAddr, &'a Mutex<RateLimit>),
+        place: Place,
+    ) -> Self {
         dns.metrics.connections.inc();
         let stream = BufReader::with_capacity(512, stream);
-        Self { dns, stream, _place: place }
+        Self { dns, stream, from, _place: place }
     }
 
     /// Answers one question after the other.
@@ -192,6 +209,7 @@ impl<'a> Connection<'a> {
             stop.run_until_cancelled(timeout(limit, self.read(&mut question))).await
         {
             read??;
+            self.take_turn().await;
             out.clear();
             out.extend_from_slice(&[0; 2]);
             if !self.dns.answer(&question, Transport::Tcp, &mut out) {
@@ -205,6 +223,19 @@ impl<'a> Connection<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Lets other tasks run before the next answer, because a client may send many questions at once. An address that
+    /// is over the limit waits longer.
+    async fn take_turn(&self) {
+        let (address, rate) = &self.from;
+        let allowed = rate.lock().allows(*address, self.dns.clock.monotonic_ms());
+        if allowed == Allowed::All {
+            tokio::task::yield_now().await;
+        } else {
+            self.dns.metrics.limited.inc();
+            tokio::time::sleep(LIMITED_PAUSE).await;
+        }
     }
 
     /// Reads a question after its length.

@@ -235,6 +235,39 @@ fn a_node_without_a_state_does_not_say_that_something_does_not_exist() {
 }
 
 #[test]
+fn a_removed_node_answers_nothing_about_the_cluster() {
+    let mut world = world();
+    world.exclude();
+    for asked in ["web.service.maxine", "box.rack.node.maxine", "nothing.service.maxine"] {
+        assert_eq!(shown(&world.dns, asked, TYPE::A), ["ServerFailure"], "{asked}");
+    }
+}
+
+#[test]
+fn a_question_costs_a_limited_number_of_comparisons_and_does_not_claim_to_have_made_all() {
+    let mut world = World::empty();
+    let tags = |at: usize| (0..40).map(|tag| format!("t{tag}-{}", at % 2).into()).collect();
+    let item = |at: usize| {
+        let url = format!("http://10.1.{}.{}:80", at / 250, at % 250);
+        let (key, mut registration) = registration("big", &format!("i{at}"), &url);
+        registration.tags = tags(at);
+        (key, registration)
+    };
+    for from in [0, 1_000] {
+        world.apply(Command::Register { items: (from..from + 1_000).map(item).collect() });
+    }
+    let found = ask(&world.dns, "t7-1.big.service.maxine", TYPE::A);
+    assert!(!found.answers.is_empty());
+    assert_eq!(shown(&world.dns, "missing.big.service.maxine", TYPE::A), ["ServerFailure"]);
+    assert_eq!(shown(&world.dns, "big.service.north.zone.maxine", TYPE::A), ["ServerFailure"]);
+    // A host that is no name in DNS is no answer, whatever is asked for.
+    world.register("odd", "a", &format!("http://{}.example:80", "a".repeat(64)), |_| ());
+    for rtype in [TYPE::A, TYPE::SRV, TYPE::CNAME] {
+        assert_eq!(shown(&world.dns, "odd.service.maxine", rtype), ["NoError soa"]);
+    }
+}
+
+#[test]
 fn any_is_answered_over_tcp_only() {
     let dns = world().dns;
     let question = question_for("web.service.maxine", 255);

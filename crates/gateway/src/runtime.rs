@@ -1,7 +1,7 @@
 //! What this node needs to call one service. It is rebuilt when the routing table is replaced, and keeps connections
 //! and counters.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::task::TaskTracker;
@@ -25,6 +25,8 @@ pub(crate) struct ServiceShared {
     client_rates: OnceLock<ClientRates>,
     pub(crate) mirrors_in_flight: AtomicU32,
     pub(crate) outliers_evaluated_at_ms: AtomicU64,
+    /// Whether the policy had a circuit breaker or ejected outliers at the last tick.
+    pub(crate) decides: AtomicBool,
 }
 
 impl ServiceShared {
@@ -36,6 +38,7 @@ impl ServiceShared {
             client_rates: OnceLock::new(),
             mirrors_in_flight: AtomicU32::new(0),
             outliers_evaluated_at_ms: AtomicU64::new(0),
+            decides: AtomicBool::new(false),
         }
     }
 

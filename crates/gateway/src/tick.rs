@@ -51,6 +51,12 @@ pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<Upstr
         reason,
         lasts_ms: 0,
     };
+    // Without these policies there is nothing to decide, once earlier decisions were taken back. A service may have
+    // 100,000 instances.
+    let decides = runtime.policy.breaker().is_some() || runtime.policy.outlier().is_some();
+    if !runtime.shared.decides.swap(decides, Ordering::Relaxed) && !decides {
+        return;
+    }
     for upstream in &runtime.upstreams {
         let counts = upstream.signals.counts();
         let mut decisions = upstream.signals.decisions().lock();
@@ -68,10 +74,11 @@ pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<Upstr
                     events.push(event(upstream, change, reason));
                 }
             }
-            // The circuit breaker was removed from the policy.
             None if upstream.signals.gate() != Gate::Open => {
                 decisions.breaker = Default::default();
                 upstream.signals.set_gate(Gate::Open);
+                let reason = "the policy has no circuit breaker any more".to_owned();
+                events.push(event(upstream, UpstreamChange::BreakerClosed, reason));
             }
             None => {}
         }
@@ -79,7 +86,11 @@ pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<Upstr
         if over || (decisions.ejection.is_out() && runtime.policy.outlier().is_none()) {
             decisions.ejection = if over { decisions.ejection } else { Default::default() };
             upstream.signals.set_ejected(false);
-            let reason = "the time of its ejection is over".to_owned();
+            let reason = match over {
+                true => "the time of its ejection is over",
+                false => "the policy ejects no outliers any more",
+            };
+            let reason = reason.to_owned();
             events.push(event(upstream, UpstreamChange::Returned, reason));
         }
     }

@@ -44,7 +44,7 @@ fn credentials(bytes: &[u8]) {
     let genuine = genuine(&sessions, &identities);
     let authorization =
         headers.get("authorization").and_then(|value| bearer_token(value.as_bytes()));
-    for token in authorization.into_iter().chain(session_cookie(&headers)) {
+    for token in authorization.into_iter().chain(session_cookie(false, &headers)) {
         assert!(!token.is_empty());
         if let Ok(claims) = sessions.check(&identities, REALM, token, NOW_S) {
             assert_eq!(token, genuine, "forged, and taken for {claims:?}");

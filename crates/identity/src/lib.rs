@@ -146,8 +146,13 @@ impl Security {
     }
 
     /// Identifies the caller of a request: by `x-maxine-token`, or else by `Authorization`, or else by the
-    /// dashboard's cookie.
-    pub fn identify(&self, cookie: CookieUse, headers: &HeaderMap) -> Result<Caller, AuthError> {
+    /// dashboard's cookie. `is_https` is whether the client uses HTTPS.
+    pub fn identify(
+        &self,
+        cookie: CookieUse,
+        is_https: bool,
+        headers: &HeaderMap,
+    ) -> Result<Caller, AuthError> {
         if let Some(value) = headers.get(TOKEN_HEADER) {
             let token = value.to_str().map_err(|_| AuthError::Invalid)?.trim();
             return self.identify_token(token, AuthMethod::Session);
@@ -156,7 +161,7 @@ impl Security {
             let token = bearer_token(value.as_bytes()).ok_or(AuthError::Missing)?;
             return self.identify_token(token, AuthMethod::Session);
         }
-        let Some(token) = session_cookie(headers) else { return Err(AuthError::Missing) };
+        let Some(token) = session_cookie(is_https, headers) else { return Err(AuthError::Missing) };
         let may = match cookie {
             CookieUse::Reads => true,
             CookieUse::Changes => headers.contains_key(CSRF_HEADER),
@@ -166,6 +171,34 @@ impl Security {
             return Err(AuthError::CrossSite);
         }
         self.identify_token(token, AuthMethod::Cookie)
+    }
+
+    /// Whether the credential of a caller that was identified earlier is still valid: an answer that takes long must end
+    /// when it is not.
+    #[must_use]
+    pub fn is_still_valid(&self, caller: &Caller) -> bool {
+        let snapshot = self.0.view.snapshot();
+        let identities = snapshot.state.identities();
+        let Some(role) = caller.role else { return true };
+        match (&caller.session, caller.user.strip_prefix("token:")) {
+            (Some(SessionRef { credential_version, session }), _) => {
+                identities.users.get(&*caller.user).is_some_and(|user| {
+                    user.credential_version == *credential_version
+                        && user.role == role
+                        && !user.ended_sessions.contains(session)
+                })
+            }
+            (None, Some(id)) if caller.via == AuthMethod::ApiToken => {
+                let record = identities.tokens.get(id);
+                let now_ms = self.0.clock.wall_ms();
+                let is_over = |at_ms: u64| at_ms <= now_ms;
+                record.is_some_and(|record| {
+                    record.role == role && !record.expires_at_ms.is_some_and(is_over)
+                })
+            }
+            // The token of a node's file is valid while the node runs.
+            (None, _) => true,
+        }
     }
 
     /// Removes tokens for Maxine from a request before it is forwarded to an instance. These are
@@ -378,17 +411,16 @@ fn bearer_token(value: &[u8]) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-fn session_cookie(headers: &HeaderMap) -> Option<&str> {
-    let named = |wanted: &str| {
-        let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-        lines
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .find(|(name, value)| *name == wanted && !value.is_empty())
-            .map(|(_, value)| value)
-    };
-    // Another site of the same domain can set the cookie without the prefix.
-    named(SECURE_SESSION_COOKIE).or_else(|| named(SESSION_COOKIE))
+/// The token in the session's cookie. Over HTTPS only the cookie with the prefix counts, because another site of the same
+/// domain, or whoever answers over plain HTTP, can set the other one, and so sign a person in as somebody else.
+fn session_cookie(is_https: bool, headers: &HeaderMap) -> Option<&str> {
+    let wanted = if is_https { SECURE_SESSION_COOKIE } else { SESSION_COOKIE };
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    lines
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, value)| *name == wanted && !value.is_empty())
+        .map(|(_, value)| value)
 }
 
 /// The user for a role in the compatible API, which has one account for each role.

@@ -489,7 +489,12 @@ pub struct ClusterStatus {
     pub disk_stalled: bool,
     /// The size of the log on disk, in bytes.
     pub log_disk_bytes: u64,
-    /// How many voters must be reachable for writes to continue; 0 while no voters are known.
+    /// The numbers of the voters. There are two sets while a change of the voters is not finished: then writes need a
+    /// majority of each. Empty in other modes than raft.
+    #[serde(default)]
+    pub voter_sets: Vec<Vec<u64>>,
+    /// How many voters must be reachable for writes to continue; 0 while no voters are known. With two sets of voters,
+    /// this and the next two values are those of the set that can lose fewer.
     pub majority: usize,
     /// How many voters are known to be reachable, by this node or by the leader, this node included. One that
     /// acknowledges no log entry is not counted. Null on a node that does not belong to the cluster any more, and while
@@ -506,19 +511,31 @@ impl ClusterStatus {
     /// Takes the members, and counts the voters among them.
     #[must_use]
     pub fn with_members(mut self, members: Vec<MemberView>) -> Self {
-        let voters = members.iter().filter(|member| member.voter);
-        let count = voters.clone().count();
-        let reachable = voters.filter(|member| member.works()).count();
+        let of_set = |is_in_set: &dyn Fn(u64) -> bool| {
+            let voters = members.iter().filter(|member| member.voter && is_in_set(member.id));
+            let majority = voters.clone().count() / 2 + 1;
+            (majority, voters.filter(|member| member.works()).count())
+        };
+        let sets = self.voter_sets.iter().map(|set| of_set(&|id| set.contains(&id)));
+        let spare = |(majority, reachable): &(usize, usize)| *reachable as i64 - *majority as i64;
+        let (majority, reachable) = sets.min_by_key(spare).unwrap_or_else(|| of_set(&|_| true));
+        let knows_voters = members.iter().any(|member| member.voter);
         self.members = members;
-        if count == 0 {
+        if !knows_voters {
             // A node that waits to be added to a cluster knows nobody, itself included.
             self.majority = 0;
             return self.without_counts();
         }
-        self.majority = count / 2 + 1;
+        self.majority = majority;
         self.reachable_voters = Some(reachable);
-        self.failures_tolerated = Some(reachable.saturating_sub(self.majority));
+        self.failures_tolerated = Some(reachable.saturating_sub(majority));
         self
+    }
+
+    /// Whether a change of the voters is not finished.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.voter_sets.len() > 1
     }
 
     /// Leaves out how many voters can be reached. A node that no longer belongs to the cluster does not know it.

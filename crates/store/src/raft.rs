@@ -374,6 +374,7 @@ impl ClusterAdmin for RaftAdmin {
             last_sync_us: status.sync_last_us,
             disk_stalled: status.stalled,
             log_disk_bytes: status.log_disk_bytes,
+            voter_sets: status.voter_sets.clone(),
             ..ClusterStatus::default()
         }
         .with_members(members);

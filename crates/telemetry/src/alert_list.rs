@@ -4,7 +4,7 @@
 //! has no end. Raising a condition that is already active only changes its text. Each node has its own list.
 //! [`super::webhook`] delivers the alerts that [`Alerts::due`] returns.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 
@@ -17,6 +17,10 @@ use super::silences::{self, SILENCES_MAX, Silence};
 
 /// Maximum number of active conditions. Further ones are counted and left out.
 const ACTIVE_MAX: usize = 1_000;
+/// Maximum number of alerts for events of one kind within a minute. One more says that there are further ones, which
+/// are only counted: a stranger may cause events of some kinds, and must not push out or delay the others.
+const EVENTS_MAX: u32 = 60;
+const EVENTS_WITHIN_MS: u64 = 60_000;
 /// A new leader also reports conditions that ended within this time before it led, in milliseconds, because
 /// the previous leader may not have reported them.
 const RESOLVED_AGAIN_MS: u64 = 60_000;
@@ -140,6 +144,15 @@ struct Deliveries {
 struct Entry {
     alert: Alert,
     deliveries: Deliveries,
+    /// Whether this node does not know any more whether the condition holds. Then it does not report the end.
+    withdrawn: bool,
+}
+
+/// The events of one kind within one period.
+#[derive(Clone, Copy, Debug, Default)]
+struct EventCount {
+    since_ms: u64,
+    count: u32,
 }
 
 #[derive(Debug)]
@@ -148,6 +161,7 @@ struct Kept {
     entries: VecDeque<Entry>,
     active: usize,
     silences: Vec<Silence>,
+    events: BTreeMap<AlertKind, EventCount>,
     /// Whether this node reports the alerts of the whole cluster to the webhook.
     reports_for_cluster: bool,
 }
@@ -185,10 +199,17 @@ impl Kept {
         })
     }
 
-    /// Makes room for one more alert by removing the oldest that is not active.
+    /// Makes room for one more alert by removing the oldest one, of those that are not active, of the kind with the
+    /// most. So many alerts of one kind do not push out those of other kinds.
     fn trim(&mut self, len_max: usize) {
         while self.entries.len() - self.active > len_max {
-            let oldest = self.entries.iter().position(|e| e.alert.state != AlertState::Active);
+            let over = || self.entries.iter().filter(|e| e.alert.state != AlertState::Active);
+            let mut counts: BTreeMap<AlertKind, usize> = BTreeMap::new();
+            over().for_each(|entry| *counts.entry(entry.alert.kind).or_default() += 1);
+            let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(kind, _)| kind);
+            let oldest = self.entries.iter().position(|entry| {
+                entry.alert.state != AlertState::Active && Some(entry.alert.kind) == most
+            });
             match oldest {
                 Some(at) => drop(self.entries.remove(at)),
                 None => return,
@@ -210,6 +231,7 @@ impl Alerts {
             entries: VecDeque::new(),
             active: 0,
             silences,
+            events: BTreeMap::new(),
             reports_for_cluster: true,
         };
         let silences_file = Mutex::new(silences_file);
@@ -240,14 +262,33 @@ impl Alerts {
             silenced: kept.is_silenced(kind, now_ms),
         };
         kept.active += usize::from(state == AlertState::Active);
-        kept.entries.push_back(Entry { alert: alert.clone(), deliveries: Deliveries::default() });
+        let deliveries = Deliveries::default();
+        kept.entries.push_back(Entry { alert: alert.clone(), deliveries, withdrawn: false });
         kept.trim(self.len_max);
         alert
     }
 
-    /// Adds an event.
-    pub(super) fn push(&self, event: Notice, now_ms: u64) -> Alert {
-        self.add(&mut self.kept.lock(), event, now_ms)
+    /// Adds an event. `None` if there were too many of its kind within a minute. The first of those is replaced by an
+    /// alert that says so.
+    pub(super) fn push(&self, event: Notice, now_ms: u64) -> Option<Alert> {
+        let mut kept = self.kept.lock();
+        let counted = kept.events.entry(event.kind).or_default();
+        if now_ms.saturating_sub(counted.since_ms) >= EVENTS_WITHIN_MS {
+            *counted = EventCount { since_ms: now_ms, count: 0 };
+        }
+        counted.count = counted.count.saturating_add(1);
+        let event = match counted.count.checked_sub(EVENTS_MAX) {
+            None | Some(0) => event,
+            Some(1) => {
+                let message = format!(
+                    "there were more than {EVENTS_MAX} alerts of this kind within a minute: further ones of this minute \
+                     are only counted, in maxine_alerts_left_out_total"
+                );
+                Notice::new(event.kind, "further", message).severity(event.severity)
+            }
+            Some(_) => return None,
+        };
+        Some(self.add(&mut kept, event, now_ms))
     }
 
     /// Raises a condition.
@@ -283,6 +324,21 @@ impl Alerts {
         Some(alert)
     }
 
+    /// Ends a condition of which this node does not know any more whether it holds. The webhook is not told that it is
+    /// over. Returns whether it was active.
+    pub(super) fn withdraw(&self, kind: AlertKind, object: &str, now_ms: u64) -> bool {
+        if self.clear(kind, object, now_ms).is_none() {
+            return false;
+        }
+        let mut kept = self.kept.lock();
+        let mut entries = kept.entries.iter_mut().rev();
+        let ended = entries.find(|e| e.alert.kind == kind && e.alert.object == object);
+        if let Some(ended) = ended {
+            ended.withdrawn = true;
+        }
+        true
+    }
+
     /// The alerts, newest first.
     #[must_use]
     pub fn newest_first(&self) -> Vec<Alert> {
@@ -314,7 +370,7 @@ impl Alerts {
             .filter(|kind| kept.is_silenced(*kind, wall_ms))
             .collect();
         let is_due = |entry: &&mut Entry| {
-            let Entry { alert, deliveries } = entry;
+            let Entry { alert, deliveries, withdrawn } = entry;
             let was_delivered = deliveries.last.is_some();
             let may_report = reports_cluster || alert.kind.scope() == Scope::Node || was_delivered;
             let is_news = match (alert.state, deliveries.last) {
@@ -329,6 +385,7 @@ impl Alerts {
                     .is_some_and(|at_ms| wall_ms.saturating_sub(at_ms) < RESOLVED_AGAIN_MS),
             };
             is_news
+                && !*withdrawn
                 && may_report
                 && !deliveries.in_flight
                 && deliveries.not_before_ms <= monotonic_ms

@@ -22,7 +22,7 @@ fn deliver(alerts: &Alerts, now_ms: u64) -> Vec<(String, AlertState)> {
 #[test]
 fn alerts_are_numbered_acknowledged_and_silenced() {
     let alerts = alerts(2);
-    assert_eq!(alerts.push(event("a"), 1).id, 1);
+    assert_eq!(alerts.push(event("a"), 1).unwrap().id, 1);
     assert!(alerts.acknowledge(1, "ada"));
     let until = |until_ms| Silence {
         kind: AlertKind::UpstreamEvicted,
@@ -31,8 +31,8 @@ fn alerts_are_numbered_acknowledged_and_silenced() {
         by: "a".into(),
     };
     assert!(alerts.silence(until(10), 2).unwrap());
-    assert!(alerts.push(event("b"), 9).silenced);
-    assert!(!alerts.push(event("c"), 10).silenced);
+    assert!(alerts.push(event("b"), 9).unwrap().silenced);
+    assert!(!alerts.push(event("c"), 10).unwrap().silenced);
     let ids: Vec<u64> = alerts.newest_first().iter().map(|a| a.id).collect();
     assert_eq!(ids, [3, 2]);
     assert!(!alerts.acknowledge(1, "ada"));
@@ -101,6 +101,34 @@ fn a_follower_tells_of_itself_alone_and_of_the_cluster_once_it_leads() {
 }
 
 #[test]
+fn a_node_does_not_report_the_end_of_what_it_no_longer_knows() {
+    let alerts = alerts(9);
+    alerts.raise(lost("node-2"), 1);
+    assert_eq!(deliver(&alerts, 1).len(), 1);
+    // This node was removed. The next leader reports the end of the condition.
+    assert!(alerts.withdraw(AlertKind::MemberUnreachable, "node-2", 2));
+    assert_eq!(deliver(&alerts, 3), []);
+    assert_eq!(alerts.newest_first()[0].state, AlertState::Resolved);
+    assert!(!alerts.withdraw(AlertKind::MemberUnreachable, "node-2", 4));
+    alerts.raise(lost("node-2"), 5);
+    alerts.clear(AlertKind::MemberUnreachable, "node-2", 6);
+    assert_eq!(deliver(&alerts, 7), [("node-2".to_owned(), AlertState::Resolved)], "a later one");
+}
+
+#[test]
+fn a_flood_of_one_kind_pushes_out_no_other_and_ends_in_one_alert() {
+    let alerts = alerts(20);
+    let gap = Notice::new(AlertKind::AuditGap, "audit", "records are missing");
+    alerts.push(gap, 1).unwrap();
+    let pushed: Vec<_> = (0..1_000).filter_map(|n| alerts.push(event(&n.to_string()), 2)).collect();
+    assert_eq!(pushed.len(), EVENTS_MAX as usize + 1);
+    assert_eq!(pushed.last().unwrap().object, "further");
+    let kept = alerts.newest_first();
+    assert_eq!((kept.len(), kept.last().unwrap().kind), (20, AlertKind::AuditGap));
+    assert_eq!(alerts.push(event("later"), 2 + EVENTS_WITHIN_MS).unwrap().object, "later");
+}
+
+#[test]
 fn a_delivery_that_failed_is_repeated_later_each_time() {
     let alerts = alerts(9);
     alerts.push(event("a"), 0);
@@ -142,8 +170,8 @@ fn a_silence_outlives_a_restart_of_the_node() {
     assert!(open().silence(silence.clone(), 1).unwrap());
     let again = open();
     assert_eq!(again.silences(2), std::slice::from_ref(&silence));
-    assert!(again.push(event("a"), 2).silenced);
-    assert!(!again.push(event("b"), 1_000).silenced, "it ends when it said");
+    assert!(again.push(event("a"), 2).unwrap().silenced);
+    assert!(!again.push(event("b"), 1_000).unwrap().silenced, "it ends when it said");
     assert!(again.silence(Silence { until_ms: 0, ..silence.clone() }, 3).unwrap());
     assert!(open().silences(3).is_empty());
     // A silence of a kind that this version does not know is left out. The others stay in force.

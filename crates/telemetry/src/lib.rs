@@ -313,10 +313,21 @@ impl Telemetry {
         self.alerts_changed(kind);
     }
 
-    /// Raises an alert for an event.
+    /// Ends a condition of which this node does not know any more whether it holds, because another node does or because
+    /// this one no longer belongs to the cluster. The webhook is not told that it is over.
+    pub fn withdraw(&self, kind: AlertKind, object: &str) {
+        if self.0.alerts.withdraw(kind, object, self.0.clock.wall_ms()) {
+            tracing::info!(kind = kind.name(), object, "an alert was withdrawn");
+            self.alerts_changed(kind);
+        }
+    }
+
+    /// Raises an alert for an event. Of many events of one kind within a minute, only the first raise alerts.
     pub fn alert(&self, event: Notice) {
         debug_assert!(event.kind.form() == AlertForm::Event, "{:?}", event.kind);
-        let alert = self.0.alerts.push(event, self.0.clock.wall_ms());
+        let Some(alert) = self.0.alerts.push(event, self.0.clock.wall_ms()) else {
+            return self.0.metrics.alerts_left_out.inc();
+        };
         self.emitted(alert.kind, alert.severity, &alert.message, alert.details);
     }
 

@@ -260,7 +260,7 @@ impl Metrics {
             alerts: counter("maxine_alerts_total", "Alerts raised since the start"),
             alerts_left_out: counter(
                 "maxine_alerts_left_out_total",
-                "Conditions that were not reported because 1,000 were active",
+                "Alerts that were left out: conditions while 1,000 were active, and events beyond 60 of their kind within a minute",
             ),
             alert_deliveries_failed: counter(
                 "maxine_alert_deliveries_failed_total",

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hashbrown::DefaultHashBuilder;
+use imbl::OrdSet;
 use tokio::sync::watch as watch_channel;
 
 use maxine_clock::Clock;
@@ -75,7 +76,7 @@ pub struct View {
     tables: papaya::HashMap<TableKey, Arc<ServiceTable>, DefaultHashBuilder>,
     /// The services whose names contain upper-case letters (or other characters that change in lower case),
     /// sorted, by the lower-case form of the name. Other services have no entry.
-    mixed_case: papaya::HashMap<TableKey, Arc<[Name]>, DefaultHashBuilder>,
+    mixed_case: papaya::HashMap<TableKey, OrdSet<Name>, DefaultHashBuilder>,
     index: watch_channel::Sender<u64>,
     hub: WatchHub,
 }
@@ -185,14 +186,17 @@ impl View {
         }
         let lower = ServiceRef { namespace: key.namespace.as_str(), service: &lower };
         let mixed_case = self.mixed_case.pin();
-        let known = mixed_case.get(&lower).map_or(&[][..], |names| names);
-        let mut names: Vec<Name> = known.iter().filter(|n| **n != key.service).cloned().collect();
-        names.extend(exists.then(|| key.service.clone()));
-        names.sort();
+        // A copy shares its content, so that thousands of names that differ only in case cost no more than others.
+        let mut names = mixed_case.get(&lower).cloned().unwrap_or_default();
+        if exists {
+            names.insert(key.service.clone());
+        } else {
+            names.remove(&key.service);
+        }
         if names.is_empty() {
             mixed_case.remove(&lower);
         } else {
-            mixed_case.insert(TableKey::of(lower), names.into());
+            mixed_case.insert(TableKey::of(lower), names);
         }
     }
 
@@ -364,6 +368,14 @@ mod tests {
         assert!(world.view.mixed_case.is_empty());
         world.set("\u{00dc}BER", true);
         assert_eq!(world.find("\u{00fc}ber"), found("\u{00dc}BER"));
+        for variant in 0..2_000_u32 {
+            let bit = |(at, letter): (usize, char)| match variant >> at & 1 {
+                0 => letter,
+                _ => letter.to_ascii_uppercase(),
+            };
+            world.set(&"abcdefghijk".chars().enumerate().map(bit).collect::<String>(), true);
+        }
+        assert_eq!(world.find("ABCDEFGHIJK"), found("ABCDEFGHIJk"));
         world.view.reset(&ControlState::default());
         assert_eq!((world.find("ORDERS"), world.find("\u{00fc}ber")), (None, None));
         assert!(world.view.mixed_case.is_empty());

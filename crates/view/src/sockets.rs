@@ -68,10 +68,15 @@ pub struct SocketSet {
 }
 
 impl SocketSet {
-    /// The set of these sockets.
+    /// The set of these sockets, without those whose host is no name in DNS: no face can answer with them, and each
+    /// question would have to skip them.
     #[must_use]
     pub fn of<'a>(sockets: impl Iterator<Item = &'a Socket>) -> Self {
-        let mut all: Vec<Socket> = sockets.cloned().collect();
+        let is_usable = |socket: &&Socket| match &socket.host {
+            Host::V4(_) | Host::V6(_) => true,
+            Host::Name(name) => is_dns_name(name),
+        };
+        let mut all: Vec<Socket> = sockets.filter(is_usable).cloned().collect();
         all.sort_unstable();
         all.dedup_by(|later, kept| {
             let is_same = later.host == kept.host && later.port == kept.port;
@@ -93,6 +98,13 @@ impl SocketSet {
         names.dedup();
         Self { v4: v4.into(), v6: v6.into(), names: names.into(), sockets: all.into() }
     }
+}
+
+/// Whether a host name can be written in DNS: labels of at most 63 bytes, at most 253 bytes in all (RFC 1035 section
+/// 2.3.4).
+fn is_dns_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.len() <= 253 && name.split('.').all(|label| matches!(label.len(), 1..=63))
 }
 
 /// The sockets of a table's endpoints.
@@ -129,6 +141,7 @@ mod tests {
             socket("10.0.0.1", 80, u16::MAX),
             socket("[::1]", 80, 1),
             socket("10.0.0.1", 80, 3),
+            socket(&format!("{}.example", "a".repeat(64)), 80, 1),
         ];
         let set = SocketSet::of(all.iter());
         assert_eq!(&*set.v4, [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)]);

@@ -113,7 +113,7 @@ pub(crate) async fn greet(
     match codec::decode(&answer)? {
         Welcome::Refused { reason } => Err(refused(format!("refused by node {target}: {reason}"))),
         Welcome::Removed { reason } => {
-            me.refusals.removed(&reason).await;
+            me.refusals.removed(&reason);
             Err(refused(format!("refused by node {target}: {reason}")))
         }
         Welcome::OtherHistory { reason } => {

@@ -25,7 +25,7 @@ fn node(
         app_version: 1,
         introduction: Introduction::default(),
         admit_version: Box::new(|_| Ok(())),
-        refusals: Refusals::new(dir.clone()),
+        refusals: Refusals::default(),
         dir,
         acknowledged: Arc::default(),
         log_end: Box::new(move || (Some(log_end()), 1)),

@@ -15,6 +15,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::storage::RaftStateMachine;
+use parking_lot::Mutex;
 
 use super::context::Context;
 use crate::application::PeerHandler;
@@ -31,6 +32,11 @@ use crate::roster::MembershipStatus;
 use crate::storage::snapshots::{SnapshotFile, SnapshotStore};
 use crate::{forward, quorum};
 
+/// The pause between two rounds of questions about nodes that this one does not know.
+const ASK_PAUSE: Duration = Duration::from_millis(100);
+/// The pause between two log lines about nodes that this one does not know.
+const WARNING_PAUSE: Duration = Duration::from_secs(10);
+
 pub(crate) struct Inbound {
     pub(crate) context: Arc<Context>,
     pub(crate) raft: Raft,
@@ -41,6 +47,8 @@ pub(crate) struct Inbound {
     pub(crate) votes_from: Instant,
     /// Whether the known members are being asked about a node that this one does not know.
     pub(crate) asking: Arc<AtomicBool>,
+    /// When the last warning about such a node was logged.
+    pub(crate) warned: Mutex<Option<Instant>>,
     pub(crate) request_timeout: Duration,
 }
 
@@ -217,18 +225,27 @@ impl Inbound {
         }
     }
 
+    /// Asks the known members about a node, at most once in [`ASK_PAUSE`], because every node with a certificate can
+    /// cause it.
     fn ask_about_node(&self, stranger: NodeId) {
         let Some(node) = self.node.upgrade() else { return };
         if self.asking.swap(true, Ordering::AcqRel) {
             return;
         }
-        tracing::warn!(
-            node = stranger,
-            "a node that this one does not know sends entries or asks for a vote: the known members are asked about it"
-        );
+        let mut warned = self.warned.lock();
+        if warned.is_none_or(|at| clock::since(at) >= WARNING_PAUSE) {
+            *warned = Some(clock::now());
+            tracing::warn!(
+                node = stranger,
+                "a node that this one does not know sends entries or asks for a vote: the known members are asked about it"
+            );
+        }
+        drop(warned);
         let asking = self.asking.clone();
         node.lifecycle.tasks.clone().spawn(async move {
             quorum::ask_about_unknown_nodes(&node).await;
+            drop(node);
+            tokio::time::sleep(ASK_PAUSE).await;
             asking.store(false, Ordering::Release);
         });
     }

@@ -320,7 +320,7 @@ async fn read_answers(
                 match codec::decode::<Response>(&body) {
                     Ok(response) => {
                         if let Response::Removed(reason) = &response {
-                            context.me.refusals.removed(reason).await;
+                            context.me.refusals.removed(reason);
                         }
                         if let Some(reply) = reply {
                             let _ = reply.send(Ok(response));

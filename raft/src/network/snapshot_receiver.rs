@@ -50,7 +50,12 @@ impl SnapshotReceiver {
             Request::SnapshotBegin { vote, len } => self.begin(vote, len).await,
             Request::SnapshotChunk { offset, bytes } => self.chunk(offset, bytes).await,
             Request::SnapshotEnd { len } => self.end(len).await,
-            _ => Err(io::Error::other("only a snapshot is received on this connection")),
+            // This is not logged, because every node with a certificate may send it.
+            _ => {
+                self.incoming = None;
+                let reason = "only a snapshot is received on this connection";
+                return Response::Failed(reason.to_owned());
+            }
         };
         result.unwrap_or_else(|error| {
             self.incoming = None;

@@ -257,11 +257,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             .await
             .map_err(io::Error::other)??;
         let index = adopted.index();
-        self.roster.extend_used_ids(&adopted.used_ids);
+        let used_ids = adopted.used_ids.clone();
         let (done, finished) = oneshot::channel();
         self.job(Job::Restore { index, snapshot: adopted, done }, finished).await??;
         self.last_applied = meta.last_log_id;
-        self.roster.apply(meta.last_membership.clone());
+        self.roster.install(meta.last_membership.clone(), &used_ids);
         Ok(())
     }
 

@@ -206,6 +206,8 @@ pub struct Raft {
     pub log_disk_bytes: u64,
     pub majority: u64,
     pub reachable_voters: Option<u64>,
+    #[serde(default)]
+    pub voter_sets: Vec<Vec<u64>>,
     pub failures_tolerated: Option<u64>,
     pub members: Vec<Member>,
 }

@@ -188,7 +188,16 @@ fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
         return format!("NO MAJORITY: {} of {voters} needed, {reachable} reachable", raft.majority);
     }
     match tolerated {
+        _ if raft.voter_sets.len() > 1 => {
+            format!("a change of the voters is not finished, {}", can_lose(tolerated))
+        }
         _ if !has_leader => "no leader yet".to_owned(),
+        tolerated => can_lose(tolerated),
+    }
+}
+
+fn can_lose(tolerated: u64) -> String {
+    match tolerated {
         0 => "can lose no node".into(),
         n => format!("can lose {}", maxine_wording::count(n, "node")),
     }

@@ -1,23 +1,15 @@
 //! The open routes of the actuator. Their answers contain nothing that a stranger must not know.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{self, HeaderValue};
 use axum::http::{Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use bytes::Bytes;
 use serde_json::json;
 
 use super::json::answer;
 use crate::AppState;
 use crate::compat_error::CompatError;
-use maxine_telemetry::http_client;
-
-/// Time limit for fetching the performance report.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum length of the performance report, in bytes.
-const REPORT_LEN_MAX: usize = 5 * 1_024 * 1_024;
 
 pub(super) async fn health() -> Response<Body> {
     answer(&json!({ "status": "UP" }))
@@ -78,25 +70,13 @@ pub(super) async fn performance(
     let Some(url) = &state.settings().performance_report_url else {
         return Err(not_found("Performance report URL is not configured."));
     };
-    let report = fetch(url).await.map_err(|error| {
-        tracing::warn!(%error, "the performance report could not be fetched");
-        not_found("Could not retrieve load test report.")
-    })?;
-    Ok(page(report))
-}
-
-async fn fetch(url: &str) -> Result<String, String> {
-    let client = http_client(REPORT_TIMEOUT)?;
-    let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
-    let answer = answer.map_err(|error| error.without_url().to_string())?;
-    let body = reqwest::Body::from(answer);
-    let body = Limited::new(body, REPORT_LEN_MAX).collect().await.map_err(|e| e.to_string())?;
-    String::from_utf8(body.to_bytes().to_vec()).map_err(|error| error.to_string())
+    let report = state.performance_report().get(url, state.clock()).await;
+    report.map(page).ok_or_else(|| not_found("Could not retrieve load test report."))
 }
 
 /// A page that may neither run scripts nor load anything from another address.
-fn page(html: String) -> Response<Body> {
-    let mut response = Response::new(Body::from(html));
+fn page(html: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::from(html.into()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     let policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; \

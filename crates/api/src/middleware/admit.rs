@@ -48,22 +48,24 @@ impl Shared {
             Method::GET | Method::HEAD => CookieUse::Reads,
             _ => CookieUse::Changes,
         };
-        let caller = self.identify(request, access, cookie).map_err(|(error, caller)| {
-            self.state.telemetry().access_refused(&AccessRefused {
-                forbidden: matches!(error, AuthError::RoleTooLow { .. }),
-                user: &caller.user,
-                role: caller.role,
-                method: request.method(),
-                path,
-                trace_id: &context.trace_id,
-            });
-            if error.is_audited() {
-                let object = format!("{} {path}", request.method());
-                let actor = context.actor(&caller);
-                self.state.audit().record(actor, AuditAction::RequestAuthorize, &object, false);
-            }
-            Box::new(refusal(path, error))
-        })?;
+        let caller = self.identify(request, access, cookie, context.client.is_https).map_err(
+            |(error, caller)| {
+                self.state.telemetry().access_refused(&AccessRefused {
+                    forbidden: matches!(error, AuthError::RoleTooLow { .. }),
+                    user: &caller.user,
+                    role: caller.role,
+                    method: request.method(),
+                    path,
+                    trace_id: &context.trace_id,
+                });
+                if error.is_audited() {
+                    let object = format!("{} {path}", request.method());
+                    let actor = context.actor(&caller);
+                    self.state.audit().record(actor, AuditAction::RequestAuthorize, &object, false);
+                }
+                Box::new(refusal(path, error))
+            },
+        )?;
         if !access.is_about_the_node(path)
             && let Some(reason) = self.state.not_serving_reason()
         {
@@ -102,11 +104,12 @@ impl Shared {
         request: &http::Request<B>,
         access: access::Access,
         cookie: CookieUse,
+        is_https: bool,
     ) -> Result<Caller, (AuthError, Caller)> {
         let settings = self.state.settings();
         let required =
             access.required_role(settings.registration_access, settings.discovery_access);
-        let identified = self.state.security().identify(cookie, request.headers());
+        let identified = self.state.security().identify(cookie, is_https, request.headers());
         // With DNS rebinding, pages of another site could otherwise read what a cookie allows.
         let identified = identified.and_then(|caller| match caller.via {
             AuthMethod::Cookie if !hosts::is_own(&self.state, request) => Err(AuthError::WrongHost),

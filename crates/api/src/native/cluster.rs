@@ -249,6 +249,11 @@ fn warnings(
         if raft.disk_stalled {
             warn("this node's disk is stalled");
         }
+        if raft.is_changing() {
+            warn(
+                "a change of the voters is not finished: writes need a majority of the old and of the new voters",
+            );
+        }
         let knows_voters = raft.members.iter().any(|member| member.voter);
         if knows_voters && raft.lacks_majority() {
             warn(&format!(
@@ -465,10 +470,11 @@ pub(super) async fn remove_member(
     let audit = app.audit().clone();
     let remove = async move {
         let object = if force { format!("{id}, forced") } else { id.to_string() };
-        // A node that removes itself cannot write afterwards, so the removal is recorded before, and a failure after it.
+        // A node that removes itself cannot write afterwards. So the request is recorded before, and a failure after it.
         if admin.status().node_id == id {
             let actor = write.actor.clone();
-            record(&app, write, AuditAction::MemberRemove, object.clone(), None).await;
+            let requested = format!("{object}, requested");
+            record(&app, write, AuditAction::MemberRemove, requested, None).await;
             let removed = in_time(admin.remove(id, force)).await;
             if let Err(problem) = &removed {
                 let object = recorded_object(object, Some(problem));
@@ -528,9 +534,10 @@ async fn hand_over(
 ) -> Result<Transferred, Problem> {
     let before = app.store().leadership_now().leader;
     let handed_over = in_time(admin.transfer_leadership(to)).await;
-    let asked = to.and_then(|to| {
-        let member = admin.status().members.into_iter().find(|member| member.id == to)?;
-        Some(member.name)
+    let asked = to.map(|to| {
+        let members = admin.status().members;
+        let member = members.into_iter().find(|member| member.id == to);
+        member.map_or_else(|| format!("node {to}"), |member| member.name)
     });
     let leader = match (&handed_over, asked) {
         (Err(_), asked) => asked,

@@ -100,9 +100,11 @@ pub(super) async fn sign_out(
     State(state): State<AppState>,
     _: Params<NoParams>,
     write: Write,
+    context: RequestContext,
     request: Request,
 ) -> Response {
-    let caller = state.security().identify(CookieUse::Changes, request.headers());
+    let is_https = context.client.is_https;
+    let caller = state.security().identify(CookieUse::Changes, is_https, request.headers());
     let ended = match caller {
         // A page that calls this node by another site's name must not be able to sign the user out.
         Ok(caller) if caller.via == AuthMethod::Cookie && !hosts::is_own(&state, &request) => {

@@ -31,7 +31,6 @@ use crate::problem::{Problem, ProblemKind};
 use crate::send_monitor::Streamed;
 use crate::{AppState, CalledBy, Caller, RequestContext};
 use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
-use maxine_clock::Clock;
 use maxine_state::limits::check_range;
 use maxine_state::{Event, History, Name, Role, ServiceKey};
 use maxine_view::{Compacted, WatchScope, Watcher, WatcherLost};
@@ -235,9 +234,8 @@ pub(super) async fn watch(
     let last_seen = last_event_id(&headers)?.or(query.index);
     let place = watchers.admit(&caller, context.client.ip)?;
     let subscribed = subscribe(&state, scope, last_seen).await;
-    let clock = state.clock().clone();
     let age_ms = STREAM_AGE_MS + fastrand::u64(0..STREAM_AGE_MS / 2);
-    let ends_at_ms = clock.monotonic_ms() + age_ms;
+    let ends_at_ms = state.clock().monotonic_ms() + age_ms;
     answered.by_present(&state);
     let stage = match subscribed {
         Ok(watcher) => Stage::Ready(watcher),
@@ -245,7 +243,8 @@ pub(super) async fn watch(
     };
     let published = state.view().hub().published();
     let detail = Detail::of_changes(&caller);
-    let stream = Stream { stage, watchers, detail, clock, published, ends_at_ms, _place: place };
+    let stream =
+        Stream { stage, state, caller, watchers, detail, published, ends_at_ms, _place: place };
     let body = Body::from_stream(stream::unfold(stream, Stream::next));
     // Proxies must forward each part immediately. nginx buffers answers unless this header forbids it. Proxies also
     // buffer answers that they compress or rewrite.
@@ -266,9 +265,10 @@ enum Stage {
 
 struct Stream {
     stage: Stage,
+    state: AppState,
+    caller: Caller,
     watchers: Arc<Watchers>,
     detail: Detail,
-    clock: Clock,
     published: watch_channel::Receiver<u64>,
     ends_at_ms: u64,
     _place: Place,
@@ -288,8 +288,9 @@ impl Stream {
                     format!(": watching\n\nretry: 1000\nid: {id}\nevent: ready\ndata: {data}\n\n");
                 (Bytes::from(text), Stage::Running(watcher))
             }
-            Stage::Running(_) if self.clock.monotonic_ms() >= self.ends_at_ms => return None,
+            Stage::Running(_) if self.must_end() => return None,
             Stage::Running(mut watcher) => match self.piece(&mut watcher).await {
+                Ok(_) if self.must_end() => return None,
                 Ok(piece) => (piece, Stage::Running(watcher)),
                 Err(WatcherLost::Compacted(lost)) => (compacted(lost), Stage::Ended),
                 Err(WatcherLost::Closed) => return None,
@@ -299,6 +300,14 @@ impl Stream {
         };
         self.stage = stage;
         Some((Ok(piece), self))
+    }
+
+    /// Whether the stream ends, and why the client has to ask again: its credential is not valid any more, this node does
+    /// not belong to the cluster any more, or the stream is old.
+    fn must_end(&self) -> bool {
+        self.state.clock().monotonic_ms() >= self.ends_at_ms
+            || self.state.store().exclusion().is_some()
+            || !self.state.security().is_still_valid(&self.caller)
     }
 
     /// The next changes. If there are none for a while, a comment with the index that the client has reached. If the
@@ -414,6 +423,13 @@ pub(super) async fn poll_changes(
                 return Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1));
             }
         }
+    }
+    if let Some(reason) = state.store().exclusion() {
+        return Err(Problem::new(ProblemKind::Unavailable, reason));
+    }
+    if !state.security().is_still_valid(&caller) {
+        let detail = "the credential of this request stopped being valid while it waited";
+        return Err(Problem::new(ProblemKind::Unauthorized, detail));
     }
     let mut index = watcher.after();
     if events.is_empty() {

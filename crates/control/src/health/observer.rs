@@ -158,7 +158,17 @@ impl Observer {
         let health = policy.and_then(|policy| policy.health);
         let agreeing = health.map_or(self.defaults.observers, |health| health.observers) as usize;
         let mut stay = BTreeSet::new();
-        self.unprobed.retain(|unprobed| unprobed.service != *key);
+        // A change of one service must not look at the instances of all others.
+        let from = key.instance(maxine_state::Name::trusted(""));
+        let unprobed: Vec<InstanceKey> = self
+            .unprobed
+            .range(from.clone()..)
+            .take_while(|unprobed| unprobed.service == *key)
+            .cloned()
+            .collect();
+        for unprobed in unprobed {
+            self.unprobed.remove(&unprobed);
+        }
         for instance in service.into_iter().flat_map(|s| s.instances.values()) {
             let key = key.instance(instance.registration.id.clone());
             let Some(probe) = effective_probe(instance, policy, &self.defaults) else {
@@ -172,10 +182,9 @@ impl Observer {
                 stay.insert(key.instance.clone());
             }
         }
-        let from = key.instance(maxine_state::Name::trusted(""));
         let gone: Vec<InstanceKey> = self
             .tracks
-            .range(from..)
+            .range(from.clone()..)
             .take_while(|(tracked, _)| tracked.service == *key)
             .filter(|(tracked, _)| !stay.contains(&tracked.instance))
             .map(|(tracked, _)| tracked.clone())
@@ -183,12 +192,20 @@ impl Observer {
         for key in gone {
             self.forget(&key);
         }
-        self.passive.retain(|passive, (epoch, _)| {
-            passive.service != *key
-                || service
-                    .and_then(|s| s.instances.get(&passive.instance))
-                    .is_some_and(|instance| instance.address_index == *epoch)
-        });
+        let is_current = |instance: &InstanceKey, address_index: u64| {
+            let present = service.and_then(|s| s.instances.get(&instance.instance));
+            present.is_some_and(|present| present.address_index == address_index)
+        };
+        let outdated: Vec<InstanceKey> = self
+            .passive
+            .range(from..)
+            .take_while(|(passive, _)| passive.service == *key)
+            .filter(|(passive, (address_index, _))| !is_current(passive, *address_index))
+            .map(|(passive, _)| passive.clone())
+            .collect();
+        for passive in outdated {
+            self.passive.remove(&passive);
+        }
     }
 
     fn track(
