@@ -76,7 +76,8 @@ fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent, leads: b
         ExpiryEvent::Resumed => telemetry.withdraw(AlertKind::ExpirySuspended, REGISTRY),
         ExpiryEvent::Stalled { by_ms } => {
             let message = format!(
-                "this node was paused for {by_ms} ms while it led: all leases are extended by that time"
+                "leases were not checked for {by_ms} ms while this node led, because the node was paused or the store did \
+                 not answer: all leases are extended by that time"
             );
             let notice = Notice::new(AlertKind::NodeStalled, node, message);
             telemetry.alert(notice.details(json!({"by_ms": by_ms})));

@@ -36,6 +36,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     {
         found.push(format!("dns.host: {}: {error}", config.dns.host));
     }
+    found.extend(shared_ports(config));
     if let Err(why) = check_data_dir(&config.data_dir) {
         found.push(format!("node.data_dir: {}: {why}", config.data_dir.display()));
     }
@@ -164,6 +165,27 @@ pub fn start_problems(config: &NodeConfig) -> Vec<String> {
     found.extend(data.err());
     found.extend(super::data_dir::check(config).err());
     found.extend(settings::serve(config).err().map(|error| format!("{error:#}")));
+    found
+}
+
+/// Listeners of this node that would use the same port of the same address, one line each.
+fn shared_ports(config: &NodeConfig) -> Vec<String> {
+    let http = Some(("http.host and http.port", config.http_listen()));
+    let peers =
+        (config.backend == BackendKind::Raft).then_some(("raft.listen", config.raft.listen));
+    let dns = config.dns_listen().map(|listen| ("dns.host and dns.port", listen));
+    let all: Vec<(&str, SocketAddr)> = [http, peers, dns].into_iter().flatten().collect();
+    let overlap = |a: SocketAddr, b: SocketAddr| {
+        let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+        a.port() != 0 && a.port() == b.port() && (any || a.ip() == b.ip())
+    };
+    let mut found = Vec::new();
+    for (at, (one, listen)) in all.iter().enumerate() {
+        for (other, _) in all[at + 1..].iter().filter(|(_, other)| overlap(*listen, *other)) {
+            let port = listen.port();
+            found.push(format!("{one}, {other}: both use port {port} of the same address"));
+        }
+    }
     found
 }
 

@@ -5,6 +5,20 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_tim
 
 use super::*;
 
+#[test]
+fn listeners_of_one_node_have_different_ports() {
+    let mut config = NodeConfig::defaults();
+    config.http.port = 8_600;
+    config.dns.port = 8_600;
+    config.http.host = "0.0.0.0".parse().unwrap();
+    config.dns.host = "127.0.0.1".parse().unwrap();
+    let expected =
+        "http.host and http.port, dns.host and dns.port: both use port 8600 of the same address";
+    assert_eq!(shared_ports(&config), [expected]);
+    config.http.host = "127.0.0.2".parse().unwrap();
+    assert_eq!(shared_ports(&config), [""; 0]);
+}
+
 /// The name that the certificate of node 3 of the cluster `shop` must have.
 const NAME: &str = "node-3.shop.maxine";
 

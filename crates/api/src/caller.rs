@@ -83,9 +83,8 @@ impl RequestContext {
     /// read it.
     #[must_use]
     pub fn may_send_password(&self, settings: &ApiSettings) -> bool {
-        let ClientAddr { ip, peer, is_peer_trusted, is_https, .. } = self.client;
-        // A trusted proxy on this machine that names no client speaks for anybody.
-        let is_here = ip.is_loopback() && !(is_peer_trusted && ip == peer);
+        let ClientAddr { ip, is_unknown, is_https, .. } = self.client;
+        let is_here = ip.is_loopback() && !is_unknown;
         is_https || is_here || settings.allow_plain_http
     }
 

@@ -42,6 +42,8 @@ pub struct ClientAddr {
     pub is_peer_tls: bool,
     /// Whether the client uses HTTPS: towards this node, or towards trusted proxies that report so.
     pub is_https: bool,
+    /// Whether a trusted proxy speaks for a client whose address it does not say. Then `ip` is that of the proxy.
+    pub is_unknown: bool,
 }
 
 impl ClientAddr {
@@ -49,7 +51,14 @@ impl ClientAddr {
     #[must_use]
     pub fn direct(Peer { ip, is_tls }: Peer) -> Self {
         let peer = ip.to_canonical();
-        Self { ip: peer, peer, is_peer_trusted: false, is_peer_tls: is_tls, is_https: is_tls }
+        Self {
+            ip: peer,
+            peer,
+            is_peer_trusted: false,
+            is_peer_tls: is_tls,
+            is_https: is_tls,
+            is_unknown: false,
+        }
     }
 }
 
@@ -103,7 +112,7 @@ impl TrustedProxies {
         }
         let (x_forwarded_for, forwarded) = (X_FORWARDED_FOR, header::FORWARDED);
         let has_forwarded_for = fields.lines(&x_forwarded_for).next().is_some();
-        let ip = if has_forwarded_for {
+        let (ip, is_unknown) = if has_forwarded_for {
             let chain = fields.lines(&x_forwarded_for).rev().flat_map(|line| {
                 let entries = line.rsplit(|byte| *byte == b',');
                 entries.map(|entry| node_address(entry.trim_ascii()))
@@ -114,19 +123,24 @@ impl TrustedProxies {
             self.first_untrusted(direct.peer, chain)
         };
         let is_https = is_reported_https(fields).unwrap_or(direct.is_https);
-        ClientAddr { ip, is_peer_trusted: true, is_https, ..direct }
+        ClientAddr { ip, is_peer_trusted: true, is_https, is_unknown, ..direct }
     }
 
-    fn first_untrusted(&self, peer: IpAddr, chain: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+    /// The address, and whether an entry that is not an address ended the search.
+    fn first_untrusted(
+        &self,
+        peer: IpAddr,
+        chain: impl Iterator<Item = Option<IpAddr>>,
+    ) -> (IpAddr, bool) {
         let mut believed = peer;
         for entry in chain {
-            let Some(ip) = entry else { break };
+            let Some(ip) = entry else { return (believed, true) };
             believed = ip;
             if !self.contains(ip) {
                 break;
             }
         }
-        believed
+        (believed, false)
     }
 }
 
@@ -254,6 +268,25 @@ mod tests {
             let chain = format!("6.6.6.6, {entry}");
             assert_eq!(client("10.0.0.9", &[("x-forwarded-for", &chain)]), "10.0.0.9", "{entry:?}");
         }
+    }
+
+    #[test]
+    fn a_client_that_its_proxy_does_not_name_is_unknown_and_not_the_proxy() {
+        let trusted = TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap()]);
+        let is_unknown = |fields: &[(&'static str, &'static str)]| {
+            let field = |(n, v): &(&'static str, &'static str)| {
+                (HeaderName::from_static(n), HeaderValue::from_static(v))
+            };
+            let headers: HeaderMap = fields.iter().map(field).collect();
+            trusted.resolve(Peer::plain([127, 0, 0, 2].into()), &headers).is_unknown
+        };
+        for entry in ["unknown", "junk", "1.2.3.4,", "2130706433"] {
+            assert!(is_unknown(&[("x-forwarded-for", entry)]), "{entry}");
+        }
+        assert!(is_unknown(&[("forwarded", "for=_hidden")]));
+        assert!(!is_unknown(&[("x-forwarded-for", "1.2.3.4")]));
+        assert!(!is_unknown(&[("x-forwarded-for", "127.0.0.1")]), "somebody on this machine");
+        assert!(!is_unknown(&[]), "the peer itself");
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl ExpiryStatus {
             }
             ExpiryEvent::Stalled { by_ms } => tracing::warn!(
                 stalled_ms = by_ms,
-                "this process was paused; all leases are extended by the same time"
+                "leases were not checked for this time, because the process was paused or the store did not answer; all leases are extended by it"
             ),
         }
         // There may be no listener.

@@ -131,7 +131,10 @@ impl LeaseActor {
                 LeaseEffect::Report(ExpiryEvent::Stalled { by_ms })
                     if !self.parts.store.leadership_now().is_leader =>
                 {
-                    tracing::warn!(stalled_ms = by_ms, "this process was paused");
+                    tracing::warn!(
+                        stalled_ms = by_ms,
+                        "leases were not checked for this time, because the process was paused or the store did not answer"
+                    );
                 }
                 LeaseEffect::Report(event) => self.parts.status.report(event),
             }

@@ -62,6 +62,9 @@ pub(super) use transfer::{read_nodejs_snapshot, read_state, write_state};
 const IN_FLIGHT_MAX: usize = 1_024;
 /// If Redis has not answered for this long, in milliseconds, this node no longer reports a leader.
 const UNCONFIRMED_MS: u64 = 1_000;
+/// If a question was not answered, and there was no answer to any other for this long, nothing confirms a lease either.
+/// In milliseconds.
+const SILENT_MS: u64 = 2_500;
 /// Maximum time that a stop waits for the tasks.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Why nothing can be written while Redis is away.
@@ -229,9 +232,11 @@ impl Core {
     /// Whether Redis has not answered for so long that nothing confirms a lease any more.
     fn is_unconfirmed(&self) -> bool {
         let away = *self.away.lock();
-        away.is_some_and(|away| {
-            self.clock.monotonic_ms().saturating_sub(away.since_ms) >= UNCONFIRMED_MS
-        })
+        let is_silent = self.silence_ms().is_some_and(|silent_ms| silent_ms >= SILENT_MS);
+        is_silent
+            || away.is_some_and(|away| {
+                self.clock.monotonic_ms().saturating_sub(away.since_ms) >= UNCONFIRMED_MS
+            })
     }
 
     /// Why Redis takes no writes now, as far as this node knows. Users and addresses are left out, because
