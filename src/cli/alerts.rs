@@ -195,8 +195,8 @@ fn show_unchanged(asked: usize, silent: &[Silent], out: &mut Output) -> Result<(
 fn show_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
     end_without(silent, out, |nodes| {
         let what = match silent.len() {
-            1 => "1 node did not answer: what it knows is missing".to_owned(),
-            n => format!("{n} nodes did not answer: what they know is missing"),
+            1 => "1 node gave no list: what it knows is missing".to_owned(),
+            n => format!("{n} nodes gave no list: what they know is missing"),
         };
         CliError::Incomplete(what + &nodes)
     })
@@ -517,7 +517,7 @@ mod tests {
         assert_eq!(read.exit_code(), crate::cli::exit::UNAVAILABLE);
         // The error names each node once with its reason. Nothing else does.
         let expected =
-            "1 node did not answer: what it knows is missing\n  http://c: Connection refused";
+            "1 node gave no list: what it knows is missing\n  http://c: Connection refused";
         assert_eq!(read.to_string(), expected);
         show_unchanged(3, &[], &mut out).unwrap();
     }

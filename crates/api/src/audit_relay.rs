@@ -261,7 +261,7 @@ impl AuditRelay {
         if left_out.records > 0 {
             items.push((AuditAction::AuditOverflow, left_out.object(), false));
         }
-        let (relay, records) = (self.clone(), items.len());
+        let (relay, records, at_ms) = (self.clone(), items.len(), self.0.clock.wall_ms());
         self.0.tasks.spawn(async move {
             let command = Command::RecordAudit { items };
             let by = actor.clone();
@@ -271,7 +271,7 @@ impl AuditRelay {
             let mut lost = records;
             if is_done {
                 tracing::warn!(%error, "an audit record waits for writes to be possible");
-                relay.record_for_sure(by, action, &object, success, None);
+                relay.record_for_sure(by, action, &object, success, at_ms, None);
                 lost -= 1;
             } else {
                 tracing::warn!(%error, "an audit record could not be written");
@@ -282,7 +282,12 @@ impl AuditRelay {
         });
     }
 
-    /// Records an operator's action while the cluster may not accept writes. The record waits until it does,
+    /// The present time, for [`Self::record_for_sure`].
+    pub(super) fn wall_ms(&self) -> u64 {
+        self.0.clock.wall_ms()
+    }
+
+    /// Records an operator's action of `at_ms` while the cluster may not accept writes. The record waits until it does,
     /// across restarts of the node. A record without room to wait counts as lost. Repeats of one request have
     /// the same `key` and become one record as long as they have the same outcome. Must be called inside a
     /// tokio runtime.
@@ -292,16 +297,10 @@ impl AuditRelay {
         action: AuditAction,
         object: &str,
         success: bool,
+        at_ms: u64,
         key: Option<&[u8]>,
     ) {
-        let added = self.0.pending.add(
-            actor,
-            action,
-            shortened(object),
-            success,
-            key,
-            self.0.clock.wall_ms(),
-        );
+        let added = self.0.pending.add(actor, action, shortened(object), success, key, at_ms);
         match added {
             Added::NoRoom => self.lost(1, "too many records wait for writes to be possible"),
             Added::Begin | Added::Waits => {

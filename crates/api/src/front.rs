@@ -58,6 +58,11 @@ impl Front {
         Self { router, edge, state, fast_path }
     }
 
+    /// Ends the answers that have no end of their own, because the node stops.
+    pub(super) fn end_streams(&self) {
+        self.state.ending().cancel();
+    }
+
     /// The node's clock.
     pub(super) fn clock(&self) -> &Clock {
         self.state.clock()

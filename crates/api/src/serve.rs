@@ -172,6 +172,7 @@ pub async fn serve(
         });
     }
     drop(listener);
+    front.end_streams();
     tasks.close();
     let drain = Duration::from_millis(limits.drain_timeout_ms);
     if tokio::time::timeout(drain, tasks.wait()).await.is_err() {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use axum::extract::FromRef;
 use axum::http::HeaderName;
+use tokio_util::sync::CancellationToken;
 
 use super::access::AccessTable;
 use super::audit_relay::AuditRelay;
@@ -52,6 +53,7 @@ struct Inner {
     lists: Arc<Lists>,
     registrants: Registrants,
     performance_report: PerformanceReport,
+    ending: CancellationToken,
 }
 
 /// The data and services that handlers use. Clones are cheap.
@@ -101,6 +103,7 @@ impl AppState {
             lists,
             registrants,
             performance_report,
+            ending: CancellationToken::new(),
         }))
     }
 
@@ -139,6 +142,11 @@ impl AppState {
             service.is_some_and(|service| service.instances.contains_key(&key.instance))
         };
         self.0.registrants.count(client.ip, key, self.clock().monotonic_ms(), exists)
+    }
+
+    /// Cancelled when the node begins to stop, so that answers without an end do not hold it up.
+    pub(super) fn ending(&self) -> &CancellationToken {
+        &self.0.ending
     }
 
     /// The performance report that was fetched last.

@@ -246,8 +246,11 @@ impl WatchHub {
                 let mut ring = watched.ring.write();
                 let fresh = Arc::strong_count(&watched) == 2 && ring.events.is_empty();
                 if fresh || ring.complete_after > after && all.complete_after <= after {
-                    ring.reset(all.complete_after);
-                    for event in all.events.iter().filter(|event| scope.covers(event)) {
+                    // Changes before the position are not looked at: there may be tens of thousands of them, and the
+                    // publisher waits for this lock.
+                    ring.reset(after.max(all.complete_after));
+                    let from = all.events.partition_point(|event| event.index <= after);
+                    for event in all.events.range(from..).filter(|event| scope.covers(event)) {
                         ring.push(Arc::clone(event), bounds);
                     }
                 }

@@ -42,6 +42,7 @@ impl Drop for BreakGlassUse {
             None => (format!("{what}, the client left before the answer"), false),
         };
         let (actor, key) = (self.actor.clone(), self.key.as_deref());
-        self.audit.record_for_sure(actor, AuditAction::BreakGlassUse, &object, success, key);
+        let (action, at_ms) = (AuditAction::BreakGlassUse, self.audit.wall_ms());
+        self.audit.record_for_sure(actor, action, &object, success, at_ms, key);
     }
 }

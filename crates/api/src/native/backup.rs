@@ -41,7 +41,7 @@ pub(super) async fn backup(
         problem.action = "Back up the storage that holds the state, or copy the state into another one with 'maxine migrate'.";
         problem
     })?;
-    led(&app, &write).await?;
+    led(&app, &write, AuditAction::ClusterBackup, "cluster").await?;
     let turn = RUNNING.try_acquire().map_err(|_| {
         let detail = "a backup is being taken on this node already";
         Problem::new(ProblemKind::TooManyRequests, detail).with_retry_after_s(5)

@@ -12,7 +12,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::cluster_audit::{record, recorded_object};
+use super::cluster_audit::{record, record_refused, recorded_object};
 use super::counts::InstanceCounts;
 use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write};
@@ -353,8 +353,13 @@ pub(super) async fn in_time<T>(
 }
 
 /// Waits for a leader, as long as the client waits for its answer. If there is none, the change is refused before it
-/// was sent.
-pub(super) async fn led(app: &AppState, write: &Write) -> Result<(), Problem> {
+/// was sent, and the refusal is recorded.
+pub(super) async fn led(
+    app: &AppState,
+    write: &Write,
+    action: AuditAction,
+    object: &str,
+) -> Result<(), Problem> {
     let Some(answer_by_ms) = write.answer_by_ms else { return Ok(()) };
     let left_ms = answer_by_ms.saturating_sub(app.clock().monotonic_ms());
     let mut leadership = app.store().leadership();
@@ -362,8 +367,10 @@ pub(super) async fn led(app: &AppState, write: &Write) -> Result<(), Problem> {
     match tokio::time::timeout(Duration::from_millis(left_ms), led).await {
         Ok(Ok(_)) => Ok(()),
         _ => {
-            Err(AdminError::Unavailable("no leader was found within the time allowed".into())
-                .into())
+            let text = "no leader was found within the time allowed";
+            let problem = AdminError::Unavailable(text.into()).into();
+            record_refused(app, write, action, object, &problem);
+            Err(problem)
         }
     }
 }
@@ -384,7 +391,7 @@ pub(super) async fn add_member(
     maxine_state::Address::parse(&body.http_addr)
         .map_err(|error| maxine_state::LimitExceeded { field: "http_addr".into(), ..error })?;
     let (admin, id) = (admin(&app)?, body.id);
-    led(&app, &write).await?;
+    led(&app, &write, AuditAction::MemberAdd, &id.to_string()).await?;
     let audit = app.audit().clone();
     let join = async move {
         let name = name.as_str().into();
@@ -437,7 +444,7 @@ pub(super) async fn promote_member(
     write: Write,
 ) -> Result<Json<MemberChanged>, Problem> {
     let admin = admin(&app)?;
-    led(&app, &write).await?;
+    led(&app, &write, AuditAction::MemberPromote, &id.to_string()).await?;
     let status = members::status(&**app.store()).await;
     let learner = status.iter().flat_map(|status| &status.members).find(|member| member.id == id);
     if let Some(learner) = learner {
@@ -466,7 +473,7 @@ pub(super) async fn remove_member(
     write: Write,
 ) -> Result<Json<MemberChanged>, Problem> {
     let admin = admin(&app)?;
-    led(&app, &write).await?;
+    led(&app, &write, AuditAction::MemberRemove, &id.to_string()).await?;
     let audit = app.audit().clone();
     let remove = async move {
         let object = if force { format!("{id}, forced") } else { id.to_string() };
@@ -479,7 +486,8 @@ pub(super) async fn remove_member(
             if let Err(problem) = &removed {
                 let object = recorded_object(object, Some(problem));
                 let action = AuditAction::MemberRemove;
-                app.audit().record_for_sure(actor, action, &object, false, None);
+                let at_ms = app.clock().wall_ms();
+                app.audit().record_for_sure(actor, action, &object, false, at_ms, None);
             }
             return removed;
         }
@@ -521,7 +529,8 @@ pub(super) async fn transfer(
     OptionalJsonBody(body): OptionalJsonBody<TransferBody>,
 ) -> Result<Json<Transferred>, Problem> {
     let admin = admin(&app)?;
-    led(&app, &write).await?;
+    let object = body.to.map_or_else(|| "any voter".to_owned(), |to| format!("node {to}"));
+    led(&app, &write, AuditAction::LeadershipTransfer, &object).await?;
     let audit = app.audit().clone();
     audit.run_recorded(hand_over(app, admin, write, body.to)).await.map(Json)
 }

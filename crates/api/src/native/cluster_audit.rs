@@ -28,7 +28,7 @@ pub(super) async fn record(
     object: String,
     failed: Option<&Problem>,
 ) {
-    let (actor, success) = (write.actor.clone(), failed.is_none());
+    let (actor, success, at_ms) = (write.actor.clone(), failed.is_none(), app.clock().wall_ms());
     let object = recorded_object(object, failed);
     let items = vec![(action, object.as_str().into(), success)];
     let command = maxine_state::Command::RecordAudit { items };
@@ -38,6 +38,20 @@ pub(super) async fn record(
             detail = %problem.detail,
             "an audit record waits for writes to be possible"
         );
-        app.audit().record_for_sure(actor, action, &object, success, None);
+        app.audit().record_for_sure(actor, action, &object, success, at_ms, None);
     }
+}
+
+/// Records a change that was refused before anything was tried. Repeats of it by the same user become one record.
+pub(super) fn record_refused(
+    app: &AppState,
+    write: &Write,
+    action: AuditAction,
+    object: &str,
+    why: &Problem,
+) {
+    let key = [write.actor.user.as_bytes(), b" ", object.as_bytes()].concat();
+    let object = recorded_object(object.to_owned(), Some(why));
+    let (actor, at_ms) = (write.actor.clone(), app.clock().wall_ms());
+    app.audit().record_for_sure(actor, action, &object, false, at_ms, Some(&key));
 }

@@ -313,8 +313,11 @@ impl Stream {
     /// The next changes. If there are none for a while, a comment with the index that the client has reached. If the
     /// client reconnects with that index, it need not read a list because of changes of other services.
     async fn piece(&self, watcher: &mut Watcher) -> Result<Bytes, WatcherLost> {
-        let wait = watcher.next(1);
-        if let Ok(events) = tokio::time::timeout(Duration::from_millis(HEARTBEAT_MS), wait).await {
+        let wait = tokio::time::timeout(Duration::from_millis(HEARTBEAT_MS), watcher.next(1));
+        let Some(waited) = self.state.ending().run_until_cancelled(wait).await else {
+            return Err(WatcherLost::Closed);
+        };
+        if let Ok(events) = waited {
             return Ok(self.watchers.piece(&events?, watcher, self.detail));
         }
         // The index is read first, so that the changes taken below include everything up to it.
@@ -414,11 +417,12 @@ pub(super) async fn poll_changes(
     let mut events = watcher.take(limit).map_err(gone)?;
     if events.is_empty() && wait_ms > 0 {
         // The position moves only with returned changes, so a wait that ends without a change loses nothing.
-        match tokio::time::timeout(Duration::from_millis(wait_ms), watcher.next(limit)).await {
-            Err(_) => {}
-            Ok(Ok(newest)) => events = newest,
-            Ok(Err(WatcherLost::Compacted(lost))) => return Err(gone(lost)),
-            Ok(Err(WatcherLost::Closed)) => {
+        let wait = tokio::time::timeout(Duration::from_millis(wait_ms), watcher.next(limit));
+        match state.ending().run_until_cancelled(wait).await {
+            Some(Err(_)) => {}
+            Some(Ok(Ok(newest))) => events = newest,
+            Some(Ok(Err(WatcherLost::Compacted(lost)))) => return Err(gone(lost)),
+            Some(Ok(Err(WatcherLost::Closed))) | None => {
                 let detail = "the node is stopping";
                 return Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1));
             }
