@@ -37,6 +37,10 @@ step "unit and integration tests"
 # One test process after the other: each starts real nodes of its own, and there may be two cores.
 cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"
 
+step "client packages"
+# The tests above have built the server. The nightly run has those in Java too, and the clients under faults.
+scripts/sdks.py test node python go
+
 if [ -f ui/package.json ]; then
   step "dashboard: end to end, in a browser"
   # The tests above have built the server; it reads the page that was built before them.

@@ -1,0 +1,316 @@
+#!/usr/bin/env python3
+"""Runs the client packages against real clusters of three nodes on loopback.
+
+    scripts/sdks.py test [NAME...]      the tests of the packages (node, python, go, java; all that are installed)
+    scripts/sdks.py faults [NAME...]    all clients at once, while nodes are killed, restarted and frozen (2 minutes)
+
+MAXINE_BIN is the program (default: target/debug/maxine). MAXINE_SDKS_PORT is the first of three ports (default: any).
+`faults` prints a table, and fails if a call to an instance failed or a client lost its registration.
+"""
+
+import http.server
+import json
+import os
+import pathlib
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SDKS = ROOT / "sdks"
+PROGRAM = os.environ.get("MAXINE_BIN", str(ROOT / "target/debug/maxine"))
+NEEDS = {"node": "node", "python": "python3", "go": "go", "java": "mvn"}
+
+
+class Cluster:
+    """A `maxine dev`, stopped at the end of the `with`."""
+
+    def __enter__(self):
+        self.home = tempfile.mkdtemp(prefix="maxine-sdks-")
+        self.directory = f"{self.home}/dev"
+        port = os.environ.get("MAXINE_SDKS_PORT", "0")
+        self.process = subprocess.Popen(
+            [PROGRAM, "dev", "--output", "json", "--no-samples", "--port", port, "--data-dir", self.directory],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        self.nodes = [json.loads(self.process.stdout.readline()) for _ in range(3)]
+        threading.Thread(target=self.read, daemon=True).start()
+        self.urls = [node["http"] for node in self.nodes]
+        wait_for(lambda: self.leader() is not None, "a leader")
+        return self
+
+    def read(self):
+        """Notes the process of each node, also after a restart."""
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                node = json.loads(line)
+                self.nodes = [node if node["id"] == old["id"] else old for old in self.nodes]
+
+    def ask(self, method, path, body=None, node=None, timeout_s=3):
+        """The JSON of an answer of a node, or of the first one that gives a good answer."""
+        sent = None if body is None else json.dumps(body).encode()
+        last = None
+        for url in self.urls if node is None else [self.urls[node]]:
+            request = urllib.request.Request(url + path, sent, {"content-type": "application/json"}, method=method)
+            try:
+                with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+                    return json.loads(answer.read() or "null")
+            except OSError as error:
+                last = error
+        raise last
+
+    def leader(self):
+        """The position of the leader among the nodes; None if there is none."""
+        for at in range(3):
+            try:
+                if self.ask("GET", "/api/v1/ready", node=at, timeout_s=1)["is_leader"]:
+                    return at
+            except OSError:
+                pass
+        return None
+
+    def pid(self, at):
+        return self.nodes[at]["pid"]
+
+    def restart(self, at):
+        """Starts a node again, when its process has ended."""
+        wait_for(lambda: not pathlib.Path(f"/proc/{self.pid(at)}").exists(), "the end of a node")
+        subprocess.run([PROGRAM, "dev", "--restart", "--data-dir", self.directory], check=True, capture_output=True)
+        wait_for(lambda: all(self.is_ready(at) for at in range(3)), "three ready nodes")
+
+    def is_ready(self, at):
+        try:
+            return self.ask("GET", "/api/v1/ready", node=at, timeout_s=1)["ready"]
+        except OSError:
+            return False
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(60)
+        shutil.rmtree(self.home)
+
+
+def wait_for(condition, what, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not in time: {what}")
+        time.sleep(0.02)
+
+
+def test(names):
+    """The tests of the packages. The last line counts the packages."""
+    commands = {
+        "node": [["node", "build.mjs"], ["node", "--test", "test/"]],
+        "python": [["python3", "-m", "unittest", "discover", "-s", "tests"]],
+        "go": [["go", "vet", "./..."], ["go", "test", "-count=1", "./..."]],
+        "java": [["mvn", "-q", "-B", "package"]],
+    }
+    failed = 0
+    with Cluster() as cluster:
+        environment = {**os.environ, "MAXINE_SERVER": ",".join(cluster.urls), "PYTHONDONTWRITEBYTECODE": "1",
+                       "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
+        for name in names:
+            began = time.monotonic()
+            for command in commands[name]:
+                done = subprocess.run(command, cwd=SDKS / name, env=environment, text=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                if done.returncode:
+                    print(f"{done.stdout}\n{name}: {' '.join(command)} failed", flush=True)
+                    failed += 1
+                    break
+            print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
+    print(f"{len(names) - failed} passed, {failed} failed")
+    return failed
+
+
+class Worker:
+    """One client in the fault suite."""
+
+    def __init__(self, name, command, cluster, folder):
+        self.name, self.changes, self.result = name, [], None
+        environment = {**os.environ, "MAXINE_SERVER": ",".join(cluster.urls), "PYTHONPATH": str(SDKS / "python")}
+        self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+        self.thread = threading.Thread(target=self.read, daemon=True)
+        self.thread.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                self.result = json.loads(line)
+            else:
+                _, at_ms, *ids = line.split()
+                self.changes.append((int(at_ms), set(ids[0].split(",")) if ids else set()))
+
+    def seen_at(self, instance, there, after_ms):
+        """When the client first knew that an instance is there, or is not; None if it does not yet."""
+        return next((at for at, ids in list(self.changes) if at >= after_ms and (instance in ids) == there), None)
+
+
+def commands_of(names, scratch):
+    """The programs of the clients in the fault suite."""
+    commands = {"node": ["node", "examples/faults.mjs"], "python": ["python3", "-B", "examples/faults.py"],
+                "go": [f"{scratch}/faults"], "java": ["java", "-cp", scratch, "Faults"]}
+    if "go" in names:
+        subprocess.run(["go", "build", "-o", f"{scratch}/faults", "./cmd/faults"], cwd=SDKS / "go", check=True)
+    if "java" in names:
+        sources = [*SDKS.glob("java/src/maxine/*.java"), *SDKS.glob("java/src/maxine/client/*.java"),
+                   SDKS / "java/examples/Faults.java"]
+        subprocess.run(["javac", "-d", scratch, *map(str, sources)], check=True)
+    return {name: commands[name] for name in names}
+
+
+class Suite:
+    def __init__(self, cluster, workers):
+        self.cluster, self.workers = cluster, workers
+        self.times_ms = {}
+        self.absent = set()
+        self.marker = 0
+
+    def change(self, what):
+        """Registers an instance, and notes how long after the answer each client knows it. Then removes it."""
+        self.marker += 1
+        path = f"/api/v1/services/default/targets/instances/marker-{self.marker}"
+        body = {"address": self.target, "ttl_ms": 3_600_000}
+        begun_ms = time.time() * 1000
+        wait_for(lambda: self.accepted("PUT", path, body), "a write")
+        self.note(what, f"marker-{self.marker}", True, begun_ms, time.time() * 1000)
+        begun_ms = time.time() * 1000
+        wait_for(lambda: self.accepted("DELETE", path), "a write")
+        self.note(what, f"marker-{self.marker}", False, begun_ms, time.time() * 1000)
+
+    def accepted(self, *request):
+        try:
+            self.cluster.ask(*request)
+            return True
+        except OSError:
+            return False
+
+    def note(self, what, instance, there, begun_ms, done_ms):
+        wait_for(lambda: all(w.seen_at(instance, there, begun_ms - 1) for w in self.workers), f"{what}: {instance}, {there}", 120)
+        for worker in self.workers:
+            seen = max(0, worker.seen_at(instance, there, begun_ms - 1) - done_ms)
+            self.times_ms.setdefault(what, {}).setdefault(worker.name, []).append(seen)
+
+    def watch_registrations(self, ended):
+        """Notes every client whose registration is missing."""
+        while not ended.wait(0.2):
+            try:
+                page = self.cluster.ask("GET", "/api/v1/services/default/workers/instances")
+            except OSError:
+                continue
+            there = {item["id"] for item in page["items"]}
+            self.absent |= {worker.name for worker in self.workers} - there
+
+
+def faults(names):
+    class Target(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Target)
+    upstream.daemon_threads = True
+    threading.Thread(target=upstream.serve_forever, daemon=True).start()
+    with tempfile.TemporaryDirectory() as scratch, Cluster() as cluster:
+        commands = commands_of(names, scratch)
+        target = f"http://127.0.0.1:{upstream.server_port}"
+        for name in ("a", "b"):
+            body = {"address": target, "ttl_ms": 3_600_000}
+            cluster.ask("PUT", f"/api/v1/services/default/targets/instances/{name}", body)
+        workers = [Worker(name, command, cluster, SDKS / name) for name, command in commands.items()]
+        try:
+            suite = Suite(cluster, workers)
+            suite.target = target
+            wait_for(lambda: all(worker.changes for worker in workers), "the clients")
+            ended = threading.Event()
+            threading.Thread(target=suite.watch_registrations, args=(ended,), daemon=True).start()
+            run(cluster, suite)
+            ended.set()
+            for worker in workers:
+                worker.process.send_signal(signal.SIGTERM)
+            for worker in workers:
+                worker.process.wait(30)
+                worker.thread.join(10)
+            # Each has deregistered: nothing waits for a lease.
+            try:
+                left = cluster.ask("GET", "/api/v1/services/default/workers/instances")["items"]
+            except urllib.error.HTTPError:
+                left = []
+        finally:
+            for worker in workers:
+                worker.process.kill()
+    return report(suite, workers, left)
+
+
+def run(cluster, suite):
+    for _ in range(10):
+        suite.change("no fault")
+    leader = cluster.leader()
+    os.kill(cluster.pid(leader), signal.SIGKILL)
+    suite.change("leader killed")
+    for _ in range(3):
+        suite.change("two of three nodes")
+    cluster.restart(leader)
+    for at in range(3):
+        os.kill(cluster.pid(at), signal.SIGTERM)
+        suite.change("each node restarted")
+        cluster.restart(at)
+    for at in range(3):
+        os.kill(cluster.pid(at), signal.SIGSTOP)
+        try:
+            suite.change("each node frozen")
+        finally:
+            os.kill(cluster.pid(at), signal.SIGCONT)
+        wait_for(lambda: cluster.is_ready(at), "the node that was frozen")
+    for at in range(3):
+        os.kill(cluster.pid(at), signal.SIGSTOP)
+    time.sleep(20)
+    for at in range(3):
+        os.kill(cluster.pid(at), signal.SIGCONT)
+    wait_for(lambda: cluster.leader() is not None, "a leader")
+    suite.change("all frozen for 20 s")
+
+
+def report(suite, workers, left):
+    names = [worker.name for worker in workers]
+    print("\n| time until a client knows a change, ms (median, longest) | " + " | ".join(names) + " |")
+    print("| --- |" + " --- |" * len(names))
+    for what, times in suite.times_ms.items():
+        cells = [f"{statistics.median(times[name]):.0f}, {max(times[name]):.0f}" for name in names]
+        print(f"| {what} | " + " | ".join(cells) + " |")
+    for title, field in (("calls to instances", "calls"), ("of these failed", "failed"), ("oldest cache, ms", "ageMaxMs"),
+                         ("one choice, ns", "chooseNs"), ("errors in the background", "errors"),
+                         ("registered again", "renewals")):
+        print(f"| {title} | " + " | ".join(str(worker.result[field]) for worker in workers) + " |")
+    wrong = [f"{worker.name}: {worker.result['failed']} calls failed" for worker in workers if worker.result["failed"]]
+    wrong += [f"{name} was not registered for a time" for name in sorted(suite.absent)]
+    wrong += [f"{item['id']} is still registered" for item in left]
+    print("\n".join(wrong) or f"{len(names)} passed, 0 failed")
+    return bool(wrong)
+
+
+def main():
+    if len(sys.argv) < 2 or sys.argv[1] not in ("test", "faults"):
+        raise SystemExit(__doc__)
+    names = [name for name in sys.argv[2:] or NEEDS if shutil.which(NEEDS[name]) or name in sys.argv[2:]]
+    for name in [] if sys.argv[2:] else sorted(set(NEEDS) - set(names)):
+        print(f"NOT RUN: {NEEDS[name]} is not installed", file=sys.stderr)
+    sys.exit(1 if {"test": test, "faults": faults}[sys.argv[1]](names) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+/** Types of the package, for ESM and CommonJS. */
+
+import { EventEmitter } from "node:events";
+
+export interface ClientOptions {
+  /** The namespace of all services of this client; by default `default`. */
+  namespace?: string;
+  /** A session token or an API token. */
+  token?: string;
+  /** A file with the token, read for each request. */
+  tokenFile?: string;
+  /** A file with the certificates that `https` nodes are checked with; by default those of Node.js. */
+  caFile?: string;
+  /** The time for a call with all its attempts; by default 10,000. */
+  timeoutMs?: number;
+  /** The time for one attempt; by default 3,000. */
+  attemptTimeoutMs?: number;
+  /** Gets the errors of the work in the background. */
+  onError?: (error: unknown) => void;
+}
+
+/** What is registered. The fields are those of the API; `ttl_ms` is 10,000 by default. */
+export interface RegistrationBody {
+  address: string;
+  ttl_ms?: number;
+  weight?: number;
+  zone?: string;
+  version?: string;
+  node?: string;
+  tags?: string[];
+  metadata?: Record<string, string>;
+  probe?: Record<string, unknown>;
+  checks?: { id: string; ttl_ms: number; initial_status?: "passing" | "warning" | "critical" | "unknown" }[];
+}
+
+/** An instance as the API shows it. */
+export interface Instance {
+  namespace: string;
+  service: string;
+  id: string;
+  address: string;
+  scheme: string;
+  host: string;
+  port: number | null;
+  base_path: string | null;
+  weight: number;
+  ttl_ms: number | null;
+  permanent: boolean;
+  zone: string | null;
+  version: string | null;
+  node: string | null;
+  tags: string[];
+  metadata: Record<string, string>;
+  routable: boolean;
+  lease_epoch: number;
+  registered_at_ms: number;
+  modified_index: number;
+  [field: string]: unknown;
+}
+
+/** The parts of a request that can identify the caller. */
+export interface RequestInput {
+  /** Replaces the value that the service's policy hashes. */
+  key?: string;
+  /** The address of the client; by default `127.0.0.1`. */
+  address?: string;
+  headers?: Record<string, string> | Iterable<[string, string]>;
+  /** Queries without the question mark: that of the request to the instance first. */
+  queries?: (string | undefined)[];
+}
+
+/** How long `stop` waits, after the instances are deregistered, for the callers that still have them. */
+export interface StopOptions {
+  drainMs?: number;
+}
+
+/** A client of the nodes of one cluster. */
+export class Client {
+  constructor(nodes: string | string[], options?: ClientOptions);
+  readonly namespace: string;
+  /** Registers an instance, and keeps it registered until it, or this client, is stopped. */
+  register(service: string, instance: string, registration: RegistrationBody): Promise<Registration>;
+  /** A cache of the instances of a service, when they were read for the first time. */
+  resolver(service: string, options?: { zone?: string }): Promise<Resolver>;
+  /** Deregisters all instances and ends. */
+  stop(options?: StopOptions): Promise<void>;
+  /** Calls `stop` when the process is asked to end, and then sends it the same signal again. */
+  stopOnSignals(options?: StopOptions & { signals?: NodeJS.Signals[] }): void;
+}
+
+/** An instance that is kept registered. */
+export class Registration {
+  private constructor();
+  readonly service: string;
+  readonly instance: string;
+  readonly leaseEpoch: number;
+  /** Heartbeats that were answered. */
+  readonly beats: number;
+  /** How often the cluster had lost the instance. */
+  readonly renewals: number;
+  readonly stopped: boolean;
+  /** Deregisters, so that callers choose other instances. */
+  stop(options?: StopOptions): Promise<void>;
+}
+
+/** The instances of a service that get traffic, as a watch keeps them. It goes on while no node answers. */
+export class Resolver extends EventEmitter<{ change: [Instance[]] }> {
+  private constructor();
+  readonly service: string;
+  readonly instances: readonly Instance[];
+  /** How long ago a node has confirmed the instances: up to 10,000 while it is reached. */
+  readonly ageMs: number;
+  /** Chooses an instance as a node would. Call `done` or `failed` of the result at the end of the request. */
+  choose(request?: RequestInput): Chosen | undefined;
+  /** `fetch` to a chosen instance. After an error of a connection another instance is tried if a repeat is safe. */
+  fetch(path: string, options?: RequestInit & { key?: string; address?: string }): Promise<Response>;
+  /** Ends the watch. The instances stay as they are. */
+  stop(): void;
+}
+
+/** An instance that was chosen for a request, which counts as in flight until `done` or `failed`. */
+export class Chosen {
+  private constructor();
+  readonly instance: Instance;
+  readonly address: string;
+  done(): void;
+  /** The instance could not be reached: it is avoided for some seconds. */
+  failed(): void;
+}
+
+/** An error of `Client`. `status` is 0 if no node has answered in time. */
+export class MaxineClientError extends Error {
+  constructor(status: number, message: string, problem?: Record<string, unknown>, options?: ErrorOptions);
+  readonly status: number;
+  readonly problem?: Record<string, unknown>;
+}
+
+/** An error of `Maxine`. */
+export class MaxineError extends Error {
+  constructor(status: number, message: string);
+  readonly status: number;
+}
+
+/** A registration of the compatible API. */
+export interface CompatibleRegistration {
+  hostName: string;
+  nodeName: string;
+  serviceName: string;
+  port?: number;
+  ssl?: boolean;
+  path?: string;
+  timeOut?: number;
+  weight?: number;
+  healthCheckPath?: string;
+}
+
+/** One change that a watch reports. */
+export interface Change {
+  type: string;
+  index: number;
+  instance?: string;
+  [field: string]: unknown;
+}
+
+/** The client on the compatible API. */
+export class Maxine {
+  constructor(nodes: string | string[], options?: { timeoutMs?: number });
+  send(path: string, options?: RequestInit): Promise<Response>;
+  signIn(userName: string, password: string): Promise<string>;
+  register(registration: CompatibleRegistration): Promise<Record<string, unknown>>;
+  keepRegistered(
+    registration: CompatibleRegistration,
+    options?: { onError?: (error: unknown) => void },
+  ): Promise<{ registered: Record<string, unknown>; beats: number; stop(): void }>;
+  discover(serviceName: string, endPoint?: string): Promise<string>;
+  call(serviceName: string, path?: string, options?: RequestInit): Promise<Response>;
+  servers(): Promise<Record<string, unknown>>;
+  config(): Promise<Record<string, unknown>>;
+  changeConfig(fields: Record<string, unknown>): Promise<Record<string, unknown>>;
+  watch(serviceName: string, options?: { index?: number | string; signal?: AbortSignal }): AsyncGenerator<Change>;
+}
