@@ -15,6 +15,10 @@ scripts/install-tools.sh
 step "formatting"
 cargo fmt --all --check
 
+step "one version everywhere, and the links of the documentation"
+scripts/version.sh check
+scripts/docs.py check
+
 if [ -f ui/package.json ]; then
   step "dashboard: unit and component tests"
   npm --prefix ui ci --no-audit --no-fund --silent
