@@ -5,9 +5,22 @@
 # made from the OpenAPI document), Go and Java (for their SDKs) and cargo-deny. What is there already is left
 # alone; what cannot be installed here is named, and the tests that need it fail with the same hint. Without Go
 # and Java their SDKs are left out.
+#
+#   scripts/install-tools.sh release   installs what scripts/release.sh needs instead
 set -euo pipefail
 # Debian does not put the directories of nft and mkfs.ext4 into the PATH of a user.
 PATH="$PATH:/usr/sbin:/sbin"
+
+if [ "${1:-}" = release ]; then
+  sudo=""
+  [ "$(id -u)" -eq 0 ] || sudo="sudo"
+  $sudo apt-get update -qq
+  # Go 1.25 or newer is needed too, which Debian 12 does not have. Helm, nfpm, mdBook and cdxgen are installed by the scripts that use them.
+  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends \
+    build-essential binutils curl openssl python3 python3-venv maven ruby \
+    mmdebstrap systemd-container lintian rpm rpmlint podman buildah runc >/dev/null
+  exit
+fi
 
 packages=()
 need() { command -v "$1" >/dev/null 2>&1 || packages+=("$2"); }
@@ -24,6 +37,7 @@ need chromium chromium
 need curl curl
 need dig bind9-dnsutils
 need cc build-essential
+need openssl openssl
 need systemd-analyze systemd
 need python3 python3
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3-venv)

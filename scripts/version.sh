@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 # Each line: a file, and a text in it with @ in place of the version. ~ is the version as Python writes it (2.1.0rc1).
 PLACES='
 Cargo.toml|^version = "@"
+Cargo.toml|^maxine-balance = { version = "@"
 deploy/helm/maxine/Chart.yaml|^version: @
 deploy/helm/maxine/Chart.yaml|^appVersion: @
 deploy/helm/tests/golden/*.yaml|app.kubernetes.io/version: "@"
