@@ -26,6 +26,9 @@ const RECORDS_PER_SECOND_MAX: u32 = 50;
 const STRANGERS_RECORDS_PER_SECOND_MAX: u32 = 10;
 /// Maximum number of records per second of one user.
 const USERS_RECORDS_PER_SECOND_MAX: u32 = 5;
+/// Maximum number of records per minute of one user. A user who signs in and out all the time takes an hour to push out
+/// the sign-ins of others.
+const USERS_RECORDS_PER_MINUTE_MAX: u32 = 60;
 /// Pause before the next attempt to write records.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Maximum number of users that are named in a record about left-out records.
@@ -43,8 +46,18 @@ struct Second {
     taken_of_strangers: u32,
     /// Records of each user. It has no more entries than records are taken in a second.
     taken_of_users: HashMap<Box<str>, u32>,
+    minute: Minute,
     /// The records that were left out since the last written one.
     left_out: LeftOut,
+}
+
+/// The records of the present minute.
+#[derive(Default)]
+struct Minute {
+    /// The minute, on the monotonic clock.
+    number: u64,
+    /// Records of each user. It has no more entries than records are taken in a minute.
+    taken_of_users: HashMap<Box<str>, u32>,
 }
 
 /// Records that were left out.
@@ -81,21 +94,28 @@ impl Second {
     /// before.
     fn take(&mut self, number: u64, actor: &Actor) -> Option<LeftOut> {
         if self.number != number {
-            *self =
-                Self { number, left_out: std::mem::take(&mut self.left_out), ..Self::default() };
+            let Self { minute, left_out, .. } = std::mem::take(self);
+            *self = Self { number, minute, left_out, ..Self::default() };
         }
+        if self.minute.number != number / 60 {
+            self.minute = Minute { number: number / 60, ..Minute::default() };
+        }
+        let of_minute = self.minute.taken_of_users.get(&actor.user).copied().unwrap_or(0);
         let is_stranger = actor.user.is_empty();
         let of_user = self.taken_of_users.get(&actor.user).copied().unwrap_or(0);
         let (taken, max) = match is_stranger {
             true => (&mut self.taken_of_strangers, STRANGERS_RECORDS_PER_SECOND_MAX),
             false => (&mut self.taken, RECORDS_PER_SECOND_MAX),
         };
-        if *taken >= max || !is_stranger && of_user >= USERS_RECORDS_PER_SECOND_MAX {
+        let is_over =
+            of_user >= USERS_RECORDS_PER_SECOND_MAX || of_minute >= USERS_RECORDS_PER_MINUTE_MAX;
+        if *taken >= max || !is_stranger && is_over {
             self.left_out.add(&actor.user);
             return None;
         }
         *taken += 1;
         self.taken_of_users.insert(actor.user.clone(), of_user + 1);
+        self.minute.taken_of_users.insert(actor.user.clone(), of_minute + 1);
         Some(std::mem::take(&mut self.left_out))
     }
 }
@@ -399,5 +419,10 @@ mod tests {
         assert_eq!(&*next[0].1, "96 records left out before this one, of viewer");
         assert_eq!(taken_of(1, "", "10.0.0.1", 100).len(), 10, "strangers have ten together");
         assert_eq!(taken_of(2, "viewer", "10.0.0.1", 100).len(), 5);
+        let of_minute: usize =
+            (60..120).map(|number| taken_of(number, "viewer", "10.0.0.1", 5).len()).sum();
+        assert_eq!(of_minute, USERS_RECORDS_PER_MINUTE_MAX as usize);
+        assert_eq!(taken_of(119, "root", "10.0.0.1", 1).len(), 1);
+        assert_eq!(taken_of(120, "viewer", "10.0.0.1", 5).len(), 5, "the next minute");
     }
 }

@@ -494,6 +494,7 @@ impl Forwarder {
         let Some(second) = second.filter(|second| second.position != first.position) else {
             attempts.last = Some(first);
             let outcome = primary.await;
+            self.wake_breaker(runtime, first.position);
             self.record_attempt(attempts, first, first_us, outcome_of(&outcome));
             return outcome;
         };
@@ -507,6 +508,7 @@ impl Forwarder {
             Either::Left((done, secondary)) => (done, first, second, secondary),
             Either::Right((done, primary)) => (done, second, first, primary),
         };
+        self.wake_breaker(runtime, ender.0.position);
         self.record_attempt(attempts, ender.0, ender.1, outcome_of(&done));
         let (outcome, winner) = if done.is_ok() {
             drop(left);
@@ -514,6 +516,7 @@ impl Forwarder {
             (done, ender.0)
         } else {
             let outcome = left.await;
+            self.wake_breaker(runtime, other.0.position);
             self.record_attempt(attempts, other.0, other.1, outcome_of(&outcome));
             (outcome, other.0)
         };

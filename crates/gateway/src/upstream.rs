@@ -150,7 +150,8 @@ impl Signals {
     pub(crate) fn gate(&self) -> Gate {
         match self.breaker_gate.load(Ordering::Relaxed) {
             GATE_OPEN => Gate::Open,
-            left if left > 0 => Gate::Trials(left.unsigned_abs()),
+            // All trials may be in flight.
+            left if left >= 0 => Gate::Trials(left.unsigned_abs()),
             _ => Gate::Closed,
         }
     }
@@ -301,6 +302,7 @@ mod tests {
         let signals = Signals::default();
         signals.set_gate(Gate::Trials(2));
         assert!(signals.pass() && signals.pass() && !signals.pass());
+        assert_eq!(signals.gate(), Gate::Trials(0), "it is still half-open");
         signals.set_gate(Gate::Open);
         assert!(signals.pass());
         signals.set_ejected(true);
