@@ -244,6 +244,11 @@ pub(crate) fn cluster_id_is_valid(id: &str) -> bool {
         && !id.ends_with('-')
 }
 
+/// The error for a cluster id that [`cluster_id_is_valid`] refuses.
+pub(crate) fn invalid_cluster_id(id: &str) -> String {
+    format!("cluster id {id:?} is not valid: use 1 to 63 lower-case letters, digits and hyphens")
+}
+
 /// The DNS name that a node's certificate must have.
 pub(crate) fn certificate_name(cluster_id: &str, node_id: NodeId) -> String {
     format!("node-{node_id}.{cluster_id}.maxine")

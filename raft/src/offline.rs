@@ -13,7 +13,7 @@ use openraft::EntryPayload;
 use crate::codec::{
     self, IdentityDto, LogIdDto, SnapshotHeadDto, StoredLogId, StoredVote, VoteDto,
 };
-use crate::config::{Config, EngineKind, Member, NodeId, cluster_id_is_valid};
+use crate::config::{Config, EngineKind, Member, NodeId, cluster_id_is_valid, invalid_cluster_id};
 use crate::consensus::{self, Entry, Membership};
 use crate::error::StartError;
 use crate::storage::log_mark::LogMarkFile;
@@ -231,7 +231,7 @@ pub fn restore(
     members: &BTreeMap<NodeId, Member>,
 ) -> Result<RestoreReport, StartError> {
     if !cluster_id_is_valid(cluster_id) {
-        return Err(StartError::Identity(format!("cluster id {cluster_id:?} is not valid")));
+        return Err(StartError::Identity(invalid_cluster_id(cluster_id)));
     }
     if !members.contains_key(&node_id) {
         return Err(StartError::Identity(format!("node {node_id} is not among the members")));

@@ -18,7 +18,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::{NodeId, PeerTls, certificate_name, cluster_id_is_valid};
+use crate::config::{NodeId, PeerTls, certificate_name, cluster_id_is_valid, invalid_cluster_id};
 use crate::network::tls::check_name;
 
 /// The files of the authority and of the nodes.
@@ -101,7 +101,7 @@ pub fn issue_cluster(
     validity: Validity,
 ) -> io::Result<ClusterPki> {
     if !cluster_id_is_valid(cluster_id) {
-        return Err(refused(format!("cluster id {cluster_id:?} is not valid")));
+        return Err(refused(invalid_cluster_id(cluster_id)));
     }
     let ca = Pair { cert_pem: dir.join("ca.pem"), key_pem: dir.join("ca-key.pem") };
     let paths = node_ids.iter().map(|id| NodePki {

@@ -139,7 +139,7 @@ impl CliError {
                 "check that a node runs at this address; --server URL,URL or MAXINE_SERVER names the nodes".into(),
             ),
             Self::OutcomeUnknown { .. } => {
-                Some("look at the state first, for example with 'maxine services show', then repeat the change if needed".into())
+                Some("look at the state first, with 'maxine services show' or 'maxine cluster status', then repeat the change if needed".into())
             }
             _ => None,
         }

@@ -109,7 +109,7 @@ keys! {
         "For how long browsers must use only HTTPS for this host, on all of its ports, after an answer over HTTPS (Strict-Transport-Security). 0 sends no such instruction." => |c, v| c.http.hsts_max_age_s = number(v, 0, 63_072_000)?;
 
     "raft.cluster_id" "cluster-id" "MAXINE_CLUSTER_ID" "text" "1 to 63 bytes" "maxine"
-        "Name of the cluster. Nodes with another name are refused." => |c, v| c.raft.cluster_id = text(v, 63)?;
+        "Name of the cluster: lower-case letters, digits and hyphens. Nodes with another name are refused." => |c, v| c.raft.cluster_id = text(v, 63)?;
     "raft.listen" "raft-listen" "MAXINE_RAFT_LISTEN" "address" "IP:PORT" "127.0.0.1:7700"
         "Address to listen on for connections from other nodes." => |c, v| c.raft.listen = socket_address(v)?;
     "raft.advertise" "raft-advertise" "MAXINE_RAFT_ADVERTISE" "address" "HOST:PORT" ""

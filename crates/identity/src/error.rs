@@ -133,7 +133,7 @@ pub enum SigninError {
     /// This node has no state yet, so it knows no users.
     #[error("{}", maxine_view::NO_STATE)]
     NoState,
-    /// There is no signing key yet, because the cluster has not had a leader.
+    /// There is no account or no signing key yet, because the cluster has not had a leader.
     #[error("the cluster is not ready for sign-ins yet; try again in 1 s")]
     NotReady,
     /// The password came over plain HTTP from another machine.

@@ -317,6 +317,11 @@ impl Security {
         if !self.0.view.with_snapshot(Snapshot::has_state) {
             return Err(SigninError::NoState);
         }
+        // The first leader creates the first account a moment after it begins to lead.
+        let knows_users = |now: &Snapshot| !now.state.identities().users.is_empty();
+        if !self.0.view.with_snapshot(knows_users) {
+            return Err(SigninError::NotReady);
+        }
         let now_ms = self.0.clock.monotonic_ms();
         self.0
             .limit

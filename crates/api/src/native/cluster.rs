@@ -206,12 +206,14 @@ fn warnings(
     if let Some(why) = &refuses_writes {
         warn(why);
     }
-    if let Some(silence_ms) = app.store().service_silence_ms() {
-        warn(&no_answer_for(app.store().kind(), silence_ms));
+    let silence_ms = app.store().service_silence_ms();
+    let silent = silence_ms.map(|silence_ms| no_answer_for(app.store().kind(), silence_ms));
+    if let Some(silent) = &silent {
+        warn(silent);
     }
     if leadership.leader.is_none() {
         let lookups = if snapshot.has_state() { "; look-ups continue" } else { "" };
-        let missing = without_leader(app.store().kind(), refuses_writes);
+        let missing = without_leader(app.store().kind(), refuses_writes.or(silent));
         warn(&format!("no leader is known: {missing}{lookups}"));
     }
     match app.store().staleness_ms() {
@@ -444,7 +446,8 @@ pub(super) async fn promote_member(
     write: Write,
 ) -> Result<Json<MemberChanged>, Problem> {
     let admin = admin(&app)?;
-    led(&app, &write, AuditAction::MemberPromote, &id.to_string()).await?;
+    let object = if force { format!("{id}, forced") } else { id.to_string() };
+    led(&app, &write, AuditAction::MemberPromote, &object).await?;
     let status = members::status(&**app.store()).await;
     let learner = status.iter().flat_map(|status| &status.members).find(|member| member.id == id);
     if let Some(learner) = learner {
@@ -453,7 +456,6 @@ pub(super) async fn promote_member(
     let audit = app.audit().clone();
     let promote = async move {
         let promoted = in_time(admin.promote(id, force)).await;
-        let object = if force { format!("{id}, forced") } else { id.to_string() };
         record(&app, write, AuditAction::MemberPromote, object, promoted.as_ref().err()).await;
         promoted
     };
@@ -473,10 +475,10 @@ pub(super) async fn remove_member(
     write: Write,
 ) -> Result<Json<MemberChanged>, Problem> {
     let admin = admin(&app)?;
-    led(&app, &write, AuditAction::MemberRemove, &id.to_string()).await?;
+    let object = if force { format!("{id}, forced") } else { id.to_string() };
+    led(&app, &write, AuditAction::MemberRemove, &object).await?;
     let audit = app.audit().clone();
     let remove = async move {
-        let object = if force { format!("{id}, forced") } else { id.to_string() };
         // A node that removes itself cannot write afterwards. So the request is recorded before, and a failure after it.
         if admin.status().node_id == id {
             let actor = write.actor.clone();

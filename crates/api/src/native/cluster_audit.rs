@@ -42,7 +42,7 @@ pub(super) async fn record(
     }
 }
 
-/// Records a change that was refused before anything was tried. Repeats of it by the same user become one record.
+/// Records a change that was refused before anything was tried. The record waits until writes are possible.
 pub(super) fn record_refused(
     app: &AppState,
     write: &Write,
@@ -50,8 +50,12 @@ pub(super) fn record_refused(
     object: &str,
     why: &Problem,
 ) {
-    let key = [write.actor.user.as_bytes(), b" ", object.as_bytes()].concat();
     let object = recorded_object(object.to_owned(), Some(why));
     let (actor, at_ms) = (write.actor.clone(), app.clock().wall_ms());
-    app.audit().record_for_sure(actor, action, &object, false, at_ms, Some(&key));
+    tracing::warn!(
+        action = action.as_str(),
+        detail = %why.detail,
+        "an audit record waits for writes to be possible"
+    );
+    app.audit().record_for_sure(actor, action, &object, false, at_ms, None);
 }

@@ -57,16 +57,17 @@ pub(super) async fn ready(
              had acknowledged, and is being filled"
         )
     });
-    let reason = match state.not_serving_reason().or(lacks) {
+    // While the service under the store is silent, no lease can be confirmed and no write can be made.
+    let is_led = leadership.leader.is_some();
+    let silence_ms = state.store().service_silence_ms().filter(|_| !is_led || !fresh);
+    let silent = silence_ms.map(|silence_ms| no_answer_for(state.store().kind(), silence_ms));
+    let reason = match state.not_serving_reason().or(lacks).or(silent) {
         Some(reason) => Some(reason),
-        None if leadership.leader.is_none() => {
+        None if !is_led => {
             let missing = without_leader(state.store().kind(), state.store().refuses_writes());
             Some(format!("no leader is confirmed: {missing}"))
         }
-        None if !fresh => Some(match state.store().service_silence_ms() {
-            Some(silence_ms) => no_answer_for(state.store().kind(), silence_ms),
-            None => not_confirmed(staleness_ms),
-        }),
+        None if !fresh => Some(not_confirmed(staleness_ms)),
         None if snapshot.state.grant().is_none() => {
             Some("the leader has not taken up its duties yet".to_owned())
         }
