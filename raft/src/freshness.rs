@@ -54,6 +54,11 @@ impl Freshness {
         }
     }
 
+    /// The latest time at which a quorum is known to have followed any leader.
+    pub(crate) fn last_confirmed_at(&self) -> Option<Instant> {
+        self.0.lock().confirmed.map(|(_, at)| at)
+    }
+
     /// The latest time at which a quorum is known to have followed the leader of `term`.
     pub(crate) fn confirmed_at(&self, term: u64) -> Option<Instant> {
         self.0.lock().confirmed.filter(|(confirmed, _)| *confirmed == term).map(|(_, at)| at)

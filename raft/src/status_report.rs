@@ -17,11 +17,17 @@ const SILENCE_MAX: Duration = Duration::from_secs(2);
 impl RaftNode {
     /// Time since this node last accepted a request of `leader`, in milliseconds; `None` if the newest one
     /// came from another leader. Of this node itself: how long no quorum had confirmed it when it began to lead again.
+    /// A leader without a quorum is heard, too, and so are old requests after a pause of this node. So if no quorum
+    /// was known to follow a leader for much longer, that time counts.
     pub fn leader_silence_ms(&self, leader: NodeId) -> Option<u64> {
         if leader == self.inner.config.node_id {
             return self.inner.led.lock().gap().map(clock::millis);
         }
-        self.inner.links.context.contacts.leader_heard_age(leader).map(clock::millis)
+        let heard = self.inner.links.context.contacts.leader_heard_age(leader)?;
+        let confirmed = self.inner.freshness.last_confirmed_at().map(clock::since);
+        let silence =
+            confirmed.filter(|confirmed| *confirmed > heard + SILENCE_MAX).unwrap_or(heard);
+        Some(clock::millis(silence))
     }
 
     /// The status now. It is cheap enough for a status page, but not for a hot path.
