@@ -308,7 +308,12 @@ impl Watch {
 
     /// Whether there has been no leader for so long that every live node reports the alerts of the cluster.
     fn nobody_leads(&mut self, seen: &NodeCondition, now_ms: u64) -> bool {
-        if seen.leadership.leader.is_some() || seen.is_excluded {
+        // A node that waits to be added to a cluster knows nothing about the cluster.
+        let knows_voters = seen
+            .cluster
+            .as_ref()
+            .is_none_or(|cluster| cluster.members.iter().any(|member| member.voter));
+        if seen.leadership.leader.is_some() || seen.is_excluded || !knows_voters {
             self.nobody_since_ms = None;
             return false;
         }

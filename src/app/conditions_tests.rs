@@ -304,3 +304,14 @@ fn a_removed_node_raises_nothing_about_the_cluster_and_speaks_for_nobody() {
     let raised = run(&mut watch, &full, 91, 95);
     assert_eq!(raised, [(91, "+node.disk_nearly_full node-1 /data".to_owned())]);
 }
+
+#[test]
+fn a_node_that_waits_to_be_added_does_not_speak_for_the_cluster() {
+    let mut watch = watch();
+    let waiting = NodeCondition {
+        leadership: Leadership::default(),
+        cluster: Some(ClusterStatus::default()),
+        ..NodeCondition::default()
+    };
+    assert!(!watch.nobody_leads(&waiting, 0) && !watch.nobody_leads(&waiting, 90_000));
+}

@@ -6,7 +6,7 @@
 //! differ. Neither changes anything.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use maxine_raft::pki::check_certificate_name;
@@ -17,6 +17,7 @@ use super::settings;
 use crate::config::{BackendKind, NodeConfig};
 use maxine_identity::ServerTls;
 use maxine_identity::tls_files::{TlsFiles, look_at};
+use maxine_state::Address;
 
 /// Checks everything that `config` names and the node reads. Returns what prevents its start, one line each.
 /// Blocks.
@@ -37,6 +38,9 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         found.push(format!("dns.host: {}: {error}", config.dns.host));
     }
     found.extend(shared_ports(config));
+    if let Err(why) = check_advertised(&config.http.advertise) {
+        found.push(format!("http.advertise: {why}"));
+    }
     if let Err(why) = check_data_dir(&config.data_dir) {
         found.push(format!("node.data_dir: {}: {why}", config.data_dir.display()));
     }
@@ -166,6 +170,19 @@ pub fn start_problems(config: &NodeConfig) -> Vec<String> {
     found.extend(super::data_dir::check(config).err());
     found.extend(settings::serve(config).err().map(|error| format!("{error:#}")));
     found
+}
+
+/// Checks that others can use the URL at which this node says that it is reached. It may be empty.
+fn check_advertised(url: &str) -> Result<(), String> {
+    if url.is_empty() {
+        return Ok(());
+    }
+    let address = Address::parse(url).map_err(|error| error.to_string())?;
+    let host = address.parts().host;
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => Err(format!("{host} is not the address of one machine")),
+        _ => Ok(()),
+    }
 }
 
 /// Listeners of this node that would use the same port of the same address, one line each.

@@ -19,6 +19,16 @@ fn listeners_of_one_node_have_different_ports() {
     assert_eq!(shared_ports(&config), [""; 0]);
 }
 
+#[test]
+fn an_advertised_url_is_one_that_others_can_use() {
+    for good in ["", "http://10.0.0.1:8080", "https://node-1.example", "http://[2001:db8::1]:80"] {
+        assert_eq!(check_advertised(good), Ok(()), "{good}");
+    }
+    for bad in ["hello", "ftp://x", "http://0.0.0.0:80", "http://[::]:80", "http://a/x?y"] {
+        assert!(check_advertised(bad).is_err(), "{bad}");
+    }
+}
+
 /// The name that the certificate of node 3 of the cluster `shop` must have.
 const NAME: &str = "node-3.shop.maxine";
 
