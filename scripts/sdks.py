@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the client packages against real clusters of three nodes on loopback.
 
-    scripts/sdks.py test [NAME...]      the tests of the packages (node, python, go, java; all that are installed)
+    scripts/sdks.py test [NAME...]      the tests of the packages (node, python, go, java; those whose tools are installed)
     scripts/sdks.py faults [NAME...]    all clients at once, while nodes are killed, restarted and frozen (2 minutes)
 
 MAXINE_BIN is the program (default: target/debug/maxine). MAXINE_SDKS_PORT is the first of three ports (default: any).
@@ -306,9 +306,13 @@ def report(suite, workers, left):
 def main():
     if len(sys.argv) < 2 or sys.argv[1] not in ("test", "faults"):
         raise SystemExit(__doc__)
-    names = [name for name in sys.argv[2:] or NEEDS if shutil.which(NEEDS[name]) or name in sys.argv[2:]]
-    for name in [] if sys.argv[2:] else sorted(set(NEEDS) - set(names)):
-        print(f"NOT RUN: {NEEDS[name]} is not installed", file=sys.stderr)
+    asked = sys.argv[2:] or list(NEEDS)
+    names = [name for name in asked if shutil.which(NEEDS[name])]
+    for name in asked:
+        if name not in names:
+            print(f"NOT RUN: {name}, because {NEEDS[name]} is not installed", file=sys.stderr)
+    if not names:
+        raise SystemExit("nothing was run")
     sys.exit(1 if {"test": test, "faults": faults}[sys.argv[1]](names) else 0)
 
 
