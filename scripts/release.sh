@@ -366,8 +366,11 @@ if [ -n "$REPORT" ]; then
   {
     echo "# The last dry run of a release"
     echo
-    echo "Written by `scripts/release.sh --dry-run` ([how a release is made](versioning.md#making-a-release)). Version $VERSION, $(date --utc +%F)," \
-      "$(. /etc/os-release && echo "$PRETTY_NAME"), $(uname -m). Each artefact was built, and each step `try-` installed one in an empty place and ran it."
+    echo "Written by [scripts/release.sh](../../scripts/release.sh) ([how a release is made](versioning.md#making-a-release)). Version $VERSION," \
+      "$(date --utc +%F), $(. /etc/os-release && echo "$PRETTY_NAME"), $(uname -m)."
+    echo
+    echo "The first steps build an artefact each. The steps that begin with try install one in an empty place and run it. The seconds are those of" \
+      "a machine that may do other work too."
     echo
     echo "| step | result | seconds |"
     echo "| --- | --- | --- |"
