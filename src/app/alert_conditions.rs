@@ -58,6 +58,8 @@ fn hold_ms(kind: AlertKind) -> u64 {
         AlertKind::MemberUnreachable | AlertKind::MemberLags => 3_000,
         AlertKind::NoMajority | AlertKind::NoLeader | AlertKind::StateOld => 5_000,
         AlertKind::DiskSlow | AlertKind::ClockSkew => 1_000,
+        // A certificate and its key may be replaced one after the other.
+        AlertKind::TlsFilesRefused => 10_000,
         _ => 0,
     }
 }
@@ -122,6 +124,7 @@ async fn watch_all(watched: &Monitored, slow: &Mutex<SlowChecks>) {
         let now_ms = watched.clock.monotonic_ms();
         let mut seen = watched.look().await;
         seen.slow = slow.lock().holds(&watched.node, now_ms);
+        seen.slow.extend(watched.refused_files());
         let speaks = seen.leadership.is_leader || watch.nobody_leads(&seen, now_ms);
         watched.telemetry.alerts().set_reports_for_cluster(speaks);
         let judged = watch.judge(&seen, now_ms);
@@ -165,22 +168,26 @@ impl Monitored {
         }
     }
 
+    /// The changed files for TLS that are not used now.
+    fn refused_files(&self) -> Vec<Notice> {
+        let of = |(purpose, why)| {
+            let message = format!(
+                "the changed files for {purpose} cannot be used, and the former ones stay in use until a restart, \
+                 which would fail: {why}"
+            );
+            let object = format!("{} {purpose}", self.node);
+            Notice::new(AlertKind::TlsFilesRefused, object, message)
+        };
+        self.refused_files.all().into_iter().map(of).collect()
+    }
+
     /// The checks that may wait for a disk.
     async fn look_slowly(&self) -> Option<Vec<Notice>> {
         let (directories, certificates) = (self.directories.clone(), self.certificates.clone());
         let (node, now_ms) = (self.node.clone(), self.clock.wall_ms());
         let ends = self.telemetry.metrics().certificate_ends.clone();
-        let refused = self.refused_files.all();
         let look = move || {
             let mut holds = Vec::new();
-            for (purpose, why) in refused {
-                let message = format!(
-                    "the changed files for {purpose} cannot be used, and the former ones stay in use until a restart, \
-                     which would fail: {why}"
-                );
-                let object = format!("{node} {purpose}");
-                holds.push(Notice::new(AlertKind::TlsFilesRefused, object, message));
-            }
             for path in directories {
                 let Ok(disk) = nix::sys::statvfs::statvfs(&path) else { continue };
                 let unit = disk.fragment_size();
