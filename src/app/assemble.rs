@@ -159,6 +159,8 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
     });
     peers.node_status.set(maxine_api::native::NodeReports::new(&state));
     peers.instance_status.set(maxine_api::native::InstanceReports::new(&state));
+    peers.node_alerts.set(maxine_api::native::AlertReports::new(&state));
+    peers.service_traffic.set(maxine_api::native::ServiceTrafficReports::new(&state));
     Ok(Assembled { state, duties, prober, leadership, proxy })
 }
 

@@ -48,12 +48,12 @@ pub(super) fn add_routes(routes: Routes) -> Routes {
 }
 
 async fn index(State(state): State<AppState>, request: Request) -> Response<Body> {
-    hosts::refusal(&state, &request).unwrap_or_else(|| first_page(&state))
+    hosts::refusal(&state, &request).unwrap_or_else(|| first_page(&state, request.headers()))
 }
 
-fn first_page(state: &AppState) -> Response<Body> {
+fn first_page(state: &AppState, headers: &HeaderMap) -> Response<Body> {
     match Files::get(INDEX) {
-        Some(file) => respond(state, INDEX, &file),
+        Some(file) => respond(state, INDEX, file, headers),
         None => {
             with_security(state, Response::new(Body::from(NOT_BUILT)), "text/html; charset=utf-8")
         }
@@ -63,13 +63,14 @@ fn first_page(state: &AppState) -> Response<Body> {
 /// A page of the dashboard. The page's script decides what to show.
 async fn page(State(state): State<AppState>, request: Request) -> Response<Body> {
     hosts::refusal(&state, &request)
-        .or_else(|| embedded(&state, request.uri().path()))
-        .unwrap_or_else(|| first_page(&state))
+        .or_else(|| embedded(&state, request.uri().path(), request.headers()))
+        .unwrap_or_else(|| first_page(&state, request.headers()))
 }
 
 async fn asset(State(state): State<AppState>, request: Request) -> Response<Body> {
     let refusal = hosts::refusal(&state, &request);
-    let found = refusal.or_else(|| embedded(&state, request.uri().path()));
+    let embedded = || embedded(&state, request.uri().path(), request.headers());
+    let found = refusal.or_else(embedded);
     found.unwrap_or_else(|| CompatError::not_found().into_response())
 }
 
@@ -77,7 +78,7 @@ async fn asset(State(state): State<AppState>, request: Request) -> Response<Body
 pub(super) async fn fallback(State(state): State<AppState>, request: Request) -> Response<Body> {
     let path = request.uri().path();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if let Some(response) = embedded(&state, path).filter(|_| reads) {
+    if let Some(response) = embedded(&state, path, request.headers()).filter(|_| reads) {
         return hosts::refusal(&state, &request).unwrap_or(response);
     }
     if is_native(path) {
@@ -87,19 +88,60 @@ pub(super) async fn fallback(State(state): State<AppState>, request: Request) ->
     CompatError::not_found().into_response()
 }
 
-fn embedded(state: &AppState, path: &str) -> Option<Response<Body>> {
+fn embedded(state: &AppState, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
     let name = path.trim_start_matches('/');
     // A release looks files up by name, and never in the file system. A debug build reads them from the disk.
-    if name.is_empty() || name.contains("..") || name.contains('%') {
+    let is_variant = CODINGS.iter().any(|coding| name.ends_with(coding.suffix));
+    if name.is_empty() || name.contains("..") || name.contains('%') || is_variant {
         return None;
     }
-    Files::get(name).map(|file| respond(state, name, &file))
+    Files::get(name).map(|file| respond(state, name, file, headers))
 }
 
-fn respond(state: &AppState, name: &str, file: &rust_embed::EmbeddedFile) -> Response<Body> {
-    let kind = file.metadata.mimetype();
+/// A compressed form of the files.
+struct Coding {
+    name: &'static str,
+    /// What the build adds to the name of the file.
+    suffix: &'static str,
+}
+
+/// The compressed forms that the build makes, the smallest first.
+const CODINGS: [Coding; 2] =
+    [Coding { name: "br", suffix: ".br" }, Coding { name: "gzip", suffix: ".gz" }];
+
+/// Whether the client accepts answers in this coding (RFC 9110, section 12.5.3).
+fn accepts(headers: &HeaderMap, coding: &str) -> bool {
+    let mut others = false;
+    for field in headers.get_all(header::ACCEPT_ENCODING) {
+        for item in field.to_str().unwrap_or_default().split(',') {
+            let mut parts = item.split(';').map(str::trim);
+            let name = parts.next().unwrap_or_default();
+            let weight = parts.find_map(|part| part.strip_prefix("q="));
+            let wanted = weight.is_none_or(|q| q.parse::<f32>().is_ok_and(|q| q > 0.0));
+            if name.eq_ignore_ascii_case(coding) {
+                return wanted;
+            }
+            others |= name == "*" && wanted;
+        }
+    }
+    others
+}
+
+fn respond(
+    state: &AppState,
+    name: &str,
+    plain: rust_embed::EmbeddedFile,
+    request: &HeaderMap,
+) -> Response<Body> {
+    let kind = plain.metadata.mimetype();
     let kind =
         if kind.starts_with("text/") { format!("{kind}; charset=utf-8") } else { kind.into() };
+    // Files that are compressed already, such as fonts, have no further forms.
+    let accepted =
+        CODINGS.iter().filter(|coding| accepts(request, coding.name)).find_map(|coding| {
+            Files::get(&format!("{name}{}", coding.suffix)).map(|file| (Some(coding.name), file))
+        });
+    let (coding, file) = accepted.unwrap_or((None, plain));
     // A release has the files in its binary, and all answers share those bytes.
     let body = match &file.data {
         Cow::Borrowed(bytes) => Body::from(Bytes::from_static(bytes)),
@@ -110,6 +152,10 @@ fn respond(state: &AppState, name: &str, file: &rust_embed::EmbeddedFile) -> Res
         response.extensions_mut().insert(SharedBytes);
     }
     let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if let Some(coding) = coding {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+    }
     let hash = file.metadata.sha256_hash();
     let tag: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     if let Ok(tag) = HeaderValue::try_from(format!("\"{tag}\"")) {
@@ -151,4 +197,28 @@ fn put_security_headers(headers: &mut HeaderMap, policy: HeaderValue) {
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compressed_form_is_sent_only_to_who_accepts_it() {
+        let accepts = |field: &'static str, coding| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(field));
+            accepts(&headers, coding)
+        };
+        assert!(accepts("gzip, deflate, br, zstd", "br"));
+        assert!(accepts("GZIP", "gzip"));
+        assert!(accepts("br;q=0.5", "br"));
+        assert!(accepts("*", "gzip"));
+        assert!(!accepts("br;q=0, *", "br"));
+        assert!(!accepts("gzip; q=0.000", "gzip"));
+        assert!(!accepts("brotli", "br"));
+        assert!(!accepts("identity", "gzip"));
+        assert!(!accepts("*;q=0", "gzip"));
+        assert!(!super::accepts(&HeaderMap::new(), "br"));
+    }
 }

@@ -25,6 +25,8 @@ pub struct SessionRef {
     pub credential_version: u64,
     /// The identity of the session.
     pub session: EndedSession,
+    /// When the user signed in, in seconds since 1970.
+    pub signed_in_s: u64,
 }
 
 /// The caller of a request. On an open route it may be anyone. On a guarded route the caller's present role

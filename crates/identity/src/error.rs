@@ -143,6 +143,20 @@ pub enum SigninError {
     PlainHttp,
 }
 
+/// Why a session is not renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RenewError {
+    /// The caller has no session.
+    #[error("only a session can be renewed")]
+    NoSession,
+    /// The sign-in is too long ago.
+    #[error("the sign-in was more than 12 hours ago: sign in again")]
+    TooOld,
+    /// There is no signing key yet, because the cluster has not had a leader.
+    #[error("the cluster is not ready for sign-ins yet; try again in 1 s")]
+    NotReady,
+}
+
 /// Why an API token could not be created. A retry is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {

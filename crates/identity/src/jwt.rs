@@ -38,8 +38,11 @@ pub(super) struct Claims {
     pub(super) credential_version: u64,
     iat: u64,
     exp: u64,
-    /// Distinguishes it from other sessions of the same second.
+    /// Distinguishes it from other sessions of the same second. A renewed session keeps it.
     jti: String,
+    /// When the user signed in, in seconds since 1970, if the session was renewed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    auth_time: Option<u64>,
     /// The audience of the cluster.
     aud: String,
     /// The history of the cluster's state.
@@ -55,6 +58,20 @@ impl Claims {
             id: u64::from_str_radix(&self.jti, 16).unwrap_or(0),
         }
     }
+
+    /// When the user signed in, in seconds since 1970.
+    pub(super) fn signed_in_s(&self) -> u64 {
+        self.auth_time.unwrap_or(self.iat)
+    }
+}
+
+/// A session that is continued by a new token.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Renewed {
+    /// The session's id.
+    pub(super) id: u64,
+    /// When the user signed in, in seconds since 1970.
+    pub(super) signed_in_s: u64,
 }
 
 /// The claims that are read before the signature is checked.
@@ -118,10 +135,33 @@ impl Sessions {
         self.issue_as(rand::random(), identities, realm, user, now_s)
     }
 
+    /// Issues a further token for a session.
+    pub(super) fn renew(
+        &self,
+        Renewed { id, signed_in_s }: Renewed,
+        identities: &Identities,
+        realm: Realm<'_>,
+        user: &User,
+        now_s: u64,
+    ) -> Option<String> {
+        self.encode((id, Some(signed_in_s)), identities, realm, user, now_s)
+    }
+
     /// Issues a token with a given session id.
     pub(super) fn issue_as(
         &self,
         id: u64,
+        identities: &Identities,
+        realm: Realm<'_>,
+        user: &User,
+        now_s: u64,
+    ) -> Option<String> {
+        self.encode((id, None), identities, realm, user, now_s)
+    }
+
+    fn encode(
+        &self,
+        (id, auth_time): (u64, Option<u64>),
         identities: &Identities,
         realm: Realm<'_>,
         user: &User,
@@ -143,6 +183,7 @@ impl Sessions {
             iat: now_s,
             exp: now_s + self.lifetime_s,
             jti: format!("{id:016x}"),
+            auth_time,
             aud: realm.audience.into(),
             history: realm.history.get(),
         };
@@ -238,6 +279,22 @@ mod tests {
             })
             .collect();
         Identities { signing_keys, ..Identities::default() }
+    }
+
+    #[test]
+    fn a_renewed_session_keeps_its_id_and_the_time_of_its_sign_in() {
+        let (sessions, keys) = (Sessions::new(None, 60), identities(&[("a", 1)]));
+        let first = sessions.issue(&keys, IN_C, &user(), 100).unwrap();
+        let first = sessions.check(&keys, IN_C, &first, 100).unwrap();
+        let mut last = first;
+        for now_s in [140, 180] {
+            let renewed = Renewed { id: last.session().id, signed_in_s: last.signed_in_s() };
+            let token = sessions.renew(renewed, &keys, IN_C, &user(), now_s).unwrap();
+            let claims = sessions.check(&keys, IN_C, &token, now_s + 59).unwrap();
+            assert_eq!(claims.session().id, last.session().id);
+            assert_eq!((claims.signed_in_s(), claims.session().expires_at_s), (100, now_s + 60));
+            last = claims;
+        }
     }
 
     #[test]

@@ -29,13 +29,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use maxine_clock::Clock;
-use maxine_state::{ControlState, History, Identities, Name, Role, User};
+use maxine_state::{ControlState, EndedSession, History, Identities, Name, Role, User};
 use maxine_view::{Snapshot, View};
 
 pub use api_token::{MintedToken, hex};
 pub use break_glass::{break_glass_file, make_break_glass_token};
 pub use caller::{AuthMethod, Caller, SessionRef};
-pub use error::{AuthError, MintError, SigninError};
+pub use error::{AuthError, MintError, RenewError, SigninError};
 pub use password::{
     PASSWORD_CHARS_MIN, PASSWORD_LEN_MAX, PasswordBusy, PasswordCaller, PasswordCost,
     PasswordError, Passwords, check_password,
@@ -43,8 +43,11 @@ pub use password::{
 pub use server_tls::{CertificateFiles, ClientAuth, ServerTls, ServerTlsSettings, TlsVersion};
 pub use settings::{Account, EnvSigningKeys, Secret, SecuritySettings};
 
-use jwt::{Realm, Sessions, TokenError};
+use jwt::{Realm, Renewed, Sessions, TokenError};
 use signin_limit::SigninLimit;
+
+/// A session can be renewed until the sign-in was this long ago, in seconds (12 hours).
+const SESSION_AGE_MAX_S: u64 = 12 * 3_600;
 
 /// The cookie of the dashboard's session over plain HTTP.
 pub const SESSION_COOKIE: &str = "maxine_session";
@@ -181,11 +184,11 @@ impl Security {
         let identities = snapshot.state.identities();
         let Some(role) = caller.role else { return true };
         match (&caller.session, caller.user.strip_prefix("token:")) {
-            (Some(SessionRef { credential_version, session }), _) => {
+            (Some(SessionRef { credential_version, session, .. }), _) => {
                 identities.users.get(&*caller.user).is_some_and(|user| {
                     user.credential_version == *credential_version
                         && user.role == role
-                        && !user.ended_sessions.contains(session)
+                        && !has_ended(user, session)
                 })
             }
             (None, Some(id)) if caller.via == AuthMethod::ApiToken => {
@@ -276,11 +279,14 @@ impl Security {
         })?;
         let user = identities.users.get(claims.user_name.as_str()).ok_or(AuthError::Revoked)?;
         let session = claims.session();
-        let has_ended = user.ended_sessions.contains(&session);
-        if has_ended || user.credential_version != claims.credential_version {
+        if has_ended(user, &session) || user.credential_version != claims.credential_version {
             return Err(AuthError::Revoked);
         }
-        let session = SessionRef { credential_version: user.credential_version, session };
+        let session = SessionRef {
+            credential_version: user.credential_version,
+            session,
+            signed_in_s: claims.signed_in_s(),
+        };
         let user_name = user.name.as_str().into();
         Ok(Caller { user: user_name, role: Some(user.role), via, session: Some(session) })
     }
@@ -344,14 +350,42 @@ impl Security {
     }
 
     fn open_session(&self, user: &User) -> Option<SignedIn> {
+        let now_s = self.0.clock.wall_ms() / 1_000;
+        self.issue(user, |identities, realm| self.0.sessions.issue(identities, realm, user, now_s))
+    }
+
+    fn issue(
+        &self,
+        user: &User,
+        token: impl FnOnce(&Identities, Realm<'_>) -> Option<String>,
+    ) -> Option<SignedIn> {
         let snapshot = self.0.view.snapshot();
         let identities = snapshot.state.identities();
         let audience = &self.audience(identities)?;
         let realm = Realm { audience, history: self.history_of(&snapshot.state)? };
-        let now_s = self.0.clock.wall_ms() / 1_000;
-        let access_token = self.0.sessions.issue(identities, realm, user, now_s)?;
+        let access_token = token(identities, realm)?;
         let lifetime_s = self.0.settings.session_lifetime_s;
         Some(SignedIn { access_token, role: user.role, lifetime_s })
+    }
+
+    /// Issues a further token for the session of a caller, with the whole lifetime. The previous token stays valid for
+    /// the rest of its own, because other requests of the page may be under way with it.
+    ///
+    /// # Errors
+    ///
+    /// See [`RenewError`].
+    pub fn renew_session(&self, caller: &Caller) -> Result<SignedIn, RenewError> {
+        let session = caller.session.ok_or(RenewError::NoSession)?;
+        let now_s = self.0.clock.wall_ms() / 1_000;
+        if now_s.saturating_sub(session.signed_in_s) >= SESSION_AGE_MAX_S {
+            return Err(RenewError::TooOld);
+        }
+        let user = self.user(&caller.user).ok_or(RenewError::NoSession)?;
+        let renewed = Renewed { id: session.session.id, signed_in_s: session.signed_in_s };
+        let issue = |identities: &Identities, realm: Realm<'_>| {
+            self.0.sessions.renew(renewed, identities, realm, &user, now_s)
+        };
+        self.issue(&user, issue).ok_or(RenewError::NotReady)
     }
 
     /// A user, as the state has them now.
@@ -426,6 +460,11 @@ fn session_cookie(is_https: bool, headers: &HeaderMap) -> Option<&str> {
         .filter_map(|pair| pair.trim().split_once('='))
         .find(|(name, value)| *name == wanted && !value.is_empty())
         .map(|(_, value)| value)
+}
+
+/// Whether a session was ended. A session that was renewed has several tokens, which all end together.
+fn has_ended(user: &User, session: &EndedSession) -> bool {
+    user.ended_sessions.iter().any(|ended| ended.id == session.id)
 }
 
 /// The user for a role in the compatible API, which has one account for each role.

@@ -94,17 +94,23 @@ pub struct ProbeSpec {
     /// HTTP: a separate path for readiness; `path` is then for liveness only.
     pub readiness_path: Option<String>,
     /// Interval between two probes, in milliseconds, 100 to 3,600,000.
+    #[schema(minimum = 100, maximum = 3_600_000)]
     pub interval_ms: u64,
     /// Time limit for one probe, in milliseconds, 10 to 60,000.
+    #[schema(minimum = 10, maximum = 60_000)]
     pub timeout_ms: u64,
     /// Number of successful probes in a row until an instance is healthy, 1 to 100.
+    #[schema(minimum = 1, maximum = 100)]
     pub rise: u32,
     /// Number of failed probes in a row until an instance is unhealthy, 1 to 100.
+    #[schema(minimum = 1, maximum = 100)]
     pub fall: u32,
     /// Time after registration in which failed probes do not count, in milliseconds, up to
     /// 3,600,000.
+    #[schema(minimum = 0, maximum = 3_600_000)]
     pub grace_ms: u64,
     /// Share of the interval by which each probe is moved at random, in percent, 0 to 50.
+    #[schema(minimum = 0, maximum = 50)]
     pub jitter_percent: u32,
 }
 

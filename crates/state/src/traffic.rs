@@ -22,14 +22,18 @@ pub const POLICY_ITEMS_MAX: usize = 64;
 pub struct TimeoutPolicy {
     /// Time limit for name resolution, connection and TLS handshake, including waiting for a free
     /// connection, 10 to 60,000.
+    #[schema(minimum = 10, maximum = 60_000)]
     pub connect_ms: u64,
     /// Time limit for the head of the answer, counted from the last byte of the request that the
     /// instance accepted, 10 to 3,600,000.
+    #[schema(minimum = 10, maximum = 3_600_000)]
     pub response_ms: u64,
     /// Maximum time without a byte in either direction of a body or tunnel, 100 to 3,600,000.
+    #[schema(minimum = 100, maximum = 3_600_000)]
     pub idle_ms: u64,
     /// Time limit for everything, including the last byte of the answer, up to 86,400,000; 0 means
     /// no limit.
+    #[schema(minimum = 0, maximum = 86_400_000)]
     pub total_ms: u64,
 }
 
@@ -69,6 +73,7 @@ first_version!(RetryOn { Connect, Reset, Timeout });
 #[serde(default, deny_unknown_fields)]
 pub struct RetryPolicy {
     /// Maximum number of attempts, including the first, 1 to 10.
+    #[schema(minimum = 1, maximum = 10)]
     pub attempts: u32,
     /// Methods that may be repeated after something was sent.
     pub methods: Vec<String>,
@@ -76,19 +81,25 @@ pub struct RetryPolicy {
     pub on: Vec<RetryOn>,
     /// Statuses that are retried, 400 to 599.
     pub statuses: Vec<u16>,
-    /// Time limit for the head of the answer in one attempt, in milliseconds; 0 means that only the
-    /// response timeout applies.
+    /// Time limit for the head of the answer in one attempt, in milliseconds, up to 3,600,000; 0 means that
+    /// only the response timeout applies.
+    #[schema(minimum = 0, maximum = 3_600_000)]
     pub per_try_timeout_ms: u64,
     /// Pause before the second attempt, in milliseconds, 0 to 10,000. It doubles with each attempt,
     /// with full jitter.
+    #[schema(minimum = 0, maximum = 10_000)]
     pub backoff_base_ms: u64,
     /// Maximum pause, in milliseconds, 0 to 60,000.
+    #[schema(minimum = 0, maximum = 60_000)]
     pub backoff_max_ms: u64,
     /// Maximum share of retries, in percent of the requests, 0 to 100.
+    #[schema(minimum = 0, maximum = 100)]
     pub budget_percent: u32,
     /// Number of retries per second that is always allowed, 0 to 10,000.
+    #[schema(minimum = 0, maximum = 10_000)]
     pub budget_min_per_s: u32,
     /// Maximum length of a request body that is kept to be sent again, in bytes, 0 to 1,048,576.
+    #[schema(minimum = 0, maximum = 1_048_576)]
     pub body_len_max: u64,
 }
 
@@ -144,10 +155,12 @@ impl RetryPolicy {
 pub struct HedgingPolicy {
     /// Time without the head of an answer after which the second request is sent, in milliseconds,
     /// 1 to 60,000.
+    #[schema(minimum = 1, maximum = 60_000)]
     pub after_ms: u64,
     /// Methods that may be sent twice.
     pub methods: Vec<String>,
     /// Maximum share of second requests, in percent of the requests, 1 to 100.
+    #[schema(minimum = 1, maximum = 100)]
     pub budget_percent: u32,
 }
 
@@ -172,17 +185,23 @@ impl HedgingPolicy {
 #[serde(default, deny_unknown_fields)]
 pub struct CircuitBreakerPolicy {
     /// Number of failures in a row that opens the breaker, 1 to 10,000; 0 turns this off.
+    #[schema(minimum = 0, maximum = 10_000)]
     pub consecutive_failures: u32,
     /// Share of failures that opens the breaker, in percent, 1 to 100.
+    #[schema(minimum = 1, maximum = 100)]
     pub failure_percent: u32,
     /// Minimum number of requests in the window before the share is used, 1 to 100,000.
+    #[schema(minimum = 1, maximum = 100_000)]
     pub requests_min: u64,
     /// Length of the window, in milliseconds, 100 to 600,000.
+    #[schema(minimum = 100, maximum = 600_000)]
     pub window_ms: u64,
     /// Time that the breaker stays open before trial requests are sent, in milliseconds, 100 to
     /// 600,000.
+    #[schema(minimum = 100, maximum = 600_000)]
     pub open_ms: u64,
     /// Number of successful trial requests in a row that closes the breaker, 1 to 100.
+    #[schema(minimum = 1, maximum = 100)]
     pub trial_requests: u32,
 }
 
@@ -225,20 +244,27 @@ impl CircuitBreakerPolicy {
 #[serde(default, deny_unknown_fields)]
 pub struct OutlierPolicy {
     /// Interval between two evaluations, in milliseconds, 100 to 600,000.
+    #[schema(minimum = 100, maximum = 600_000)]
     pub interval_ms: u64,
     /// Minimum share of failures for an ejection, in percent, 1 to 100.
+    #[schema(minimum = 1, maximum = 100)]
     pub failure_percent: u32,
     /// An instance is ejected if its mean latency exceeds this share of the median of all
     /// instances, in percent, 150 to 10,000; 0 turns this off.
+    #[schema(minimum = 0, maximum = 10_000)]
     pub latency_percent: u32,
     /// Minimum number of requests in an interval for an instance to be evaluated, 1 to 100,000.
+    #[schema(minimum = 1, maximum = 100_000)]
     pub requests_min: u64,
     /// Duration of the first ejection, in milliseconds, 100 to 3,600,000; it grows with each
     /// further one in a row.
+    #[schema(minimum = 100, maximum = 3_600_000)]
     pub ejection_ms: u64,
     /// Maximum duration of an ejection, in milliseconds, 100 to 86,400,000.
+    #[schema(minimum = 100, maximum = 86_400_000)]
     pub ejection_max_ms: u64,
     /// Maximum share of the service's instances that may be ejected at once, in percent, 0 to 90.
+    #[schema(minimum = 0, maximum = 90)]
     pub ejected_percent_max: u32,
 }
 
@@ -288,15 +314,19 @@ impl OutlierPolicy {
 pub struct ConnectionPolicy {
     /// Maximum number of requests in flight to one instance, 1 to 65,536. With HTTP/1 each has its
     /// own connection.
+    #[schema(minimum = 1, maximum = 65_536)]
     pub connections_max: u32,
     /// Maximum number of requests that wait for a connection, 0 to 65,536. Beyond it, requests are
     /// refused with 503.
+    #[schema(minimum = 0, maximum = 65_536)]
     pub pending_max: u32,
     /// Time that an idle connection is kept, in milliseconds, 0 to 3,600,000; less if the instance
     /// announces a shorter time in `Keep-Alive`.
+    #[schema(minimum = 0, maximum = 3_600_000)]
     pub keep_alive_ms: u64,
     /// Maximum age of a connection, in milliseconds, 0 to 86,400,000; then a new one replaces it. 0 means no
     /// maximum. A name whose address has changed is called at its old address for at most this long.
+    #[schema(minimum = 0, maximum = 86_400_000)]
     pub age_max_ms: u64,
 }
 
@@ -342,8 +372,10 @@ first_version!(RateLimitScope { Service, Client });
 #[serde(deny_unknown_fields)]
 pub struct RateLimitPolicy {
     /// Sustained rate, in requests per second, 1 to 1,000,000.
+    #[schema(minimum = 1, maximum = 1_000_000)]
     pub requests_per_s: u32,
     /// Number of requests that may arrive at once, 1 to 1,000,000.
+    #[schema(minimum = 1, maximum = 1_000_000)]
     #[serde(default = "one")]
     pub burst: u32,
     /// Whether requests are counted for the whole service, or for each client.
@@ -499,6 +531,7 @@ pub struct VersionShare {
     #[schema(value_type = String)]
     pub version: Name,
     /// Its weight, relative to the sum of all weights, 0 to 1,000.
+    #[schema(minimum = 0, maximum = 1_000)]
     pub weight: u32,
 }
 
@@ -512,12 +545,15 @@ pub struct MirrorPolicy {
     #[schema(value_type = String)]
     pub service: Name,
     /// Share of the requests, in percent, 1 to 100.
+    #[schema(minimum = 1, maximum = 100)]
     pub percent: u32,
     /// Maximum length of a body that is copied, in bytes, 0 to 1,048,576. Requests with a longer
     /// body are not copied.
+    #[schema(minimum = 0, maximum = 1_048_576)]
     #[serde(default = "mirror_body_len_max")]
     pub body_len_max: u64,
     /// Maximum number of copies in flight, 1 to 1,024. Beyond it, requests are not copied.
+    #[schema(minimum = 1, maximum = 1_024)]
     #[serde(default = "mirror_in_flight_max")]
     pub in_flight_max: u32,
 }
@@ -550,6 +586,7 @@ pub enum StickyPolicy {
         /// What the cookie's name begins with; a hash of the service's name follows.
         name: String,
         /// How long the browser keeps it, in seconds, 0 to 31,536,000; 0 for the session.
+        #[schema(minimum = 0, maximum = 31_536_000)]
         #[serde(default)]
         max_age_s: u64,
     },
@@ -587,9 +624,11 @@ impl StickyPolicy {
 #[serde(default, deny_unknown_fields)]
 pub struct ZonePolicy {
     /// If the zone has fewer routable instances than this, all zones are used, 1 to 10,000.
+    #[schema(minimum = 1, maximum = 10_000)]
     pub local_instances_min: u32,
     /// If there are more requests in flight per instance of the zone than this, all zones are used,
     /// 1 to 65,536; 0 turns this off.
+    #[schema(minimum = 0, maximum = 65_536)]
     pub spill_in_flight: u32,
 }
 
@@ -720,21 +759,27 @@ impl TrafficPolicy {
 pub struct HealthPolicy {
     /// Number of nodes that must agree on a verdict, 1 to 7; fewer if fewer nodes run. Twice this number minus one
     /// nodes probe each instance.
+    #[schema(minimum = 1, maximum = 7)]
     pub observers: u32,
     /// If more than this share of the instances is unhealthy, all are used (panic mode), in
     /// percent, 0 to 100; 0 turns this off. It keeps traffic flowing when the probes themselves are
     /// wrong.
+    #[schema(minimum = 0, maximum = 100)]
     pub panic_percent: u32,
     /// Time in which a recovered instance grows to its full share of the traffic, in milliseconds,
     /// 0 to 3,600,000.
+    #[schema(minimum = 0, maximum = 3_600_000)]
     pub slow_start_ms: u64,
     /// A recovery is delayed while the flap score is at least this, 0 to 100,000; 0 turns this off. Each change
     /// of health adds 1,000; the score halves every `flap_half_life_ms`.
+    #[schema(minimum = 0, maximum = 100_000)]
     pub flap_score_max: u32,
     /// Half-life of the flap score, in milliseconds, 1,000 to 86,400,000.
+    #[schema(minimum = 1_000, maximum = 86_400_000)]
     pub flap_half_life_ms: u64,
     /// If the proxies of this many nodes ejected an instance, it counts as not ready, 0 to 7; 0
     /// turns this off.
+    #[schema(minimum = 0, maximum = 7)]
     pub passive_observers: u32,
 }
 

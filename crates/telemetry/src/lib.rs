@@ -39,7 +39,7 @@ pub use requests::{FinishedRequest, Subject, Trace};
 pub use ring::Ring;
 pub use silences::Silence;
 pub use trace_name::TraceName;
-pub use traffic::{STEP_MS, Traffic, TrafficStep, TrafficSum};
+pub use traffic::{STEP_MS, ServiceCalls, Traffic, TrafficStep, TrafficSum};
 pub use trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
 pub use webhook::http_client;
 pub use webhook::{WebhookSettings, as_json as alert_as_json};

@@ -40,6 +40,8 @@ pub struct TrafficStep {
     pub proxied: u64,
     /// Number of look-ups and forwarded requests that ended with a status of 500 or more.
     pub failed: u64,
+    /// Number of forwarded requests that ended with a status of 500 or more.
+    pub proxied_failed: u64,
     /// Registrations and heartbeats. A batch counts as one.
     pub registrations: u64,
     /// p50 of the duration of look-ups and forwarded requests, in microseconds, rounded up to a power of two;
@@ -55,8 +57,13 @@ pub struct TrafficStep {
 #[derive(Clone, Debug, Default)]
 struct Step {
     counts: TrafficStep,
-    took: [u32; CLASSES],
+    took: Classes,
+    /// The same of forwarded requests alone, because look-ups take no time in comparison.
+    proxied_took: Classes,
 }
+
+/// Number of requests in each class of latency.
+type Classes = [u32; CLASSES];
 
 impl Step {
     fn count(&mut self, request: &FinishedRequest) {
@@ -68,10 +75,15 @@ impl Step {
             Subject::Other => {}
         }
         if matches!(request.subject, Subject::Lookup(_) | Subject::Proxied(_)) {
-            self.counts.failed += u64::from(request.status.is_server_error());
+            let failed = u64::from(request.status.is_server_error());
             let bits = (request.duration_us / 64).checked_ilog2().map_or(0, |log| log as usize + 1);
-            let class = &mut self.took[bits.min(CLASSES - 1)];
-            *class = class.saturating_add(1);
+            let class = bits.min(CLASSES - 1);
+            self.counts.failed += failed;
+            self.took[class] = self.took[class].saturating_add(1);
+            if matches!(request.subject, Subject::Proxied(_)) {
+                self.counts.proxied_failed += failed;
+                self.proxied_took[class] = self.proxied_took[class].saturating_add(1);
+            }
         }
     }
 
@@ -81,31 +93,76 @@ impl Step {
         sum.lookups += more.lookups;
         sum.proxied += more.proxied;
         sum.failed += more.failed;
+        sum.proxied_failed += more.proxied_failed;
         sum.registrations += more.registrations;
-        for (sum, more) in self.took.iter_mut().zip(other.took) {
-            *sum = sum.saturating_add(more);
-        }
+        add_classes(&mut self.took, &other.took);
+        add_classes(&mut self.proxied_took, &other.proxied_took);
     }
 
     fn finished(&self) -> TrafficStep {
         let mut step = self.counts.clone();
-        step.p50_us = self.quantile(50);
-        step.p95_us = self.quantile(95);
-        step.p99_us = self.quantile(99);
+        [step.p50_us, step.p95_us, step.p99_us] = [50, 95, 99].map(|n| quantile(&self.took, n));
         step
     }
+}
 
-    fn quantile(&self, percent: u64) -> Option<u64> {
-        let all: u64 = self.took.iter().map(|n| u64::from(*n)).sum();
-        let rank = (all * percent).div_ceil(100);
-        let mut below = 0;
-        self.took
-            .iter()
-            .position(|n| {
-                below += u64::from(*n);
-                below >= rank && below > 0
-            })
-            .map(|class| 64 << class)
+fn add_classes(sum: &mut Classes, more: &Classes) {
+    for (sum, more) in sum.iter_mut().zip(more) {
+        *sum = sum.saturating_add(*more);
+    }
+}
+
+fn quantile(classes: &Classes, percent: u64) -> Option<u64> {
+    let all: u64 = classes.iter().map(|n| u64::from(*n)).sum();
+    let rank = (all * percent).div_ceil(100);
+    let mut below = 0;
+    classes
+        .iter()
+        .position(|n| {
+            below += u64::from(*n);
+            below >= rank && below > 0
+        })
+        .map(|class| 64 << class)
+}
+
+/// The calls to one service within some time. The sums of several nodes can be added.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceCalls {
+    /// Callers' look-ups.
+    pub lookups: u64,
+    /// Look-ups that ended with a status of 500 or more.
+    pub lookups_failed: u64,
+    /// Callers' requests that were forwarded.
+    pub proxied: u64,
+    /// Forwarded requests that ended with a status of 500 or more.
+    pub proxied_failed: u64,
+    /// Number of forwarded requests by latency: entry `n` counts those that took less than `64 << n` microseconds.
+    pub classes: Vec<u32>,
+}
+
+impl ServiceCalls {
+    /// Adds the calls that another node counted. Classes beyond this node's count as the last one.
+    pub fn add(&mut self, other: &Self) {
+        self.lookups = self.lookups.saturating_add(other.lookups);
+        self.lookups_failed = self.lookups_failed.saturating_add(other.lookups_failed);
+        self.proxied = self.proxied.saturating_add(other.proxied);
+        self.proxied_failed = self.proxied_failed.saturating_add(other.proxied_failed);
+        self.classes.resize(CLASSES, 0);
+        for (class, more) in other.classes.iter().enumerate() {
+            let sum = &mut self.classes[class.min(CLASSES - 1)];
+            *sum = sum.saturating_add(*more);
+        }
+    }
+
+    /// The duration within which `percent` of 100 forwarded requests were answered, in microseconds, rounded up to a
+    /// power of two; `None` if there were none.
+    #[must_use]
+    pub fn quantile_us(&self, percent: u64) -> Option<u64> {
+        let mut classes = [0; CLASSES];
+        for (class, n) in classes.iter_mut().zip(&self.classes) {
+            *class = *n;
+        }
+        quantile(&classes, percent)
     }
 }
 
@@ -121,7 +178,7 @@ impl Steps {
         let mut position = found.unwrap_or_else(|| {
             let position = position.map_or(0, |position| position + 1);
             let counts = TrafficStep { at_ms, ..TrafficStep::default() };
-            self.0.insert(position, Step { counts, took: [0; CLASSES] });
+            self.0.insert(position, Step { counts, ..Step::default() });
             position
         });
         if self.0.len() > len_max {
@@ -138,10 +195,15 @@ impl Steps {
 
     fn since(&self, since_ms: u64) -> TrafficSum {
         let steps = || self.0.iter().filter(|step| step.counts.at_ms >= since_ms);
-        let mut total = Step::default();
+        let mut total = self.sum_since(since_ms);
         total.counts.at_ms = steps().next().map_or(since_ms, |step| step.counts.at_ms);
-        steps().for_each(|step| total.add(step));
         TrafficSum { total: total.finished(), steps: steps().map(Step::finished).collect() }
+    }
+
+    fn sum_since(&self, since_ms: u64) -> Step {
+        let mut total = Step::default();
+        self.0.iter().filter(|step| step.counts.at_ms >= since_ms).for_each(|step| total.add(step));
+        total
     }
 }
 
@@ -241,6 +303,29 @@ impl Traffic {
         let inner = self.0.lock();
         inner.services.get(key).map(|steps| steps.since(since_ms)).unwrap_or_default()
     }
+
+    /// The calls since `since_ms` to each service that had any, in the order of their names.
+    #[must_use]
+    pub fn of_services(&self, since_ms: u64) -> Vec<(ServiceKey, ServiceCalls)> {
+        let inner = self.0.lock();
+        let recent = inner.services.iter().filter(|(_, steps)| steps.last_ms() >= since_ms);
+        let mut calls: Vec<_> = recent
+            .map(|(key, steps)| {
+                let Step { counts, proxied_took, .. } = steps.sum_since(since_ms);
+                let calls = ServiceCalls {
+                    lookups: counts.lookups,
+                    lookups_failed: counts.failed - counts.proxied_failed,
+                    proxied: counts.proxied,
+                    proxied_failed: counts.proxied_failed,
+                    classes: proxied_took.to_vec(),
+                };
+                (key.clone(), calls)
+            })
+            .collect();
+        drop(inner);
+        calls.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        calls
+    }
 }
 
 #[cfg(test)]
@@ -324,6 +409,18 @@ mod tests {
         assert_eq!((total.p50_us, total.p99_us), (Some(64), Some(131_072)));
         assert_eq!((orders[0].p50_us, orders[0].p99_us), (Some(1_024), Some(131_072)));
         assert_eq!(traffic.of_service(&key_of("orders"), 15_000).steps.len(), 1);
+        assert_eq!(traffic.of_node(0).total.proxied_failed, 2);
+        let [(key, calls)] = &traffic.of_services(0)[..] else { panic!("one service was called") };
+        assert_eq!(*key, key_of("orders"));
+        assert_eq!((calls.lookups, calls.lookups_failed), (2, 0));
+        assert_eq!((calls.proxied, calls.proxied_failed), (2, 1));
+        // Look-ups have no part in the latency.
+        assert_eq!((calls.quantile_us(50), calls.quantile_us(99)), (Some(1_024), Some(131_072)));
+        let mut both = calls.clone();
+        both.add(calls);
+        assert_eq!((both.lookups, both.proxied_failed, both.quantile_us(50)), (4, 2, Some(1_024)));
+        assert_eq!(traffic.of_services(15_000)[0].1.proxied, 0);
+        assert!(traffic.of_services(20_000).is_empty());
         assert!(traffic.of_service(&key_of("nobody"), 0).steps.is_empty());
     }
 

@@ -15,6 +15,8 @@ use maxine_control::leases::{FormerLease, LeaseId};
 use maxine_state::{Fence, InstanceKey};
 use maxine_store::NodeRole;
 
+/// Maximum number of alerts in one message.
+pub const ALERTS_MAX: usize = 200;
 /// Maximum number of observations in one message. The sender sends the rest later.
 pub const OBSERVATIONS_MAX: usize = 2_000;
 /// Maximum number of reports of observers in one answer. An instance never has so many observers.
@@ -225,6 +227,74 @@ pub struct LogReport {
     pub disk_stalled: bool,
     /// The size of its log on disk, in bytes.
     pub log_disk_bytes: u64,
+}
+
+/// Asks a node for its alerts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct NodeAlerts;
+
+/// The newest alerts of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AlertsReport {
+    /// The alerts, newest first: every active one before all others, and at most [`ALERTS_MAX`].
+    pub alerts: Vec<AlertReport>,
+    /// Number of active alerts beyond that.
+    pub left_out: u64,
+}
+
+/// An alert, as the node that raised it reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AlertReport {
+    /// Its number on that node.
+    pub id: u64,
+    /// When it began, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// Whether it is an event, which has no end.
+    pub is_event: bool,
+    /// When it was resolved, in milliseconds since 1970.
+    pub resolved_ms: Option<u64>,
+    /// Whether it is critical; otherwise it is a warning.
+    pub is_critical: bool,
+    /// The name of its kind. This node may not know the kind.
+    pub kind: String,
+    /// The object that it concerns.
+    pub object: String,
+    /// A description in one line.
+    pub message: String,
+    /// Further values, as a JSON object.
+    pub details: String,
+    /// The page with the instructions.
+    pub runbook: String,
+    /// The user who acknowledged it.
+    pub acknowledged_by: Option<String>,
+    /// Whether it is silenced.
+    pub silenced: bool,
+}
+
+/// Asks a node for the calls to each service through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ServiceTraffic {
+    /// How far to look back, in milliseconds.
+    pub window_ms: u64,
+}
+
+/// The calls to one service through one node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ServiceTrafficReport {
+    /// The namespace.
+    pub namespace: String,
+    /// The service.
+    pub service: String,
+    /// Look-ups.
+    pub lookups: u64,
+    /// Look-ups that failed.
+    pub lookups_failed: u64,
+    /// Forwarded requests.
+    pub proxied: u64,
+    /// Forwarded requests that failed.
+    pub proxied_failed: u64,
+    /// Number of forwarded requests by latency: entry `n` counts those that took less than `64 << n` microseconds.
+    pub classes: Vec<u32>,
 }
 
 /// Asks a node what it knows of an instance.

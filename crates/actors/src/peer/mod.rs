@@ -26,9 +26,10 @@ use maxine_store::{CallError, ControlStore, MemberView, PeerHandler};
 
 pub use codec::{MESSAGE_LEN_MAX, MessageError};
 pub use messages::{
-    Confirm, Confirmation, FormerLeases, HeardMembers, InstanceReport, InstanceStatus, LeasePage,
-    LogReport, NodeReport, NodeStatus, OBSERVATIONS_MAX, Observations, ObserverReports,
-    PAGE_LEN_MAX, PROBES_MAX, ProbeReport, REPORTS_MAX, Renew, RenewalBlock, SuspendedExpiry,
+    ALERTS_MAX, AlertReport, AlertsReport, Confirm, Confirmation, FormerLeases, HeardMembers,
+    InstanceReport, InstanceStatus, LeasePage, LogReport, NodeAlerts, NodeReport, NodeStatus,
+    OBSERVATIONS_MAX, Observations, ObserverReports, PAGE_LEN_MAX, PROBES_MAX, ProbeReport,
+    REPORTS_MAX, Renew, RenewalBlock, ServiceTraffic, ServiceTrafficReport, SuspendedExpiry,
     WallTime,
 };
 pub use router::{PeerService, Question, Slot};
@@ -54,6 +55,10 @@ router::messages! {
     InstanceStatus, instance_status => InstanceReport;
     /// Asks the leader whether expiry is suspended.
     SuspendedExpiry, suspended_expiry => bool;
+    /// Asks a node for its alerts.
+    NodeAlerts, node_alerts => AlertsReport;
+    /// Asks a node for the calls to each service through it.
+    ServiceTraffic, service_traffic => Vec<ServiceTrafficReport>;
 }
 
 /// The node that a question goes to.

@@ -35,6 +35,8 @@ pub(super) fn asks() -> Vec<(Ask, &'static [u8])> {
         (NodeStatus.into_ask(), b"\x07"),
         (InstanceStatus(key()).into_ask(), b"\x08\x01d\x01s\x01i"),
         (SuspendedExpiry.into_ask(), b"\x09"),
+        (NodeAlerts.into_ask(), b"\x0a"),
+        (ServiceTraffic { window_ms: 250 }.into_ask(), b"\x0b\xfa"),
     ]
 }
 
@@ -70,6 +72,14 @@ pub(super) fn answers() -> Vec<(Answer, &'static [u8])> {
         ),
         (Answer::InstanceStatus(instance_report()), b"\x08\x03\x01\x07\x01\x01x\0\x01\x09"),
         (Answer::SuspendedExpiry(true), b"\x09\x01"),
+        (
+            Answer::NodeAlerts(AlertsReport { alerts: vec![alert_report()], left_out: 3 }),
+            b"\x0a\x01\x01\x02\0\x01\x04\x01\x01k\x01o\x01m\x02{}\x01r\x01\x01u\0\x03",
+        ),
+        (
+            Answer::ServiceTraffic(vec![service_traffic()]),
+            b"\x0b\x01\x01d\x01s\x01\x02\x03\x04\x02\x05\x06",
+        ),
     ]
 }
 
@@ -121,6 +131,35 @@ fn node_report() -> NodeReport {
         lookups: 10,
         proxied: 11,
         failed: 12,
+    }
+}
+
+fn alert_report() -> AlertReport {
+    AlertReport {
+        id: 1,
+        time_ms: 2,
+        is_event: false,
+        resolved_ms: Some(4),
+        is_critical: true,
+        kind: "k".into(),
+        object: "o".into(),
+        message: "m".into(),
+        details: "{}".into(),
+        runbook: "r".into(),
+        acknowledged_by: Some("u".into()),
+        silenced: false,
+    }
+}
+
+fn service_traffic() -> ServiceTrafficReport {
+    ServiceTrafficReport {
+        namespace: "d".into(),
+        service: "s".into(),
+        lookups: 1,
+        lookups_failed: 2,
+        proxied: 3,
+        proxied_failed: 4,
+        classes: vec![5, 6],
     }
 }
 

@@ -66,9 +66,10 @@ impl Access {
 }
 
 /// Routes about the node itself rather than the registry. Open routes work too.
-const NODE_ROUTES: [&str; 8] = [
+const NODE_ROUTES: [&str; 9] = [
     "/api/v1/cluster/status",
     "/api/v1/cluster/nodes",
+    "/api/v1/cluster/alerts",
     "/api/v1/alerts",
     "/api/v1/traces",
     "/api/v1/me",

@@ -15,7 +15,7 @@ use crate::{AppState, origins};
 const ACTUATOR: &str = "/api/actuator/";
 /// The header fields of an answer that the dashboard reads.
 const EXPOSED: &str = "x-maxine-index, x-maxine-history, x-maxine-staleness-ms, x-maxine-staleness, \
-                       x-maxine-leader, x-maxine-backup-index, content-disposition, etag, retry-after";
+                       x-maxine-leader, x-maxine-backup-index, content-disposition, etag, retry-after, date";
 
 /// Decides which origin may read an answer.
 pub(super) struct Cors {

@@ -10,8 +10,10 @@ mod batches;
 mod change;
 mod checks;
 mod cluster;
+mod cluster_alerts;
 mod cluster_audit;
 mod counts;
+mod every_node;
 mod extract;
 mod fresh;
 #[cfg(any(test, feature = "fuzz"))]
@@ -32,6 +34,8 @@ mod policies;
 mod prometheus;
 mod ready;
 mod resolve;
+mod search;
+mod service_traffic;
 mod services;
 mod session;
 mod shape;
@@ -39,11 +43,13 @@ mod telemetry;
 mod upgrade;
 mod watch;
 
+pub use cluster_alerts::AlertReports;
 pub(super) use fresh::add_freshness_headers;
 pub(super) use fresh::{Basis, NO_STORE};
 pub use instance_nodes::InstanceReports;
 pub use nodes::NodeReports;
 pub(super) use resolve::PlainResolve;
+pub use service_traffic::ServiceTrafficReports;
 pub use shape::{CheckKindView, ServiceHealth};
 
 use std::sync::Arc;
@@ -67,6 +73,7 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(services::list_namespaces))
         .routes(routes!(services::list_services))
         .routes(routes!(services::get_service, services::delete_service))
+        .routes(routes!(search::search_instances))
         .routes(routes!(instances::list_instances))
         .routes(routes!(
             instances::get_instance,
@@ -109,6 +116,7 @@ fn cluster_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(cluster::digest))
         .routes(routes!(leadership::leadership))
         .routes(routes!(nodes::nodes))
+        .routes(routes!(cluster_alerts::cluster_alerts))
         .routes(routes!(cluster::add_member))
         .routes(routes!(cluster::promote_member))
         .routes(routes!(cluster::remove_member))
@@ -123,6 +131,7 @@ fn cluster_routes() -> OpenApiRouter<AppState> {
 fn identity_routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(session::sign_in, session::sign_out))
+        .routes(routes!(session::renew_session))
         .routes(routes!(session::who_am_i))
         .routes(routes!(session::change_own_password))
         .routes(routes!(identities::list_users))
@@ -145,6 +154,7 @@ fn record_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(telemetry::silence_alerts, telemetry::unsilence_alerts))
         .routes(routes!(telemetry::list_traces))
         .routes(routes!(telemetry::traffic))
+        .routes(routes!(service_traffic::services_traffic))
 }
 
 /// Adds the layers that all native routes share.

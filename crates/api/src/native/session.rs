@@ -13,8 +13,8 @@ use crate::own_password::{self, OwnPasswordError};
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, AuthMethod, CalledBy, Caller, RequestContext, hosts, open_session};
 use maxine_identity::{
-    AuthError, CookieUse, PASSWORD_LEN_MAX, SECURE_SESSION_COOKIE, SESSION_COOKIE, SessionRef,
-    SigninError,
+    AuthError, CookieUse, PASSWORD_LEN_MAX, RenewError, SECURE_SESSION_COOKIE, SESSION_COOKIE,
+    SessionRef, SignedIn, SigninError,
 };
 use maxine_state::limits::{NAME_LEN_MAX, check_text};
 use maxine_state::{Command, Given, Limit, LimitExceeded, Name, Rejection, Role};
@@ -66,6 +66,17 @@ pub(super) async fn sign_in(
     }
     let opened = open_session(&state, &context, &body.user, &body.password).await;
     let signed_in = opened.map_err(signin_problem)?;
+    Ok(session_answer(&state, &context, &headers, body.user, signed_in))
+}
+
+/// The answer with a session's token, also as a cookie.
+fn session_answer(
+    state: &AppState,
+    context: &RequestContext,
+    headers: &HeaderMap,
+    user: String,
+    signed_in: SignedIn,
+) -> Response {
     // The browser sends the origin of the page. It tells the scheme even behind a proxy that does not report it.
     let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
     let (name, secure) = if context.client.is_https || origin.starts_with(b"https://") {
@@ -78,7 +89,7 @@ pub(super) async fn sign_in(
         signed_in.access_token, signed_in.lifetime_s,
     );
     let view = SessionView {
-        user: body.user,
+        user,
         role: signed_in.role,
         expires_at_ms: state.clock().wall_ms() + signed_in.lifetime_s * 1_000,
         access_token: signed_in.access_token,
@@ -88,7 +99,31 @@ pub(super) async fn sign_in(
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         response.headers_mut().insert(header::SET_COOKIE, cookie);
     }
-    Ok(response)
+    response
+}
+
+/// Continues the caller's session with a further token, and sets it as a cookie. A session can be renewed until the
+/// sign-in was 12 hours ago. The previous token stays valid until its own end; signing out ends both.
+#[utoipa::path(
+    post, path = "/api/v1/session/renew", tag = "session", operation_id = "renewSession",
+    responses((status = 200, body = SessionView, headers(("Set-Cookie" = String, description = "The session.")))),
+)]
+pub(super) async fn renew_session(
+    State(state): State<AppState>,
+    _: Params<NoParams>,
+    CalledBy(caller): CalledBy,
+    context: RequestContext,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let renewed = state.security().renew_session(&caller).map_err(|error| match error {
+        RenewError::NoSession | RenewError::TooOld => {
+            Problem::new(ProblemKind::Forbidden, error.to_string())
+        }
+        RenewError::NotReady => {
+            Problem::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
+        }
+    })?;
+    Ok(session_answer(&state, &context, &headers, caller.user.into(), renewed))
 }
 
 /// Ends the session of the request: its token stops working on every node, and the cookie is deleted.
@@ -136,7 +171,9 @@ pub(super) async fn sign_out(
 }
 
 async fn end_session(state: &AppState, caller: &Caller, write: Write) -> Result<(), Problem> {
-    let Some(SessionRef { credential_version, session }) = caller.session else { return Ok(()) };
+    let Some(SessionRef { credential_version, session, .. }) = caller.session else {
+        return Ok(());
+    };
     let name = Name::parse("user", &caller.user)?;
     let command = Command::EndSession { name, credential_version, session };
     write.propose(state, command).await.map(drop)
@@ -165,6 +202,8 @@ pub(super) struct Me {
     role: Role,
     /// How the caller was authenticated.
     via: AuthMethodView,
+    /// When the session ends unless it is renewed, in milliseconds since 1970; null without a session.
+    expires_at_ms: Option<u64>,
 }
 
 /// Shows who is signed in.
@@ -183,8 +222,11 @@ pub(super) async fn who_am_i(
         AuthMethod::BreakGlass => Some(AuthMethodView::BreakGlass),
         AuthMethod::Nothing => None,
     };
+    let expires_at_ms = caller.session.map(|session| session.session.expires_at_s * 1_000);
     match (caller.role, via) {
-        (Some(role), Some(via)) => Ok(Json(Me { user: caller.user.into(), role, via })),
+        (Some(role), Some(via)) => {
+            Ok(Json(Me { user: caller.user.into(), role, via, expires_at_ms }))
+        }
         _ => Err(Problem::new(ProblemKind::Unauthorized, "nobody is signed in")),
     }
 }
@@ -241,7 +283,7 @@ fn signin_problem(error: SigninError) -> Problem {
     match error {
         SigninError::Refused => {
             let mut problem =
-                Problem::new(ProblemKind::Unauthorized, "unknown user or wrong password");
+                Problem::new(ProblemKind::Unauthorized, "wrong user name or password");
             problem.action = "Check the name and the password. Upper and lower case matter.";
             problem
         }

@@ -15,7 +15,9 @@ use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use maxine_state::{LimitExceeded, Name, ServiceKey};
-use maxine_telemetry::{Alert, AlertKind, STEP_MS, Silence, Trace, TrafficStep, TrafficSum};
+use maxine_telemetry::{
+    Alert, AlertKind, STEP_MS, Silence, Subject, Trace, TrafficStep, TrafficSum,
+};
 use maxine_telemetry::{AttemptOutcome, AttemptRecord};
 
 /// Maximum duration of a silence, in milliseconds (30 days).
@@ -225,6 +227,32 @@ pub(super) async fn unsilence_alerts(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// A kind of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RequestKind {
+    /// A caller's look-up: a redirect to an instance, or a resolve.
+    Lookup,
+    /// A caller's request that was forwarded to an instance.
+    Proxied,
+    /// A registration, a heartbeat, or a batch of them.
+    Registration,
+    /// Anything else.
+    Other,
+}
+
+impl RequestKind {
+    /// The kind, and the service that the request was for.
+    fn of(subject: &Subject) -> (Self, Option<&ServiceKey>) {
+        match subject {
+            Subject::Lookup(service) => (Self::Lookup, service.as_ref().map(|found| &found.key)),
+            Subject::Proxied(service) => (Self::Proxied, service.as_ref().map(|found| &found.key)),
+            Subject::Registration => (Self::Registration, None),
+            Subject::Other => (Self::Other, None),
+        }
+    }
+}
+
 /// A request that this node has answered.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TraceView {
@@ -236,6 +264,12 @@ pub(super) struct TraceView {
     method: String,
     /// Target of the request, with its query.
     path: String,
+    /// What kind of request it was.
+    kind: RequestKind,
+    /// Namespace of the service that the request was for; null if it was for none, or for one that did not exist.
+    namespace: Option<String>,
+    /// The service that the request was for; null if it was for none, or for one that did not exist.
+    service: Option<String>,
     /// Status of the answer.
     status: u16,
     /// Time until the answer's head was ready, in milliseconds.
@@ -302,20 +336,28 @@ pub(super) async fn list_traces(
     let traces = tokio::task::spawn_blocking(move || telemetry.traces()).await.map_err(|_| {
         Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
     })?;
-    let traces = traces.into_iter().take(limit).map(|Trace { time_ms, request }| TraceView {
-        trace_id: request.trace_id.text().into_owned(),
-        traceparent: request.traceparent.text().into_owned(),
-        method: request.method.to_string(),
-        path: (&*request.target).into(),
-        status: request.status.as_u16(),
-        duration_ms: request.duration_us as f64 / 1_000.0,
-        time_ms,
-        client: request.client.to_string(),
-        attempts: {
-            let mut attempts: Vec<&AttemptRecord> = request.attempts.as_slice().iter().collect();
-            attempts.sort_by_key(|attempt| attempt.started_us);
-            attempts.iter().map(|a| AttemptView::new(a, request.started_us)).collect()
-        },
-    });
+    let traces = traces.into_iter().take(limit).map(TraceView::new);
     Ok(fresh.json(Page::whole(traces.collect())))
+}
+
+impl TraceView {
+    fn new(Trace { time_ms, request }: Trace) -> Self {
+        let (kind, service) = RequestKind::of(&request.subject);
+        let mut attempts: Vec<&AttemptRecord> = request.attempts.as_slice().iter().collect();
+        attempts.sort_by_key(|attempt| attempt.started_us);
+        Self {
+            trace_id: request.trace_id.text().into_owned(),
+            traceparent: request.traceparent.text().into_owned(),
+            method: request.method.to_string(),
+            path: (&*request.target).into(),
+            kind,
+            namespace: service.map(|key| key.namespace.as_str().into()),
+            service: service.map(|key| key.service.as_str().into()),
+            status: request.status.as_u16(),
+            duration_ms: request.duration_us as f64 / 1_000.0,
+            time_ms,
+            client: request.client.to_string(),
+            attempts: attempts.iter().map(|a| AttemptView::new(a, request.started_us)).collect(),
+        }
+    }
 }
