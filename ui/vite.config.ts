@@ -24,5 +24,7 @@ export default defineConfig({
     setupFiles: ['test/setup.ts'],
     include: ['test/**/*.test.{ts,tsx}'],
     restoreMocks: true,
+    // Generous: there may be two cores, and others at work on them.
+    testTimeout: 20_000,
   },
 });

@@ -45,8 +45,10 @@ export async function prepare(browser, cluster, options = {}) {
     viewport: { width, height },
     colorScheme: theme,
     reducedMotion: options.motion ? 'no-preference' : 'reduce',
+    forcedColors: options.forcedColors ? 'active' : 'none',
     deviceScaleFactor: options.scale ?? 1,
   });
+  if (options.init) await context.addInitScript(options.init);
   const page = await context.newPage();
   // Generous: there may be two cores, and others at work on them.
   page.setDefaultTimeout(60_000);
@@ -94,7 +96,7 @@ export async function keepPicture(page, name) {
 }
 
 export async function signIn(page, user, password) {
-  await page.getByLabel('User').fill(user);
+  await page.getByLabel('User name').fill(user);
   await page.getByLabel('Password').fill(password);
   await page.getByRole('button', { name: 'Sign in' }).click();
   // Not by its role: behind an open panel it is hidden from assistive technology.
@@ -137,9 +139,15 @@ export async function violations(page) {
   });
 }
 
-/** How far the page reaches over the right edge, in pixels. */
+/**
+ * How far the page reaches over the right edge, in pixels. The document never scrolls: its content scrolls in `main`, and
+ * so does that of a dialog.
+ */
 export function overflow(page) {
-  return page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  return page.evaluate(() => {
+    const scrollers = [document.documentElement, ...document.querySelectorAll('.main, [role="dialog"], [role="alertdialog"], .sheet-body')];
+    return Math.max(...scrollers.map((element) => element.scrollWidth - element.clientWidth));
+  });
 }
 
 /** What is cut off without a sign of it, as text: what ends in an ellipsis has its whole text elsewhere. */

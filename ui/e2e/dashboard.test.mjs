@@ -2,6 +2,8 @@
 //   cargo build && npm run build && npm run e2e
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { get } from 'node:http';
+import { brotliDecompressSync, gunzipSync } from 'node:zlib';
 import { cutOff, forget, go, overflow, settled, signIn, spreadText, violations } from './browser.mjs';
 import { startCluster, until } from './cluster.mjs';
 import { latencyTo, stage, test } from './harness.mjs';
@@ -32,10 +34,10 @@ test('the page is served with a policy that lets nothing in', async () => {
 
 test('signing in: a wrong password is refused, and no script can reach the session', async () => {
   await within({ user: null }, async (page) => {
-    await page.getByLabel('User').fill('admin');
+    await page.getByLabel('User name').fill('admin');
     await page.getByLabel('Password').fill('wrong');
     await page.getByRole('button', { name: 'Sign in' }).click();
-    await page.getByRole('alert').waitFor();
+    await page.getByRole('alert').getByText('Wrong user name or password.').waitFor();
     assert.deepEqual(await violations(page), []);
     await signIn(page, 'admin', on.cluster.password);
     const reachable = await page.evaluate(() => document.cookie + JSON.stringify(localStorage) + JSON.stringify(sessionStorage));
@@ -142,6 +144,113 @@ test('every screen is free of WCAG 2.2 AA violations, light and dark, and fits 3
   }
 });
 
+/** The answer to a request for a file, with its body as it was sent. */
+const fetchRaw = (url, encoding) =>
+  new Promise((resolve, reject) => {
+    get(url, { headers: encoding === null ? {} : { 'accept-encoding': encoding } }, async (answer) => {
+      const parts = [];
+      for await (const part of answer) parts.push(part);
+      resolve({ headers: answer.headers, body: Buffer.concat(parts) });
+    }).on('error', reject);
+  });
+
+test('the files come compressed to whoever accepts it, and are the same', async () => {
+  const page = (await fetchRaw(`${on.cluster.nodes[0].http}/`, null)).body.toString();
+  for (const path of ['/', `/${/assets\/index-[\w-]+\.js/.exec(page)[0]}`]) {
+    const url = `${on.cluster.nodes[0].http}${path}`;
+    const plain = await fetchRaw(url, null);
+    assert.equal(plain.headers['content-encoding'], undefined);
+    for (const [encoding, name, open] of [['gzip, deflate, br', 'br', brotliDecompressSync], ['gzip', 'gzip', gunzipSync]]) {
+      const small = await fetchRaw(url, encoding);
+      assert.equal(small.headers['content-encoding'], name);
+      assert.match(small.headers.vary, /Accept-Encoding/);
+      assert.ok(small.body.length < plain.body.length);
+      assert.ok(open(small.body).equals(plain.body), `${path} as ${name}`);
+    }
+  }
+});
+
+test('a service whose every proxied call fails through another node is failing, and comes first', async () => {
+  const own = ['accounts-1', 'accounts-2'].map((name) => upstreams[name].state);
+  for (const state of own) state.failing = 1;
+  for (let i = 0; i < 6; i += 1) await on.cluster.call('GET', '/api/maxine/serviceops/proxy/accounts/x', undefined, { node: 1, okay: false });
+  await within({}, async (page) => {
+    const first = page.locator('.panel', { hasText: 'Needs attention' }).getByRole('link').first();
+    await first.getByText('Failing').waitFor();
+    assert.match(await first.innerText(), /accounts[\s\S]*all \d+ calls failed/);
+    await go(page, '/services');
+    await page.getByRole('row', { name: /Failing accounts/ }).waitFor();
+    await page.getByText('3 of 3 nodes answered').waitFor();
+    await page.getByLabel('Order', { exact: true }).selectOption('success');
+    assert.match(await page.getByRole('row').nth(1).innerText(), /accounts/);
+    await page.getByRole('button', { name: /^Failing/ }).click();
+    assert.equal(await page.getByRole('row').count(), 2);
+    const [file] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Export' }).click()]);
+    assert.equal(file.suggestedFilename(), 'services.csv');
+  });
+  for (const state of own) state.failing = 0;
+});
+
+test('times are those of the cluster, also in a browser whose clock is three hours slow', async () => {
+  await on.cluster.call('POST', '/tokens', { role: 'viewer', note: 'for 90 days', ttl_ms: 90 * 86_400_000 });
+  const slow = () => {
+    const now = Date.now.bind(Date);
+    Date.now = () => now() - 3 * 3_600_000;
+  };
+  await within({ path: '/access?tab=tokens', init: slow }, async (page) => {
+    await page.getByRole('row', { name: /for 90 days.*in (89|90) days/ }).waitFor();
+    await go(page, '/');
+    await on.cluster.call('PUT', '/services/default/search/instances/search-3/drain', { reason: 'kernel update, again' });
+    await page.locator('.panel', { hasText: 'Latest changes' }).getByText(/^(now|\d+ s ago)$/).first().waitFor();
+    assert.equal(await page.getByText(/3 h/).count(), 0);
+  });
+});
+
+test('Back closes a sheet, and leads back to the same place and the same filter', async () => {
+  await within({ path: '/services?sort=name', height: 420 }, async (page) => {
+    await settled(page);
+    const scroller = page.getByRole('grid', { name: 'Services' }).locator('.table-scroll');
+    await scroller.evaluate((box) => box.scrollTo(0, 10_000));
+    const before = await scroller.evaluate((box) => box.scrollTop);
+    assert.ok(before > 0);
+    await page.getByRole('link', { name: 'shipping' }).click();
+    await page.getByLabel('Search instances').fill('shipping-2');
+    await page.getByRole('row', { name: /shipping-2/ }).click();
+    await page.getByRole('button', { name: 'Weight' }).waitFor();
+    await page.goBack();
+    await page.getByRole('button', { name: 'Weight' }).waitFor({ state: 'hidden' });
+    assert.equal(await page.getByLabel('Search instances').inputValue(), 'shipping-2');
+    await page.goBack();
+    await page.getByRole('grid', { name: 'Services' }).waitFor();
+    await page.waitForFunction((to) => Math.abs(document.querySelector('.table-scroll').scrollTop - to) < 2, before);
+    assert.equal(await page.getByLabel('Order', { exact: true }).inputValue(), 'name');
+  });
+});
+
+test('the palette finds an instance by its zone, its address and its tag', async () => {
+  await within({ user: 'vera' }, async (page) => {
+    for (const text of [upstreams['pricing-2'].address.slice(7), 'eu-1b', 'canary']) {
+      await page.keyboard.press('Control+k');
+      await page.getByRole('combobox').fill(text);
+      await page.getByRole('option').filter({ hasText: '127.0.0.1' }).first().waitFor();
+      // A viewer is offered nothing that a viewer may not do.
+      assert.equal(await page.getByRole('option', { name: 'Take a backup' }).count(), 0);
+      await page.keyboard.press('Enter');
+      await page.getByRole('heading', { name: /-\d/ }).first().waitFor();
+      await page.keyboard.press('Escape');
+    }
+  });
+});
+
+test('with forced colours, shares can still be told apart', async () => {
+  await within({ forcedColors: true }, async (page) => {
+    const part = page.locator('.bar-part').first();
+    await part.waitFor({ state: 'attached' });
+    const [ground, behind] = await part.evaluate((e) => [getComputedStyle(e).backgroundColor, getComputedStyle(document.body).backgroundColor]);
+    assert.notEqual(ground, behind);
+  });
+});
+
 test('an operator finds the unhealthy instance, sees why, drains it and brings it back', async () => {
   await until(
     async () => (await on.cluster.call('GET', '/services/default/payments')).unhealthy + (await on.cluster.call('GET', '/services/default/payments')).evicted > 0,
@@ -160,7 +269,7 @@ test('an operator finds the unhealthy instance, sees why, drains it and brings i
     const seen = clicks;
     await click(page.getByRole('button', { name: 'Drain', exact: true }));
     await click(page.getByRole('alertdialog').getByRole('button', { name: 'Drain', exact: true }));
-    await page.getByText('payments-2 is drained.').first().waitFor();
+    await page.getByText('payments-2 is draining.').first().waitFor();
     assert.ok((await on.cluster.call('GET', '/services/default/payments/instances/payments-2')).drain);
     upstreams['payments-2'].state.healthy = true;
     await click(page.getByRole('button', { name: 'Return to service' }));
@@ -178,7 +287,7 @@ test('a policy is changed with its difference shown, refused when someone was fi
     await page.getByText(/"strategy": "rendezvous"/).first().waitFor();
     await page.getByRole('button', { name: 'Apply…' }).click();
     await page.getByRole('alertdialog').getByRole('button', { name: 'Apply' }).click();
-    await page.getByText(/applies as revision/).first().waitFor();
+    await page.getByText(/Policy applied \(revision/).first().waitFor();
     const strategy = async () => (await on.cluster.call('GET', '/services/default/orders/policy')).policy.selection.strategy;
     assert.equal(await strategy(), 'rendezvous');
     await page.getByRole('button', { name: 'Undo' }).click();
@@ -189,6 +298,70 @@ test('a policy is changed with its difference shown, refused when someone was fi
     await on.cluster.call('PUT', '/services/default/orders/policy', { selection: { strategy: 'round_robin' } });
     await page.getByText(/Somebody else has changed this policy/).waitFor();
   });
+});
+
+test('a policy is made with the form alone, and a draft survives bad JSON and leaving the screen', async () => {
+  const stored = async () => (await on.cluster.call('GET', '/services/default/pricing/policy', undefined, { okay: false })) ?? null;
+  await within({ user: 'olga', path: '/services/default/pricing?tab=policy' }, async (page) => {
+    const section = async (name) => {
+      const title = page.locator('summary', { hasText: name });
+      if (!(await title.evaluate((e) => e.parentElement.open))) await title.click();
+      return page.locator('details', { has: title });
+    };
+    await (await section('Timeouts')).getByLabel('Response, ms').fill('1500');
+    await (await section('Retries')).getByRole('switch').click();
+    await (await section('Retries')).getByLabel('Attempts').fill('2');
+    const split = await section('Traffic split');
+    await split.getByRole('button', { name: 'Add a version' }).click();
+    await split.getByLabel('Weight of version 1').fill('90');
+    await split.getByRole('button', { name: 'Add a version' }).click();
+    await split.getByLabel('Version 2', { exact: true }).fill('9.9.9');
+    await split.getByLabel('Weight of version 2').fill('10');
+    await page.getByText(/No registered instance has version 9\.9\.9/).first().waitFor();
+    await split.getByText('90.0 %').waitFor();
+    assert.deepEqual(await violations(page), []);
+    const json = page.getByLabel('Policy as JSON');
+    const good = await json.inputValue();
+    await json.fill(`${good.slice(0, -1)} oops`);
+    await page.getByText(/The JSON is not valid\. The form/).waitFor();
+    await go(page, '/audit');
+    await go(page, '/services/default/pricing?tab=policy');
+    assert.match(await json.inputValue(), /oops$/);
+    await json.fill(good.replace('"9.9.9"', '"2.2.2"'));
+    await page.getByText(/No registered instance has version/).first().waitFor({ state: 'hidden' });
+    // A field that has no effect is reported by the server.
+    await json.fill(JSON.stringify({ ...JSON.parse(await json.inputValue()), probe: { kind: 'tcp', path: '/x' } }));
+    await page.getByRole('button', { name: 'Apply…' }).click();
+    await page.getByRole('alertdialog').getByRole('button', { name: 'Apply' }).click();
+    await page.getByText(/^Policy applied \(revision \d+\)\.$/).first().waitFor();
+    await page.getByText('The applied policy is valid, but:').waitFor();
+    const { traffic } = (await stored()).policy;
+    assert.equal(traffic.timeouts.response_ms, 1_500);
+    assert.equal(traffic.retries.attempts, 2);
+  });
+  await on.cluster.call('DELETE', '/services/default/pricing/policy');
+});
+
+test('users change their own password; a session can be renewed', async () => {
+  await on.cluster.addUser('pia', 'viewer');
+  await within({ user: 'pia' }, async (page, { context }) => {
+    const cookie = async () => (await context.cookies()).find((c) => c.httpOnly).value;
+    const before = await cookie();
+    const renewed = await page.evaluate(() => fetch('/api/v1/session/renew', { method: 'POST', headers: { 'x-maxine-csrf': '1' } }).then((r) => r.status));
+    assert.equal(renewed, 200);
+    assert.notEqual(await cookie(), before);
+    await page.getByRole('button', { name: /pia/ }).click();
+    await page.getByRole('menuitem', { name: 'Change password…' }).click();
+    const dialog = page.getByRole('alertdialog');
+    await dialog.getByLabel('Present password').fill('pia-has-a-long-password');
+    await dialog.getByLabel('New password', { exact: true }).fill('another-long-password');
+    await dialog.getByLabel('New password again').fill('another-long-password');
+    await dialog.getByRole('button', { name: 'Change password' }).click();
+    await page.getByText('Your password is changed.').first().waitFor();
+    await go(page, '/services');
+    await page.getByRole('grid', { name: 'Services' }).waitFor();
+  });
+  forget(on.cluster, 'pia');
 });
 
 test('each role sees what it may do, and why not the rest', async () => {
@@ -214,6 +387,10 @@ test('each role sees what it may do, and why not the rest', async () => {
     await page.getByRole('button', { name: 'Create', exact: true }).click();
     const token = (await page.locator('.command pre').textContent()).trim();
     assert.match(token, /^mxt_/);
+    // A token that is shown once does not go by accident.
+    await page.keyboard.press('Escape');
+    await page.getByRole('alertdialog').getByText(/cannot be shown again/).waitFor();
+    await page.getByRole('alertdialog').getByRole('button', { name: 'Cancel' }).click();
     await page.getByRole('button', { name: 'I have it' }).click();
     await page.getByRole('row', { name: /nightly job/ }).waitFor();
     assert.doesNotMatch(await page.content(), new RegExp(token));

@@ -26,9 +26,18 @@ test('the leader is killed: the page goes on, and the timeline tells why and for
     console.log(`# writes again ${Date.now() - at} ms after the kill; the page showed it ${ms} ms after its answer`);
     await page.getByText('Live').first().waitFor();
     await go(page, '/cluster');
-    await page.getByRole('region', { name: 'Latest leaders' }).getByText(`node-${leader + 1} sent no more messages`).waitFor();
-    await page.getByRole('region', { name: 'Nodes' }).getByText('Cut off').waitFor();
-    await page.getByRole('region', { name: 'What each node reports' }).getByText('does not answer').waitFor();
+    await page.getByRole('region', { name: 'Latest leaders' }).getByText(`node-${leader + 1} stopped responding`).waitFor();
+    await page.getByRole('region', { name: 'Nodes' }).getByText('Unreachable').waitFor();
+    // The new leader alone reports the member that is gone, and every node shows it.
+    const third = [0, 1, 2].find((node) => node !== leader && node !== other);
+    for (const node of [other, third]) {
+      await on.within({ node, path: '/alerts' }, async (alerts) => {
+        await alerts.getByText('cluster.member_unreachable').first().waitFor();
+        await alerts.getByText(`2 of 3 nodes answered: without node-${leader + 1}`).first().waitFor();
+        assert.equal(await alerts.getByText('No open alerts.').count(), 0);
+      });
+    }
+    await page.getByRole('region', { name: 'What each node reports' }).getByText('no answer').waitFor();
     assert.deepEqual(await violations(page), []);
   });
   const changes = (await on.cluster.call('GET', '/cluster/leadership', undefined, { node: other })).items;
@@ -36,6 +45,23 @@ test('the leader is killed: the page goes on, and the timeline tells why and for
   assert.equal(changes[0].from, `node-${leader + 1}`);
   assert.ok(changes[0].gap_ms > 0);
   await on.cluster.revive();
+});
+
+test('the node that serves the page hangs: the page says so, and lives on when it wakes', async () => {
+  const here = on.cluster.nodes.findIndex((n) => !n.dead);
+  await on.within({ node: here, path: '/services' }, async (page) => {
+    const state = page.locator('.link-state');
+    await state.getByText('Live').waitFor();
+    process.kill(on.cluster.nodes[here].pid, 'SIGSTOP');
+    const at = Date.now();
+    try {
+      await state.getByText(/^Lost/).waitFor();
+      console.log(`# the page said that its node is silent after ${Date.now() - at} ms`);
+    } finally {
+      process.kill(on.cluster.nodes[here].pid, 'SIGCONT');
+    }
+    await state.getByText('Live').waitFor();
+  });
 });
 
 test('the node that serves the page is killed: the page goes on at another, by default', async () => {
@@ -60,7 +86,7 @@ test('the node that serves the page is killed: the page goes on at another, by d
     await go(page, `/services/default/${name}?instance=a`);
     await page.getByRole('button', { name: 'Drain', exact: true }).click();
     await page.getByRole('alertdialog').getByRole('button', { name: 'Drain', exact: true }).click();
-    await page.getByText('a is drained.').first().waitFor();
+    await page.getByText('a is draining.').first().waitFor();
   });
   await on.cluster.revive();
 });
@@ -74,7 +100,7 @@ test('two of three nodes are gone: the page says that nobody leads, and shows wh
       await page.getByText(/No leader\./).first().waitFor({ timeout: 60_000 });
       await page.getByText('before').first().waitFor();
       await go(page, '/cluster');
-      await page.getByText(/No majority: 2 of 3 voters are needed, 1 reachable/).waitFor();
+      await page.getByText(/No majority: 1 of 3 voters reachable, 2 needed/).waitFor();
       assert.deepEqual(await violations(page), [], theme);
       await go(page, '/services/default/before?instance=a');
       await page.getByRole('button', { name: 'Drain', exact: true }).click();

@@ -53,13 +53,13 @@ test('a drain tells how many requests are in flight, through every node', async 
     await page.getByRole('button', { name: 'Drain', exact: true }).click();
     const dialog = page.getByRole('alertdialog');
     await dialog.getByText('3 requests').waitFor();
-    await dialog.getByText('It is the last routable instance').waitFor();
+    await dialog.getByText('This is the only serving instance of').waitFor();
     await clean(page, 'the drain dialog');
     await dialog.getByRole('button', { name: 'Drain', exact: true }).click();
-    await page.getByText('slow-1 is drained.').first().waitFor();
+    await page.getByText('slow-1 is draining.').first().waitFor();
     held.release();
     assert.deepEqual(await held.ended, [200, 200, 200], 'what was under way is finished');
-    await page.getByRole('dialog').getByText('No request is in flight to it.').waitFor();
+    await page.getByRole('dialog').getByText('No requests in flight.').waitFor();
     await page.getByRole('button', { name: 'Return it' }).click();
     await until(async () => !(await on.cluster.call('GET', '/services/default/slow/instances/slow-1')).drain, 60_000, 'the undo');
   });

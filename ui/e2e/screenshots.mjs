@@ -55,7 +55,7 @@ async function shoot(browser, cluster, set, screens, sizes = SIZES) {
 async function states(browser, cluster) {
   for (const theme of THEMES) {
     const signedOut = await open(browser, cluster, { theme, user: null });
-    await signedOut.page.getByLabel('User').waitFor();
+    await signedOut.page.getByLabel('User name').waitFor();
     await signedOut.page.screenshot({ path: `${OUT}state-sign-in-${theme}.png` });
     await signedOut.context.close();
 

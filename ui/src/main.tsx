@@ -7,13 +7,13 @@ import './styles/shell.css';
 import './styles/screens.css';
 import { StrictMode } from 'react';
 import { createRoot } from 'react-dom/client';
-import { App } from './app/app';
+import { Entry } from './app/entry';
 import './app/preferences';
 
 const root = document.getElementById('root');
 if (!root) throw new Error('index.html has no #root');
 createRoot(root).render(
   <StrictMode>
-    <App />
+    <Entry />
   </StrictMode>,
 );

@@ -4,6 +4,8 @@ import * as actions from '../src/api/actions';
 import { call, path } from '../src/api/client';
 import { connection } from '../src/api/connection';
 import { Problem } from '../src/api/problem';
+import { keepSession } from '../src/api/keep-session';
+import { beat } from '../src/api/pulse';
 import { leadershipQuery } from '../src/api/queries';
 import { bearerToken, session, signedIn, signedOut } from '../src/api/session';
 import { actAs, instance, problem, scriptFetch } from './fixture';
@@ -82,6 +84,41 @@ describe('the session', () => {
     expect(new Headers(seen[1]?.headers).get('authorization')).toBe('Bearer secret-token');
     expect(seen[1]?.credentials).toBe('omit');
     signedOut();
+  });
+});
+
+describe('the session of a page in use', () => {
+  it('is renewed when half of it is left, and only while someone uses the page', async () => {
+    vi.useFakeTimers();
+    const asked = scriptFetch({
+      'POST /session/renew': () => ({ user: 'ada', role: 'viewer', expires_at_ms: Date.now() + 600_000, access_token: 'next' }),
+    });
+    session.set({ phase: 'signed-in', me: { user: 'ada', role: 'viewer', expires_at_ms: Date.now() + 600_000, via: 'session' } });
+    const stop = keepSession();
+    await vi.advanceTimersByTimeAsync(280_000);
+    expect(asked).toHaveLength(0);
+    window.dispatchEvent(new Event('keydown'));
+    await vi.advanceTimersByTimeAsync(30_000);
+    expect(asked).toHaveLength(1);
+    expect(bearerToken()).toBe('next');
+    // Nobody has touched the page since.
+    await vi.advanceTimersByTimeAsync(590_000);
+    expect(asked).toHaveLength(1);
+    stop();
+    vi.useRealTimers();
+  });
+});
+
+describe('the pulse', () => {
+  it('says since when a node is silent, and that it answers again', async () => {
+    let hangs = true;
+    scriptFetch({ 'GET /ready': () => (hangs ? Promise.reject(new TypeError('hangs')) : { ready: true }) });
+    connection.set((c) => ({ ...c, heardAt: 0, silentSince: null }));
+    await beat();
+    expect(connection.get().silentSince).not.toBeNull();
+    hangs = false;
+    await beat();
+    expect(connection.get().silentSince).toBeNull();
   });
 });
 

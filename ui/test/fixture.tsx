@@ -51,6 +51,8 @@ export function service(change: Partial<Service> = {}): Service {
     draining: 0,
     no_traffic: { drained: 0, evicted: 0, unhealthy: 0, no_share: 0 },
     strategy: 'round_robin',
+    panic_mode: false,
+    kept_drains: [],
     policy_revision: null,
     modified_index: 21,
     policy: null,
@@ -80,7 +82,7 @@ export function scriptFetch(routes: Record<string, (asked: Asked) => unknown>): 
     };
     asked.push(one);
     const route = routes[`${one.method} ${one.path}`];
-    const answer = route ? route(one) : problem(404, 'not-found', 'there is nothing here');
+    const answer = route ? await route(one) : problem(404, 'not-found', 'there is nothing here');
     if (answer instanceof Response) return answer;
     return Response.json(answer, { headers: { 'x-maxine-index': '21', 'x-maxine-leader': 'known' } });
   });

@@ -1,23 +1,29 @@
 import { describe, expect, it } from 'vitest';
+import { byUrgency, hasErrors, isFailing, needsAttention, stateOfService } from '../src/api/calls';
+import { clusterNow, forgetClock, learn } from '../src/api/clock';
 import { stalenessOf, type Connection } from '../src/api/connection';
 import { matches, routable, stateOf, usedInPanic } from '../src/api/instances';
 import { knownBases, peerUrl, rememberPeers } from '../src/api/peers';
 import { SseParser } from '../src/api/sse';
 import { latencies, rates, wholeSteps, type TrafficStep } from '../src/api/traffic';
-import type { ClusterStatus, LeadershipGrant, Member, NodeReport, TraceEntry } from '../src/api/types';
+import type { Alert, ClusterStatus, LeadershipGrant, Member, NodeReport, ServiceCalls, TraceEntry } from '../src/api/types';
 import { scaleOf } from '../src/parts/chart';
 import { diffLines, folded, stable } from '../src/parts/diff';
 import { bytes, duration, relative, short } from '../src/parts/format';
+import { csv } from '../src/parts/download';
+import { groupsOf } from '../src/screens/alerts/groups';
+import { withValue } from '../src/screens/service/policy-fields';
+import { doubtsOf } from '../src/screens/service/policy-check';
 import { disagreements } from '../src/screens/cluster/node-reports';
 import { reachOf, toleranceOf } from '../src/screens/cluster/reach';
 import { causeOf, gapsOf, termsOf } from '../src/screens/cluster/leadership';
 import { edgesOf } from '../src/screens/dependencies/graph';
 import { budgetLeft } from '../src/screens/overview/traffic-panel';
 import { checkPolicy, parsePolicy } from '../src/screens/service/policy-check';
-import { subjectOf } from '../src/screens/traces/about';
+import { isAbout, isCall } from '../src/screens/traces/about';
 import { spansOf } from '../src/screens/traces/waterfall';
 import { changesOf } from '../src/screens/config/config-history';
-import { instance } from './fixture';
+import { instance, service } from './fixture';
 
 describe('the event stream', () => {
   it('joins messages that arrive in pieces, with any line end', () => {
@@ -37,7 +43,7 @@ describe('the event stream', () => {
 });
 
 describe('instances', () => {
-  const bad = instance({ health: { readiness: 'not_ready', liveness: 'alive', since_ms: 0, flap_score: 0 }, routable: false });
+  const bad = instance({ health: { readiness: 'not_ready', liveness: 'alive', reason: '', since_ms: 0, flap_score: 0 }, routable: false });
   it('names a drained instance drained, whatever its health', () => {
     expect(stateOf({ ...bad, drain: { by: 'a', reason: '', since_ms: 0 } })).toBe('draining');
     expect(stateOf(bad)).toBe('unhealthy');
@@ -60,7 +66,7 @@ describe('instances', () => {
 describe('staleness', () => {
   const fresh: Connection = {
     base: '', stream: 'live', heardAt: 1_000, leader: 'known', leaderLostAt: null,
-    stalenessMs: 0, index: 1, lastError: null,
+    stalenessMs: 0, index: 1, lastError: null, silentSince: null, failedReads: 0,
   };
   it('says lost before no leader, and no leader before behind', () => {
     expect(stalenessOf(fresh, 2_000)).toEqual({ kind: 'fresh' });
@@ -68,6 +74,8 @@ describe('staleness', () => {
     expect(stalenessOf({ ...fresh, leader: 'unknown', leaderLostAt: 2_000 }, 5_000)).toEqual({ kind: 'no-leader', ageMs: 3_000 });
     expect(stalenessOf({ ...fresh, stalenessMs: 9_000 }, 5_000)).toEqual({ kind: 'behind', ageMs: 9_000 });
     expect(stalenessOf({ ...fresh, stalenessMs: null }, 5_000)).toEqual({ kind: 'unknown' });
+    expect(stalenessOf({ ...fresh, silentSince: 2_000 }, 5_000)).toEqual({ kind: 'lost', ageMs: 4_000 });
+    expect(stalenessOf({ ...fresh, failedReads: 2 }, 5_000)).toEqual({ kind: 'partly', failedReads: 2 });
   });
 });
 
@@ -98,7 +106,7 @@ describe('an error budget', () => {
 
 describe('traffic', () => {
   const step = (at_ms: number, lookups: number, p50_us: number | null = null): TrafficStep => ({
-    at_ms, requests: lookups, lookups, proxied: 0, failed: 0, registrations: 0, p50_us, p95_us: null, p99_us: null,
+    at_ms, requests: lookups, lookups, proxied: 0, failed: 0, proxied_failed: 0, registrations: 0, p50_us, p95_us: null, p99_us: null,
   });
   it('has no gaps, and leaves out the step that is under way', () => {
     const steps = wholeSteps({ step_ms: 5_000, now_ms: 22_000, items: [step(5_000, 10, 2_048), step(15_000, 5), step(20_000, 1)] });
@@ -169,10 +177,12 @@ describe('a split', () => {
 
 describe('leadership', () => {
   it('changes for a cause, with the time in which writes failed', () => {
-    const grant = (more: Partial<LeadershipGrant>): LeadershipGrant => ({ index: 9, time_ms: 50_000, holder: 'n2', fence: 9, ...more });
-    expect(causeOf(grant({ cause: 'silence', from: 'n1', gap_ms: 812 }))).toBe('n1 sent no more messages');
+    const grant = (more: Partial<LeadershipGrant>): LeadershipGrant => ({
+      index: 9, time_ms: 50_000, holder: 'n2', fence: 9, cause: 'unknown', from: null, gap_ms: null, by: null, ...more,
+    });
+    expect(causeOf(grant({ cause: 'silence', from: 'n1', gap_ms: 812 }))).toBe('n1 stopped responding');
     expect(causeOf(grant({ cause: 'transfer', from: 'n1', by: 'ada' }))).toBe('Transferred by n1, requested by ada');
-    expect(causeOf(grant({}))).toBe('Unknown');
+    expect(causeOf(grant({}))).toMatch(/^Elected/);
     const told = gapsOf([grant({ gap_ms: 800 }), grant({ time_ms: 9_000 })], [
       { from: 49_400, to: 50_100 },
       { from: 20_000, to: 21_000 },
@@ -188,7 +198,7 @@ describe('leadership', () => {
     const grants = [
       { index: 9, time_ms: 500, holder: 'n2', fence: 2 },
       { index: 1, time_ms: 100, holder: 'n1', fence: 1 },
-    ];
+    ] as LeadershipGrant[];
     expect(termsOf(grants, 900).map((t) => [t.holder, t.from, t.to])).toEqual([
       ['n1', 100, 500],
       ['n2', 500, 900],
@@ -228,8 +238,10 @@ describe('policies', () => {
       'probe.interval_ms': expect.stringContaining('100'),
       'probe.fall': expect.stringContaining('whole'),
     });
-    expect(checkPolicy({ selection: { hash_key: { from: 'header', name: 'a b' } } })).toHaveProperty(['selection.hash_key.name']);
-    expect(checkPolicy({ big: 'x'.repeat(70_000) })).toHaveProperty(['']);
+    expect(checkPolicy({ selection: { hash_key: { from: 'header', name: 'a b' } } })).toHaveProperty(['selection.hash_key']);
+    expect(checkPolicy({ probe: { path: 'x'.repeat(70_000) } })).toHaveProperty(['']);
+    const limits = checkPolicy({ traffic: { timeouts: { connect_ms: 9 }, retries: { attempts: 11 }, split: [{ version: 'a', weight: 1_001 }] } });
+    expect(Object.keys(limits)).toEqual(['traffic.timeouts.connect_ms', 'traffic.retries.attempts', 'traffic.split']);
   });
   it('are objects', () => {
     expect(parsePolicy('[]')).toHaveProperty('mistake');
@@ -239,15 +251,15 @@ describe('policies', () => {
 });
 
 describe('traces', () => {
-  it('tell their service by the path', () => {
-    expect(subjectOf('/api/maxine/serviceops/proxy/or%20ders/x?y=1')).toMatchObject({ service: 'or ders', via: 'proxy' });
-    expect(subjectOf('/api/maxine/serviceops/discover?serviceName=orders')).toMatchObject({ service: 'orders', via: 'discover' });
-    expect(subjectOf('/api/v1/resolve/eu/orders')).toEqual({ namespace: 'eu', service: 'orders', via: 'resolve' });
-    expect(subjectOf('/api/v1/cluster/status')).toBeNull();
-    expect(subjectOf('/api/maxine/serviceops/proxy/%zz/x')).toMatchObject({ service: '%zz' });
+  it('tell their service and kind as the server does, whatever the path', () => {
+    const call = { ...trace('/x', 0, 1), kind: 'proxied', namespace: 'eu', service: 'orders' } as const;
+    expect(isAbout(call, 'eu', 'orders')).toBe(true);
+    expect(isAbout(call, 'default', 'orders')).toBe(false);
+    expect(isAbout({ ...call, kind: 'other' }, 'eu', 'orders')).toBe(false);
+    expect([isCall({ kind: 'lookup' }), isCall({ kind: 'registration' })]).toEqual([true, false]);
   });
   const trace = (path: string, at: number, took: number, status = 200): TraceEntry => ({
-    trace_id: 't', traceparent: '', method: 'GET', path, status, duration_ms: took, time_ms: at, client: '10.1.1.1:5000',
+    trace_id: 't', traceparent: '', method: 'GET', path, kind: 'other', namespace: null, service: null, attempts: [], status, duration_ms: took, time_ms: at, client: '10.1.1.1:5000',
   });
   it('lie on one axis', () => {
     const { spans, fromMs, lengthMs } = spansOf([trace('/b', 1_040, 50), trace('/a', 1_000, 100)]);
@@ -273,13 +285,20 @@ describe('traces', () => {
     ]);
   });
   it('make a graph, with the instances that were reached', () => {
+    const attempt = { instance: 'orders-1', address: 'http://10.0.0.1:80', start_ms: 0, duration_ms: 1, status: 200, error: null };
+    const proxied = { kind: 'proxied' as const, namespace: 'default', service: 'orders', attempts: [attempt] } satisfies Partial<TraceEntry>;
     const edges = edgesOf(
-      [trace('/api/maxine/serviceops/proxy/orders/x', 1, 5), trace('/api/maxine/serviceops/proxy/orders/x', 2, 5, 502)],
-      [{ timestamp: '', type: 'proxy.request', outcome: 'PROXIED', serviceName: 'orders', nodeName: 'orders-1-0', address: 'http://10.0.0.1:80/x', traceId: 't' }],
+      [
+        { ...trace('/x', 1, 5), ...proxied },
+        { ...trace('/x', 2, 5, 502), ...proxied, attempts: [] },
+        { ...trace('/y', 3, 5), kind: 'lookup', namespace: 'default', service: 'orders' },
+        trace('/api/v1/cluster/status', 4, 5),
+      ],
+      [{ timestamp: '', type: 'discovery.lookup', outcome: 'RESOLVED', serviceName: 'orders', nodeName: 'orders-2-0', address: 'http://10.0.0.1:80/x', traceId: 't' }],
     );
     expect(edges).toHaveLength(1);
-    expect(edges[0]).toMatchObject({ caller: '10.1.1.1', service: 'orders', calls: 2, failed: 1 });
-    expect([...(edges[0]?.targets ?? [])]).toEqual([['orders-1', 1]]);
+    expect(edges[0]).toMatchObject({ caller: '10.1.1.1', service: 'orders', calls: 3, failed: 1 });
+    expect([...(edges[0]?.targets ?? [])]).toEqual([['orders-1', 1], ['orders-2', 1]]);
   });
 });
 
@@ -291,5 +310,91 @@ describe('a change of the configuration', () => {
       { field: 'log_async', from: 'true', to: 'false' },
     ]);
     expect(changesOf(config, config)).toEqual([]);
+  });
+});
+
+describe('the clock of the cluster', () => {
+  it('is known within a second, whatever the browser thinks of the time', () => {
+    forgetClock();
+    const wrong = -3 * 3_600_000;
+    for (const ms of [100, 2_350, 5_900, 9_450]) {
+      const server = Date.now() + ms - wrong;
+      // The header has whole seconds, and each way took 20 ms.
+      learn(new Date(server).toUTCString(), Date.now() + ms - 20, Date.now() + ms + 20);
+    }
+    expect(Math.abs(clusterNow() - Date.now() + wrong)).toBeLessThan(1_000);
+    // The clock of the browser was set right.
+    learn(new Date().toUTCString(), Date.now(), Date.now());
+    expect(clusterNow() - Date.now()).toBe(0);
+    learn('nonsense', 0, 0);
+    learn(null, 0, 0);
+    expect(clusterNow() - Date.now()).toBe(0);
+  });
+  it('says when a token of 90 days ends', () => {
+    expect(relative(90 * 86_400_000, 0)).toBe('in 90 days');
+  });
+});
+
+describe('calls', () => {
+  const calls = (proxied: number, proxied_failed: number): ServiceCalls => ({
+    namespace: 'default', service: 'orders', lookups: 9, lookups_failed: 0, proxied, proxied_failed, p50_us: null, p95_us: null, p99_us: null,
+  });
+  const all = (own: ServiceCalls) => new Map([['default/orders', own]]);
+  it('that all fail make a service failing, although its probes pass', () => {
+    expect(isFailing(calls(40, 40))).toBe(true);
+    expect(isFailing(calls(40, 39))).toBe(false);
+    // One accident is not enough, and look-ups do not count.
+    expect(isFailing(calls(1, 1))).toBe(false);
+    expect(isFailing(undefined)).toBe(false);
+    expect(stateOfService(service(), all(calls(3, 3)))).toBe('failing');
+    expect(stateOfService(service(), all(calls(3, 2)))).toBe('healthy');
+    expect(stateOfService(service({ health: 'down' }), all(calls(3, 3)))).toBe('down');
+    expect(needsAttention(service(), all(calls(100, 6)))).toBe(true);
+    expect(needsAttention(service(), all(calls(1_000, 6)))).toBe(false);
+    expect(hasErrors(calls(0, 0))).toBe(false);
+  });
+  it('put what fails before what is down', () => {
+    const list = [service({ name: 'b', health: 'down' }), service(), service({ name: 'a' })];
+    expect(list.sort(byUrgency(all(calls(5, 5)))).map((s) => s.name)).toEqual(['orders', 'b', 'a']);
+  });
+});
+
+describe('alerts', () => {
+  const alert = (change: Partial<Alert>): Alert => ({
+    id: 1, node: 'n1', time_ms: 1, state: 'active', resolved_ms: null, severity: 'warning', type: 't', object: 'o', message: '', details: {}, runbook: '',
+    acknowledged_by: null, silenced: false, ...change,
+  });
+  it('of several nodes about one thing are one, the critical first', () => {
+    const groups = groupsOf([
+      alert({ node: 'n1', time_ms: 9 }), alert({ node: 'n2', time_ms: 8 }), alert({ node: 'n3', object: 'other', severity: 'critical' }),
+      alert({ node: 'n3', state: 'resolved', resolved_ms: 5, time_ms: 20 }),
+    ]);
+    expect(groups.map((g) => [g.latest.object, g.nodes, g.open])).toEqual([
+      ['other', ['n3'], true],
+      ['o', ['n1', 'n2'], true],
+      ['o', ['n3'], false],
+    ]);
+  });
+});
+
+describe('the form of a policy', () => {
+  it('changes one value, and keeps a section that is switched on', () => {
+    const policy = withValue({}, ['traffic', 'timeouts', 'connect_ms'], 50);
+    expect(policy).toEqual({ traffic: { timeouts: { connect_ms: 50 } } });
+    expect(withValue(policy, ['traffic', 'timeouts', 'connect_ms'], undefined)).toEqual({});
+    const on = withValue({}, ['traffic', 'retries'], {});
+    expect(withValue(withValue(on, ['traffic', 'retries', 'attempts'], 2), ['traffic', 'retries', 'attempts'], undefined)).toEqual(on);
+  });
+  it('doubts a version that nobody has', () => {
+    const policy = { traffic: { split: [{ version: '2.0', weight: 10 }, { version: '1.0', weight: 90 }] } };
+    expect(doubtsOf(policy, new Set(['1.0']))).toEqual([expect.stringContaining('version 2.0')]);
+    expect(doubtsOf(policy, null)).toEqual([]);
+  });
+});
+
+describe('an export', () => {
+  it('is CSV, and runs nothing in a spreadsheet', () => {
+    const rows = [{ a: 'x,"y"', b: -1 }, { a: '=HYPERLINK("http://x")', b: null }];
+    expect(csv(rows, [['a', (r) => r.a], ['b', (r) => r.b]])).toBe('a,b\r\n"x,""y""",-1\r\n"\'=HYPERLINK(""http://x"")",\r\n');
   });
 });

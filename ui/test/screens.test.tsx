@@ -7,11 +7,13 @@ import { keys, servicesQuery, instancesQuery } from '../src/api/queries';
 import { session } from '../src/api/session';
 import type { Change, Instance, Service } from '../src/api/types';
 import { router } from '../src/app/router';
-import { SignIn } from '../src/app/sign-in';
+import { SignInPage } from '../src/app/sign-in-form';
 import { RoleButton } from '../src/parts/button';
 import { Confirm } from '../src/parts/dialog';
 import { Table } from '../src/parts/table';
 import { actAs, instance, problem, scriptFetch, service, show, type Asked } from './fixture';
+
+const asked = (name: string, problem: string | null = null) => ({ id: null, name, http_addr: '', problem });
 
 const HOSTILE = '<script>alert("x")</script>';
 
@@ -37,7 +39,8 @@ function routes(extra: Record<string, (asked: Asked) => unknown> = {}) {
       why: 'three probes in a row failed', probe: { kind: 'http', path: '/healthz' }, probe_from: 'policy',
       observations: [{ node: 'n1', at_ms: Date.now(), ok: false, detail: 'HTTP 500', latency_ms: 12 }],
     }),
-    'GET /alerts': () => ({ items: [], next_cursor: null }),
+    'GET /cluster/alerts': () => ({ items: [], left_out: 0, nodes: [asked('n1')], complete: true }),
+    'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: Date.now(), items: [], nodes: [asked('n1')], complete: true }),
     'GET /traces': () => ({ items: [], next_cursor: null }),
     'GET /audit': () => ({ items: [], next_cursor: null }),
     ...extra,
@@ -68,8 +71,8 @@ describe('screens', () => {
   it('count every instance once, and name the evicted that count elsewhere', async () => {
     scriptFetch(routes());
     const { container } = await open('#/');
-    await screen.findByText('2 get traffic · 1 unhealthy · 2 drained · 1 evicted', {}, { timeout: 5_000 });
-    expect(container.textContent).toContain('with those drained or used in panic mode: 1 unhealthy, 3 evicted');
+    await screen.findByText('2 serving · 1 unhealthy · 2 draining · 1 evicted', {}, { timeout: 5_000 });
+    expect(container.textContent).toContain('including draining instances and those used in panic mode: 1 unhealthy, 3 evicted');
   });
 
   it('lead from the unhealthy instance to its reason, drain it, and offer the way back', async () => {
@@ -137,6 +140,52 @@ describe('a confirmation', () => {
   });
 });
 
+describe('what the page knows', () => {
+  const failing = { namespace: 'default', service: HOSTILE, lookups: 3, lookups_failed: 0, proxied: 8, proxied_failed: 8, p50_us: 64, p95_us: 64, p99_us: 64 };
+  it('is that there are no open alerts only if all nodes answered', async () => {
+    let complete = false;
+    scriptFetch(
+      routes({
+        'GET /cluster/alerts': () => ({
+          items: [], left_out: 0, complete, nodes: [asked('n1'), asked('n2'), asked('n3', complete ? null : 'no answer')],
+        }),
+      }),
+    );
+    const { queries } = await open('#/');
+    expect(await screen.findByText('No open alerts known.', {}, { timeout: 5_000 })).toBeTruthy();
+    expect(screen.getByText(/2 of 3 nodes answered: without n3/)).toBeTruthy();
+    complete = true;
+    await act(() => queries.invalidateQueries());
+    expect(await screen.findByText('No open alerts.')).toBeTruthy();
+    expect(screen.getByText('3 of 3 nodes answered')).toBeTruthy();
+  }, 15_000);
+
+  it('puts a service first whose every proxied call fails, although it is healthy', async () => {
+    scriptFetch(
+      routes({ 'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: 1, items: [failing], nodes: [asked('n1')], complete: true }) }),
+    );
+    await open('#/');
+    const panel = (await screen.findByRole('heading', { name: 'Needs attention' }, { timeout: 5_000 })).closest('section') as HTMLElement;
+    await within(panel).findByText('Failing');
+    expect(within(panel).getAllByRole('link').map((link) => link.textContent)).toEqual([
+      `Failing${HOSTILE}all 8 calls failed`,
+      expect.stringMatching(/^Degradedorders/),
+    ]);
+  }, 15_000);
+
+  it('is dimmed, with its age, when it cannot be read again', async () => {
+    let broken = false;
+    scriptFetch(routes({ 'GET /cluster/alerts': () => (broken ? problem(503, 'unavailable', 'no') : { items: [], left_out: 0, nodes: [asked('n1')], complete: true }) }));
+    const { queries } = await open('#/');
+    const fine = await screen.findByText('No open alerts.', {}, { timeout: 5_000 });
+    expect(fine.closest('.dimmed')).toBeNull();
+    broken = true;
+    await act(() => queries.invalidateQueries({ queryKey: keys.alerts() }));
+    expect(await screen.findByText(/Not current: the alerts could not be read/)).toBeTruthy();
+    expect(screen.getByText('No open alerts.').closest('.dimmed')).not.toBeNull();
+  }, 15_000);
+});
+
 describe('signing in', () => {
   it('shows a refusal, then lets in without keeping the password', async () => {
     session.set({ phase: 'signed-out' });
@@ -148,11 +197,11 @@ describe('signing in', () => {
           ? { user: 'ada', role: 'viewer', expires_at_ms: 1, access_token: 'secret-token' }
           : problem(401, 'unauthorized', 'the user or the password is wrong'),
     });
-    show(<SignIn />);
-    await user.type(screen.getByLabelText('User'), 'ada');
+    show(<SignInPage />);
+    await user.type(screen.getByLabelText('User name'), 'ada');
     await user.type(screen.getByLabelText('Password'), 'nope');
     await user.click(screen.getByRole('button', { name: 'Sign in' }));
-    expect(await screen.findByText(/password is wrong/)).toBeTruthy();
+    expect(await screen.findByText(/Wrong user name or password/)).toBeTruthy();
     expect(screen.getByLabelText<HTMLInputElement>('Password').value).toBe('');
     right = true;
     await user.type(screen.getByLabelText('Password'), 'yes');
@@ -196,7 +245,7 @@ describe('live changes', () => {
       queries.getQueryData<{ pages: { items: Instance[] }[] }>([...keys.instances('default', 'orders'), filter])?.pages.flatMap((p) => p.items) ?? [];
     return { queries, live: new LiveCache(queries), asked, items };
   }
-  const change = (type: string, more: Partial<Change> = {}): Change => ({
+  const change = (type: Change['type'], more: Partial<Change> = {}): Change => ({
     index: 30, time_ms: 1, type, namespace: 'default', service: 'orders', instance: 'orders-1', ...more,
   });
   const bad = { readiness: 'not_ready', liveness: 'alive', reason: 'down', since_ms: 1, flap_score: 0 } as const;

@@ -4,7 +4,7 @@
  */
 import { call, path, send } from './client';
 import { signedIn, signedOut } from './session';
-import type { ApiToken, Instance, Me, Policy, Role, RuntimeConfig, Silence } from './types';
+import type { Alert, Instance, NewToken, Policy, PolicyWritten, Role, RuntimeConfig, SignedIn, Silence } from './types';
 
 const revision = (n: number | null): Record<string, string> => (n === null ? { 'if-none-match': '*' } : { 'if-match': `"${n}"` });
 const instancePath = (i: Pick<Instance, 'namespace' | 'service' | 'id'>) =>
@@ -13,12 +13,23 @@ const instancePath = (i: Pick<Instance, 'namespace' | 'service' | 'id'>) =>
 type InstanceName = Pick<Instance, 'namespace' | 'service' | 'id'>;
 
 export async function signIn(user: string, password: string): Promise<void> {
-  const { data } = await call<Me & { access_token?: string }>('/session', {
-    method: 'POST',
-    body: { user, password },
-    quiet: true,
-  });
-  signedIn({ user: data.user, role: data.role, expires_at_ms: data.expires_at_ms, via: 'session' }, data.access_token ?? null);
+  const { data } = await call<SignedIn>('/session', { method: 'POST', body: { user, password }, quiet: true });
+  begin(data);
+}
+
+/** Continues the session, so that it does not end while the page is in use. */
+export async function renewSession(): Promise<void> {
+  begin((await call<SignedIn>('/session/renew', { method: 'POST', quiet: true })).data);
+}
+
+function begin({ user, role, expires_at_ms, access_token }: SignedIn): void {
+  signedIn({ user, role, expires_at_ms, via: 'session' }, access_token);
+}
+
+/** All sessions of the user end, so the page signs in again with the new password. */
+export async function changeOwnPassword(user: string, password: string, new_password: string): Promise<void> {
+  await call('/me/password', { method: 'PUT', body: { password, new_password } });
+  await signIn(user, new_password);
 }
 
 export async function signOut(): Promise<void> {
@@ -53,7 +64,7 @@ export const removeService = (ns: string, name: string) =>
   call<{ removed: number }>(path('services', ns, name), { method: 'DELETE' });
 
 export const putPolicy = (ns: string, name: string, policy: Policy, from: number | null) =>
-  call<{ revision: number }>(path('services', ns, name, 'policy'), {
+  call<PolicyWritten>(path('services', ns, name, 'policy'), {
     method: 'PUT',
     body: policy,
     headers: revision(from),
@@ -97,7 +108,9 @@ export async function takeBackup(): Promise<{ blob: Blob; index: string; name: s
   return { blob: await response.blob(), index, name };
 }
 
-export const acknowledge = (id: string | number) => call(`${path('alerts', id)}/ack`, { method: 'POST', body: {} });
+/** Each node has its own alerts, so the request goes to the node at `base`. */
+export const acknowledge = (id: Alert['id'], base?: string) =>
+  call(`${path('alerts', id)}/ack`, { method: 'POST', body: {}, ...(base === undefined ? {} : { base }) });
 
 export const silence = (type: string, duration_ms: number, reason: string) =>
   call<Silence>(path('alerts', 'silences', type), { method: 'PUT', body: { duration_ms, reason } });
@@ -114,7 +127,7 @@ export const putUser = (name: string, role: Role, password: string | null, versi
 export const deleteUser = (name: string) => call(path('users', name), { method: 'DELETE' });
 
 export const createToken = (role: Role, note: string, ttl_ms: number) =>
-  call<ApiToken>('/tokens', { method: 'POST', body: { role, note, ttl_ms } });
+  call<NewToken>('/tokens', { method: 'POST', body: { role, note, ttl_ms } });
 
 export const revokeToken = (id: string) => call(path('tokens', id), { method: 'DELETE' });
 

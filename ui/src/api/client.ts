@@ -2,6 +2,7 @@
  * Sends every request of the page. It adds the base URL of the node in use, the CSRF header, idempotency keys
  * and time limits, and reads problems and freshness. It does not cache, and does not depend on screens.
  */
+import { learn } from './clock';
 import { connection, heard } from './connection';
 import { asProblem, Problem, problemOf, unreachable } from './problem';
 import { bearerToken, sessionEnded } from './session';
@@ -66,6 +67,7 @@ export async function send(route: string, request: Request = {}): Promise<Respon
   if (request.body !== undefined) headers['content-type'] = 'application/json';
   const limit = AbortSignal.timeout(request.timeoutMs ?? TIMEOUT_MS);
   let response: Response;
+  const sentAt = Date.now();
   try {
     response = await fetch(apiUrl(route, request.query, base), {
       method,
@@ -80,7 +82,10 @@ export async function send(route: string, request: Request = {}): Promise<Respon
     if (request.signal?.aborted) throw error;
     throw unreachable(base || location.host, error);
   }
-  if (base === connection.get().base) heard(response.headers);
+  if (base === connection.get().base) {
+    heard(response.headers);
+    learn(response.headers.get('date'), sentAt, Date.now());
+  }
   if (response.ok) return response;
   const problem = await problemOf(response);
   if (problem.status === 401 && !request.quiet) sessionEnded();

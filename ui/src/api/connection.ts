@@ -13,6 +13,10 @@ export interface Connection {
   stream: StreamState;
   /** When the page last heard from a node, by the browser's clock. */
   heardAt: number;
+  /** Since when the node in use does not answer, by the browser's clock; null if it does. */
+  silentSince: number | null;
+  /** Number of shown figures whose latest read failed. */
+  failedReads: number;
   leader: 'known' | 'unknown';
   leaderLostAt: number | null;
   /** Maximum age of the state of the answering node, in milliseconds; null if the node does not know it. */
@@ -25,6 +29,8 @@ export const connection = createStore<Connection>({
   base: '',
   stream: 'idle',
   heardAt: Date.now(),
+  silentSince: null,
+  failedReads: 0,
   leader: 'known',
   leaderLostAt: null,
   stalenessMs: 0,
@@ -47,6 +53,7 @@ export function heard(headers: Headers): void {
     return {
       ...c,
       heardAt: now,
+      silentSince: null,
       leader: leaderNow,
       leaderLostAt: leaderNow === 'known' ? null : (c.leaderLostAt ?? now),
       stalenessMs: tells ? (staleness === null ? null : Number(staleness)) : c.stalenessMs,
@@ -57,6 +64,8 @@ export function heard(headers: Headers): void {
 
 export type Staleness =
   | { kind: 'fresh' }
+  /** Some figures could not be read. */
+  | { kind: 'partly'; failedReads: number }
   | { kind: 'lost'; ageMs: number }
   | { kind: 'no-leader'; ageMs: number }
   | { kind: 'behind'; ageMs: number }
@@ -64,11 +73,12 @@ export type Staleness =
 
 /** Whether the data on the page is current at `now`. */
 export function stalenessOf(c: Connection, now: number): Staleness {
-  if (c.stream === 'lost') return { kind: 'lost', ageMs: Math.max(0, now - c.heardAt) };
+  if (c.stream === 'lost' || c.silentSince !== null) return { kind: 'lost', ageMs: Math.max(0, now - c.heardAt) };
   if (c.leader === 'unknown') {
     return { kind: 'no-leader', ageMs: Math.max(c.stalenessMs ?? 0, now - (c.leaderLostAt ?? now)) };
   }
   if (c.stalenessMs === null) return { kind: 'unknown' };
   if (c.stalenessMs > STALE_AFTER_MS) return { kind: 'behind', ageMs: c.stalenessMs };
+  if (c.failedReads > 0) return { kind: 'partly', failedReads: c.failedReads };
   return { kind: 'fresh' };
 }

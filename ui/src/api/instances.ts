@@ -62,9 +62,9 @@ export function byName(a: ServiceSummary, b: ServiceSummary): number {
 export function partsOf(of: { routable: number; no_traffic: NoTraffic }) {
   const { drained, evicted, unhealthy, no_share } = of.no_traffic;
   return [
-    { name: 'get traffic', n: of.routable, tone: 'good' },
+    { name: 'serving', n: of.routable, tone: 'good' },
     { name: 'unhealthy', n: unhealthy, tone: 'bad' },
-    { name: 'drained', n: drained, tone: 'hold' },
+    { name: 'draining', n: drained, tone: 'hold' },
     { name: 'evicted', n: evicted, tone: 'muted' },
     { name: 'without a share', n: no_share, tone: 'muted' },
   ];

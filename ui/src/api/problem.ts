@@ -84,6 +84,20 @@ function isProblemBody(body: unknown): body is ProblemBody {
   return typeof it?.type === 'string' && typeof it.title === 'string' && typeof it.status === 'number';
 }
 
+/** What the API says to programs, for those kinds of problems in which it means nothing to a person. */
+const FOR_PEOPLE: Record<string, Partial<ProblemBody>> = {
+  'revision-mismatch': {
+    title: 'Someone else changed it meanwhile',
+    detail: 'Nothing was changed.',
+    action: 'Close this dialog, look at the present version, and try again.',
+  },
+};
+
+/** A problem in the words of the page. Its kind stays. */
+export function forPeople(body: ProblemBody): ProblemBody {
+  return { ...body, ...FOR_PEOPLE[body.type.split('/').at(-1) ?? ''] };
+}
+
 /** Converts any thrown value to a problem for display. */
 export function asProblem(error: unknown): Problem {
   if (error instanceof Problem) return error;

@@ -3,13 +3,16 @@ import { infiniteQueryOptions, keepPreviousData, queryOptions } from '@tanstack/
 import { call, path } from './client';
 import type { InstanceFilter } from './instances';
 import { rememberPeers } from './peers';
+import { clusterNow } from './clock';
 import type {
   Alert,
   ApiToken,
   AuditRecord,
   AuditVerification,
+  ClusterAlerts,
   ClusterNode,
   ClusterStatus,
+  ConfigRecord,
   ConfigRevision,
   HealthWhy,
   InstanceAtNodes,
@@ -18,8 +21,11 @@ import type {
   Me,
   Page,
   Policy,
+  PolicyRevision,
   RuntimeConfig,
   Service,
+  ServiceCalls,
+  ServicesTraffic,
   ServiceSummary,
   SigningKey,
   Silence,
@@ -116,7 +122,7 @@ export const leadershipQuery = () =>
       (await call<Page<LeadershipGrant>>('/cluster/leadership', { signal, query: { limit: 100 } })).data.items,
     refetchInterval: ({ state }) => {
       const newest = state.data?.[0];
-      return newest && Math.abs(Date.now() - newest.time_ms) < CAUSE_SETTLES_MS ? 2_000 : false;
+      return newest && Math.abs(clusterNow() - newest.time_ms) < CAUSE_SETTLES_MS ? 2_000 : false;
     },
   });
 
@@ -176,7 +182,7 @@ export const policyQuery = (ns: string, name: string) =>
     queryKey: keys.policy(ns, name),
     queryFn: async ({ signal }): Promise<Revised<Policy> | null> => {
       try {
-        const { data } = await call<{ revision: number; policy: Policy }>(path('services', ns, name, 'policy'), {
+        const { data } = await call<PolicyRevision>(path('services', ns, name, 'policy'), {
           signal,
         });
         return { revision: data.revision, value: data.policy };
@@ -192,7 +198,7 @@ export const configQuery = () =>
   queryOptions({
     queryKey: keys.config(),
     queryFn: async ({ signal }): Promise<Revised<RuntimeConfig>> => {
-      const { data } = await call<{ revision: number; config: RuntimeConfig }>('/config', { signal });
+      const { data } = await call<ConfigRecord>('/config', { signal });
       return { revision: data.revision, value: data.config };
     },
   });
@@ -238,10 +244,38 @@ const list = <T>(key: readonly unknown[], route: string, refetchInterval: number
     refetchInterval,
   });
 
-// Each node has its own alerts and traces, and there are no events for them.
 /** Whether the alert is still open. */
 export const isOpen = (alert: Alert) => alert.acknowledged_by === null && alert.state !== 'resolved';
-export const alertsQuery = () => list<Alert>(keys.alerts(), '/alerts', 5_000, 1_000);
+
+// There are no events for alerts, traces and traffic.
+
+/** The alerts of all nodes, which the serving node fetches from its peers. */
+export const alertsQuery = () =>
+  queryOptions({
+    queryKey: keys.alerts(),
+    queryFn: async ({ signal }) => (await call<ClusterAlerts>('/cluster/alerts', { signal })).data,
+    refetchInterval: 5_000,
+  });
+
+export interface CallsOfServices {
+  /** By namespace and name of the service, with a slash between them. */
+  of: ReadonlyMap<string, ServiceCalls>;
+  windowMs: number;
+  nodes: ServicesTraffic['nodes'];
+}
+
+/** The calls to each service through all nodes in the last minute. */
+export const callsQuery = () =>
+  queryOptions({
+    queryKey: ['calls'] as const,
+    queryFn: async ({ signal }): Promise<CallsOfServices> => {
+      const { data } = await call<ServicesTraffic>('/traffic/services', { signal });
+      const of = new Map(data.items.map((calls) => [`${calls.namespace}/${calls.service}`, calls]));
+      return { of, windowMs: data.window_ms, nodes: data.nodes };
+    },
+    refetchInterval: 5_000,
+  });
+
 export const silencesQuery = () => list<Silence>(keys.silences(), '/alerts/silences', 15_000);
 export const tracesQuery = () => list<TraceEntry>(keys.traces(), '/traces', 4_000, 1_000);
 export const usersQuery = () => list<User>(keys.users(), '/users');

@@ -14,6 +14,8 @@ const SILENCE_MS = 25_000;
 const CONNECT_MS = 4_000;
 const BACKOFF_MIN_MS = 250;
 const BACKOFF_MAX_MS = 5_000;
+/** If the node has not answered any request for this long, the stream counts as lost, in milliseconds. */
+const SILENT_NODE_MS = 3_000;
 /** After this many failures in a row the page moves to another node. */
 const FAILURES_UNTIL_MOVE = 2;
 
@@ -86,6 +88,10 @@ async function one(
   const own = new AbortController();
   const stop = () => own.abort();
   signal.addEventListener('abort', stop);
+  const unsubscribe = connection.subscribe(() => {
+    const { silentSince } = connection.get();
+    if (silentSince !== null && Date.now() - silentSince > SILENT_NODE_MS) stop();
+  });
   const connecting = setTimeout(stop, CONNECT_MS);
   let last = from;
   try {
@@ -120,6 +126,7 @@ async function one(
     throw new StreamBroke(last, error);
   } finally {
     clearTimeout(connecting);
+    unsubscribe();
     signal.removeEventListener('abort', stop);
     own.abort();
   }
@@ -129,7 +136,7 @@ function alive(c: ReturnType<typeof connection.get>) {
   const now = Date.now();
   // The age is updated at most twice a second. More often would only cause needless rendering.
   if (c.stream === 'live' && now - c.heardAt < 500) return c;
-  return { ...c, stream: 'live' as const, heardAt: now, lastError: null };
+  return { ...c, stream: 'live' as const, heardAt: now, silentSince: null, lastError: null };
 }
 
 /** Moves to the next node. Without a bearer token no other node would accept the page. */
@@ -137,7 +144,7 @@ function moveOn(from: string): void {
   const bases = knownBases().filter((base) => base === '' || bearerToken() !== null);
   if (bases.length < 2) return;
   const next = bases[(bases.indexOf(from) + 1) % bases.length] ?? '';
-  connection.set((c) => (c.base === from ? { ...c, base: next } : c));
+  connection.set((c) => (c.base === from ? { ...c, base: next, silentSince: null } : c));
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {

@@ -4,25 +4,9 @@
  */
 import { queryOptions } from '@tanstack/react-query';
 import { call } from './client';
+import type { TrafficStep, TrafficView } from './types';
 
-export interface TrafficStep {
-  at_ms: number;
-  requests: number;
-  lookups: number;
-  proxied: number;
-  failed: number;
-  registrations: number;
-  p50_us: number | null;
-  p95_us: number | null;
-  p99_us: number | null;
-}
-
-interface TrafficView {
-  step_ms: number;
-  now_ms: number;
-  items: TrafficStep[];
-  total: TrafficStep;
-}
+export type { TrafficStep };
 
 export interface Traffic {
   stepMs: number;
@@ -54,7 +38,7 @@ export function wholeSteps(view: Pick<TrafficView, 'step_ms' | 'now_ms' | 'items
 }
 
 function nothing(at_ms: number): TrafficStep {
-  const none = { requests: 0, lookups: 0, proxied: 0, failed: 0, registrations: 0 };
+  const none = { requests: 0, lookups: 0, proxied: 0, failed: 0, proxied_failed: 0, registrations: 0 };
   return { at_ms, ...none, p50_us: null, p95_us: null, p99_us: null };
 }
 

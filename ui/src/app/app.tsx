@@ -1,24 +1,22 @@
-/**
- * Shows the sign-in, or the shell with a screen if someone is signed in. Owns the query cache and,
- * while someone is signed in, the watch stream.
- */
+/** The page of a signed-in user: the shell with a screen. Owns the query cache and the watch stream. */
 import { CSPProvider } from '@base-ui/react/csp-provider';
 import { Tooltip } from '@base-ui/react/tooltip';
-import { QueryClient, QueryClientProvider } from '@tanstack/react-query';
+import { QueryClient, QueryClientProvider, type Query } from '@tanstack/react-query';
 import { RouterProvider } from '@tanstack/react-router';
 import { useEffect, useState } from 'react';
-import { call } from '../api/client';
 import { connection } from '../api/connection';
+import { forgetClock } from '../api/clock';
 import { LiveCache } from '../api/live';
+import { keepSession } from '../api/keep-session';
+import { keepPulse } from '../api/pulse';
 import { Problem } from '../api/problem';
-import { session, signedIn } from '../api/session';
+import { session } from '../api/session';
 import { useStore } from '../api/store';
 import { followChanges } from '../api/stream';
-import type { Me } from '../api/types';
+import { forgetDrafts } from '../screens/service/policy-drafts';
 import { Toasts } from '../parts/toast';
 import { fetchScreens, router } from './router';
-import { SignIn } from './sign-in';
-import { Starting } from './starting';
+import { SignInAgain } from './sign-in';
 
 export function newQueryClient(): QueryClient {
   return new QueryClient({
@@ -56,11 +54,6 @@ function Gate({ queries }: { queries: QueryClient }) {
   const user = state.phase === 'signed-in' ? state.me.user : null;
 
   useEffect(() => {
-    if (state.phase !== 'unknown') return;
-    return recogniseSession();
-  }, [state.phase]);
-
-  useEffect(() => {
     if (!inside) return;
     fetchScreens();
     const stop = new AbortController();
@@ -78,7 +71,15 @@ function Gate({ queries }: { queries: QueryClient }) {
       },
       stop.signal,
     );
-    return () => stop.abort();
+    const stopPulse = keepPulse();
+    const stopKeeping = keepSession();
+    const stopCounting = countFailedReads(queries);
+    return () => {
+      stop.abort();
+      stopPulse();
+      stopKeeping();
+      stopCounting();
+    };
   }, [inside, user, queries]);
 
   useEffect(() => {
@@ -88,44 +89,32 @@ function Gate({ queries }: { queries: QueryClient }) {
       const next = connection.get().base;
       if (next !== base) {
         base = next;
+        forgetClock();
         void queries.invalidateQueries();
       }
     });
   }, [queries]);
 
-  useEffect(() => {
-    if (state.phase === 'signed-out') queries.clear();
-  }, [state.phase, queries]);
+  // This component is removed when the user signs out.
+  useEffect(() => forgetDrafts, []);
 
-  if (state.phase === 'unknown') return <Starting />;
-  if (state.phase === 'signed-out') return <SignIn />;
   return (
     <>
       <RouterProvider router={router} />
-      {state.phase === 'expired' ? <SignIn again={state.me} /> : null}
+      {state.phase === 'expired' ? <SignInAgain me={state.me} /> : null}
     </>
   );
 }
 
-/** Reads the user of the session cookie, and repeats this while the node does not answer. */
-function recogniseSession(): () => void {
-  const stop = new AbortController();
-  void (async () => {
-    while (!stop.signal.aborted) {
-      try {
-        const { data } = await call<Me>('/me', { signal: stop.signal, quiet: true, timeoutMs: 5_000 });
-        signedIn(data, null);
-        return;
-      } catch (error) {
-        if (stop.signal.aborted) return;
-        if (error instanceof Problem && (error.status === 401 || error.status === 403)) {
-          session.set({ phase: 'signed-out' });
-          return;
-        }
-        connection.set((c) => ({ ...c, stream: 'lost', lastError: String(error) }));
-        await new Promise((resolve) => setTimeout(resolve, 1_500));
-      }
-    }
-  })();
-  return () => stop.abort();
+/** Counts the figures on the page whose latest read failed, because the node did not answer or answered with an error. */
+function countFailedReads(queries: QueryClient): () => void {
+  const cache = queries.getQueryCache();
+  const failed = (query: Query) => {
+    const error = query.state.error ?? query.state.fetchFailureReason;
+    return query.isActive() && error !== null && (!(error instanceof Problem) || error.status === 0 || error.status >= 500);
+  };
+  return cache.subscribe(() => {
+    const failedReads = cache.getAll().filter(failed).length;
+    connection.set((c) => (c.failedReads === failedReads ? c : { ...c, failedReads }));
+  });
 }

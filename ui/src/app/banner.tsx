@@ -7,7 +7,7 @@ import { bearerToken } from '../api/session';
 import { useStore } from '../api/store';
 import { duration } from '../parts/format';
 import { Mark } from '../parts/status';
-import { useNow } from '../parts/time';
+import { useOwnNow } from '../parts/time';
 import { OtherNodes } from './other-nodes';
 
 /** An interruption of the connection that is shorter than this shows no banner, in milliseconds. */
@@ -15,7 +15,7 @@ const PATIENCE_MS = 1_500;
 
 export function Banner() {
   const link = useStore(connection);
-  const now = useNow();
+  const now = useOwnNow();
   const { data } = useQuery(clusterQuery());
   const stale = stalenessOf(link, now);
   const backend = data?.backend;
@@ -41,7 +41,7 @@ export function Banner() {
     return (
       <Bar tone="warn">
         <strong>{backend === 'redis' ? 'Redis does not answer, or there is no leader.' : 'No leader.'}</strong> Discovery
-        and this page go on from the last known state, {duration(stale.ageMs)} old.{' '}
+        and this page continue from the last known state, {duration(stale.ageMs)} old.{' '}
         {backend === 'raft'
           ? 'Changes are refused until a majority of nodes has elected one.'
           : 'Heartbeats and health verdicts wait for a leader, and nothing expires. Other changes need only the store.'}
@@ -65,8 +65,8 @@ export function Banner() {
   if (link.base !== '') {
     return (
       <Bar tone="info">
-        <strong>Served by {new URL(link.base).host}.</strong> The node that this page came from does not answer. All
-        actions go on here; reload to go back once it returns.
+        <strong>Served by {new URL(link.base).host}.</strong> The node that served this page does not answer. You
+        can keep working here. Reload the page to go back once it is up.
       </Bar>
     );
   }

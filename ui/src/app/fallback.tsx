@@ -6,8 +6,8 @@ import { Empty, Failed } from '../parts/states';
 
 export function NotFound() {
   return (
-    <Screen title="No such page">
-      <Empty title="There is nothing at this address.">
+    <Screen title="Page not found">
+      <Empty title="There is no page at this address.">
         <Link to="/">Go to the overview</Link>
       </Empty>
     </Screen>

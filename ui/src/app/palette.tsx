@@ -1,28 +1,46 @@
 /** The command palette: screens, services and actions by a few typed letters. */
 import { Dialog } from '@base-ui/react/dialog';
-import { useQuery } from '@tanstack/react-query';
+import { keepPreviousData, queryOptions, useQuery } from '@tanstack/react-query';
 import { useNavigate } from '@tanstack/react-router';
 import { useDeferredValue, useEffect, useId, useMemo, useRef, useState, type KeyboardEvent } from 'react';
 import { signOut } from '../api/actions';
-import { bySeverity } from '../api/instances';
-import { servicesQuery } from '../api/queries';
-import type { ServiceSummary } from '../api/types';
+import { byUrgency, stateOfService, type ServiceState } from '../api/calls';
+import { callsQuery, servicesQuery } from '../api/queries';
+import { stateOf, usedInPanic } from '../api/instances';
+import type { Instance, Page, ServiceSummary } from '../api/types';
 import { Icon, type IconName } from '../parts/icons';
-import { ServiceStatus } from '../parts/status';
+import { mayAct, session } from '../api/session';
+import { call } from '../api/client';
+import { useStore } from '../api/store';
+import { InstanceStatus, ServiceStatus } from '../parts/status';
 import { PLACES } from './nav';
 import { prefer } from './preferences';
 
 interface Entry {
   id: string;
   name: string;
-  group: 'Services' | 'Screens' | 'Actions';
+  group: 'Services' | 'Instances' | 'Screens' | 'Actions';
   icon: IconName;
   words: string;
   service?: ServiceSummary;
+  state?: ServiceState;
+  instance?: Instance;
   run: () => void;
 }
 
 const SERVICES_MAX = 12;
+const INSTANCES_MAX = 8;
+/** A shorter text would be in nearly every address. */
+const INSTANCE_TEXT_MIN = 2;
+
+/** Instances of all services by id, address, tag, zone, version or node. The server searches. */
+const instanceSearch = (q: string) =>
+  queryOptions({
+    queryKey: ['instance-search', q] as const,
+    queryFn: async ({ signal }) => (await call<Page<Instance>>('/instances', { signal, query: { q, limit: INSTANCES_MAX } })).data.items,
+    enabled: q.length >= INSTANCE_TEXT_MIN,
+    placeholderData: keepPreviousData,
+  });
 
 export function Palette({ open, onClose }: { open: boolean; onClose: () => void }) {
   return (
@@ -30,7 +48,7 @@ export function Palette({ open, onClose }: { open: boolean; onClose: () => void 
       <Dialog.Portal>
         <Dialog.Backdrop className="backdrop" />
         <Dialog.Popup className="palette">
-          <Dialog.Title className="sr">Find a service, a screen or an action</Dialog.Title>
+          <Dialog.Title className="sr">Find a service, an instance, a screen or an action</Dialog.Title>
           <Finder onClose={onClose} />
         </Dialog.Popup>
       </Dialog.Portal>
@@ -83,7 +101,7 @@ function Finder({ onClose }: { onClose: () => void }) {
           aria-controls={`${id}-list`}
           aria-activedescendant={entries[active] ? `${id}-${active}` : undefined}
           aria-autocomplete="list"
-          placeholder="Service, screen or action"
+          placeholder="Service, instance, address, tag, zone, screen or action"
           value={typed}
           spellCheck={false}
           autoComplete="off"
@@ -115,10 +133,19 @@ function Finder({ onClose }: { onClose: () => void }) {
             >
               <Icon name={entry.icon} />
               <span className="palette-name">{entry.name}</span>
-              {entry.service ? (
+              {entry.service && entry.state ? (
                 <>
                   <span className="muted">{entry.service.namespace}</span>
-                  <ServiceStatus health={entry.service.health} />
+                  <ServiceStatus health={entry.state} />
+                </>
+              ) : null}
+              {entry.instance ? (
+                <>
+                  <span className="muted clip">
+                    {entry.instance.service} · {entry.instance.address}
+                    {entry.instance.zone === null ? '' : ` · ${entry.instance.zone}`}
+                  </span>
+                  <InstanceStatus state={stateOf(entry.instance)} used={usedInPanic(entry.instance)} />
                 </>
               ) : null}
             </div>
@@ -135,13 +162,17 @@ function Finder({ onClose }: { onClose: () => void }) {
 function useEntries(typed: string): Entry[] {
   const navigate = useNavigate();
   const all = useQuery(servicesQuery());
+  const of = useQuery(callsQuery()).data?.of;
   // If the cluster has more services than the page loads, the server searches.
   const found = useQuery({ ...servicesQuery({ q: typed }), enabled: typed !== '' && all.data?.complete === false });
+  const matching = useQuery(instanceSearch(typed));
+  const state = useStore(session);
+  const role = state.phase === 'signed-in' || state.phase === 'expired' ? state.me.role : undefined;
   return useMemo(() => {
     const source = (all.data?.complete === false && typed ? found.data?.items : all.data?.items) ?? [];
     const services = source
       .filter((s) => fits(`${s.namespace}/${s.name}`, typed))
-      .sort(bySeverity)
+      .sort(byUrgency(of))
       .slice(0, typed ? SERVICES_MAX : 5)
       .map(
         (s): Entry => ({
@@ -151,6 +182,7 @@ function useEntries(typed: string): Entry[] {
           icon: 'services',
           words: '',
           service: s,
+          state: stateOfService(s, of),
           run: () =>
             void navigate({
               to: '/services/$namespace/$service',
@@ -159,6 +191,22 @@ function useEntries(typed: string): Entry[] {
             }),
         }),
       );
+    const instances = (typed.length < INSTANCE_TEXT_MIN ? [] : (matching.data ?? [])).map(
+      (i): Entry => ({
+        id: `i:${i.namespace}/${i.service}/${i.id}`,
+        name: i.id,
+        group: 'Instances',
+        icon: 'services',
+        words: '',
+        instance: i,
+        run: () =>
+          void navigate({
+            to: '/services/$namespace/$service',
+            params: { namespace: i.namespace, service: i.service },
+            search: { instance: i.id },
+          }),
+      }),
+    );
     const screens = PLACES.map(
       (p): Entry => ({ id: p.to, name: p.name, group: 'Screens', icon: p.icon, words: p.words, run: () => void navigate({ to: p.to }) }),
     );
@@ -173,16 +221,22 @@ function useEntries(typed: string): Entry[] {
     const actions = [
       act('Show unhealthy services', 'services', 'down degraded failing', () =>
         void navigate({ to: '/services', search: { health: 'bad' } })),
-      act('Drain or return an instance', 'pause', 'maintenance', () => void navigate({ to: '/services', search: {} })),
-      act('Take a backup', 'download', 'snapshot', () => void navigate({ to: '/cluster' })),
-      act('Transfer leadership', 'cluster', 'leader', () => void navigate({ to: '/cluster' })),
-      act('Create an API token', 'access', '', () => void navigate({ to: '/access', search: { tab: 'tokens' } })),
+      ...(mayAct(role, 'operator')
+        ? [act('Drain or return an instance', 'pause', 'maintenance', () => void navigate({ to: '/services', search: {} }))]
+        : []),
+      ...(mayAct(role, 'admin')
+        ? [
+            act('Take a backup', 'download', 'snapshot', () => void navigate({ to: '/cluster' })),
+            act('Transfer leadership', 'cluster', 'leader', () => void navigate({ to: '/cluster' })),
+            act('Create an API token', 'access', '', () => void navigate({ to: '/access', search: { tab: 'tokens' } })),
+          ]
+        : []),
       act('Theme: light', 'theme', 'appearance', () => prefer({ theme: 'light' })),
       act('Theme: dark', 'theme', 'appearance', () => prefer({ theme: 'dark' })),
       act('Theme: as the system', 'theme', 'appearance', () => prefer({ theme: 'system' })),
       act('Sign out', 'user', 'log out leave', () => void signOut().catch(() => undefined)),
     ];
     const rest = [...screens, ...actions].filter((e) => fits(`${e.name} ${e.words}`, typed));
-    return typed ? [...services, ...rest] : [...rest.slice(0, PLACES.length), ...services, ...actions];
-  }, [all.data, found.data, typed, navigate]);
+    return typed ? [...services, ...instances, ...rest] : [...rest.slice(0, PLACES.length), ...services, ...actions];
+  }, [all.data, found.data, matching.data, of, role, typed, navigate]);
 }

@@ -110,7 +110,7 @@ const alerts = createRoute({
 const audit = createRoute({
   getParentRoute: () => root,
   path: '/audit',
-  validateSearch: texts('user', 'action', 'object', 'outcome'),
+  validateSearch: texts('user', 'action', 'object', 'outcome', 'seq'),
   component: lazyRouteComponent(SCREENS.audit, 'AuditScreen'),
 });
 

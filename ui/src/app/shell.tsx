@@ -4,7 +4,9 @@ import { Link, Outlet, useLocation } from '@tanstack/react-router';
 import { useEffect, useRef, useState } from 'react';
 import { alertsQuery, clusterQuery, isOpen } from '../api/queries';
 import { Modal } from '../parts/dialog';
+import { groupsOf } from '../screens/alerts/groups';
 import { Icon, Logo } from '../parts/icons';
+import { useScrollMemory } from '../parts/scroll';
 import { Banner } from './banner';
 import { PLACES } from './nav';
 import { Palette } from './palette';
@@ -18,6 +20,7 @@ export function Shell() {
   const place = useLocation({ select: (l) => l.pathname });
   const main = useRef<HTMLElement>(null);
   const first = useRef(true);
+  const scroll = useScrollMemory('main');
   useShortcuts({ palette: () => setPalette(true), help: () => setHelp(true) });
   useTitle(place);
 
@@ -26,8 +29,9 @@ export function Shell() {
     // A new screen begins at its top, also for a screen reader.
     if (first.current) first.current = false;
     else main.current?.focus({ preventScroll: true, focusVisible: false });
-    main.current?.scrollTo(0, 0);
-  }, [place]);
+    // After Back, it continues where the user was.
+    main.current?.scrollTo(0, scroll.saved());
+  }, [place, scroll.saved]);
 
   return (
     <div className="shell">
@@ -53,7 +57,7 @@ export function Shell() {
         <TopBar openMenu={() => setMenu(true)} openPalette={() => setPalette(true)} openHelp={() => setHelp(true)} />
         <Banner />
         {/* It can take the focus, because it scrolls and a screen may have no other element with focus. */}
-        <main className="main" id="main" ref={main} tabIndex={0}>
+        <main className="main" id="main" ref={main} tabIndex={0} onScroll={(event) => scroll.save(event.currentTarget.scrollTop)}>
           <Outlet />
         </main>
       </div>
@@ -68,7 +72,7 @@ export function Shell() {
 
 function Nav() {
   const alerts = useQuery(alertsQuery());
-  const open = alerts.data?.filter((a) => isOpen(a) && !a.silenced).length ?? 0;
+  const open = groupsOf((alerts.data?.items ?? []).filter((a) => isOpen(a) && !a.silenced)).length;
   return (
     <nav className="nav" aria-label="Screens">
       {PLACES.map((p) => (

@@ -3,7 +3,7 @@ import { useNavigate } from '@tanstack/react-router';
 import { useEffect, useRef } from 'react';
 import { useStore } from '../api/store';
 import { Modal } from '../parts/dialog';
-import { Toggle } from '../parts/field';
+import { Toggle } from '../parts/toggle';
 import { prefer, preferences } from './preferences';
 
 const GO: Record<string, string> = {
@@ -57,7 +57,7 @@ export function useShortcuts({ palette, help }: { palette: () => void; help: () 
 }
 
 const KEYS: readonly (readonly [string, string])[] = [
-  ['Ctrl K', 'Find a service, a screen or an action'],
+  ['Ctrl K', 'Find a service, an instance, a screen or an action'],
   ['/', 'Search on this screen'],
   ['↑ ↓ Home End', 'Move in a list; Enter opens'],
   ['g o', 'Overview'],

@@ -13,11 +13,11 @@ export function Starting() {
         {link.stream === 'lost' ? (
           <>
             <h1>This node does not answer</h1>
-            <p className="muted">{location.host} is tried again every second or two. The other nodes may serve this page.</p>
+            <p className="muted">Retrying {location.host} every few seconds. The other nodes may serve this page:</p>
             <OtherNodes />
           </>
         ) : (
-          <p className="muted">Asking {location.host}…</p>
+          <p className="muted">Connecting to {location.host}…</p>
         )}
       </div>
     </main>

@@ -1,16 +1,18 @@
 /** The search, the state of the connection, and the menu of the signed-in user. */
 import { Menu } from '@base-ui/react/menu';
 import { useQuery } from '@tanstack/react-query';
+import { useState } from 'react';
 import { signOut } from '../api/actions';
 import { connection, stalenessOf } from '../api/connection';
 import { clusterQuery } from '../api/queries';
 import { session } from '../api/session';
 import { useStore } from '../api/store';
 import { Button } from '../parts/button';
-import { duration } from '../parts/format';
+import { duration, plural } from '../parts/format';
 import { Icon } from '../parts/icons';
 import { Mark, type Tone } from '../parts/status';
-import { useNow } from '../parts/time';
+import { useOwnNow } from '../parts/time';
+import { OwnPassword } from './own-password';
 import { prefer, preferences, type Theme } from './preferences';
 
 export function TopBar(props: { openMenu: () => void; openPalette: () => void; openHelp: () => void }) {
@@ -20,7 +22,7 @@ export function TopBar(props: { openMenu: () => void; openPalette: () => void; o
       <Button kind="quiet" icon="menu" className="menu-button" aria-label="Screens" onClick={props.openMenu} />
       <button type="button" className="palette-button" onClick={props.openPalette}>
         <Icon name="search" />
-        <span className="palette-hint">Find a service, a screen, an action</span>
+        <span className="palette-hint">Find a service, an instance, an address</span>
         <kbd>{apple ? '⌘K' : 'Ctrl K'}</kbd>
       </button>
       <Link />
@@ -32,19 +34,20 @@ export function TopBar(props: { openMenu: () => void; openPalette: () => void; o
 /** Shows whether the data on the page is live, and from which node it comes. */
 function Link() {
   const link = useStore(connection);
-  const now = useNow();
+  const now = useOwnNow();
   const { data } = useQuery(clusterQuery());
   const stale = stalenessOf(link, now);
   let tone: Tone = 'good';
   let text = 'Live';
   if (stale.kind === 'lost') [tone, text] = ['bad', `Lost ${duration(stale.ageMs)} ago`];
-  else if (stale.kind === 'no-leader') [tone, text] = ['warn', 'No leader'];
+  else if (stale.kind === 'no-leader' || (data && data.leadership.leader === null)) [tone, text] = ['warn', 'No leader'];
   else if (stale.kind === 'behind') [tone, text] = ['warn', `${duration(stale.ageMs)} behind`];
   else if (stale.kind === 'unknown') [tone, text] = ['warn', 'Age unknown'];
+  else if (stale.kind === 'partly') [tone, text] = ['warn', 'Partly live'];
   else if (link.stream !== 'live') [tone, text] = ['muted', 'Connecting'];
   const node = link.base ? new URL(link.base).host : (data?.node ?? location.host);
   return (
-    <div className="link-state" title={`From ${node} at index ${link.index}`}>
+    <div className="link-state" title={stale.kind === 'partly' ? `${plural(stale.failedReads, 'read')} failed. What is shown from before is dimmed.` : `From ${node} at index ${link.index}`}>
       <span className={`status tone-${tone}`}>
         <Mark tone={tone} size={11} />
         <span>{text}</span>
@@ -58,7 +61,7 @@ function Link() {
 }
 
 const THEMES: readonly { value: Theme; label: string }[] = [
-  { value: 'system', label: 'As the system' },
+  { value: 'system', label: 'Same as the system' },
   { value: 'light', label: 'Light' },
   { value: 'dark', label: 'Dark' },
 ];
@@ -66,9 +69,11 @@ const THEMES: readonly { value: Theme; label: string }[] = [
 function Person({ openHelp }: { openHelp: () => void }) {
   const state = useStore(session);
   const { theme } = useStore(preferences);
+  const [changing, setChanging] = useState(false);
   if (state.phase !== 'signed-in' && state.phase !== 'expired') return null;
   const { user, role } = state.me;
   return (
+    <>
     <Menu.Root>
       <Menu.Trigger className="button quiet person" aria-label={`${user}, ${role}: menu`}>
         <Icon name="user" />
@@ -100,7 +105,11 @@ function Person({ openHelp }: { openHelp: () => void }) {
             <Menu.Separator className="menu-line" />
             <Menu.Item className="menu-item" onClick={openHelp}>
               <span className="menu-mark" />
-              Keyboard
+              Keyboard shortcuts
+            </Menu.Item>
+            <Menu.Item className="menu-item" onClick={() => setChanging(true)}>
+              <span className="menu-mark" />
+              Change password…
             </Menu.Item>
             <Menu.Item className="menu-item" onClick={() => window.open('/api/docs', '_blank', 'noopener')}>
               <span className="menu-mark" />
@@ -115,5 +124,7 @@ function Person({ openHelp }: { openHelp: () => void }) {
         </Menu.Positioner>
       </Menu.Portal>
     </Menu.Root>
+    <OwnPassword user={user} open={changing} onClose={() => setChanging(false)} />
+    </>
   );
 }

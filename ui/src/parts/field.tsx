@@ -1,5 +1,4 @@
 /** Form controls, connected to their label, hint and error. */
-import { Switch } from '@base-ui/react/switch';
 import { useEffect, useId, useRef, useState, type ComponentPropsWithRef, type ReactNode } from 'react';
 
 interface FieldProps {
@@ -70,43 +69,6 @@ export function AreaField({ label, hint, error, ...rest }: FieldProps & Componen
         aria-describedby={error || hint ? `${id}-note` : undefined}
       />
     </Wrap>
-  );
-}
-
-export function Toggle({
-  label,
-  hint,
-  checked,
-  onChange,
-  disabled,
-}: {
-  label: string;
-  hint?: string;
-  checked: boolean;
-  onChange: (next: boolean) => void;
-  disabled?: boolean;
-}) {
-  const id = useId();
-  return (
-    <div className="toggle">
-      <div>
-        <span className="field-label" id={id}>
-          {label}
-        </span>
-        {hint ? <p className="field-hint">{hint}</p> : null}
-      </div>
-      <Switch.Root
-        className="switch"
-        checked={checked}
-        disabled={disabled}
-        onCheckedChange={onChange}
-        aria-labelledby={id}
-        nativeButton
-        render={<button type="button" />}
-      >
-        <Switch.Thumb className="switch-thumb" />
-      </Switch.Root>
-    </div>
   );
 }
 

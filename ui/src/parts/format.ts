@@ -1,4 +1,5 @@
-/** Numbers, times and sizes as text. Pure. */
+/** Numbers, times and sizes as text. Pure, but for the present time. */
+import { clusterNow } from '../api/clock';
 
 const whole = new Intl.NumberFormat('en');
 
@@ -72,7 +73,7 @@ export function relative(atMs: number, now: number): string {
         ? `${minutes} min`
         : minutes < 48 * 60
           ? `${Math.floor(minutes / 60)} h`
-          : `${Math.floor(minutes / 1440)} d`;
+          : `${Math.floor(minutes / 1440)} days`;
   return delta > 0 ? `${text} ago` : `in ${text}`;
 }
 
@@ -84,7 +85,7 @@ export function clock(atMs: number): string {
 }
 
 /** A time of today as a time of day, any other with its date. */
-export function moment(atMs: number, now = Date.now()): string {
+export function moment(atMs: number, now = clusterNow()): string {
   const same = new Date(atMs).toDateString() === new Date(now).toDateString();
   return same ? clock(atMs) : `${dayFormat.format(atMs)} ${clock(atMs)}`;
 }

@@ -1,9 +1,11 @@
 /** The other states of every screen: loading, empty, failed. */
 import type { UseQueryResult } from '@tanstack/react-query';
 import type { ReactNode } from 'react';
-import { asProblem, type Problem } from '../api/problem';
+import { asProblem, forPeople, type Problem } from '../api/problem';
 import { Button } from './button';
+import { duration } from './format';
 import { Mark } from './status';
+import { useOwnNow } from './time';
 
 export function Loading({ what, rows = 6 }: { what: string; rows?: number }) {
   return (
@@ -27,7 +29,7 @@ export function Empty({ title, children, action }: { title: string; children?: R
 }
 
 export function Failed({ problem, retry }: { problem: Problem; retry?: () => void }) {
-  const b = problem.body;
+  const b = forPeople(problem.body);
   return (
     <div className="failed" role="alert">
       <Mark tone="bad" size={16} />
@@ -50,31 +52,24 @@ export function Failed({ problem, retry }: { problem: Problem; retry?: () => voi
   );
 }
 
-/** A problem inside a dialog or a form. */
-export function ProblemNote({ problem }: { problem: Problem }) {
-  const b = problem.body;
+export { Note, ProblemNote } from './notes';
+
+function Old({ what, readAt }: { what: string; readAt: number }) {
+  const now = useOwnNow();
   return (
-    <div className="note tone-bad" role="alert">
-      <Mark tone="bad" />
-      <div>
-        <strong>{b.title}.</strong> {b.detail} {b.action ? <span className="muted">{b.action}</span> : null}
-      </div>
-    </div>
+    <p className="old-note" role="status">
+      <Mark tone="warn" /> Not current: {what} could not be read. What is shown is {duration(Math.max(0, now - readAt))} old.
+    </p>
   );
 }
 
-export function Note({ tone, children }: { tone: 'info' | 'warn' | 'bad' | 'good'; children: ReactNode }) {
-  return (
-    <div className={`note tone-${tone}`}>
-      <Mark tone={tone} />
-      <div>{children}</div>
-    </div>
-  );
-}
+type Result<T> = Pick<UseQueryResult<T>, 'data' | 'error' | 'isPending'> & {
+  refetch: () => unknown;
+  failureReason?: unknown;
+  dataUpdatedAt?: number;
+};
 
-type Result<T> = Pick<UseQueryResult<T>, 'data' | 'error' | 'isPending'> & { refetch: () => unknown };
-
-/** Shows data once there is some, even if a later read failed. The banner says how old it is. */
+/** Shows data once there is some. If a later read failed, the data is dimmed, with the time of the last good read. */
 export function Loaded<T>({
   query,
   what,
@@ -86,7 +81,16 @@ export function Loaded<T>({
   rows?: number;
   children: (data: NonNullable<T>) => ReactNode;
 }) {
-  if (query.data !== undefined && query.data !== null) return <>{children(query.data)}</>;
+  if (query.data !== undefined && query.data !== null) {
+    const failed = Boolean(query.error ?? query.failureReason);
+    // The same elements with and without a failure, so that inputs and the focus stay.
+    return (
+      <>
+        {failed ? <Old what={what} readAt={query.dataUpdatedAt ?? 0} /> : null}
+        <div className={failed ? 'dimmed' : 'plain-wrap'}>{children(query.data)}</div>
+      </>
+    );
+  }
   if (query.error) return <Failed problem={asProblem(query.error)} retry={() => void query.refetch()} />;
   return <Loading what={what} {...(rows ? { rows } : {})} />;
 }

@@ -64,7 +64,13 @@ export function Badge({ tone, children }: { tone: Tone; children: ReactNode }) {
   );
 }
 
-const SERVICE = { healthy: ['good', 'Healthy'], degraded: ['warn', 'Degraded'], down: ['bad', 'Down'] } as const;
+const SERVICE = {
+  healthy: ['good', 'Serving'],
+  degraded: ['warn', 'Degraded'],
+  down: ['bad', 'Down'],
+  // Its instances may pass their probes, but every proxied call of the last minute failed.
+  failing: ['bad', 'Failing'],
+} as const;
 
 export function ServiceStatus({ health, badge }: { health: keyof typeof SERVICE; badge?: boolean }) {
   const [tone, text] = SERVICE[health] ?? (['muted', health] as const);
@@ -72,17 +78,18 @@ export function ServiceStatus({ health, badge }: { health: keyof typeof SERVICE;
 }
 
 const INSTANCE = {
-  ready: ['good', 'Ready'],
+  ready: ['good', 'Serving'],
   // No failure was observed. An instance that is healthy from the start causes no log entry.
-  unknown: ['good', 'In service'],
+  unknown: ['good', 'Serving'],
+  failing: ['bad', 'Failing'],
   unhealthy: ['bad', 'Unhealthy'],
   evicted: ['bad', 'Evicted'],
-  draining: ['hold', 'Drained'],
+  draining: ['hold', 'Draining'],
 } as const;
 
 /** `used` tells that the instance gets traffic in spite of its state, because its service is in panic mode. */
 export function InstanceStatus({ state, used, badge }: { state: keyof typeof INSTANCE; used?: boolean; badge?: boolean }) {
   const [tone, name] = INSTANCE[state];
-  const text = used ? `${name}, in use` : name;
+  const text = used ? `${name}, serving` : name;
   return badge ? <Badge tone={tone}>{text}</Badge> : <Status tone={tone}>{text}</Status>;
 }

@@ -5,6 +5,7 @@
 import { useVirtualizer } from '@tanstack/react-virtual';
 import { memo, useEffect, useMemo, useRef, useState, type KeyboardEvent, type ReactNode } from 'react';
 import { useWidth } from './layout';
+import { useScrollMemory } from './scroll';
 
 export interface Column<T> {
   key: string;
@@ -40,11 +41,13 @@ export function Table<T>(props: TableProps<T>) {
   const [active, setActive] = useState(0);
   const focusNext = useRef(false);
   const shown = useMemo(() => columns.filter((c) => !c.from || width === 0 || width >= c.from), [columns, width]);
+  const { saved, save } = useScrollMemory(props.label);
   const virtual = useVirtualizer({
     count: rows.length,
     getScrollElement: () => scroller.current,
     estimateSize: () => rowHeight,
     overscan: 12,
+    initialOffset: saved,
     getItemKey: (i) => rowKey(rows[i] as T),
   });
   const items = virtual.getVirtualItems();
@@ -98,7 +101,7 @@ export function Table<T>(props: TableProps<T>) {
       aria-colcount={shown.length}
       onKeyDown={move}
     >
-      <div className="table-scroll" ref={scroller} role="presentation">
+      <div className="table-scroll" ref={scroller} role="presentation" onScroll={(event) => save(event.currentTarget.scrollTop)}>
         <div className="table-head" role="rowgroup">
           <div className="table-row" role="row" aria-rowindex={1} style={{ gridTemplateColumns: tracks }}>
             {shown.map((c) => (

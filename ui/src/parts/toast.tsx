@@ -1,6 +1,6 @@
 /** Short messages about finished actions, with an undo if there is one. Announced to screen readers. */
 import { Toast } from '@base-ui/react/toast';
-import { asProblem } from '../api/problem';
+import { asProblem, forPeople } from '../api/problem';
 import { Mark, type Tone } from './status';
 
 const manager = Toast.createToastManager();
@@ -41,7 +41,7 @@ export function say(text: string, options: { tone?: Tone; detail?: string; undo?
 }
 
 export function fail(text: string, error: unknown): void {
-  const { detail, action } = asProblem(error).body;
+  const { detail, action } = forPeople(asProblem(error).body);
   say(text, { tone: 'bad', detail: `${detail} ${action}`.trim() });
 }
 

@@ -22,7 +22,7 @@ export function Keys() {
       <Loaded query={query} what="keys" rows={3}>
         {(items) =>
           items.length === 0 ? (
-            <Empty title="No key is stored.">Sessions are signed with a key from the node's environment.</Empty>
+            <Empty title="No stored keys.">Sessions are signed with a key from the node's environment.</Empty>
           ) : (
             <div className="scroll-x" role="region" aria-label="Signing keys" tabIndex={0}>
               <table className="plain">
@@ -65,7 +65,7 @@ export function Keys() {
           keep === 0 ? (
             <p>A new key signs new sessions. <b>Every session that was signed before ends immediately, including yours</b>: everybody must sign in again.</p>
           ) : (
-            <p>A new key signs new sessions. Sessions signed by the latest {keep} earlier keys go on.</p>
+            <p>A new key signs new sessions. Sessions signed by the latest {keep} earlier keys remain valid.</p>
           )
         }
         act={async () => {

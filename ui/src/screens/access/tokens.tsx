@@ -3,7 +3,7 @@ import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { createToken, revokeToken } from '../../api/actions';
 import { keys, tokensQuery } from '../../api/queries';
-import type { ApiToken, Role } from '../../api/types';
+import type { ApiToken, NewToken, Role } from '../../api/types';
 import { Button } from '../../parts/button';
 import { Command } from '../../parts/copy';
 import { Confirm, Modal } from '../../parts/dialog';
@@ -11,7 +11,7 @@ import { SelectField, TextField } from '../../parts/field';
 import { Panel } from '../../parts/layout';
 import { Empty, Loaded, Note } from '../../parts/states';
 import { Status } from '../../parts/status';
-import { Ago, At } from '../../parts/time';
+import { At, Until, useNow } from '../../parts/time';
 import { say } from '../../parts/toast';
 import { ROLE_MAY } from './access';
 
@@ -27,8 +27,10 @@ const LIVES = [
 export function Tokens() {
   const query = useQuery(tokensQuery());
   const [creating, setCreating] = useState(false);
-  const [made, setMade] = useState<ApiToken | null>(null);
+  const [made, setMade] = useState<NewToken | null>(null);
+  const [leaving, setLeaving] = useState(false);
   const [revoked, setRevoked] = useState<ApiToken | null>(null);
+  const now = useNow();
   const queries = useQueryClient();
   const refresh = () => queries.invalidateQueries({ queryKey: keys.tokens() });
   return (
@@ -44,7 +46,7 @@ export function Tokens() {
       <Loaded query={query} what="tokens" rows={4}>
         {(tokens) =>
           tokens.length === 0 ? (
-            <Empty title="No API token.">Services and scripts use tokens to register and to read.</Empty>
+            <Empty title="No API tokens.">Services and scripts use tokens to register and to read.</Empty>
           ) : (
             <div className="scroll-x" role="region" aria-label="API tokens" tabIndex={0}>
               <table className="plain">
@@ -73,10 +75,10 @@ export function Tokens() {
                       <td>
                         {t.expires_at_ms === null ? (
                           'never'
-                        ) : t.expires_at_ms < Date.now() ? (
+                        ) : t.expires_at_ms < now ? (
                           <Status tone="muted">expired</Status>
                         ) : (
-                          <Ago at={t.expires_at_ms} />
+                          <Until at={t.expires_at_ms} />
                         )}
                       </td>
                       <td className="mono">{t.id}</td>
@@ -101,7 +103,7 @@ export function Tokens() {
           void refresh();
         }}
       />
-      <Modal title="Copy the token now" open={made !== null} onClose={() => setMade(null)}>
+      <Modal title="Copy the token now" open={made !== null} onClose={() => setLeaving(true)}>
         <Note tone="warn">It is shown only now. Maxine keeps only its hash.</Note>
         <Command text={made?.token ?? ''} label="API token" />
         <footer className="dialog-foot">
@@ -110,6 +112,15 @@ export function Tokens() {
           </Button>
         </footer>
       </Modal>
+      <Confirm
+        open={leaving}
+        onClose={() => setLeaving(false)}
+        title="Close without the token?"
+        danger
+        verb="Close"
+        effect={<p>The token cannot be shown again. If you have not copied it, revoke it and create another one.</p>}
+        act={async () => setMade(null)}
+      />
       <Confirm
         open={revoked !== null}
         onClose={() => setRevoked(null)}
@@ -128,7 +139,7 @@ export function Tokens() {
   );
 }
 
-function CreateDialog({ open, onClose, done }: { open: boolean; onClose: () => void; done: (token: ApiToken) => void }) {
+function CreateDialog({ open, onClose, done }: { open: boolean; onClose: () => void; done: (token: NewToken) => void }) {
   const [role, setRole] = useState<Role>('viewer');
   const [note, setNote] = useState('');
   const [days, setDays] = useState(90);
@@ -138,7 +149,7 @@ function CreateDialog({ open, onClose, done }: { open: boolean; onClose: () => v
       onClose={onClose}
       title="Create an API token"
       verb="Create"
-      blocked={note.trim() ? null : 'Write down what it is for.'}
+      blocked={note.trim() ? null : 'Enter what it is for.'}
       effect={<p>Anyone who has the token acts with its role, until it expires or is revoked.</p>}
       act={async () => {
         const { data } = await createToken(role, note.trim(), days * DAY_MS);

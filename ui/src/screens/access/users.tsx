@@ -46,7 +46,7 @@ export function Users({ me }: { me: string }) {
               </thead>
               <tbody>
                 {users.map((u) => {
-                  const reason = u.managed ? "Set by the node's environment; change it there." : null;
+                  const reason = u.managed ? "This user comes from the node's environment. Change it there." : null;
                   return (
                     <tr key={u.name}>
                       <th scope="row">
@@ -62,7 +62,7 @@ export function Users({ me }: { me: string }) {
                         </Button>
                         <Button
                           kind="danger"
-                          reason={reason ?? (u.name === me ? 'That is you.' : null)}
+                          reason={reason ?? (u.name === me ? 'You cannot delete yourself.' : null)}
                           onClick={() => setDeleted(u)}
                         >
                           Delete<span className="sr"> {u.name}</span>
@@ -83,11 +83,11 @@ export function Users({ me }: { me: string }) {
         title={`Delete ${deleted?.name ?? ''}?`}
         danger
         verb="Delete user"
-        effect={<p>All sessions of {deleted?.name} end at once. What they did stays in the audit log. It cannot be undone.</p>}
+        effect={<p>All sessions of {deleted?.name} end immediately. Their actions stay in the audit log. This cannot be undone.</p>}
         act={async () => {
           if (!deleted) return;
           await deleteUser(deleted.name);
-          say(`${deleted.name} is deleted.`);
+          say(`User ${deleted.name} deleted.`);
           await refresh();
         }}
       />
@@ -125,7 +125,7 @@ function UserDialog({ user, onClose, done }: { user: User | 'new' | null; onClos
       }
       act={async () => {
         await putUser(known?.name ?? name.trim(), role, password || null, known?.credential_version ?? null);
-        say(known ? `${known.name} is changed.` : `${name.trim()} is added.`);
+        say(known ? `User ${known.name} changed.` : `User ${name.trim()} added.`);
         setPassword('');
         await done();
       }}

@@ -3,9 +3,12 @@ import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useState } from 'react';
 import { acknowledge, silence, unsilence } from '../../api/actions';
-import { alertsQuery, clusterQuery, isOpen, keys, silencesQuery } from '../../api/queries';
-import { session } from '../../api/session';
-import type { Alert } from '../../api/types';
+import { clusterNow } from '../../api/clock';
+import { knownBases, peerUrl } from '../../api/peers';
+import { alertsQuery, clusterQuery, keys, silencesQuery } from '../../api/queries';
+import { bearerToken, session } from '../../api/session';
+import type { Alert, ClusterAlerts } from '../../api/types';
+import { Answered, names } from '../../parts/answered';
 import { RoleButton } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
 import { Choice, SelectField, TextField } from '../../parts/field';
@@ -13,8 +16,9 @@ import { plural } from '../../parts/format';
 import { Panel, Screen } from '../../parts/layout';
 import { Empty, Loaded } from '../../parts/states';
 import { Status } from '../../parts/status';
-import { Ago, At } from '../../parts/time';
+import { Ago, At, useNow } from '../../parts/time';
 import { fail, say } from '../../parts/toast';
+import { groupsOf, type AlertGroup } from './groups';
 
 const SHOWN_MAX = 200;
 
@@ -28,13 +32,15 @@ export function AlertsScreen() {
   return (
     <Screen
       title="Alerts"
-      intro={`Each node has its own alerts and silences; these belong to ${cluster.data?.node ?? 'this node'}.`}
+      status={query.data ? <Answered nodes={query.data.nodes} /> : null}
+      intro={`The alerts of all nodes. Silences and acknowledgements belong to one node: silences are those of ${cluster.data?.node ?? 'this node'}.`}
     >
       <Silences />
       <Loaded query={query} what="alerts" rows={8}>
-        {(all) => {
-          const open = all.filter(isOpen);
-          const acknowledged = all.filter((a) => a.acknowledged_by !== null);
+        {(data) => {
+          const all = groupsOf(data.items);
+          const open = all.filter((group) => group.open);
+          const acknowledged = all.filter((group) => !group.open && group.latest.acknowledged_by !== null);
           const items = show === 'all' ? all : show === 'acknowledged' ? acknowledged : open;
           return (
             <>
@@ -48,21 +54,28 @@ export function AlertsScreen() {
                   options={[
                     { value: 'open', label: 'Open', n: open.length },
                     { value: 'acknowledged', label: 'Acknowledged', n: acknowledged.length },
-                    { value: 'all', label: 'All, resolved ones too', n: all.length },
+                    { value: 'all', label: 'All, including resolved', n: all.length },
                   ]}
                 />
               </div>
               {items.length === 0 ? (
-                <Empty title={show === 'open' ? 'No open alert.' : 'No alert.'}>
-                  Alerts about unreachable members, a lost majority, evictions and other problems appear here.
+                <Empty title={`No ${show === 'open' ? 'open ' : ''}alerts${data.complete ? '.' : ' known.'}`}>
+                  <Answered nodes={data.nodes} />
                 </Empty>
               ) : (
                 <ul className="cards">
-                  {items.slice(0, SHOWN_MAX).map((a) => (
-                    <AlertCard key={String(a.id)} alert={a} onSilence={() => setSilencing(a.type)} />
+                  {items.slice(0, SHOWN_MAX).map((group) => (
+                    <AlertCard
+                      key={`${group.latest.node} ${group.latest.id}`}
+                      group={group}
+                      nodes={data.nodes}
+                      own={cluster.data?.node ?? null}
+                      onSilence={() => setSilencing(group.latest.type)}
+                    />
                   ))}
                 </ul>
               )}
+              {data.left_out > 0 ? <p className="muted">{plural(data.left_out, 'active alert')} beyond the newest 200 of a node not shown.</p> : null}
               {items.length > SHOWN_MAX ? <p className="muted">{plural(items.length - SHOWN_MAX, 'older alert')} not shown.</p> : null}
             </>
           );
@@ -73,21 +86,45 @@ export function AlertsScreen() {
   );
 }
 
-const SEVERITY = { critical: ['bad', 'Critical'], warning: ['warn', 'Warning'], info: ['info', 'Info'] } as const;
+const SEVERITY = { critical: ['bad', 'Critical'], warning: ['warn', 'Warning'] } as const;
 
-function AlertCard({ alert, onSilence }: { alert: Alert; onSilence: () => void }) {
+/** Where a request about an alert of `node` goes; null if this page cannot reach that node. */
+export function baseOf(node: string, own: string | null, nodes: ClusterAlerts['nodes']): string | null {
+  if (node === own) return '';
+  const url = peerUrl(nodes.find((n) => n.name === node)?.http_addr ?? '');
+  return url !== null && bearerToken() !== null && knownBases().includes(url) ? url : null;
+}
+
+function AlertCard({
+  group,
+  nodes,
+  own,
+  onSilence,
+}: {
+  group: AlertGroup;
+  nodes: ClusterAlerts['nodes'];
+  own: string | null;
+  onSilence: () => void;
+}) {
   const queries = useQueryClient();
-  const [tone, text] = SEVERITY[alert.severity as keyof typeof SEVERITY] ?? (['muted', alert.severity] as const);
+  const alert = group.latest;
+  const [tone, text] = SEVERITY[alert.severity];
+  const open = group.all.filter((a) => a.acknowledged_by === null);
+  const away = group.nodes.filter((node) => baseOf(node, own, nodes) === null);
+  const same = (a: Alert) => open.some((one) => one.node === a.node && one.id === a.id);
   const mark = (by: string | null) =>
-    queries.setQueryData<Alert[]>(keys.alerts(), (all) =>
-      all?.map((a) => (a.id === alert.id ? { ...a, acknowledged_by: by } : a)),
+    queries.setQueryData<ClusterAlerts>(keys.alerts(), (all) =>
+      all && { ...all, items: all.items.map((a) => (same(a) ? { ...a, acknowledged_by: by } : a)) },
     );
   // The mark is shown immediately. If the server refuses, it is removed again.
   const ack = async () => {
     const state = session.get();
     mark(state.phase === 'signed-in' ? state.me.user : 'you');
     try {
-      await acknowledge(alert.id);
+      for (const one of open) {
+        const base = baseOf(one.node, own, nodes);
+        await acknowledge(one.id, base || undefined);
+      }
     } catch (error) {
       mark(null);
       fail('The alert could not be acknowledged', error);
@@ -104,7 +141,7 @@ function AlertCard({ alert, onSilence }: { alert: Alert; onSilence: () => void }
         {alert.state === 'active' ? <span className="tag">active</span> : null}
         {alert.silenced ? <span className="tag">silenced</span> : null}
         <span className="muted num card-end">
-          <Ago at={alert.time_ms} />
+          {group.nodes.join(', ')} · <Ago at={alert.time_ms} />
         </span>
       </div>
       <p className="card-text">{alert.message}</p>
@@ -134,7 +171,12 @@ function AlertCard({ alert, onSilence }: { alert: Alert; onSilence: () => void }
             Acknowledged by {alert.acknowledged_by}
           </Status>
         ) : alert.state === 'resolved' ? null : (
-          <RoleButton needs="operator" icon="check" onClick={() => void ack()}>
+          <RoleButton
+            needs="operator"
+            icon="check"
+            reason={away.length > 0 ? `Open the dashboard of ${names(away)} to acknowledge it: each node has its own alerts.` : null}
+            onClick={() => void ack()}
+          >
             Acknowledge
           </RoleButton>
         )}
@@ -149,7 +191,8 @@ function AlertCard({ alert, onSilence }: { alert: Alert; onSilence: () => void }
 function Silences() {
   const query = useQuery(silencesQuery());
   const queries = useQueryClient();
-  const items = (query.data ?? []).filter((s) => s.until_ms > Date.now());
+  const now = useNow();
+  const items = (query.data ?? []).filter((s) => s.until_ms > now);
   if (items.length === 0) return null;
   return (
     <Panel title="Silenced" flush>
@@ -169,7 +212,7 @@ function Silences() {
                     say(`Alerts of type ${s.type} are sent again.`, {
                       undo: {
                         act: async () => {
-                          await silence(s.type, Math.max(1_000, s.until_ms - Date.now()), s.reason);
+                          await silence(s.type, Math.max(1_000, s.until_ms - clusterNow()), s.reason);
                           await queries.invalidateQueries({ queryKey: keys.silences() });
                         },
                         done: `${s.type} is silenced again.`,

@@ -9,7 +9,9 @@ import type { AuditRecord } from '../../api/types';
 import { Button } from '../../parts/button';
 import { CopyButton } from '../../parts/copy';
 import { Sheet } from '../../parts/dialog';
+import { saveFile } from '../../parts/download';
 import { TextField, SelectField } from '../../parts/field';
+import { OPENS_SHEET, useCloseSheet } from '../../parts/sheet-history';
 import { count, plural } from '../../parts/format';
 import { Facts, Screen } from '../../parts/layout';
 import { Empty, Failed, Loading } from '../../parts/states';
@@ -51,25 +53,24 @@ function from(r: AuditRecord): string {
 export function AuditScreen() {
   const search = useSearch({ from: '/audit' });
   const navigate = useNavigate();
-  const [picked, setPicked] = useState<AuditRecord | null>(null);
+  const closeSheet = useCloseSheet();
   const [form, setForm] = useState({ user: search.user ?? '', action: search.action ?? '', object: search.object ?? '' });
   useEffect(() => {
+    const next = {
+      user: form.user.trim() || undefined,
+      action: form.action.trim() || undefined,
+      object: form.object.trim() || undefined,
+    };
+    if (next.user === search.user && next.action === search.action && next.object === search.object) return;
     const timer = setTimeout(() => {
-      void navigate({
-        to: '/audit',
-        search: {
-          user: form.user.trim() || undefined,
-          action: form.action.trim() || undefined,
-          object: form.object.trim() || undefined,
-          outcome: search.outcome,
-        },
-        replace: true,
-      });
+      void navigate({ to: '/audit', search: { ...next, outcome: search.outcome }, replace: true });
     }, 250);
     return () => clearTimeout(timer);
-  }, [form, navigate, search.outcome]);
-  const query = useInfiniteQuery(auditQuery(search));
+  }, [form, navigate, search.outcome, search.user, search.action, search.object]);
+  const { seq, ...filter } = search;
+  const query = useInfiniteQuery(auditQuery(filter));
   const rows = useMemo(() => (query.data?.pages ?? []).flatMap((p) => p.items), [query.data]);
+  const picked = rows.find((r) => String(r.seq) === seq);
   const { fetchNextPage, hasNextPage, isFetchingNextPage } = query;
   const nearEnd = useCallback(() => {
     if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
@@ -99,9 +100,9 @@ export function AuditScreen() {
           rows={rows}
           columns={COLUMNS}
           rowKey={(r) => String(r.seq)}
-          open={setPicked}
+          open={(r) => void navigate({ to: '/audit', search: { ...search, seq: String(r.seq) }, ...OPENS_SHEET })}
           nearEnd={nearEnd}
-          empty={<Empty title="No record found." />}
+          empty={<Empty title="No records found." />}
           foot={`${plural(rows.length, 'record')}${hasNextPage ? ' loaded; more as you scroll' : ''}`}
         />
       ) : query.error ? (
@@ -109,8 +110,18 @@ export function AuditScreen() {
       ) : (
         <Loading what="the audit log" rows={12} />
       )}
-      <Sheet open={picked !== null} onClose={() => setPicked(null)} title={`Record ${picked?.seq ?? ''}`}>
-        {picked ? <Record record={picked} /> : null}
+      <Sheet
+        open={search.seq !== undefined}
+        onClose={() =>
+          closeSheet(() => void navigate({ to: '/audit', search: { ...search, seq: undefined }, replace: true }))
+        }
+        title={`Record ${search.seq ?? ''}`}
+      >
+        {picked ? (
+          <Record record={picked} />
+        ) : (
+          <Empty title="This record is not among those that are loaded.">Change the filters, or scroll to it.</Empty>
+        )}
       </Sheet>
     </Screen>
   );
@@ -156,11 +167,11 @@ function Chain() {
         <Badge tone="warn">Not verified: {asProblem(query.error).body.title}</Badge>
       ) : v?.ok ? (
         <Badge tone="good">
-          Chain of {count(v.records)} verified
-          {v.records < v.next_seq ? `, ${count(v.next_seq - v.records)} older ones were dropped` : ''}
+          Hash chain of {count(v.records)} records verified
+          {v.records < v.next_seq ? `; ${count(v.next_seq - v.records)} older records were deleted` : ''}
         </Badge>
       ) : v ? (
-        <Badge tone="bad">Chain broken at record {v.first_bad_seq ?? '?'}</Badge>
+        <Badge tone="bad">Hash chain broken at record {v.first_bad_seq ?? '?'}</Badge>
       ) : null}
       <Button kind="quiet" onClick={() => void query.refetch()}>
         Verify again
@@ -175,12 +186,7 @@ function Export() {
     setBusy(true);
     try {
       const response = await send('/audit/export', { headers: { accept: 'application/x-ndjson' }, timeoutMs: 120_000 });
-      const url = URL.createObjectURL(await response.blob());
-      const link = document.createElement('a');
-      link.href = url;
-      link.download = 'maxine-audit.ndjson';
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(url), 60_000);
+      saveFile(await response.blob(), 'maxine-audit.ndjson');
       say('The audit log is saved.', { detail: 'Check it with: maxine audit verify maxine-audit.ndjson --cluster' });
     } catch (error) {
       fail('The audit log could not be exported', error);

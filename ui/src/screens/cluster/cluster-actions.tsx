@@ -8,6 +8,7 @@ import type { ClusterStatus } from '../../api/types';
 import { RoleButton, useDenied } from '../../parts/button';
 import { Command } from '../../parts/copy';
 import { Confirm } from '../../parts/dialog';
+import { saveFile } from '../../parts/download';
 import { TextField } from '../../parts/field';
 import { bytes } from '../../parts/format';
 import { Icon } from '../../parts/icons';
@@ -20,7 +21,7 @@ export function ClusterActions({ status }: { status: ClusterStatus }) {
   const denied = useDenied('admin');
   const queries = useQueryClient();
   const close = () => setWhat(null);
-  const notRaft = status.raft ? null : `Not in ${status.backend} mode.`;
+  const notRaft = status.raft ? null : `Not available in ${status.backend} mode.`;
   return (
     <>
       <RoleButton needs="admin" icon="download" onClick={() => setWhat('backup')}>
@@ -55,13 +56,13 @@ export function ClusterActions({ status }: { status: ClusterStatus }) {
         verb="Take and download"
         effect={
           <p>
-            {status.node} writes its whole state into one file, which this browser saves. It holds users' password
-            hashes and signing keys: keep it secret. The cluster continues to work during the backup.
+            {status.node} writes its whole state into one file, which this browser saves. It contains password hashes
+            and signing keys: keep it secret. The cluster keeps working during the backup.
           </p>
         }
         act={async () => {
           const { blob, index, name } = await takeBackup();
-          save(blob, name);
+          saveFile(blob, name);
           say(`Backup at index ${index}, ${bytes(blob.size)}.`, { detail: name });
         }}
       />
@@ -70,7 +71,7 @@ export function ClusterActions({ status }: { status: ClusterStatus }) {
         onClose={close}
         title="Take a snapshot now?"
         verb="Take a snapshot"
-        effect={<p>{status.node} writes a snapshot and drops the log before it. It happens by itself now and then.</p>}
+        effect={<p>{status.node} writes a snapshot and deletes the log before it. This also happens automatically.</p>}
         act={async () => {
           await takeSnapshot();
           say(`${status.node} has taken a snapshot.`);
@@ -84,8 +85,8 @@ export function ClusterActions({ status }: { status: ClusterStatus }) {
         verb="Transfer"
         effect={
           <p>
-            {status.leadership.leader ?? 'The leader'} hands over to the node that is furthest along. Changes wait for a
-            moment; discovery and the proxy go on.
+            The most up-to-date node takes over from {status.leadership.leader ?? 'the leader'}. Writes pause briefly. Discovery
+            and the proxy continue.
           </p>
         }
         act={async () => {
@@ -102,15 +103,6 @@ export function ClusterActions({ status }: { status: ClusterStatus }) {
   );
 }
 
-function save(blob: Blob, name: string): void {
-  const url = URL.createObjectURL(blob);
-  const link = document.createElement('a');
-  link.href = url;
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(url), 60_000);
-}
-
 function AddNode({ open, onClose, status }: { open: boolean; onClose: () => void; status: ClusterStatus }) {
   const taken = status.raft?.members ?? [];
   const next = Math.max(0, ...taken.map((m) => m.id)) + 1;
@@ -123,7 +115,7 @@ function AddNode({ open, onClose, status }: { open: boolean; onClose: () => void
     : taken.some((m) => m.id === id)
       ? `The id ${id} is taken.`
       : !form.peer_addr || !form.http_addr
-        ? 'Fill in both addresses.'
+        ? 'Enter both addresses.'
         : null;
   const set = (field: keyof typeof form) => (e: { target: { value: string } }) =>
     setForm((f) => ({ ...f, [field]: e.target.value }));
@@ -137,9 +129,8 @@ function AddNode({ open, onClose, status }: { open: boolean; onClose: () => void
       effect={
         <>
           <p>
-            It first receives the log as a learner, without a vote. Promote it once it has caught up. It must be
-            running and waiting to join, with an empty data directory and, where the cluster uses TLS, a certificate for
-            its id:
+            It starts as a learner: it receives the log, but has no vote. Promote it once it has caught up. Start it first,
+            with an empty data directory and, if the cluster uses TLS, a certificate for its id:
           </p>
           <Command
             label="Start the node"

@@ -1,6 +1,8 @@
 /** The cluster: its nodes, present and earlier leaders, what each node reports, and the actions of an admin. */
 import { useQuery } from '@tanstack/react-query';
+import { connection } from '../../api/connection';
 import { clusterQuery, nodesQuery } from '../../api/queries';
+import { useStore } from '../../api/store';
 import type { ClusterStatus } from '../../api/types';
 import { bytes, count, duration } from '../../parts/format';
 import { Facts, Panel, Screen } from '../../parts/layout';
@@ -18,7 +20,8 @@ import { SuspendedExpiry } from './suspended-expiry';
 export function ClusterScreen() {
   const query = useQuery(clusterQuery());
   const nodes = useQuery(nodesQuery());
-  const health = query.data ? clusterHealth(query.data, nodes.data) : null;
+  const led = useStore(connection).leader === 'known';
+  const health = query.data ? clusterHealth(query.data, nodes.data, led) : null;
   return (
     <Screen
       title="Cluster"
@@ -36,9 +39,8 @@ export function ClusterScreen() {
             ) : (
               <Panel title="Nodes">
                 <p>
-                  The commands are ordered by <b>{status.backend}</b>: there is no membership to show, and nothing to add
-                  or remove. This node is <code>{status.node}</code>
-                  {status.leadership.is_leader ? ' and carries the leader’s duties.' : '.'}
+                  This cluster uses <b>{status.backend}</b> as its backend, so it has no list of members to show or change. This node is <code>{status.node}</code>
+                  {status.leadership.is_leader ? ' and is the leader.' : '.'}
                 </p>
               </Panel>
             )}
@@ -62,7 +64,7 @@ function Tolerance({ status }: { status: ClusterStatus }) {
     return (
       <p className="lead">
         <Status tone="bad">
-          No majority: {t.majority} of {t.voters} voters are needed, {t.there} reachable. Writes are refused; lookups continue.
+          No majority: {t.there} of {t.voters} voters reachable, {t.majority} needed. Writes are refused. Look-ups continue.
         </Status>
       </p>
     );
@@ -71,21 +73,21 @@ function Tolerance({ status }: { status: ClusterStatus }) {
     return (
       <p className="lead">
         <Status tone="bad">
-          This node knows no leader: writes are refused until {t.majority} of {t.voters} voters can reach each other. Look-ups continue.
+          This node knows no leader. Writes are refused until {t.majority} of {t.voters} voters can reach each other. Look-ups continue.
         </Status>
       </p>
     );
   }
-  const more = t.more === 1 ? 'One more node may fail' : `${t.more} more nodes may fail`;
+  const more = t.more === 1 ? 'One more node can fail' : `${t.more} more nodes can fail`;
   return (
     <p className="lead">
       {t.more > 0 ? (
-        <Status tone="good">{more} without losing writes or service.</Status>
+        <Status tone="good">{more} without loss of writes or service.</Status>
       ) : t.voters === 1 ? (
-        <Status tone="info">A single node: if it fails, the service stops. Add two more nodes to survive the loss of one.</Status>
+        <Status tone="info">Single node: if it fails, the service stops. Add two nodes to tolerate the failure of one.</Status>
       ) : (
         <Status tone="warn">
-          No further node may fail: {t.there} of {t.voters} are {t.certain ? '' : 'known to be '}reachable, {t.majority} are needed.
+          No more nodes can fail: {t.there} of {t.voters} voters {t.certain ? '' : 'known to be '}reachable, {t.majority} needed.
         </Status>
       )}
     </p>
@@ -106,7 +108,7 @@ function ThisNode({ status }: { status: ClusterStatus }) {
         items={[
           ['Version', <span key="v" className="mono">{status.version}</span>],
           ['State version', stateVersion(status.state_version)],
-          ['Up for', duration(status.uptime_ms)],
+          ['Uptime', duration(status.uptime_ms)],
           ['State index', <N key="i" n={status.index} />],
           ...(raft
             ? ([
@@ -136,7 +138,7 @@ function ThisNode({ status }: { status: ClusterStatus }) {
             ? ([
                 ['Leader’s duties', status.grant.holder],
                 ['Fence', <N key="f" n={status.grant.fence} />],
-                ['Held since', <Ago key="g" at={status.grant.since_ms} />],
+                ['Leader since', <Ago key="g" at={status.grant.since_ms} />],
               ] as const)
             : []),
         ]}

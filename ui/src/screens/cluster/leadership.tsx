@@ -1,6 +1,7 @@
 /** The leaders over time, why they changed, and when no write could be acknowledged. */
 import { useQuery } from '@tanstack/react-query';
 import { useEffect, useMemo } from 'react';
+import { clusterNow } from '../../api/clock';
 import { connection } from '../../api/connection';
 import { leadershipQuery } from '../../api/queries';
 import { createStore, useStore } from '../../api/store';
@@ -35,9 +36,10 @@ connection.subscribe(() => {
   gaps.set((seen) => {
     const open = seen.at(-1);
     if (leader === 'unknown' && leaderLostAt !== null && (!open || open.to !== null)) {
-      return [...seen.slice(1 - GAPS_MAX), { from: leaderLostAt, to: null }];
+      // The page has timed this with the browser's clock.
+      return [...seen.slice(1 - GAPS_MAX), { from: leaderLostAt + clusterNow() - Date.now(), to: null }];
     }
-    if (leader === 'known' && open?.to === null) return [...seen.slice(0, -1), { ...open, to: Date.now() }];
+    if (leader === 'known' && open?.to === null) return [...seen.slice(0, -1), { ...open, to: clusterNow() }];
     return seen;
   });
 });
@@ -76,7 +78,7 @@ export function Leadership({ status }: { status: ClusterStatus }) {
     <Panel title="Leadership" aside={`term ${count(status.leadership.term)}`}>
       <Loaded query={query} what="the leadership history" rows={3}>
         {(grants) =>
-          grants.length === 0 ? <Empty title="No change of leadership is recorded." /> : <History grants={grants} seen={seen} led={status.leadership.leader !== null} />
+          grants.length === 0 ? <Empty title="No leader changes recorded." /> : <History grants={grants} seen={seen} led={status.leadership.leader !== null} />
         }
       </Loaded>
     </Panel>
@@ -178,12 +180,12 @@ function History({ grants, seen, led }: { grants: readonly LeadershipGrant[]; se
 }
 
 const CAUSES: Record<LeadershipCause, (g: LeadershipGrant) => string> = {
-  first: () => 'The oldest change that is kept',
+  first: () => 'Oldest recorded change',
   transfer: (g) => `Transferred${g.from ? ` by ${g.from}` : ''}, requested by ${g.by ?? 'an admin'}`,
-  handover: (g) => `${g.from ?? 'The previous leader'} gave up leadership, as a node does when it is stopped`,
-  silence: (g) => `${g.from ?? 'The previous leader'} sent no more messages`,
-  regained: () => 'Became leader again after it had lost its majority',
-  unknown: (g) => `Elected; it does not know how the leadership of ${g.from ?? 'the one before'} ended`,
+  handover: (g) => `${g.from ?? 'The previous leader'} stepped down, as a node does when it is stopped`,
+  silence: (g) => `${g.from ?? 'The previous leader'} stopped responding`,
+  regained: () => 'Leader again, after it had lost its majority',
+  unknown: (g) => `Elected; it is not known why the leadership of ${g.from ?? 'the previous leader'} ended`,
 };
 
 export function causeOf(grant: LeadershipGrant): string {

@@ -6,7 +6,7 @@ import { keys, nodesQuery } from '../../api/queries';
 import type { ClusterNode, ClusterStatus, Member, RaftStatus } from '../../api/types';
 import { RoleButton } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
-import { bytes, count, duration } from '../../parts/format';
+import { bytes, count, duration, plural } from '../../parts/format';
 import { Panel } from '../../parts/layout';
 import { Status } from '../../parts/status';
 import { say } from '../../parts/toast';
@@ -25,19 +25,19 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
   const logEnds = [raft.last_log_index, ...(nodes.data ?? []).map((n) => n.report?.log?.last_log_index)];
   const longestLog = logEnds.reduce<number | null>((end, next) => (next == null ? end : Math.max(end ?? next, next)), null);
   return (
-    <Panel title="Nodes" aside={`${voters} voting`} flush>
+    <Panel title="Nodes" aside={plural(voters, 'voter')} flush>
       <div className="scroll-x" role="region" aria-label="Nodes" tabIndex={0}>
         <table className="plain">
           <thead>
             <tr>
               <th scope="col">Node</th>
               <th scope="col">Role</th>
-              <th scope="col">Link</th>
+              <th scope="col">Status</th>
               <th scope="col" className="end">
                 Term
               </th>
               <th scope="col" className="end">
-                Last log
+                Last entry
               </th>
               <th scope="col" className="end">
                 Applied
@@ -77,7 +77,7 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
                   {m.voter && !m.leader ? (
                     <RoleButton
                       needs="admin"
-                      reason={reachOf(status, m, nodes.data) === 'cut-off' ? 'It cannot be reached.' : null}
+                      reason={reachOf(status, m, nodes.data) === 'cut-off' ? 'The node is unreachable.' : null}
                       onClick={() => setAsked({ what: 'transfer', member: m })}
                     >
                       Make leader<span className="sr"> {m.name}</span>
@@ -86,7 +86,7 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
                   {m.voter ? null : (
                     <RoleButton
                       needs="admin"
-                      reason={reachOf(status, m, nodes.data) === 'cut-off' ? 'It cannot be reached.' : null}
+                      reason={reachOf(status, m, nodes.data) === 'cut-off' ? 'The node is unreachable.' : null}
                       onClick={() => setAsked({ what: 'promote', member: m })}
                     >
                       Promote<span className="sr"> {m.name}</span>
@@ -112,10 +112,10 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
 }
 
 function Link({ reach }: { reach: Reach }) {
-  if (reach === 'here') return <Status tone="good">Here</Status>;
-  if (reach === 'reached') return <Status tone="good">Reached</Status>;
-  if (reach === 'cut-off') return <Status tone="bad">Cut off</Status>;
-  return <Status tone="muted">Asking</Status>;
+  if (reach === 'here') return <Status tone="good">Up</Status>;
+  if (reach === 'reached') return <Status tone="good">Up</Status>;
+  if (reach === 'cut-off') return <Status tone="bad">Unreachable</Status>;
+  return <Status tone="muted">Checking</Status>;
 }
 
 function Figures({ member: m, node, longestLog }: { member: Member; node: ClusterNode | undefined; longestLog: number | null }) {
@@ -173,8 +173,8 @@ function MemberDialogs({
         verb="Transfer leadership"
         effect={
           <p>
-            {status.leadership.leader ?? 'The leader'} hands over to <b>{m.name}</b>. Changes wait for a moment, usually
-            well under a second; discovery and the proxy go on throughout.
+            <b>{m.name}</b> takes over from {status.leadership.leader ?? 'the leader'}. Writes pause briefly, usually for
+            well under a second. Discovery and the proxy continue.
           </p>
         }
         act={async () => {
@@ -195,13 +195,13 @@ function MemberDialogs({
         verb="Promote"
         effect={
           <p>
-            The leader asks it first: it must answer and have nearly all of the log. It then counts for the majority:{' '}
-            {voters + 1} voters, of which {Math.floor(voters / 2)} may fail.
+            It must be reachable and have nearly all of the log. It then counts toward the majority: {voters + 1} voters, of
+            which {Math.floor(voters / 2)} can fail.
           </p>
         }
         act={async () => {
           await promoteMember(m.id);
-          say(`${m.name} has a vote.`);
+          say(`${m.name} is a voter.`);
           await refresh();
         }}
       />
@@ -216,10 +216,10 @@ function MemberDialogs({
           <>
             <p>
               <b>{m.name}</b> is removed from the cluster. {after} {after === 1 ? 'voter remains' : 'voters remain'}, of which{' '}
-              <b>{Math.max(0, Math.floor((after - 1) / 2))}</b> may fail without losing writes.
+              <b>{Math.max(0, Math.floor((after - 1) / 2))}</b> can fail without loss of writes.
             </p>
             <p>
-              Its id is never used again: stop the node and delete its data. To use the machine again, add it as a new node
+              Stop the node and delete its data: its id cannot be used again. To use the machine again, add it as a new node
               with a new id. The removal is refused if no majority of the remaining voters can be reached.
             </p>
           </>

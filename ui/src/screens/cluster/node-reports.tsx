@@ -36,7 +36,7 @@ export function NodeReports() {
   const reports = (query.data ?? []).flatMap((n) => (n.report ? [n.report] : []));
   const wrong = disagreements(reports);
   return (
-    <Panel title="What each node reports" aside={query.data ? `${reports.length} of ${query.data.length} answer` : null} flush>
+    <Panel title="What each node reports" aside={query.data ? `${reports.length} of ${query.data.length} nodes answered` : null} flush>
       {wrong.map((text) => (
         <div key={text} className="pad">
           <Note tone="bad">{text}</Note>
@@ -70,7 +70,7 @@ export function NodeReports() {
       </Loaded>
       {reports.length > 1 && wrong.length === 0 ? (
         <p className="pad">
-          <Status tone="good">No split: there is at most one leader, and nodes at equal indexes have equal histories.</Status>
+          <Status tone="good">No split brain: there is at most one leader, and nodes at the same index have the same history.</Status>
         </p>
       ) : null}
     </Panel>
@@ -85,7 +85,7 @@ function Row({ node: n }: { node: ClusterNode }) {
       {r ? (
         <>
           <td>
-            {r.leader ? <span className="mono">{r.leader}</span> : <Status tone="warn">nobody</Status>}
+            {r.leader ? <span className="mono">{r.leader}</span> : <Status tone="warn">none</Status>}
             {r.is_leader ? <span className="tag">itself</span> : null}
             {r.staleness_ms === null ? <span className="tag">age unknown</span> : null}
             {r.staleness_ms !== null && r.staleness_ms > STALE_MS ? (
@@ -100,7 +100,7 @@ function Row({ node: n }: { node: ClusterNode }) {
         </>
       ) : (
         <td colSpan={4}>
-          <Status tone="bad">does not answer</Status> <span className="muted">{n.problem}</span>
+          <Status tone="bad">no answer</Status> <span className="muted">{n.problem}</span>
         </td>
       )}
     </tr>

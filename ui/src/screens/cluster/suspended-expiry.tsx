@@ -14,8 +14,8 @@ export function SuspendedExpiry({ status }: { status: ClusterStatus }) {
   const queries = useQueryClient();
   return (
     <Note tone="warn">
-      <strong>Expiry is suspended.</strong> An implausible share of the fleet went silent at once; its instances are kept
-      until they are heard from again.{' '}
+      <strong>Expiry is suspended.</strong> A large share of all instances went silent at the same time. They stay registered
+      until they send heartbeats again.{' '}
       <RoleButton
         needs="operator"
         reason={status.leadership.is_leader ? null : `Only the leader can do this: open ${status.leadership.leader ?? 'it'}.`}
@@ -31,8 +31,8 @@ export function SuspendedExpiry({ status }: { status: ClusterStatus }) {
         verb="Expire them"
         effect={
           <p>
-            Every instance whose lease has run out is removed and gets no more traffic. If they are alive and only cannot
-            reach Maxine, their callers lose them until they register again. It cannot be undone.
+            Every instance whose lease has run out is removed and gets no more traffic. If they are alive but cannot
+            reach Maxine, callers cannot use them until they register again. This cannot be undone.
           </p>
         }
         act={async () => {

@@ -1,7 +1,8 @@
 /** The fields of the configuration with their limits. Fields that this page does not know are kept unchanged. */
 import type { RuntimeConfig, Strategy } from '../../api/types';
 import { useDenied } from '../../parts/button';
-import { SelectField, TextField, Toggle } from '../../parts/field';
+import { SelectField, TextField } from '../../parts/field';
+import { Toggle } from '../../parts/toggle';
 import { STRATEGIES } from '../service/names';
 
 const TTL_S_MAX = 34_560_000;
@@ -33,7 +34,7 @@ export function ConfigForm({ config, onChange }: { config: RuntimeConfig; onChan
         </SelectField>
         <SelectField
           label="Discovery answers"
-          hint="For requests that do not choose."
+          hint="If the request does not choose."
           value={config.discovery_mode}
           onChange={(e) => set({ discovery_mode: e.target.value as RuntimeConfig['discovery_mode'] })}
         >
@@ -42,7 +43,7 @@ export function ConfigForm({ config, onChange }: { config: RuntimeConfig; onChan
         </SelectField>
         <TextField
           label="Time to live, seconds"
-          hint="For registrations without their own."
+          hint="For registrations that set none."
           type="number"
           inputMode="numeric"
           min={1}

@@ -17,7 +17,7 @@ export function ConfigHistory({ now, onBack }: { now: Revised<RuntimeConfig>; on
       <Loaded query={query} what="the history" rows={3}>
         {(revisions) =>
           revisions.length === 0 ? (
-            <Empty title="Nobody has changed the configuration.">The defaults apply. Each change will be listed here.</Empty>
+            <Empty title="No changes yet.">The defaults apply. Each change is listed here.</Empty>
           ) : (
             <div className="scroll-x" role="region" aria-label="History" tabIndex={0}>
               <table className="plain">
@@ -116,7 +116,7 @@ export interface FieldChange {
 
 /** The fields in which two configurations differ, in the order of their names. */
 export function changesOf(from: RuntimeConfig, to: RuntimeConfig): FieldChange[] {
-  const fields = [...new Set([...Object.keys(from), ...Object.keys(to)])].sort();
+  const fields = ([...new Set([...Object.keys(from), ...Object.keys(to)])] as (keyof RuntimeConfig)[]).sort();
   const text = (value: unknown) => (typeof value === 'string' ? value : JSON.stringify(value) ?? 'none');
   return fields
     .map((field) => ({ field, from: text(from[field]), to: text(to[field]) }))

@@ -16,7 +16,7 @@ import { ConfigHistory } from './config-history';
 export function ConfigScreen() {
   const query = useQuery(configQuery());
   return (
-    <Screen title="Configuration" intro="Replicated: a change applies on every node immediately, without a restart.">
+    <Screen title="Configuration" intro="Settings of the whole cluster. A change applies on every node immediately, without a restart.">
       <Loaded query={query} what="the configuration" rows={8}>
         {(stored) => <Editor stored={stored} />}
       </Loaded>
@@ -53,7 +53,7 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
   const change = async (config: RuntimeConfig, text: string) => {
     const previous = base.value;
     const revision = await put(config, base.revision);
-    say(`${text} as revision ${revision}.`, {
+    say(`${text} (revision ${revision}).`, {
       undo: { act: () => put(previous, revision), done: 'The previous configuration applies again.' },
     });
   };
@@ -103,18 +103,18 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
         title="Apply this configuration?"
         verb="Apply"
         effect={<p>It applies on every node immediately. Instances keep the time to live with which they registered.</p>}
-        act={() => change(draft, 'The configuration applies')}
+        act={() => change(draft, 'Configuration applied')}
       >
         <Diff label="Change of the configuration" before={before} after={after} />
       </Confirm>
       <Confirm
         open={back !== null}
         onClose={() => setBack(null)}
-        title={`Go back to revision ${back?.revision ?? ''}?`}
+        title={`Roll back to revision ${back?.revision ?? ''}?`}
         verb="Roll back"
         effect={<p>The values of that revision apply on every node immediately, as a new revision.</p>}
         act={async () => {
-          if (back) await change(back.config, `Revision ${back.revision} applies again,`);
+          if (back) await change(back.config, `Rolled back to revision ${back.revision}`);
         }}
       >
         {back ? <Diff label="Change by rolling back" before={before} after={stable(back.config)} /> : null}

@@ -3,6 +3,7 @@ import { queryOptions, useQuery } from '@tanstack/react-query';
 import { Link, useNavigate } from '@tanstack/react-router';
 import { useEffect, useMemo, useRef, useState } from 'react';
 import { call } from '../../api/client';
+import { clusterNow } from '../../api/clock';
 import { clusterQuery, servicesQuery, tracesQuery } from '../../api/queries';
 import type { ServiceSummary, TraceEntry } from '../../api/types';
 import { Choice } from '../../parts/field';
@@ -45,7 +46,7 @@ export function DependenciesScreen() {
   const services = useQuery(servicesQuery());
   // In a narrow window too little of a graph would be visible.
   const [mode, setMode] = useState<'graph' | 'table'>(() => (window.innerWidth < 560 ? 'table' : 'graph'));
-  const [since] = useState(() => Date.now());
+  const [since] = useState(clusterNow);
   const seen = useKept(traces.data, traceKey);
   const lookups = useKept(events.data, eventKey);
   const edges = useMemo(() => edgesOf(seen, lookups), [seen, lookups]);
@@ -56,13 +57,13 @@ export function DependenciesScreen() {
   return (
     <Screen
       title="Dependencies"
-      intro={`Services reached through ${cluster.data?.node ?? 'this node'}, from its latest requests and the events since ${clock(since)}. Callers are shown by their address.`}
+      intro={`Services reached through ${cluster.data?.node ?? 'this node'}, from its latest requests and the look-ups since ${clock(since)}. Callers are shown by their address.`}
     >
       <Loaded query={traces} what="requests" rows={8}>
         {() =>
           edges.length === 0 ? (
-            <Empty title="No recent call through this node.">
-              Calls through the proxy, the redirect or resolve appear here as they happen.
+            <Empty title="No recent calls through this node.">
+              Look-ups and proxied requests appear here as they happen.
             </Empty>
           ) : (
             <>
@@ -250,7 +251,7 @@ function EdgeTable({ edges }: { edges: readonly Edge[] }) {
             <tr>
               <th scope="col">Service</th>
               <th scope="col">Caller</th>
-              <th scope="col">By</th>
+              <th scope="col">Kind</th>
               <th scope="col" className="end">
                 Calls
               </th>
@@ -259,9 +260,9 @@ function EdgeTable({ edges }: { edges: readonly Edge[] }) {
                 p50
               </th>
               <th scope="col" className="end">
-                99 % within
+                p99
               </th>
-              <th scope="col">Instances reached</th>
+              <th scope="col">Instances</th>
             </tr>
           </thead>
           <tbody>

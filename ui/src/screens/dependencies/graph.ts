@@ -1,6 +1,6 @@
 /** Builds the graph of calls from the events and traces of one node. Pure functions. */
 import type { TraceEntry } from '../../api/types';
-import { subjectOf } from '../traces/about';
+import { isCall } from '../traces/about';
 
 /** An event of the compatible audit feed, with the fields that the graph needs. */
 export interface LookupEvent {
@@ -16,7 +16,7 @@ export interface LookupEvent {
 export interface Edge {
   /** The caller's address, without its port. */
   caller: string;
-  /** The ways of the calls: proxy, redirect, or native resolve. */
+  /** The kinds of the calls: forwarded by the proxy, or looked up. */
   vias: Set<Via>;
   namespace: string;
   service: string;
@@ -28,9 +28,7 @@ export interface Edge {
   targets: Map<string, number>;
 }
 
-export type Via = 'Proxy' | 'Redirect' | 'Resolve';
-
-const VIA = { proxy: 'Proxy', discover: 'Redirect', resolve: 'Resolve' } as const;
+export type Via = 'Proxy' | 'Look-up';
 
 export function edgesOf(traces: readonly TraceEntry[], events: readonly LookupEvent[]): Edge[] {
   const edges = new Map<string, Edge>();
@@ -43,21 +41,21 @@ export function edgesOf(traces: readonly TraceEntry[], events: readonly LookupEv
     }
     return found;
   };
-  const callers = new Map<string, Edge>();
+  const lookups = new Map<string, Edge>();
   for (const t of traces) {
-    const subject = subjectOf(t.path);
-    if (!subject || subject.via === 'registry') continue;
-    const e = edge(hostOf(t.client), subject.namespace, subject.service);
-    e.vias.add(VIA[subject.via]);
-    callers.set(t.trace_id, e);
+    if (!isCall(t) || t.namespace === null || t.service === null) continue;
+    const e = edge(hostOf(t.client), t.namespace, t.service);
+    e.vias.add(t.kind === 'proxied' ? 'Proxy' : 'Look-up');
+    for (const { instance } of t.attempts) e.targets.set(instance, (e.targets.get(instance) ?? 0) + 1);
+    if (t.kind === 'lookup') lookups.set(t.trace_id, e);
     e.calls += 1;
     if (t.status >= 500) e.failed += 1;
     e.durations.push(t.duration_ms);
   }
   for (const event of events) {
     if (!event.serviceName || !event.address) continue;
-    if (event.type !== 'proxy.request' && event.type !== 'discovery.lookup') continue;
-    const e = callers.get(event.traceId ?? '');
+    if (event.type !== 'discovery.lookup') continue;
+    const e = lookups.get(event.traceId ?? '');
     const target = instanceOf(event);
     e?.targets.set(target, (e.targets.get(target) ?? 0) + 1);
   }

@@ -15,7 +15,7 @@ export function FirstRun({ namespace }: { namespace: string }) {
       </p>
       <Command text={command} label="Register an instance" />
       <p className="muted">
-        Where registration needs a token, add <code>-H "authorization: Bearer …"</code>; tokens are made under Access.
+        If registration needs a token, add <code>-H "authorization: Bearer …"</code>; create tokens under Access.
         Repeat the request, or send heartbeats, within the minute to keep it. Callers find it with:
       </p>
       <Command text={`curl ${location.origin}/api/v1/resolve/${namespace}/hello`} label="Resolve the service" />

@@ -2,8 +2,12 @@
 import { useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { useMemo } from 'react';
-import { alertsQuery, auditQuery, clusterQuery, isOpen, nodesQuery, servicesQuery } from '../../api/queries';
-import { bySeverity, partsOf } from '../../api/instances';
+import { alertsQuery, auditQuery, callsQuery, clusterQuery, isOpen, nodesQuery, servicesQuery } from '../../api/queries';
+import { byUrgency, callsOf, hasErrors, needsAttention, stateOfService, type CallsOf } from '../../api/calls';
+import { partsOf } from '../../api/instances';
+import { connection } from '../../api/connection';
+import { useStore } from '../../api/store';
+import { Answered, silentNodes } from '../../parts/answered';
 import type { ClusterNode, ClusterStatus, ServiceSummary } from '../../api/types';
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { Bar } from '../../parts/chart';
@@ -12,14 +16,16 @@ import { Panel, Screen } from '../../parts/layout';
 import { Empty, Failed, Loaded, Loading, Note } from '../../parts/states';
 import { asProblem } from '../../api/problem';
 import { Badge, ServiceStatus, Status, type Tone } from '../../parts/status';
-import { Ago } from '../../parts/time';
+import { Ago, useNow } from '../../parts/time';
 import { reachOf, toleranceOf } from '../cluster/reach';
+import { groupsOf } from '../alerts/groups';
 import { FirstRun } from './first-run';
 import { TrafficPanel } from './traffic-panel';
 
 export function Overview() {
   const cluster = useQuery(clusterQuery());
   const nodes = useQuery(nodesQuery());
+  const led = useStore(connection).leader === 'known';
   if (!cluster.data) {
     return (
       <Screen title="Overview">
@@ -32,12 +38,12 @@ export function Overview() {
     );
   }
   const status = cluster.data;
-  const health = clusterHealth(status, nodes.data);
+  const health = clusterHealth(status, nodes.data, led);
   if (status.totals === null) {
     return (
       <Screen title="Overview" status={<Badge tone={health.tone}>{health.text}</Badge>}>
         <Warnings status={status} />
-        <Empty title="This node has no state yet.">It has received none since it started. Ask another node.</Empty>
+        <Empty title="This node has no state yet.">It has received none since it started. Use another node.</Empty>
       </Screen>
     );
   }
@@ -76,22 +82,22 @@ export function Warnings({ status }: { status: ClusterStatus }) {
   );
 }
 
-/** The health of the cluster itself, in one line. */
-export function clusterHealth(s: ClusterStatus, nodes?: readonly ClusterNode[]): { tone: Tone; text: string } {
-  if (s.leadership.leader === null) {
+/** The health of the cluster itself, in one line. `led` tells whether a majority has confirmed a leader lately. */
+export function clusterHealth(s: ClusterStatus, nodes?: readonly ClusterNode[], led = true): { tone: Tone; text: string } {
+  if (s.leadership.leader === null || !led) {
     return { tone: 'bad', text: s.raft ? 'No leader: writes are refused' : 'No leader: heartbeats wait, and nothing expires' };
   }
-  if (!s.raft) return { tone: 'good', text: s.backend === 'redis' ? 'Redis answers' : 'Running' };
+  if (!s.raft) return { tone: 'good', text: s.backend === 'redis' ? 'Redis reachable' : 'Running' };
   const voters = s.raft.members.filter((m) => m.voter);
   const away = voters.filter((m) => reachOf(s, m, nodes) === 'cut-off');
   if (away.length > 0) {
     const names = away.map((m) => m.name).join(', ');
-    return { tone: 'warn', text: `${names} cannot be reached` };
+    return { tone: 'warn', text: `${names} unreachable` };
   }
   if (s.raft.disk_stalled) return { tone: 'warn', text: `The disk of ${s.node} is stalled` };
   if (voters.length === 1) return { tone: 'good', text: 'Running as a single node' };
   if (voters.some((m) => reachOf(s, m, nodes) === 'unknown')) return { tone: 'good', text: `${s.leadership.leader} is the leader` };
-  return { tone: 'good', text: `All ${voters.length} nodes can be reached` };
+  return { tone: 'good', text: `All ${voters.length} nodes up` };
 }
 
 function Figures({ status }: { status: ClusterStatus }) {
@@ -114,20 +120,20 @@ function Figures({ status }: { status: ClusterStatus }) {
             {status.grant && status.leadership.leader !== null ? (
               <>
                 {' '}
-                · became leader <Ago at={status.grant.since_ms} />
+                · leader since <Ago at={status.grant.since_ms} />
               </>
             ) : null}
           </div>
         </dd>
       </dl>
       <dl className="figure">
-        <dt>Nodes that may still fail</dt>
+        <dt>Node failures tolerated</dt>
         <dd>
           <span className="figure-value">{tolerated?.more ?? '–'}</span>
           <div className="figure-note">
             {status.raft
-              ? `of ${plural(tolerated?.voters ?? 0, 'voter')}${tolerated?.certain ? '' : ', as far as is known'}`
-              : `${status.backend}: not a quorum`}
+              ? `of ${plural(tolerated?.voters ?? 0, 'voter')}${tolerated?.certain ? '' : ', at least'}`
+              : `no quorum in ${status.backend} mode`}
           </div>
         </dd>
       </dl>
@@ -157,7 +163,7 @@ function Figures({ status }: { status: ClusterStatus }) {
           </div>
           {elsewhere ? (
             <div className="figure-note">
-              with those drained or used in panic mode: {count(t.unhealthy)} unhealthy, {count(t.evicted)} evicted
+              including draining instances and those used in panic mode: {count(t.unhealthy)} unhealthy, {count(t.evicted)} evicted
             </div>
           ) : null}
         </dd>
@@ -192,10 +198,15 @@ const ATTENTION_MAX = 8;
 
 function Attention() {
   const services = useQuery(servicesQuery());
+  const calls = useQuery(callsQuery());
+  const of = calls.data?.of;
   const bad = useMemo(
-    () => (services.data?.items ?? []).filter((s) => s.health !== 'healthy' || s.unhealthy + s.evicted > 0).sort(bySeverity),
-    [services.data],
+    () => (services.data?.items ?? []).filter((s) => needsAttention(s, of)).sort(byUrgency(of)),
+    [services.data, of],
   );
+  const silent = silentNodes(calls.data?.nodes ?? []);
+  // Only with the calls of every node is it certain that no service fails.
+  const certain = calls.data !== undefined && silent.length === 0 && !calls.error && !services.error;
   return (
     <Panel
       title="Needs attention"
@@ -211,8 +222,12 @@ function Attention() {
       <Loaded query={services} what="services" rows={4}>
         {() =>
           bad.length === 0 ? (
-            <Empty title="Nothing.">
-              <Status tone="good">Every service has all its instances in traffic.</Status>
+            <Empty title={certain ? 'Nothing needs attention.' : 'Nothing known to need attention.'}>
+              {certain ? (
+                <Status tone="good">All instances are serving or draining, and calls succeed.</Status>
+              ) : (
+                <Status tone="muted">All instances are serving or draining. Whether calls succeed is not known at every node.</Status>
+              )}
             </Empty>
           ) : (
             <ul className="rows">
@@ -221,12 +236,12 @@ function Attention() {
                   <Link
                     to="/services/$namespace/$service"
                     params={{ namespace: s.namespace, service: s.name }}
-                    search={{ health: worst(s) }}
+                    search={worst(s)}
                     className="row-link"
                   >
-                    <ServiceStatus health={s.health} />
+                    <ServiceStatus health={stateOfService(s, of)} />
                     <span className="row-name">{s.name}</span>
-                    <span className="muted row-rest">{troubles(s)}</span>
+                    <span className="muted row-rest">{troubles(s, of)}</span>
                   </Link>
                 </li>
               ))}
@@ -238,18 +253,26 @@ function Attention() {
   );
 }
 
-function worst(s: ServiceSummary): string | undefined {
-  if (s.unhealthy > 0) return 'unhealthy';
-  if (s.evicted > 0) return 'evicted';
-  return undefined;
+/** Where the reason is shown. */
+function worst(s: ServiceSummary): { health?: string; tab?: string } {
+  if (s.unhealthy > 0) return { health: 'unhealthy' };
+  if (s.evicted > 0) return { health: 'evicted' };
+  return s.health === 'healthy' ? { tab: 'traffic' } : {};
 }
 
-function troubles(s: ServiceSummary): string {
+/** What is wrong with a service. Each instance counts once. */
+export function troubles(s: ServiceSummary, all: CallsOf | undefined): string {
   const parts = [];
-  if (s.unhealthy) parts.push(`${s.unhealthy} unhealthy`);
-  if (s.evicted) parts.push(`${s.evicted} evicted`);
-  if (s.draining) parts.push(`${s.draining} drained`);
-  return `${parts.join(', ') || 'none gets traffic'} of ${s.instances}`;
+  const calls = callsOf(s, all);
+  if (calls && hasErrors(calls)) {
+    const { proxied, proxied_failed } = calls;
+    parts.push(proxied === proxied_failed ? `all ${plural(proxied, 'call')} failed` : `${percent(proxied_failed / proxied)} of ${plural(proxied, 'call')} failed`);
+  }
+  const reasons = partsOf(s).filter((part) => part.n > 0 && part.name !== 'serving');
+  const out = reasons.map((part) => `${part.n} ${part.name}`).join(', ');
+  if (out) parts.push(`${out} of ${plural(s.instances, 'instance')}`);
+  else if (s.instances === 0) parts.push('no instances');
+  return parts.join(' · ');
 }
 
 function Activity() {
@@ -260,7 +283,7 @@ function Activity() {
       <Loaded query={{ ...audit, data: records }} what="the audit log" rows={6}>
         {(items) =>
           items.length === 0 ? (
-            <Empty title="No change yet." />
+            <Empty title="No changes yet." />
           ) : (
             <ul className="rows">
               {items.filter((r) => !r.action.startsWith('session.') && r.action !== 'leadership.takeover').slice(0, 8).map((r) => (
@@ -283,33 +306,42 @@ function Activity() {
   );
 }
 
+const ALERTS_SHOWN = 6;
+
 function OpenAlerts() {
   const alerts = useQuery(alertsQuery());
-  const node = useQuery(clusterQuery()).data?.node ?? 'this node';
+  const now = useNow();
   return (
-    <Panel title={`Open alerts of ${node}`} aside={<Link to="/alerts">Alerts</Link>} flush>
-      <Loaded query={alerts} what="alerts" rows={3}>
-        {(items) => {
-          const open = items.filter((a) => isOpen(a) && !a.silenced);
-          if (open.length === 0) {
-            return (
-              <Empty title="None.">
-                Each node has its own alerts. <code>maxine alerts</code> asks all of them.
-              </Empty>
-            );
-          }
+    <Panel title="Open alerts" aside={<Link to="/alerts">Alerts</Link>} flush>
+      <Loaded query={alerts} what="the alerts" rows={3}>
+        {({ items, nodes, complete }) => {
+          const open = groupsOf(items.filter((a) => isOpen(a) && !a.silenced));
           return (
-            <ul className="rows">
-              {open.slice(0, 6).map((a) => (
-                <li key={String(a.id)} className="row-line">
-                  <Status tone={a.severity === 'critical' ? 'bad' : 'warn'}>{a.severity}</Status>
-                  <span className="row-object" title={a.message}>
-                    {a.message}
-                  </span>
-                  <span className="muted row-end num">{duration(Math.max(0, Date.now() - a.time_ms))}</span>
-                </li>
-              ))}
-            </ul>
+            <>
+              {open.length === 0 ? (
+                <Empty title={complete ? 'No open alerts.' : 'No open alerts known.'}>
+                  <Answered nodes={nodes} />
+                </Empty>
+              ) : (
+                <>
+                  <ul className="rows">
+                    {open.slice(0, ALERTS_SHOWN).map(({ latest: a, nodes: by }) => (
+                      <li key={`${a.type} ${a.object}`} className="row-line">
+                        <Status tone={a.severity === 'critical' ? 'bad' : 'warn'}>{a.severity}</Status>
+                        <span className="row-object" title={`${a.message} (${by.join(', ')})`}>
+                          {a.message}
+                        </span>
+                        <span className="muted row-end num">{duration(Math.max(0, now - a.time_ms))}</span>
+                      </li>
+                    ))}
+                  </ul>
+                  <p className="pad">
+                    {open.length > ALERTS_SHOWN ? `${open.length - ALERTS_SHOWN} more. ` : ''}
+                    <Answered nodes={nodes} />
+                  </p>
+                </>
+              )}
+            </>
           );
         }}
       </Loaded>

@@ -30,8 +30,8 @@ export function TrafficPanel({ node }: { node: string }) {
 function TrafficChart({ traffic, spanMs }: { traffic: Traffic; spanMs: number }) {
   const series = useMemo(
     () => [
-      { name: 'Lookups', tint: 1 as const, points: rates(traffic, (s) => s.lookups) },
-      { name: 'Forwarded', tint: 2 as const, points: rates(traffic, (s) => s.proxied) },
+      { name: 'Look-ups', tint: 1 as const, points: rates(traffic, (s) => s.lookups) },
+      { name: 'Proxied', tint: 2 as const, points: rates(traffic, (s) => s.proxied) },
       { name: 'Registrations', tint: 3 as const, points: rates(traffic, (s) => s.registrations) },
       { name: 'Failed', tint: 4 as const, points: rates(traffic, (s) => s.failed) },
     ],
@@ -44,7 +44,7 @@ function TrafficChart({ traffic, spanMs }: { traffic: Traffic; spanMs: number })
       series={series}
       spanMs={spanMs}
       height={168}
-      empty="The node has just started; the first figures come in a few seconds."
+      empty="The node has just started. The first figures appear in a few seconds."
     />
   );
 }
@@ -69,16 +69,16 @@ function Budget({ traffic: { total } }: { traffic: Traffic }) {
         <dt>Failed (5xx)</dt>
         <dd>
           <b className="num">{all ? percent(total.failed / all, 2) : '–'}</b>
-          <span className="muted">{all ? `${short(total.failed)} of ${short(all)} calls` : 'no call in the last hour'}</span>
+          <span className="muted">{all ? `${short(total.failed)} of ${short(all)} calls` : 'no calls in the last hour'}</span>
         </dd>
       </div>
       <div>
-        <dt>Latency, p50 · p99</dt>
+        <dt>p50 / p99</dt>
         <dd>
           <b className="num">
-            {total.p50_us === null ? '–' : `≤ ${took(total.p50_us)} · ≤ ${took(total.p99_us)}`}
+            {total.p50_us === null ? '–' : `≤ ${took(total.p50_us)} / ≤ ${took(total.p99_us)}`}
           </b>
-          <span className="muted">until the head of the answer</span>
+          <span className="muted">time to first byte</span>
         </dd>
       </div>
       <div>

@@ -20,18 +20,18 @@ interface Props {
 export function Pending({ instance, open }: { instance: Instance; open: boolean }) {
   const { namespace, service, id } = instance;
   const { data, error } = useQuery({ ...instanceNodesQuery(namespace, service, id), enabled: open });
-  if (!data) return <span className="muted">{error ? 'How many requests are in flight is not known.' : 'Counting the requests in flight…'}</span>;
+  if (!data) return <span className="muted">{error ? 'The number of requests in flight is not known.' : 'Counting the requests in flight…'}</span>;
   const silent = data.nodes.filter((n) => n.in_flight === null).map((n) => n.node);
   return (
     <>
       {data.in_flight === 0 ? (
-        'No request is in flight to it'
+        'No requests in flight'
       ) : (
         <>
-          <b>{plural(data.in_flight, 'request')}</b> {data.in_flight === 1 ? 'is' : 'are'} in flight to it and will be finished
+          <b>{plural(data.in_flight, 'request')}</b> in flight, which will still be answered
         </>
       )}
-      {data.complete ? '.' : `, as far as known: ${silent.join(' and ')} did not answer.`}
+      {data.complete ? '.' : `, without ${silent.join(' and ')}: no answer.`}
     </>
   );
 }
@@ -63,14 +63,14 @@ export function DrainDialog({ open, onClose, instance, service }: Props & { serv
       effect={
         <>
           <p>
-            <b>{instance.id}</b> gets no new requests, from any node, until someone returns it. It stays registered.
+            <b>{instance.id}</b> gets no new requests from any node until someone returns it to service. It stays registered.
           </p>
           <p>
             <Pending instance={instance} open={open} />
           </p>
           {others === 0 ? (
             <Note tone="bad">
-              It is the last routable instance: callers of {service.name} will get “unavailable”.
+              This is the only serving instance of {service.name}: its callers will get “unavailable”.
             </Note>
           ) : (
             <p>
@@ -81,7 +81,7 @@ export function DrainDialog({ open, onClose, instance, service }: Props & { serv
       }
       act={async () => {
         await actions.drain(instance, reason.trim() || 'from the dashboard');
-        say(`${instance.id} is drained.`, {
+        say(`${instance.id} is draining.`, {
           undo: {
             label: 'Return it',
             act: async () => {
@@ -118,11 +118,11 @@ export function ReturnDialog({ open, onClose, instance }: Props) {
       effect={
         bad ? (
           <p>
-            The drain ends, but its probes still fail: it gets requests only when they succeed.
+            The drain ends, but its checks still fail. It gets requests once they pass.
           </p>
         ) : (
           <p>
-            The drain ends and <b>{instance.id}</b> gets new requests at once, in proportion to its weight of {instance.weight}.
+            The drain ends and <b>{instance.id}</b> gets new requests immediately, in proportion to its weight of {instance.weight}.
           </p>
         )
       }
@@ -136,7 +136,7 @@ export function ReturnDialog({ open, onClose, instance }: Props) {
               await actions.drain(instance, reason || 'from the dashboard');
               await refresh();
             },
-            done: `${instance.id} is drained again.`,
+            done: `${instance.id} is draining again.`,
           },
         });
         await refresh();
@@ -156,7 +156,7 @@ export function WeightDialog({ open, onClose, instance }: Props) {
       onClose={onClose}
       title={`Change the weight of ${instance.id}`}
       verb="Change weight"
-      blocked={wrong ?? (weight === instance.weight ? 'That is its weight now.' : null)}
+      blocked={wrong ?? (weight === instance.weight ? 'This is the present weight.' : null)}
       effect={
         <>
           <p>
@@ -217,13 +217,21 @@ export function DeregisterDialog({
       effect={
         <>
           <p>
-            <b>{instance.id}</b> is taken out on every node; {plural(left, 'instance')} of {service.name} will get
-            traffic. To stop traffic for a while, drain it instead.
+            {left === 0 ? (
+              <>
+                The only serving instance of <b>{service.name}</b> is removed, on every node: its callers will get “unavailable”.
+              </>
+            ) : (
+              <>
+                <b>{instance.id}</b> is removed on every node. {plural(left, 'instance')} of {service.name} will serve.
+              </>
+            )}{' '}
+            To stop its traffic for a while, drain it instead.
           </p>
           <p>
             <Pending instance={instance} open={open} />
           </p>
-          <p className="muted">If it still runs, its next registration brings it back. Undo registers it as it was.</p>
+          <p className="muted">If the instance still runs, its next registration brings it back. “Register again” restores it as it was.</p>
         </>
       }
       act={async () => {

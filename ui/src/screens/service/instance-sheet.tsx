@@ -5,11 +5,11 @@ import { call, path } from '../../api/client';
 import { stateOf, usedInPanic } from '../../api/instances';
 import { asProblem, Problem } from '../../api/problem';
 import { instanceNodesQuery, whyQuery } from '../../api/queries';
-import type { Check, Instance, Service } from '../../api/types';
+import type { Check, HealthWhy, Instance, Service } from '../../api/types';
 import { RoleButton } from '../../parts/button';
 import { CopyButton } from '../../parts/copy';
 import { Sheet } from '../../parts/dialog';
-import { duration } from '../../parts/format';
+import { duration, plural } from '../../parts/format';
 import { Facts } from '../../parts/layout';
 import { Empty, Failed, Loading } from '../../parts/states';
 import { InstanceStatus, Status } from '../../parts/status';
@@ -64,7 +64,7 @@ function Body({ service, id, known, onClose }: { service: Service; id: string; k
   }, [known, queries, service.namespace, service.name, id]);
   const instance = known ?? query.data ?? null;
   if (query.error instanceof Problem && query.error.status === 404) {
-    return <Empty title="It is no longer registered.">Its lease expired, or somebody removed it.</Empty>;
+    return <Empty title="The instance is no longer registered.">Its lease expired, or someone removed it.</Empty>;
   }
   if (!instance) {
     return query.error ? <Failed problem={asProblem(query.error)} /> : <Loading what={id} rows={8} />;
@@ -115,17 +115,21 @@ function Why({ instance }: { instance: Instance }) {
   const silent = nodes.data?.nodes.filter((n) => n.observations === null).map((n) => n.node) ?? [];
   const state = stateOf(instance);
   const probe = why.data?.probe;
+  const proxy = why.data?.proxy ?? null;
+  // Its probes may be good, but the proxy of this node sends it nothing.
+  const failing = instance.routable && proxy !== null && proxy.held_back !== null;
   const from = { instance: 'the instance', policy: 'the policy', node: "the node's health checks" } as const;
   return (
     <section className="sheet-part" aria-label="Health">
       <div className="why">
-        <InstanceStatus state={state} used={usedInPanic(instance)} badge />
+        <InstanceStatus state={failing ? 'failing' : state} used={usedInPanic(instance)} badge />
         <p className="why-text">{why.data?.why || instance.health.reason || (state === 'unknown' ? (instance.permanent ? 'It has not been probed yet, and it never expires.' : 'It has not been probed yet; only its heartbeats count.') : '')}</p>
       </div>
       <Facts
         items={[
-          ['Gets traffic', instance.routable ? <Status tone="good">Yes</Status> : <Status tone="bad">No</Status>],
+          ['Serving', instance.routable ? <Status tone="good">Yes</Status> : <Status tone="bad">No</Status>],
           ['In flight', <Pending key="p" instance={instance} open />],
+          ...(proxy ? ([[`Proxy of ${proxy.node}`, <ProxyState key="x" proxy={proxy} />]] as const) : []),
           ['Verdict since', instance.health.since_ms ? <At at={instance.health.since_ms} /> : '–'],
           ...(instance.drain
             ? ([
@@ -175,7 +179,7 @@ function Why({ instance }: { instance: Instance }) {
                 <th scope="col">Result</th>
                 <th scope="col">Detail</th>
                 <th scope="col" className="end">
-                  Took
+                  Duration
                 </th>
                 <th scope="col">By</th>
               </tr>
@@ -186,7 +190,7 @@ function Why({ instance }: { instance: Instance }) {
                   <td className="num">
                     <Ago at={o.at_ms} />
                   </td>
-                  <td>{o.ok ? <Status tone="good">Good</Status> : <Status tone="bad">Bad</Status>}</td>
+                  <td>{o.ok ? <Status tone="good">Passed</Status> : <Status tone="bad">Failed</Status>}</td>
                   <td className="break">{o.detail || '–'}</td>
                   <td className="end num">{o.latency_ms === null ? '–' : duration(o.latency_ms)}</td>
                   <td className="mono">{o.node}</td>
@@ -196,8 +200,17 @@ function Why({ instance }: { instance: Instance }) {
           </table>
         </div>
       )}
-      {silent.length > 0 ? <p className="muted">Not known, because they did not answer: the probes of {silent.join(', ')}.</p> : null}
+      {silent.length > 0 ? <p className="muted">No answer from {silent.join(', ')}: the probes of {silent.length === 1 ? 'this node' : 'these nodes'} are not known.</p> : null}
     </section>
+  );
+}
+
+function ProxyState({ proxy }: { proxy: NonNullable<HealthWhy['proxy']> }) {
+  if (proxy.held_back !== null) return <Status tone="bad">{proxy.held_back}</Status>;
+  return (
+    <Status tone="good">
+      Breaker {proxy.breaker.replaceAll('_', ' ')}; {plural(proxy.good_total, 'call')} succeeded, {proxy.bad_total} failed since the node started
+    </Status>
   );
 }
 
@@ -242,7 +255,7 @@ function Registered({ instance: i }: { instance: Instance }) {
   const metadata = Object.entries(i.metadata ?? {});
   return (
     <section className="sheet-part" aria-label="Registration">
-      <h3>Registered</h3>
+      <h3>Registration</h3>
       <Facts
         items={[
           [
@@ -256,7 +269,7 @@ function Registered({ instance: i }: { instance: Instance }) {
           ['Zone', i.zone ?? '–'],
           ['Version', i.version ?? '–'],
           ['Node', i.node ?? '–'],
-          ['Lease', i.ttl_ms === null ? 'None: it is permanent' : `${duration(i.ttl_ms)} from each heartbeat`],
+          ['Lease', i.ttl_ms === null ? 'None: the instance is permanent' : `${duration(i.ttl_ms)} from each heartbeat`],
           ['Registered', <At key="r" at={i.registered_at_ms} />],
           ['Lease epoch', <span key="e" className="num">{i.lease_epoch}</span>],
           ['Tags', i.tags?.length ? i.tags.map((t, at) => <span key={at} className="tag">{t}</span>) : '–'],

@@ -7,11 +7,14 @@ import { instancesQuery } from '../../api/queries';
 import { asProblem } from '../../api/problem';
 import type { Instance, Service } from '../../api/types';
 import { Choice, Search, useTyped } from '../../parts/field';
-import { count, plural } from '../../parts/format';
+import { count, iso, plural } from '../../parts/format';
 import { Empty, Failed, Loading } from '../../parts/states';
 import { InstanceStatus } from '../../parts/status';
 import { Table, type Column } from '../../parts/table';
 import { Ago } from '../../parts/time';
+import { Button } from '../../parts/button';
+import { saveCsv } from '../../parts/download';
+import { OPENS_SHEET, useCloseSheet } from '../../parts/sheet-history';
 import { InstanceSheet } from './instance-sheet';
 
 const COLUMNS: readonly Column<Instance>[] = [
@@ -39,7 +42,7 @@ const COLUMNS: readonly Column<Instance>[] = [
   },
   {
     key: 'reason',
-    head: 'Why',
+    head: 'Reason',
     track: 'minmax(120px, 2fr)',
     from: 900,
     cell: (i) => (
@@ -73,8 +76,21 @@ function None() {
 export function reasonOf(i: Instance): string {
   if (i.drain) return `${i.drain.by}${i.drain.reason ? `: ${i.drain.reason}` : ''}`;
   const reason = i.health.reason ?? '';
-  return usedInPanic(i) ? `in use, because the service is in panic mode; ${reason}` : reason;
+  return usedInPanic(i) ? `serving anyway, because the service is in panic mode; ${reason}` : reason;
 }
+
+const EXPORTED = [
+  ['id', (i: Instance) => i.id],
+  ['state', (i: Instance) => stateOf(i)],
+  ['address', (i: Instance) => i.address],
+  ['zone', (i: Instance) => i.zone],
+  ['version', (i: Instance) => i.version],
+  ['node', (i: Instance) => i.node],
+  ['weight', (i: Instance) => i.weight],
+  ['tags', (i: Instance) => i.tags.join(' ')],
+  ['reason', reasonOf],
+  ['registered_at', (i: Instance) => iso(i.registered_at_ms)],
+] as const;
 
 const ORDER = { unhealthy: 0, evicted: 1, draining: 2, unknown: 3, ready: 4 } as const;
 
@@ -92,13 +108,14 @@ export function Instances({ service }: { service: Service }) {
     // Only a complete list can be sorted in another order than the server's.
     return complete ? items.sort((a, b) => ORDER[stateOf(a)] - ORDER[stateOf(b)] || byKey(a, b)) : items;
   }, [query.data, complete]);
-  const go = (change: Partial<typeof search>) =>
+  const go = (change: Partial<typeof search>, how: { replace: boolean; state?: { sheet: boolean } } = { replace: true }) =>
     void navigate({
       to: '/services/$namespace/$service',
       params: { namespace, service: name },
       search: { ...search, ...change },
-      replace: true,
+      ...how,
     });
+  const closeSheet = useCloseSheet();
   const { fetchNextPage, hasNextPage, isFetchingNextPage } = query;
   const nearEnd = useCallback(() => {
     if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
@@ -124,10 +141,17 @@ export function Instances({ service }: { service: Service }) {
             { value: 'all', label: 'All', n: service.instances },
             { value: 'unhealthy', label: 'Unhealthy', n: service.unhealthy },
             { value: 'evicted', label: 'Evicted', n: service.evicted },
-            { value: 'draining', label: 'Drained', n: service.draining },
-            { value: 'routable', label: 'Get traffic', n: service.routable },
+            { value: 'draining', label: 'Draining', n: service.draining },
+            { value: 'routable', label: 'Serving', n: service.routable },
           ]}
         />
+        <Button
+          icon="download"
+          reason={complete ? null : 'Only a part of the list is loaded. Narrow the search, or scroll to its end.'}
+          onClick={() => saveCsv(`${namespace}-${name}-instances`, rows, EXPORTED)}
+        >
+          Export
+        </Button>
       </div>
       {query.data ? (
         <Table
@@ -137,11 +161,11 @@ export function Instances({ service }: { service: Service }) {
           rowKey={(i) => i.id}
           total={health || q ? rows.length : Math.max(service.instances, rows.length)}
           selected={search.instance ?? null}
-          open={(i) => go({ instance: i.id })}
+          open={(i) => go({ instance: i.id }, OPENS_SHEET)}
           nearEnd={nearEnd}
           empty={
-            <Empty title="No instance found.">
-              {health || q ? 'Change the search or the filter.' : 'The service has a policy but nothing registered.'}
+            <Empty title="No instances found.">
+              {health || q ? 'Change the search or the filter.' : 'The service has a policy, but no instances.'}
             </Empty>
           }
           foot={
@@ -160,7 +184,7 @@ export function Instances({ service }: { service: Service }) {
         service={service}
         id={search.instance ?? null}
         known={rows.find((i) => i.id === search.instance) ?? null}
-        onClose={() => go({ instance: undefined })}
+        onClose={() => closeSheet(() => go({ instance: undefined }))}
       />
     </>
   );

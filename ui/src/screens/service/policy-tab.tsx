@@ -1,18 +1,19 @@
-/** The policy editor: a form for the most common fields, JSON for the whole policy, and a diff before it is applied. */
-import { useQuery, useQueryClient } from '@tanstack/react-query';
-import { useEffect, useMemo, useState } from 'react';
+/** The policy of one service: a form, the JSON beside it, and what would change. */
+import { useInfiniteQuery, useQuery, useQueryClient } from '@tanstack/react-query';
+import { useEffect, useMemo, useRef, useState } from 'react';
 import { deletePolicy, putPolicy } from '../../api/actions';
 import { Problem } from '../../api/problem';
-import { configQuery, keys, policyQuery, type Revised } from '../../api/queries';
+import { configQuery, instancesQuery, keys, policyQuery, type Revised } from '../../api/queries';
 import type { Policy, Service } from '../../api/types';
 import { Button, RoleButton, useDenied } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
 import { Diff, stable } from '../../parts/diff';
-import { AreaField, Choice } from '../../parts/field';
+import { AreaField } from '../../parts/field';
 import { Panel } from '../../parts/layout';
 import { Loaded, Note } from '../../parts/states';
 import { say } from '../../parts/toast';
-import { checkPolicy, parsePolicy } from './policy-check';
+import { checkPolicy, doubtsOf, parsePolicy } from './policy-check';
+import { draftOf, keepDraft, type Draft } from './policy-drafts';
 import { PolicyForm } from './policy-form';
 import { strategyName } from './names';
 
@@ -27,55 +28,80 @@ export function PolicyTab({ service }: { service: Service }) {
   );
 }
 
+const draftFrom = (base: Revised<Policy> | null, warnings: string[] = []): Draft => ({
+  base,
+  text: stable(base?.value ?? {}),
+  warnings,
+});
+
+/** The versions of the registered instances; `complete` if all instances are loaded. */
+function useVersions({ namespace, name }: Service): { versions: string[]; complete: boolean } {
+  const query = useInfiniteQuery(instancesQuery(namespace, name, {}));
+  return useMemo(() => {
+    const items = (query.data?.pages ?? []).flatMap((page) => page.items);
+    const versions = [...new Set(items.flatMap((i) => i.version ?? []))].sort();
+    return { versions, complete: query.data?.pages.at(-1)?.next_cursor === null };
+  }, [query.data]);
+}
+
 function Editor({ service, stored }: { service: Service; stored: Revised<Policy> | null }) {
-  const [base, setBase] = useState(stored);
-  const [draft, setDraft] = useState<Policy>(stored?.value ?? {});
-  const [text, setText] = useState(stable(stored?.value ?? {}));
-  const [mode, setMode] = useState<'form' | 'json'>('form');
+  const { namespace, name } = service;
+  const [draft, setDraft] = useState(() => draftOf(namespace, name) ?? draftFrom(stored));
   const [applying, setApplying] = useState(false);
   const [removing, setRemoving] = useState(false);
   const queries = useQueryClient();
   const config = useQuery(configQuery());
   const denied = useDenied('operator');
+  const { versions, complete } = useVersions(service);
+  const { base, text, warnings } = draft;
   const parsed = useMemo(() => parsePolicy(text), [text]);
-  const now = mode === 'json' ? ('policy' in parsed ? parsed.policy : null) : draft;
-  const mistakes = useMemo(() => (now ? checkPolicy(now) : {}), [now]);
+  const mistake = 'mistake' in parsed ? parsed.mistake : null;
+  // While the JSON is invalid, the form shows the last valid policy.
+  const valid = useRef<Policy>(base?.value ?? {});
+  if ('policy' in parsed) valid.current = parsed.policy;
+  const policy = valid.current;
+  const mistakes = useMemo(() => checkPolicy(policy), [policy]);
+  const doubts = useMemo(() => doubtsOf(policy, complete ? new Set(versions) : null), [policy, versions, complete]);
   const before = stable(base?.value ?? {});
-  const after = now ? stable(now) : before;
-  const touched = after !== before;
+  const after = stable(policy);
+  const touched = after !== before || mistake !== null;
   const newer = (stored?.revision ?? 0) !== (base?.revision ?? 0);
 
-  const take = (next: Revised<Policy> | null) => {
-    setBase(next);
-    setDraft(next?.value ?? {});
-    setText(stable(next?.value ?? {}));
-  };
+  const change = (next: Partial<Draft>) =>
+    setDraft((now) => {
+      const draft = { ...now, ...next };
+      keepDraft(namespace, name, draft);
+      return draft;
+    });
+  const take = (next: Revised<Policy> | null, said: string[] = []) => change(draftFrom(next, said));
   useEffect(() => {
     // There are no unsaved changes, so the editor shows the changes of other users.
     if (newer && !touched) take(stored);
-  }, [newer, touched, stored]);
+  });
 
   const refresh = () =>
     Promise.all([
-      queries.invalidateQueries({ queryKey: keys.policy(service.namespace, service.name) }),
-      queries.invalidateQueries({ queryKey: keys.service(service.namespace, service.name) }),
+      queries.invalidateQueries({ queryKey: keys.policy(namespace, name) }),
+      queries.invalidateQueries({ queryKey: keys.service(namespace, name) }),
     ]);
   const put = async (policy: Policy, from: number | null) => {
-    const { data } = await putPolicy(service.namespace, service.name, policy, from);
-    take({ revision: data.revision, value: policy });
+    const { data } = await putPolicy(namespace, name, policy, from);
+    const next = { revision: data.revision, value: policy };
+    queries.setQueryData(keys.policy(namespace, name), next);
+    take(next, data.warnings ?? []);
     await refresh();
     return data.revision;
   };
   const apply = async () => {
-    if (!now) return;
     const previous = base;
-    const revision = await put(now, base?.revision ?? null);
-    say(`The policy of ${service.name} applies as revision ${revision}.`, {
+    const revision = await put(policy, base?.revision ?? null);
+    say(`Policy applied (revision ${revision}).`, {
       undo: {
         act: async () => {
           if (previous) await put(previous.value, revision);
           else {
-            await deletePolicy(service.namespace, service.name, revision);
+            await deletePolicy(namespace, name, revision);
+            queries.setQueryData(keys.policy(namespace, name), null);
             take(null);
             await refresh();
           }
@@ -84,83 +110,94 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
       },
     });
   };
-  const reason = mode === 'json' && 'mistake' in parsed ? `Not valid JSON: ${parsed.mistake}` : (Object.values(mistakes)[0] ?? null);
+  const reason = mistake !== null ? `The JSON is not valid: ${mistake}` : (Object.values(mistakes)[0] ?? null);
 
   return (
     <div className="policy">
       {newer && touched ? (
         <Note tone="warn">
           Somebody else has changed this policy (revision {stored?.revision ?? 'none'}). Applying yours would be refused.{' '}
-          <Button onClick={() => setBase(stored)}>Apply my changes to theirs</Button>{' '}
+          <Button onClick={() => change({ base: stored })}>Apply my changes to theirs</Button>{' '}
           <Button onClick={() => take(stored)}>Discard mine</Button>
         </Note>
       ) : null}
-      <div className="toolbar">
-        <Choice
-          label="Editor"
-          value={mode}
-          onChange={(next) => {
-            if (next === 'json') setText(stable(draft));
-            else if ('policy' in parsed) setDraft(parsed.policy);
-            setMode(next);
-          }}
-          options={[
-            { value: 'form', label: 'Form' },
-            { value: 'json', label: 'JSON, all fields' },
-          ]}
-        />
-        <span className="muted">
-          {base ? '' : 'No policy is set: the defaults apply'}
-          {config.data && !draft.selection?.strategy
-            ? `${base ? '' : ' · '}the configuration's strategy is ${strategyName(config.data.value.selection_strategy).toLowerCase()}`
-            : ''}
-        </span>
-      </div>
-      <div className="two-columns">
-        <Panel title="Policy" aside={base ? `revision ${base.revision}` : 'not set'}>
-          {mode === 'form' ? (
-            <PolicyForm policy={draft} mistakes={mistakes} disabled={denied !== null} onChange={setDraft} />
-          ) : (
+      {warnings.length > 0 ? (
+        <Note tone="warn">
+          <strong>The applied policy is valid, but:</strong> {warnings.join(' · ')}
+        </Note>
+      ) : null}
+      {doubts.map((text) => (
+        <Note key={text} tone="warn">
+          {text}
+        </Note>
+      ))}
+      <div className="two-columns policy-columns">
+        <Panel title="Policy" aside={base ? `revision ${base.revision}` : 'not set: the defaults apply'}>
+          {config.data && !policy.selection?.strategy ? (
+            <p className="field-hint">The configuration’s strategy is {strategyName(config.data.value.selection_strategy).toLowerCase()}.</p>
+          ) : null}
+          {mistake !== null ? (
+            <Note tone="bad">The JSON is not valid. The form shows the last valid policy, and can be used again once the JSON is valid.</Note>
+          ) : null}
+          <PolicyForm
+            policy={policy}
+            mistakes={mistakes}
+            versions={versions}
+            disabled={denied !== null || mistake !== null}
+            onChange={(next) => change({ text: stable(next) })}
+          />
+        </Panel>
+        <div className="stack">
+          <Panel title="What would change" aside={touched ? 'unsaved changes' : 'nothing yet'}>
+            <Diff label="Change of the policy" before={before} after={after} />
+            <div className="form-foot">
+              <RoleButton
+                needs="operator"
+                kind="primary"
+                reason={reason ?? (touched ? null : 'There are no changes.')}
+                onClick={() => setApplying(true)}
+              >
+                Apply…
+              </RoleButton>
+              <Button reason={touched ? null : 'There are no changes.'} onClick={() => take(base)}>
+                Discard
+              </Button>
+              {base ? (
+                <RoleButton needs="operator" kind="danger" onClick={() => setRemoving(true)}>
+                  Remove policy
+                </RoleButton>
+              ) : null}
+            </div>
+          </Panel>
+          <Panel title="JSON">
             <AreaField
-              label="Policy"
-              hint="The schema is ServicePolicy in the API description. Fields that the form does not show are kept."
+              label="Policy as JSON"
+              hint="The same policy as in the form. The schema is ServicePolicy in the API description."
               className="code-area"
-              rows={24}
+              rows={18}
               value={text}
               readOnly={denied !== null}
-              error={'mistake' in parsed ? parsed.mistake : (Object.values(mistakes)[0] ?? null)}
-              onChange={(e) => setText(e.target.value)}
+              error={mistake}
+              onChange={(e) => change({ text: e.target.value })}
             />
-          )}
-        </Panel>
-        <Panel title="What would change" aside={touched ? null : 'nothing yet'}>
-          <Diff label="Change of the policy" before={before} after={after} />
-          <div className="form-foot">
-            <RoleButton
-              needs="operator"
-              kind="primary"
-              reason={reason ?? (touched ? null : 'There are no changes.')}
-              onClick={() => setApplying(true)}
-            >
-              Apply…
-            </RoleButton>
-            <Button reason={touched ? null : 'There are no changes.'} onClick={() => take(base)}>
-              Discard
-            </Button>
-            {base ? (
-              <RoleButton needs="operator" kind="danger" onClick={() => setRemoving(true)}>
-                Remove policy
-              </RoleButton>
-            ) : null}
-          </div>
-        </Panel>
+          </Panel>
+        </div>
       </div>
       <Confirm
         open={applying}
         onClose={() => setApplying(false)}
-        title={`Apply this policy to ${service.name}?`}
+        title={`Apply this policy to ${name}?`}
         verb="Apply"
-        effect={<p>It applies on every node immediately, for each new request and probe. Requests in flight keep the old one.</p>}
+        effect={
+          <>
+            <p>It applies on every node immediately, to each new request and probe. Requests in flight keep the old one.</p>
+            {doubts.map((text) => (
+              <Note key={text} tone="warn">
+                {text}
+              </Note>
+            ))}
+          </>
+        }
         act={async () => {
           try {
             await apply();
@@ -175,17 +212,18 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
       <Confirm
         open={removing}
         onClose={() => setRemoving(false)}
-        title={`Remove the policy of ${service.name}?`}
+        title={`Remove the policy of ${name}?`}
         danger
         verb="Remove policy"
-        effect={<p>Then the defaults and the strategy of the configuration apply, on every node.</p>}
+        effect={<p>The defaults and the strategy of the configuration then apply, on every node.</p>}
         act={async () => {
           if (!base) return;
           const previous = base.value;
-          await deletePolicy(service.namespace, service.name, base.revision);
+          await deletePolicy(namespace, name, base.revision);
+          queries.setQueryData(keys.policy(namespace, name), null);
           take(null);
           await refresh();
-          say(`The policy of ${service.name} is removed.`, {
+          say(`The policy of ${name} is removed.`, {
             undo: { act: () => put(previous, null), done: 'The policy applies again.' },
           });
         }}

@@ -4,7 +4,8 @@ import { Link, useNavigate, useParams, useSearch } from '@tanstack/react-router'
 import { Tabs } from '@base-ui/react/tabs';
 import { useState } from 'react';
 import { removeService } from '../../api/actions';
-import { serviceQuery } from '../../api/queries';
+import { stateOfService } from '../../api/calls';
+import { callsQuery, serviceQuery } from '../../api/queries';
 import type { Service } from '../../api/types';
 import { RoleButton } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
@@ -29,6 +30,7 @@ export function ServiceScreen() {
   const search = useSearch({ from: '/services/$namespace/$service' });
   const navigate = useNavigate();
   const query = useQuery(serviceQuery(namespace, service));
+  const calls = useQuery(callsQuery());
   const gone = query.error instanceof Problem && query.error.status === 404;
   const tab = TABS.some(([value]) => value === search.tab) ? (search.tab as string) : 'instances';
   return (
@@ -47,12 +49,12 @@ export function ServiceScreen() {
           <span className="crumb-name">{service}</span>
         </span>
       }
-      status={query.data && !gone ? <ServiceStatus health={query.data.health} badge /> : null}
+      status={query.data && !gone ? <ServiceStatus health={stateOfService(query.data, calls.data?.of)} badge /> : null}
       actions={query.data && !gone ? <Remove service={query.data} /> : null}
     >
       {gone ? (
-        <Empty title="Nothing is registered under this name." action={<Link to="/services">All services</Link>}>
-          Its last instance was removed, or it never had one. Instances appear here when they register.
+        <Empty title="No such service." action={<Link to="/services">All services</Link>}>
+          Its last instance was removed, or it never had one. It appears here when an instance registers.
         </Empty>
       ) : (
         <Loaded query={query} what={service} rows={10}>

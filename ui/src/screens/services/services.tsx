@@ -4,12 +4,16 @@ import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useDeferredValue, useMemo } from 'react';
 import { fits } from '../../app/palette';
 import { path } from '../../api/client';
-import { byName, bySeverity, partsOf } from '../../api/instances';
-import { servicesQuery } from '../../api/queries';
+import { byOrder, callsOf, needsAttention, ORDERS, stateOfService, successOf, type CallsOf, type Order } from '../../api/calls';
+import { partsOf } from '../../api/instances';
+import { callsQuery, servicesQuery } from '../../api/queries';
 import type { ServiceSummary } from '../../api/types';
 import { Bar } from '../../parts/chart';
+import { Button } from '../../parts/button';
+import { saveCsv } from '../../parts/download';
 import { Choice, Search, useTyped } from '../../parts/field';
-import { count, plural } from '../../parts/format';
+import { Answered } from '../../parts/answered';
+import { count, duration, percent, plural, short } from '../../parts/format';
 import { Screen } from '../../parts/layout';
 import { Empty, Loaded, Note } from '../../parts/states';
 import { ServiceStatus } from '../../parts/status';
@@ -17,14 +21,14 @@ import { Table, type Column } from '../../parts/table';
 import { FirstRun } from '../overview/first-run';
 import { strategyName } from '../service/names';
 
-type Health = 'all' | 'bad' | 'healthy' | 'degraded' | 'down';
+type Health = 'all' | 'bad' | 'failing' | 'healthy' | 'degraded' | 'down';
 
-const COLUMNS: readonly Column<ServiceSummary>[] = [
-  { key: 'health', head: 'Health', track: 'clamp(94px, 18vw, 114px)', cell: (s) => <ServiceStatus health={s.health} /> },
+const columnsWith = (calls: CallsOf | undefined, seconds: number): readonly Column<ServiceSummary>[] => [
+  { key: 'health', head: 'Health', track: 'clamp(94px, 18vw, 114px)', cell: (s) => <ServiceStatus health={stateOfService(s, calls)} /> },
   {
     key: 'name',
     head: 'Service',
-    track: 'minmax(80px, 2fr)',
+    track: 'minmax(80px, 2.6fr)',
     cell: (s) => (
       // This is a plain link, because with thousands of rows, links that follow the router's state would be slow.
       <a href={`#${path('services', s.namespace, s.name)}`} className="name" title={s.name} tabIndex={-1}>
@@ -36,7 +40,7 @@ const COLUMNS: readonly Column<ServiceSummary>[] = [
   {
     key: 'bar',
     head: 'Instances',
-    track: 'minmax(90px, 1.2fr)',
+    track: 'minmax(70px, 1fr)',
     from: 620,
     cell: (s) => (
       <Bar
@@ -47,7 +51,7 @@ const COLUMNS: readonly Column<ServiceSummary>[] = [
   },
   {
     key: 'routable',
-    head: 'In use',
+    head: 'Serving',
     // Wide enough for 50,000 of 50,000, and in a narrow window for 999 of 999.
     track: 'clamp(66px, 15vw, 118px)',
     end: true,
@@ -57,14 +61,48 @@ const COLUMNS: readonly Column<ServiceSummary>[] = [
       </span>
     ),
   },
-  { key: 'unhealthy', head: 'Unhealthy', track: '86px', end: true, from: 760, cell: (s) => <N n={s.unhealthy} tone="bad" /> },
-  { key: 'evicted', head: 'Evicted', track: '72px', end: true, from: 1000, cell: (s) => <N n={s.evicted} tone="bad" /> },
-  { key: 'draining', head: 'Drained', track: '72px', end: true, from: 900, cell: (s) => <N n={s.draining} tone="hold" /> },
+  {
+    key: 'calls',
+    head: 'Calls/s',
+    track: '76px',
+    end: true,
+    from: 760,
+    cell: (s) => {
+      const own = callsOf(s, calls);
+      return own && seconds > 0 ? <span className="num">{short((own.lookups + own.proxied) / seconds)}</span> : <None />;
+    },
+  },
+  {
+    key: 'success',
+    head: 'Success',
+    track: '86px',
+    end: true,
+    from: 680,
+    cell: (s) => {
+      const share = successOf(callsOf(s, calls));
+      return share === null ? <None /> : <span className={share < 0.95 ? 'num text-bad' : 'num'}>{percent(share)}</span>;
+    },
+  },
+  {
+    key: 'p95',
+    head: 'p95',
+    track: '80px',
+    end: true,
+    from: 860,
+    cell: (s) => {
+      const us = callsOf(s, calls)?.p95_us ?? null;
+      return us === null ? <None /> : <span className="num">≤ {duration(us / 1000)}</span>;
+    },
+  },
+  // Each instance counts once.
+  { key: 'unhealthy', head: 'Unhealthy', track: '86px', end: true, from: 960, cell: (s) => <N n={s.no_traffic.unhealthy} tone="bad" /> },
+  { key: 'evicted', head: 'Evicted', track: '72px', end: true, from: 1120, cell: (s) => <N n={s.no_traffic.evicted} tone="bad" /> },
+  { key: 'draining', head: 'Draining', track: '78px', end: true, from: 1040, cell: (s) => <N n={s.no_traffic.drained} tone="hold" /> },
   {
     key: 'strategy',
     head: 'Strategy',
     track: '150px',
-    from: 1100,
+    from: 1280,
     cell: (s) => (
       <span>
         {strategyName(s.strategy)}
@@ -73,6 +111,27 @@ const COLUMNS: readonly Column<ServiceSummary>[] = [
     ),
   },
 ];
+
+const exportedWith = (calls: CallsOf | undefined) =>
+  [
+    ['namespace', (s: ServiceSummary) => s.namespace],
+    ['service', (s: ServiceSummary) => s.name],
+    ['state', (s: ServiceSummary) => stateOfService(s, calls)],
+    ['instances', (s: ServiceSummary) => s.instances],
+    ['serving', (s: ServiceSummary) => s.routable],
+    ['unhealthy', (s: ServiceSummary) => s.no_traffic.unhealthy],
+    ['evicted', (s: ServiceSummary) => s.no_traffic.evicted],
+    ['draining', (s: ServiceSummary) => s.no_traffic.drained],
+    ['lookups_last_minute', (s: ServiceSummary) => callsOf(s, calls)?.lookups ?? 0],
+    ['proxied_last_minute', (s: ServiceSummary) => callsOf(s, calls)?.proxied ?? 0],
+    ['proxied_failed_last_minute', (s: ServiceSummary) => callsOf(s, calls)?.proxied_failed ?? 0],
+    ['p95_us', (s: ServiceSummary) => callsOf(s, calls)?.p95_us],
+    ['strategy', (s: ServiceSummary) => s.strategy],
+  ] as const;
+
+function None() {
+  return <span className="faint">–</span>;
+}
 
 function N({ n, tone }: { n: number; tone: string }) {
   return n === 0 ? <span className="faint num">0</span> : <span className={`num text-${tone}`}>{count(n)}</span>;
@@ -85,23 +144,27 @@ export function ServicesScreen() {
   const [typed, setTyped] = useTyped(search.q);
   const q = useDeferredValue(typed.trim());
   const all = useQuery(servicesQuery());
+  const calls = useQuery(callsQuery());
+  const of = calls.data?.of;
+  const order = (search.sort && search.sort in ORDERS ? search.sort : 'severity') as Order;
   // If there are more services than the page loads, the server searches.
   const byServer = all.data?.complete === false && (q !== '' || health !== 'all');
   const found = useQuery({
-    ...servicesQuery({ q, health: health === 'all' || health === 'bad' ? undefined : health }),
+    ...servicesQuery({ q, health: health === 'all' || health === 'bad' || health === 'failing' ? undefined : health }),
     enabled: byServer,
   });
   const source = byServer ? found.data : all.data;
   const rows = useMemo(() => {
     const items = (source?.items ?? []).filter(
       (s) =>
-        (health === 'all' || s.health === health || (health === 'bad' && isBad(s))) &&
+        (health === 'all' || stateOfService(s, of) === health || (health === 'bad' && needsAttention(s, of))) &&
         (!search.ns || s.namespace === search.ns) &&
         (q === '' || fits(`${s.namespace}/${s.name}`, q)),
     );
-    return items.sort(search.sort === 'name' ? byName : bySeverity);
-  }, [source, health, q, search.ns, search.sort]);
-  const counts = useMemo(() => tally(all.data?.items ?? []), [all.data]);
+    return items.sort(byOrder(order, of));
+  }, [source, health, q, search.ns, order, of]);
+  const counts = useMemo(() => tally(all.data?.items ?? [], of), [all.data, of]);
+  const columns = useMemo(() => columnsWith(of, (calls.data?.windowMs ?? 0) / 1000), [of, calls.data?.windowMs]);
   const namespaces = useMemo(() => [...new Set((all.data?.items ?? []).map((s) => s.namespace))].sort(), [all.data]);
   const go = (change: Partial<typeof search>) =>
     void navigate({ to: '/services', search: { ...search, ...change }, replace: true });
@@ -130,9 +193,10 @@ export function ServicesScreen() {
                   options={[
                     { value: 'all', label: 'All', n: data.items.length },
                     { value: 'bad', label: 'Needs attention', n: counts.bad },
+                    { value: 'failing', label: 'Failing', n: counts.failing },
                     { value: 'down', label: 'Down', n: counts.down },
                     { value: 'degraded', label: 'Degraded', n: counts.degraded },
-                    { value: 'healthy', label: 'Healthy', n: counts.healthy },
+                    { value: 'healthy', label: 'Serving', n: counts.healthy },
                   ]}
                 />
                 {namespaces.length > 1 ? (
@@ -149,12 +213,18 @@ export function ServicesScreen() {
                 ) : null}
                 <select
                   aria-label="Order"
-                  value={search.sort ?? 'severity'}
-                  onChange={(e) => go({ sort: e.target.value === 'name' ? 'name' : undefined })}
+                  value={order}
+                  onChange={(e) => go({ sort: e.target.value === 'severity' ? undefined : e.target.value })}
                 >
-                  <option value="severity">Worst first</option>
-                  <option value="name">By name</option>
+                  {Object.entries(ORDERS).map(([value, name]) => (
+                    <option key={value} value={value}>
+                      {name}
+                    </option>
+                  ))}
                 </select>
+                <Button icon="download" onClick={() => saveCsv('services', rows, exportedWith(of))}>
+                  Export
+                </Button>
               </div>
               {data.complete ? null : (
                 <Note tone="info">
@@ -165,7 +235,7 @@ export function ServicesScreen() {
               <Table
                 label="Services"
                 rows={rows}
-                columns={COLUMNS}
+                columns={columns}
                 rowKey={(s) => `${s.namespace}/${s.name}`}
                 open={(s) =>
                   void navigate({
@@ -174,8 +244,14 @@ export function ServicesScreen() {
                     search: {},
                   })
                 }
-                empty={<Empty title="No service found.">Change the search or the filter.</Empty>}
-                foot={`${plural(rows.length, 'service')}${rows.length < data.items.length ? ` of ${count(data.items.length)}` : ''}`}
+                empty={<Empty title="No services found.">Change the search or the filter.</Empty>}
+                foot={
+                  <>
+                    {plural(rows.length, 'service')}
+                    {rows.length < data.items.length ? ` of ${count(data.items.length)}` : ''} · calls of the last minute:{' '}
+                    {calls.data ? <Answered nodes={calls.data.nodes} /> : calls.error ? 'not known' : 'loading'}
+                  </>
+                }
               />
             </>
           )
@@ -185,15 +261,11 @@ export function ServicesScreen() {
   );
 }
 
-function isBad(s: ServiceSummary): boolean {
-  return s.health !== 'healthy' || s.unhealthy + s.evicted > 0;
-}
-
-function tally(items: readonly ServiceSummary[]) {
-  const out = { healthy: 0, degraded: 0, down: 0, bad: 0 };
+function tally(items: readonly ServiceSummary[], calls: CallsOf | undefined) {
+  const out = { failing: 0, healthy: 0, degraded: 0, down: 0, bad: 0 };
   for (const s of items) {
-    out[s.health] += 1;
-    if (isBad(s)) out.bad += 1;
+    out[stateOfService(s, calls)] += 1;
+    if (needsAttention(s, calls)) out.bad += 1;
   }
   return out;
 }

@@ -8,36 +8,35 @@ import { Button } from '../../parts/button';
 import { CopyButton } from '../../parts/copy';
 import { Sheet } from '../../parts/dialog';
 import { Choice, Search, useTyped } from '../../parts/field';
-import { clock, duration, plural } from '../../parts/format';
+import { clock, duration, iso, plural } from '../../parts/format';
 import { Facts, Screen } from '../../parts/layout';
 import { Empty, Loaded } from '../../parts/states';
 import { Status } from '../../parts/status';
+import { saveCsv } from '../../parts/download';
+import { OPENS_SHEET, useCloseSheet } from '../../parts/sheet-history';
 import { Table, type Column } from '../../parts/table';
-import { isCall, subjectOf } from './about';
+import { isCall, KINDS } from './about';
 import { StatusCode } from './status-code';
 import { spansOf } from './waterfall';
 
 const COLUMNS: readonly Column<TraceEntry>[] = [
-  { key: 'at', head: 'Began', track: 'clamp(66px, 14vw, 86px)', cell: (t) => <span className="num muted">{clock(t.time_ms)}</span> },
+  { key: 'at', head: 'Started', track: 'clamp(66px, 14vw, 86px)', cell: (t) => <span className="num muted">{clock(t.time_ms)}</span> },
   { key: 'status', head: 'Status', track: '58px', cell: (t) => <StatusCode status={t.status} /> },
   { key: 'method', head: 'Method', track: '72px', from: 560, cell: (t) => <span className="mono">{t.method}</span> },
   {
     key: 'path',
     head: 'Request',
     track: 'minmax(60px, 3fr)',
-    cell: (t) => {
-      const subject = subjectOf(t.path);
-      return (
-        <span className="clip" title={t.path}>
-          <span className={subject ? 'mono wide-only' : 'mono'}>{t.path}</span>
-          {subject && (
-            <span className="narrow-only">
-              {subject.service} <span className="muted">· {subject.via}</span>
-            </span>
-          )}
-        </span>
-      );
-    },
+    cell: (t) => (
+      <span className="clip" title={t.path}>
+        <span className={t.service === null ? 'mono' : 'mono wide-only'}>{t.path}</span>
+        {t.service === null ? null : (
+          <span className="narrow-only">
+            {t.service} <span className="muted">· {KINDS[t.kind]}</span>
+          </span>
+        )}
+      </span>
+    ),
   },
   { key: 'client', head: 'Caller', track: '120px', from: 1180, cell: (t) => <span className="mono muted clip">{t.client ?? '–'}</span> },
   {
@@ -45,9 +44,9 @@ const COLUMNS: readonly Column<TraceEntry>[] = [
     head: 'Service',
     track: 'minmax(90px, 1fr)',
     from: 900,
-    cell: (t) => <span className="clip">{subjectOf(t.path)?.service ?? <span className="faint">–</span>}</span>,
+    cell: (t) => <span className="clip">{t.service ?? <span className="faint">–</span>}</span>,
   },
-  { key: 'took', head: 'Took', track: 'clamp(62px, 13vw, 84px)', end: true, cell: (t) => <span className="num">{duration(t.duration_ms)}</span> },
+  { key: 'took', head: 'Duration', track: 'clamp(72px, 13vw, 90px)', end: true, cell: (t) => <span className="num">{duration(t.duration_ms)}</span> },
   {
     key: 'id',
     head: 'Trace',
@@ -56,6 +55,20 @@ const COLUMNS: readonly Column<TraceEntry>[] = [
     cell: (t) => <span className="mono muted clip">{t.trace_id}</span>,
   },
 ];
+
+const EXPORTED = [
+  ['time', (t: TraceEntry) => iso(t.time_ms)],
+  ['status', (t: TraceEntry) => t.status],
+  ['method', (t: TraceEntry) => t.method],
+  ['path', (t: TraceEntry) => t.path],
+  ['kind', (t: TraceEntry) => t.kind],
+  ['namespace', (t: TraceEntry) => t.namespace],
+  ['service', (t: TraceEntry) => t.service],
+  ['client', (t: TraceEntry) => t.client],
+  ['duration_ms', (t: TraceEntry) => t.duration_ms],
+  ['attempts', (t: TraceEntry) => t.attempts.length],
+  ['trace_id', (t: TraceEntry) => t.trace_id],
+] as const;
 
 export function TracesScreen() {
   const search = useSearch({ from: '/traces' });
@@ -75,16 +88,22 @@ export function TracesScreen() {
         (needle === '' || `${t.method} ${t.path} ${t.trace_id}`.toLowerCase().includes(needle)),
     );
   }, [items, status, typed]);
-  const go = (change: Partial<typeof search>) =>
-    void navigate({ to: '/traces', search: { ...search, ...change }, replace: true });
+  const go = (change: Partial<typeof search>, how: { replace: boolean; state?: { sheet: boolean } } = { replace: true }) =>
+    void navigate({ to: '/traces', search: { ...search, ...change }, ...how });
+  const closeSheet = useCloseSheet();
   return (
     <Screen
       title="Traces"
       fill
       actions={
-        <Button icon={held ? 'play' : 'pause'} onClick={() => setHeld(held ? null : (query.data ?? []))}>
-          {held ? 'Go on' : 'Hold'}
+        <>
+        <Button icon="download" onClick={() => saveCsv('requests', rows, EXPORTED)}>
+          Export
         </Button>
+        <Button icon={held ? 'play' : 'pause'} onClick={() => setHeld(held ? null : (query.data ?? []))}>
+          {held ? 'Resume' : 'Pause'}
+        </Button>
+        </>
       }
     >
       <Loaded query={query} what="traces" rows={12}>
@@ -117,22 +136,22 @@ export function TracesScreen() {
               rows={rows}
               columns={COLUMNS}
               rowKey={(t) => `${t.trace_id} ${t.time_ms} ${t.path}`}
-              open={(t) => go({ trace: t.trace_id })}
+              open={(t) => go({ trace: t.trace_id }, OPENS_SHEET)}
               empty={
                 status === 'calls' && typed.trim() === '' ? (
-                  <Empty title="No recent call to a service.">Calls through the proxy, the redirect or resolve appear here when they end.</Empty>
+                  <Empty title="No recent calls to services.">Look-ups and proxied requests appear here when they end.</Empty>
                 ) : (
-                  <Empty title={all.length ? 'No request found.' : 'No request yet.'}>
+                  <Empty title={all.length ? 'No requests found.' : 'No requests yet.'}>
                     {all.length ? 'Change the search or the filter.' : 'Each finished request of this node appears here.'}
                   </Empty>
                 )
               }
-              foot={`${plural(rows.length, 'request')} of ${cluster.data?.node ?? 'this node'}; each node keeps its own latest${held ? ' · held' : ''}`}
+              foot={`${plural(rows.length, 'request')} of ${cluster.data?.node ?? 'this node'}; each node keeps its own${held ? ' · paused' : ''}`}
             />
             <TraceSheet
               id={search.trace ?? null}
               entries={items.filter((t) => t.trace_id === search.trace)}
-              onClose={() => go({ trace: undefined })}
+              onClose={() => closeSheet(() => go({ trace: undefined }))}
             />
           </>
         )}
@@ -143,7 +162,7 @@ export function TracesScreen() {
 
 function TraceSheet({ id, entries, onClose }: { id: string | null; entries: readonly TraceEntry[]; onClose: () => void }) {
   const { spans, fromMs, lengthMs } = spansOf(entries);
-  const subject = entries[0] ? subjectOf(entries[0].path) : null;
+  const [first] = entries;
   return (
     <Sheet open={id !== null} onClose={onClose} title="Trace">
       <Facts
@@ -157,18 +176,18 @@ function TraceSheet({ id, entries, onClose }: { id: string | null; entries: read
           ],
           ['Requests', spans.length],
           ['Total time', duration(lengthMs)],
-          ...(entries[0] ? ([['Traceparent', <span key="p" className="mono break">{entries[0].traceparent}</span>]] as const) : []),
-          ...(subject
+          ...(first ? ([['Traceparent', <span key="p" className="mono break">{first.traceparent}</span>]] as const) : []),
+          ...(first && first.namespace !== null && first.service !== null
             ? ([
                 [
                   'Service',
                   <Link
                     key="s"
                     to="/services/$namespace/$service"
-                    params={{ namespace: subject.namespace, service: subject.service }}
+                    params={{ namespace: first.namespace, service: first.service }}
                     search={{}}
                   >
-                    {subject.service}
+                    {first.service}
                   </Link>,
                 ],
               ] as const)
@@ -177,7 +196,7 @@ function TraceSheet({ id, entries, onClose }: { id: string | null; entries: read
       />
       <h3>Waterfall</h3>
       {spans.length === 0 ? (
-        <p className="muted">The node no longer has this trace.</p>
+        <p className="muted">This node no longer has the trace.</p>
       ) : (
         <ol className="waterfall">
           {spans.map((s, i) => (
@@ -214,7 +233,7 @@ function TraceSheet({ id, entries, onClose }: { id: string | null; entries: read
         </ol>
       )}
       <p className="muted">
-        Each bar is a request with this id that this node has finished. Below a forwarded request are its attempts, each with the
+        Each bar is a request with this id that this node has finished. Below a proxied request are its attempts, each with the
         instance that was called.
       </p>
     </Sheet>
@@ -233,14 +252,14 @@ function Bar({ tone, startMs, tookMs, lengthMs }: { tone: string; startMs: numbe
 
 /** Texts for the proxy's codes. Other codes are shown unchanged. */
 const FAILURES: Record<string, string> = {
-  lost_hedge: 'another was first',
-  connect_failed: 'no connection could be opened',
-  connect_timeout: 'no connection in time',
-  upstream_reset: 'closed the connection',
-  response_timeout: 'no answer in time',
-  bad_response: 'not valid HTTP',
+  lost_hedge: 'another instance was faster',
+  connect_failed: 'connection failed',
+  connect_timeout: 'connection timed out',
+  upstream_reset: 'connection reset',
+  response_timeout: 'response timed out',
+  bad_response: 'invalid HTTP response',
   resolve_failed: 'name not resolved',
-  tls_failed: 'no secure connection',
+  tls_failed: 'TLS handshake failed',
 };
 
 function toneOf({ status, error }: TraceAttempt): 'bad' | 'muted' | 'info' {
@@ -249,9 +268,8 @@ function toneOf({ status, error }: TraceAttempt): 'bad' | 'muted' | 'info' {
 }
 
 function InstanceName({ of, name }: { of: TraceEntry; name: string }) {
-  const subject = subjectOf(of.path);
-  if (!subject) return <span className="break">{name}</span>;
-  const { namespace, service } = subject;
+  const { namespace, service } = of;
+  if (namespace === null || service === null) return <span className="break">{name}</span>;
   return (
     <Link className="break" to="/services/$namespace/$service" params={{ namespace, service }} search={{ instance: name }}>
       {name}
