@@ -28,6 +28,7 @@ const FINISH: &str = "/api/v1/cluster/upgrade/finish";
 /// Upgrades node by node, refuses what the next version adds, downgrades, and finishes the upgrade.
 async fn upgrade(backend: Backend) {
     let Some(mut mixed) = Mixed::start(backend).await else { return };
+    mixed.begins_at_the_newest_version().await;
     let load = mixed.load();
     let all = mixed.cluster.ids();
     let (first, last) = (all[0], *all.last().unwrap());
@@ -40,7 +41,7 @@ async fn upgrade(backend: Backend) {
     if all.len() > 1 {
         refuses_what_the_next_version_adds(&mixed, first, last).await;
     }
-    // Downgrades while the state has the first version.
+    // Downgrades while the state has the version of the older build.
     mixed.restart_as_this(first).await;
     load.rounds(1).await;
     mixed.agree(&load).await;
@@ -56,7 +57,7 @@ async fn upgrade(backend: Backend) {
         mixed.stop(last).await;
     }
     let status = mixed.ask(Method::GET, first, "/api/v1/cluster/status", None).await.1;
-    assert_eq!(status["state_version"], json!({"current": 1, "understood": 2}), "{status}");
+    assert_eq!(status["state_version"], json!({"current": 2, "understood": 3}), "{status}");
     let (status, answer) = mixed.ask(Method::POST, first, FINISH, None).await;
     assert_eq!((status, &answer["raised"]), (200, &json!(true)), "{answer}");
     works_in_the_next_version(&mixed, first).await;
@@ -78,7 +79,7 @@ async fn upgrade(backend: Backend) {
 
 /// A command, a field and the end of the upgrade are refused. The error names the node that prevents them.
 async fn refuses_what_the_next_version_adds(mixed: &Mixed, next: u64, this: u64) {
-    let held_back = format!("node-{this} understands only version 1");
+    let held_back = format!("node-{this} understands only version 2");
     let with_note = json!({"traffic": {"note": "slow"}});
     for (method, path, body) in [
         (Method::PUT, NOTE, json!({"note": "one"})),

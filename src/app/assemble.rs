@@ -21,6 +21,7 @@ use maxine_actors::registry::{RegistryParts, RegistrySettings};
 use maxine_actors::supervisor::Supervised;
 use maxine_actors::{
     HealthChecker, HealthParts, LeadershipActor, ProxyActor, Registry, history, members,
+    state_version,
 };
 use maxine_api::ServeLimits;
 use maxine_api::serve::serve;
@@ -242,30 +243,52 @@ impl Assembled {
     }
 }
 
-/// Creates the identities without which nobody can sign in, whenever this node becomes leader.
+/// Founds a new cluster, and creates the identities without which nobody can sign in, whenever this node becomes leader.
 async fn keep_identities(
     state: AppState,
     mut duties: watch::Receiver<Option<Fence>>,
     first_password: impl Fn(&OneTimePassword),
 ) {
+    let (registry, view) = (state.registry(), state.view());
     loop {
-        if duties.wait_for(Option::is_some).await.is_err() {
+        let Ok(Some(fence)) = duties.wait_for(Option::is_some).await.map(|fence| *fence) else {
             return;
-        }
-        let (registry, view) = (state.registry(), state.view());
+        };
         // The state must exist first, because a new cluster gets its history and its first signing key
         // together.
         view.has_state().await;
-        let made = ensure_identities(registry, view, state.security().settings());
-        match made.boxed().await {
-            Ok(None) => {}
-            Ok(Some(password)) => first_password(&password),
-            Err(error) => {
-                tracing::warn!(%error, "the accounts could not be written yet; trying again");
-                tokio::time::sleep(IDENTITIES_PAUSE).await;
-                continue;
+        // The identities are written while the voters of a new cluster are not all known yet: without them, nobody
+        // could see why.
+        let is_new = state_version::founds_cluster(view, fence).await;
+        let mut lost = duties.clone();
+        let begin_at_newest = async {
+            let (store, node) = (&**state.store(), &state.settings().instance_id);
+            let raised = state_version::begin_at_newest(store, registry, node, fence);
+            let lost = lost.wait_for(|duties| *duties != Some(fence));
+            if is_new {
+                tokio::select! {
+                    () = raised => {}
+                    _ = lost => {}
+                }
             }
-        }
+        };
+        let identities = async {
+            while duties.borrow().is_some() {
+                let made = ensure_identities(registry, view, state.security().settings());
+                match made.boxed().await {
+                    Ok(None) => break,
+                    Ok(Some(password)) => {
+                        first_password(&password);
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the accounts could not be written yet; trying again");
+                        tokio::time::sleep(IDENTITIES_PAUSE).await;
+                    }
+                }
+            }
+        };
+        tokio::join!(begin_at_newest.boxed(), identities);
         if duties.wait_for(Option::is_none).await.is_err() {
             return;
         }

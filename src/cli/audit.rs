@@ -199,6 +199,7 @@ struct Line {
 enum Outcome {
     Success,
     Refused,
+    Unknown,
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -224,7 +225,10 @@ fn outcome_of(line: &Line, number: usize) -> Result<AuditOutcome, Finding> {
     match line.outcome {
         Outcome::Success if line.refusal.is_empty() => return Ok(AuditOutcome::Success),
         Outcome::Refused if line.refusal.is_empty() => return Ok(AuditOutcome::Refused(None)),
-        Outcome::Success => return Err(unreadable(number, "a success has no refusal")),
+        Outcome::Unknown if line.refusal.is_empty() => return Ok(AuditOutcome::Unknown),
+        Outcome::Success | Outcome::Unknown => {
+            return Err(unreadable(number, "only a refused action has a refusal"));
+        }
         Outcome::Refused => {}
     }
     let code = unhex(&line.refusal).unwrap_or_default();
@@ -244,7 +248,9 @@ fn record_of(text: &str, number: usize) -> Result<(AuditRecord, bool), Finding> 
         .ok_or_else(|| unreadable(number, "this version of maxine does not know its action"))?;
     let detail = match &outcome {
         AuditOutcome::Refused(Some(why)) => why.to_string(),
-        AuditOutcome::Refused(None) | AuditOutcome::Success => String::new(),
+        AuditOutcome::Refused(None) | AuditOutcome::Success | AuditOutcome::Unknown => {
+            String::new()
+        }
     };
     let record = AuditRecord {
         seq: line.seq,

@@ -46,7 +46,7 @@ struct AuditListArgs {
     #[arg(long)]
     object: Option<String>,
     /// Only records with this outcome
-    #[arg(long, value_parser = ["success", "refused"])]
+    #[arg(long, value_parser = ["success", "refused", "unknown"])]
     outcome: Option<String>,
     /// Maximum number of records to show (1 to 100000)
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]

@@ -123,7 +123,10 @@ impl Server {
         let are_written = || {
             let snapshot = view.snapshot();
             let users = &snapshot.state.identities().users;
-            accounts.iter().all(|a| users.values().any(|user| user.name.as_str() == a.user_name))
+            snapshot.state.version() == maxine_state::STATE_VERSION
+                && accounts
+                    .iter()
+                    .all(|a| users.values().any(|user| user.name.as_str() == a.user_name))
         };
         while !are_written() {
             tokio::time::sleep(Duration::from_millis(2)).await;

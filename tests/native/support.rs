@@ -93,6 +93,10 @@ impl Server {
             let _ = made.send(password.clone());
         });
         let once = first.recv().await.expect("a first start makes a password");
+        // The state of a new cluster gets its version beside its identities.
+        let mut changes = view.index_changes();
+        let newest = |view: &View| view.snapshot().state.version() == maxine_state::STATE_VERSION;
+        changes.wait_for(|_| newest(&view)).await.expect("the view is kept");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("it listens");
         let router = maxine_api::router(node.state.clone());

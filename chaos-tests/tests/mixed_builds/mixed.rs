@@ -9,7 +9,7 @@ use maxine_chaos::cluster::{Backend, Cluster, ClusterPlan, READY_TIMEOUT};
 use maxine_chaos::network::NetworkKind;
 use maxine_chaos::program;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::load::Load;
@@ -103,6 +103,19 @@ impl Mixed {
         Some(Self { cluster, http, token, this, next, _alone: alone, _dir: dir })
     }
 
+    /// The leader raises the state of the new cluster by itself, to the newest version of the build that all nodes run.
+    pub async fn begins_at_the_newest_version(&self) {
+        let id = self.cluster.ids()[0];
+        let newest = json!({"current": 2, "understood": 2});
+        let started = Instant::now();
+        while self.ask(Method::GET, id, "/api/v1/cluster/status", None).await.1["state_version"]
+            != newest
+        {
+            assert!(started.elapsed() < PATIENCE, "a new cluster keeps an older state version");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     fn base(&self, id: u64) -> String {
         format!("http://{}", self.cluster.node(id).plan().http)
     }
@@ -169,7 +182,7 @@ impl Mixed {
         let words = self.cluster.node(id).log_tail();
         assert!(!status.success(), "{words}");
         let expected =
-            "it has state version 2, and this build understands up to 1: upgrade this node";
+            "it has state version 3, and this build understands up to 2: upgrade this node";
         assert!(words.contains(expected), "{words}");
     }
 

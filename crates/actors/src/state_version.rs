@@ -4,18 +4,25 @@
 //! Place in the flow: an operator finishes an upgrade through the API. The API asks this module for the
 //! voters and their versions, and then proposes [`maxine_state::Command::RaiseStateVersion`].
 //!
+//! The state of a new cluster begins at version 1, as every state does. The leader that founds the cluster raises it
+//! by itself ([`begin_at_newest`]). No other state is ever raised without an operator.
+//!
 //! In raft mode, the voters are the members with a vote. In local mode, the voter is this node. In redis and
 //! shared-file mode, the voters are all nodes with an entry in the store.
 
 use std::time::Duration;
 
-use maxine_state::STATE_VERSION;
+use maxine_state::{Actor as Who, Command, ControlState, Fence, STATE_VERSION};
 use maxine_store::{ControlStore, StoreNode};
+use maxine_view::View;
 
 use super::members;
+use super::registry::{Registry, WriteError, WriteRequest};
 
 /// Time limit for the store to list its nodes.
 const STORE_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// Pause before the leader of a new cluster looks at the voters again.
+const NEW_CLUSTER_PAUSE: Duration = Duration::from_millis(200);
 
 /// A node that must understand everything in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +74,53 @@ pub async fn voters(store: &dyn ControlStore, own_name: &str) -> Voters {
         name: node.name,
     });
     Voters { known: std::iter::once(own).chain(others).collect(), may_be_others }
+}
+
+/// Whether the leader with this grant founds the cluster: its view has its own grant, so it has everything before it,
+/// and nobody has given the cluster an identity or an account yet.
+fn is_founded_by(state: &ControlState, fence: Fence) -> bool {
+    let identities = state.identities();
+    state.grant().is_some_and(|grant| grant.fence == fence)
+        && identities.cluster.is_empty()
+        && identities.users.is_empty()
+        && identities.tokens.is_empty()
+}
+
+/// Whether the leader with this grant founds the cluster. Waits until the view has the grant.
+pub async fn founds_cluster(view: &View, fence: Fence) -> bool {
+    let mut index = view.index_changes();
+    // It fails only when the view is dropped, and then there is nothing to found.
+    let _ = index.wait_for(|index| *index >= fence.0).await;
+    is_founded_by(&view.snapshot().state, fence)
+}
+
+/// Raises the state of a new cluster to the newest version that every voter understands, as soon as that of every voter
+/// is known. Only the leader that founds the cluster calls this ([`founds_cluster`]). Its fence makes the log refuse the
+/// change after another node has taken over.
+pub async fn begin_at_newest(
+    store: &dyn ControlStore,
+    registry: &Registry,
+    own_name: &str,
+    fence: Fence,
+) {
+    loop {
+        if let Some(to) = voters(store, own_name).await.common() {
+            let request = WriteRequest {
+                actor: Who::system("upgrade"),
+                request_id: None,
+                fence: Some(fence),
+                answer_by_ms: None,
+                command: Command::RaiseStateVersion { to },
+            };
+            match registry.propose(request).await {
+                Ok(_) | Err(WriteError::Rejected { .. }) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "the state version was not raised yet, trying again");
+                }
+            }
+        }
+        tokio::time::sleep(NEW_CLUSTER_PAUSE).await;
+    }
 }
 
 impl Voters {
@@ -134,6 +188,32 @@ mod tests {
         assert_eq!(mixed, expected);
         assert!(of(&[Some(2)], false).voters_without(2).contains("the upgrade is not finished"));
         assert!(of(&[Some(2)], true).voters_without(2).contains("the store did not say"));
+    }
+
+    #[test]
+    fn only_the_first_leader_of_a_state_without_identities_founds_the_cluster() {
+        let mut state = ControlState::default();
+        let mut requests = 0;
+        let mut propose = |state: &mut ControlState, command| {
+            requests += 1;
+            let proposal = maxine_state::Proposal {
+                request_id: maxine_state::RequestId(requests),
+                proposed_at_ms: 1,
+                fence: None,
+                actor: Who::system("test"),
+                command,
+            };
+            state.apply(&proposal, &mut Vec::new()).index
+        };
+        let name = maxine_state::Name::trusted;
+        assert!(!is_founded_by(&state, Fence(1)), "it has no grant");
+        let grant = || Command::GrantLeadership { holder: name("node-1") };
+        let fence = Fence(propose(&mut state, grant()));
+        assert!(is_founded_by(&state, fence));
+        let later = Fence(propose(&mut state, grant()));
+        assert!(is_founded_by(&state, later) && !is_founded_by(&state, fence));
+        propose(&mut state, Command::IdentifyCluster { id: name("c") });
+        assert!(!is_founded_by(&state, later), "the cluster exists");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::pending_records::{Added, PendingRecords};
+use super::recorded::Recorded;
 use maxine_actors::{Registry, WriteRequest};
 use maxine_clock::Clock;
 use maxine_state::{Actor, AuditAction, Command};
@@ -291,7 +292,7 @@ impl AuditRelay {
             let mut lost = records;
             if is_done {
                 tracing::warn!(%error, "an audit record waits for writes to be possible");
-                relay.record_for_sure(by, action, &object, success, at_ms, None);
+                relay.record_for_sure(by, action, &object, success.into(), at_ms, None);
                 lost -= 1;
             } else {
                 tracing::warn!(%error, "an audit record could not be written");
@@ -316,11 +317,11 @@ impl AuditRelay {
         actor: Actor,
         action: AuditAction,
         object: &str,
-        success: bool,
+        outcome: Recorded,
         at_ms: u64,
         key: Option<&[u8]>,
     ) {
-        let added = self.0.pending.add(actor, action, shortened(object), success, key, at_ms);
+        let added = self.0.pending.add(actor, action, shortened(object), outcome, key, at_ms);
         match added {
             Added::NoRoom => self.lost(1, "too many records wait for writes to be possible"),
             Added::Begin | Added::Waits => {
@@ -341,7 +342,8 @@ impl AuditRelay {
             let mut next = Some(first);
             while let Some(record) = next {
                 // The request id lets a write with an unknown outcome be repeated without taking effect twice.
-                let (actor, request_id, command) = record.command();
+                let state_version = relay.0.registry.state_version();
+                let (actor, request_id, command) = record.command(state_version);
                 let request_id = Some(request_id);
                 let request =
                     WriteRequest { actor, request_id, fence: None, answer_by_ms: None, command };

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::recorded::Recorded;
 use maxine_state::{Actor, AuditAction, Command, RequestId};
 
 /// Maximum number of waiting records.
@@ -34,6 +35,9 @@ pub(super) struct PendingRecord {
     action: AuditAction,
     object: Box<str>,
     success: bool,
+    /// Whether the outcome is not known; `success` is false then, so that an older version takes it as a failure.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unknown: bool,
     /// A hash of the request's idempotency key. It identifies the request if its client repeats it.
     key: Option<u64>,
     /// How often it happened.
@@ -45,8 +49,9 @@ pub(super) struct PendingRecord {
 }
 
 impl PendingRecord {
-    /// The actor, the request id and the command with which the record is written to the log.
-    pub(super) fn command(&self) -> (Actor, RequestId, Command) {
+    /// The actor, the request id and the command with which the record is written to the log of a state of this
+    /// version.
+    pub(super) fn command(&self, state_version: u32) -> (Actor, RequestId, Command) {
         let (what, first, last) = (&self.object, at(self.first_ms), at(self.last_ms));
         let object = match self.count {
             0 | 1 => format!("{what}, at {first}").into(),
@@ -59,14 +64,21 @@ impl PendingRecord {
             via_node: None,
         };
         let request_id = u128::from_str_radix(&self.request_id, 16).unwrap_or_default();
-        let items = vec![(self.action, object, self.success)];
-        (actor, RequestId(request_id), Command::RecordAudit { items })
+        let command = self.outcome().command(self.action, object, state_version);
+        (actor, RequestId(request_id), command)
+    }
+
+    fn outcome(&self) -> Recorded {
+        match (self.unknown, self.success) {
+            (true, _) => Recorded::Unknown,
+            (false, success) => success.into(),
+        }
     }
 
     fn is_like(&self, other: &Self) -> bool {
         let what = |record: &Self| {
-            let Self { user, address, action, object, success, .. } = record.clone();
-            (user, address, action, object, success)
+            let Self { user, address, action, object, .. } = record.clone();
+            (user, address, action, object, record.outcome())
         };
         what(self) == what(other)
     }
@@ -125,7 +137,7 @@ impl PendingRecords {
         actor: Actor,
         action: AuditAction,
         object: Box<str>,
-        success: bool,
+        outcome: Recorded,
         key: Option<&[u8]>,
         now_ms: u64,
     ) -> Added {
@@ -136,7 +148,8 @@ impl PendingRecords {
             trace_id: actor.trace_id,
             action,
             object,
-            success,
+            success: outcome == Recorded::Success,
+            unknown: outcome == Recorded::Unknown,
             key: key.map(xxh3_64),
             count: 1,
             first_ms: now_ms,
@@ -231,20 +244,21 @@ mod tests {
     }
 
     fn add(pending: &PendingRecords, actor: Actor, object: Box<str>) -> Added {
-        pending.add(actor, AuditAction::BreakGlassUse, object, true, None, 1_795_440_992_705)
+        let outcome = Recorded::Success;
+        pending.add(actor, AuditAction::BreakGlassUse, object, outcome, None, 1_795_440_992_705)
     }
 
     /// A client that repeats one request until there is a leader has used the token once.
     #[test]
     fn repeats_of_one_request_are_one_record_for_each_outcome() {
         let (pending, _) = PendingRecords::open(None);
-        let add = |key: &str, object: &str, success| {
+        let add = |key: &str, object: &str, success: bool| {
             let (actor, key) = (actor("a"), Some(key.as_bytes()));
             pending.add(
                 actor,
                 AuditAction::BreakGlassUse,
                 object.into(),
-                success,
+                success.into(),
                 key,
                 1_795_440_992_705,
             )
@@ -254,7 +268,7 @@ mod tests {
         assert_eq!(add("k1", "PATCH /x, answered 503", false), Added::Waits);
         assert_eq!(add("k1", "PATCH /x, answered 200", true), Added::Waits);
         assert_eq!(add("k1", "PATCH /x, answered 200", true), Added::Waits);
-        let items = |record: PendingRecord| match record.command() {
+        let items = |record: PendingRecord| match record.command(2) {
             (_, _, Command::RecordAudit { items }) => items,
             other => panic!("{other:?}"),
         };
@@ -267,6 +281,28 @@ mod tests {
         assert_eq!(pending.written(), None);
         // Another request is another use.
         assert_eq!(add("k2", "PATCH /x, answered 200", true), Added::Begin);
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_kept_and_is_a_refusal_while_the_state_has_version_1() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pending-audit");
+        let (pending, _) = PendingRecords::open(Some(file.clone()));
+        let action = AuditAction::MemberRemove;
+        for outcome in [Recorded::Unknown, Recorded::Refused] {
+            pending.add(actor("a"), action, "3".into(), outcome, None, 1_795_440_992_705);
+        }
+        pending.save().unwrap();
+        let (pending, read) = PendingRecords::open(Some(file));
+        read.unwrap();
+        let record = pending.begin().unwrap();
+        let object: Box<str> = "3, at 2026-11-23T13:36:32.705Z".into();
+        let items = vec![(action, object.clone(), false)];
+        assert_eq!(record.command(1).2, Command::RecordAudit { items: items.clone() });
+        let unknown = vec![(action, object)];
+        assert_eq!(record.command(2).2, Command::RecordUnknown { items: unknown });
+        let refused = pending.written().expect("another outcome is another record");
+        assert_eq!(refused.command(2).2, Command::RecordAudit { items });
     }
 
     #[test]
@@ -288,7 +324,7 @@ mod tests {
         read.unwrap();
         assert_eq!(again.begin(), Some(first));
         assert_eq!(again.begin(), None, "one after the other");
-        let (_, _, command) = again.written().unwrap().command();
+        let (_, _, command) = again.written().unwrap().command(2);
         let items = vec![(
             AuditAction::BreakGlassUse,
             "GET /x, 3 times, from 2026-11-23T13:36:32.705Z to 2026-11-23T13:36:32.705Z".into(),

@@ -159,6 +159,13 @@ impl ControlState {
                 }
                 Ok(Reply::Done)
             }
+            Command::RecordUnknown { items } => {
+                for (action, object) in items {
+                    let object = object.to_string();
+                    self.record(step.proposal, *action, object, AuditOutcome::Unknown);
+                }
+                Ok(Reply::Done)
+            }
             Command::ExpireAudit { now_ms } => {
                 // The smaller time counts, so that no record is dropped too early: the log's clock may be ahead
                 // of the true time, and `now_ms` may be ahead of the log's clock.
@@ -806,7 +813,7 @@ impl ControlState {
         if let AuditOutcome::Refused(Some(why)) = &outcome {
             debug_assert!(why.is_code(), "the field of {why} has no code: add it to `field`");
         }
-        self.audit.append(AuditRecord {
+        let record = AuditRecord {
             // `append` sets the class, the numbers and the hashes.
             seq: 0,
             class: AuditClass::Registrations,
@@ -822,7 +829,8 @@ impl ControlState {
             outcome,
             previous: [0; 32],
             hash: [0; 32],
-        });
+        };
+        self.audit.append(record, self.version());
     }
 }
 
@@ -888,7 +896,9 @@ fn describe(command: &Command) -> (AuditAction, String) {
         }
         Command::PutToken { token } => (AuditAction::TokenPut, token.id.to_string()),
         Command::DeleteToken { id } => (AuditAction::TokenDelete, id.to_string()),
-        Command::RecordAudit { .. } => (AuditAction::AuditRecord, String::new()),
+        Command::RecordAudit { .. } | Command::RecordUnknown { .. } => {
+            (AuditAction::AuditRecord, String::new())
+        }
         Command::ExpireAudit { .. } => (AuditAction::AuditExpire, String::new()),
         Command::IdentifyCluster { id } => (AuditAction::ClusterIdentify, id.to_string()),
         Command::EndSession { name, .. } => (AuditAction::SessionDelete, name.to_string()),

@@ -500,8 +500,8 @@ fn a_newer_version_of_the_state_stops_a_replica_before_it_applies_anything() {
     assert_eq!(again.reply, Reply::Changed(vec![false]), "it is never lowered, nor raised twice");
 }
 
-/// A command of the next build is refused while the state has the first version, and applied once it has the
-/// second.
+/// A command of the next build is refused while the state has this build's version, and applied once it has the
+/// next.
 #[cfg(feature = "next")]
 #[test]
 fn what_the_next_version_adds_needs_the_next_version() {
@@ -515,30 +515,87 @@ fn what_the_next_version_adds_needs_the_next_version() {
         expected_revision: None,
         create: true,
     };
-    let first = |driver: &Driver| {
+    driver.propose(None, Command::RaiseStateVersion { to: 2 });
+    let head = |driver: &Driver| {
         let mut bytes = Vec::new();
         driver.state.write_to(&mut bytes).unwrap();
         bytes
     };
     for command in [note("a"), with_note.clone()] {
-        assert_eq!(command.needs(), 2);
+        assert_eq!(command.needs(), 3);
         let reply = driver.propose(None, command).reply;
-        let needs_next = Reply::Rejected(Rejection::StateVersion { needs: 2, has: 1 });
+        let needs_next = Reply::Rejected(Rejection::StateVersion { needs: 3, has: 2 });
         assert_eq!(reply, needs_next);
     }
-    assert_eq!(first(&driver)[4..8], [1, 0, 0, 0], "the head names the state's version");
-    driver.propose(None, Command::RaiseStateVersion { to: 2 });
+    assert_eq!(head(&driver)[4..8], [2, 0, 0, 0], "the head names the state's version");
+    driver.propose(None, Command::RaiseStateVersion { to: 3 });
     driver.events.clear();
     driver.propose(None, note("a"));
     assert_eq!(driver.state.note(), "a");
     assert!(matches!(&driver.events[0].kind, EventKind::NoteChanged { note } if &**note == "a"));
     driver.propose(None, with_note);
-    let bytes = first(&driver);
-    assert_eq!(bytes[4..8], [2, 0, 0, 0]);
+    let bytes = head(&driver);
+    assert_eq!(bytes[4..8], [3, 0, 0, 0]);
     let restored = ControlState::read_from(&mut bytes.as_slice()).unwrap();
-    assert_eq!((restored.note(), restored.version()), ("a", 2));
+    assert_eq!((restored.note(), restored.version()), ("a", 3));
     assert_eq!(restored.service(&key()).unwrap().policy.as_ref().unwrap().policy, policy);
     assert_eq!(restored.digest(), driver.state.digest());
+}
+
+/// The second version has more classes of audit records, and records with an unknown outcome. A snapshot of the first
+/// version has neither, whichever build wrote it.
+#[test]
+fn what_the_second_version_adds_needs_the_second_version() {
+    let mut driver = Driver::new();
+    let write = |state: &ControlState| {
+        let mut bytes = Vec::new();
+        state.write_to(&mut bytes).unwrap();
+        bytes
+    };
+    let kept = |state: &ControlState, class| state.audit().chain(class).kept();
+    let drain = |driver: &mut Driver, reason: Option<&str>| {
+        let key = key().instance(Name::trusted("a"));
+        driver.requests += 1;
+        let proposal = Proposal {
+            request_id: RequestId(driver.requests),
+            proposed_at_ms: 1,
+            fence: None,
+            actor: Actor { user: "ops".into(), ..Actor::system("test") },
+            command: Command::SetDrain { key, reason: reason.map(Into::into) },
+        };
+        driver.state.apply(&proposal, &mut driver.events);
+    };
+    let unknown = || {
+        let items = vec![(AuditAction::MemberRemove, "3".into())];
+        Command::RecordUnknown { items }
+    };
+    register_as(&mut driver, "", registration("a")).unwrap();
+    drain(&mut driver, Some("r"));
+    assert_eq!(unknown().needs(), 2);
+    let refused = driver.propose(None, unknown()).reply;
+    assert_eq!(refused, Reply::Rejected(Rejection::StateVersion { needs: 2, has: 1 }));
+    let of_first = write(&driver.state);
+    assert_eq!(of_first[4..8], [1, 0, 0, 0]);
+    let restored = ControlState::read_from(&mut of_first.as_slice()).unwrap();
+    assert_eq!(kept(&restored, AuditClass::Settings), 1);
+    let later = |state: &ControlState| {
+        let mut later = AuditClass::of_version(2).skip(AuditClass::of_version(1).count());
+        later.any(|class| state.audit().chain(class).next_seq() > 0)
+    };
+    assert!(!later(&restored) && restored.audit().verify().is_ok());
+
+    driver.propose(None, Command::RaiseStateVersion { to: 2 });
+    register_as(&mut driver, "", registration("b")).unwrap();
+    drain(&mut driver, None);
+    driver.propose(None, unknown());
+    let of_second = write(&driver.state);
+    assert_eq!(of_second[4..8], [2, 0, 0, 0]);
+    let restored = ControlState::read_from(&mut of_second.as_slice()).unwrap();
+    assert_eq!((restored.digest(), restored.audit().verify()), (driver.state.digest(), Ok(())));
+    assert_eq!(kept(&restored, AuditClass::Settings), 1, "an older record stays in its class");
+    assert_eq!((kept(&restored, AuditClass::Drains), kept(&restored, AuditClass::Open)), (1, 1));
+    let newest = restored.audit().records().pop().cloned().unwrap();
+    assert_eq!((newest.class, &newest.outcome), (AuditClass::Cluster, &AuditOutcome::Unknown));
 }
 
 /// Registers as the caller with this name. An empty name means a caller without a credential.

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use super::audit_action::AuditAction;
 use super::audit_class::AuditClass;
 use super::codec;
-use super::command::Rejection;
+use super::command::{Rejection, is_system};
 use super::versioned::{Needs, stored};
 
 /// Outcome of an action.
@@ -34,6 +34,8 @@ pub enum AuditOutcome {
     /// It was refused. The code says why, if the state refused it. It is a code and not a text, because the
     /// hash covers it.
     Refused(Option<Box<Rejection>>),
+    /// It is not known whether it took effect. From state version 2 on.
+    Unknown,
 }
 
 impl AuditOutcome {
@@ -44,15 +46,36 @@ impl AuditOutcome {
     }
 }
 
-/// The class of a record. An empty `user` is a caller without a credential. A refused change gets another
-/// class than a successful one: anyone can repeat a refused change, and it must not push out the records of
-/// successful changes.
-fn class_of(user: &str, action: AuditAction, outcome: &AuditOutcome) -> AuditClass {
-    match outcome {
-        AuditOutcome::Success => action.class(),
-        AuditOutcome::Refused(_) if action.is_of_instances() => AuditClass::Registrations,
-        AuditOutcome::Refused(_) if user.is_empty() => AuditClass::Strangers,
-        AuditOutcome::Refused(_) => AuditClass::Requests,
+/// The class of a record in a state of this version. A refused change gets another class than a successful one:
+/// anyone can repeat a refused change, and it must not push out the records of successful changes. From version 2
+/// on, callers without a credential, known callers and Maxine itself do not share a class, so none of them can push
+/// out the records of another.
+fn class_of(version: u32, record: &AuditRecord) -> AuditClass {
+    let action = record.action;
+    let is_refused = matches!(record.outcome, AuditOutcome::Refused(_));
+    let is_stranger = record.user.is_empty();
+    if version == 1 {
+        return if !is_refused {
+            action.first_class()
+        } else if action.is_of_instances() {
+            AuditClass::Registrations
+        } else if is_stranger {
+            AuditClass::Strangers
+        } else {
+            AuditClass::Requests
+        };
+    }
+    if is_stranger {
+        if is_refused { AuditClass::Strangers } else { AuditClass::Open }
+    } else if action.is_of_instances() && is_system(&record.user) {
+        AuditClass::Automatic
+    } else if !is_refused || action == AuditAction::BreakGlassUse {
+        // Only the holder of a break-glass token causes records of its use, whatever the outcome was.
+        action.class()
+    } else if action.is_of_instances() {
+        AuditClass::Registrations
+    } else {
+        AuditClass::Requests
     }
 }
 
@@ -111,6 +134,7 @@ impl Needs for AuditOutcome {
     fn needs(&self) -> u32 {
         match self {
             Self::Success | Self::Refused(_) => 1,
+            Self::Unknown => 2,
         }
     }
 }
@@ -220,10 +244,10 @@ impl AuditLog {
         self.chains[record.class as usize].records.push_back(Arc::new(record));
     }
 
-    /// Appends a record. Sets its numbers and hashes, and drops the oldest records of its class if there are
-    /// too many.
-    pub(super) fn append(&mut self, mut record: AuditRecord) {
-        record.class = class_of(&record.user, record.action, &record.outcome);
+    /// Appends a record to the log of a state of this version. Sets its class, its numbers and its hashes, and
+    /// drops the oldest records of its class if there are too many.
+    pub(super) fn append(&mut self, mut record: AuditRecord, version: u32) {
+        record.class = class_of(version, &record);
         let chain = &mut self.chains[record.class as usize];
         record.seq = self.next_seq;
         record.class_seq = chain.next_seq;

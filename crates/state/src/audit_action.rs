@@ -31,8 +31,8 @@ macro_rules! actions {
                 }
             }
 
-            /// The class of a successful record of this action.
-            pub(super) const fn class(self) -> AuditClass {
+            /// The class of a successful record of this action while the state has version 1.
+            pub(super) const fn first_class(self) -> AuditClass {
                 match self {
                     $($(#[$attr])* Self::$variant => AuditClass::$class,)+
                 }
@@ -49,7 +49,8 @@ macro_rules! actions {
     };
 }
 
-// The name, the class of a successful record, and the state version that introduced the action.
+// The name, the class of a successful record while the state has version 1, and the state version that introduced
+// the action.
 actions! {
     InstanceRegister "instance.register" Registrations 1,
     InstanceDeregister "instance.deregister" Registrations 1,
@@ -98,7 +99,7 @@ actions! {
     CheckFail "check.fail" Registrations 1,
     CheckExpire "check.expire" Registrations 1,
     #[cfg(feature = "next")]
-    NoteSet "note.set" Settings 2,
+    NoteSet "note.set" Settings 3,
 }
 
 impl AuditAction {
@@ -108,12 +109,26 @@ impl AuditAction {
         Self::ALL.iter().copied().find(|action| action.as_str() == name)
     }
 
+    /// The class of a successful record of this action by a known caller, from state version 2 on.
+    pub(super) const fn class(self) -> AuditClass {
+        match self {
+            // An operator can drain and undrain without end.
+            Self::InstanceDrain | Self::InstanceUndrain => AuditClass::Drains,
+            // A viewer can sign in and out without end.
+            Self::BreakGlassUse => AuditClass::Identities,
+            Self::LogsClear => AuditClass::Logs,
+            Self::AuditConfirmClock | Self::HistoryBegin => AuditClass::Cluster,
+            _ => self.first_class(),
+        }
+    }
+
     /// Whether the action is about leadership.
     pub(super) const fn is_of_leadership(self) -> bool {
         matches!(self, Self::LeadershipGrant | Self::LeadershipTakeover | Self::LeadershipTransfer)
     }
 
-    /// Whether the action is about instances. Refusals of these actions stay in the class of registrations.
+    /// Whether the action is about instances. Refusals of these actions by known callers stay in the class of
+    /// registrations.
     pub(super) const fn is_of_instances(self) -> bool {
         matches!(
             self,

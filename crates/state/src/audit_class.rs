@@ -3,7 +3,7 @@
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::versioned::first_version;
+use super::versioned::Needs;
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 /// Retention of frequent records, in milliseconds.
@@ -21,21 +21,29 @@ pub enum AuditClass {
     Cluster,
     /// Users, tokens and signing keys.
     Identities,
-    /// Policies, the configuration and drains.
+    /// Policies and the configuration; while the state has version 1, drains too.
     Settings,
-    /// Sign-ins, uses of break-glass tokens, cleared logs.
+    /// Sign-ins; while the state has version 1, uses of break-glass tokens and cleared logs too.
     Access,
     /// Refused requests of callers without a credential.
     Strangers,
-    /// Registrations and everything else that machines do.
+    /// Changes of instances by known callers; while the state has version 1, by anyone.
     Registrations,
     /// Refused requests of known callers, and exports. Any viewer can repeat these without end.
     Requests,
+    /// Accepted changes of callers without a credential. From state version 2 on.
+    Open,
+    /// Drains and their ends. From state version 2 on.
+    Drains,
+    /// What Maxine itself does with instances: expiry, health, checks. From state version 2 on.
+    Automatic,
+    /// Cleared logs. From state version 2 on.
+    Logs,
 }
 
 impl AuditClass {
     /// All classes.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Cluster,
         Self::Identities,
         Self::Settings,
@@ -43,7 +51,16 @@ impl AuditClass {
         Self::Strangers,
         Self::Registrations,
         Self::Requests,
+        Self::Open,
+        Self::Drains,
+        Self::Automatic,
+        Self::Logs,
     ];
+
+    /// The classes that a state of this version can have records of.
+    pub fn of_version(version: u32) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |class| class.needs() <= version)
+    }
 
     /// The name of the class.
     #[must_use]
@@ -56,6 +73,10 @@ impl AuditClass {
             Self::Strangers => "strangers",
             Self::Registrations => "registrations",
             Self::Requests => "requests",
+            Self::Open => "open",
+            Self::Drains => "drains",
+            Self::Automatic => "automatic",
+            Self::Logs => "logs",
         }
     }
 
@@ -65,8 +86,8 @@ impl AuditClass {
         match self {
             Self::Cluster | Self::Identities | Self::Settings => 5_000,
             Self::Access => 10_000,
-            Self::Strangers | Self::Requests => 5_000,
-            Self::Registrations => 20_000,
+            Self::Strangers | Self::Requests | Self::Drains | Self::Logs => 5_000,
+            Self::Registrations | Self::Open | Self::Automatic => 20_000,
         }
     }
 
@@ -74,18 +95,21 @@ impl AuditClass {
     #[must_use]
     pub const fn retention_ms(self) -> u64 {
         match self {
-            Self::Cluster | Self::Identities | Self::Settings => LONG_MS,
-            Self::Access | Self::Strangers | Self::Registrations | Self::Requests => SHORT_MS,
+            Self::Cluster | Self::Identities | Self::Settings | Self::Drains | Self::Logs => {
+                LONG_MS
+            }
+            Self::Access | Self::Strangers | Self::Registrations => SHORT_MS,
+            Self::Requests | Self::Open | Self::Automatic => SHORT_MS,
         }
     }
 }
 
-first_version!(AuditClass {
-    Cluster,
-    Identities,
-    Settings,
-    Access,
-    Strangers,
-    Registrations,
-    Requests
-});
+impl Needs for AuditClass {
+    fn needs(&self) -> u32 {
+        match self {
+            Self::Cluster | Self::Identities | Self::Settings | Self::Access => 1,
+            Self::Strangers | Self::Registrations | Self::Requests => 1,
+            Self::Open | Self::Drains | Self::Automatic | Self::Logs => 2,
+        }
+    }
+}

@@ -22,7 +22,7 @@ fn record(action: AuditAction, n: u64) -> AuditRecord {
 
 fn log(len: u64) -> AuditLog {
     let mut log = AuditLog::default();
-    (1..=len).for_each(|n| log.append(record(AuditAction::InstanceRegister, n)));
+    (1..=len).for_each(|n| log.append(record(AuditAction::InstanceRegister, n), 1));
     log
 }
 
@@ -40,25 +40,25 @@ fn a_flood_of_registrations_or_of_refusals_pushes_out_nothing_else() {
         AuditAction::TokenDelete,
         AuditAction::InstanceDrain,
     ];
-    kept.iter().for_each(|action| log.append(record(*action, 1)));
+    kept.iter().for_each(|action| log.append(record(*action, 1), 1));
     let refused = |action: AuditAction| AuditRecord {
         outcome: AuditOutcome::Refused(None),
         ..record(action, 2)
     };
     for n in 0..AuditClass::Registrations.records_max() as u64 + 50 {
-        log.append(record(AuditAction::InstanceRegister, n));
+        log.append(record(AuditAction::InstanceRegister, n), 1);
     }
-    log.append(record(AuditAction::SessionCreate, 1));
+    log.append(record(AuditAction::SessionCreate, 1), 1);
     for _ in 0..AuditClass::Strangers.records_max() + 50 {
-        log.append(AuditRecord { user: "".into(), ..refused(AuditAction::SessionCreate) });
+        log.append(AuditRecord { user: "".into(), ..refused(AuditAction::SessionCreate) }, 1);
     }
     assert_eq!(log.chain(AuditClass::Access).dropped(), 0, "strangers push no sign-in out");
-    log.append(record(AuditAction::BreakGlassUse, 1));
+    log.append(record(AuditAction::BreakGlassUse, 1), 1);
     // Actions that a viewer can repeat without end.
     for _ in 0..AuditClass::Access.records_max() + 50 {
-        log.append(refused(AuditAction::RequestAuthorize));
-        log.append(refused(AuditAction::UserPut));
-        log.append(record(AuditAction::AuditExport, 1));
+        log.append(refused(AuditAction::RequestAuthorize), 1);
+        log.append(refused(AuditAction::UserPut), 1);
+        log.append(record(AuditAction::AuditExport, 1), 1);
     }
     assert_eq!(log.chain(AuditClass::Access).dropped(), 0, "nor does a viewer");
     assert_eq!(log.chain(AuditClass::Access).kept(), 2);
@@ -71,12 +71,96 @@ fn a_flood_of_registrations_or_of_refusals_pushes_out_nothing_else() {
     assert_eq!(led, [AuditAction::LeadershipGrant]);
 }
 
+/// A record of an action by a user; an empty name is a caller without a credential.
+fn by(user: &str, action: AuditAction) -> AuditRecord {
+    AuditRecord { user: user.into(), ..record(action, 1) }
+}
+
+#[test]
+fn the_classes_of_the_second_version_need_the_second_version() {
+    use AuditAction as Do;
+    use AuditClass as Class;
+
+    let class = |version, user: &str, action, outcome: AuditOutcome| {
+        class_of(version, &AuditRecord { outcome, ..by(user, action) })
+    };
+    let (done, refused) = (AuditOutcome::Success, AuditOutcome::Refused(None));
+    let rows = [
+        ("", Do::InstanceRegister, &done, Class::Registrations, Class::Open),
+        ("", Do::CheckPass, &done, Class::Registrations, Class::Open),
+        ("", Do::InstanceRegister, &refused, Class::Registrations, Class::Strangers),
+        ("", Do::SessionCreate, &refused, Class::Strangers, Class::Strangers),
+        ("ops", Do::InstanceRegister, &done, Class::Registrations, Class::Registrations),
+        ("ops", Do::InstanceRegister, &refused, Class::Registrations, Class::Registrations),
+        ("ops", Do::CheckFail, &done, Class::Registrations, Class::Registrations),
+        ("ops", Do::InstanceDrain, &done, Class::Settings, Class::Drains),
+        ("ops", Do::InstanceUndrain, &done, Class::Settings, Class::Drains),
+        ("ops", Do::PolicyPut, &done, Class::Settings, Class::Settings),
+        ("ops", Do::LogsClear, &done, Class::Access, Class::Logs),
+        ("ops", Do::UserPut, &refused, Class::Requests, Class::Requests),
+        ("ops", Do::SessionCreate, &done, Class::Access, Class::Access),
+        ("ops", Do::AuditConfirmClock, &done, Class::Access, Class::Cluster),
+        ("ops", Do::MemberRemove, &AuditOutcome::Unknown, Class::Cluster, Class::Cluster),
+        ("break-glass:a", Do::BreakGlassUse, &done, Class::Access, Class::Identities),
+        ("break-glass:a", Do::BreakGlassUse, &refused, Class::Requests, Class::Identities),
+        ("system:lease-expiry", Do::InstanceExpire, &done, Class::Registrations, Class::Automatic),
+        ("system:health", Do::HealthEvict, &refused, Class::Registrations, Class::Automatic),
+        ("system:checks", Do::CheckFail, &done, Class::Registrations, Class::Automatic),
+        ("system:history", Do::HistoryBegin, &done, Class::Registrations, Class::Cluster),
+    ];
+    for (user, action, outcome, first, second) in rows {
+        assert_eq!(class(1, user, action, outcome.clone()), first, "{user} {action:?}");
+        assert_eq!(class(2, user, action, outcome.clone()), second, "{user} {action:?}");
+    }
+    for action in AuditAction::ALL.iter().filter(|action| action.needs() == 1) {
+        for (user, outcome) in [("", &done), ("ops", &done), ("", &refused), ("ops", &refused)] {
+            assert_eq!(class(1, user, *action, outcome.clone()).needs(), 1, "{action:?}");
+        }
+    }
+    assert_eq!(AuditClass::of_version(1).count(), 7);
+    assert_eq!(AuditClass::of_version(2).count(), AuditClass::ALL.len());
+}
+
+#[test]
+fn in_the_second_version_no_group_of_callers_pushes_out_the_records_of_another() {
+    let mut log = AuditLog::default();
+    // The records of the first version keep their classes.
+    for action in [AuditAction::InstanceRegister, AuditAction::InstanceDrain] {
+        log.append(by("", action), 1);
+    }
+    let kept = [
+        by("ops", AuditAction::InstanceRegister),
+        by("ops", AuditAction::InstanceDeregister),
+        by("ops", AuditAction::PolicyPut),
+        by("ops", AuditAction::ConfigPut),
+        by("break-glass:a", AuditAction::BreakGlassUse),
+    ];
+    kept.iter().for_each(|record| log.append(record.clone(), 2));
+    let open = AuditClass::Open.records_max() + 50;
+    for n in 0..open {
+        log.append(by("", AuditAction::InstanceRegister), 2);
+        log.append(by("system:lease-expiry", AuditAction::InstanceExpire), 2);
+        if n < AuditClass::Access.records_max() + 50 {
+            log.append(by("viewer", AuditAction::SessionCreate), 2);
+            log.append(by("ops", AuditAction::InstanceDrain), 2);
+            log.append(by("ops", AuditAction::LogsClear), 2);
+        }
+    }
+    let first: Vec<AuditAction> = log.records().iter().take(7).map(|r| r.action).collect();
+    let expected = [AuditAction::InstanceRegister, AuditAction::InstanceDrain];
+    assert_eq!(first[..2], expected);
+    assert!(first[2..].iter().eq(kept.iter().map(|record| &record.action)));
+    assert_eq!(log.chain(AuditClass::Open).dropped(), 50);
+    assert_eq!(log.chain(AuditClass::Automatic).dropped(), 50);
+    assert_eq!((log.chain(AuditClass::Registrations).dropped(), log.verify()), (0, Ok(())));
+}
+
 #[test]
 fn what_leaves_is_counted_and_what_is_taken_is_found() {
     let mut good = AuditLog::default();
     for n in 1..=6 {
-        good.append(record(AuditAction::UserPut, n));
-        good.append(record(AuditAction::InstanceRegister, n));
+        good.append(record(AuditAction::UserPut, n), 1);
+        good.append(record(AuditAction::InstanceRegister, n), 1);
     }
     assert_eq!(good.verify(), Ok(()));
     // The record was removed from the front of its class, as if it had been dropped for its age. Its number
@@ -124,9 +208,9 @@ fn a_changed_removed_or_reordered_record_is_found() {
 #[test]
 fn only_a_compared_clock_lets_records_go_by_age() {
     let mut log = log(10);
-    log.append(record(AuditAction::UserPut, 10));
+    log.append(record(AuditAction::UserPut, 10), 1);
     // A record with a time far in the future does not cause other records to be dropped.
-    log.append(record(AuditAction::InstanceRegister, 10 * LONG_MS));
+    log.append(record(AuditAction::InstanceRegister, 10 * LONG_MS), 1);
     assert_eq!(log.len(), 12);
     assert!(!log.has_expired(SHORT_MS + 1));
     assert_eq!(log.expire(SHORT_MS + 6), 5, "what is 30 days old stays, what is older goes");

@@ -71,11 +71,16 @@ stored!(Actor { user, address, trace_id, via_node });
 /// Prefix of the names of Maxine's own parts. No user can have such a name.
 const SYSTEM: &str = "system:";
 
+/// Whether this is the name of a part of Maxine itself.
+pub(super) fn is_system(user: &str) -> bool {
+    user.starts_with(SYSTEM)
+}
+
 impl Actor {
     /// Whether this is a part of Maxine itself.
     #[must_use]
     pub fn is_system(&self) -> bool {
-        self.user.starts_with(SYSTEM)
+        is_system(&self.user)
     }
 
     /// A part of Maxine itself, such as `lease-expiry`.
@@ -317,6 +322,11 @@ pub enum Command {
         /// The checks.
         items: Vec<CheckExpiry>,
     },
+    /// Adds audit records of events outside the log whose outcome is not known: each with its action and its object.
+    RecordUnknown {
+        /// The records.
+        items: Vec<(AuditAction, Box<str>)>,
+    },
     /// Sets the note of the whole cluster. Test builds use it as a command of the next version.
     #[cfg(feature = "next")]
     SetNote {
@@ -380,8 +390,9 @@ impl Needs for Command {
                 (key, check, lease_epoch, report).needs()
             }
             Self::ExpireChecks { items } => items.needs(),
+            Self::RecordUnknown { items } => items.needs().max(2),
             #[cfg(feature = "next")]
-            Self::SetNote { note } => note.needs().max(2),
+            Self::SetNote { note } => note.needs().max(3),
         }
     }
 }

@@ -199,6 +199,8 @@ fn commands() -> Vec<Command> {
         report(CheckStatus::Warning, "ttl"),
         report(CheckStatus::Passing, "nothing"),
         Command::ExpireChecks { items: vec![expiry] },
+        Command::RaiseStateVersion { to: 2 },
+        Command::RecordUnknown { items: vec![(AuditAction::MemberRemove, "3, forced".into())] },
         #[cfg(feature = "next")]
         Command::SetNote { note: "a".into() },
     ]
@@ -286,6 +288,8 @@ mod tests {
         (71, "40b027cb6cadba71"),
         (75, "570b976eb629a9a2"),
         (72, "9f75cfb718a01d4f"),
+        (0, "version 2"),
+        (0, ""),
     ];
 
     /// A change of these numbers changes what disks contain and what other nodes understand. New commands,
@@ -301,8 +305,9 @@ mod tests {
         let kinds: BTreeSet<_> =
             commands().iter().map(|c| format!("{:?}", std::mem::discriminant(c))).collect();
         let later = usize::from(cfg!(feature = "next"));
-        assert_eq!(kinds.len(), 21 + later, "every kind of command is among them");
-        assert_eq!(commands().iter().filter(|command| command.needs() == 1).count(), BYTES.len());
+        assert_eq!(kinds.len(), 22 + later, "every kind of command is among them");
+        let of_this = |command: &&Command| command.needs() <= 2;
+        assert_eq!(commands().iter().filter(of_this).count(), BYTES.len());
     }
 
     /// Builds of different versions must reach the same state, with the same refusals and audit records. This
@@ -316,6 +321,15 @@ mod tests {
         }
         let digest = state.digest();
         assert_eq!((digest.index, &digest.digest[..16]), (27, "e2e3b77f29639cf4"));
+        // The same once more in the second version, which classifies audit records otherwise.
+        let of = |needs| proposals.iter().filter(move |proposal| proposal.command.needs() == needs);
+        for (proposal, id) in of(2).chain(of(1)).zip(1_000..) {
+            let proposal = Proposal { request_id: RequestId(id), ..proposal.clone() };
+            state.apply(&proposal, &mut Vec::new());
+        }
+        let digest = state.digest();
+        assert_eq!(state.version(), 2);
+        assert_eq!((digest.index, &digest.digest[..16]), (0, ""));
     }
 
     #[test]

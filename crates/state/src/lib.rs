@@ -88,4 +88,4 @@ pub use traffic::*;
 /// A replica stops before a command that it does not understand.
 ///
 /// The feature `next` defines the version after this one, for the tests of mixed clusters.
-pub const STATE_VERSION: u32 = if cfg!(feature = "next") { 2 } else { 1 };
+pub const STATE_VERSION: u32 = if cfg!(feature = "next") { 3 } else { 2 };

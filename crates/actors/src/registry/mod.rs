@@ -323,6 +323,12 @@ impl Registry {
         }
     }
 
+    /// The version of the state on this node.
+    #[must_use]
+    pub fn state_version(&self) -> u32 {
+        self.view.with_snapshot(|snapshot| snapshot.state.version())
+    }
+
     /// Refuses a command that not every voter may understand, because such voters would stop.
     fn check_state_version(&self, command: &Command) -> Result<(), WriteError> {
         let needs = command.needs();

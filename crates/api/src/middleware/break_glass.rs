@@ -43,6 +43,6 @@ impl Drop for BreakGlassUse {
         };
         let (actor, key) = (self.actor.clone(), self.key.as_deref());
         let (action, at_ms) = (AuditAction::BreakGlassUse, self.audit.wall_ms());
-        self.audit.record_for_sure(actor, action, &object, success, at_ms, key);
+        self.audit.record_for_sure(actor, action, &object, success.into(), at_ms, key);
     }
 }

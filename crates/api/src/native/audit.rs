@@ -18,7 +18,7 @@ use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
 use maxine_actors::peer::Confirmation;
 use maxine_state::{
-    AuditAction, AuditClass, AuditLog, AuditOutcome, AuditRecord, encode_rejection,
+    AuditAction, AuditClass, AuditLog, AuditOutcome, AuditRecord, ControlState, encode_rejection,
 };
 
 /// Number of records in one part of an export.
@@ -55,13 +55,20 @@ pub(super) struct QueryAudit {
 pub(super) enum Outcome {
     /// The action took effect.
     Success,
-    /// The action was refused or failed. If its effect is unknown, the object ends with `outcome unknown` and the reason.
+    /// The action was refused or failed. In a state of version 1 also an action whose effect is unknown; its object then
+    /// ends with `outcome unknown` and the reason.
     Refused,
+    /// It is not known whether the action took effect. Only in records from state version 2 on.
+    Unknown,
 }
 
 impl Outcome {
     fn of(record: &AuditRecord) -> Self {
-        if record.outcome.is_success() { Self::Success } else { Self::Refused }
+        match record.outcome {
+            AuditOutcome::Success => Self::Success,
+            AuditOutcome::Refused(_) => Self::Refused,
+            AuditOutcome::Unknown => Self::Unknown,
+        }
     }
 }
 
@@ -110,7 +117,7 @@ impl From<&AuditRecord> for RecordView {
     fn from(record: &AuditRecord) -> Self {
         let why = match &record.outcome {
             AuditOutcome::Refused(Some(why)) => Some(why),
-            AuditOutcome::Refused(None) | AuditOutcome::Success => None,
+            AuditOutcome::Refused(None) | AuditOutcome::Success | AuditOutcome::Unknown => None,
         };
         Self {
             seq: record.seq,
@@ -190,7 +197,7 @@ pub(super) struct AuditProof {
     next_seq: u64,
     /// Hash of the newest record. It identifies the whole history, and is the same on every node at the same index.
     head: String,
-    /// The classes of records. Each has a limit of its own.
+    /// The classes of records that the state's version has. Each has a limit of its own.
     classes: Vec<ClassProof>,
 }
 
@@ -211,8 +218,9 @@ pub(super) struct ClassProof {
     base: String,
 }
 
-fn classes(audit: &AuditLog) -> Vec<ClassProof> {
-    let each = AuditClass::ALL.into_iter().map(|class| {
+fn classes(state: &ControlState) -> Vec<ClassProof> {
+    let audit = state.audit();
+    let each = AuditClass::of_version(state.version()).map(|class| {
         let chain = audit.chain(class);
         ClassProof {
             class,
@@ -258,7 +266,7 @@ pub(super) async fn verify_audit(
         first_seq: first_seq(audit),
         next_seq: audit.next_seq(),
         head: hex(&audit.head()),
-        classes: classes(audit),
+        classes: classes(fresh.state()),
     })))
 }
 
@@ -316,7 +324,7 @@ pub(super) async fn export_audit(
         next_seq: audit.next_seq(),
         records: audit.len(),
         index: state.index(),
-        classes: classes(audit),
+        classes: classes(state),
     };
     let records = maxine_wording::count(head.records, "record");
     let object = format!("{records} up to {}, head {}", head.next_seq, head.head);

@@ -21,6 +21,7 @@ use super::upgrade::StateVersions;
 use crate::AppState;
 use crate::access::AccessMode;
 use crate::problem::{Problem, ProblemKind};
+use crate::recorded::Recorded;
 use maxine_actors::peer::Confirmation;
 use maxine_actors::{members, state_version};
 use maxine_state::Leadership;
@@ -488,8 +489,9 @@ pub(super) async fn remove_member(
             if let Err(problem) = &removed {
                 let object = recorded_object(object, Some(problem));
                 let action = AuditAction::MemberRemove;
+                let outcome = Recorded::of(Some(problem));
                 let at_ms = app.clock().wall_ms();
-                app.audit().record_for_sure(actor, action, &object, false, at_ms, None);
+                app.audit().record_for_sure(actor, action, &object, outcome, at_ms, None);
             }
             return removed;
         }

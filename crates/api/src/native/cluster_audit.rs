@@ -4,11 +4,12 @@ use super::fresh::Write;
 use crate::AppState;
 use crate::audit_relay::shortened;
 use crate::problem::Problem;
+use crate::recorded::Recorded;
 use maxine_state::AuditAction;
 use maxine_store::WriteOutcome;
 
-/// The object of an audit record. A record has no reason of its own for a failure outside the log, and no outcome
-/// "unknown", so its object ends with both.
+/// The object of an audit record. A record has no reason of its own for a failure outside the log, and in a state of
+/// version 1 no outcome "unknown", so its object ends with both.
 pub(super) fn recorded_object(object: String, failed: Option<&Problem>) -> String {
     let Some(problem) = failed else { return object };
     let outcome = match problem.kind.outcome() {
@@ -28,17 +29,18 @@ pub(super) async fn record(
     object: String,
     failed: Option<&Problem>,
 ) {
-    let (actor, success, at_ms) = (write.actor.clone(), failed.is_none(), app.clock().wall_ms());
+    let (actor, outcome, at_ms) =
+        (write.actor.clone(), Recorded::of(failed), app.clock().wall_ms());
     let object = recorded_object(object, failed);
-    let items = vec![(action, object.as_str().into(), success)];
-    let command = maxine_state::Command::RecordAudit { items };
+    let version = app.view().snapshot().state.version();
+    let command = outcome.command(action, object.as_str().into(), version);
     if let Err(problem) = write.propose(app, command).await {
         tracing::warn!(
             action = action.as_str(),
             detail = %problem.detail,
             "an audit record waits for writes to be possible"
         );
-        app.audit().record_for_sure(actor, action, &object, success, at_ms, None);
+        app.audit().record_for_sure(actor, action, &object, outcome, at_ms, None);
     }
 }
 
@@ -57,5 +59,5 @@ pub(super) fn record_refused(
         detail = %why.detail,
         "an audit record waits for writes to be possible"
     );
-    app.audit().record_for_sure(actor, action, &object, false, at_ms, None);
+    app.audit().record_for_sure(actor, action, &object, Recorded::of(Some(why)), at_ms, None);
 }

@@ -39,11 +39,16 @@ const COLUMNS: readonly Column<AuditRecord>[] = [
     head: 'Outcome',
     track: '84px',
     from: 480,
-    cell: (r) => (r.outcome === 'success' ? <Status tone="good">Done</Status> : <Status tone="warn">Refused</Status>),
+    cell: (r) => <Outcome of={r.outcome} />,
   },
   { key: 'address', head: 'From', track: '130px', from: 1000, cell: (r) => <span className="mono muted clip">{from(r)}</span> },
   { key: 'seq', head: 'No.', track: '80px', end: true, from: 860, cell: (r) => <span className="num muted">{r.seq}</span> },
 ];
+
+function Outcome({ of }: { of: AuditRecord['outcome'] }) {
+  if (of === 'success') return <Status tone="good">Done</Status>;
+  return <Status tone="warn">{of === 'unknown' ? 'Unknown' : 'Refused'}</Status>;
+}
 
 /** The caller's address, and the member that sent the request to the leader. */
 function from(r: AuditRecord): string {
@@ -92,6 +97,7 @@ export function AuditScreen() {
           <option value="">Any</option>
           <option value="success">Done</option>
           <option value="refused">Refused</option>
+          <option value="unknown">Unknown</option>
         </SelectField>
       </div>
       {query.data ? (
@@ -136,7 +142,7 @@ function Record({ record: r }: { record: AuditRecord }) {
         ['From', <span key="f" className="mono">{from(r) || '–'}</span>],
         ['Action', r.action],
         ['Object', <span key="o" className="mono break">{r.object || '–'}</span>],
-        ['Outcome', r.outcome === 'success' ? <Status tone="good">Done</Status> : <Status tone="warn">Refused</Status>],
+        ['Outcome', <Outcome key="r" of={r.outcome} />],
         ['Detail', <span key="d" className="break">{r.detail || '–'}</span>],
         [
           'Trace',

@@ -295,7 +295,7 @@ function Activity() {
                   <span className="row-object" title={r.object}>
                     {r.object}
                   </span>
-                  <span className="muted row-end">{r.outcome === 'refused' ? 'refused' : r.user}</span>
+                  <span className="muted row-end">{r.outcome === 'success' ? r.user : r.outcome}</span>
                 </li>
               ))}
             </ul>
