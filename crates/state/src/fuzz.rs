@@ -288,8 +288,8 @@ mod tests {
         (71, "40b027cb6cadba71"),
         (75, "570b976eb629a9a2"),
         (72, "9f75cfb718a01d4f"),
-        (0, "version 2"),
-        (0, ""),
+        (38, "3bdc86117be1d000"),
+        (49, "4f8dec34ee971660"),
     ];
 
     /// A change of these numbers changes what disks contain and what other nodes understand. New commands,
@@ -329,7 +329,7 @@ mod tests {
         }
         let digest = state.digest();
         assert_eq!(state.version(), 2);
-        assert_eq!((digest.index, &digest.digest[..16]), (0, ""));
+        assert_eq!((digest.index, &digest.digest[..16]), (55, "8bf3879d535dc717"));
     }
 
     #[test]
