@@ -16,6 +16,7 @@ fn main() -> std::io::Result<()> {
     let targets = [
         maxine_actors::fuzz::TARGETS,
         maxine_api::fuzz::TARGETS,
+        maxine_consul::fuzz::TARGETS,
         maxine_discovery::fuzz::TARGETS,
         maxine_dns::fuzz::TARGETS,
         maxine_gateway::fuzz::TARGETS,

@@ -105,6 +105,7 @@ check() {
   refuses 'number 2 belongs to a first member' --set cluster.replicas=4,cluster.numbers.4=2,cluster.numbers.2=9
   refuses 'settings.MAXINE_HTTP_HOST: this chart sets it' --set settings.MAXINE_HTTP_HOST=127.0.0.1
   refuses 'settings.MAXINE_DNS_PORT: this chart opens no port' --set-string settings.MAXINE_DNS_PORT=8600
+  refuses 'settings.MAXINE_CONSUL_PORT: this chart opens no second port' --set-string settings.MAXINE_CONSUL_PORT=8500
   refuses 'the probes of Kubernetes have no certificate' --set settings.MAXINE_HTTP_TLS_CLIENT_AUTH=required
   refuses 'backup.enabled needs' --set http.tls.existingSecret=,backup.enabled=true
   refuses "must name a Secret with a viewer's API token" --set metrics.serviceMonitor.enabled=true

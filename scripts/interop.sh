@@ -5,6 +5,7 @@
 #   scripts/interop.sh haproxy    the watch stream and a WebSocket through HAProxy
 #   scripts/interop.sh dns-haproxy    instances that HAProxy finds in DNS
 #   scripts/interop.sh dns-caddy      instances that Caddy finds in DNS
+#   scripts/interop.sh consul-go      a client of Consul; also consul-python, consul-node, consul-prometheus
 #
 # Prints what was seen, and fails if anything is wrong or slow. Everything listens on loopback and ends with
 # the script. docs/reference/interoperability.md has the last results.
@@ -17,7 +18,8 @@ CASE=${1:-}
 BIN=${MAXINE_BIN:-target/debug/maxine}
 case "$CASE" in
   nginx | haproxy | dns-haproxy | dns-caddy) ;;
-  *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  consul-go | consul-python | consul-node | consul-prometheus) exec scripts/interop_consul.sh "$CASE" ;;
+  *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 [ -x "$BIN" ] || { echo "$BIN is not there: cargo build" >&2; exit 1; }
 # Servers are not in every PATH.

@@ -19,7 +19,9 @@ use maxine_actors::Registry;
 use maxine_actors::clock_check::{self, ClockReport};
 use maxine_actors::peer::PeerRouter;
 use maxine_api::ServeLimits;
+use maxine_api::face::Face;
 use maxine_clock::Clock;
+use maxine_consul::ConsulMetrics;
 use maxine_dns::{Dns, DnsMetrics, Listener};
 use maxine_gateway::{OwnAddresses, TlsRoots};
 use maxine_identity::SecuritySettings;
@@ -34,6 +36,7 @@ mod alert_conditions;
 mod alert_events;
 mod assemble;
 mod cluster_contact;
+mod consul;
 mod data_dir;
 mod first_identities;
 mod health_sink;
@@ -96,6 +99,12 @@ impl Node {
         let dns_listener = match config.dns_listen() {
             Some(listen) => Some(Listener::bind(listen).with_context(|| {
                 format!("cannot listen on {listen} over TCP and UDP (dns.host, dns.port)")
+            })?),
+            None => None,
+        };
+        let consul_listener = match config.consul_listen() {
+            Some(listen) => Some(maxine_api::listen(listen).await.with_context(|| {
+                format!("cannot listen on {listen} (consul.host, consul.port)")
             })?),
             None => None,
         };
@@ -182,9 +191,26 @@ impl Node {
             let dns = Dns::new(settings, view, clock, metrics, is_serving);
             tasks.spawn(listener.serve(Arc::new(dns), cancel.clone()));
         }
+        let consul_metrics = ConsulMetrics::new(telemetry.metrics().registry());
+        let reaper = consul::reaper(&assembled, consul_metrics.clone());
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(reaper));
+        let (mut limits, mut faces) = (limits, Vec::new());
+        if consul_listener.is_some() || config.consul.on_http {
+            let consul = consul::face(&assembled.state, &config, consul_metrics);
+            let follow = consul.follow();
+            tasks.spawn(cancel.clone().run_until_cancelled_owned(follow));
+            if let Some(listener) = consul_listener {
+                tracing::info!(consul = %listener.local_addr()?, "the node answers clients of Consul");
+                let (own, rest) = settings::consul_limits(&config, limits);
+                limits = rest;
+                let face: Arc<dyn Face> = Arc::new(consul.clone());
+                tasks.spawn(assembled.serve_face(listener, own, face, cancel.clone()));
+            }
+            faces.extend(config.consul.on_http.then(|| Arc::new(consul) as Arc<dyn Face>));
+        }
         let pointer = settings::log_first_password_node(Arc::clone(&view), config);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(pointer));
-        tasks.spawn(assembled.serve(listener, limits, cancel.clone()));
+        tasks.spawn(assembled.serve_with(listener, limits, faces, cancel.clone()));
         tracing::info!(http = %http_addr, backend = %store.kind(), "the node serves");
         let _data_dir_lock = data_dir_lock;
         Ok(Self {

@@ -55,6 +55,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ),
     ("balance", &[]),
     ("clock", &[]),
+    ("consul", &["actors", "admission", "clock", "fuzzing", "state", "store", "view"]),
     ("control", &["balance", "state"]),
     ("discovery", &["balance", "fuzzing", "state", "view"]),
     ("dns", &["admission", "clock", "fuzzing", "state", "view"]),

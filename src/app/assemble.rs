@@ -24,6 +24,7 @@ use maxine_actors::{
     state_version,
 };
 use maxine_api::ServeLimits;
+use maxine_api::face::Face;
 use maxine_api::serve::serve;
 use maxine_api::{self, ApiSettings, AppParts, AppState, Front};
 use maxine_clock::Clock;
@@ -227,8 +228,41 @@ impl Assembled {
         limits: ServeLimits,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
+        self.serve_with(listener, limits, Vec::new(), stop)
+    }
+
+    /// Serves HTTP on `listener` until `stop`. The faces take their own paths.
+    pub fn serve_with(
+        &self,
+        listener: TcpListener,
+        limits: ServeLimits,
+        faces: Vec<Arc<dyn Face>>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let front = Front::with_faces(self.state.clone(), faces);
+        self.serve_front(listener, limits, front, stop)
+    }
+
+    /// Serves one face on a port of its own until `stop`.
+    pub fn serve_face(
+        &self,
+        listener: TcpListener,
+        limits: ServeLimits,
+        face: Arc<dyn Face>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        self.serve_front(listener, limits, Front::of_face(self.state.clone(), face), stop)
+    }
+
+    fn serve_front(
+        &self,
+        listener: TcpListener,
+        limits: ServeLimits,
+        front: Front,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let metrics = self.state.telemetry().metrics().clone();
-        serve(listener, Arc::new(Front::new(self.state.clone())), limits, metrics, stop)
+        serve(listener, Arc::new(front), limits, metrics, stop)
     }
 
     /// Stops the actors in the reverse order, lets forwarded requests finish for up to `grace`, and writes

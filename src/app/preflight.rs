@@ -37,6 +37,11 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     {
         found.push(format!("dns.host: {}: {error}", config.dns.host));
     }
+    if config.consul_listen().is_some()
+        && let Err(error) = TcpListener::bind((config.consul.host, 0))
+    {
+        found.push(format!("consul.host: {}: {error}", config.consul.host));
+    }
     found.extend(shared_ports(config));
     if let Err(why) = check_advertised(&config.http.advertise) {
         found.push(format!("http.advertise: {why}"));
@@ -148,6 +153,9 @@ pub fn start_problems(config: &NodeConfig) -> Vec<String> {
     if config.backend == BackendKind::Raft {
         listen(config.raft.listen, "raft.listen");
     }
+    if let Some(addr) = config.consul_listen() {
+        listen(addr, "consul.host, consul.port");
+    }
     if let Some(addr) = config.dns_listen() {
         listen(addr, "dns.host, dns.port");
         if let Err(error) = UdpSocket::bind(addr) {
@@ -191,7 +199,8 @@ fn shared_ports(config: &NodeConfig) -> Vec<String> {
     let peers =
         (config.backend == BackendKind::Raft).then_some(("raft.listen", config.raft.listen));
     let dns = config.dns_listen().map(|listen| ("dns.host and dns.port", listen));
-    let all: Vec<(&str, SocketAddr)> = [http, peers, dns].into_iter().flatten().collect();
+    let consul = config.consul_listen().map(|listen| ("consul.host and consul.port", listen));
+    let all: Vec<(&str, SocketAddr)> = [http, peers, dns, consul].into_iter().flatten().collect();
     let overlap = |a: SocketAddr, b: SocketAddr| {
         let any = a.ip().is_unspecified() || b.ip().is_unspecified();
         a.port() != 0 && a.port() == b.port() && (any || a.ip() == b.ip())

@@ -108,6 +108,24 @@ pub(super) fn dns(config: &NodeConfig) -> DnsSettings {
     }
 }
 
+/// The names that clients of Consul see.
+pub(super) fn consul_names(config: &NodeConfig) -> maxine_consul::Names {
+    let consul = &config.consul;
+    maxine_consul::Names { datacenter: consul.datacenter.clone(), node: consul.node.clone() }
+}
+
+/// The limits of the port for clients of Consul, and those that are left for the API's own port.
+pub(super) fn consul_limits(
+    config: &NodeConfig,
+    limits: ServeLimits,
+) -> (ServeLimits, ServeLimits) {
+    // Both ports share the files that the process may open.
+    let of_consul = config.consul.connections_max.min(limits.connections_max / 2).max(1);
+    let rest = (limits.connections_max - of_consul).max(1);
+    let consul = ServeLimits { connections_max: of_consul, ..limits.clone() };
+    (consul, ServeLimits { connections_max: rest, ..limits })
+}
+
 /// The names by which browsers may call this node, in addition to those that the members advertise.
 fn allowed_hosts(config: &NodeConfig) -> Vec<String> {
     let mut hosts = config.http.allowed_hosts.clone();

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use super::values::{
     access, backend, client_auth, datacenter, domain, domains, engine, host_and_port, hosts,
-    log_filter, members, networks, number, origin, parsed, path, paths, socket_address, switch,
-    text, tls_version,
+    log_filter, members, name, networks, number, origin, parsed, path, paths, socket_address,
+    switch, text, tls_version,
 };
 use super::{
-    Access, BackendKind, DnsConfig, HealthConfig, HttpConfig, NodeConfig, RaftConfig,
+    Access, BackendKind, ConsulConfig, DnsConfig, HealthConfig, HttpConfig, NodeConfig, RaftConfig,
     SecurityConfig, StateConfig, TelemetryConfig,
 };
 use maxine_actors::registry::RegistrySettings;
@@ -206,6 +206,19 @@ keys! {
     "dns.connection_timeout_ms" "dns-connection-timeout-ms" "MAXINE_DNS_CONNECTION_TIMEOUT_MS" "milliseconds" "100 to 600000" "10000"
         "Time limit for receiving a question over TCP, for sending its answer, and for a connection without a question. Then the connection is closed." => |c, v| c.dns.connection_timeout_ms = number(v, 100, 600_000)?;
 
+    "consul.port" "consul-port" "MAXINE_CONSUL_PORT" "port" "0 to 65535" "0"
+        "Port to listen on for clients of Consul; Consul uses 8500. It speaks HTTPS if http.tls_cert is set. 0 means no such port." => |c, v| c.consul.port = number(v, 0, 65_535)?;
+    "consul.host" "consul-host" "MAXINE_CONSUL_HOST" "IP address" "an address of this machine" "127.0.0.1"
+        "Address to listen on for clients of Consul. An address that is not loopback needs tokens or security.allow_open, like http.host." => |c, v| c.consul.host = parsed(v, "an IP address")?;
+    "consul.on_http" "consul-on-http" "MAXINE_CONSUL_ON_HTTP" "switch" "true, false" "false"
+        "Serves the API of Consul on http.port too, under /v1." => |c, v| c.consul.on_http = switch(v)?;
+    "consul.datacenter" "consul-datacenter" "MAXINE_CONSUL_DATACENTER" "label" "1 to 63 letters, digits and -" "dc1"
+        "Name of the datacenter that clients of Consul see. All nodes of a cluster need the same one." => |c, v| c.consul.datacenter = datacenter(v)?;
+    "consul.node" "consul-node" "MAXINE_CONSUL_NODE" "text" "1 to 255 bytes" "maxine"
+        "Name of the node under which clients of Consul see instances whose machine is not known. All nodes of a cluster need the same one." => |c, v| c.consul.node = name(v)?;
+    "consul.connections_max" "consul-connections-max" "MAXINE_CONSUL_CONNECTIONS_MAX" "connections" "1 to 100000" "8192"
+        "Maximum number of open connections to consul.port. Each blocking query holds one. http.watchers_max and http.watchers_per_address_max limit the blocking queries." => |c, v| c.consul.connections_max = number(v, 1, 100_000)?;
+
     "health.enabled" "active-health-checks" "MAXINE_ACTIVE_HEALTH_CHECKS_ENABLED" "switch" "true, false" "false"
         "If true, every instance with a health check path is probed." => |c, v| c.health.enabled = switch(v)?;
     "health.interval_ms" "health-interval-ms" "MAXINE_ACTIVE_HEALTH_CHECK_INTERVAL_MS" "milliseconds" "100 to 3600000" "15000"
@@ -383,6 +396,14 @@ impl NodeConfig {
                 connections_max: 0,
                 connections_per_address_max: 0,
                 connection_timeout_ms: 0,
+            },
+            consul: ConsulConfig {
+                host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                port: 0,
+                on_http: false,
+                datacenter: String::new(),
+                node: String::new(),
+                connections_max: 0,
             },
             health: HealthConfig {
                 enabled: false,

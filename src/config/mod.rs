@@ -221,6 +221,23 @@ pub struct DnsConfig {
     pub connection_timeout_ms: u64,
 }
 
+/// The API of Consul.
+#[derive(Clone, Debug)]
+pub struct ConsulConfig {
+    /// The address to listen on.
+    pub host: IpAddr,
+    /// The port; 0 for no port of its own.
+    pub port: u16,
+    /// Whether the API's own port serves it too, under `/v1`.
+    pub on_http: bool,
+    /// The name of the datacenter.
+    pub datacenter: String,
+    /// The name of the node of instances whose machine is not known.
+    pub node: String,
+    /// Maximum number of connections to its port.
+    pub connections_max: usize,
+}
+
 /// Active health checks for the compatible API.
 #[derive(Clone, Debug)]
 pub struct HealthConfig {
@@ -333,6 +350,8 @@ pub struct NodeConfig {
     pub security: SecurityConfig,
     /// The name server.
     pub dns: DnsConfig,
+    /// The API of Consul.
+    pub consul: ConsulConfig,
     /// Health checks.
     pub health: HealthConfig,
     /// Logs and alerts.
@@ -535,19 +554,19 @@ impl NodeConfig {
     /// that.
     fn check_open(&self, bad: &mut Vec<String>) {
         let security = &self.security;
-        if self.http.host.is_loopback() || security.allow_open {
-            return;
-        }
+        let consul = self.consul_listen().map(|listen| ("consul.host", listen.ip()));
+        let hosts = [Some(("http.host", self.http.host)), consul];
+        let reachable = hosts.into_iter().flatten().find(|(_, host)| !host.is_loopback());
+        let Some((host_key, host)) = reachable.filter(|_| !security.allow_open) else { return };
         let settings = [
             (security.registration_access, "registration_access", "MAXINE_REGISTRATION_ACCESS"),
             (security.discovery_access, "discovery_access", "MAXINE_DISCOVERY_ACCESS"),
         ];
         for (_, key, env) in settings.iter().filter(|(access, ..)| *access == Access::Open) {
             bad.push(format!(
-                "security.{key} ({env}) is open, and http.host {} is not a loopback address: set it \
+                "security.{key} ({env}) is open, and {host_key} {host} is not a loopback address: set it \
                  to token, or set security.allow_open (MAXINE_ALLOW_OPEN) to true if everyone who \
-                 reaches this address may do so",
-                self.http.host
+                 reaches this address may do so"
             ));
         }
     }
@@ -579,6 +598,12 @@ impl NodeConfig {
     #[must_use]
     pub fn dns_listen(&self) -> Option<SocketAddr> {
         (self.dns.port > 0).then(|| SocketAddr::new(self.dns.host, self.dns.port))
+    }
+
+    /// The address on which the API of Consul has a port of its own; `None` for no such port.
+    #[must_use]
+    pub fn consul_listen(&self) -> Option<SocketAddr> {
+        (self.consul.port > 0).then(|| SocketAddr::new(self.consul.host, self.consul.port))
     }
 
     /// The name that others see.
@@ -683,6 +708,24 @@ mod tests {
             assert_eq!((key.set)(&mut config, key.default), Ok(()), "{}", key.name);
         }
         assert_eq!(NodeConfig::defaults().http.port, 8080);
+    }
+
+    #[test]
+    fn a_port_for_clients_of_consul_is_as_guarded_as_that_of_the_api() {
+        let load = |flags: &[(&'static str, &str)]| load(None, &[], flags);
+        assert_eq!(load(&[]).unwrap().consul_listen(), None, "no new port without a setting");
+        let on = load(&[("consul.port", "8500")]).unwrap();
+        assert_eq!(on.consul_listen().unwrap().to_string(), "127.0.0.1:8500");
+        let open = [("consul.port", "8500"), ("consul.host", "0.0.0.0")];
+        let error = load(&open).unwrap_err().to_string();
+        assert!(error.contains("consul.host 0.0.0.0 is not a loopback address"), "{error}");
+        load(&[open[0], open[1], ("security.allow_open", "true")]).unwrap();
+        for (name, value) in
+            [("consul.datacenter", "a.b"), ("consul.node", ""), ("consul.port", "x")]
+        {
+            let error = load(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 
     #[test]

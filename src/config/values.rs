@@ -232,6 +232,12 @@ pub(super) fn datacenter(value: &str) -> Result<String, String> {
     Ok(value.to_ascii_lowercase())
 }
 
+/// Parses a name, as the registry accepts it.
+pub(super) fn name(value: &str) -> Result<String, String> {
+    maxine_state::limits::check_name("it", value).map_err(|error| error.to_string())?;
+    Ok(value.into())
+}
+
 /// Parses `ID@HOST:PORT@URL`, separated by commas.
 pub(super) fn members(value: &str) -> Result<Vec<MemberSetting>, String> {
     const FORM: &str = "must be members as ID@PEER_HOST:PORT@HTTP_URL, separated by commas";

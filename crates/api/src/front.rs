@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{self, Response, StatusCode, Version};
+use axum::http::{self, HeaderMap, HeaderValue, Response, StatusCode, Version};
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -21,10 +21,11 @@ use maxine_admission::Places;
 use maxine_clock::Clock;
 use maxine_gateway::{InterimSink, Peer};
 use maxine_http1::{Interim, PlainAnswer};
-use maxine_identity::CookieUse;
+use maxine_identity::{CookieUse, TOKEN_HEADER};
 use maxine_telemetry::{AttemptTrail, Subject};
 
 use super::compat::{DISCOVER, Forwarding, LookUp, Relayed};
+use super::face::{self, Face};
 use super::fast_path::{FastPath, Relay};
 use super::route::Route;
 use super::{AppState, compat, compat_error, router};
@@ -35,6 +36,10 @@ pub struct Front {
     edge: Arc<Shared>,
     state: AppState,
     fast_path: Option<FastPath>,
+    /// The faces that take some of the paths of this front.
+    faces: Vec<Arc<dyn Face>>,
+    /// The face that takes every request of this front.
+    only_face: Option<Arc<dyn Face>>,
 }
 
 /// The outcome of [`Front::begin`].
@@ -45,17 +50,43 @@ pub(super) enum Begun {
     Open(Rest),
 }
 
-/// What a request that is not a look-up needs: its forwarding. `None` if the router answers it.
-pub(super) struct Rest(Option<Forwarding>);
+/// What answers a request that is not a look-up.
+pub(super) enum Rest {
+    /// It is forwarded.
+    Forwarding(Forwarding),
+    /// A face answers it.
+    Face(Arc<dyn Face>),
+    /// The router answers it.
+    Router,
+}
 
 impl Front {
     /// A front for a node's state.
     #[must_use]
     pub fn new(state: AppState) -> Self {
+        Self::with_faces(state, Vec::new())
+    }
+
+    /// A front for a node's state, on which faces take their own paths.
+    #[must_use]
+    pub fn with_faces(state: AppState, faces: Vec<Arc<dyn Face>>) -> Self {
         let router = router::build(state.clone());
         let edge = EdgeLayer::new(state.clone()).shared();
         let fast_path = FastPath::new(state.clone(), Arc::clone(&edge));
-        Self { router, edge, state, fast_path }
+        Self { router, edge, state, fast_path, faces, only_face: None }
+    }
+
+    /// A front on which one face takes every request.
+    #[must_use]
+    pub fn of_face(state: AppState, face: Arc<dyn Face>) -> Self {
+        let edge = EdgeLayer::new(state.clone()).shared();
+        let (router, faces) = (Router::new(), Vec::new());
+        Self { router, edge, state, fast_path: None, faces, only_face: Some(face) }
+    }
+
+    /// The face that takes a path.
+    fn face_of(&self, path: &str) -> Option<&Arc<dyn Face>> {
+        self.only_face.as_ref().or_else(|| self.faces.iter().find(|face| face.takes(path)))
     }
 
     /// Ends the answers that have no end of their own, because the node stops.
@@ -79,7 +110,12 @@ impl Front {
         request: &http::Request<B>,
         is_https: bool,
     ) -> bool {
-        let headers = request.headers();
+        let (uri, headers) = (request.uri(), request.headers());
+        let token = self.face_of(uri.path()).and_then(|face| face.token(uri, headers));
+        if let Some(token) = token.and_then(|token| HeaderValue::try_from(token).ok()) {
+            let headers = HeaderMap::from_iter([(TOKEN_HEADER, token)]);
+            return self.state.security().identify(CookieUse::Never, is_https, &headers).is_ok();
+        }
         self.state.security().identify(CookieUse::Reads, is_https, headers).is_ok()
     }
 
@@ -91,10 +127,13 @@ impl Front {
     /// Answers a look-up, which needs only the view and never waits. For any other request, returns what answering it
     /// needs.
     pub(super) fn begin<B>(&self, peer: Peer, request: &http::Request<B>) -> Begun {
+        if let Some(face) = self.face_of(request.uri().path()) {
+            return Begun::Open(Rest::Face(Arc::clone(face)));
+        }
         match Route::of_request(&self.state, request) {
             Route::LookUp(look_up) => Begun::Answered(self.look_up(peer, &look_up, request)),
-            Route::Forward(forward) => Begun::Open(Rest(Some(forward.read()))),
-            Route::Router => Begun::Open(Rest(None)),
+            Route::Forward(forward) => Begun::Open(Rest::Forwarding(forward.read())),
+            Route::Router => Begun::Open(Rest::Router),
         }
     }
 
@@ -103,17 +142,20 @@ impl Front {
     pub(super) async fn answer(
         &self,
         peer: Peer,
-        Rest(forwarding): Rest,
+        rest: Rest,
         interim: Option<Interim>,
         mut request: Request,
     ) -> Response<Body> {
-        let Some(forwarding) = forwarding else {
-            request.extensions_mut().insert(peer);
-            // The router is always ready and never fails.
-            let Ok(response) = self.router.clone().call(request).await;
-            return response;
-        };
-        self.forward(peer, forwarding, interim, request).await
+        match rest {
+            Rest::Forwarding(forwarding) => self.forward(peer, forwarding, interim, request).await,
+            Rest::Face(face) => face::answer(&self.state, &self.edge, face, peer, request).await,
+            Rest::Router => {
+                request.extensions_mut().insert(peer);
+                // The router is always ready and never fails.
+                let Ok(response) = self.router.clone().call(request).await;
+                response
+            }
+        }
     }
 
     /// Waits for the answer to a request that the fast path has sent, and accounts for it. A plain answer is returned

@@ -15,6 +15,7 @@ mod compat;
 pub mod compat_error;
 mod connection;
 mod credential_check;
+pub mod face;
 mod fast_path;
 mod field_names;
 mod front;

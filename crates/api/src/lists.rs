@@ -84,12 +84,27 @@ impl Lists {
 
     /// Waits until a list may be built. Dropping the future gives up the place.
     async fn begin(&self, address: IpAddr, is_known: bool) -> Result<Listing, NotListed> {
+        let place = self.take(address, is_known)?;
+        Ok(Listing { place, turn: self.turn(is_known).await? })
+    }
+
+    /// Holds a place for a long answer that is built already, until it is delivered or dropped.
+    pub(super) fn hold(
+        &self,
+        address: IpAddr,
+        is_known: bool,
+        response: Response<Body>,
+    ) -> Result<Response<Body>, NotListed> {
+        let place = self.take(address, is_known)?;
+        Ok(response.map(|inner| Body::new(Held { inner, _place: place })))
+    }
+
+    fn take(&self, address: IpAddr, is_known: bool) -> Result<Place, NotListed> {
         let caller_class = if is_known { CallerClass::Known } else { CallerClass::Stranger };
-        let place = self.places.take(address, caller_class, 1).map_err(|why| match why {
+        self.places.take(address, caller_class, 1).map_err(|why| match why {
             NoPlace::Node => NotListed::Node,
             NoPlace::Address => NotListed::Address,
-        })?;
-        Ok(Listing { place, turn: self.turn(is_known).await? })
+        })
     }
 
     /// Waits for a turn, which lasts until the returned value is dropped. Code that has a turn must not wait for

@@ -6,19 +6,27 @@
 use axum::body::Body;
 use axum::http;
 use axum::http::header::{self, HeaderValue};
-use axum::http::{Method, Response, StatusCode};
+use axum::http::{HeaderMap, Method, Response, StatusCode};
 use axum::response::IntoResponse;
 
 use super::edge::Shared;
 use crate::access::{self, Decision};
 use crate::compat_error::{CompatError, edge_error, is_native};
 use crate::{AuthMethod, Caller, RequestContext, hosts};
-use maxine_identity::{AuthError, CookieUse};
+use maxine_identity::{AuthError, CookieUse, TOKEN_HEADER};
 use maxine_state::AuditAction;
 use maxine_telemetry::{AccessRefused, Subject};
 
 /// The route of resolutions.
 const RESOLVE: &str = "/api/v1/resolve/{namespace}/{service}";
+
+/// Why a request is not admitted to a face.
+pub(crate) enum FaceRefusal {
+    /// The caller may not use the route.
+    NotAllowed(AuthError),
+    /// The node must not serve its state; the text says why.
+    NotServing(String),
+}
 
 impl Shared {
     /// Decides whether the request is admitted on the matched route. Returns the caller, or the answer that refuses the
@@ -50,19 +58,7 @@ impl Shared {
         };
         let caller = self.identify(request, access, cookie, context.client.is_https).map_err(
             |(error, caller)| {
-                self.state.telemetry().access_refused(&AccessRefused {
-                    forbidden: matches!(error, AuthError::RoleTooLow { .. }),
-                    user: &caller.user,
-                    role: caller.role,
-                    method: request.method(),
-                    path,
-                    trace_id: &context.trace_id,
-                });
-                if error.is_audited() {
-                    let object = format!("{} {path}", request.method());
-                    let actor = context.actor(&caller);
-                    self.state.audit().record(actor, AuditAction::RequestAuthorize, &object, false);
-                }
+                self.note_refusal(request, error, &caller, context);
                 Box::new(refusal(path, error))
             },
         )?;
@@ -87,6 +83,59 @@ impl Shared {
         Ok(caller)
     }
 
+    /// Decides whether a request may use a route of a face. The face found the token where its protocol has it. The
+    /// dashboard's cookie never counts.
+    pub(crate) fn admit_to_face<B>(
+        &self,
+        request: &http::Request<B>,
+        access: access::Access,
+        token: Option<&str>,
+        context: &RequestContext,
+    ) -> Result<Caller, FaceRefusal> {
+        let mut headers = HeaderMap::new();
+        if let Some(token) = token {
+            // A token that is no header value is not valid either.
+            let token = HeaderValue::try_from(token).unwrap_or(HeaderValue::from_static("-"));
+            headers.insert(TOKEN_HEADER, token);
+        }
+        let identified = {
+            let is_https = context.client.is_https;
+            self.state.security().identify(CookieUse::Never, is_https, &headers)
+        };
+        let caller = self.decide(access, identified).map_err(|(error, caller)| {
+            self.note_refusal(request, error, &caller, context);
+            FaceRefusal::NotAllowed(error)
+        })?;
+        match self.state.not_serving_reason().filter(|_| access != access::Access::Open) {
+            Some(reason) => Err(FaceRefusal::NotServing(reason)),
+            None => Ok(caller),
+        }
+    }
+
+    /// Accounts for a request that was refused.
+    fn note_refusal<B>(
+        &self,
+        request: &http::Request<B>,
+        error: AuthError,
+        caller: &Caller,
+        context: &RequestContext,
+    ) {
+        let path = request.uri().path();
+        self.state.telemetry().access_refused(&AccessRefused {
+            forbidden: matches!(error, AuthError::RoleTooLow { .. }),
+            user: &caller.user,
+            role: caller.role,
+            method: request.method(),
+            path,
+            trace_id: &context.trace_id,
+        });
+        if error.is_audited() {
+            let object = format!("{} {path}", request.method());
+            let actor = context.actor(caller);
+            self.state.audit().record(actor, AuditAction::RequestAuthorize, &object, false);
+        }
+    }
+
     /// What requests on this route are. The handlers of look-ups say more.
     pub(super) fn subject_of(&self, method: &Method, matched: Option<&str>) -> Subject {
         let Some(matched) = matched else { return Subject::Other };
@@ -106,15 +155,24 @@ impl Shared {
         cookie: CookieUse,
         is_https: bool,
     ) -> Result<Caller, (AuthError, Caller)> {
-        let settings = self.state.settings();
-        let required =
-            access.required_role(settings.registration_access, settings.discovery_access);
         let identified = self.state.security().identify(cookie, is_https, request.headers());
         // With DNS rebinding, pages of another site could otherwise read what a cookie allows.
         let identified = identified.and_then(|caller| match caller.via {
             AuthMethod::Cookie if !hosts::is_own(&self.state, request) => Err(AuthError::WrongHost),
             _ => Ok(caller),
         });
+        self.decide(access, identified)
+    }
+
+    /// The decision: whether this caller has the role that the route needs.
+    fn decide(
+        &self,
+        access: access::Access,
+        identified: Result<Caller, AuthError>,
+    ) -> Result<Caller, (AuthError, Caller)> {
+        let settings = self.state.settings();
+        let required =
+            access.required_role(settings.registration_access, settings.discovery_access);
         let Some(required) = required else {
             // No credential is required, but the audit log names a caller that has a valid one.
             return Ok(identified.unwrap_or_default());

@@ -10,6 +10,7 @@ pub(super) mod fuzz;
 mod plain;
 mod trace;
 
+pub(crate) use admit::FaceRefusal;
 pub(crate) use answer::leave_out_body;
 pub use edge::{Edge, EdgeLayer};
 pub(crate) use edge::{Record, Shared};

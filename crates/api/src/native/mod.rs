@@ -172,22 +172,37 @@ fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
 }
 
 /// Refuses an instance whose address is in a network that the operator forbids.
-fn check_target(state: &AppState, registration: &Registration) -> Result<(), Problem> {
+pub(super) fn check_target(state: &AppState, registration: &Registration) -> Result<(), Problem> {
     state.forwarder().egress().check_address(&registration.address).map_err(|reason| {
         let limit = format!("in a network that may be called: {reason}");
         Problem::limit("address", &limit, Given::from(registration.address.as_str()))
     })
 }
 
-/// Refuses a probe that a caller without a credential may not register. Such a caller may only choose the path.
-/// Otherwise anyone could send arbitrary requests to any address, and see the results.
-fn check_probe(caller: &Caller, probe: Option<&ProbeSpec>) -> Result<(), Problem> {
+/// Minimum interval of a probe that a caller without a credential registers, in milliseconds.
+const OPEN_PROBE_INTERVAL_MS_MIN: u64 = 5_000;
+
+/// Refuses a probe that a caller without a credential may not register. Such a caller may only choose the path and the
+/// times. Otherwise anyone could send arbitrary requests to any address, and see the results.
+pub(super) fn check_probe(caller: &Caller, probe: Option<&ProbeSpec>) -> Result<(), Problem> {
     let Some(probe) = probe.filter(|_| caller.role.is_none()) else { return Ok(()) };
-    let plain =
-        ProbeSpec { kind: probe.kind.clone(), path: probe.path.clone(), ..ProbeSpec::default() };
-    if *probe == plain && matches!(probe.kind, ProbeKind::Heartbeat | ProbeKind::Http) {
+    let plain = ProbeSpec {
+        kind: probe.kind.clone(),
+        path: probe.path.clone(),
+        interval_ms: probe.interval_ms,
+        timeout_ms: probe.timeout_ms,
+        rise: probe.rise,
+        fall: probe.fall,
+        grace_ms: probe.grace_ms,
+        ..ProbeSpec::default()
+    };
+    if *probe == plain
+        && probe.interval_ms >= OPEN_PROBE_INTERVAL_MS_MIN
+        && matches!(probe.kind, ProbeKind::Heartbeat | ProbeKind::Http)
+    {
         return Ok(());
     }
-    let detail = "without a token a probe has the kind http and a path, and nothing else";
+    let detail = "without a token a probe has the kind http, a path, thresholds, and an interval of at least 5 s, \
+                  and nothing else";
     Err(Problem::new(ProblemKind::Unauthorized, detail).with_field("probe"))
 }

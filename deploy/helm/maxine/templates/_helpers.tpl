@@ -262,6 +262,9 @@ compares with the ConfigMap of the installed release. Empty where nothing is kno
 {{- if hasKey $v.settings "MAXINE_DNS_PORT" -}}
 {{- fail "settings.MAXINE_DNS_PORT: this chart opens no port for DNS" -}}
 {{- end -}}
+{{- if hasKey $v.settings "MAXINE_CONSUL_PORT" -}}
+{{- fail "settings.MAXINE_CONSUL_PORT: this chart opens no second port; MAXINE_CONSUL_ON_HTTP serves clients of Consul on the port of the API" -}}
+{{- end -}}
 {{- if eq (toString (get $v.settings "MAXINE_HTTP_TLS_CLIENT_AUTH")) "required" -}}
 {{- fail "settings.MAXINE_HTTP_TLS_CLIENT_AUTH: the probes of Kubernetes have no certificate, so it cannot be required" -}}
 {{- end -}}

@@ -1,0 +1,202 @@
+//! Faces of other protocols over HTTP, whose requests pass the same edge as all others.
+//!
+//! Place in the flow: the [`super::Front`] passes a request below a face's paths here. The edge identifies the caller and
+//! decides access, the body is read within the usual limits, and the face translates. A face is a crate of its own,
+//! which this crate does not know; the program connects them.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::access::Access;
+use super::body::{self, BodyError};
+use super::middleware::{FaceRefusal, Shared};
+use super::{AppState, Caller, RequestContext, compat_error, native, registrants};
+use maxine_gateway::{ClientAddr, Peer};
+use maxine_identity::AuthError;
+use maxine_state::{InstanceKey, Registration};
+use maxine_telemetry::Subject;
+
+/// An answer with at least this length holds a place for lists until it is delivered. In bytes.
+const LONG_ANSWER_LEN_MIN: usize = 64 * 1_024;
+
+/// A request that was admitted.
+pub struct FaceRequest {
+    /// The method.
+    pub method: Method,
+    /// The target.
+    pub uri: Uri,
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// The caller.
+    pub caller: Caller,
+    /// The client and the names of the request.
+    pub context: RequestContext,
+}
+
+/// The face of another protocol. It translates, and decides nothing.
+pub trait Face: Send + Sync + 'static {
+    /// Whether a path on the API's own port belongs to this face.
+    fn takes(&self, path: &str) -> bool;
+
+    /// Who may use a route. A path without a route is open, because its answer says nothing.
+    fn access(&self, method: &Method, path: &str) -> Access;
+
+    /// The token of a request, where the protocol puts it.
+    fn token(&self, uri: &Uri, headers: &HeaderMap) -> Option<String>;
+
+    /// The answer that refuses a request, in the form of the protocol.
+    fn refusal(&self, status: StatusCode, text: String) -> Response<Bytes>;
+
+    /// Answers a request. Dropping the future aborts it.
+    fn answer(self: Arc<Self>, request: FaceRequest) -> BoxFuture<'static, Response<Bytes>>;
+}
+
+/// Answers a request through a face.
+pub(super) async fn answer(
+    state: &AppState,
+    edge: &Shared,
+    face: Arc<dyn Face>,
+    peer: Peer,
+    request: Request,
+) -> Response<Body> {
+    let mut record = edge.open(&request, peer);
+    let access = face.access(request.method(), request.uri().path());
+    if access == Access::Registration {
+        record.about(Subject::Registration);
+    }
+    let token = face.token(request.uri(), request.headers());
+    let context = record.context.clone();
+    let admitted = edge.admit_to_face(&request, access, token.as_deref(), &context);
+    let response = match admitted {
+        Ok(caller) => {
+            edge.track_break_glass(&mut record, &caller, &request);
+            let answered = admitted_answer(state, &face, caller, context, request);
+            match AssertUnwindSafe(answered).catch_unwind().await {
+                Ok(response) => response,
+                Err(panic) => {
+                    compat_error::log_panic(panic.as_ref());
+                    let text = "an internal error occurred".to_owned();
+                    face.refusal(StatusCode::INTERNAL_SERVER_ERROR, text).map(Body::from)
+                }
+            }
+        }
+        Err(refusal) => face.refusal(refusal.status(), refusal.text()).map(Body::from),
+    };
+    edge.close(record, response)
+}
+
+async fn admitted_answer(
+    state: &AppState,
+    face: &Arc<dyn Face>,
+    caller: Caller,
+    context: RequestContext,
+    request: Request,
+) -> Response<Body> {
+    let (mut parts, body) = request.into_parts();
+    parts.extensions.insert(context.clone());
+    if caller.role.is_some() {
+        parts.extensions.insert(caller.clone());
+    }
+    let len_max = state.settings().json_body_len_max;
+    let body = match body::read(state, &parts.extensions, body, len_max).await {
+        Ok(body) => body,
+        Err(error) => {
+            let (status, text) = body_refusal(&error, len_max);
+            return face.refusal(status, text).map(Body::from);
+        }
+    };
+    let (client, is_known) = (context.client.ip, caller.role.is_some());
+    let (method, uri, headers) = (parts.method, parts.uri, parts.headers);
+    let is_read = method.is_safe();
+    let request = FaceRequest { method, uri, headers, body, caller, context };
+    let answer = Arc::clone(face).answer(request);
+    // A read can wait for minutes, and must not hold up a node that stops. A write is answered.
+    let answer = tokio::select! {
+        answer = answer => answer,
+        () = state.ending().cancelled(), if is_read => {
+            let text = "the node is stopping".to_owned();
+            face.refusal(StatusCode::INTERNAL_SERVER_ERROR, text)
+        }
+    };
+    if answer.body().len() < LONG_ANSWER_LEN_MIN {
+        return answer.map(Body::from);
+    }
+    match state.lists().hold(client, is_known, answer.map(Body::from)) {
+        Ok(response) => response,
+        Err(why) => {
+            let error = compat_error::CompatError::from(why);
+            face.refusal(error.status, error.message).map(Body::from)
+        }
+    }
+}
+
+fn body_refusal(error: &BodyError, len_max: usize) -> (StatusCode, String) {
+    match error {
+        BodyError::TooLong => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("Request body too large, max size: {len_max} bytes"),
+        ),
+        BodyError::TooSlow => {
+            (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())
+        }
+        BodyError::Broken => (StatusCode::BAD_REQUEST, "the body is malformed".to_owned()),
+        BodyError::NoRoom(why) => {
+            (StatusCode::TOO_MANY_REQUESTS, format!("too many bodies: {why}"))
+        }
+    }
+}
+
+impl FaceRefusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NotAllowed(AuthError::Stale { .. } | AuthError::NoState) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::NotAllowed(_) => StatusCode::FORBIDDEN,
+            Self::NotServing(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::NotAllowed(error @ (AuthError::Stale { .. } | AuthError::NoState)) => {
+                error.explanation()
+            }
+            Self::NotAllowed(error) => format!("Permission denied: {}", error.explanation()),
+            Self::NotServing(reason) => reason,
+        }
+    }
+}
+
+/// Why the caller may not register this instance, with the status of the refusal. `None` if they may. Every way to
+/// register decides the same.
+#[must_use]
+pub fn registration_refusal(
+    state: &AppState,
+    caller: &Caller,
+    client: &ClientAddr,
+    key: &InstanceKey,
+    registration: &Registration,
+) -> Option<(StatusCode, String)> {
+    let allowed = native::check_probe(caller, registration.probe())
+        .and_then(|()| native::check_target(state, registration))
+        .and_then(|()| Ok(registrants::admit(state, caller, client, key)?));
+    let problem = allowed.err()?;
+    let status = problem.status();
+    let text = String::from(problem.detail);
+    // Clients of other protocols know no 401 with a challenge and no 422.
+    let status = match status {
+        StatusCode::UNAUTHORIZED => StatusCode::FORBIDDEN,
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+        status => status,
+    };
+    Some((status, text))
+}

@@ -1,0 +1,67 @@
+use super::*;
+use crate::shape::OF_SERVICE_NODE;
+use serde::Deserialize;
+
+/// What `go-bexpr` makes of random expressions. `scripts/interop/consul-filter` writes this file.
+const CASES: &str = include_str!("filter_cases.jsonl");
+
+#[derive(Deserialize)]
+struct Objects {
+    objects: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    expression: String,
+    matches: Option<Vec<bool>>,
+}
+
+#[test]
+fn a_thousand_random_expressions_mean_what_they_mean_to_go_bexpr() {
+    let mut lines = CASES.lines();
+    let Objects { objects } = serde_json::from_str(lines.next().unwrap()).unwrap();
+    let (mut cases, mut accepted) = (0, 0);
+    for line in lines {
+        let Case { expression, matches } = serde_json::from_str(line).unwrap();
+        let filter = Filter::parse(&expression, OF_SERVICE_NODE);
+        let found = filter
+            .ok()
+            .map(|filter| objects.iter().map(|object| filter.matches(object)).collect::<Vec<_>>());
+        assert_eq!(found, matches, "{expression:?}");
+        cases += 1;
+        accepted += usize::from(found.is_some());
+    }
+    assert!(cases >= 1_000 && accepted >= 500, "{accepted} of {cases}");
+}
+
+#[test]
+fn an_expression_beyond_a_limit_is_refused() {
+    let refused = |text: &str, part: &str| {
+        let error = Filter::parse(text, OF_SERVICE_NODE).unwrap_err();
+        assert!(error.starts_with(REFUSED) && error.contains(part), "{error}");
+    };
+    refused(&format!("Node == \"{}\"", "x".repeat(LEN_MAX)), "longer than");
+    refused(&format!("{}Node == x{}", "(".repeat(400), ")".repeat(400)), "nested deeper");
+    refused(&["Node == x"; MATCHES_MAX + 1].join(" or "), "");
+    refused("Node matches \"(a{1000}){1000}\"", "too large");
+    refused("Nodes == x", "Selector \"Nodes\" is not valid");
+    refused("Node is empty", "Invalid match operator");
+    refused("ServicePort == x", "Failed to coerce");
+    refused("", "cannot be parsed");
+}
+
+/// An element of a list is found by each operator, also by one that is turned around.
+#[test]
+fn a_selector_through_a_list_is_true_as_soon_as_one_object_matches() {
+    let entry = serde_json::json!({"Checks": [{"Status": "passing"}, {"Status": "critical"}]});
+    for (text, expected) in [
+        ("Checks.Status == passing", true),
+        ("Checks.Status != passing", true),
+        ("not Checks.Status == passing", false),
+        ("Checks.Status == warning", false),
+        ("Checks is not empty", true),
+    ] {
+        let filter = Filter::parse(text, crate::shape::OF_ENTRY).unwrap();
+        assert_eq!(filter.matches(&entry), expected, "{text}");
+    }
+}

@@ -1,0 +1,161 @@
+//! The parameters that all reads share.
+
+use super::answer::Refusal;
+use super::filter::{Fields, Filter};
+use super::shape::Names;
+use super::text::{Query, duration_ms};
+use http::StatusCode;
+use maxine_state::{Name, ServiceKey};
+
+/// How long a blocking query waits if it does not say so, in milliseconds.
+const WAIT_MS_DEFAULT: u64 = 300_000;
+/// Maximum wait of a blocking query, in milliseconds.
+const WAIT_MS_MAX: u64 = 600_000;
+/// Maximum number of values of one repeated parameter.
+const REPEATS_MAX: usize = 64;
+
+/// How fresh an answer must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// What the leader last confirmed. Without a leader: this node's copy.
+    Default,
+    /// This node's copy.
+    Stale,
+    /// Every write that was acknowledged before the request.
+    Consistent,
+}
+
+impl Mode {
+    /// Its name in the header of an answer.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "leader",
+            Self::Stale => "stale",
+            Self::Consistent => "consistent",
+        }
+    }
+}
+
+/// What a read asks for, apart from its object.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// The index after which a change is awaited; 0 for an answer at once.
+    pub(crate) index: u64,
+    pub(crate) wait_ms: u64,
+    pub(crate) mode: Mode,
+    /// An older answer is asked for again, from what the leader last confirmed.
+    pub(crate) max_stale_ms: Option<u64>,
+    pub(crate) cached: bool,
+    pub(crate) pretty: bool,
+    pub(crate) namespace: Name,
+    pub(crate) node_meta: Vec<(String, String)>,
+    /// In lower case.
+    pub(crate) tags: Vec<String>,
+    /// In lower case; empty for no order.
+    pub(crate) near: String,
+    pub(crate) filter: Option<Filter>,
+}
+
+impl Options {
+    /// Reads the parameters. `fields` says what a filter may ask; `None` if the route has no filter.
+    pub(crate) fn read(
+        query: &Query,
+        names: &Names,
+        fields: Option<Fields>,
+    ) -> Result<Self, Refusal> {
+        let index = match query.get("index") {
+            // A client of Spring sends -1 before it knows an index.
+            None | Some("-1") => 0,
+            Some(text) => text.parse().map_err(|_| Refusal::bad("Invalid index"))?,
+        };
+        let wait_ms = match query.get("wait") {
+            Some(text) => duration_ms(text).ok_or_else(|| Refusal::bad("Invalid wait time"))?,
+            None => 0,
+        };
+        let wait_ms = if wait_ms == 0 { WAIT_MS_DEFAULT } else { wait_ms.min(WAIT_MS_MAX) };
+        let (stale, consistent) = (query.has("stale"), query.has("consistent"));
+        let cached = query.has("cached");
+        if consistent && (stale || cached) {
+            let other = if stale { "?stale" } else { "?cached" };
+            let text = format!("Cannot specify ?consistent with {other}, conflicting semantics.");
+            return Err(Refusal::bad(text));
+        }
+        let max_stale_ms = match query.get("max_stale") {
+            Some(text) => {
+                let ms = duration_ms(text);
+                Some(ms.ok_or_else(|| Refusal::bad(format!("Invalid max_stale value {text:?}")))?)
+            }
+            None => None,
+        };
+        let mode = match (consistent, stale || max_stale_ms.is_some()) {
+            (true, _) => Mode::Consistent,
+            (false, true) => Mode::Stale,
+            (false, false) => Mode::Default,
+        };
+        check_datacenter(query, names)?;
+        let filter = query.get("filter").filter(|_| fields.is_some());
+        let filter = filter.map(|text| Filter::parse(text, fields.unwrap_or_default()));
+        Ok(Self {
+            index,
+            wait_ms,
+            mode,
+            max_stale_ms,
+            cached,
+            pretty: query.has("pretty"),
+            namespace: namespace(query)?,
+            node_meta: node_meta(query)?,
+            tags: tags(query)?,
+            near: query.get("near").unwrap_or_default().to_lowercase(),
+            filter: filter.transpose().map_err(Refusal::bad)?,
+        })
+    }
+
+    /// Whether a value that was written as JSON matches the filter.
+    pub(crate) fn matches(&self, object: &impl serde::Serialize) -> bool {
+        let Some(filter) = &self.filter else { return true };
+        serde_json::to_value(object).is_ok_and(|value| filter.matches(&value))
+    }
+}
+
+/// The namespace of a request: `default` unless the parameter `ns` names another one.
+pub(crate) fn namespace(query: &Query) -> Result<Name, Refusal> {
+    for (parameter, what) in [("partition", "Partitions"), ("peer", "Peers")] {
+        if query.get(parameter).is_some_and(|value| value != "default") {
+            let text = format!("Invalid query parameter: {parameter:?} - {what} are not supported");
+            return Err(Refusal::bad(text));
+        }
+    }
+    match query.get("ns") {
+        Some(text) => Ok(Name::parse_namespace(text)?),
+        None => Ok(Name::trusted(ServiceKey::DEFAULT_NAMESPACE)),
+    }
+}
+
+/// Refuses another datacenter than the own one.
+pub(crate) fn check_datacenter(query: &Query, names: &Names) -> Result<(), Refusal> {
+    let given = query.get("dc").filter(|dc| !dc.eq_ignore_ascii_case(&names.datacenter));
+    match given {
+        Some(_) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter")),
+        None => Ok(()),
+    }
+}
+
+fn node_meta(query: &Query) -> Result<Vec<(String, String)>, Refusal> {
+    let pairs = query.all("node-meta").map(|pair| {
+        let (key, value) = pair.split_once(':').unwrap_or((pair, ""));
+        (key.to_owned(), value.to_owned())
+    });
+    bounded(pairs.collect(), "node-meta")
+}
+
+fn tags(query: &Query) -> Result<Vec<String>, Refusal> {
+    let tags = query.all("tag").filter(|tag| !tag.is_empty()).map(str::to_lowercase);
+    bounded(tags.collect(), "tag")
+}
+
+fn bounded<T>(values: Vec<T>, name: &str) -> Result<Vec<T>, Refusal> {
+    if values.len() <= REPEATS_MAX {
+        return Ok(values);
+    }
+    Err(Refusal::bad(format!("Invalid {name}: at most {REPEATS_MAX} values are allowed")))
+}

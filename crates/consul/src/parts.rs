@@ -1,0 +1,78 @@
+//! What the face needs, and its settings.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::metrics::ConsulMetrics;
+use super::shape::Names;
+use super::tables::Tables;
+use maxine_actors::Registry;
+use maxine_admission::{PlaceLimits, Places};
+use maxine_store::ControlStore;
+use maxine_view::View;
+
+/// What the face needs.
+pub struct ConsulParts {
+    /// The view, for reads.
+    pub view: Arc<View>,
+    /// The store, for freshness and leadership.
+    pub store: Arc<dyn ControlStore>,
+    /// The registry, for writes.
+    pub registry: Registry,
+    /// The names in answers.
+    pub names: Names,
+    /// Limits on blocking queries.
+    pub blocked: PlaceLimits,
+    /// The metrics.
+    pub metrics: ConsulMetrics,
+}
+
+/// The face's own state.
+pub(crate) struct Inner {
+    pub(crate) view: Arc<View>,
+    pub(crate) store: Arc<dyn ControlStore>,
+    pub(crate) registry: Registry,
+    pub(crate) names: Names,
+    pub(crate) metrics: ConsulMetrics,
+    pub(crate) tables: Tables,
+    /// The places of blocking queries.
+    pub(crate) blocked: Arc<Places>,
+    /// The turns of answers to callers without a credential. Only some threads build answers, which can be long.
+    pub(crate) turns: Arc<Semaphore>,
+    /// The turns of callers with a credential, who do not wait for the others.
+    pub(crate) known_turns: Arc<Semaphore>,
+    /// Each is held while the registration of an instance is read, changed and written again, so that two changes
+    /// through this node do not overwrite each other.
+    changing: [Mutex<()>; CHANGING_LEN],
+}
+
+/// Number of locks that the ids of instances share.
+const CHANGING_LEN: usize = 256;
+
+impl Inner {
+    pub(crate) fn new(parts: ConsulParts) -> Self {
+        let ConsulParts { view, store, registry, names, blocked, metrics } = parts;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let turns = || Arc::new(Semaphore::new((threads / 2).max(1)));
+        Self {
+            view,
+            store,
+            registry,
+            names,
+            metrics,
+            tables: Tables::new(),
+            blocked: Places::fair(blocked),
+            turns: turns(),
+            known_turns: turns(),
+            changing: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+
+    /// Waits until nobody else changes the registration of this instance through this node.
+    pub(crate) async fn changing(&self, id: &str) -> MutexGuard<'_, ()> {
+        let at = xxh3_64(id.as_bytes()) % CHANGING_LEN as u64;
+        self.changing[usize::try_from(at).unwrap_or(0)].lock().await
+    }
+}

@@ -1,0 +1,761 @@
+//! The reads of the catalog, of health and of the agent.
+//!
+//! Every read is answered from the published state. A blocking query waits until the index of its objects is above the
+//! given one: that of one service, or that of a list ([`super::tables`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode, header};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::answer::{self, Answer, CONTENT_HASH, INDEX, REASON, Refusal};
+use super::filter::Fields;
+use super::options::{Mode, Options, check_datacenter};
+use super::parts::Inner;
+use super::request::Asked;
+use super::shape::{
+    Entry, HealthCheck, Node, OF_CHECK, OF_ENTRY, OF_NODE, OF_SERVICE, OF_SERVICE_NODE, Shown,
+    node_check, node_id,
+};
+use super::tables::{List, changed};
+use super::text::{Query, boolean};
+use maxine_admission::{CallerClass, NoPlace, Place};
+use maxine_state::{Instance, InstanceKey, Name, ServiceKey, ServiceRef, ServiceState};
+use maxine_store::Consistency;
+use maxine_view::{Snapshot, WatchScope};
+
+const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
+const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+const EFFECTIVE: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+const BACKEND: HeaderName = HeaderName::from_static("x-consul-query-backend");
+const CACHE: HeaderName = HeaderName::from_static("x-cache");
+
+/// How long a read waits for the leader's confirmation.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a blocking query whose index is ahead of this node waits for the node.
+const AHEAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a read waits for its turn to be built.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time since the last contact with the leader, in milliseconds, if it is not known. Clients refuse an answer
+/// without a number, and 0 would claim that it is current.
+const CONTACT_UNKNOWN_MS: u64 = i32::MAX as u64;
+/// One in this many of a wait's time is added to it at random, so that clients do not all return at once.
+const JITTER_ONE_IN: u64 = 16;
+
+/// What a read depends on.
+enum Scope {
+    /// One service, whether it exists or not.
+    Service(ServiceKey),
+    /// A list.
+    List(List),
+}
+
+/// A read that may be answered now.
+struct Ready {
+    snapshot: Arc<Snapshot>,
+    index: u64,
+    contact_ms: Option<u64>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Inner {
+    /// The service with this name, in whatever case. If there is none, the key that it would have.
+    fn service_key(&self, namespace: &Name, name: &str) -> Result<ServiceKey, Refusal> {
+        let wanted = ServiceRef { namespace: namespace.as_str(), service: name };
+        match self.view.find_ignoring_case(wanted) {
+            Some(table) => Ok(table.key().clone()),
+            None => Ok(ServiceKey::new(namespace.clone(), Name::parse("service", name)?)),
+        }
+    }
+
+    fn index_of(&self, scope: &Scope, snapshot: &Snapshot) -> u64 {
+        let index = match scope {
+            Scope::Service(key) => snapshot.state.service_index(key),
+            Scope::List(list) => self.tables.index(*list),
+        };
+        index.max(1)
+    }
+
+    /// Waits until the read may be answered: until its freshness is confirmed, and a change is there if it is a blocking
+    /// query.
+    async fn ready(
+        &self,
+        asked: &Asked,
+        options: &Options,
+        scope: &Scope,
+    ) -> Result<Ready, Refusal> {
+        let contact_ms = self.confirmed(options).await?;
+        if options.index == 0 {
+            if let Scope::List(_) = scope {
+                self.tables.caught_up(&self.view).await;
+            }
+            return self.take(scope, contact_ms, asked).await;
+        }
+        let _place = self.blocked_place(asked)?;
+        let _blocked = self.metrics.blocked();
+        let jitter_ms = fastrand::u64(0..=options.wait_ms / JITTER_ONE_IN);
+        let wait = Duration::from_millis(options.wait_ms + jitter_ms);
+        // The time is over: the answer is the present one.
+        let _ = tokio::time::timeout(wait, self.changed_after(scope, options.index)).await;
+        // The time since the contact may have grown while the request waited.
+        let contact_ms = self.contact_ms().filter(|_| contact_ms.is_some());
+        self.take(scope, contact_ms, asked).await
+    }
+
+    async fn take(
+        &self,
+        scope: &Scope,
+        contact_ms: Option<u64>,
+        asked: &Asked,
+    ) -> Result<Ready, Refusal> {
+        let turns = if asked.is_known { &self.known_turns } else { &self.turns };
+        let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            let text = "too many answers are to be built before this one";
+            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text));
+        };
+        // The HTTP library notices that a client has left only while its request waits.
+        tokio::task::yield_now().await;
+        // The index of a list is read first: the answer then includes at least what the index promises.
+        let listed =
+            matches!(scope, Scope::List(_)).then(|| self.index_of(scope, &self.view.snapshot()));
+        let snapshot = self.view.snapshot();
+        let index = listed.unwrap_or_else(|| self.index_of(scope, &snapshot));
+        Ok(Ready { snapshot, index, contact_ms, _turn: turn })
+    }
+
+    /// Returns when the index of `scope` is above `after`, or when it will never be compared with it, because this node
+    /// has another, younger history.
+    async fn changed_after(&self, scope: &Scope, after: u64) {
+        if self.view.index() < after && self.view.wait_for(after, AHEAD_TIMEOUT).await.is_err() {
+            return;
+        }
+        match scope {
+            Scope::Service(key) => self.service_changed_after(key, after).await,
+            Scope::List(list) => {
+                let mut changes = self.tables.changes(*list);
+                let replaced_before = self.view.snapshot().state.history();
+                loop {
+                    let index = *changes.borrow_and_update();
+                    let is_replaced = self.view.snapshot().state.history() != replaced_before;
+                    if index > after || is_replaced || changes.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn service_changed_after(&self, key: &ServiceKey, after: u64) {
+        loop {
+            let snapshot = self.view.snapshot();
+            let scope = WatchScope::Service(key.clone());
+            let Ok(mut watcher) = self.view.hub().subscribe(scope, snapshot.state.index()) else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            loop {
+                // A service that has left has the index of the last one that left, so its waiters wake.
+                if self.view.snapshot().state.service_index(key) > after {
+                    return;
+                }
+                match changed(&mut watcher).await {
+                    Some(true) => {}
+                    Some(false) | None => return,
+                }
+            }
+        }
+    }
+
+    fn blocked_place(&self, asked: &Asked) -> Result<Place, Refusal> {
+        let class = if asked.is_known { CallerClass::Known } else { CallerClass::Stranger };
+        self.blocked.take(asked.client, class, 1).map_err(|why| {
+            let text = match why {
+                NoPlace::Node => "too many blocking queries are waiting on this node",
+                NoPlace::Address => {
+                    "too many blocking queries of your address are waiting (http.watchers_per_address_max)"
+                }
+            };
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, text)
+        })
+    }
+
+    /// Waits for the freshness that the read asks for. Returns the time since the contact with the leader; `None` if it
+    /// is not known.
+    async fn confirmed(&self, options: &Options) -> Result<Option<u64>, Refusal> {
+        let contact_ms = self.contact_ms();
+        match options.mode {
+            Mode::Stale => {
+                let is_older = |max_ms| contact_ms.is_none_or(|ms| ms > max_ms);
+                if options.max_stale_ms.is_some_and(is_older) {
+                    self.confirmed_if_led().await;
+                    return Ok(self.contact_ms());
+                }
+                Ok(contact_ms)
+            }
+            Mode::Default => {
+                self.confirmed_if_led().await;
+                Ok(self.contact_ms())
+            }
+            Mode::Consistent => {
+                let confirmed = self.store.barrier(Consistency::Strong, CONFIRM_TIMEOUT);
+                match tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await {
+                    Ok(Ok(())) => Ok(self.contact_ms()),
+                    _ => {
+                        let text = "No cluster leader";
+                        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for what the leader last confirmed. Without a leader this node's copy is served, and the headers say so:
+    /// discovery must continue.
+    async fn confirmed_if_led(&self) {
+        let leadership = self.store.leadership_now();
+        if leadership.is_leader || leadership.leader.is_none() {
+            return;
+        }
+        let confirmed = self.store.barrier(Consistency::Leader, CONFIRM_TIMEOUT);
+        let _ = tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await;
+    }
+
+    fn contact_ms(&self) -> Option<u64> {
+        if self.store.leadership_now().is_leader { Some(0) } else { self.store.staleness_ms() }
+    }
+
+    /// Adds the headers of a read.
+    fn put_headers(&self, headers: &mut HeaderMap, options: &Options, ready: &Ready) {
+        headers.insert(INDEX, ready.index.into());
+        let known = self.store.leadership_now().leader.is_some();
+        let known = if known { "true" } else { "false" };
+        headers.insert(KNOWN_LEADER, HeaderValue::from_static(known));
+        headers.insert(LAST_CONTACT, ready.contact_ms.unwrap_or(CONTACT_UNKNOWN_MS).into());
+        headers.insert(EFFECTIVE, HeaderValue::from_static(options.mode.as_str()));
+        headers.insert(BACKEND, HeaderValue::from_static("blocking-query"));
+        if options.cached {
+            // There is no cache: every answer is made for its request.
+            headers.insert(CACHE, HeaderValue::from_static("MISS"));
+            headers.insert(header::AGE, HeaderValue::from_static("0"));
+        }
+    }
+
+    fn answered(&self, options: &Options, ready: &Ready, value: &impl Serialize) -> Answer {
+        let mut answer = answer::json(StatusCode::OK, options.pretty, value);
+        self.put_headers(answer.headers_mut(), options, ready);
+        answer
+    }
+
+    fn options(&self, asked: &Asked, fields: Option<Fields>) -> Result<(Query, Options), Refusal> {
+        let query = asked.query()?;
+        let options = Options::read(&query, &self.names, fields)?;
+        Ok((query, options))
+    }
+
+    fn shown<'a>(
+        &'a self,
+        key: &'a ServiceKey,
+        service: &'a ServiceState,
+        instance: &'a Instance,
+        asked: &Asked,
+    ) -> Shown<'a> {
+        Shown::new(&self.names, key, service, instance, asked.is_known)
+    }
+
+    /// The instances of one service that match the parameters, those near a node first.
+    fn of_service<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        key: &'a ServiceKey,
+        options: &Options,
+        asked: &Asked,
+    ) -> Vec<Shown<'a>> {
+        let Some(service) = snapshot.state.service(key) else { return Vec::new() };
+        let all = service.instances.values().map(|i| self.shown(key, service, i, asked));
+        let mut found: Vec<_> = all
+            .filter(|shown| {
+                shown.has_tags(&options.tags) && shown.has_node_meta(&options.node_meta)
+            })
+            .collect();
+        // Maxine does not measure distances between nodes. The node itself is nearest.
+        if !matches!(options.near.as_str(), "" | "_agent" | "_ip") {
+            found.sort_by_key(|shown| shown.node_name().to_lowercase() != options.near);
+        }
+        found
+    }
+
+    /// Calls `read` with every instance of a namespace, in the order of services and ids.
+    fn each_instance<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        namespace: &Name,
+        asked: &Asked,
+        mut read: impl FnMut(Shown<'a>),
+    ) {
+        // A key with an empty name comes before every service of the namespace.
+        let first = ServiceKey::new(namespace.clone(), Name::trusted(""));
+        for (key, service) in snapshot.state.services().range(first..) {
+            if key.namespace != *namespace {
+                return;
+            }
+            service.instances.values().for_each(|i| read(self.shown(key, service, i, asked)));
+        }
+    }
+
+    pub(crate) async fn catalog_services(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let (_, options) = self.options(asked, None)?;
+        let ready = self.ready(asked, &options, &Scope::List(List::Services)).await?;
+        if options.node_meta.is_empty() {
+            let services = self.tables.service_tags(&options.namespace);
+            let services: BTreeMap<&str, &[Box<str>]> =
+                services.iter().map(|(name, tags)| (name.as_str(), &**tags)).collect();
+            return Ok(self.answered(&options, &ready, &services));
+        }
+        let mut services: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        self.each_instance(&ready.snapshot, &options.namespace, asked, |shown| {
+            if shown.has_node_meta(&options.node_meta) {
+                let tags = services.entry(shown.service_name().to_owned()).or_default();
+                tags.extend(shown.instance.registration.tags.iter().map(|tag| tag.to_string()));
+            }
+        });
+        for tags in services.values_mut() {
+            tags.sort();
+            tags.dedup();
+        }
+        Ok(self.answered(&options, &ready, &services))
+    }
+
+    pub(crate) async fn catalog_service(
+        &self,
+        asked: &Asked,
+        name: &str,
+    ) -> Result<Answer, Refusal> {
+        let (_, options) = self.options(asked, Some(OF_SERVICE_NODE))?;
+        let key = self.service_key(&options.namespace, name)?;
+        let ready = self.ready(asked, &options, &Scope::Service(key.clone())).await?;
+        let found = self.of_service(&ready.snapshot, &key, &options, asked);
+        let nodes: Vec<_> = found.iter().map(Shown::service_node).collect();
+        let nodes: Vec<_> = nodes.iter().filter(|node| options.matches(node)).collect();
+        Ok(self.answered(&options, &ready, &nodes))
+    }
+
+    /// The nodes of a namespace, by name in lower case. That of instances whose machine is not known always exists.
+    fn nodes(
+        &self,
+        snapshot: &Snapshot,
+        options: &Options,
+        asked: &Asked,
+    ) -> BTreeMap<String, Node> {
+        let mut nodes = BTreeMap::new();
+        let own = self.names.node.to_lowercase();
+        if options.node_meta.is_empty() {
+            nodes.insert(own.clone(), self.own_node());
+        }
+        self.each_instance(snapshot, &options.namespace, asked, |shown| {
+            let name = shown.node_name().to_lowercase();
+            if name != own && shown.has_node_meta(&options.node_meta) {
+                nodes.entry(name).or_insert_with(|| shown.node());
+            }
+        });
+        nodes
+    }
+
+    fn own_node(&self) -> Node {
+        Node {
+            id: node_id(&self.names.node),
+            node: self.names.node.clone(),
+            address: "127.0.0.1".to_owned(),
+            datacenter: self.names.datacenter.clone(),
+            tagged_addresses: BTreeMap::new(),
+            meta: BTreeMap::new(),
+            create_index: 1,
+            modify_index: 1,
+        }
+    }
+
+    pub(crate) async fn catalog_nodes(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let (_, options) = self.options(asked, Some(OF_NODE))?;
+        let ready = self.ready(asked, &options, &Scope::List(List::Registrations)).await?;
+        let nodes = self.nodes(&ready.snapshot, &options, asked);
+        let mut nodes: Vec<_> = nodes.into_values().filter(|node| options.matches(node)).collect();
+        if !options.near.is_empty() {
+            nodes.sort_by_key(|node| node.node.to_lowercase() != options.near);
+        }
+        Ok(self.answered(&options, &ready, &nodes))
+    }
+
+    /// The instances of a node. `None` if there is no such node.
+    fn of_node<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        options: &Options,
+        node: &str,
+        asked: &Asked,
+    ) -> Option<Vec<Shown<'a>>> {
+        let node = node.to_lowercase();
+        let mut found = Vec::new();
+        self.each_instance(snapshot, &options.namespace, asked, |shown| {
+            if shown.node_name().to_lowercase() == node {
+                found.push(shown);
+            }
+        });
+        let exists = !found.is_empty() || node == self.names.node.to_lowercase();
+        exists.then_some(found)
+    }
+
+    /// A node with its services: as an object by id, or as a list.
+    pub(crate) async fn catalog_node(
+        &self,
+        asked: &Asked,
+        name: &str,
+        as_list: bool,
+    ) -> Result<Answer, Refusal> {
+        let (_, options) = self.options(asked, Some(OF_SERVICE))?;
+        let ready = self.ready(asked, &options, &Scope::List(List::Registrations)).await?;
+        let Some(found) = self.of_node(&ready.snapshot, &options, name, asked) else {
+            return Ok(self.answered(&options, &ready, &Value::Null));
+        };
+        let own = found.first().filter(|shown| shown.node_name() != self.names.node);
+        let node = own.map_or_else(|| self.own_node(), Shown::node);
+        let services = found.iter().map(Shown::service);
+        let services: Vec<_> = services.filter(|service| options.matches(service)).collect();
+        if as_list {
+            let body = NodeServices { node, services: &services };
+            return Ok(self.answered(&options, &ready, &body));
+        }
+        let mut by_id = BTreeMap::new();
+        for service in &services {
+            by_id.entry(unique_id(&by_id, service.id(), service.name())).or_insert(service);
+        }
+        Ok(self.answered(&options, &ready, &NodeServices { node, services: &by_id }))
+    }
+
+    /// The instances of a service mesh: none.
+    pub(crate) async fn no_mesh(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let (_, options) = self.options(asked, None)?;
+        let ready = self.ready(asked, &options, &Scope::List(List::Services)).await?;
+        Ok(self.answered(&options, &ready, &[(); 0]))
+    }
+
+    pub(crate) fn datacenters(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let pretty = asked.query()?.has("pretty");
+        Ok(answer::json(StatusCode::OK, pretty, &[&self.names.datacenter]))
+    }
+
+    pub(crate) async fn health_service(
+        &self,
+        asked: &Asked,
+        name: &str,
+    ) -> Result<Answer, Refusal> {
+        let (query, options) = self.options(asked, Some(OF_ENTRY))?;
+        let passing = match query.all("passing").next() {
+            None => false,
+            Some("") => true,
+            Some(text) => {
+                boolean(text).ok_or_else(|| Refusal::bad("Invalid value for ?passing"))?
+            }
+        };
+        let key = self.service_key(&options.namespace, name)?;
+        let ready = self.ready(asked, &options, &Scope::Service(key.clone())).await?;
+        let mut found = self.of_service(&ready.snapshot, &key, &options, asked);
+        if passing {
+            found.retain(|shown| shown.status() == "passing");
+        }
+        let entries: Vec<Entry<'_>> = found.iter().map(Shown::entry).collect();
+        let entries: Vec<_> = entries.iter().filter(|entry| options.matches(entry)).collect();
+        Ok(self.answered(&options, &ready, &entries))
+    }
+
+    pub(crate) async fn health_checks(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
+        let (_, options) = self.options(asked, Some(OF_CHECK))?;
+        let key = self.service_key(&options.namespace, name)?;
+        let ready = self.ready(asked, &options, &Scope::Service(key.clone())).await?;
+        let found = self.of_service(&ready.snapshot, &key, &options, asked);
+        let checks = found.iter().flat_map(Shown::checks);
+        let checks: Vec<HealthCheck> = checks.filter(|check| options.matches(check)).collect();
+        Ok(self.answered(&options, &ready, &checks))
+    }
+
+    pub(crate) async fn health_node(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
+        let (_, options) = self.options(asked, Some(OF_CHECK))?;
+        let ready = self.ready(asked, &options, &Scope::List(List::Checks)).await?;
+        let found = self.of_node(&ready.snapshot, &options, name, asked);
+        let mut checks = Vec::new();
+        if let Some(found) = found {
+            let name = found.first().map_or(self.names.node.as_str(), Shown::node_name);
+            checks.push(node_check(name));
+            checks.extend(found.iter().flat_map(Shown::checks));
+        }
+        checks.retain(|check| options.matches(check));
+        Ok(self.answered(&options, &ready, &checks))
+    }
+
+    pub(crate) async fn health_state(&self, asked: &Asked, state: &str) -> Result<Answer, Refusal> {
+        let (_, options) = self.options(asked, Some(OF_CHECK))?;
+        if !matches!(state, "any" | "passing" | "warning" | "critical") {
+            let text = format!("{state:?} is no state: use any, passing, warning or critical");
+            return Err(Refusal::bad(text));
+        }
+        let ready = self.ready(asked, &options, &Scope::List(List::Checks)).await?;
+        let is_wanted = |check: &HealthCheck| {
+            (state == "any" || check.status == state) && options.matches(check)
+        };
+        let nodes = self.nodes(&ready.snapshot, &options, asked);
+        let mut checks: Vec<_> = nodes.values().map(|node| node_check(&node.node)).collect();
+        checks.retain(is_wanted);
+        self.each_instance(&ready.snapshot, &options.namespace, asked, |shown| {
+            if shown.has_node_meta(&options.node_meta) {
+                checks.extend(shown.checks().into_iter().filter(is_wanted));
+            }
+        });
+        Ok(self.answered(&options, &ready, &checks))
+    }
+
+    pub(crate) fn status(&self, asked: &Asked, of_peers: bool) -> Result<Answer, Refusal> {
+        let query = asked.query()?;
+        check_datacenter(&query, &self.names)?;
+        let pretty = query.has("pretty");
+        let members = self.store.cluster().map(|admin| admin.status().members).unwrap_or_default();
+        let leader = self.store.leadership_now().leader;
+        if of_peers {
+            let peers = members.into_iter().filter(|member| member.voter);
+            let mut peers: Vec<String> = peers.map(|member| member.peer_addr).collect();
+            if peers.is_empty() {
+                peers.extend(leader);
+            }
+            return Ok(answer::json(StatusCode::OK, pretty, &peers));
+        }
+        let of_leader = |name: String| {
+            let member = members.iter().find(|member| member.name == name);
+            member.map_or(name, |member| member.peer_addr.clone())
+        };
+        let leader = leader.map(of_leader).unwrap_or_default();
+        Ok(answer::json(StatusCode::OK, pretty, &leader))
+    }
+
+    pub(crate) fn agent_self(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let query = asked.query()?;
+        let names = &self.names;
+        let id = node_id(&names.node);
+        let version = env!("CARGO_PKG_VERSION");
+        let config = json!({
+            "Datacenter": names.datacenter,
+            "PrimaryDatacenter": names.datacenter,
+            "NodeName": names.node,
+            "NodeID": id,
+            "Revision": "maxine",
+            "Server": true,
+            "Version": version,
+            "BuildDate": "1970-01-01T00:00:00Z",
+        });
+        let member = member(&names.node, &names.datacenter, "", 0, true);
+        let body = json!({
+            "Config": config,
+            "DebugConfig": {},
+            "Coord": null,
+            "Member": member,
+            "Stats": {},
+            "Meta": {},
+            "xDS": null,
+        });
+        Ok(answer::json(StatusCode::OK, query.has("pretty"), &body))
+    }
+
+    pub(crate) fn agent_members(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let query = asked.query()?;
+        let datacenter = &self.names.datacenter;
+        let members = self.store.cluster().map(|admin| admin.status().members).unwrap_or_default();
+        let mut shown: Vec<Value> = members
+            .iter()
+            .map(|one| {
+                let (host, port) = one.peer_addr.rsplit_once(':').unwrap_or((&one.peer_addr, ""));
+                let is_alive = one.reachable != Some(false);
+                member(&one.name, datacenter, host, port.parse().unwrap_or(0), is_alive)
+            })
+            .collect();
+        if shown.is_empty() {
+            let leader = self.store.leadership_now().leader;
+            shown.extend(leader.map(|name| member(&name, datacenter, "", 0, true)));
+        }
+        Ok(answer::json(StatusCode::OK, query.has("pretty"), &shown))
+    }
+
+    /// Calls `read` with every instance that was registered through the agent's routes.
+    fn each_of_agent(&self, asked: &Asked, namespace: &Name, mut read: impl FnMut(&Shown<'_>)) {
+        let snapshot = self.view.snapshot();
+        for key in self.tables.all(namespace) {
+            let Some(service) = snapshot.state.service(&key.service) else { continue };
+            let Some(instance) = service.instances.get(&key.instance) else { continue };
+            let shown = self.shown(&key.service, service, instance, asked);
+            if shown.extras.is_of_agent() {
+                read(&shown);
+            }
+        }
+    }
+
+    pub(crate) async fn agent_services(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let (_, options) = self.options(asked, Some(OF_SERVICE))?;
+        self.tables.caught_up(&self.view).await;
+        let mut services = BTreeMap::new();
+        self.each_of_agent(asked, &options.namespace, |shown| {
+            let service = shown.agent_service();
+            if options.matches(&service) {
+                services.insert(shown.id().to_owned(), json!(service));
+            }
+        });
+        Ok(answer::json(StatusCode::OK, options.pretty, &services))
+    }
+
+    pub(crate) async fn agent_checks(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let (_, options) = self.options(asked, Some(OF_CHECK))?;
+        self.tables.caught_up(&self.view).await;
+        let mut checks = BTreeMap::new();
+        self.each_of_agent(asked, &options.namespace, |shown| {
+            for check in shown.checks().into_iter().filter(|check| options.matches(check)) {
+                checks.insert(check.check_id.clone(), check);
+            }
+        });
+        Ok(answer::json(StatusCode::OK, options.pretty, &checks))
+    }
+
+    /// The instance of the agent with this id.
+    pub(crate) async fn agent_key(&self, namespace: &Name, id: &str) -> Option<InstanceKey> {
+        self.tables.caught_up(&self.view).await;
+        let key = self.tables.find(namespace, id)?;
+        let snapshot = self.view.snapshot();
+        let instance = snapshot.state.instance(&key)?;
+        super::model::Extras::of(&instance.registration).is_of_agent().then_some(key)
+    }
+
+    pub(crate) async fn agent_service(&self, asked: &Asked, id: &str) -> Result<Answer, Refusal> {
+        let (query, options) = self.options(asked, None)?;
+        let unknown = || Refusal::not_found(format!("unknown service ID: {id}"));
+        let key = self.agent_key(&options.namespace, id).await.ok_or_else(unknown)?;
+        let hash_now = || {
+            let snapshot = self.view.snapshot();
+            let service = snapshot.state.service(&key.service)?;
+            let instance = service.instances.get(&key.instance)?;
+            let shown = self.shown(&key.service, service, instance, asked);
+            let (hash, service) = shown.hashed_agent_service();
+            Some((hash, json!(service)))
+        };
+        if let Some(wanted) = query.get("hash") {
+            let _place = self.blocked_place(asked)?;
+            let _blocked = self.metrics.blocked();
+            let jitter_ms = fastrand::u64(0..=options.wait_ms / JITTER_ONE_IN);
+            let wait = Duration::from_millis(options.wait_ms + jitter_ms);
+            let changed = async {
+                loop {
+                    let index = self.view.snapshot().state.service_index(&key.service);
+                    if hash_now().is_none_or(|(hash, _)| hash != wanted) {
+                        return;
+                    }
+                    self.service_changed_after(&key.service, index).await;
+                }
+            };
+            let _ = tokio::time::timeout(wait, changed).await;
+        }
+        let (hash, service) = hash_now().ok_or_else(unknown)?;
+        let mut answer = answer::json(StatusCode::OK, options.pretty, &service);
+        if let Ok(hash) = HeaderValue::try_from(hash) {
+            answer.headers_mut().insert(CONTENT_HASH, hash);
+        }
+        Ok(answer)
+    }
+
+    /// The health of one service of the agent, or of all with one name.
+    pub(crate) async fn agent_health(
+        &self,
+        asked: &Asked,
+        name: &str,
+        by_id: bool,
+    ) -> Result<Answer, Refusal> {
+        let (query, options) = self.options(asked, None)?;
+        let accepts_text =
+            asked.headers.get(header::ACCEPT).is_some_and(|value| value == "text/plain");
+        let is_text = query.get("format") == Some("text") || accepts_text;
+        self.tables.caught_up(&self.view).await;
+        let mut found: Vec<(&'static str, Value)> = Vec::new();
+        self.each_of_agent(asked, &options.namespace, |shown| {
+            let is_wanted = match by_id {
+                true => shown.id() == name,
+                false => shown.service_name().eq_ignore_ascii_case(name),
+            };
+            if is_wanted {
+                let status = if shown.is_drained() { "maintenance" } else { shown.status() };
+                let body = json!({
+                    "AggregatedStatus": status,
+                    "Service": shown.agent_service(),
+                    "Checks": shown.checks(),
+                });
+                found.push((status, body));
+            }
+        });
+        let rank = |status: &str| match status {
+            "passing" => 0,
+            "warning" => 1,
+            "critical" => 2,
+            _ => 3,
+        };
+        let worst = found.iter().map(|(status, _)| *status).max_by_key(|status| rank(status));
+        let status = match worst {
+            Some("passing") => StatusCode::OK,
+            Some("warning") => StatusCode::TOO_MANY_REQUESTS,
+            Some(_) => StatusCode::SERVICE_UNAVAILABLE,
+            None => StatusCode::NOT_FOUND,
+        };
+        let reason = worst.unwrap_or("critical");
+        let mut answer = match (is_text, by_id, found.as_slice()) {
+            (true, ..) => answer::text(status, reason),
+            (false, true, [(_, body)]) => answer::json(status, options.pretty, body),
+            (false, true, _) => {
+                let kind = format!("ServiceId {name} not found");
+                answer::text(StatusCode::NOT_FOUND, kind)
+            }
+            (false, false, _) => {
+                let bodies: Vec<_> = found.iter().map(|(_, body)| body).collect();
+                answer::json(status, options.pretty, &bodies)
+            }
+        };
+        answer.headers_mut().insert(REASON, HeaderValue::from_static(reason));
+        Ok(answer)
+    }
+}
+
+/// A node with its services.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeServices<T> {
+    node: Node,
+    services: T,
+}
+
+/// The id of a service among those of its node. Maxine's ids are unique within a service only, so that of a second
+/// service has the service's name in front.
+fn unique_id<T>(taken: &BTreeMap<String, T>, id: &str, service: &str) -> String {
+    if taken.contains_key(id) { format!("{service}/{id}") } else { id.to_owned() }
+}
+
+fn member(name: &str, datacenter: &str, host: &str, port: u16, is_alive: bool) -> Value {
+    const ALIVE: u8 = 1;
+    const FAILED: u8 = 4;
+    json!({
+        "Name": name,
+        "Addr": host,
+        "Port": port,
+        "Tags": { "role": "consul", "dc": datacenter },
+        "Status": if is_alive { ALIVE } else { FAILED },
+        "ProtocolMin": 1,
+        "ProtocolMax": 5,
+        "ProtocolCur": 2,
+        "DelegateMin": 2,
+        "DelegateMax": 5,
+        "DelegateCur": 4,
+    })
+}

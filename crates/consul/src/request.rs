@@ -1,0 +1,52 @@
+//! A request that was admitted, and the port through which the program decides about registrations.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, Uri};
+
+use super::answer::Refusal;
+use super::text::{PARAMETERS_MAX, Query};
+use maxine_state::{Actor, InstanceKey, Registration};
+
+/// Decides whether the caller of one request may register an instance. The decision is the same for every API.
+pub trait Guard: Send + Sync {
+    /// Why the caller may not; `None` if they may.
+    fn refusal(
+        &self,
+        key: &InstanceKey,
+        registration: &Registration,
+    ) -> Option<(StatusCode, String)>;
+}
+
+/// A request that was admitted.
+pub struct Asked {
+    /// The method.
+    pub method: Method,
+    /// The target.
+    pub uri: Uri,
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// The caller, for the audit log.
+    pub actor: Actor,
+    /// Whether the caller has a credential.
+    pub is_known: bool,
+    /// The client's address.
+    pub client: IpAddr,
+    /// When the caller needs the answer to a write, in milliseconds on the monotonic clock.
+    pub answer_by_ms: Option<u64>,
+    /// Decides about registrations of this caller.
+    pub guard: Box<dyn Guard>,
+}
+
+impl Asked {
+    /// The parameters.
+    pub(crate) fn query(&self) -> Result<Query, Refusal> {
+        let parsed = Query::parse(self.uri.query().unwrap_or_default());
+        parsed.ok_or_else(|| {
+            Refusal::bad(format!("the query has more than {PARAMETERS_MAX} parameters"))
+        })
+    }
+}

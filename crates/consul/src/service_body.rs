@@ -1,0 +1,260 @@
+//! Services in requests, and the instances of Maxine that they become.
+
+use std::collections::BTreeMap;
+
+use super::answer::Refusal;
+use super::body::Object;
+use super::check_body::CheckBody;
+use super::model::{CheckExtra, Extras, NodeExtra, RESERVED, ServiceExtra, TaggedAddress, Through};
+use super::shape::scheme_of;
+use maxine_state::limits::{CHECKS_MAX, WEIGHT_MAX};
+use maxine_state::{Address, AddressParts, Check, CheckStatus, Expiry, Name, Registration, Scheme};
+
+/// Maximum number of entries of `Meta`, and of tagged addresses.
+const ENTRIES_MAX: usize = 64;
+
+/// A service as a client sent it.
+#[derive(Debug)]
+pub(crate) struct ServiceBody {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    address: String,
+    port: Option<u16>,
+    tags: Vec<String>,
+    meta: Vec<(String, String)>,
+    weight: u16,
+    weight_warning: Option<u16>,
+    tag_override: bool,
+    tagged: BTreeMap<String, TaggedAddress>,
+    checks: Vec<CheckBody>,
+}
+
+/// A registration that was made of a body.
+pub(crate) struct Made {
+    pub(crate) service: Name,
+    pub(crate) registration: Registration,
+    /// The states of the checks that the client sets, by their ids.
+    pub(crate) states: Vec<(Name, CheckStatus, String)>,
+}
+
+impl ServiceBody {
+    /// Reads the body of a registration through the agent.
+    pub(crate) fn of_agent(mut object: Object) -> Result<Self, Refusal> {
+        let mut checks = Vec::new();
+        if let Some(check) = object.object("Check")? {
+            checks.push(CheckBody::of_agent(check)?);
+        }
+        for check in object.objects("Checks")? {
+            checks.push(CheckBody::of_agent(check)?);
+        }
+        let name = object.text("Name")?;
+        if name.is_empty() {
+            return Err(Refusal::bad("Missing service name"));
+        }
+        Self::read(object, name, checks)
+    }
+
+    /// Reads the service of a registration through the catalog.
+    pub(crate) fn of_catalog(mut object: Object, checks: Vec<CheckBody>) -> Result<Self, Refusal> {
+        let name = object.text("Service")?;
+        if name.is_empty() {
+            return Err(Refusal::bad(
+                "Must provide service name (Service.Service) when service ID is provided",
+            ));
+        }
+        Self::read(object, name, checks)
+    }
+
+    fn read(mut object: Object, name: String, checks: Vec<CheckBody>) -> Result<Self, Refusal> {
+        let id = object.text("ID")?;
+        let address = object.text("Address")?;
+        if matches!(address.as_str(), "0.0.0.0" | "::" | "[::]") {
+            return Err(Refusal::bad("Invalid service address"));
+        }
+        let port = object.number("Port", u16::MAX.into())?.filter(|port| *port > 0);
+        let tags = object.texts("Tags")?;
+        let meta = object.map("Meta")?;
+        check_meta(&meta)?;
+        let (weight, weight_warning) = weights(&mut object)?;
+        let tag_override = object.boolean("EnableTagOverride")?;
+        let tagged = tagged_addresses(&mut object)?;
+        let mesh = "there is no service mesh";
+        for field in ["Kind", "Proxy", "Connect"] {
+            object.refuse(field, mesh)?;
+        }
+        object.refuse("SocketPath", "an instance has a host and a port")?;
+        for field in ["Namespace", "Partition", "Datacenter", "CreateIndex", "ModifyIndex"] {
+            object.ignore(field);
+        }
+        object.ignore("ContentHash");
+        object.finish()?;
+        if checks.len() > CHECKS_MAX {
+            return Err(Refusal::bad(format!("a service has at most {CHECKS_MAX} checks")));
+        }
+        Ok(Self {
+            id: if id.is_empty() { name.clone() } else { id },
+            name,
+            address,
+            port: port.and_then(|port| u16::try_from(port).ok()),
+            tags,
+            meta,
+            weight,
+            weight_warning,
+            tag_override,
+            tagged,
+            checks,
+        })
+    }
+
+    fn address(&self, fallback: &str) -> Result<Address, Refusal> {
+        let host = if self.address.is_empty() { fallback } else { &self.address };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let scheme: Scheme = scheme_of(self.checks.iter().any(CheckBody::uses_tls));
+        Ok(Address::from_parts(&AddressParts { scheme, host, port: self.port, base_path: "" })?)
+    }
+
+    /// Makes the registration. An empty address becomes that of the client. `kept` are the checks of the present
+    /// registration with other ids, which stay.
+    pub(crate) fn into_registration(
+        mut self,
+        node: Option<(Name, NodeExtra)>,
+        client: &str,
+        kept: Vec<(Check, CheckExtra)>,
+    ) -> Result<Made, Refusal> {
+        let service = Name::parse("Name", &self.name)?;
+        let through = if node.is_some() { Through::Catalog } else { Through::Agent };
+        let own_id = std::mem::take(&mut self.id);
+        let (id, shown_id) = match &node {
+            None => (own_id.clone(), None),
+            Some((node, _)) => (id_on_node(&own_id, node.as_str()), Some(own_id.clone())),
+        };
+        let fallback = match &node {
+            Some((_, extra)) if !extra.address.is_empty() => extra.address.clone(),
+            _ => client.to_owned(),
+        };
+        let address = self.address(&fallback)?;
+        let checks = std::mem::take(&mut self.checks);
+        let many = checks.len() > 1;
+        let mut all: Vec<(Check, CheckExtra)> = Vec::new();
+        let mut states = Vec::new();
+        for (at, check) in checks.into_iter().enumerate() {
+            let default_id = match many {
+                true => format!("service:{own_id}:{}", at + 1),
+                false => format!("service:{own_id}"),
+            };
+            let state = check.static_state().map(|(status, output)| (status, output.to_owned()));
+            let made = check.into_check(default_id, address.parts())?;
+            if let Some((status, output)) = state {
+                states.push((made.0.id.clone(), status, output));
+            }
+            all.push(made);
+        }
+        add_kept(&mut all, kept);
+        if all.iter().filter(|(_, extra)| extra.probe).count() > 1 {
+            let why = "Invalid check: an instance has at most one HTTP, TCP or gRPC check";
+            return Err(Refusal::bad(why));
+        }
+        let (checks, extras): (Vec<Check>, Vec<CheckExtra>) = all.into_iter().unzip();
+        let (node_name, node_extra) = node.unzip();
+        let extras = Extras {
+            service: Some(ServiceExtra {
+                through,
+                id: shown_id,
+                tag_override: self.tag_override,
+                weight_warning: self.weight_warning,
+                tagged: self.tagged,
+            }),
+            node: node_extra,
+            checks: extras,
+        };
+        let own = self.meta.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let registration = Registration {
+            id: Name::parse("ID", &id)?,
+            address,
+            weight: self.weight,
+            expiry: Expiry::Never,
+            zone: None,
+            version: None,
+            node: node_name,
+            tags: self.tags.into_iter().map(String::into_boxed_str).collect(),
+            metadata: extras.metadata(own)?,
+            checks: checks.into(),
+        }
+        .normalised();
+        registration.check()?;
+        Ok(Made { service, registration, states })
+    }
+}
+
+/// The id of an instance that was registered through the catalog. Consul's id is unique on its node only.
+pub(crate) fn id_on_node(id: &str, node: &str) -> String {
+    format!("{id}@{node}")
+}
+
+/// Adds the checks that the new registration does not replace.
+fn add_kept(all: &mut Vec<(Check, CheckExtra)>, kept: Vec<(Check, CheckExtra)>) {
+    for (check, extra) in kept {
+        let is_replaced =
+            |(_, new): &(Check, CheckExtra)| new.id == extra.id || new.probe && extra.probe;
+        if !all.iter().any(is_replaced) {
+            all.push((check, extra));
+        }
+    }
+}
+
+fn check_meta(meta: &[(String, String)]) -> Result<(), Refusal> {
+    if meta.len() > ENTRIES_MAX {
+        return Err(Refusal::bad(format!(
+            "Invalid Service Meta: at most {ENTRIES_MAX} entries are allowed"
+        )));
+    }
+    let is_part = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    for (key, value) in meta {
+        let is_key = !key.is_empty() && key.len() <= 128 && key.bytes().all(is_part);
+        if !is_key || key.starts_with(RESERVED) || value.len() > 512 {
+            return Err(Refusal::bad(format!(
+                "Invalid Service Meta: {key:?}: a key has up to 128 letters, digits, - and _, and does not begin with \
+                 {RESERVED}; a value has up to 512 bytes"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn weights(object: &mut Object) -> Result<(u16, Option<u16>), Refusal> {
+    let Some(mut weights) = object.object("Weights")? else { return Ok((1, None)) };
+    let passing = weights.number("Passing", u16::MAX.into())?;
+    let warning = weights.number("Warning", u16::MAX.into())?;
+    weights.finish()?;
+    // Go sends 0 and 0 for weights that were not set.
+    if passing.unwrap_or(0) == 0 && warning.unwrap_or(0) == 0 {
+        return Ok((1, None));
+    }
+    let passing =
+        u16::try_from(passing.unwrap_or(1)).ok().filter(|weight| (1..=WEIGHT_MAX).contains(weight));
+    let passing = passing
+        .ok_or_else(|| Refusal::bad(format!("Weights.Passing must be from 1 to {WEIGHT_MAX}")))?;
+    Ok((
+        passing,
+        warning.and_then(|weight| u16::try_from(weight).ok()).filter(|weight| *weight != 1),
+    ))
+}
+
+fn tagged_addresses(object: &mut Object) -> Result<BTreeMap<String, TaggedAddress>, Refusal> {
+    let mut tagged = BTreeMap::new();
+    let Some(fields) = object.object("TaggedAddresses")? else { return Ok(tagged) };
+    for (name, value) in fields.into_entries() {
+        let serde_json::Value::Object(fields) = value else {
+            return Err(Refusal::bad("TaggedAddresses must be an object of objects"));
+        };
+        let mut fields = Object::parse(&serde_json::to_vec(&fields).unwrap_or_default())?;
+        let address = fields.text("Address")?;
+        let port = fields.number("Port", u16::MAX.into())?.unwrap_or(0);
+        fields.finish()?;
+        tagged.insert(name, TaggedAddress { address, port: u16::try_from(port).unwrap_or(0) });
+    }
+    if tagged.len() > ENTRIES_MAX {
+        return Err(Refusal::bad(format!("at most {ENTRIES_MAX} TaggedAddresses are allowed")));
+    }
+    Ok(tagged)
+}

@@ -1,0 +1,296 @@
+//! What the lists of Consul need and the state does not have: the index at which each list last changed, and where the
+//! services and checks of the agent are.
+//!
+//! One task follows the changes of the registry. So thousands of readers that wait for a list are woken only when that
+//! list changes, and a change of something else costs them nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use super::model::Extras;
+use maxine_state::{ControlState, EventKind, Instance, InstanceKey, Name, ServiceKey};
+use maxine_view::{View, WatchScope, WatcherLost};
+
+/// Number of changes that are taken at once.
+const BATCH_LEN: usize = 1_024;
+/// How long a request waits for this node's own latest changes to be followed.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A list that changes as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum List {
+    /// The names of services, and their tags.
+    Services,
+    /// The registrations.
+    Registrations,
+    /// The registrations and the states of checks.
+    Checks,
+}
+
+/// A service of the agent, or one that was registered through the catalog.
+#[derive(Clone, Debug)]
+struct Known {
+    service: ServiceKey,
+    /// The ids of its checks in Consul.
+    checks: Vec<Name>,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    /// By namespace and id. The id of a registration through the catalog contains its node.
+    by_id: HashMap<(Name, Name), Known>,
+    /// By namespace and the check's id in Consul.
+    by_check: HashMap<(Name, Name), InstanceKey>,
+    /// The tags of the services that have instances, sorted.
+    tags: BTreeMap<ServiceKey, Arc<[Box<str>]>>,
+}
+
+/// The tables of a node.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    content: RwLock<Content>,
+    services: watch::Sender<u64>,
+    registrations: watch::Sender<u64>,
+    checks: watch::Sender<u64>,
+    /// The index up to which every change is in these tables.
+    followed: watch::Sender<u64>,
+}
+
+impl Tables {
+    pub(crate) fn new() -> Self {
+        let index = || watch::Sender::new(0);
+        Self {
+            content: RwLock::default(),
+            services: index(),
+            registrations: index(),
+            checks: index(),
+            followed: index(),
+        }
+    }
+
+    /// Follows the index at which a list last changed.
+    pub(crate) fn changes(&self, list: List) -> watch::Receiver<u64> {
+        match list {
+            List::Services => self.services.subscribe(),
+            List::Registrations => self.registrations.subscribe(),
+            List::Checks => self.checks.subscribe(),
+        }
+    }
+
+    /// The index at which a list last changed.
+    pub(crate) fn index(&self, list: List) -> u64 {
+        match list {
+            List::Services => *self.services.borrow(),
+            List::Registrations => *self.registrations.borrow(),
+            List::Checks => *self.checks.borrow(),
+        }
+    }
+
+    /// Waits until the tables have every change that `view` has published. Gives up after a short time, in which the
+    /// tables fall behind only on an overloaded node.
+    pub(crate) async fn caught_up(&self, view: &View) -> bool {
+        let index = view.index();
+        let mut followed = self.followed.subscribe();
+        let reached = followed.wait_for(|followed| *followed >= index);
+        matches!(tokio::time::timeout(FOLLOW_TIMEOUT, reached).await, Ok(Ok(_)))
+    }
+
+    /// The instance with this id in the namespace, if it was registered through this face.
+    pub(crate) fn find(&self, namespace: &Name, id: &str) -> Option<InstanceKey> {
+        let id = Name::parse("ID", id).ok()?;
+        let content = self.content.read();
+        let known = content.by_id.get(&(namespace.clone(), id.clone()))?;
+        Some(known.service.instance(id))
+    }
+
+    /// The instance that has a check with this id in Consul.
+    pub(crate) fn find_check(&self, namespace: &Name, id: &str) -> Option<InstanceKey> {
+        let id = Name::parse("CheckID", id).ok()?;
+        self.content.read().by_check.get(&(namespace.clone(), id)).cloned()
+    }
+
+    /// Every instance of the namespace that was registered through this face, sorted.
+    pub(crate) fn all(&self, namespace: &Name) -> Vec<InstanceKey> {
+        let content = self.content.read();
+        let own = content.by_id.iter().filter(|((of, _), _)| of == namespace);
+        let mut all: Vec<_> =
+            own.map(|((_, id), known)| known.service.instance(id.clone())).collect();
+        all.sort();
+        all
+    }
+
+    /// The services of a namespace with their tags.
+    pub(crate) fn service_tags(&self, namespace: &Name) -> BTreeMap<Name, Arc<[Box<str>]>> {
+        let content = self.content.read();
+        let own = content.tags.iter().filter(|(key, _)| key.namespace == *namespace);
+        own.map(|(key, tags)| (key.service.clone(), Arc::clone(tags))).collect()
+    }
+
+    /// Follows the changes of `view` until it ends.
+    pub(crate) async fn follow(&self, view: &View) {
+        loop {
+            view.has_state().await;
+            let snapshot = view.snapshot();
+            let index = snapshot.state.index();
+            self.rebuild(&snapshot.state);
+            let Ok(mut watcher) = view.hub().subscribe(WatchScope::Everything, index) else {
+                // The changes since then are gone already, so the present state is read.
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let mut published = view.hub().published();
+            loop {
+                // It is read before the changes are taken, so that they include everything up to it.
+                let reached = *published.borrow_and_update();
+                let lost = loop {
+                    match watcher.take(BATCH_LEN) {
+                        Ok(events) if events.is_empty() => break false,
+                        Ok(events) => self.apply(&view.snapshot().state, &events),
+                        Err(_) => break true,
+                    }
+                };
+                if lost {
+                    break;
+                }
+                self.followed.send_replace(reached.max(index));
+                if published.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn rebuild(&self, state: &ControlState) {
+        let mut fresh = Content::default();
+        for (key, service) in state.services() {
+            for instance in service.instances.values() {
+                fresh.add(key, instance);
+            }
+            fresh.set_tags(key, state);
+        }
+        *self.content.write() = fresh;
+        let index = state.index();
+        for list in [&self.services, &self.registrations, &self.checks, &self.followed] {
+            list.send_replace(index);
+        }
+    }
+
+    fn apply(&self, state: &ControlState, events: &[Arc<maxine_state::Event>]) {
+        let (mut registrations, mut checks) = (None, None);
+        let mut touched: Vec<&ServiceKey> = Vec::new();
+        {
+            let mut content = self.content.write();
+            for event in events {
+                match &event.kind {
+                    // An equal registration that went through the log keeps its number, and changes nothing here.
+                    EventKind::InstanceRegistered { key, data }
+                        if data.lease_epoch == event.index =>
+                    {
+                        content.remove(key);
+                        content.add(&key.service, data);
+                        (registrations, checks) = (Some(event.index), Some(event.index));
+                        touched.push(&key.service);
+                    }
+                    EventKind::InstanceRemoved { key, .. } => {
+                        content.remove(key);
+                        (registrations, checks) = (Some(event.index), Some(event.index));
+                        touched.push(&key.service);
+                    }
+                    EventKind::HealthChanged { data, .. }
+                    | EventKind::CheckReported { data, .. }
+                        if data.modified_index == event.index =>
+                    {
+                        checks = Some(event.index);
+                    }
+                    EventKind::DrainChanged { .. } => checks = Some(event.index),
+                    _ => {}
+                }
+            }
+        }
+        touched.sort();
+        touched.dedup();
+        let mut has_other_tags = false;
+        for key in touched {
+            has_other_tags |= self.content.write().set_tags(key, state);
+        }
+        let newest = events.last().map(|event| event.index);
+        let services = newest.filter(|_| has_other_tags);
+        let lists = [
+            (&self.registrations, registrations),
+            (&self.checks, checks),
+            (&self.services, services),
+        ];
+        for (list, index) in lists {
+            if let Some(index) = index {
+                list.send_replace(index);
+            }
+        }
+    }
+}
+
+impl Content {
+    fn add(&mut self, service: &ServiceKey, instance: &Instance) {
+        let registration = &instance.registration;
+        let extras = Extras::of(registration);
+        if extras.service.is_none() {
+            return;
+        }
+        let namespace = &service.namespace;
+        let key = service.instance(registration.id.clone());
+        let kept = extras.checks.iter().filter_map(|check| Name::parse("CheckID", &check.id).ok());
+        let checks: Vec<Name> = kept.collect();
+        for check in &checks {
+            self.by_check.insert((namespace.clone(), check.clone()), key.clone());
+        }
+        let known = Known { service: service.clone(), checks };
+        self.by_id.insert((namespace.clone(), registration.id.clone()), known);
+    }
+
+    fn remove(&mut self, key: &InstanceKey) {
+        let namespace = &key.service.namespace;
+        let id = (namespace.clone(), key.instance.clone());
+        // The id may belong to another service by now.
+        if self.by_id.get(&id).is_none_or(|known| known.service != key.service) {
+            return;
+        }
+        let Some(known) = self.by_id.remove(&id) else { return };
+        for check in known.checks {
+            let check = (namespace.clone(), check);
+            if self.by_check.get(&check) == Some(key) {
+                self.by_check.remove(&check);
+            }
+        }
+    }
+
+    /// Sets the tags of a service to those in the state. Returns whether they changed, or the service came or left.
+    fn set_tags(&mut self, key: &ServiceKey, state: &ControlState) -> bool {
+        let service = state.service(key).filter(|service| !service.instances.is_empty());
+        let Some(service) = service else { return self.tags.remove(key).is_some() };
+        let all = service.instances.values().flat_map(|instance| instance.registration.tags.iter());
+        let mut tags: Vec<Box<str>> = Vec::new();
+        for tag in all {
+            if let Err(at) = tags.binary_search(tag) {
+                tags.insert(at, tag.clone());
+            }
+        }
+        if self.tags.get(key).is_some_and(|known| **known == *tags) {
+            return false;
+        }
+        self.tags.insert(key.clone(), tags.into());
+        true
+    }
+}
+
+/// Waits until the changes of a service, or of a list, may have changed an answer. `false` once the node stops.
+pub(crate) async fn changed(watcher: &mut maxine_view::Watcher) -> Option<bool> {
+    match watcher.next(BATCH_LEN).await {
+        Ok(_) => Some(true),
+        // The state was replaced, or the changes are gone: the answer may be another one.
+        Err(WatcherLost::Compacted(_)) => Some(false),
+        Err(WatcherLost::Closed) => None,
+    }
+}

@@ -1,0 +1,461 @@
+//! The writes of the agent and of the catalog.
+//!
+//! A pass of a TTL check with the status that the check has already moves its deadline and does not enter the log.
+
+use http::StatusCode;
+
+use super::answer::{self, Answer, Refusal};
+use super::body::Object;
+use super::check_body::{self, CheckBody};
+use super::model::{CheckExtra, Extras, NodeExtra, own_metadata};
+use super::options::{check_datacenter, namespace};
+use super::parts::Inner;
+use super::request::Asked;
+use super::service_body::{Made, ServiceBody, id_on_node};
+use super::text::boolean;
+use maxine_actors::registry::OwnReport;
+use maxine_actors::{WriteError, WriteRequest};
+use maxine_state::limits::{CHECK_OUTPUT_LEN_MAX, TEXT_LEN_MAX, check_text};
+use maxine_state::{
+    Applied, Check, CheckKind, CheckReport, CheckStatus, Command, Deregistration, Instance,
+    InstanceKey, Name, ObjectKind, Registration, Rejection, ServiceKey,
+};
+
+const UNKNOWN_SERVICE: &str = "Ensure that the service ID is passed, not the service name.";
+const UNKNOWN_CHECK: &str = "Ensure that the check ID is passed, not the check name.";
+
+fn unknown_service(id: &str) -> Refusal {
+    Refusal::not_found(format!("Unknown service ID {id:?}. {UNKNOWN_SERVICE}"))
+}
+
+fn unknown_check(id: &str) -> Refusal {
+    Refusal::not_found(format!("Unknown check ID {id:?}. {UNKNOWN_CHECK}"))
+}
+
+/// A status that the owner of a check reports, from the route or from a body.
+pub(crate) enum Reported {
+    Passing,
+    Warning,
+    Critical,
+    InBody,
+}
+
+impl From<WriteError> for Refusal {
+    fn from(error: WriteError) -> Self {
+        // Clients of Consul send a request again after 500, and after nothing else.
+        let status = match &error {
+            WriteError::Rejected { rejection, .. } => match rejection {
+                Rejection::NotFound { .. } => StatusCode::NOT_FOUND,
+                Rejection::StaleFence { .. } | Rejection::FenceMissing => {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
+                _ => StatusCode::BAD_REQUEST,
+            },
+            WriteError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            WriteError::AddressOverloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let text = match &error {
+            // These causes are logged on the node. Clients must not see them.
+            WriteError::Storage(_) => {
+                "the outcome is unknown: the storage of this node failed".to_owned()
+            }
+            WriteError::OutcomeUnknown { .. } => {
+                "the outcome is unknown: there was no answer in time".to_owned()
+            }
+            WriteError::Refused(_) => {
+                "nothing was written: the leader does not accept this kind of write from this node"
+                    .to_owned()
+            }
+            _ => error.to_string(),
+        };
+        Self::new(status, text)
+    }
+}
+
+impl Inner {
+    async fn propose(&self, asked: &Asked, command: Command) -> Result<Applied, Refusal> {
+        let request = WriteRequest {
+            actor: asked.actor.clone(),
+            request_id: None,
+            fence: None,
+            answer_by_ms: asked.answer_by_ms,
+            command,
+        };
+        Ok(self.registry.propose(request).await?)
+    }
+
+    async fn write(
+        &self,
+        asked: &Asked,
+        service: ServiceKey,
+        registration: Registration,
+    ) -> Result<(), Refusal> {
+        let key = service.instance(registration.id.clone());
+        if let Some((status, text)) = asked.guard.refusal(&key, &registration) {
+            return Err(Refusal::new(status, text));
+        }
+        let items = vec![(service, registration)];
+        let actor = asked.actor.clone();
+        let (_, results) = self.registry.register(actor, None, asked.answer_by_ms, items).await?;
+        match results.into_iter().next() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(rejection)) => {
+                let index = self.view.index();
+                Err(WriteError::Rejected { rejection, index }.into())
+            }
+            None => Err(Refusal::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the registration has no reply",
+            )),
+        }
+    }
+
+    async fn remove(&self, asked: &Asked, keys: Vec<InstanceKey>) -> Result<(), Refusal> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let item = |key| Deregistration { key, lease_epoch: None, forget_drain: false };
+        let items = keys.into_iter().map(item).collect();
+        self.propose(asked, Command::Deregister { items }).await.map(drop)
+    }
+
+    fn instance(&self, key: &InstanceKey) -> Option<Instance> {
+        self.view.snapshot().state.instance(key).map(|instance| Instance::clone(instance))
+    }
+
+    pub(crate) async fn register_service(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let query = asked.query()?;
+        let namespace = namespace(&query)?;
+        let replaces = query.all("replace-existing-checks").next();
+        let replaces =
+            replaces.is_some_and(|value| value.is_empty() || boolean(value) == Some(true));
+        let body = ServiceBody::of_agent(Object::parse(&asked.body)?)?;
+        let _changing = self.changing(&body.id).await;
+        let before = self.agent_key(&namespace, &body.id).await;
+        let kept =
+            before.as_ref().filter(|key| !replaces && *key.service.service.as_str() == *body.name);
+        let kept = kept
+            .and_then(|key| self.instance(key))
+            .map(|instance| checks_of(&instance.registration));
+        let client = asked.client.to_string();
+        let Made { service, registration, .. } =
+            body.into_registration(None, &client, kept.unwrap_or_default())?;
+        self.check_ids(&namespace, &service, &registration)?;
+        let service = ServiceKey::new(namespace, service);
+        let key = service.instance(registration.id.clone());
+        self.write(asked, service, registration).await?;
+        // The id belongs to one service: under another name it replaces the old one.
+        let renamed = before.filter(|before| *before != key);
+        self.remove(asked, renamed.into_iter().collect()).await?;
+        Ok(answer::done())
+    }
+
+    /// Refuses check ids that belong to another instance.
+    fn check_ids(
+        &self,
+        namespace: &Name,
+        service: &Name,
+        registration: &Registration,
+    ) -> Result<(), Refusal> {
+        for check in Extras::of(registration).checks {
+            let Some(owner) = self.tables.find_check(namespace, &check.id) else { continue };
+            let _ = service;
+            if owner.instance != registration.id {
+                let text = format!(
+                    "Invalid check: the CheckID {:?} belongs to the service {:?}",
+                    check.id, owner.instance
+                );
+                return Err(Refusal::bad(text));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn deregister_service(
+        &self,
+        asked: &Asked,
+        id: &str,
+    ) -> Result<Answer, Refusal> {
+        let namespace = namespace(&asked.query()?)?;
+        let key = self.agent_key(&namespace, id).await.ok_or_else(|| unknown_service(id))?;
+        self.remove(asked, vec![key]).await?;
+        Ok(answer::done())
+    }
+
+    pub(crate) async fn maintain_service(
+        &self,
+        asked: &Asked,
+        id: &str,
+    ) -> Result<Answer, Refusal> {
+        let query = asked.query()?;
+        let Some(enable) = query.get("enable") else {
+            return Err(Refusal::bad("Missing value for enable"));
+        };
+        let enable = boolean(enable)
+            .ok_or_else(|| Refusal::bad(format!("Invalid value for enable: {enable:?}")))?;
+        let reason = query.get("reason").unwrap_or_default();
+        check_text("reason", reason, 0, TEXT_LEN_MAX)?;
+        let namespace = namespace(&query)?;
+        let key = self.agent_key(&namespace, id).await.ok_or_else(|| unknown_service(id))?;
+        let reason = enable.then(|| reason.into());
+        self.propose(asked, Command::SetDrain { key, reason }).await?;
+        Ok(answer::done())
+    }
+
+    pub(crate) async fn register_check(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let namespace = namespace(&asked.query()?)?;
+        let body = CheckBody::of_agent(Object::parse(&asked.body)?)?;
+        if body.name.is_empty() {
+            return Err(Refusal::bad("Missing check name"));
+        }
+        if body.service_id.is_empty() {
+            let text =
+                "Invalid check: ServiceID must be set: there are checks of services, not of nodes";
+            return Err(Refusal::bad(text));
+        }
+        let _changing = self.changing(&body.service_id).await;
+        let missing =
+            || Refusal::not_found(format!("ServiceID {:?} does not exist", body.service_id));
+        let key = self.agent_key(&namespace, &body.service_id).await;
+        let key = key.ok_or_else(missing)?;
+        let instance = self.instance(&key).ok_or_else(missing)?;
+        let mut checks = checks_of(&instance.registration);
+        let name = body.name.clone();
+        let (check, extra) = body.into_check(name, instance.registration.address.parts())?;
+        let is_other_probe = |old: &CheckExtra| extra.probe && old.probe && old.id != extra.id;
+        if checks.iter().any(|(_, old)| is_other_probe(old)) {
+            let why = "Invalid check: an instance has at most one HTTP, TCP or gRPC check";
+            return Err(Refusal::bad(why));
+        }
+        checks.retain(|(_, old)| old.id != extra.id);
+        checks.push((check, extra));
+        self.write_checks(asked, &key, instance.registration, checks).await
+    }
+
+    pub(crate) async fn deregister_check(
+        &self,
+        asked: &Asked,
+        id: &str,
+    ) -> Result<Answer, Refusal> {
+        let namespace = namespace(&asked.query()?)?;
+        let (key, _) = self.check_owner(&namespace, id).await?;
+        let _changing = self.changing(key.instance.as_str()).await;
+        // It may have been changed before this request had its turn.
+        let (key, instance) = self.check_owner(&namespace, id).await?;
+        let mut checks = checks_of(&instance.registration);
+        checks.retain(|(_, extra)| extra.id != id);
+        self.write_checks(asked, &key, instance.registration, checks).await
+    }
+
+    async fn write_checks(
+        &self,
+        asked: &Asked,
+        key: &InstanceKey,
+        mut registration: Registration,
+        checks: Vec<(Check, CheckExtra)>,
+    ) -> Result<Answer, Refusal> {
+        let (checks, extra): (Vec<Check>, Vec<CheckExtra>) = checks.into_iter().unzip();
+        let extras = Extras { checks: extra, ..Extras::of(&registration) };
+        registration.metadata = extras.metadata(own_metadata(&registration))?;
+        registration.checks = checks.into();
+        let registration = registration.normalised();
+        registration.check()?;
+        self.check_ids(&key.service.namespace, &key.service.service, &registration)?;
+        self.write(asked, key.service.clone(), registration).await?;
+        Ok(answer::done())
+    }
+
+    /// The instance that has a check with this id.
+    async fn check_owner(
+        &self,
+        namespace: &Name,
+        id: &str,
+    ) -> Result<(InstanceKey, Instance), Refusal> {
+        self.tables.caught_up(&self.view).await;
+        let key = self.tables.find_check(namespace, id).ok_or_else(|| unknown_check(id))?;
+        let instance = self.instance(&key).ok_or_else(|| unknown_check(id))?;
+        Ok((key, instance))
+    }
+
+    pub(crate) async fn report_check(
+        &self,
+        asked: &Asked,
+        id: &str,
+        reported: Reported,
+    ) -> Result<Answer, Refusal> {
+        let query = asked.query()?;
+        let namespace = namespace(&query)?;
+        let note = query.get("note").unwrap_or_default().to_owned();
+        let (status, output) = match reported {
+            Reported::Passing => (CheckStatus::Passing, note),
+            Reported::Warning => (CheckStatus::Warning, note),
+            Reported::Critical => (CheckStatus::Critical, note),
+            Reported::InBody => {
+                let mut body = Object::parse(&asked.body)?;
+                let (status, output) = (body.text("Status")?, body.text("Output")?);
+                body.finish()?;
+                let known = check_body::status(&status)?;
+                (known.ok_or_else(|| Refusal::bad("Invalid check status: \"\""))?, output)
+            }
+        };
+        let (key, instance) = self.check_owner(&namespace, id).await?;
+        let reported = instance.reported_checks().iter().find(|check| check.id.as_str() == id);
+        let Some(present) = reported else {
+            let text = format!("CheckID {id:?} does not have associated TTL");
+            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text));
+        };
+        // Only a change of the status is written. A client whose note differs each time would otherwise write to the
+        // log with each pass.
+        let output = match present.status == status && !present.is_expired() {
+            true => present.output.clone(),
+            false => printable(&output).into(),
+        };
+        let report = CheckReport { status, output };
+        self.report(asked, key, present.id.clone(), report).await.map_err(|error| match error {
+            // It was deregistered in the meantime.
+            WriteError::Rejected {
+                rejection:
+                    Rejection::NotFound { kind: ObjectKind::Instance | ObjectKind::Check, .. },
+                ..
+            } => unknown_check(id),
+            error => error.into(),
+        })?;
+        Ok(answer::done())
+    }
+
+    async fn report(
+        &self,
+        asked: &Asked,
+        key: InstanceKey,
+        check: Name,
+        report: CheckReport,
+    ) -> Result<(), WriteError> {
+        let report = OwnReport { key, check, lease_epoch: None, report };
+        let actor = asked.actor.clone();
+        self.registry.report_check(actor, None, asked.answer_by_ms, report).await.map(drop)
+    }
+
+    pub(crate) async fn catalog_register(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let query = asked.query()?;
+        let namespace = namespace(&query)?;
+        let mut body = Object::parse(&asked.body)?;
+        let node = body.text("Node")?;
+        let address = body.text("Address")?;
+        let skips_node = body.boolean("SkipNodeUpdate")?;
+        let extra = NodeExtra {
+            address,
+            id: body.text("ID")?,
+            tagged: body.map("TaggedAddresses")?.into_iter().collect(),
+            meta: body.map("NodeMeta")?.into_iter().collect(),
+        };
+        let datacenter = body.text("Datacenter")?;
+        let service = body.object("Service")?;
+        let mut checks = body.objects("Checks")?;
+        checks.extend(body.object("Check")?);
+        for field in ["Namespace", "Partition", "EnterpriseMeta", "Locality"] {
+            body.ignore(field);
+        }
+        body.finish()?;
+        check_datacenter(&query, &self.names)?;
+        if !datacenter.is_empty() && !datacenter.eq_ignore_ascii_case(&self.names.datacenter) {
+            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"));
+        }
+        if node.is_empty() {
+            return Err(Refusal::bad("Must provide node"));
+        }
+        if extra.address.is_empty() && !skips_node {
+            return Err(Refusal::bad("Must provide address if SkipNodeUpdate is not set"));
+        }
+        let Some(service) = service else {
+            let text = "a node without a service cannot be registered: send Service, with its checks beside it";
+            return Err(Refusal::bad(text));
+        };
+        let checks: Result<Vec<CheckBody>, Refusal> =
+            checks.into_iter().map(CheckBody::of_catalog).collect();
+        let checks = checks?;
+        let body = ServiceBody::of_catalog(service, checks)?;
+        let node = Name::parse("Node", &node)?;
+        let client = asked.client.to_string();
+        let _changing = self.changing(&body.id).await;
+        let Made { service, registration, states } =
+            body.into_registration(Some((node, extra)), &client, Vec::new())?;
+        let service = ServiceKey::new(namespace, service);
+        let key = service.instance(registration.id.clone());
+        self.tables.caught_up(&self.view).await;
+        let before = self.tables.find(&key.service.namespace, key.instance.as_str());
+        self.write(asked, service, registration).await?;
+        for (check, status, output) in states {
+            let report = CheckReport { status, output: printable(&output).into() };
+            self.report(asked, key.clone(), check, report).await?;
+        }
+        let renamed = before.filter(|before| *before != key);
+        self.remove(asked, renamed.into_iter().collect()).await?;
+        Ok(answer::json(StatusCode::OK, false, &true))
+    }
+
+    pub(crate) async fn catalog_deregister(&self, asked: &Asked) -> Result<Answer, Refusal> {
+        let namespace = namespace(&asked.query()?)?;
+        let mut body = Object::parse(&asked.body)?;
+        let (node, service_id) = (body.text("Node")?, body.text("ServiceID")?);
+        let check_id = body.text("CheckID")?;
+        for field in ["Datacenter", "Address", "Namespace", "Partition"] {
+            body.ignore(field);
+        }
+        body.finish()?;
+        if node.is_empty() {
+            return Err(Refusal::bad("Must provide node"));
+        }
+        if !check_id.is_empty() && service_id.is_empty() {
+            let text = "a check cannot be deregistered through the catalog: register its service again without it";
+            return Err(Refusal::bad(text));
+        }
+        let is_own_node = node.eq_ignore_ascii_case(&self.names.node);
+        let own = if is_own_node { self.agent_key(&namespace, &service_id).await } else { None };
+        self.tables.caught_up(&self.view).await;
+        let keys = match (own, service_id.as_str()) {
+            (Some(key), _) => vec![key],
+            (None, "") => {
+                // The whole node: what was registered on it through the catalog.
+                let suffix = id_on_node("", &node);
+                let mut all = self.tables.all(&namespace);
+                all.retain(|key| key.instance.as_str().ends_with(&suffix));
+                all.retain(|key| self.instance(key).is_some_and(|one| is_on(&one, &node)));
+                all
+            }
+            (None, id) => {
+                let found = self.tables.find(&namespace, &id_on_node(id, &node));
+                found.into_iter().collect()
+            }
+        };
+        self.remove(asked, keys).await?;
+        Ok(answer::json(StatusCode::OK, false, &true))
+    }
+}
+
+/// Whether an instance was registered through the catalog on this node.
+fn is_on(instance: &Instance, node: &str) -> bool {
+    let registration = &instance.registration;
+    let is_here = registration.node.as_ref().is_some_and(|name| name.as_str() == node);
+    is_here && !Extras::of(registration).is_of_agent()
+}
+
+/// The checks of a registration, each with what is kept about it.
+fn checks_of(registration: &Registration) -> Vec<(Check, CheckExtra)> {
+    let extras = Extras::of(registration);
+    let paired = registration.checks.iter().filter_map(|check| {
+        let is_probe = matches!(check.kind, CheckKind::Probe(_));
+        Some((check.clone(), extras.check(check.id.as_str(), is_probe)?.clone()))
+    });
+    paired.collect()
+}
+
+/// An output without control characters, cut to the maximum length.
+fn printable(output: &str) -> String {
+    let mut text: String = output.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.len() > CHECK_OUTPUT_LEN_MAX {
+        let end = (0..=CHECK_OUTPUT_LEN_MAX).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+    }
+    text.trim().to_owned()
+}

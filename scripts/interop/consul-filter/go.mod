@@ -1,0 +1,5 @@
+module filter
+
+go 1.22
+
+require github.com/hashicorp/go-bexpr v0.1.2

@@ -1,0 +1,116 @@
+// The script of scripts/interop.sh consul-go: what each client of Consul does, with the Go client.
+//
+// CONSUL_HTTP_ADDR and CONSUL_HTTP_TOKEN name the node and the token, as for every program that uses this client.
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/hashicorp/consul/api/watch"
+)
+
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "failed:", err)
+		os.Exit(1)
+	}
+}
+
+func expect(is bool, what string) {
+	if !is {
+		fmt.Fprintln(os.Stderr, "not as expected:", what)
+		os.Exit(1)
+	}
+	fmt.Println("  " + what)
+}
+
+func main() {
+	client, err := api.NewClient(api.DefaultConfig())
+	check(err)
+	agent, health := client.Agent(), client.Health()
+
+	check(agent.ServiceRegister(&api.AgentServiceRegistration{
+		ID: "go-1", Name: "go", Port: 8080, Address: "10.0.0.1", Tags: []string{"v1", "blue"},
+		Meta:  map[string]string{"team": "a"},
+		Check: &api.AgentServiceCheck{TTL: "60s", DeregisterCriticalServiceAfter: "1h"},
+	}))
+	entries, meta, err := health.Service("go", "", true, nil)
+	check(err)
+	expect(len(entries) == 0, "registered: critical until the first report")
+
+	done := make(chan []*api.ServiceEntry)
+	go func() {
+		entries, _, err := health.Service("go", "v1", true, &api.QueryOptions{WaitIndex: meta.LastIndex, WaitTime: time.Minute})
+		check(err)
+		done <- entries
+	}()
+	time.Sleep(200 * time.Millisecond)
+	reported := time.Now()
+	check(agent.PassTTL("service:go-1", "fine"))
+	entries = <-done
+	woken := time.Since(reported)
+	expect(len(entries) == 1 && entries[0].Service.Meta["team"] == "a", "passing: the waiting query was woken")
+	fmt.Printf("  woken %d ms after the report\n", woken.Milliseconds())
+
+	_, meta, err = health.Service("go", "", true, nil)
+	check(err)
+	_, same, err := health.Service("go", "", true, &api.QueryOptions{WaitIndex: meta.LastIndex, WaitTime: 300 * time.Millisecond})
+	check(err)
+	expect(same.LastIndex == meta.LastIndex, "no change: the index is the same after the wait")
+	expect(meta.KnownLeader && meta.LastContact < 10*time.Second, "the leader is known")
+
+	plan, err := watch.Parse(map[string]any{"type": "service", "service": "go"})
+	check(err)
+	seen := make(chan int, 16)
+	plan.Handler = func(_ uint64, data any) { seen <- len(data.([]*api.ServiceEntry)) }
+	go func() { check(plan.RunWithClientAndHclog(client, nil)) }()
+	expect(<-seen == 1, "a watch plan sees the service")
+
+	filtered, _, err := client.Catalog().Service("go", "", &api.QueryOptions{Filter: `ServiceMeta.team == "a" and "blue" in ServiceTags`})
+	check(err)
+	expect(len(filtered) == 1 && filtered[0].ServiceAddress == "10.0.0.1", "the catalog, with a filter")
+	services, _, err := client.Catalog().Services(&api.QueryOptions{AllowStale: true})
+	check(err)
+	expect(len(services["go"]) == 2, "all services with their tags")
+	status, info, err := agent.AgentHealthServiceByID("go-1")
+	check(err)
+	expect(status == api.HealthPassing && info.Service.Port == 8080, "the aggregated health")
+
+	check(agent.UpdateTTL("service:go-1", "disk is full", api.HealthCritical))
+	entries, _, err = health.Service("go", "", false, nil)
+	check(err)
+	expect(entries[0].Checks.AggregatedStatus() == api.HealthCritical, "failed: it stays listed")
+	check(agent.EnableServiceMaintenance("go-1", "a new disk"))
+	entries, _, err = health.Service("go", "", false, nil)
+	check(err)
+	expect(entries[0].Checks.AggregatedStatus() == api.HealthMaint, "in maintenance")
+	check(agent.DisableServiceMaintenance("go-1"))
+	check(agent.ServiceDeregister("go-1"))
+	for len := range seen {
+		if len == 0 {
+			break
+		}
+	}
+	plan.Stop()
+	expect(true, "deregistered: the watch plan was woken")
+	err = agent.PassTTL("service:go-1", "")
+	expect(err != nil && strings.Contains(err.Error(), "Unknown check ID"), "a report about it is refused")
+
+	_, err = client.Catalog().Register(&api.CatalogRegistration{
+		Node: "outside", Address: "10.0.0.9", SkipNodeUpdate: false,
+		Service: &api.AgentService{Service: "database", ID: "database", Port: 5432},
+	}, nil)
+	check(err)
+	node, _, err := client.Catalog().Node("outside", nil)
+	check(err)
+	expect(node.Services["database"].Port == 5432, "a node that runs no agent")
+	_, err = client.Catalog().Deregister(&api.CatalogDeregistration{Node: "outside"}, nil)
+	check(err)
+	_, _, err = client.KV().Get("a", nil)
+	check(err)
+	expect(true, "a key that does not exist")
+}

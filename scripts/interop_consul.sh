@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Runs real clients of Consul against a node; scripts/interop.sh calls it:
+#
+#   scripts/interop.sh consul-go          the Go client, whose library most programs use
+#   scripts/interop.sh consul-python      py-consul
+#   scripts/interop.sh consul-node        the npm package consul
+#   scripts/interop.sh consul-prometheus  the service discovery of Prometheus
+#
+# Everything listens on loopback and ends with the script.
+#
+#   MAXINE_BIN   the binary (default: target/debug/maxine)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+CASE=$1
+BIN=${MAXINE_BIN:-target/debug/maxine}
+DIR=$(mktemp -d)
+PIDS=()
+stop() {
+  status=$?
+  for pid in "${PIDS[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${PIDS[@]}"; do wait "$pid" 2>/dev/null || true; done
+  if [ "$status" -ne 0 ]; then tail -n 20 "$DIR"/*.log >&2; fi
+  chmod -R u+w "$DIR" && rm -rf "$DIR"
+  exit "$status"
+}
+trap stop EXIT
+trap "exit 143" TERM INT
+
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+NODE=$(free_port)
+CONSUL=$(free_port)
+export MAXINE_ADMIN_USERNAME=interop MAXINE_ADMIN_PASSWORD=interop-on-loopback
+"$BIN" serve --port "$NODE" --host 127.0.0.1 --consul-port "$CONSUL" --data-dir "$DIR/data" --log-dir "$DIR/logs" \
+  >"$DIR/node.log" 2>&1 &
+PIDS+=($!)
+
+# The token of an operator, as the guide makes it.
+token() {
+  for _ in $(seq 1 150); do
+    session=$(curl -s -X POST "http://127.0.0.1:$NODE/api/v1/session" -H 'content-type: application/json' \
+      -d '{"user":"interop","password":"interop-on-loopback"}' | sed -n 's/.*"access_token":"\([^"]*\)".*/\1/p')
+    if [ -n "$session" ]; then
+      curl -s -X POST "http://127.0.0.1:$NODE/api/v1/tokens" -H "authorization: Bearer $session" \
+        -H 'content-type: application/json' -d '{"role":"operator"}' | sed -n 's/.*"token":"\([^"]*\)".*/\1/p'
+      return
+    fi
+    sleep 0.2
+  done
+}
+TOKEN=$(token)
+[ -n "$TOKEN" ] || { echo "no token" >&2; exit 1; }
+
+echo "$("$BIN" --version), $(date -u +%F)"
+case "$CASE" in
+  consul-go)
+    cp -r scripts/interop/consul-go "$DIR/client"
+    (cd "$DIR/client" && GOFLAGS=-mod=mod go build -o client .)
+    grep 'consul/api' "$DIR/client/go.mod" | sed 's/require //'
+    CONSUL_HTTP_ADDR=127.0.0.1:$CONSUL CONSUL_HTTP_TOKEN=$TOKEN "$DIR/client/client"
+    ;;
+  consul-python)
+    python3 -m pip install --quiet --target "$DIR/python" py-consul==1.8.0
+    ls "$DIR/python" | grep -i 'py_consul.*info'
+    PYTHONPATH="$DIR/python" python3 scripts/interop/consul-python/client.py "$CONSUL" "$TOKEN"
+    ;;
+  consul-node)
+    cp -r scripts/interop/consul-node "$DIR/client"
+    (cd "$DIR/client" && npm install --silent --no-audit --no-fund && npm ls consul | sed -n 2p)
+    (cd "$DIR/client" && node client.js "$CONSUL" "$TOKEN")
+    ;;
+  consul-prometheus)
+    # The package of Debian is built without the discovery for Consul, so its code runs alone.
+    cp -r scripts/interop/consul-prometheus "$DIR/client"
+    (cd "$DIR/client" && GOFLAGS=-mod=mod go build -p 1 -o client .)
+    grep 'prometheus/prometheus ' "$DIR/client/go.mod" | sed 's/require //'
+    python3 scripts/interop/consul-prometheus.py "$CONSUL" "$DIR/client/client" "$TOKEN"
+    ;;
+esac
+echo "as expected"

@@ -1,0 +1,116 @@
+//! Connects the face for clients of Consul with the edge of the API, which decides access for both.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::assemble::Assembled;
+use super::settings;
+use crate::config::NodeConfig;
+use maxine_api::access::Access;
+use maxine_api::face::{Face, FaceRequest, registration_refusal};
+use maxine_api::{AppState, Caller};
+use maxine_consul::{Asked, Consul, ConsulMetrics, ConsulParts, Guard, Right, reaper};
+use maxine_gateway::ClientAddr;
+use maxine_state::{InstanceKey, Registration};
+
+/// The face, with what the edge needs of it.
+#[derive(Clone)]
+pub(super) struct ConsulFace {
+    consul: Consul,
+    state: AppState,
+}
+
+/// Builds the face of a node.
+pub(super) fn face(state: &AppState, config: &NodeConfig, metrics: ConsulMetrics) -> ConsulFace {
+    let consul = Consul::new(ConsulParts {
+        view: Arc::clone(state.view()),
+        store: Arc::clone(state.store()),
+        registry: state.registry().clone(),
+        names: settings::consul_names(config),
+        blocked: state.settings().watchers,
+        metrics,
+    });
+    ConsulFace { consul, state: state.clone() }
+}
+
+/// The leader's duty behind `DeregisterCriticalServiceAfter`. Every node has it, because any of them may lead.
+pub(super) fn reaper(
+    assembled: &Assembled,
+    metrics: ConsulMetrics,
+) -> impl Future<Output = ()> + Send + use<> {
+    let state = &assembled.state;
+    let (registry, view) = (state.registry().clone(), Arc::clone(state.view()));
+    reaper::run(registry, view, state.clock().clone(), assembled.duties.clone(), metrics)
+}
+
+impl ConsulFace {
+    /// Follows the changes of the registry.
+    pub(super) fn follow(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.consul.clone().follow()
+    }
+}
+
+/// Decides about registrations of one caller.
+struct CallerGuard {
+    state: AppState,
+    caller: Caller,
+    client: ClientAddr,
+}
+
+impl Guard for CallerGuard {
+    fn refusal(
+        &self,
+        key: &InstanceKey,
+        registration: &Registration,
+    ) -> Option<(StatusCode, String)> {
+        registration_refusal(&self.state, &self.caller, &self.client, key, registration)
+    }
+}
+
+impl Face for ConsulFace {
+    fn takes(&self, path: &str) -> bool {
+        Consul::takes(path)
+    }
+
+    fn access(&self, method: &Method, path: &str) -> Access {
+        match Consul::right(method, path) {
+            Right::Open => Access::Open,
+            Right::Discovery => Access::Discovery,
+            Right::Viewer => Access::Viewer,
+            Right::Registration => Access::Registration,
+            Right::Operator => Access::Operator,
+        }
+    }
+
+    fn token(&self, uri: &Uri, headers: &HeaderMap) -> Option<String> {
+        Consul::token(uri, headers)
+    }
+
+    fn refusal(&self, status: StatusCode, text: String) -> Response<Bytes> {
+        self.consul.refusal(status, text)
+    }
+
+    fn answer(self: Arc<Self>, request: FaceRequest) -> BoxFuture<'static, Response<Bytes>> {
+        let FaceRequest { method, uri, headers, body, caller, context } = request;
+        let asked = Asked {
+            method,
+            uri,
+            headers,
+            body,
+            actor: context.actor(&caller),
+            is_known: caller.role.is_some(),
+            client: context.client.ip,
+            answer_by_ms: context.answer_by_ms,
+            guard: Box::new(CallerGuard {
+                state: self.state.clone(),
+                caller,
+                client: context.client,
+            }),
+        };
+        async move { self.consul.answer(asked).await }.boxed()
+    }
+}
