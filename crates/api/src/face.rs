@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use super::access::Access;
 use super::body::{self, BodyError};
 use super::middleware::{FaceRefusal, Shared};
-use super::{AppState, Caller, RequestContext, compat_error, native, registrants};
+use super::{AppState, Caller, RequestContext, compat_error, native};
 use maxine_gateway::{ClientAddr, Peer};
 use maxine_identity::AuthError;
 use maxine_state::{InstanceKey, Registration};
@@ -188,7 +188,7 @@ pub fn registration_refusal(
 ) -> Option<(StatusCode, String)> {
     let allowed = native::check_probe(caller, registration.probe())
         .and_then(|()| native::check_target(state, registration))
-        .and_then(|()| Ok(registrants::admit(state, caller, client, key)?));
+        .and_then(|()| Ok(state.count_registrant(caller, client, key)?));
     let problem = allowed.err()?;
     let status = problem.status();
     let text = String::from(problem.detail);
