@@ -290,6 +290,8 @@ fn an_http_check_is_made_by_maxine_and_what_it_cannot_check_is_refused() {
             loop {
                 let Ok((mut stream, _)) = app.accept().await else { return };
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                // A connection that is closed with unread bytes is reset, and the answer is lost.
+                let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1_024]).await;
                 let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
             }
         });

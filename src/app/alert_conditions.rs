@@ -547,6 +547,16 @@ fn nobody_leads_of(
         let message = "this node knows no leader and no members: it waits to be added to a cluster";
         return Notice::new(AlertKind::NoLeader, "cluster", message);
     }
+    // While a change of the voters is not finished, there are two sets, and each needs a majority.
+    let of_set = |set: &Vec<u64>| -> Vec<&MemberView> {
+        voters.iter().copied().filter(|voter| set.contains(&voter.id)).collect()
+    };
+    let spare = |set: &Vec<&MemberView>| {
+        let heard = set.iter().filter(|voter| is_heard(voter) == Some(true)).count();
+        heard as i64 - (set.len() / 2 + 1) as i64
+    };
+    let tightest = cluster.voter_sets.iter().map(of_set).min_by_key(spare);
+    let voters = tightest.unwrap_or(voters);
     let needed = voters.len() / 2 + 1;
     let silent: Vec<&str> = voters
         .iter()

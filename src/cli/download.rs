@@ -11,15 +11,27 @@ use super::exit::CliError;
 /// Maximum time without data in the middle of a download, in milliseconds.
 const SILENCE_MS_MAX: u64 = 60_000;
 
+/// Checks that `file` can be made, before anything is requested: a node records what it has sent.
+///
+/// # Errors If it exists already, or if its directory does not exist.
+pub fn check_target(file: &Path) -> Result<(), CliError> {
+    if file.exists() {
+        return Err(CliError::Usage(format!("{} exists already", file.display())));
+    }
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if directory.is_some_and(|directory| !directory.is_dir()) {
+        return Err(CliError::Usage(format!("{}: there is no such directory", file.display())));
+    }
+    Ok(())
+}
+
 /// Writes the answer to a file beside `file`, syncs it, and renames it only when it is complete. An existing
 /// file is not replaced. Only the owner may read the file, because it can contain secrets. Returns its length
 /// in bytes.
 ///
 /// # Errors When the stream breaks or the file cannot be written. No part of the file is left then.
 pub async fn to_file(response: &mut reqwest::Response, file: &Path) -> Result<u64, CliError> {
-    if file.exists() {
-        return Err(CliError::Usage(format!("{} exists already", file.display())));
-    }
+    check_target(file)?;
     let mut name = file.file_name().map(ToOwned::to_owned).unwrap_or_default();
     name.push(".part");
     let draft = file.with_file_name(name);

@@ -29,7 +29,7 @@ struct Ready {
     instance: String,
 }
 
-/// Runs `maxine health`. A node that refuses the request answers too.
+/// Runs `maxine health`. A node that refuses the request answers too. A connection that is only accepted is no answer.
 ///
 /// # Errors
 /// [`CliError::Unavailable`] if no node answers; with `--ready`, also if no node is ready.
@@ -40,13 +40,18 @@ pub async fn run(args: HealthArgs, out: &mut Output) -> Result<(), CliError> {
             let node: Ready = answer.read()?;
             out.done(&answer.body, format!("{} is ready", node.instance))
         }
+        Err(CliError::Problem(problem)) if !args.ready => not_ready(&problem.to_string(), out),
         Err(CliError::Unavailable { answered: true, tried }) if !args.ready => {
             let why: Vec<&str> = tried.iter().map(|(_, why)| why.as_str()).collect();
-            out.done(
-                &serde_json::json!({"ready": false, "reason": why.join("; ")}),
-                format!("the node answers, but it is not ready: {}", why.join("; ")),
-            )
+            not_ready(&why.join("; "), out)
         }
         Err(error) => Err(error),
     }
+}
+
+fn not_ready(why: &str, out: &mut Output) -> Result<(), CliError> {
+    out.done(
+        &serde_json::json!({"ready": false, "reason": why}),
+        format!("the node answers, but it is not ready: {why}"),
+    )
 }

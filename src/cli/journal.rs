@@ -142,6 +142,9 @@ async fn verify(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError>
 }
 
 async fn export(connect: &ConnectArgs, file: &Path, out: &mut Output) -> Result<(), CliError> {
+    if file != Path::new("-") {
+        super::download::check_target(file)?;
+    }
     let client = connect.client()?;
     let mut response = client.stream(&Request::get(&["audit", "export"])).await?;
     if is_without_leader(response.headers()) {

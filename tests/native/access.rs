@@ -102,10 +102,11 @@ async fn the_cookie_signs_in_but_changes_nothing_without_the_csrf_header() {
     }
     let cookie = cookie.split(';').next().unwrap().to_owned();
     let with_cookie = |method, path| server.open(method, path).header("cookie", &cookie);
-    let (status, me) = server.json(with_cookie(Method::GET, "/me")).await;
+    let (status, mut me) = server.json(with_cookie(Method::GET, "/me")).await;
+    assert!(me["expires_at_ms"].take().is_u64(), "{me}");
     assert_eq!(
         (status.as_u16(), me),
-        (200, json!({"user": "olga", "role": "operator", "via": "cookie"}))
+        (200, json!({"user": "olga", "role": "operator", "via": "cookie", "expires_at_ms": null}))
     );
     let put = || with_cookie(Method::PATCH, "/config").json(&json!({}));
     assert_eq!(server.json(put()).await.0, 403);

@@ -388,6 +388,15 @@ impl Security {
         self.issue(&user, issue).ok_or(RenewError::NotReady)
     }
 
+    /// What the state must remember of a session that ends now, so that none of its tokens is accepted again. A token that
+    /// was issued by [`Self::renew_session`] may expire later than the one that ended the session.
+    #[must_use]
+    pub fn ending_now(&self, session: EndedSession) -> EndedSession {
+        let now_s = self.0.clock.wall_ms() / 1_000;
+        let last_s = now_s + self.0.settings.session_lifetime_s;
+        EndedSession { expires_at_s: session.expires_at_s.max(last_s), ..session }
+    }
+
     /// A user, as the state has them now.
     #[must_use]
     pub fn user(&self, name: &str) -> Option<Arc<User>> {

@@ -283,6 +283,18 @@ async fn the_node_of_the_session_is_asked_first_and_the_others_say_why_they_cann
     assert_eq!(other.requests.lock().iter().filter(|text| text.starts_with("PUT")).count(), 1);
 }
 
+/// A process that hangs, or that is no node, accepts connections too.
+#[tokio::test]
+async fn a_connection_that_is_only_accepted_is_no_answer() {
+    let closes = Node::start(&[Does::HangUp]).await;
+    let failed = client(&[&closes.url], 1_000).send(&Request::get(&["ready"])).await.unwrap_err();
+    assert!(matches!(&failed, CliError::Unavailable { answered: false, .. }), "{failed}");
+    let refuses = Node::start(&[BUSY]).await;
+    let client = client(&[&closes.url, &refuses.url], 1_000);
+    let failed = client.send(&Request::get(&["ready"])).await.unwrap_err();
+    assert!(matches!(&failed, CliError::Unavailable { answered: true, .. }), "{failed}");
+}
+
 /// Regression: `maxine cluster backup` without a majority ended with "no answer in time".
 #[tokio::test]
 async fn a_stream_tells_the_node_to_answer_before_its_time_is_up() {

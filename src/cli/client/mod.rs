@@ -355,10 +355,12 @@ impl Client {
             // node is not tried again.
             let give_up = request.repeat == Repeat::Read || over || !(reached || may_have_happened);
             if give_up {
+                // A lost connection is no answer: whatever accepted it may be hung, or not be a node.
+                let answered = last_problem.is_some() || without_session;
                 return Err(match last_problem {
                     _ if may_have_happened => CliError::OutcomeUnknown { tried },
                     Some(problem) if tried.len() == 1 => CliError::Problem(Box::new(problem)),
-                    _ => CliError::Unavailable { answered: reached || without_session, tried },
+                    _ => CliError::Unavailable { answered, tried },
                 });
             }
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;

@@ -187,6 +187,7 @@ async fn backup(
     file: &std::path::Path,
     out: &mut Output,
 ) -> Result<(), CliError> {
+    super::download::check_target(file)?;
     let mut response = connect.client()?.stream(&Request::get(&["cluster", "backup"])).await?;
     let index: Option<u64> = response
         .headers()

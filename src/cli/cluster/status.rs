@@ -184,6 +184,12 @@ fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
         return "this node does not belong to it any more; the members are the last that it knew"
             .into();
     };
+    if reachable < raft.majority && raft.voter_sets.len() > 1 {
+        return format!(
+            "NO MAJORITY of the old or of the new voters: {} needed, {reachable} reachable",
+            raft.majority
+        );
+    }
     if reachable < raft.majority {
         return format!("NO MAJORITY: {} of {voters} needed, {reachable} reachable", raft.majority);
     }

@@ -175,6 +175,7 @@ async fn end_session(state: &AppState, caller: &Caller, write: Write) -> Result<
         return Ok(());
     };
     let name = Name::parse("user", &caller.user)?;
+    let session = state.security().ending_now(session);
     let command = Command::EndSession { name, credential_version, session };
     write.propose(state, command).await.map(drop)
 }

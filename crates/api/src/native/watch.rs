@@ -256,6 +256,11 @@ pub(super) async fn watch(
     Ok((fields, Extension(Streamed), body).into_response())
 }
 
+/// Whether this node does not belong to the cluster any more, or the caller's credential is not valid any more.
+fn may_not_go_on(state: &AppState, caller: &Caller) -> bool {
+    state.store().exclusion().is_some() || !state.security().is_still_valid(caller)
+}
+
 enum Stage {
     Ready(Watcher),
     Running(Watcher),
@@ -306,8 +311,7 @@ impl Stream {
     /// not belong to the cluster any more, or the stream is old.
     fn must_end(&self) -> bool {
         self.state.clock().monotonic_ms() >= self.ends_at_ms
-            || self.state.store().exclusion().is_some()
-            || !self.state.security().is_still_valid(&self.caller)
+            || may_not_go_on(&self.state, &self.caller)
     }
 
     /// The next changes. If there are none for a while, a comment with the index that the client has reached. If the
@@ -417,14 +421,20 @@ pub(super) async fn poll_changes(
     let mut events = watcher.take(limit).map_err(gone)?;
     if events.is_empty() && wait_ms > 0 {
         // The position moves only with returned changes, so a wait that ends without a change loses nothing.
-        let wait = tokio::time::timeout(Duration::from_millis(wait_ms), watcher.next(limit));
-        match state.ending().run_until_cancelled(wait).await {
-            Some(Err(_)) => {}
-            Some(Ok(Ok(newest))) => events = newest,
-            Some(Ok(Err(WatcherLost::Compacted(lost)))) => return Err(gone(lost)),
-            Some(Ok(Err(WatcherLost::Closed))) | None => {
-                let detail = "the node is stopping";
-                return Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1));
+        let mut left_ms = wait_ms;
+        while events.is_empty() && left_ms > 0 {
+            let part_ms = left_ms.min(HEARTBEAT_MS);
+            left_ms -= part_ms;
+            let wait = tokio::time::timeout(Duration::from_millis(part_ms), watcher.next(limit));
+            match state.ending().run_until_cancelled(wait).await {
+                Some(Err(_)) if may_not_go_on(&state, &caller) => break,
+                Some(Err(_)) => {}
+                Some(Ok(Ok(newest))) => events = newest,
+                Some(Ok(Err(WatcherLost::Compacted(lost)))) => return Err(gone(lost)),
+                Some(Ok(Err(WatcherLost::Closed))) | None => {
+                    let problem = Problem::new(ProblemKind::Unavailable, "the node is stopping");
+                    return Err(problem.with_retry_after_s(1));
+                }
             }
         }
     }
