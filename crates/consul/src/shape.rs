@@ -463,9 +463,13 @@ impl<'a> Shown<'a> {
         if check.status != CheckStatus::Unknown {
             return check.status;
         }
-        // Without a result a check of Consul has its first state, which is critical unless the client says otherwise. An
-        // instance of another client gets traffic until there is a result.
-        let extra = self.extras.check(check.id, check.id == Check::PROBE);
+        // A check that its client reports has its first state, which is critical unless the client says otherwise. A
+        // probe without a verdict keeps nobody out of traffic, on any face, and a first good result is no verdict that
+        // is stored.
+        if check.id == Check::PROBE {
+            return CheckStatus::Passing;
+        }
+        let extra = self.extras.check(check.id, false);
         match (&self.extras.service, extra) {
             (Some(_), Some(extra)) if !extra.passes_first => CheckStatus::Critical,
             _ => CheckStatus::Passing,
