@@ -330,7 +330,7 @@ test('a policy is made with the form alone, and a draft survives bad JSON and le
     await json.fill(good.replace('"9.9.9"', '"2.2.2"'));
     await page.getByText(/No registered instance has version/).first().waitFor({ state: 'hidden' });
     // A field that has no effect is reported by the server.
-    await json.fill(JSON.stringify({ ...JSON.parse(await json.inputValue()), probe: { kind: 'tcp', path: '/x' } }));
+    await json.fill(JSON.stringify({ ...JSON.parse(await json.inputValue()), probe: { kind: 'heartbeat', path: '/x' } }));
     await page.getByRole('button', { name: 'Apply…' }).click();
     await page.getByRole('alertdialog').getByRole('button', { name: 'Apply' }).click();
     await page.getByText(/^Policy applied \(revision \d+\)\.$/).first().waitFor();

@@ -27,7 +27,7 @@ test('the leader is killed: the page goes on, and the timeline tells why and for
     await page.getByText('Live').first().waitFor();
     await go(page, '/cluster');
     await page.getByRole('region', { name: 'Latest leaders' }).getByText(`node-${leader + 1} stopped responding`).waitFor();
-    await page.getByRole('region', { name: 'Nodes' }).getByText('Unreachable').waitFor();
+    await page.getByRole('region', { name: 'Nodes' }).getByText('Unreachable', { exact: true }).first().waitFor();
     // The new leader alone reports the member that is gone, and every node shows it.
     const third = [0, 1, 2].find((node) => node !== leader && node !== other);
     for (const node of [other, third]) {

@@ -36,7 +36,7 @@ const columnsWith = (calls: CallsOf | undefined, seconds: number): readonly Colu
       </a>
     ),
   },
-  { key: 'ns', head: 'Namespace', track: 'minmax(80px, 1fr)', from: 860, cell: (s) => <span className="muted">{s.namespace}</span> },
+  { key: 'ns', head: 'Namespace', track: 'minmax(120px, 1fr)', from: 860, cell: (s) => <span className="muted">{s.namespace}</span> },
   {
     key: 'bar',
     head: 'Instances',
