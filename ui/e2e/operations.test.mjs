@@ -219,7 +219,7 @@ test('a trace shows each attempt with its instance, one after the other', async 
     const attempts = page.getByRole('list', { name: 'Attempts' }).getByRole('listitem');
     await attempts.first().waitFor();
     assert.equal(await attempts.count(), 2);
-    assert.match(await attempts.nth(0).innerText(), /no connection could be opened\s+gone/);
+    assert.match(await attempts.nth(0).innerText(), /connection failed\s+gone/);
     assert.match(await attempts.nth(1).innerText(), /200\s+well/);
     const bars = await attempts.locator('.waterfall-span').evaluateAll((all) => all.map((bar) => bar.getBoundingClientRect().toJSON()));
     // What took no time to speak of is drawn a little wider than it is.
