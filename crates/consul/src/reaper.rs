@@ -1,9 +1,9 @@
 //! The leader's duty behind `DeregisterCriticalServiceAfter`: it deregisters instances with a check that was critical
 //! for longer than its client allows.
 //!
-//! The leader measures the time itself, on the monotonic clock, from when it first saw the check critical. So a clock
-//! that jumps deregisters nothing too early, and after a change of the leader the time begins again. The command is
-//! fenced, and names the registration: an instance that was registered again stays.
+//! The leader measures the time on its monotonic clock, from the moment when it first saw the check critical. So a jump
+//! of the wall clock does not deregister an instance too early. A new leader starts to measure again. The command is
+//! fenced and names the registration, so an instance that was registered again stays.
 
 use std::collections::HashMap;
 use std::sync::Arc;

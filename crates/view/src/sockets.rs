@@ -68,8 +68,8 @@ pub struct SocketSet {
 }
 
 impl SocketSet {
-    /// The set of these sockets, without those whose host is no name in DNS: no face can answer with them, and each
-    /// question would have to skip them.
+    /// The set of these sockets. A socket whose host is not a valid name in DNS is left out, because no face can answer
+    /// with it, and every question would have to skip it.
     #[must_use]
     pub fn of<'a>(sockets: impl Iterator<Item = &'a Socket>) -> Self {
         let is_usable = |socket: &&Socket| match &socket.host {

@@ -1,6 +1,7 @@
 // Prometheus' own service discovery for Consul, alone: prints the targets as JSON, one line for each change.
 //
-// The Prometheus of Debian is built without it. This is the code of the module github.com/prometheus/prometheus.
+// Debian builds Prometheus without this discovery, so this program runs the code of the module
+// github.com/prometheus/prometheus.
 //
 // Arguments: the address of the node, and a token.
 package main
