@@ -38,8 +38,9 @@ step "the next build, for clusters of two builds"
 scripts/build-next.sh
 
 step "unit and integration tests"
-# One test process after the other: each starts real nodes of its own, and there may be two cores.
-cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"
+# One test program after the other: each starts real nodes of its own, and there may be two cores. Most tests wait for
+# time-outs of these nodes, so a program runs more tests at once than there are cores.
+RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"
 
 step "client packages"
 # The tests above have built the server. The nightly run has those in Java too, and the clients under faults.

@@ -22,6 +22,7 @@ mod in_process;
 mod left_clients;
 mod lost_majority;
 mod metrics;
+mod nothing_to_change;
 mod one_index;
 mod open_files;
 mod rolling;

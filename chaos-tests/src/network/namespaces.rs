@@ -16,16 +16,22 @@ pub struct Namespaces {
     nodes: u64,
 }
 
+/// The name of a namespace that is made to find out what this machine allows. Nobody else uses it.
+fn probe_name() -> String {
+    static MADE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let nth = MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    format!("mxp{}-{nth}", std::process::id())
+}
+
 impl Namespaces {
     /// Whether this process may create them.
     pub fn are_available() -> bool {
-        let probe = format!("mxp{}", std::process::id());
+        let probe = probe_name();
         let made = run("ip", &["netns", "add", &probe]).is_ok();
         let rules = made
             && run("ip", &["netns", "exec", &probe, "nft", "add", "table", "inet", "probe"])
                 .is_ok();
         if made {
-            // The name contains the process id, so nobody else uses it.
             let _gone = run("ip", &["netns", "delete", &probe]);
         }
         rules
@@ -150,11 +156,10 @@ impl Namespaces {
 
     /// Why packets cannot be delayed here; `None` if they can.
     pub fn netem_missing() -> Option<String> {
-        let probe = format!("mxq{}", std::process::id());
+        let probe = probe_name();
         let made = run("ip", &["netns", "add", &probe]);
         let words = ["netns", "exec", &probe, "tc", "qdisc", "add", "dev", "lo", "root", "netem"];
         let shaped = made.and_then(|()| run("ip", &[&words[..], &["delay", "1ms"]].concat()));
-        // The name contains the process id, so nobody else uses it.
         let _gone = run("ip", &["netns", "delete", &probe]);
         shaped.err().map(|error| format!("the kernel's netem: {error:#}"))
     }

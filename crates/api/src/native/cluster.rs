@@ -447,12 +447,19 @@ pub(super) async fn promote_member(
     write: Write,
 ) -> Result<Json<MemberChanged>, Problem> {
     let admin = admin(&app)?;
-    let object = if force { format!("{id}, forced") } else { id.to_string() };
+    let mut object = if force { format!("{id}, forced") } else { id.to_string() };
     led(&app, &write, AuditAction::MemberPromote, &object).await?;
     let status = members::status(&**app.store()).await;
-    let learner = status.iter().flat_map(|status| &status.members).find(|member| member.id == id);
-    if let Some(learner) = learner {
-        check_understands(learner, app.view().snapshot().state.version())?;
+    let member = status.iter().flat_map(|status| &status.members).find(|member| member.id == id);
+    if let Some(member) = member {
+        let understands = check_understands(member, app.view().snapshot().state.version());
+        if let Err(problem) = &understands {
+            record_refused(&app, &write, AuditAction::MemberPromote, &object, problem);
+        }
+        understands?;
+        if member.voter {
+            object.push_str(", which had a vote already");
+        }
     }
     let audit = app.audit().clone();
     let promote = async move {
@@ -546,6 +553,8 @@ async fn hand_over(
     to: Option<u64>,
 ) -> Result<Transferred, Problem> {
     let before = app.store().leadership_now().leader;
+    let leads_already =
+        to.is_some() && admin.status().members.iter().any(|m| Some(m.id) == to && m.leader);
     let handed_over = in_time(admin.transfer_leadership(to)).await;
     let asked = to.map(|to| {
         let members = admin.status().members;
@@ -557,7 +566,11 @@ async fn hand_over(
         (Ok(()), Some(asked)) => Some(asked),
         (Ok(()), None) => next_leader(&app, before).await,
     };
-    let object = leader.clone().unwrap_or_else(|| "any voter".into());
+    let mut object = leader.clone().unwrap_or_else(|| "any voter".into());
+    // The history of leaders takes a record that names exactly the new leader for the cause of its grant.
+    if leads_already {
+        object.push_str(", which led already");
+    }
     record(&app, write, AuditAction::LeadershipTransfer, object, handed_over.as_ref().err()).await;
     handed_over.map(|()| Transferred { leader })
 }
