@@ -27,6 +27,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SDKS = ROOT / "sdks"
 PROGRAM = os.environ.get("MAXINE_BIN", str(ROOT / "target/debug/maxine"))
 NEEDS = {"node": "node", "python": "python3", "go": "go", "java": "mvn"}
+# What the optional parts of the Python package are tested with, in a virtual environment of their own.
+VENV = ROOT / "target/sdks-python"
+PYTHON_PACKAGES = ["httpx==0.28.1"]
 
 
 class Cluster:
@@ -105,22 +108,46 @@ def wait_for(condition, what, seconds=60):
         time.sleep(0.02)
 
 
+def python_with_packages():
+    """A Python that has the packages of PYTHON_PACKAGES. It is kept for the next run."""
+    python, note = VENV / "bin/python", VENV / "packages"
+    if not note.exists() or note.read_text().split() != PYTHON_PACKAGES:
+        shutil.rmtree(VENV, ignore_errors=True)
+        subprocess.run(["python3", "-m", "venv", VENV], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PYTHON_PACKAGES], check=True)
+        note.write_text("\n".join(PYTHON_PACKAGES))
+    return str(python)
+
+
+def go_has(needed):
+    """Whether Go is of this version or newer."""
+    found = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
+    numbers = [[int(part) for part in version.split(".")[:2]] for version in (found.removeprefix("go"), needed)]
+    if numbers[0] < numbers[1]:
+        print(f"NOT RUN: the gRPC resolver, because it needs Go {needed}, not {found}", file=sys.stderr)
+    return numbers[0] >= numbers[1]
+
+
 def test(names):
     """The tests of the packages. The last line counts the packages."""
+    python = python_with_packages() if "python" in names else None
     commands = {
         "node": [["node", "build.mjs"], ["node", "--test", "test/"]],
-        "python": [["python3", "-m", "unittest", "discover", "-s", "tests"]],
+        "python": [[python, "-m", "unittest", "discover", "-s", "tests"]],
         "go": [["go", "vet", "./..."], ["go", "test", "-count=1", "./..."]],
         "java": [["mvn", "-q", "-B", "package"]],
     }
+    folders = {name: [SDKS / name] for name in names}
+    if "go" in names and go_has("1.23"):
+        folders["go"].append(SDKS / "go/grpc")
     failed = 0
     with Cluster() as cluster:
         environment = {**os.environ, "MAXINE_SERVER": ",".join(cluster.urls), "PYTHONDONTWRITEBYTECODE": "1",
                        "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
         for name in names:
             began = time.monotonic()
-            for command in commands[name]:
-                done = subprocess.run(command, cwd=SDKS / name, env=environment, text=True,
+            for folder, command in ((folder, command) for folder in folders[name] for command in commands[name]):
+                done = subprocess.run(command, cwd=folder, env=environment, text=True,
                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
                 if done.returncode:
                     print(f"{done.stdout}\n{name}: {' '.join(command)} failed", flush=True)

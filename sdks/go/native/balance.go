@@ -31,6 +31,8 @@ type Request struct {
 	Header http.Header
 	// Queries are looked up in this order, the one of the request to the instance first.
 	Queries []string
+	// Skip tells which instances may not be chosen for this request; nil skips none.
+	Skip func(*Instance) bool
 }
 
 type hashKey struct{ From, Name string }

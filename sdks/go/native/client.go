@@ -28,6 +28,26 @@ type Options struct {
 	AttemptTimeout time.Duration
 	// OnError gets the errors of the work in the background.
 	OnError func(error)
+	// OnAttempt gets each request to a node, when its answer has begun or it has failed. It must return soon.
+	OnAttempt func(Attempt)
+	// OnCall gets each choice of an instance, at the end of its request. It must return soon.
+	OnCall func(Call)
+}
+
+// Attempt is one request to a node.
+type Attempt struct {
+	Node, Method, Path string
+	// Status of the answer; 0 if there was none.
+	Status   int
+	Duration time.Duration
+	Err      error
+}
+
+// Call is the use of an instance from its choice until Done or Failed.
+type Call struct {
+	Service, Instance string
+	Duration          time.Duration
+	Failed            bool
 }
 
 // Client is a client of the nodes of one cluster. Several goroutines may use it.

@@ -347,7 +347,21 @@ func TestAResolverFollowsRegistrationsAndGoesOnWithoutANode(t *testing.T) {
 	ctx := context.Background()
 	service := fmt.Sprintf("go-%d", time.Now().UnixNano())
 	upstream := newFakeNode(t, func(string) (int, string, string) { return 200, "", "hello" })
-	c, other := client(t, Options{}, strings.Split(servers, ",")...), client(t, Options{}, strings.Split(servers, ",")...)
+	var calls [2]atomic.Int64 // good ones, and those that have failed
+	var attempts atomic.Int64
+	observed := Options{
+		OnAttempt: func(one Attempt) {
+			if one.Status == 200 && one.Method == http.MethodGet && one.Node != "" && strings.Contains(one.Path, service) {
+				attempts.Add(1)
+			}
+		},
+		OnCall: func(one Call) {
+			if one.Service == service && one.Failed == (one.Instance == "a") && one.Duration > 0 {
+				calls[map[bool]int{true: 1}[one.Failed]].Add(1)
+			}
+		},
+	}
+	c, other := client(t, observed, strings.Split(servers, ",")...), client(t, Options{}, strings.Split(servers, ",")...)
 	r, err := c.Resolver(ctx, service, "")
 	if err != nil || r.Choose(nil) != nil {
 		t.Fatal(err, "an instance of nothing")
@@ -370,9 +384,10 @@ func TestAResolverFollowsRegistrationsAndGoesOnWithoutANode(t *testing.T) {
 		t.Error(counts)
 	}
 	// The instance that refuses connections is tried, avoided, and does not fail a request.
-	calls := &http.Client{Transport: c.Transport(nil)}
+	calls[0].Store(0)
+	through := &http.Client{Transport: c.Transport(nil)}
 	for n := 0; n < 8; n++ {
-		answer, err := calls.Post("maxine://"+service+"/x?y=1", "text/plain", bytes.NewReader([]byte("body")))
+		answer, err := through.Post("maxine://"+service+"/x?y=1", "text/plain", bytes.NewReader([]byte("body")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -380,6 +395,9 @@ func TestAResolverFollowsRegistrationsAndGoesOnWithoutANode(t *testing.T) {
 	}
 	if len(upstream.seen) != 8 || strings.TrimSpace(upstream.seen[0]) != "POST /base/x?y=1" {
 		t.Error(upstream.seen)
+	}
+	if calls[0].Load() != 8 || calls[1].Load() == 0 || attempts.Load() == 0 {
+		t.Error("reported: ", calls[0].Load(), " good calls, ", calls[1].Load(), " failed ones, ", attempts.Load(), " answers")
 	}
 	if err := a.Stop(ctx, 0); err != nil {
 		t.Error(err)

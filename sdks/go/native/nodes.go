@@ -155,7 +155,17 @@ func (n *nodes) send(ctx context.Context, one *node, method, path string, body [
 	for name, value := range headers {
 		request.Header.Set(name, value)
 	}
-	return n.http.Do(request)
+	if n.options.OnAttempt == nil {
+		return n.http.Do(request)
+	}
+	begun := time.Now()
+	answer, err := n.http.Do(request)
+	about := Attempt{Node: one.url, Method: method, Path: path, Duration: time.Since(begun), Err: err}
+	if err == nil {
+		about.Status = answer.StatusCode
+	}
+	n.options.OnAttempt(about)
+	return answer, err
 }
 
 // open gives an answer below 300 to use, which reads it. keep says that the time of the attempt does not limit it.

@@ -70,6 +70,7 @@ type policy struct {
 type Resolver struct {
 	client        *Client
 	service, zone string
+	onCall        func(Call)
 	state         atomic.Pointer[state]
 	turns         atomic.Uint64
 	currentAt     atomic.Int64
@@ -82,7 +83,7 @@ type Resolver struct {
 
 // Resolver reads the instances of a service, and keeps them. zone is the zone of this client, or empty.
 func (c *Client) Resolver(ctx context.Context, service, zone string) (*Resolver, error) {
-	r := &Resolver{client: c, service: service, zone: zone, changed: make(chan struct{})}
+	r := &Resolver{client: c, service: service, zone: zone, onCall: c.options.OnCall, changed: make(chan struct{})}
 	r.done, r.end = context.WithCancel(c.done)
 	if err := r.load(ctx, ""); err != nil {
 		return nil, err
@@ -115,6 +116,15 @@ type Chosen struct {
 	Instance *Instance
 	load     *load
 	over     atomic.Bool
+	resolver *Resolver
+	chosenAt int64 // nanoseconds since the process began
+}
+
+func (c *Chosen) report(failed bool) {
+	if r := c.resolver; r.onCall != nil {
+		duration := time.Since(began) - time.Duration(c.chosenAt)
+		r.onCall(Call{Service: r.service, Instance: c.Instance.ID, Duration: duration, Failed: failed})
+	}
 }
 
 // Done tells that the request is over.
@@ -125,6 +135,7 @@ func (c *Chosen) Done() {
 			c.load.failures.Store(0)
 			c.load.avoidUntil.Store(0)
 		}
+		c.report(false)
 	}
 }
 
@@ -137,6 +148,7 @@ func (c *Chosen) Failed() {
 			pause = avoid << (failures - 1)
 		}
 		c.load.avoidUntil.Store(int64(time.Since(began) + pause))
+		c.report(true)
 	}
 }
 
@@ -150,6 +162,9 @@ func (r *Resolver) Choose(request *Request) *Chosen {
 	d := draw{
 		inFlight: func(at int) int64 { return s.loads[at].inFlight.Load() },
 		admits: func(at int) bool {
+			if request.Skip != nil && request.Skip(&s.instances[at]) {
+				return false
+			}
 			if s.loads[at].avoidUntil.Load() <= now {
 				return true
 			}
@@ -167,14 +182,14 @@ func (r *Resolver) Choose(request *Request) *Chosen {
 	}
 	at := s.balancer.choose(&d)
 	if at < 0 && avoiding { // An instance that has failed is better than none.
-		d.admits = func(int) bool { return true }
+		d.admits = func(at int) bool { return request.Skip == nil || !request.Skip(&s.instances[at]) }
 		at = s.balancer.choose(&d)
 	}
 	if at < 0 {
 		return nil
 	}
 	s.loads[at].inFlight.Add(1)
-	return &Chosen{Instance: &s.instances[at], load: s.loads[at]}
+	return &Chosen{Instance: &s.instances[at], load: s.loads[at], resolver: r, chosenAt: now}
 }
 
 func (r *Resolver) load(ctx context.Context, minIndex string) error {

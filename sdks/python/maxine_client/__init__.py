@@ -9,8 +9,8 @@
 The module `maxine`, in the same distribution, has the calls of the compatible API.
 """
 
-from ._client import Chosen, Client, Registration, Resolver
-from ._nodes import MaxineError
+from ._client import Call, Chosen, Client, Registration, Resolver
+from ._nodes import Attempt, MaxineError
 
-__all__ = ["Chosen", "Client", "MaxineError", "Registration", "Resolver"]
+__all__ = ["Attempt", "Call", "Chosen", "Client", "MaxineError", "Registration", "Resolver"]
 __version__ = "2.0.0"

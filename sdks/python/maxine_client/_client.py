@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 import urllib.error
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from . import _balance
@@ -18,6 +19,26 @@ _RELOAD_PAUSE_S = 0.02
 _AVOID_S, _AVOID_MAX_S = 2.0, 60.0
 
 
+class Call(NamedTuple):
+    """The use of an instance from its choice to the end of the request."""
+
+    service: str
+    instance: str
+    duration_s: float
+    failed: bool
+
+
+def _guarded(hook):
+    """A hook whose own errors end nothing; None if there is none."""
+    def call(event):
+        try:
+            hook(event)
+        except Exception:
+            traceback.print_exc()
+
+    return hook and call
+
+
 class Client:
     """A client of the nodes of one cluster. It may be used by several threads.
 
@@ -25,13 +46,16 @@ class Client:
     token; the file is read for each request. `ca_file` has the certificates that `https` nodes are checked with;
     without it, those of the system are used. `timeout_s` limits a call with all its attempts,
     `attempt_timeout_s` one attempt. `on_error` gets the errors of the work in the background.
+
+    For metrics and traces, `on_attempt` gets an `Attempt` when the answer of a node has begun or the request has failed,
+    and `on_call` a `Call` when the request to a chosen instance is over. Both must return soon.
     """
 
     def __init__(self, nodes, *, namespace="default", token=None, token_file=None, ca_file=None,
-                 timeout_s=10.0, attempt_timeout_s=3.0, on_error=None):
+                 timeout_s=10.0, attempt_timeout_s=3.0, on_error=None, on_attempt=None, on_call=None):
         nodes = nodes.split(",") if isinstance(nodes, str) else nodes
-        self.nodes = Nodes(nodes, token, token_file, ca_file, timeout_s, attempt_timeout_s)
-        self.namespace = namespace
+        self.nodes = Nodes(nodes, token, token_file, ca_file, timeout_s, attempt_timeout_s, _guarded(on_attempt))
+        self.namespace, self.on_call = namespace, _guarded(on_call)
         self._on_error = on_error or (lambda error: None)
         self._lock = threading.Lock()
         self._registrations, self._resolvers = [], []
@@ -222,10 +246,12 @@ class Resolver:
                 return None
             name = instances[at]["id"]
             self._in_flight[name] = self._in_flight.get(name, 0) + 1
-            return Chosen(self, instances[at])
+            return Chosen(self, instances[at], now)
 
-    def release(self, name, failed):
+    def release(self, name, failed, chosen_at):
         """The request to an instance is over."""
+        if self._client.on_call:
+            self._client.on_call(Call(self.service, name, time.monotonic() - chosen_at, failed))
         with self._lock:
             self._in_flight[name] = max(0, self._in_flight.get(name, 0) - 1)
             if not failed:
@@ -338,8 +364,9 @@ class Chosen:
     If the `with` ends with an `OSError`, such as a refused connection, the instance is avoided for some seconds.
     """
 
-    def __init__(self, resolver, instance):
+    def __init__(self, resolver, instance, chosen_at):
         self._resolver, self.instance, self._failed = resolver, instance, False
+        self._chosen_at, self._over = chosen_at, False
 
     @property
     def address(self):
@@ -349,13 +376,18 @@ class Chosen:
         """The instance could not be reached: it is avoided for some seconds."""
         self._failed = True
 
+    def done(self, failed=False):
+        """The request is over. This is for callers without a `with`."""
+        if not self._over:
+            self._over = True
+            self._resolver.release(self.instance["id"], self._failed or failed, self._chosen_at)
+
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, _):
         # An answer with an error status reached the instance.
-        unreachable = isinstance(error, OSError) and not isinstance(error, urllib.error.HTTPError)
-        self._resolver.release(self.instance["id"], self._failed or unreachable)
+        self.done(isinstance(error, OSError) and not isinstance(error, urllib.error.HTTPError))
 
 
 def index_of(position):

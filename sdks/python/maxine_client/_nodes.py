@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 import urllib.parse
+from typing import NamedTuple, Optional
 
 _BACKOFF_S = 0.05
 _BACKOFF_MAX_S = 5.0
@@ -24,10 +25,22 @@ class MaxineError(Exception):
         self.problem = problem
 
 
+class Attempt(NamedTuple):
+    """One request to a node. `status` is 0 if there was no answer; then `error` says why."""
+
+    node: str
+    method: str
+    path: str
+    status: int
+    duration_s: float
+    error: Optional[Exception]
+
+
 class Nodes:
     """Sends a request to one node after another, until one gives an answer that is not only a matter of the node."""
 
-    def __init__(self, nodes, token=None, token_file=None, ca_file=None, timeout_s=10.0, attempt_timeout_s=3.0):
+    def __init__(self, nodes, token=None, token_file=None, ca_file=None, timeout_s=10.0, attempt_timeout_s=3.0,
+                 on_attempt=None):
         self._nodes = [urllib.parse.urlsplit(node.rstrip("/")) for node in nodes]
         if not self._nodes:
             raise ValueError("at least one node is needed")
@@ -36,6 +49,7 @@ class Nodes:
         if any(node.scheme == "https" for node in self._nodes):
             self._tls = ssl.create_default_context(cafile=ca_file)
         self.timeout_s, self._attempt_timeout_s = timeout_s, attempt_timeout_s
+        self._on_attempt = on_attempt or (lambda attempt: None)
         self._lock = threading.Lock()
         # Clients that start together do not all begin with the same node.
         self._at = random.randrange(len(self._nodes))
@@ -89,10 +103,15 @@ class Nodes:
                 raise last or MaxineError(0, "no node has answered in time")
             time.sleep(pause)
             left = min(left - pause, attempt_s)
-            connection = self._connection(self._nodes[at], left)
+            connection, begun, answer = self._connection(self._nodes[at], left), time.monotonic(), None
+
+            def attempt(status, error=None, url=self._nodes[at].geturl(), begun=begun):
+                return Attempt(url, method, path, status, time.monotonic() - begun, error)
+
             try:
                 connection.request(method, self._nodes[at].path + path, sent, self._headers(headers))
                 answer = connection.getresponse()
+                self._on_attempt(attempt(answer.status))
                 if answer.status < 300:
                     if read_timeout_s and connection.sock:
                         connection.sock.settimeout(read_timeout_s)
@@ -100,6 +119,8 @@ class Nodes:
                 text = answer.read()
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
+                if answer is None:
+                    self._on_attempt(attempt(0, error))
                 self.failed(at)
                 # That the time is over says less than the error before.
                 if last is None or not isinstance(error, socket.timeout):
