@@ -132,7 +132,7 @@ def test(names):
     """The tests of the packages. The last line counts the packages."""
     python = python_with_packages() if "python" in names else None
     commands = {
-        "node": [["node", "build.mjs"], ["node", "--test", "test/"]],
+        "node": [["npm", "ci", "--silent", "--no-audit", "--no-fund"], ["node", "build.mjs"], ["node", "--test", "test/"]],
         "python": [[python, "-m", "unittest", "discover", "-s", "tests"]],
         "go": [["go", "vet", "./..."], ["go", "test", "-count=1", "./..."]],
         "java": [["mvn", "-q", "-B", "package"]],

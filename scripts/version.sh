@@ -26,6 +26,8 @@ docs/guides/install.md|maxine-@-1.x86_64.rpm
 docs/guides/kubernetes.md|ghcr.io/OWNER/maxine:@
 docs/reference/openapi.json|^    "version": "@"
 sdks/node/package.json|^  "version": "@"
+sdks/node/package-lock.json|^  "version": "@"
+sdks/node/package-lock.json|      "name": "maxine-client",\n      "version": "@"
 sdks/node/README.md|maxine-client-@.tgz
 sdks/python/pyproject.toml|^version = "~"
 sdks/python/maxine_client/__init__.py|^__version__ = "~"

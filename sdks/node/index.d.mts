@@ -17,6 +17,28 @@ export interface ClientOptions {
   attemptTimeoutMs?: number;
   /** Gets the errors of the work in the background. */
   onError?: (error: unknown) => void;
+  /** Gets each request to a node, when its answer has begun or it has failed. */
+  onAttempt?: (attempt: Attempt) => void;
+  /** Gets each use of an instance, from its choice to `done` or `failed`. */
+  onCall?: (call: Call) => void;
+}
+
+/** One request to a node. `status` is 0 if there was no answer; then `error` says why. */
+export interface Attempt {
+  node: string;
+  method: string;
+  path: string;
+  status: number;
+  durationMs: number;
+  error?: unknown;
+}
+
+/** The use of an instance from its choice to the end of the request. */
+export interface Call {
+  service: string;
+  instance: string;
+  durationMs: number;
+  failed: boolean;
 }
 
 /** What is registered. The fields are those of the API; `ttl_ms` is 10,000 by default. */

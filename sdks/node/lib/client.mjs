@@ -11,6 +11,17 @@ const RELOAD_PAUSE_MS = 20;
 const AVOID_MS = 2_000, AVOID_MAX_MS = 60_000;
 const TRIES_MAX = 3;
 
+/** A hook whose own errors end nothing. */
+const guarded = (hook) =>
+  hook &&
+  ((event) => {
+    try {
+      hook(event);
+    } catch (own) {
+      console.error(own);
+    }
+  });
+
 export class Client {
   #kept = new Set();
   #resolvers = new Set();
@@ -18,10 +29,11 @@ export class Client {
   #stopped = false;
   #onError;
 
-  constructor(nodes, { namespace = "default", onError = () => {}, ...options } = {}) {
-    this.nodes = new Nodes([nodes].flat().flatMap((node) => node.split(",")), options);
+  constructor(nodes, { namespace = "default", onError = () => {}, onAttempt, onCall, ...options } = {}) {
+    this.nodes = new Nodes([nodes].flat().flatMap((node) => node.split(",")), { onAttempt: guarded(onAttempt), ...options });
     this.namespace = namespace;
     this.#onError = onError;
+    this.onCall = guarded(onCall);
   }
 
   /** Passes an error to `onError`, whose own errors must not end the work in the background. */
@@ -169,10 +181,11 @@ export class Resolver extends EventEmitter {
     if (at === undefined) return undefined;
     const instance = this.instances[at];
     this.#inFlight.set(instance.id, (this.#inFlight.get(instance.id) ?? 0) + 1);
-    return new Chosen(instance, (failed) => this.#release(instance.id, failed));
+    return new Chosen(instance, (failed) => this.#release(instance.id, failed, now));
   }
 
-  #release(id, failed) {
+  #release(id, failed, chosenAt) {
+    this.#client.onCall?.({ service: this.service, instance: id, durationMs: performance.now() - chosenAt, failed });
     this.#inFlight.set(id, Math.max(0, (this.#inFlight.get(id) ?? 0) - 1));
     if (!failed) return void this.#avoided.delete(id);
     const times = this.#avoided.get(id)?.times ?? 0;

@@ -25,10 +25,10 @@ export class Nodes {
   #at;
   #agents;
 
-  constructor(nodes, { token, tokenFile, caFile, timeoutMs = 10_000, attemptTimeoutMs = 3_000 } = {}) {
+  constructor(nodes, { token, tokenFile, caFile, timeoutMs = 10_000, attemptTimeoutMs = 3_000, onAttempt = () => {} } = {}) {
     this.#nodes = nodes.map((node) => ({ url: node.replace(/\/+$/, ""), failures: 0, notBefore: 0 }));
     if (nodes.length === 0) throw new TypeError("at least one node is needed");
-    this.#options = { token, tokenFile, timeoutMs, attemptTimeoutMs };
+    this.#options = { token, tokenFile, timeoutMs, attemptTimeoutMs, onAttempt };
     // Clients that start together do not all begin with the same node.
     this.#at = Math.floor(Math.random() * nodes.length);
     this.#agents = {
@@ -96,10 +96,15 @@ export class Nodes {
       if (wait > 0) await pause(wait, undefined, { signal });
       const ended = new AbortController();
       const end = () => ended.abort();
+      const begun = performance.now();
+      let answered = false;
+      const tell = (status, error) => this.#options.onAttempt({ node: node.url, method, path, status, durationMs: performance.now() - begun, error });
       const timer = setTimeout(end, Math.min(left, attemptMs));
       signal?.addEventListener("abort", end);
       try {
         const answer = await this.#send(node, method, path, body, await this.#headers(headers), ended.signal);
+        answered = true;
+        tell(answer.statusCode);
         if (answer.statusCode < 300) return await use(answer, node, () => clearTimeout(timer));
         last = errorOf(answer.statusCode, await textOf(answer));
         if (answer.statusCode < 500 && answer.statusCode !== 429) {
@@ -110,6 +115,7 @@ export class Nodes {
         this.failed(node, /^\d+$/.test(retryAfter ?? "") ? Number(retryAfter) : undefined);
       } catch (error) {
         if (error instanceof MaxineClientError) throw error;
+        if (!answered) tell(0, error);
         signal?.throwIfAborted();
         this.failed(node);
         const why = ended.signal.aborted ? "no answer in time" : error.message || error.code;
