@@ -174,6 +174,7 @@ impl Node {
             node: config.name(),
             telemetry: telemetry.clone(),
             store: Arc::clone(&store),
+            view: Arc::clone(&view),
             registry: registry.clone(),
             clock: clock.clone(),
             clocks,

@@ -503,3 +503,62 @@ fn the_rights_are_those_of_the_native_api() {
         server.node.stop().await;
     });
 }
+
+#[test]
+fn a_stranger_does_not_see_what_a_check_calls_and_does_not_send_it_elsewhere() {
+    run(async {
+        let server = Server::start(|_| {}).await;
+        let secret = "/health?token=s3cret";
+        let body = |port: u16| {
+            let http = format!("http://127.0.0.1:{port}{secret}");
+            json!({"Name": "web", "Address": "127.0.0.1", "Port": port, "Check": {"HTTP": http, "Interval": "5s"}})
+        };
+        assert_eq!(server.put_known("agent/service/register", body(9)).await.status, 200);
+        let native =
+            format!("http://{}/api/v1/services/default/web/instances", server.node.http_addr());
+        for path in ["health/service/web", "health/checks/web", "agent/health/service/id/web"] {
+            let (open, known) = (server.get(path).await, server.get_known(path).await);
+            assert!(!open.body.to_string().contains("s3cret"), "{path}: {}", open.body);
+            assert!(known.body.to_string().contains("s3cret"), "{path}: {}", known.body);
+        }
+        let shown = server.ask(server.client.get(&native)).await;
+        assert!(!shown.body.to_string().contains("s3cret"), "{}", shown.body);
+        // The same service without a check keeps its check, but a stranger must not move it.
+        let elsewhere = json!({"Name": "web", "Address": "127.0.0.2", "Port": 9});
+        server.register(elsewhere).await;
+        let checks = server.get_known("health/checks/web").await;
+        assert!(!checks.body.to_string().contains("s3cret"), "{}", checks.body);
+        assert_eq!(server.put_known("agent/service/register", body(9)).await.status, 200);
+        let moved = json!({"Name": "web", "Address": "127.0.0.2", "Port": 9});
+        assert_eq!(server.put_known("agent/service/register", moved).await.status, 200);
+        let checks = server.get_known("health/checks/web").await;
+        assert!(checks.body.to_string().contains("s3cret"), "{}", checks.body);
+        server.node.stop().await;
+    });
+}
+
+#[test]
+fn a_blocking_query_does_not_outlive_its_credential() {
+    run(async {
+        let server = Server::start(|_| {}).await;
+        server.register(json!({"Name": "web", "Port": 80})).await;
+        let native = |path: &str| format!("http://{}/api/v1/{path}", server.node.http_addr());
+        let made = server.client.post(native("tokens")).bearer_auth(&server.token);
+        let made = server.ask(made.json(&json!({"role": "viewer"}))).await;
+        let (id, token) = (made.body["id"].as_str().unwrap(), made.body["token"].as_str().unwrap());
+        let ask = |query: &str| {
+            let request = server.client.get(format!("{}catalog/services{query}", server.url));
+            server.ask(request.header("X-Consul-Token", token))
+        };
+        let index = ask("").await.index();
+        let (waited, ()) = futures::join!(ask(&format!("?index={index}&wait=2s")), async {
+            // The query waits by now, or it is refused at once; both are right.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let removed = server.client.delete(native(&format!("tokens/{id}")));
+            let removed = server.ask(removed.bearer_auth(&server.token)).await;
+            assert_eq!(removed.status, 204, "{}", removed.body);
+        });
+        assert_eq!(waited.status, 403, "{}", waited.body);
+        server.node.stop().await;
+    });
+}

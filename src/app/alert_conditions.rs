@@ -17,9 +17,10 @@ use maxine_actors::clock_check::ClockReport;
 use maxine_actors::registry::WriteCounters;
 use maxine_actors::{Registry, members};
 use maxine_clock::{Clock, SKEW_MAX_MS};
-use maxine_state::Leadership;
+use maxine_state::{AuditAction, Leadership};
 use maxine_store::{ClusterStatus, ControlStore, MemberView};
 use maxine_telemetry::{AlertKind, Notice, Scope, Severity, Telemetry};
+use maxine_view::View;
 
 /// Interval between two checks.
 const TICK: Duration = Duration::from_secs(1);
@@ -69,6 +70,7 @@ pub(super) struct Monitored {
     pub(super) node: String,
     pub(super) telemetry: Telemetry,
     pub(super) store: Arc<dyn ControlStore>,
+    pub(super) view: Arc<View>,
     pub(super) registry: Registry,
     pub(super) clock: Clock,
     pub(super) clocks: watch::Receiver<ClockReport>,
@@ -157,6 +159,7 @@ impl Monitored {
     async fn look(&self) -> NodeCondition {
         NodeCondition {
             leadership: self.store.leadership_now(),
+            leader_changes: self.leader_changes(),
             staleness_ms: self.store.staleness_ms(),
             lacks_acknowledged: self.store.lacks_acknowledged(),
             store_refuses: self.store.refuses_writes().is_some(),
@@ -166,6 +169,16 @@ impl Monitored {
             clocks: self.clocks.borrow().clone(),
             slow: Vec::new(),
         }
+    }
+
+    /// How often another node became the leader within [`LEADERS_WITHIN_MS`]. The log has every change, also two within
+    /// one check.
+    fn leader_changes(&self) -> usize {
+        let snapshot = self.view.snapshot();
+        let from_ms = self.clock.wall_ms().saturating_sub(LEADERS_WITHIN_MS);
+        let records = snapshot.state.audit().leadership();
+        let grants = records.filter(|record| record.action == AuditAction::LeadershipGrant);
+        leader_changes(grants.map(|grant| (grant.time_ms, &*grant.object)), from_ms)
     }
 
     /// The changed files for TLS that are not used now.
@@ -237,6 +250,8 @@ impl Writes {
 #[derive(Clone, Debug, Default)]
 struct NodeCondition {
     leadership: Leadership,
+    /// How often another node became the leader within [`LEADERS_WITHIN_MS`], by the audit log.
+    leader_changes: usize,
     staleness_ms: Option<u64>,
     /// The position up to which this node lacks entries that it had acknowledged.
     lacks_acknowledged: Option<u64>,
@@ -279,8 +294,6 @@ struct Watch {
     node: String,
     held: BTreeMap<(AlertKind, String), Held>,
     nobody_since_ms: Option<u64>,
-    leader: Option<String>,
-    leaders_at_ms: VecDeque<u64>,
     /// The end of the log at earlier checks, oldest first.
     log_ends: VecDeque<(u64, u64)>,
     writes: Writes,
@@ -304,8 +317,6 @@ impl Watch {
             node,
             held: BTreeMap::new(),
             nobody_since_ms: None,
-            leader: None,
-            leaders_at_ms: VecDeque::new(),
             log_ends: VecDeque::new(),
             writes: Writes::default(),
             refusing: None,
@@ -350,12 +361,8 @@ impl Watch {
                 );
                 judged.holds.push(Notice::new(AlertKind::StateOld, &*self.node, message));
             }
-            self.note_leader(leader, now_ms);
         }
-        while self.leaders_at_ms.front().is_some_and(|at| now_ms - at > LEADERS_WITHIN_MS) {
-            self.leaders_at_ms.pop_front();
-        }
-        let changes = self.leaders_at_ms.len();
+        let changes = seen.leader_changes;
         if changes >= LEADERS_MAX {
             let minutes = LEADERS_WITHIN_MS / 60_000;
             let message = format!("the leader changed {changes} times within {minutes} minutes");
@@ -371,15 +378,6 @@ impl Watch {
         }
         judged.holds.extend(skewed(&seen.clocks));
         judged
-    }
-
-    fn note_leader(&mut self, leader: &str, now_ms: u64) {
-        if self.leader.as_deref().is_some_and(|before| before != leader) {
-            self.leaders_at_ms.push_back(now_ms);
-        }
-        if self.leader.as_deref() != Some(leader) {
-            self.leader = Some(leader.to_owned());
-        }
     }
 
     fn judge_members(
@@ -575,13 +573,25 @@ fn nobody_leads_of(
         (AlertKind::NoMajority, message)
     } else {
         let message = format!(
-            "there is no leader, although {heard} of {} voters were heard in the last {} s",
+            "this node knows no leader, although it heard {heard} of {} voters, itself included, in the last {} s: there is \
+             none, or its messages do not arrive here",
             voters.len(),
             HEARD_MS / 1_000
         );
         (AlertKind::NoLeader, message)
     };
     Notice::new(kind, "cluster", message).details(details)
+}
+
+/// The number of `grants` since `from_ms` whose holder is another one than that of the grant before. Each grant has its
+/// time, in milliseconds since 1970, and its holder; the oldest is the first.
+fn leader_changes<'a>(grants: impl Iterator<Item = (u64, &'a str)>, from_ms: u64) -> usize {
+    let mut before = None;
+    let is_change = |(time_ms, holder): &(u64, &'a str)| {
+        let is_other = before.replace(*holder).is_some_and(|before| before != *holder);
+        is_other && *time_ms >= from_ms
+    };
+    grants.filter(is_change).count()
 }
 
 fn skewed(clocks: &ClockReport) -> impl Iterator<Item = Notice> {

@@ -11,7 +11,7 @@ use super::assemble::Assembled;
 use super::settings;
 use crate::config::NodeConfig;
 use maxine_api::access::Access;
-use maxine_api::face::{Face, FaceRequest, registration_refusal};
+use maxine_api::face::{Face, FaceRequest, read_ended, registration_refusal};
 use maxine_api::{AppState, Caller};
 use maxine_consul::{Asked, Consul, ConsulMetrics, ConsulParts, Guard, Right, reaper};
 use maxine_gateway::ClientAddr;
@@ -27,6 +27,7 @@ pub(super) struct ConsulFace {
 /// Builds the face of a node.
 pub(super) fn face(state: &AppState, config: &NodeConfig, metrics: ConsulMetrics) -> ConsulFace {
     let consul = Consul::new(ConsulParts {
+        clock: state.clock().clone(),
         view: Arc::clone(state.view()),
         store: Arc::clone(state.store()),
         registry: state.registry().clone(),
@@ -68,6 +69,10 @@ impl Guard for CallerGuard {
         registration: &Registration,
     ) -> Option<(StatusCode, String)> {
         registration_refusal(&self.state, &self.caller, &self.client, key, registration)
+    }
+
+    fn ended(&self) -> Option<(StatusCode, String)> {
+        read_ended(&self.state, &self.caller)
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn configured(
     let mut own = vec![HostPort::from(http_addr)];
     own.extend(of_http(&config.http_advertise(http_addr)));
     own.extend(config.consul_listen().map(HostPort::from));
+    own.extend(config.dns_listen().map(HostPort::from));
     match config.backend {
         BackendKind::Raft => {
             own.push(HostPort::from(config.raft.listen));

@@ -122,8 +122,14 @@ pub(super) fn consul_limits(
     // Both ports share the files that the process may open.
     let of_consul = config.consul.connections_max.min(limits.connections_max / 2).max(1);
     let rest = (limits.connections_max - of_consul).max(1);
-    let consul = ServeLimits { connections_max: of_consul, ..limits.clone() };
-    (consul, ServeLimits { connections_max: rest, ..limits })
+    // One address may have the same share of each port.
+    let part = |connections_max: usize| {
+        let share = connections_max as u128 * limits.connections_per_address_max as u128;
+        let share = share / limits.connections_max.max(1) as u128;
+        let connections_per_address_max = usize::try_from(share).unwrap_or(usize::MAX).max(1);
+        ServeLimits { connections_max, connections_per_address_max, ..limits.clone() }
+    };
+    (part(of_consul), part(rest))
 }
 
 /// The names by which browsers may call this node, in addition to those that the members advertise.

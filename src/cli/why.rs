@@ -82,8 +82,10 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
     if let Some(since_ms) = health.verdict.since_ms {
         let (since, score) = (timestamp(since_ms), health.verdict.flap_score);
         out.line(format!("its health has not changed since {since}; flap score now {score}"))?;
+    } else if health.observations.is_empty() && health.reports.as_ref().is_none_or(Vec::is_empty) {
+        out.line("no result of a health check is known, and no change of its health is stored")?;
     } else {
-        out.line("nothing is known about its health yet, so there is no time of its last change")?;
+        out.line("no change of its health is stored since it was registered")?;
     }
     if let Some(proxy) = &health.proxy {
         out.line(format!(

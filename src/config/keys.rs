@@ -217,7 +217,7 @@ keys! {
     "consul.node" "consul-node" "MAXINE_CONSUL_NODE" "text" "1 to 255 bytes" "maxine"
         "Name of the node under which clients of Consul see instances whose machine is not known. All nodes of a cluster need the same one." => |c, v| c.consul.node = name(v)?;
     "consul.connections_max" "consul-connections-max" "MAXINE_CONSUL_CONNECTIONS_MAX" "connections" "1 to 100000" "8192"
-        "Maximum number of open connections to consul.port. Each blocking query holds one. http.watchers_max and http.watchers_per_address_max limit the blocking queries." => |c, v| c.consul.connections_max = number(v, 1, 100_000)?;
+        "Maximum number of open connections to consul.port. Each blocking query holds one. http.watchers_max and http.watchers_per_address_max limit the blocking queries. The ports share http.connections_max, of which consul.port gets at most half, and one address may hold the share of each port that http.connections_per_address_max is of http.connections_max." => |c, v| c.consul.connections_max = number(v, 1, 100_000)?;
 
     "health.enabled" "active-health-checks" "MAXINE_ACTIVE_HEALTH_CHECKS_ENABLED" "switch" "true, false" "false"
         "If true, every instance with a health check path is probed." => |c, v| c.health.enabled = switch(v)?;

@@ -133,6 +133,7 @@ fn a_node_without_a_state_answers_nothing_definite() {
             (break_glass.trim(), "/api/v1/users"),
             (break_glass.trim(), "/api/v1/audit/verify"),
             (break_glass.trim(), "/api/v1/cluster/digest"),
+            ("", "/api/v1/ready?scope=reads"),
         ] {
             let mut request = client.get(format!("{base}{path}"));
             if !token.is_empty() {

@@ -54,6 +54,10 @@ impl Survivor<'_> {
         assert_eq!(ready["reason"], "no leader is confirmed: writes are not taken");
         assert_eq!((&ready["leader"], &ready["is_leader"]), (&Value::Null, &false.into()));
 
+        // What was confirmed once is still served.
+        let reads = self.json("/api/v1/ready?scope=reads").await;
+        assert_eq!((&reads["ready"], &reads["reason"]), (&true.into(), &Value::Null), "{reads}");
+
         let metrics = self.ask("/api/actuator/prometheus").await.text().await.unwrap();
         for line in ["maxine_cluster_has_leader 0", "maxine_cluster_is_leader 0"] {
             assert!(metrics.lines().any(|reported| reported == line), "{line} in {metrics}");

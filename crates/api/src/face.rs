@@ -176,6 +176,17 @@ impl FaceRefusal {
     }
 }
 
+/// Why a read that has waited must not be answered, with the status of the refusal: this node does not belong to the
+/// cluster any more, or the caller's credential is not valid any more. `None` if it may be answered.
+#[must_use]
+pub fn read_ended(state: &AppState, caller: &Caller) -> Option<(StatusCode, String)> {
+    if let Some(reason) = state.store().exclusion() {
+        return Some((StatusCode::INTERNAL_SERVER_ERROR, reason));
+    }
+    let text = || "Permission denied: the credential is not valid any more".to_owned();
+    (!state.security().is_still_valid(caller)).then(|| (StatusCode::FORBIDDEN, text()))
+}
+
 /// Why the caller may not register this instance, with the status of the refusal. `None` if they may. Every way to
 /// register decides the same.
 #[must_use]

@@ -131,7 +131,7 @@ impl From<WriteError> for Problem {
                 "too many writes from your address are in flight".into()
             }
             WriteError::OutcomeUnknown { .. } => {
-                "there was no answer in time: the write may or may not take effect".into()
+                "the outcome is unknown: the write may or may not take effect".into()
             }
             WriteError::TooLarge { .. } => error.to_string(),
             // The causes of these two are logged on the node. Clients must not see them.

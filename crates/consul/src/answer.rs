@@ -74,6 +74,11 @@ pub(crate) fn json(status: StatusCode, pretty: bool, value: &impl Serialize) -> 
     }
 }
 
+/// 200 with JSON that was written before.
+pub(crate) fn written(body: Bytes) -> Answer {
+    with_type(StatusCode::OK, JSON, body)
+}
+
 /// 200 without a body.
 pub(crate) fn done() -> Answer {
     let mut answer = Response::new(Bytes::new());

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! An expression is checked against the fields of the objects that it is for, before any object is read. The lengths,
-//! the nesting, the number of comparisons and the size of a regular expression are limited.
+//! the nesting, the number of comparisons, and the length and the size of the regular expressions are limited.
 
 use std::iter::Peekable;
 use std::str::Chars;
@@ -26,8 +26,11 @@ const LEN_MAX: usize = 4 * 1_024;
 const MATCHES_MAX: usize = 64;
 /// Maximum nesting of parentheses and `not`, and length of a chain of `and` and `or`.
 const DEPTH_MAX: usize = 128;
+/// Maximum length of all regular expressions of one expression together, in bytes. A short one can stand for large classes
+/// of characters, so the length limits the time for compiling them.
+const REGEXES_LEN_MAX: usize = 256;
 /// Maximum size of a compiled regular expression, in bytes.
-const REGEX_LEN_MAX: usize = 256 * 1_024;
+const REGEX_SIZE_MAX: usize = 64 * 1_024;
 /// How the text of an error begins, as in Consul.
 const REFUSED: &str = "Failed to create boolean expression evaluator";
 
@@ -107,7 +110,7 @@ impl Filter {
             let why = parser.why.unwrap_or_else(|| "the expression cannot be parsed".to_owned());
             return Err(refused(why));
         };
-        node.check(fields).map_err(refused)?;
+        node.check(fields, &mut { REGEXES_LEN_MAX }).map_err(refused)?;
         Ok(Self(node))
     }
 
@@ -118,14 +121,15 @@ impl Filter {
 }
 
 impl Node {
-    fn check(&mut self, fields: Fields) -> Result<(), String> {
+    /// `regexes_left` is how long the remaining regular expressions may be, in bytes.
+    fn check(&mut self, fields: Fields, regexes_left: &mut usize) -> Result<(), String> {
         match self {
-            Self::Not(inner) => inner.check(fields),
+            Self::Not(inner) => inner.check(fields, regexes_left),
             Self::And(left, right) | Self::Or(left, right) => {
-                left.check(fields)?;
-                right.check(fields)
+                left.check(fields, regexes_left)?;
+                right.check(fields, regexes_left)
             }
-            Self::Match(found) => found.check(fields),
+            Self::Match(found) => found.check(fields, regexes_left),
         }
     }
 
@@ -141,7 +145,7 @@ impl Node {
 
 impl Match {
     /// Checks the selector, the operator and the value, and converts the value to the kind of the field.
-    fn check(&mut self, fields: Fields) -> Result<(), String> {
+    fn check(&mut self, fields: Fields, regexes_left: &mut usize) -> Result<(), String> {
         let selector = self.selector.join(".");
         let mut kind = Kind::Object(fields);
         for name in &self.selector {
@@ -182,7 +186,12 @@ impl Match {
                 Operand::Bool(crate::text::boolean(raw).ok_or_else(|| coerced("not a boolean"))?)
             }
             (_, Operator::Matches) => {
-                let regex = RegexBuilder::new(raw).size_limit(REGEX_LEN_MAX).build();
+                *regexes_left = regexes_left.checked_sub(raw.len()).ok_or_else(|| {
+                    format!(
+                        "the regular expressions are longer than {REGEXES_LEN_MAX} bytes together"
+                    )
+                })?;
+                let regex = RegexBuilder::new(raw).size_limit(REGEX_SIZE_MAX).build();
                 Operand::Regex(regex.map_err(|_| {
                     format!("Failed to compile regular expression {raw:?}, or it is too large")
                 })?)

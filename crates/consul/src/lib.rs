@@ -8,6 +8,7 @@
 
 mod answer;
 mod body;
+mod built;
 mod check_body;
 mod filter;
 #[cfg(any(test, feature = "fuzz"))]
@@ -24,6 +25,7 @@ mod service_body;
 mod shape;
 mod tables;
 mod text;
+mod turns;
 mod write;
 
 use std::sync::Arc;

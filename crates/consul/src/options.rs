@@ -53,7 +53,8 @@ pub(crate) struct Options {
     pub(crate) tags: Vec<String>,
     /// In lower case; empty for no order.
     pub(crate) near: String,
-    pub(crate) filter: Option<Filter>,
+    /// A filter, and what it may ask. It is compiled when the answer is built, because a compiled one is large.
+    filter: Option<(Box<str>, Fields)>,
 }
 
 impl Options {
@@ -93,8 +94,7 @@ impl Options {
             (false, false) => Mode::Default,
         };
         check_datacenter(query, names)?;
-        let filter = query.get("filter").filter(|_| fields.is_some());
-        let filter = filter.map(|text| Filter::parse(text, fields.unwrap_or_default()));
+        let filter = query.get("filter").zip(fields);
         Ok(Self {
             index,
             wait_ms,
@@ -106,14 +106,19 @@ impl Options {
             node_meta: node_meta(query)?,
             tags: tags(query)?,
             near: query.get("near").unwrap_or_default().to_lowercase(),
-            filter: filter.transpose().map_err(Refusal::bad)?,
+            filter: filter.map(|(text, fields)| (text.into(), fields)),
         })
     }
 
-    /// Whether a value that was written as JSON matches the filter.
-    pub(crate) fn matches(&self, object: &impl serde::Serialize) -> bool {
-        let Some(filter) = &self.filter else { return true };
-        serde_json::to_value(object).is_ok_and(|value| filter.matches(&value))
+    /// Compiles the filter, if there is one.
+    pub(crate) fn filter(&self) -> Result<Option<Filter>, Refusal> {
+        let compiled = self.filter.as_ref().map(|(text, fields)| Filter::parse(text, fields));
+        compiled.transpose().map_err(Refusal::bad)
+    }
+
+    /// Whether there is a filter.
+    pub(crate) fn has_filter(&self) -> bool {
+        self.filter.is_some()
     }
 }
 

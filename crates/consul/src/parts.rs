@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use tokio::sync::{Mutex, MutexGuard};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::built::Built;
 use super::metrics::ConsulMetrics;
 use super::shape::Names;
 use super::tables::Tables;
+use super::turns::Turns;
 use maxine_actors::Registry;
 use maxine_admission::{PlaceLimits, Places};
+use maxine_clock::Clock;
 use maxine_store::ControlStore;
 use maxine_view::View;
 
 /// What the face needs.
 pub struct ConsulParts {
+    /// The clock.
+    pub clock: Clock,
     /// The view, for reads.
     pub view: Arc<View>,
     /// The store, for freshness and leadership.
@@ -31,6 +36,7 @@ pub struct ConsulParts {
 
 /// The face's own state.
 pub(crate) struct Inner {
+    pub(crate) clock: Clock,
     pub(crate) view: Arc<View>,
     pub(crate) store: Arc<dyn ControlStore>,
     pub(crate) registry: Registry,
@@ -39,10 +45,12 @@ pub(crate) struct Inner {
     pub(crate) tables: Tables,
     /// The places of blocking queries.
     pub(crate) blocked: Arc<Places>,
-    /// The turns of answers to callers without a credential. Only some threads build answers, which can be long.
-    pub(crate) turns: Arc<Semaphore>,
+    /// The turns of answers to callers without a credential.
+    pub(crate) turns: Turns,
     /// The turns of callers with a credential, who do not wait for the others.
-    pub(crate) known_turns: Arc<Semaphore>,
+    pub(crate) known_turns: Turns,
+    /// The latest answers.
+    pub(crate) built: Built,
     /// Each is held while the registration of an instance is read, changed and written again, so that two changes
     /// through this node do not overwrite each other.
     changing: [Mutex<()>; CHANGING_LEN],
@@ -53,10 +61,11 @@ const CHANGING_LEN: usize = 256;
 
 impl Inner {
     pub(crate) fn new(parts: ConsulParts) -> Self {
-        let ConsulParts { view, store, registry, names, blocked, metrics } = parts;
+        let ConsulParts { clock, view, store, registry, names, blocked, metrics } = parts;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let turns = || Arc::new(Semaphore::new((threads / 2).max(1)));
+        let turns = || Turns::new(threads / 2);
         Self {
+            clock,
             view,
             store,
             registry,
@@ -66,6 +75,7 @@ impl Inner {
             blocked: Places::fair(blocked),
             turns: turns(),
             known_turns: turns(),
+            built: Built::default(),
             changing: std::array::from_fn(|_| Mutex::default()),
         }
     }

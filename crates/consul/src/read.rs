@@ -3,18 +3,20 @@
 //! Every read is answered from the published state. A blocking query waits until the index of its objects is above the
 //! given one: that of one service, or that of a list ([`super::tables`]).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::{self, Answer, CONTENT_HASH, INDEX, REASON, Refusal};
-use super::filter::Fields;
+use super::built::Question;
+use super::filter::{Fields, Filter};
 use super::options::{Mode, Options, check_datacenter};
 use super::parts::Inner;
 use super::request::Asked;
@@ -24,7 +26,9 @@ use super::shape::{
 };
 use super::tables::{List, changed};
 use super::text::{Query, boolean};
+use super::turns::Turn;
 use maxine_admission::{CallerClass, NoPlace, Place};
+use maxine_clock::Clock;
 use maxine_state::{Instance, InstanceKey, Name, ServiceKey, ServiceRef, ServiceState};
 use maxine_store::Consistency;
 use maxine_view::{Snapshot, WatchScope};
@@ -39,8 +43,10 @@ const CACHE: HeaderName = HeaderName::from_static("x-cache");
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a blocking query whose index is ahead of this node waits for the node.
 const AHEAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a read waits for its turn to be built.
-const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a read that waits checks whether its caller may still have the answer.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a filter may take for one answer, in milliseconds.
+const FILTER_MS_MAX: u64 = 500;
 /// The time since the last contact with the leader, in milliseconds, if it is not known. Clients refuse an answer
 /// without a number, and 0 would claim that it is current.
 const CONTACT_UNKNOWN_MS: u64 = i32::MAX as u64;
@@ -60,7 +66,47 @@ struct Ready {
     snapshot: Arc<Snapshot>,
     index: u64,
     contact_ms: Option<u64>,
-    _turn: OwnedSemaphorePermit,
+    question: Question,
+    /// The answer, if it was built for another reader.
+    built: Option<Bytes>,
+    filtering: Filtering,
+    /// Held while the answer is built.
+    _turn: Option<Turn>,
+}
+
+/// A filter in use. It ends when it has taken too long, because a regular expression can be made slow.
+struct Filtering {
+    filter: Option<Filter>,
+    clock: Clock,
+    until_ms: u64,
+    is_over: Cell<bool>,
+}
+
+impl Filtering {
+    fn new(filter: Option<Filter>, clock: &Clock) -> Self {
+        let until_ms = clock.monotonic_ms() + FILTER_MS_MAX;
+        Self { filter, clock: clock.clone(), until_ms, is_over: Cell::new(false) }
+    }
+
+    /// Whether an object matches. Once the time is over, none does, and [`Self::check`] refuses the answer.
+    fn matches(&self, object: &impl Serialize) -> bool {
+        let Some(filter) = &self.filter else { return true };
+        if self.is_over.get() || self.clock.monotonic_ms() > self.until_ms {
+            self.is_over.set(true);
+            return false;
+        }
+        serde_json::to_value(object).is_ok_and(|value| filter.matches(&value))
+    }
+
+    /// Refuses an answer whose filter took too long.
+    fn check(&self) -> Result<(), Refusal> {
+        match self.is_over.get() {
+            false => Ok(()),
+            true => Err(Refusal::bad(format!(
+                "the filter takes longer than {FILTER_MS_MAX} ms for this list: use a simpler one"
+            ))),
+        }
+    }
 }
 
 impl Inner {
@@ -94,17 +140,55 @@ impl Inner {
             if let Scope::List(_) = scope {
                 self.tables.caught_up(&self.view).await;
             }
-            return self.take(scope, contact_ms, asked).await;
+            return self.take(scope, contact_ms, asked, options).await;
+        }
+        if options.has_filter() {
+            // A wrong filter is refused before the wait. The compiled one is large, so it is made again afterwards.
+            let _turn = self.turn(asked).await?;
+            options.filter()?;
         }
         let _place = self.blocked_place(asked)?;
         let _blocked = self.metrics.blocked();
-        let jitter_ms = fastrand::u64(0..=options.wait_ms / JITTER_ONE_IN);
-        let wait = Duration::from_millis(options.wait_ms + jitter_ms);
-        // The time is over: the answer is the present one.
-        let _ = tokio::time::timeout(wait, self.changed_after(scope, options.index)).await;
+        self.wait(asked, options, self.changed_after(scope, options.index)).await?;
         // The time since the contact may have grown while the request waited.
         let contact_ms = self.contact_ms().filter(|_| contact_ms.is_some());
-        self.take(scope, contact_ms, asked).await
+        self.take(scope, contact_ms, asked, options).await
+    }
+
+    /// Waits for a change, as long as the blocking query says. Refuses the answer if the caller may not have it any more.
+    async fn wait(
+        &self,
+        asked: &Asked,
+        options: &Options,
+        changed: impl Future<Output = ()>,
+    ) -> Result<(), Refusal> {
+        let jitter_ms = fastrand::u64(0..=options.wait_ms / JITTER_ONE_IN);
+        let mut left = Duration::from_millis(options.wait_ms + jitter_ms);
+        let mut changed = std::pin::pin!(changed);
+        loop {
+            let part = left.min(CHECK_INTERVAL);
+            let has_changed = tokio::time::timeout(part, &mut changed).await.is_ok();
+            if let Some((status, text)) = asked.guard.ended() {
+                return Err(Refusal::new(status, text));
+            }
+            left = left.saturating_sub(part);
+            // After the time, the answer is the present one.
+            if has_changed || left.is_zero() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the turn of an answer.
+    async fn turn(&self, asked: &Asked) -> Result<Turn, Refusal> {
+        let turns = if asked.is_known { &self.known_turns } else { &self.turns };
+        let turn = turns.take(asked.client).await.ok_or_else(|| {
+            let text = "too many answers are to be built before this one";
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+        })?;
+        // The HTTP library notices that a client has left only while its request waits.
+        tokio::task::yield_now().await;
+        Ok(turn)
     }
 
     async fn take(
@@ -112,21 +196,34 @@ impl Inner {
         scope: &Scope,
         contact_ms: Option<u64>,
         asked: &Asked,
+        options: &Options,
     ) -> Result<Ready, Refusal> {
-        let turns = if asked.is_known { &self.known_turns } else { &self.turns };
-        let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(turns).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else {
-            let text = "too many answers are to be built before this one";
-            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text));
-        };
-        // The HTTP library notices that a client has left only while its request waits.
-        tokio::task::yield_now().await;
+        let found = self.present(scope, contact_ms, asked);
+        if found.built.is_some() {
+            return Ok(found);
+        }
+        drop(found);
+        let turn = self.turn(asked).await?;
+        let found = self.present(scope, contact_ms, asked);
+        if found.built.is_some() {
+            return Ok(found);
+        }
+        let filtering = Filtering::new(options.filter()?, &self.clock);
+        Ok(Ready { filtering, _turn: Some(turn), ..found })
+    }
+
+    /// The present state for a read, with the answer if it was built before.
+    fn present(&self, scope: &Scope, contact_ms: Option<u64>, asked: &Asked) -> Ready {
         // The index of a list is read first: the answer then includes at least what the index promises.
         let listed =
             matches!(scope, Scope::List(_)).then(|| self.index_of(scope, &self.view.snapshot()));
         let snapshot = self.view.snapshot();
         let index = listed.unwrap_or_else(|| self.index_of(scope, &snapshot));
-        Ok(Ready { snapshot, index, contact_ms, _turn: turn })
+        let history = snapshot.state.history();
+        let question = Question::new(&asked.uri, asked.is_known, index, history);
+        let built = self.built.find(&question);
+        let filtering = Filtering::new(None, &self.clock);
+        Ready { snapshot, index, contact_ms, question, built, filtering, _turn: None }
     }
 
     /// Returns when the index of `scope` is above `after`, or when it will never be compared with it, because this node
@@ -246,10 +343,25 @@ impl Inner {
         }
     }
 
-    fn answered(&self, options: &Options, ready: &Ready, value: &impl Serialize) -> Answer {
+    /// The answer of a read. Other readers of the same state get it too.
+    fn answered(
+        &self,
+        options: &Options,
+        ready: &Ready,
+        value: &impl Serialize,
+    ) -> Result<Answer, Refusal> {
+        ready.filtering.check()?;
         let mut answer = answer::json(StatusCode::OK, options.pretty, value);
         self.put_headers(answer.headers_mut(), options, ready);
-        answer
+        self.built.keep(ready.question.clone(), answer.body());
+        Ok(answer)
+    }
+
+    /// The answer that was built for another reader.
+    fn built_before(&self, options: &Options, ready: &Ready) -> Option<Answer> {
+        let mut answer = answer::written(ready.built.clone()?);
+        self.put_headers(answer.headers_mut(), options, ready);
+        Some(answer)
     }
 
     fn options(&self, asked: &Asked, fields: Option<Fields>) -> Result<(Query, Options), Refusal> {
@@ -311,11 +423,15 @@ impl Inner {
     pub(crate) async fn catalog_services(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, None)?;
         let ready = self.ready(asked, &options, &Scope::List(List::Services)).await?;
+        if let Some(answer) = self.built_before(&options, &ready) {
+            return Ok(answer);
+        }
         if options.node_meta.is_empty() {
             let services = self.tables.service_tags(&options.namespace);
-            let services: BTreeMap<&str, &[Box<str>]> =
-                services.iter().map(|(name, tags)| (name.as_str(), &**tags)).collect();
-            return Ok(self.answered(&options, &ready, &services));
+            let texts = |tags: &'_ [Arc<str>]| tags.iter().map(|tag| tag.to_string()).collect();
+            let services: BTreeMap<&str, Vec<String>> =
+                services.iter().map(|(name, tags)| (name.as_str(), texts(tags))).collect();
+            return self.answered(&options, &ready, &services);
         }
         let mut services: BTreeMap<String, Vec<String>> = BTreeMap::new();
         self.each_instance(&ready.snapshot, &options.namespace, asked, |shown| {
@@ -328,7 +444,7 @@ impl Inner {
             tags.sort();
             tags.dedup();
         }
-        Ok(self.answered(&options, &ready, &services))
+        self.answered(&options, &ready, &services)
     }
 
     pub(crate) async fn catalog_service(
@@ -339,10 +455,13 @@ impl Inner {
         let (_, options) = self.options(asked, Some(OF_SERVICE_NODE))?;
         let key = self.service_key(&options.namespace, name)?;
         let ready = self.ready(asked, &options, &Scope::Service(key.clone())).await?;
+        if let Some(answer) = self.built_before(&options, &ready) {
+            return Ok(answer);
+        }
         let found = self.of_service(&ready.snapshot, &key, &options, asked);
         let nodes: Vec<_> = found.iter().map(Shown::service_node).collect();
-        let nodes: Vec<_> = nodes.iter().filter(|node| options.matches(node)).collect();
-        Ok(self.answered(&options, &ready, &nodes))
+        let nodes: Vec<_> = nodes.iter().filter(|node| ready.filtering.matches(node)).collect();
+        self.answered(&options, &ready, &nodes)
     }
 
     /// The nodes of a namespace, by name in lower case. That of instances whose machine is not known always exists.
@@ -382,12 +501,16 @@ impl Inner {
     pub(crate) async fn catalog_nodes(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, Some(OF_NODE))?;
         let ready = self.ready(asked, &options, &Scope::List(List::Registrations)).await?;
+        if let Some(answer) = self.built_before(&options, &ready) {
+            return Ok(answer);
+        }
         let nodes = self.nodes(&ready.snapshot, &options, asked);
-        let mut nodes: Vec<_> = nodes.into_values().filter(|node| options.matches(node)).collect();
+        let mut nodes: Vec<_> =
+            nodes.into_values().filter(|node| ready.filtering.matches(node)).collect();
         if !options.near.is_empty() {
             nodes.sort_by_key(|node| node.node.to_lowercase() != options.near);
         }
-        Ok(self.answered(&options, &ready, &nodes))
+        self.answered(&options, &ready, &nodes)
     }
 
     /// The instances of a node. `None` if there is no such node.
@@ -418,29 +541,36 @@ impl Inner {
     ) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, Some(OF_SERVICE))?;
         let ready = self.ready(asked, &options, &Scope::List(List::Registrations)).await?;
+        if let Some(answer) = self.built_before(&options, &ready) {
+            return Ok(answer);
+        }
         let Some(found) = self.of_node(&ready.snapshot, &options, name, asked) else {
-            return Ok(self.answered(&options, &ready, &Value::Null));
+            return self.answered(&options, &ready, &Value::Null);
         };
         let own = found.first().filter(|shown| shown.node_name() != self.names.node);
         let node = own.map_or_else(|| self.own_node(), Shown::node);
         let services = found.iter().map(Shown::service);
-        let services: Vec<_> = services.filter(|service| options.matches(service)).collect();
+        let services: Vec<_> =
+            services.filter(|service| ready.filtering.matches(service)).collect();
         if as_list {
             let body = NodeServices { node, services: &services };
-            return Ok(self.answered(&options, &ready, &body));
+            return self.answered(&options, &ready, &body);
         }
         let mut by_id = BTreeMap::new();
         for service in &services {
             by_id.entry(unique_id(&by_id, service.id(), service.name())).or_insert(service);
         }
-        Ok(self.answered(&options, &ready, &NodeServices { node, services: &by_id }))
+        self.answered(&options, &ready, &NodeServices { node, services: &by_id })
     }
 
     /// The instances of a service mesh: none.
     pub(crate) async fn no_mesh(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, None)?;
         let ready = self.ready(asked, &options, &Scope::List(List::Services)).await?;
-        Ok(self.answered(&options, &ready, &[(); 0]))
+        if let Some(answer) = self.built_before(&options, &ready) {
+            return Ok(answer);
+        }
+        self.answered(&options, &ready, &[(); 0])
     }
 
     pub(crate) fn datacenters(&self, asked: &Asked) -> Result<Answer, Refusal> {
@@ -463,28 +593,39 @@ impl Inner {
         };
         let key = self.service_key(&options.namespace, name)?;
         let ready = self.ready(asked, &options, &Scope::Service(key.clone())).await?;
+        if let Some(answer) = self.built_before(&options, &ready) {
+            return Ok(answer);
+        }
         let mut found = self.of_service(&ready.snapshot, &key, &options, asked);
         if passing {
             found.retain(|shown| shown.status() == "passing");
         }
         let entries: Vec<Entry<'_>> = found.iter().map(Shown::entry).collect();
-        let entries: Vec<_> = entries.iter().filter(|entry| options.matches(entry)).collect();
-        Ok(self.answered(&options, &ready, &entries))
+        let entries: Vec<_> =
+            entries.iter().filter(|entry| ready.filtering.matches(entry)).collect();
+        self.answered(&options, &ready, &entries)
     }
 
     pub(crate) async fn health_checks(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, Some(OF_CHECK))?;
         let key = self.service_key(&options.namespace, name)?;
         let ready = self.ready(asked, &options, &Scope::Service(key.clone())).await?;
+        if let Some(answer) = self.built_before(&options, &ready) {
+            return Ok(answer);
+        }
         let found = self.of_service(&ready.snapshot, &key, &options, asked);
         let checks = found.iter().flat_map(Shown::checks);
-        let checks: Vec<HealthCheck> = checks.filter(|check| options.matches(check)).collect();
-        Ok(self.answered(&options, &ready, &checks))
+        let checks: Vec<HealthCheck> =
+            checks.filter(|check| ready.filtering.matches(check)).collect();
+        self.answered(&options, &ready, &checks)
     }
 
     pub(crate) async fn health_node(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, Some(OF_CHECK))?;
         let ready = self.ready(asked, &options, &Scope::List(List::Checks)).await?;
+        if let Some(answer) = self.built_before(&options, &ready) {
+            return Ok(answer);
+        }
         let found = self.of_node(&ready.snapshot, &options, name, asked);
         let mut checks = Vec::new();
         if let Some(found) = found {
@@ -492,8 +633,8 @@ impl Inner {
             checks.push(node_check(name));
             checks.extend(found.iter().flat_map(Shown::checks));
         }
-        checks.retain(|check| options.matches(check));
-        Ok(self.answered(&options, &ready, &checks))
+        checks.retain(|check| ready.filtering.matches(check));
+        self.answered(&options, &ready, &checks)
     }
 
     pub(crate) async fn health_state(&self, asked: &Asked, state: &str) -> Result<Answer, Refusal> {
@@ -503,8 +644,11 @@ impl Inner {
             return Err(Refusal::bad(text));
         }
         let ready = self.ready(asked, &options, &Scope::List(List::Checks)).await?;
+        if let Some(answer) = self.built_before(&options, &ready) {
+            return Ok(answer);
+        }
         let is_wanted = |check: &HealthCheck| {
-            (state == "any" || check.status == state) && options.matches(check)
+            (state == "any" || check.status == state) && ready.filtering.matches(check)
         };
         let nodes = self.nodes(&ready.snapshot, &options, asked);
         let mut checks: Vec<_> = nodes.values().map(|node| node_check(&node.node)).collect();
@@ -514,7 +658,7 @@ impl Inner {
                 checks.extend(shown.checks().into_iter().filter(is_wanted));
             }
         });
-        Ok(self.answered(&options, &ready, &checks))
+        self.answered(&options, &ready, &checks)
     }
 
     pub(crate) fn status(&self, asked: &Asked, of_peers: bool) -> Result<Answer, Refusal> {
@@ -602,25 +746,31 @@ impl Inner {
     pub(crate) async fn agent_services(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, Some(OF_SERVICE))?;
         self.tables.caught_up(&self.view).await;
+        let _turn = self.turn(asked).await?;
+        let filtering = Filtering::new(options.filter()?, &self.clock);
         let mut services = BTreeMap::new();
         self.each_of_agent(asked, &options.namespace, |shown| {
             let service = shown.agent_service();
-            if options.matches(&service) {
+            if filtering.matches(&service) {
                 services.insert(shown.id().to_owned(), json!(service));
             }
         });
+        filtering.check()?;
         Ok(answer::json(StatusCode::OK, options.pretty, &services))
     }
 
     pub(crate) async fn agent_checks(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, Some(OF_CHECK))?;
         self.tables.caught_up(&self.view).await;
+        let _turn = self.turn(asked).await?;
+        let filtering = Filtering::new(options.filter()?, &self.clock);
         let mut checks = BTreeMap::new();
         self.each_of_agent(asked, &options.namespace, |shown| {
-            for check in shown.checks().into_iter().filter(|check| options.matches(check)) {
+            for check in shown.checks().into_iter().filter(|check| filtering.matches(check)) {
                 checks.insert(check.check_id.clone(), check);
             }
         });
+        filtering.check()?;
         Ok(answer::json(StatusCode::OK, options.pretty, &checks))
     }
 
@@ -648,19 +798,25 @@ impl Inner {
         if let Some(wanted) = query.get("hash") {
             let _place = self.blocked_place(asked)?;
             let _blocked = self.metrics.blocked();
-            let jitter_ms = fastrand::u64(0..=options.wait_ms / JITTER_ONE_IN);
-            let wait = Duration::from_millis(options.wait_ms + jitter_ms);
             let changed = async {
+                // Changes of other instances of the service wake this too.
+                let mut compared = None;
                 loop {
-                    let index = self.view.snapshot().state.service_index(&key.service);
-                    if hash_now().is_none_or(|(hash, _)| hash != wanted) {
+                    let snapshot = self.view.snapshot();
+                    let index = snapshot.state.service_index(&key.service);
+                    let modified = snapshot.state.instance(&key).map(|one| one.modified_index);
+                    drop(snapshot);
+                    let is_compared = modified.is_some() && compared == modified;
+                    if !is_compared && hash_now().is_none_or(|(hash, _)| hash != wanted) {
                         return;
                     }
+                    compared = modified;
                     self.service_changed_after(&key.service, index).await;
                 }
             };
-            let _ = tokio::time::timeout(wait, changed).await;
+            self.wait(asked, &options, changed).await?;
         }
+        let _turn = self.turn(asked).await?;
         let (hash, service) = hash_now().ok_or_else(unknown)?;
         let mut answer = answer::json(StatusCode::OK, options.pretty, &service);
         if let Ok(hash) = HeaderValue::try_from(hash) {
@@ -681,22 +837,38 @@ impl Inner {
             asked.headers.get(header::ACCEPT).is_some_and(|value| value == "text/plain");
         let is_text = query.get("format") == Some("text") || accepts_text;
         self.tables.caught_up(&self.view).await;
+        let _turn = self.turn(asked).await?;
         let mut found: Vec<(&'static str, Value)> = Vec::new();
-        self.each_of_agent(asked, &options.namespace, |shown| {
-            let is_wanted = match by_id {
-                true => shown.id() == name,
-                false => shown.service_name().eq_ignore_ascii_case(name),
+        let mut read = |shown: &Shown<'_>| {
+            let status = if shown.is_drained() { "maintenance" } else { shown.status() };
+            let body = json!({
+                "AggregatedStatus": status,
+                "Service": shown.agent_service(),
+                "Checks": shown.checks(),
+            });
+            found.push((status, body));
+        };
+        let snapshot = self.view.snapshot();
+        let known = match by_id {
+            true => self
+                .tables
+                .find(&options.namespace, name)
+                .map(|key| (key.service, Some(key.instance))),
+            false => Some((self.service_key(&options.namespace, name)?, None)),
+        };
+        let service =
+            known.as_ref().and_then(|(key, id)| Some((key, id, snapshot.state.service(key)?)));
+        if let Some((key, id, service)) = service {
+            let is_wanted = |instance: &&Arc<Instance>| {
+                id.as_ref().is_none_or(|id| instance.registration.id == *id)
             };
-            if is_wanted {
-                let status = if shown.is_drained() { "maintenance" } else { shown.status() };
-                let body = json!({
-                    "AggregatedStatus": status,
-                    "Service": shown.agent_service(),
-                    "Checks": shown.checks(),
-                });
-                found.push((status, body));
+            for instance in service.instances.values().filter(is_wanted) {
+                let shown = self.shown(key, service, instance, asked);
+                if shown.extras.is_of_agent() {
+                    read(&shown);
+                }
             }
-        });
+        }
         let rank = |status: &str| match status {
             "passing" => 0,
             "warning" => 1,
@@ -758,4 +930,23 @@ fn member(name: &str, datacenter: &str, host: &str, port: u16, is_alive: bool) -
         "DelegateMax": 5,
         "DelegateCur": 4,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_takes_too_long_ends_and_refuses_the_answer() {
+        let clock = Clock::manual();
+        let filter = Filter::parse("Node == n", OF_NODE).unwrap();
+        let filtering = Filtering::new(Some(filter), &clock);
+        let node = json!({"Node": "n"});
+        clock.advance(Duration::from_millis(FILTER_MS_MAX));
+        assert!(filtering.matches(&node));
+        assert_eq!(filtering.check(), Ok(()));
+        clock.advance(Duration::from_millis(1));
+        assert!(!filtering.matches(&node));
+        assert_eq!(filtering.check().unwrap_err().status, StatusCode::BAD_REQUEST);
+    }
 }

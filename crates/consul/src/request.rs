@@ -9,7 +9,7 @@ use super::answer::Refusal;
 use super::text::{PARAMETERS_MAX, Query};
 use maxine_state::{Actor, InstanceKey, Registration};
 
-/// Decides whether the caller of one request may register an instance. The decision is the same for every API.
+/// Decides what the caller of one request may do. The decision is the same for every API.
 pub trait Guard: Send + Sync {
     /// Why the caller may not; `None` if they may.
     fn refusal(
@@ -17,6 +17,10 @@ pub trait Guard: Send + Sync {
         key: &InstanceKey,
         registration: &Registration,
     ) -> Option<(StatusCode, String)>;
+
+    /// Why an answer that has waited must not be given: the caller's credential is not valid any more, or this node does
+    /// not belong to the cluster any more. `None` if it may be given.
+    fn ended(&self) -> Option<(StatusCode, String)>;
 }
 
 /// A request that was admitted.

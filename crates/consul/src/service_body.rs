@@ -106,7 +106,8 @@ impl ServiceBody {
         })
     }
 
-    fn address(&self, fallback: &str) -> Result<Address, Refusal> {
+    /// The address of the instance. An empty one becomes `fallback`.
+    pub(crate) fn address(&self, fallback: &str) -> Result<Address, Refusal> {
         let host = if self.address.is_empty() { fallback } else { &self.address };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let scheme: Scheme = scheme_of(self.checks.iter().any(CheckBody::uses_tls));

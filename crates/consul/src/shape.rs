@@ -270,8 +270,8 @@ pub(crate) struct Shown<'a> {
     pub(crate) instance: &'a Instance,
     drain: Option<&'a Drain>,
     pub(crate) extras: Extras,
-    /// Whether the caller may see the outputs of checks.
-    sees_outputs: bool,
+    /// Whether the caller may see the outputs of checks, and what they call.
+    sees_checks: bool,
 }
 
 static NO_TAGGED: BTreeMap<String, TaggedAddress> = BTreeMap::new();
@@ -282,11 +282,11 @@ impl<'a> Shown<'a> {
         key: &'a ServiceKey,
         service: &'a ServiceState,
         instance: &'a Instance,
-        sees_outputs: bool,
+        sees_checks: bool,
     ) -> Self {
         let drain = service.drains.get(&instance.registration.id).map(AsRef::as_ref);
         let extras = Extras::of(&instance.registration);
-        Self { names, key, instance, drain, extras, sees_outputs }
+        Self { names, key, instance, drain, extras, sees_checks }
     }
 
     /// The id in Consul.
@@ -499,11 +499,11 @@ impl<'a> Shown<'a> {
             name,
             status: self.status_of(check).as_str(),
             notes: extra.map(|extra| extra.notes.clone()).unwrap_or_default(),
-            output: if self.sees_outputs { output.to_owned() } else { String::new() },
+            output: if self.sees_checks { output.to_owned() } else { String::new() },
             kind: definition.kind,
             interval: definition.interval,
             timeout: definition.timeout,
-            definition: definition.fields,
+            definition: if self.sees_checks { definition.fields } else { json!({}) },
             create_index: self.instance.lease_epoch.max(1),
             modify_index: check.modified_index.max(self.instance.lease_epoch).max(1),
             ..self.blank_check()

@@ -4,7 +4,7 @@
 //! One task follows the changes of the registry. So thousands of readers that wait for a list are woken only when that
 //! list changes, and a change of something else costs them nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,10 @@ use super::model::Extras;
 use maxine_state::{ControlState, EventKind, Instance, InstanceKey, Name, ServiceKey};
 use maxine_view::{View, WatchScope, WatcherLost};
 
-/// Number of changes that are taken at once.
-const BATCH_LEN: usize = 1_024;
+/// Number of changes that are taken at once. The tables are locked for so long.
+const BATCH_LEN: usize = 64;
+/// Number of instances after which the building of new tables lets other tasks run.
+const REBUILT_AT_ONCE: usize = 256;
 /// How long a request waits for this node's own latest changes to be followed.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -45,8 +47,17 @@ struct Content {
     by_id: HashMap<(Name, Name), Known>,
     /// By namespace and the check's id in Consul.
     by_check: HashMap<(Name, Name), InstanceKey>,
-    /// The tags of the services that have instances, sorted.
-    tags: BTreeMap<ServiceKey, Arc<[Box<str>]>>,
+    /// The tags of the services that have instances.
+    tags: BTreeMap<ServiceKey, Tags>,
+}
+
+/// The tags of a service. A change of one instance costs as much as the instance has tags.
+#[derive(Debug, Default)]
+struct Tags {
+    /// Each tag, and the number of instances that have it.
+    counts: BTreeMap<Arc<str>, usize>,
+    /// The tags of each instance.
+    of: HashMap<Name, Box<[Arc<str>]>>,
 }
 
 /// The tables of a node.
@@ -124,10 +135,11 @@ impl Tables {
     }
 
     /// The services of a namespace with their tags.
-    pub(crate) fn service_tags(&self, namespace: &Name) -> BTreeMap<Name, Arc<[Box<str>]>> {
+    pub(crate) fn service_tags(&self, namespace: &Name) -> BTreeMap<Name, Vec<Arc<str>>> {
         let content = self.content.read();
         let own = content.tags.iter().filter(|(key, _)| key.namespace == *namespace);
-        own.map(|(key, tags)| (key.service.clone(), Arc::clone(tags))).collect()
+        own.map(|(key, tags)| (key.service.clone(), tags.counts.keys().cloned().collect()))
+            .collect()
     }
 
     /// Follows the changes of `view` until it ends.
@@ -136,7 +148,7 @@ impl Tables {
             view.has_state().await;
             let snapshot = view.snapshot();
             let index = snapshot.state.index();
-            self.rebuild(&snapshot.state);
+            self.rebuild(&snapshot.state).await;
             let Ok(mut watcher) = view.hub().subscribe(WatchScope::Everything, index) else {
                 // The changes since then are gone already, so the present state is read.
                 tokio::task::yield_now().await;
@@ -149,9 +161,10 @@ impl Tables {
                 let lost = loop {
                     match watcher.take(BATCH_LEN) {
                         Ok(events) if events.is_empty() => break false,
-                        Ok(events) => self.apply(&view.snapshot().state, &events),
+                        Ok(events) => self.apply(&events),
                         Err(_) => break true,
                     }
+                    tokio::task::yield_now().await;
                 };
                 if lost {
                     break;
@@ -164,13 +177,18 @@ impl Tables {
         }
     }
 
-    fn rebuild(&self, state: &ControlState) {
+    async fn rebuild(&self, state: &ControlState) {
         let mut fresh = Content::default();
+        let mut added = 0;
         for (key, service) in state.services() {
             for instance in service.instances.values() {
                 fresh.add(key, instance);
+                fresh.add_tags(key, instance);
+                added += 1;
+                if added % REBUILT_AT_ONCE == 0 {
+                    tokio::task::yield_now().await;
+                }
             }
-            fresh.set_tags(key, state);
         }
         *self.content.write() = fresh;
         let index = state.index();
@@ -179,9 +197,8 @@ impl Tables {
         }
     }
 
-    fn apply(&self, state: &ControlState, events: &[Arc<maxine_state::Event>]) {
-        let (mut registrations, mut checks) = (None, None);
-        let mut touched: Vec<&ServiceKey> = Vec::new();
+    fn apply(&self, events: &[Arc<maxine_state::Event>]) {
+        let (mut registrations, mut checks, mut services) = (None, None, None);
         {
             let mut content = self.content.write();
             for event in events {
@@ -192,13 +209,19 @@ impl Tables {
                     {
                         content.remove(key);
                         content.add(&key.service, data);
+                        let removed = content.remove_tags(key);
+                        // The list is the same if exactly what left it came back.
+                        if content.add_tags(&key.service, data) != removed {
+                            services = Some(event.index);
+                        }
                         (registrations, checks) = (Some(event.index), Some(event.index));
-                        touched.push(&key.service);
                     }
                     EventKind::InstanceRemoved { key, .. } => {
                         content.remove(key);
+                        if content.remove_tags(key) != Change::default() {
+                            services = Some(event.index);
+                        }
                         (registrations, checks) = (Some(event.index), Some(event.index));
-                        touched.push(&key.service);
                     }
                     EventKind::HealthChanged { data, .. }
                     | EventKind::CheckReported { data, .. }
@@ -211,14 +234,6 @@ impl Tables {
                 }
             }
         }
-        touched.sort();
-        touched.dedup();
-        let mut has_other_tags = false;
-        for key in touched {
-            has_other_tags |= self.content.write().set_tags(key, state);
-        }
-        let newest = events.last().map(|event| event.index);
-        let services = newest.filter(|_| has_other_tags);
         let lists = [
             (&self.registrations, registrations),
             (&self.checks, checks),
@@ -266,23 +281,58 @@ impl Content {
         }
     }
 
-    /// Sets the tags of a service to those in the state. Returns whether they changed, or the service came or left.
-    fn set_tags(&mut self, key: &ServiceKey, state: &ControlState) -> bool {
-        let service = state.service(key).filter(|service| !service.instances.is_empty());
-        let Some(service) = service else { return self.tags.remove(key).is_some() };
-        let all = service.instances.values().flat_map(|instance| instance.registration.tags.iter());
-        let mut tags: Vec<Box<str>> = Vec::new();
-        for tag in all {
-            if let Err(at) = tags.binary_search(tag) {
-                tags.insert(at, tag.clone());
+    /// Adds the tags of an instance, which has none here. Returns what its service has now and had not before.
+    fn add_tags(&mut self, service: &ServiceKey, instance: &Instance) -> Change {
+        let is_new = !self.tags.contains_key(service);
+        let Tags { counts, of } = self.tags.entry(service.clone()).or_default();
+        let mut change = Change { service: is_new, tags: BTreeSet::new() };
+        let unique: BTreeSet<&str> =
+            instance.registration.tags.iter().map(|tag| tag.as_ref()).collect();
+        let mut own = Vec::with_capacity(unique.len());
+        for tag in unique {
+            let shared = match counts.get_key_value(tag) {
+                Some((known, _)) => Arc::clone(known),
+                None => {
+                    let new: Arc<str> = tag.into();
+                    change.tags.insert(Arc::clone(&new));
+                    new
+                }
+            };
+            *counts.entry(Arc::clone(&shared)).or_default() += 1;
+            own.push(shared);
+        }
+        of.insert(instance.registration.id.clone(), own.into());
+        change
+    }
+
+    /// Removes the tags of an instance. Returns what its service had before and has not now.
+    fn remove_tags(&mut self, key: &InstanceKey) -> Change {
+        let mut change = Change::default();
+        let Some(Tags { counts, of }) = self.tags.get_mut(&key.service) else { return change };
+        let Some(own) = of.remove(&key.instance) else { return change };
+        for tag in own {
+            let Some(count) = counts.get_mut(&tag) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&tag);
+                change.tags.insert(tag);
             }
         }
-        if self.tags.get(key).is_some_and(|known| **known == *tags) {
-            return false;
+        if of.is_empty() {
+            self.tags.remove(&key.service);
+            change.service = true;
         }
-        self.tags.insert(key.clone(), tags.into());
-        true
+        change
     }
+}
+
+/// What came to the list of services, or left it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Change {
+    /// Whether the service itself did.
+    service: bool,
+    /// The tags that did.
+    tags: BTreeSet<Arc<str>>,
 }
 
 /// Waits until the changes of a service, or of a list, may have changed an answer. `false` once the node stops.
@@ -292,5 +342,40 @@ pub(crate) async fn changed(watcher: &mut maxine_view::Watcher) -> Option<bool> 
         // The state was replaced, or the changes are gone: the answer may be another one.
         Err(WatcherLost::Compacted(_)) => Some(false),
         Err(WatcherLost::Closed) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use maxine_state::{Address, Registration};
+
+    fn change(service: bool, tags: &[&str]) -> Change {
+        Change { service, tags: tags.iter().map(|tag| Arc::from(*tag)).collect() }
+    }
+
+    #[test]
+    fn the_tags_of_a_service_are_those_of_its_instances() {
+        let mut content = Content::default();
+        let service = ServiceKey::new(Name::trusted("default"), Name::trusted("web"));
+        let instance = |id: &str, tags: &[&str]| {
+            let address = Address::parse("http://127.0.0.1:1").unwrap();
+            let id = Name::parse("id", id).unwrap();
+            let tags = tags.iter().map(|tag| Box::from(*tag)).collect();
+            Instance::new(Registration { tags, ..Registration::new(id, address, 5_000) }, 1, 1)
+        };
+        let key = |id: &'static str| service.instance(Name::trusted(id));
+        let (a, b) = (instance("a", &["x", "y", "x"]), instance("b", &["y"]));
+        assert_eq!(content.add_tags(&service, &a), change(true, &["x", "y"]));
+        assert_eq!(content.add_tags(&service, &b), change(false, &[]));
+        // The instance is registered again with another tag.
+        assert_eq!(content.remove_tags(&key("a")), change(false, &["x"]));
+        assert_eq!(content.add_tags(&service, &instance("a", &["z"])), change(false, &["z"]));
+        let listed: Vec<_> = content.tags[&service].counts.keys().map(AsRef::as_ref).collect();
+        assert_eq!(listed, ["y", "z"]);
+        assert_eq!(content.remove_tags(&key("b")), change(false, &["y"]));
+        assert_eq!(content.remove_tags(&key("b")), change(false, &[]));
+        assert_eq!(content.remove_tags(&key("a")), change(true, &["z"]));
+        assert!(content.tags.is_empty());
     }
 }

@@ -17,8 +17,8 @@ use maxine_actors::registry::OwnReport;
 use maxine_actors::{WriteError, WriteRequest};
 use maxine_state::limits::{CHECK_OUTPUT_LEN_MAX, TEXT_LEN_MAX, check_text};
 use maxine_state::{
-    Applied, Check, CheckKind, CheckReport, CheckStatus, Command, Deregistration, Instance,
-    InstanceKey, Name, ObjectKind, Registration, Rejection, ServiceKey,
+    Address, Applied, Check, CheckKind, CheckReport, CheckStatus, Command, Deregistration,
+    Instance, InstanceKey, Name, ObjectKind, Registration, Rejection, ServiceKey,
 };
 
 const UNKNOWN_SERVICE: &str = "Ensure that the service ID is passed, not the service name.";
@@ -135,13 +135,23 @@ impl Inner {
         let before = self.agent_key(&namespace, &body.id).await;
         let kept =
             before.as_ref().filter(|key| !replaces && *key.service.service.as_str() == *body.name);
-        let kept = kept
-            .and_then(|key| self.instance(key))
-            .map(|instance| checks_of(&instance.registration));
         let client = asked.client.to_string();
+        let address = body.address(&client)?;
+        let present = kept.and_then(|key| self.instance(key));
+        let kept = present.map(|present| {
+            let mut kept = checks_of(&present.registration);
+            // A probe may call a secret path. A caller without a credential must not send it to another address.
+            let place = |address: &Address| {
+                let parts = address.parts();
+                (parts.host.to_owned(), parts.port)
+            };
+            let moves = place(&present.registration.address) != place(&address);
+            kept.retain(|(_, extra)| asked.is_known || !moves || !extra.probe);
+            kept
+        });
         let Made { service, registration, .. } =
             body.into_registration(None, &client, kept.unwrap_or_default())?;
-        self.check_ids(&namespace, &service, &registration)?;
+        self.check_ids(&namespace, &registration)?;
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
         self.write(asked, service, registration).await?;
@@ -152,15 +162,9 @@ impl Inner {
     }
 
     /// Refuses check ids that belong to another instance.
-    fn check_ids(
-        &self,
-        namespace: &Name,
-        service: &Name,
-        registration: &Registration,
-    ) -> Result<(), Refusal> {
+    fn check_ids(&self, namespace: &Name, registration: &Registration) -> Result<(), Refusal> {
         for check in Extras::of(registration).checks {
             let Some(owner) = self.tables.find_check(namespace, &check.id) else { continue };
-            let _ = service;
             if owner.instance != registration.id {
                 let text = format!(
                     "Invalid check: the CheckID {:?} belongs to the service {:?}",
@@ -261,7 +265,7 @@ impl Inner {
         registration.checks = checks.into();
         let registration = registration.normalised();
         registration.check()?;
-        self.check_ids(&key.service.namespace, &key.service.service, &registration)?;
+        self.check_ids(&key.service.namespace, &registration)?;
         self.write(asked, key.service.clone(), registration).await?;
         Ok(answer::done())
     }

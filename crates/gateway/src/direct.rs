@@ -296,7 +296,8 @@ fn left_out(request: &PlainRequest<'_>) -> Option<u32> {
         let lower = lower.as_str();
         let is_left_out = match lower {
             "connection" if !value.eq_ignore_ascii_case(b"keep-alive") => return None,
-            "te" | "trailer" | "upgrade" | "expect" | "content-length" | "transfer-encoding" => {
+            "te" | "trailer" | "upgrade" | "expect" | "content-length" | "transfer-encoding"
+            | "x-consul-token" => {
                 return None;
             }
             "host" => true,

@@ -294,7 +294,7 @@ fn address_text(address: IpAddr, buffer: &mut [u8; ADDRESS_LEN_MAX]) -> (&[u8], 
 /// Whether a field describes the origin of a request, or the request before a proxy changed it. Servers trust such
 /// fields, so an untrusted client must not be able to send them.
 pub(crate) fn is_reserved_for_proxies(name: &str) -> bool {
-    const NAMES: [&str; 35] = [
+    const NAMES: [&str; 36] = [
         "cf-visitor",
         "cf-connecting-ip",
         "cf-connecting-ipv6",
@@ -309,6 +309,8 @@ pub(crate) fn is_reserved_for_proxies(name: &str) -> bool {
         "true-client-ip",
         "wl-proxy-client-ip",
         "proxy-client-ip",
+        // CGI programs read it as the address of a proxy for their own requests.
+        "proxy",
         "remote-user",
         "ssl-client-verify",
         "x-azure-clientip",

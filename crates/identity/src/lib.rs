@@ -57,6 +57,8 @@ pub const SECURE_SESSION_COOKIE: &str = "__Host-maxine_session";
 /// A header for a token that is only for Maxine. With it, a request keeps its `Authorization` for the
 /// instance to which it is forwarded.
 pub const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-maxine-token");
+/// The header in which clients of Consul send a token.
+const CONSUL_TOKEN_HEADER: HeaderName = HeaderName::from_static("x-consul-token");
 /// The header that a request with the session cookie must have if it changes something. A page of another
 /// site cannot set it without a preflight request (CSRF).
 pub const CSRF_HEADER: &str = "x-maxine-csrf";
@@ -205,13 +207,12 @@ impl Security {
     }
 
     /// Removes tokens for Maxine from a request before it is forwarded to an instance. These are
-    /// `x-maxine-token`, and an `Authorization` with a token that names this cluster, in whatever form,
+    /// `x-maxine-token`, and an `Authorization` or `X-Consul-Token` with a token that names this cluster, in whatever form,
     /// because even an unaccepted form reveals the token. The cluster's name in the token is sufficient: a
     /// token that has expired, or that this node does not know yet, must not reach an instance either. Other
     /// credentials are not changed.
     pub fn strip_tokens(&self, headers: &mut HeaderMap) {
         headers.remove(TOKEN_HEADER);
-        let mut all = headers.get_all(header::AUTHORIZATION).iter();
         let is_own = |value: &HeaderValue| {
             let text = String::from_utf8_lossy(value.as_bytes());
             let is_of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -221,8 +222,10 @@ impl Security {
             };
             has_own(&text) || basic_credentials(&text).is_some_and(|decoded| has_own(&decoded))
         };
-        if all.any(is_own) {
-            headers.remove(header::AUTHORIZATION);
+        for name in [header::AUTHORIZATION, CONSUL_TOKEN_HEADER] {
+            if headers.get_all(&name).iter().any(is_own) {
+                headers.remove(&name);
+            }
         }
     }
 

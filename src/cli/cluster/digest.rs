@@ -36,8 +36,12 @@ type Answered = Result<(u64, String), String>;
 enum Verdict {
     Equal(u64),
     Differ(u64),
-    /// The nodes are at different indexes, so they cannot be compared yet.
-    Apart,
+    /// The nodes are at different indexes, so they cannot be compared yet. The names and indexes of the node that is
+    /// furthest behind, and of the one that is furthest ahead.
+    Apart {
+        behind: (String, u64),
+        ahead: (String, u64),
+    },
     /// These gave no digest.
     Missing(Vec<String>),
 }
@@ -52,15 +56,17 @@ impl Verdict {
         }
         let missing = answers.iter().filter(|(_, answer)| answer.is_err());
         let missing: Vec<String> = missing.map(|(asked, _)| asked.name.clone()).collect();
-        let mut indexes = given().map(|(index, _)| *index);
-        match indexes.next() {
-            Some(first) if missing.is_empty() => {
-                if indexes.all(|index| index == first) {
-                    Self::Equal(first)
-                } else {
-                    Self::Apart
-                }
-            }
+        let named = answers.iter().filter_map(|(asked, answer)| {
+            let (index, _) = answer.as_ref().ok()?;
+            Some((asked.name.clone(), *index))
+        });
+        let mut by_index: Vec<(String, u64)> = named.collect();
+        by_index.sort_by_key(|(_, index)| *index);
+        match (by_index.first(), by_index.last()) {
+            (Some(behind), Some(ahead)) if missing.is_empty() => match behind.1 == ahead.1 {
+                true => Self::Equal(behind.1),
+                false => Self::Apart { behind: behind.clone(), ahead: ahead.clone() },
+            },
             _ => Self::Missing(missing),
         }
     }
@@ -70,7 +76,7 @@ impl Verdict {
         match self {
             Self::Equal(_) => Some(true),
             Self::Differ(_) => Some(false),
-            Self::Apart | Self::Missing(_) => None,
+            Self::Apart { .. } | Self::Missing(_) => None,
         }
     }
 
@@ -79,9 +85,11 @@ impl Verdict {
             Self::Equal(index) if asked == 1 => format!("equal: the only node is at index {index}"),
             Self::Equal(index) => format!("equal: all {asked} nodes at index {index}"),
             Self::Differ(index) => format!("THE NODES DIFFER at index {index}"),
-            Self::Apart => {
-                "not compared: the nodes are at different indexes; ask again when fewer writes arrive".into()
-            }
+            Self::Apart { behind, ahead } => format!(
+                "not compared: {} is at index {}, and {} at {}. If writes arrive now, ask again. Otherwise 'maxine cluster \
+                 status' says why {} is behind",
+                behind.0, behind.1, ahead.0, ahead.1, behind.0
+            ),
             // A server that does not answer may be a node that is also listed by its name, so they are not counted.
             Self::Missing(names) => format!("NOT COMPARED: no digest from {}", names.join(", ")),
         }
@@ -92,7 +100,7 @@ impl Verdict {
 pub(super) async fn compare(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError> {
     let asked = members(connect).await?;
     let mut answers = Vec::new();
-    let mut verdict = Verdict::Apart;
+    let mut verdict = Verdict::Missing(Vec::new());
     for round in 0..ROUNDS_MAX {
         if round > 0 {
             tokio::time::sleep(ROUND_PAUSE).await;
@@ -100,7 +108,7 @@ pub(super) async fn compare(connect: &ConnectArgs, out: &mut Output) -> Result<(
         let each = asked.iter().map(|one| async { (one.clone(), digest_of(one, connect).await) });
         answers = join_all(each).await;
         verdict = Verdict::of(&answers);
-        if verdict != Verdict::Apart {
+        if !matches!(verdict, Verdict::Apart { .. }) {
             break;
         }
     }
@@ -109,7 +117,7 @@ pub(super) async fn compare(connect: &ConnectArgs, out: &mut Output) -> Result<(
     match verdict {
         Verdict::Equal(_) => Ok(()),
         Verdict::Differ(_) => Err(CliError::Failed(text)),
-        Verdict::Apart | Verdict::Missing(_) => Err(CliError::Incomplete(text)),
+        Verdict::Apart { .. } | Verdict::Missing(_) => Err(CliError::Incomplete(text)),
     }
 }
 
@@ -278,7 +286,13 @@ mod tests {
         let one_of_five = [Ok((7, "a")), Err("x"), Err("x"), Err("x"), Err("x")];
         let Verdict::Missing(names) = verdict(&one_of_five) else { panic!("called equal") };
         assert_eq!(names, ["node-2", "node-3", "node-4", "node-5"]);
-        assert_eq!(verdict(&[Ok((7, "a")), Ok((8, "b"))]), Verdict::Apart);
+        let apart = verdict(&[Ok((8, "b")), Ok((7, "a"))]);
+        assert_eq!(apart.equal(), None);
+        assert_eq!(
+            apart.text(2),
+            "not compared: node-2 is at index 7, and node-1 at 8. If writes arrive now, ask again. Otherwise 'maxine \
+             cluster status' says why node-2 is behind"
+        );
         // Two nodes that differ are reported even if another one is silent.
         assert_eq!(verdict(&[Ok((7, "a")), Err("x"), Ok((7, "b"))]), Verdict::Differ(7));
         let missing = verdict(&[Err("x")]);

@@ -197,7 +197,7 @@ fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
         _ if raft.voter_sets.len() > 1 => {
             format!("a change of the voters is not finished, {}", can_lose(tolerated))
         }
-        _ if !has_leader => "no leader yet".to_owned(),
+        _ if !has_leader => "this node knows no leader".to_owned(),
         tolerated => can_lose(tolerated),
     }
 }
@@ -298,7 +298,7 @@ mod tests {
         };
         assert_eq!(tolerance(false, &raft(1, 0)), "NO MAJORITY: 2 of 3 needed, 1 reachable");
         assert_eq!(tolerance(true, &raft(1, 0)), "NO MAJORITY: 2 of 3 needed, 1 reachable");
-        assert_eq!(tolerance(false, &raft(3, 1)), "no leader yet");
+        assert_eq!(tolerance(false, &raft(3, 1)), "this node knows no leader");
         assert_eq!(tolerance(true, &raft(2, 0)), "can lose no node");
         let out = serde_json::json!({
             "majority": 2, "reachable_voters": null, "failures_tolerated": null,

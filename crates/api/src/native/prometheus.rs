@@ -160,7 +160,10 @@ impl TargetGroup {
         if let Some(path) = entry(registration, PATH).filter(|path| is_path(path)) {
             put("__metrics_path__", path);
         }
-        for (key, value) in registration.metadata.iter().filter(|(_, value)| !value.is_empty()) {
+        let is_shown = |(key, value): &&(Name, Box<str>)| {
+            !value.is_empty() && !key.as_str().starts_with(super::shape::RESERVED_METADATA)
+        };
+        for (key, value) in registration.metadata.iter().filter(is_shown) {
             let name = format!("__meta_maxine_metadata_{}", label_name(key.as_str()));
             // The entries are sorted by key. The first of several with one label is kept.
             labels.entry(name).or_insert_with(|| value.as_ref().to_owned());

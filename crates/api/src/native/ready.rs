@@ -3,9 +3,10 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
+use super::extract::Params;
 use super::fresh::Answered;
 use crate::AppState;
 use maxine_store::StoreKind;
@@ -13,11 +14,34 @@ use maxine_store::StoreKind;
 /// Maximum staleness of a ready node, in milliseconds.
 const READY_STALENESS_MS_MAX: u64 = 2_000;
 
+/// What a node must be ready for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Scope {
+    /// Reads, look-ups and proxying, from a state that was confirmed at least once since the node started. It may be
+    /// older now, and there may be no leader.
+    Reads,
+    /// Reads that are at most two seconds old, and writes through a confirmed leader.
+    #[default]
+    Writes,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Asked {
+    /// What the node must be ready for: `writes`, the default, or `reads`.
+    #[serde(default)]
+    scope: Scope,
+}
+
 /// What a node reports about itself to anyone, without a credential.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Ready {
-    /// Whether the node serves fresh reads and knows a leader that accepts writes.
+    /// Whether the node is ready for what `scope` says.
     ready: bool,
+    /// What the node must be ready for.
+    scope: Scope,
     /// Why the node is not ready; null if it is ready.
     reason: Option<String>,
     /// This node's name.
@@ -32,11 +56,13 @@ pub(super) struct Ready {
     staleness_ms: Option<u64>,
 }
 
-/// Tells whether this node serves reads that are at most two seconds old, and knows a leader that accepts writes.
+/// Tells whether this node serves reads that are at most two seconds old, and knows a leader that accepts writes. With
+/// `scope=reads`, it tells whether the node may get reads, look-ups and proxied requests: a node that was ready for
+/// them stays so without a leader.
 ///
-/// If it is not ready, the answer is 503. Reads and discovery still work then.
+/// If it is not ready, the answer is 503 with the reason. Without `scope=reads`, reads and look-ups may still work then.
 #[utoipa::path(
-    get, path = "/api/v1/ready", tag = "cluster", operation_id = "ready",
+    get, path = "/api/v1/ready", tag = "cluster", operation_id = "ready", params(Asked),
     responses(
         (status = 200, description = "Ready", body = Ready),
         (status = 503, description = "Not ready, with the reason", body = Ready),
@@ -45,6 +71,7 @@ pub(super) struct Ready {
 )]
 pub(super) async fn ready(
     State(state): State<AppState>,
+    Params(Asked { scope }): Params<Asked>,
     answered: Answered,
 ) -> (StatusCode, Json<Ready>) {
     let leadership = state.store().leadership_now();
@@ -61,11 +88,18 @@ pub(super) async fn ready(
     let is_led = leadership.leader.is_some();
     let silence_ms = state.store().service_silence_ms().filter(|_| !is_led || !fresh);
     let silent = silence_ms.map(|silence_ms| no_answer_for(state.store().kind(), silence_ms));
-    let reason = match state.not_serving_reason().or(lacks).or(silent) {
+    let reason = match state.not_serving_reason().or(lacks) {
         Some(reason) => Some(reason),
+        // After that, the age of what is served is in every answer.
+        None if scope == Scope::Reads => staleness_ms.is_none().then(|| not_confirmed(None)),
+        None if silent.is_some() => silent,
         None if !is_led => {
             let missing = without_leader(state.store().kind(), state.store().refuses_writes());
             Some(format!("no leader is confirmed: {missing}"))
+        }
+        // Redis can refuse writes and still renew the leader's lease.
+        None if let Some(why) = state.store().refuses_writes() => {
+            Some(format!("writes are not taken: {why}"))
         }
         None if !fresh => Some(not_confirmed(staleness_ms)),
         None if snapshot.state.grant().is_none() => {
@@ -80,6 +114,7 @@ pub(super) async fn ready(
     let ready = reason.is_none();
     let answer = Ready {
         ready,
+        scope,
         reason,
         instance: state.settings().instance_id.clone(),
         leader: leadership.leader,

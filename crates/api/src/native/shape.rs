@@ -19,6 +19,9 @@ use maxine_state::{
     RuntimeConfig, Scheme, SelectionStrategy, ServiceKey, ServiceState,
 };
 
+/// Metadata keys with this prefix belong to the face for clients of Consul.
+pub(super) const RESERVED_METADATA: &str = "consul-";
+
 /// Entries with unique keys. A repeated key is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(transparent)]
@@ -450,6 +453,11 @@ impl InstanceRecord {
         };
         let text = |name: &Name| name.as_str().to_owned();
         let entry = |(key, value): &(Name, Box<str>)| (text(key), value.as_ref().to_owned());
+        // What the face for clients of Consul keeps includes what its checks call.
+        let is_shown = |(key, _): &&(Name, Box<str>)| {
+            detail != Detail::WithoutProbes || !key.as_str().starts_with(RESERVED_METADATA)
+        };
+        let shown = registration.metadata.iter().filter(is_shown);
         let parts = registration.address.parts();
         let ttl_ms = registration.expiry.ttl_ms();
         Self {
@@ -468,7 +476,7 @@ impl InstanceRecord {
             version: registration.version.as_ref().map(text),
             node: registration.node.as_ref().map(text),
             tags: registration.tags.iter().map(|tag| tag.as_ref().to_owned()).collect(),
-            metadata: Metadata(registration.metadata.iter().map(entry).collect()),
+            metadata: Metadata(shown.map(entry).collect()),
             probe,
             checks: instance.checks().map(|check| CheckView::new(&check, detail)).collect(),
             health,

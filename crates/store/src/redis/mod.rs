@@ -70,6 +70,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Why nothing can be written while Redis is away.
 const NO_ANSWER: &str = "the store does not answer";
 
+/// Why nothing can be written while the content of Redis is damaged.
+const UNUSABLE: &str = "the content of the store cannot be used; the nodes repair it";
+
 /// Why nothing can be written after the error `error` of a connection. Users and addresses are left out. If a
 /// connection has not sent a password, Redis answers a long command with an error about its length, and names the
 /// connection unauthenticated.
@@ -82,9 +85,26 @@ fn no_answer(error: &RedisError) -> &'static str {
         (_, code) if code == Some("NOAUTH") || is_unauthenticated => {
             "the store demands a password, and this node has none (NOAUTH)"
         }
+        (_, Some("READONLY")) => "the store refuses writes (READONLY)",
+        (_, Some("LOADING")) => "the store is loading its data (LOADING)",
+        (_, Some("MASTERDOWN")) => "the store has lost its master (MASTERDOWN)",
+        (_, Some("OOM")) => "the store refuses writes (OOM)",
+        (_, Some("MISCONF")) => "the store refuses writes (MISCONF)",
+        (_, Some("NOREPLICAS")) => "the store refuses writes (NOREPLICAS)",
+        (_, Some(FORBIDDEN)) => "the store refuses writes (NOPERM)",
         _ => NO_ANSWER,
     }
 }
+
+/// Whether Redis answered with the error, and refuses what the node needs.
+fn is_refusal(error: &RedisError) -> bool {
+    let code = refusal_code(error).unwrap_or_default();
+    REFUSALS.contains(&code)
+}
+
+/// The codes with which Redis answers while it refuses every write.
+const REFUSALS: [&str; 7] =
+    ["READONLY", "OOM", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", FORBIDDEN];
 
 /// The code with which Redis answers what its access rules forbid.
 const FORBIDDEN: &str = "NOPERM";
@@ -206,7 +226,9 @@ impl Core {
         is_silent.then(|| self.clock.monotonic_ms().saturating_sub(answered_ms))
     }
 
-    fn note_unreachable(&self, why: &'static str, reason: &str) {
+    /// Records that this node cannot work with Redis, and `why`. `reason` is the error, for the operators; `None` if Redis
+    /// answers and refuses, which [`Self::note_refusal`] reports.
+    fn note_unreachable(&self, why: &'static str, reason: Option<&str>) {
         let before = {
             let mut away = self.away.lock();
             let since_ms = away.map_or_else(|| self.clock.monotonic_ms(), |away| away.since_ms);
@@ -215,7 +237,9 @@ impl Core {
         if before.is_none() {
             // On the broken connection, the outcome of the next write would be unknown.
             self.main.reopen();
-            self.emit(StoreEvent::Unreachable { reason: reason.to_owned() });
+            if let Some(reason) = reason {
+                self.emit(StoreEvent::Unreachable { reason: reason.to_owned() });
+            }
         }
         self.publish_leadership();
     }
@@ -243,9 +267,7 @@ impl Core {
     /// any client may read it.
     fn refuses_writes(&self) -> Option<String> {
         if self.is_broken() {
-            return Some(String::from(
-                "the content of the store cannot be used; the nodes repair it",
-            ));
+            return Some(UNUSABLE.to_owned());
         }
         if let Some(away) = *self.away.lock() {
             return Some(String::from(away.why));
@@ -255,14 +277,10 @@ impl Core {
 
     /// Records that Redis answered a write with `error`, if that means that it refuses every write.
     fn note_refusal(&self, error: &RedisError, is_report: bool) {
-        let code = refusal_code(error).unwrap_or_default();
-        let refuses_writes = matches!(
-            code,
-            "READONLY" | "OOM" | "MISCONF" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | FORBIDDEN
-        );
-        if !refuses_writes {
+        if !is_refusal(error) {
             return;
         }
+        let code = refusal_code(error).unwrap_or_default();
         if code == FORBIDDEN {
             if is_report && self.only_report_forbidden.load(Ordering::Acquire) {
                 return;
@@ -313,7 +331,7 @@ impl Core {
         self.caught_up.send_replace(false);
         self.step_down();
         if since_ms == now_ms {
-            self.away.lock().get_or_insert(Away { since_ms: now_ms, why: NO_ANSWER });
+            self.away.lock().get_or_insert(Away { since_ms: now_ms, why: UNUSABLE });
             self.emit(StoreEvent::Damaged { reason: reason.to_owned() });
         }
         now_ms - since_ms

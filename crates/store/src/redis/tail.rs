@@ -13,7 +13,7 @@ use super::connect::Link;
 use super::replica::{Refusal, Skipped};
 use super::stream::{self, RebuildError};
 use super::survey::parse_id;
-use super::{Core, no_answer};
+use super::{Core, is_refusal, no_answer};
 use crate::StoreEvent;
 
 /// How long one read waits for entries, in milliseconds. After a read without entries, the position is compared with
@@ -100,7 +100,12 @@ impl Core {
     async fn report_unreachable(&self, error: &RedisError) {
         // A server that started later than this node may be of another kind than expected.
         let mismatch = super::topology::check(&self.config).await.err();
-        self.note_unreachable(no_answer(error), &mismatch.unwrap_or_else(|| error.to_string()));
+        if mismatch.is_none() && is_refusal(error) {
+            self.note_refusal(error, false);
+            return self.note_unreachable(no_answer(error), None);
+        }
+        let reason = mismatch.unwrap_or_else(|| error.to_string());
+        self.note_unreachable(no_answer(error), Some(&reason));
     }
 
     /// Follows the log until a failure. Sets `is_following` once it has followed.
