@@ -91,7 +91,7 @@ fn no_answer(error: &RedisError) -> &'static str {
         (_, Some("OOM")) => "the store refuses writes (OOM)",
         (_, Some("MISCONF")) => "the store refuses writes (MISCONF)",
         (_, Some("NOREPLICAS")) => "the store refuses writes (NOREPLICAS)",
-        (_, Some(FORBIDDEN)) => "the store refuses writes (NOPERM)",
+        (_, Some(FORBIDDEN)) => "the store forbids what this node asks (NOPERM)",
         _ => NO_ANSWER,
     }
 }

@@ -13,7 +13,7 @@ use super::connect::Link;
 use super::replica::{Refusal, Skipped};
 use super::stream::{self, RebuildError};
 use super::survey::parse_id;
-use super::{Core, is_refusal, no_answer};
+use super::{Core, FORBIDDEN, is_refusal, no_answer, refusal_code};
 use crate::StoreEvent;
 
 /// How long one read waits for entries, in milliseconds. After a read without entries, the position is compared with
@@ -100,7 +100,9 @@ impl Core {
     async fn report_unreachable(&self, error: &RedisError) {
         // A server that started later than this node may be of another kind than expected.
         let mismatch = super::topology::check(&self.config).await.err();
-        if mismatch.is_none() && is_refusal(error) {
+        // The access rules may forbid only reads, which says nothing about writes.
+        let is_forbidden = refusal_code(error) == Some(FORBIDDEN);
+        if mismatch.is_none() && is_refusal(error) && !is_forbidden {
             self.note_refusal(error, false);
             return self.note_unreachable(no_answer(error), None);
         }
