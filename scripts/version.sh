@@ -33,6 +33,8 @@ sdks/python/pyproject.toml|^version = "~"
 sdks/python/maxine_client/__init__.py|^__version__ = "~"
 sdks/python/README.md|maxine_client-~-py3
 sdks/java/pom.xml|<artifactId>maxine-client</artifactId>\n  <version>@<
+sdks/java/spring/pom.xml|<artifactId>maxine-spring-boot-starter</artifactId>\n  <version>@<
+sdks/java/spring/README.md|<version>@<
 sdks/java/README.md|<version>@<
 sdks/go/README.md|maxine-go-@.zip
 '

@@ -27,40 +27,63 @@ public final class MaxineClient implements AutoCloseable {
      * @param timeout the time for a call with all its attempts
      * @param attemptTimeout the time for one attempt
      * @param onError gets the errors of the work in the background
+     * @param onAttempt gets each request to a node, when its answer has begun or it has failed; null for nobody
+     * @param onCall gets each use of an instance, from its choice to the end of the request; null for nobody
      */
     public record Options(String namespace, String token, Path tokenFile, Path caFile, Duration timeout,
-            Duration attemptTimeout, Consumer<Exception> onError) {
+            Duration attemptTimeout, Consumer<Exception> onError, Consumer<Attempt> onAttempt, Consumer<Call> onCall) {
         /** The settings if nothing is set. */
         public static final Options DEFAULT =
-            new Options("default", null, null, null, Duration.ofSeconds(10), Duration.ofSeconds(3), error -> { });
+            new Options("default", null, null, null, Duration.ofSeconds(10), Duration.ofSeconds(3), error -> { }, null, null);
 
         public Options withNamespace(String value) {
-            return new Options(value, token, tokenFile, caFile, timeout, attemptTimeout, onError);
+            return new Options(value, token, tokenFile, caFile, timeout, attemptTimeout, onError, onAttempt, onCall);
         }
 
         public Options withToken(String value) {
-            return new Options(namespace, value, tokenFile, caFile, timeout, attemptTimeout, onError);
+            return new Options(namespace, value, tokenFile, caFile, timeout, attemptTimeout, onError, onAttempt, onCall);
         }
 
         public Options withTokenFile(Path value) {
-            return new Options(namespace, token, value, caFile, timeout, attemptTimeout, onError);
+            return new Options(namespace, token, value, caFile, timeout, attemptTimeout, onError, onAttempt, onCall);
         }
 
         public Options withCaFile(Path value) {
-            return new Options(namespace, token, tokenFile, value, timeout, attemptTimeout, onError);
+            return new Options(namespace, token, tokenFile, value, timeout, attemptTimeout, onError, onAttempt, onCall);
         }
 
         public Options withTimeout(Duration value) {
-            return new Options(namespace, token, tokenFile, caFile, value, attemptTimeout, onError);
+            return new Options(namespace, token, tokenFile, caFile, value, attemptTimeout, onError, onAttempt, onCall);
         }
 
         public Options withAttemptTimeout(Duration value) {
-            return new Options(namespace, token, tokenFile, caFile, timeout, value, onError);
+            return new Options(namespace, token, tokenFile, caFile, timeout, value, onError, onAttempt, onCall);
         }
 
         public Options withOnError(Consumer<Exception> value) {
-            return new Options(namespace, token, tokenFile, caFile, timeout, attemptTimeout, value);
+            return new Options(namespace, token, tokenFile, caFile, timeout, attemptTimeout, value, onAttempt, onCall);
         }
+
+        public Options withOnAttempt(Consumer<Attempt> value) {
+            return new Options(namespace, token, tokenFile, caFile, timeout, attemptTimeout, onError, value, onCall);
+        }
+
+        public Options withOnCall(Consumer<Call> value) {
+            return new Options(namespace, token, tokenFile, caFile, timeout, attemptTimeout, onError, onAttempt, value);
+        }
+    }
+
+    /**
+     * One request to a node.
+     *
+     * @param status the status of the answer; 0 if there was none
+     * @param error why there was no answer, or null
+     */
+    public record Attempt(String node, String method, String path, int status, Duration duration, Exception error) {
+    }
+
+    /** The use of an instance, from its choice until {@link Resolver.Chosen} is closed or has failed. */
+    public record Call(String service, String instance, Duration duration, boolean failed) {
     }
 
     final Nodes nodes;
@@ -85,6 +108,15 @@ public final class MaxineClient implements AutoCloseable {
     void report(Exception error) {
         try {
             options.onError().accept(error);
+        } catch (RuntimeException own) {
+            own.printStackTrace();
+        }
+    }
+
+    /** Calls a hook, whose own errors must not end the work. */
+    static <T> void tell(Consumer<T> hook, T event) {
+        try {
+            hook.accept(event);
         } catch (RuntimeException own) {
             own.printStackTrace();
         }
@@ -176,6 +208,21 @@ public final class MaxineClient implements AutoCloseable {
         resolver.start();
         resolvers.add(resolver);
         return resolver;
+    }
+
+    /** The names of all services of the namespace. This needs a token with the role viewer. */
+    public List<String> services() throws IOException, InterruptedException {
+        List<String> names = new ArrayList<>();
+        String cursor = "";
+        while (cursor != null) {
+            Map<String, Object> page = nodes.json("GET", "/api/v1/services?limit=1000&namespace=" + encoded(options.namespace())
+                + (cursor.isEmpty() ? "" : "&cursor=" + encoded(cursor)), null, options.timeout()).object();
+            for (Object item : (List<?>) page.get("items")) {
+                names.add((String) ((Map<?, ?>) item).get("name"));
+            }
+            cursor = (String) page.get("next_cursor");
+        }
+        return names;
     }
 
     void forget(Registration registration) {

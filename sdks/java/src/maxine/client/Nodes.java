@@ -185,7 +185,7 @@ class Nodes {
             Thread.sleep(pauseMs);
             leftMs = Math.min(leftMs, attemptMs);
             try {
-                HttpResponse<T> answer = within(http.sendAsync(request(node, method, path, body, lastEventId), as), leftMs);
+                HttpResponse<T> answer = exchange(node, request(node, method, path, body, lastEventId), path, as, leftMs);
                 if (answer.statusCode() < 300) {
                     use.take(answer, node);
                     return;
@@ -205,6 +205,27 @@ class Nodes {
             } catch (IOException error) {
                 failed(node, -1);
                 last = new MaxineClientException(0, node.url + ": " + error, null, error);
+            }
+        }
+    }
+
+    private <T> HttpResponse<T> exchange(Node node, HttpRequest request, String path, HttpResponse.BodyHandler<T> as, long timeoutMs)
+            throws IOException, InterruptedException, TimeoutException {
+        long begun = System.nanoTime();
+        int status = 0;
+        Exception failure = null;
+        try {
+            HttpResponse<T> answer = within(http.sendAsync(request, as), timeoutMs);
+            status = answer.statusCode();
+            return answer;
+        } catch (IOException | TimeoutException error) {
+            failure = error;
+            throw error;
+        } finally {
+            if (options.onAttempt() != null) {
+                Duration duration = Duration.ofNanos(System.nanoTime() - begun);
+                MaxineClient.tell(options.onAttempt(),
+                    new MaxineClient.Attempt(node.url, request.method(), path, status, duration, failure));
             }
         }
     }

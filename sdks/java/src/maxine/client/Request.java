@@ -3,6 +3,7 @@ package maxine.client;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.regex.Pattern;
 
 /**
  * The parts of a request that can identify the caller. Each may be null.
@@ -13,6 +14,9 @@ import java.util.Map;
  * @param queries queries without the question mark, that of the request to the instance first
  */
 public record Request(String key, String address, Map<String, String> headers, List<String> queries) {
+    private static final Pattern IPV4 = Pattern.compile("(\\d{1,3}\\.){3}\\d{1,3}");
+    private static final Pattern IPV6 = Pattern.compile("[0-9a-fA-F:.]*:[0-9a-fA-F:.]*");
+
     /** A request of which nothing is known. */
     public static final Request NONE = new Request(null, null, null, null);
 
@@ -82,10 +86,10 @@ public record Request(String key, String address, Map<String, String> headers, L
 
     /** The 16 octets of a network address; null if the text is none. Nothing is looked up in the DNS. */
     private static byte[] octets(String text) {
-        if (text.matches("(\\d{1,3}\\.){3}\\d{1,3}")) {
+        if (IPV4.matcher(text).matches()) {
             return octets("::ffff:" + text);
         }
-        if (!text.matches("[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")) {
+        if (text.indexOf(':') < 0 || !IPV6.matcher(text).matches()) {
             return null;
         }
         try {

@@ -55,11 +55,15 @@ public final class Resolver implements AutoCloseable {
     public static final class Chosen implements AutoCloseable {
         private final Instance instance;
         private final Load load;
+        private final Resolver resolver;
+        private final long chosenAt;
         private boolean over;
 
-        private Chosen(Instance instance, Load load) {
+        private Chosen(Instance instance, Load load, Resolver resolver) {
             this.instance = instance;
             this.load = load;
+            this.resolver = resolver;
+            chosenAt = resolver.client.options.onCall() == null ? 0 : System.nanoTime();
             load.inFlight.incrementAndGet();
         }
 
@@ -83,6 +87,7 @@ public final class Resolver implements AutoCloseable {
                     load.failures.set(0);
                     load.avoided = false;
                 }
+                tell(false);
             }
         }
 
@@ -94,6 +99,27 @@ public final class Resolver implements AutoCloseable {
                 long pauseMs = Math.min(AVOID_MAX_MS, AVOID_MS << Math.min(10, load.failures.getAndIncrement()));
                 load.avoidUntil = System.nanoTime() + pauseMs * 1_000_000;
                 load.avoided = true;
+                tell(true);
+            }
+        }
+
+        /** There was no request, or its outcome is not known. */
+        public void abandon() {
+            if (!over) {
+                over = true;
+                load.inFlight.decrementAndGet();
+            }
+        }
+
+        /** The same instance, for one more request. */
+        public Chosen again() {
+            return new Chosen(instance, load, resolver);
+        }
+
+        private void tell(boolean failed) {
+            if (resolver.client.options.onCall() != null) {
+                Duration duration = Duration.ofNanos(System.nanoTime() - chosenAt);
+                MaxineClient.tell(resolver.client.options.onCall(), new MaxineClient.Call(resolver.service, instance.id(), duration, failed));
             }
         }
     }
@@ -147,7 +173,7 @@ public final class Resolver implements AutoCloseable {
         if (at < 0 && !now.instances.isEmpty()) { // An instance that has failed is better than none.
             at = now.balancer.choose(new Balancer.Draw(caller, affinity, any -> true, draw.inFlight()));
         }
-        return at < 0 ? null : new Chosen(now.instances.get(at), now.loads.get(at));
+        return at < 0 ? null : new Chosen(now.instances.get(at), now.loads.get(at), this);
     }
 
     void start() throws IOException, InterruptedException {

@@ -204,7 +204,15 @@ class ClientTest {
     void aResolverFollowsRegistrationsAndGoesOnWithoutANode() throws Exception {
         String service = "java-" + System.nanoTime();
         String[] nodes = System.getenv("MAXINE_SERVER").split(",");
-        try (MaxineClient client = new MaxineClient(nodes); MaxineClient other = new MaxineClient(nodes)) {
+        List<MaxineClient.Attempt> attempts = new CopyOnWriteArrayList<>();
+        List<MaxineClient.Call> calls = new CopyOnWriteArrayList<>();
+        MaxineClient.Options observed = MaxineClient.Options.DEFAULT.withOnAttempt(attempts::add).withOnCall(call -> {
+            calls.add(call);
+            if (calls.size() == 1) {
+                throw new IllegalStateException("an error of a hook ends nothing: this is expected");
+            }
+        });
+        try (MaxineClient client = new MaxineClient(List.of(nodes), observed); MaxineClient other = new MaxineClient(nodes)) {
             Resolver resolver = client.resolver(service, null);
             assertNull(resolver.choose());
             Registration a = other.register(service, "a", "http://10.0.0.1:1", Map.of());
@@ -218,7 +226,12 @@ class ClientTest {
             }
             assertEquals(2, chosen.stream().filter("a"::equals).count(), chosen::toString);
             // An instance that could not be reached is avoided; the last one is chosen all the same.
-            resolver.choose(Request.of("x")).failed();
+            Resolver.Chosen chosenOne = resolver.choose(Request.of("x"));
+            chosenOne.again().abandon();
+            chosenOne.failed();
+            assertEquals(8 + 1, calls.size());
+            assertEquals(new MaxineClient.Call(service, chosenOne.instance().id(), calls.get(8).duration(), true), calls.get(8));
+            assertTrue(attempts.stream().anyMatch(one -> one.status() == 200 && one.path().contains(service)), attempts::toString);
             a.close();
             until("the removal", () -> resolver.instances().stream().map(Instance::id).toList().equals(List.of("b")));
             assertTrue(resolver.age().toSeconds() < 15);
