@@ -117,11 +117,17 @@ export async function settled(page) {
   await page.waitForTimeout(150);
 }
 
-/** Violations of WCAG 2.2 AA on what is shown, as text. */
-export async function violations(page) {
+/** The rules that depend on the colours of the theme. All others depend on the document and its layout alone. */
+const COLOUR_RULES = ['color-contrast', 'link-in-text-block'];
+
+/**
+ * Violations of WCAG 2.2 AA on what is shown, as text. `rules: 'colour'` checks only the rules about colours, for a page
+ * of which the others were checked in the other theme. `rules: 'layout'` leaves them out, for another size of the same page.
+ */
+export async function violations(page, { rules = 'all' } = {}) {
   // Evaluated by the debugger, which the page's policy does not govern.
-  await page.evaluate(AXE);
-  return page.evaluate(async () => {
+  if (!(await page.evaluate(() => 'axe' in window))) await page.evaluate(AXE);
+  return page.evaluate(async ([rules, colour]) => {
     // During a transition between the themes, colours belong to neither theme.
     const frame = () => new Promise(requestAnimationFrame);
     await frame();
@@ -134,9 +140,11 @@ export async function violations(page) {
     // What lies behind a modal dialog is out of reach, and axe takes the dialog for its background.
     const dialogs = document.querySelectorAll('[role="dialog"], [role="alertdialog"]');
     const shown = dialogs.length > 0 ? [...dialogs].at(-1) : document;
-    const { violations } = await window.axe.run(shown, { runOnly: { type: 'tag', values: tags } });
+    const runOnly = rules === 'colour' ? { type: 'rule', values: colour } : { type: 'tag', values: tags };
+    const off = rules === 'layout' ? Object.fromEntries(colour.map((rule) => [rule, { enabled: false }])) : {};
+    const { violations } = await window.axe.run(shown, { runOnly, rules: off, resultTypes: ['violations'] });
     return violations.map((v) => `${v.id}: ${v.help}: ${v.nodes.map((n) => n.target.join(' ')).slice(0, 3).join(' | ')} ${v.nodes[0].failureSummary?.split('\n')[1] ?? ''}`);
-  });
+  }, [rules, COLOUR_RULES]);
 }
 
 /**

@@ -1,7 +1,7 @@
 // What an operator and an admin do, against real nodes: each action is looked up on the server.
 import assert from 'node:assert/strict';
 import { createServer, request } from 'node:http';
-import { go, violations } from './browser.mjs';
+import { go, overflow, violations } from './browser.mjs';
 import { startCluster, startJoiner, startLone, until } from './cluster.mjs';
 import { stage, test } from './harness.mjs';
 
@@ -14,9 +14,9 @@ const on = stage(async () => {
 const instance = (id) => `/services/default/orders/instances/${id}`;
 /** No violation of what is shown, in both themes. */
 async function clean(page, where) {
-  for (const colorScheme of ['dark', 'light']) {
+  for (const [colorScheme, rules] of [['dark', 'colour'], ['light', 'all']]) {
     await page.emulateMedia({ colorScheme });
-    assert.deepEqual(await violations(page), [], `${where}, ${colorScheme}`);
+    assert.deepEqual(await violations(page, { rules }), [], `${where}, ${colorScheme}`);
   }
 }
 
@@ -133,6 +133,66 @@ test('the history of the configuration is the same in another browser', async ()
     const cancel = () => dialog.getByRole('button', { name: 'Cancel' }).click();
     await dialog.waitFor({ state: 'hidden', timeout: 20_000 }).catch(cancel);
     await history.getByRole('row', { name: /olga.*12.*to.*11/ }).waitFor();
+  });
+});
+
+test('a host is drained in all services at once and returned, after the page has said what remains', async () => {
+  const onHost = (service, id, node) => ({ namespace: 'default', service, id, node, address: 'http://127.0.0.1:9', ttl_ms: 86_400_000 });
+  await on.cluster.register([onHost('bulk-a', 'a-1', 'host-7'), onHost('bulk-a', 'a-2', 'host-8'), onHost('bulk-b', 'b-1', 'host-7')]);
+  const draining = async () => (await on.cluster.call('GET', '/instances?q=host-')).items.filter((i) => i.drain).map((i) => [i.id, i.drain.reason]).sort();
+  await on.within({ path: '/services', user: 'olga' }, async (page) => {
+    await page.getByRole('button', { name: 'Drain a group…' }).click();
+    const dialog = page.getByRole('dialog', { name: 'Drain a group of instances' });
+    await dialog.getByLabel('Node').fill('host-7');
+    await dialog.getByText('2 instances of 2 services get no new requests').waitFor();
+    await dialog.getByText('1 instance of these services remains serving').waitFor();
+    await dialog.getByText(/No instance of bulk-b remains serving/).waitFor();
+    await clean(page, 'the dialog to drain a group');
+    await page.setViewportSize({ width: 320, height: 256 });
+    assert.equal(await overflow(page), 0, 'the dialog is wider than 320 px');
+    await page.setViewportSize({ width: 1440, height: 900 });
+    await dialog.getByLabel('Type host-7 to confirm').fill('host-7');
+    await dialog.getByLabel('Reason').fill('new kernel');
+    await dialog.getByRole('button', { name: 'Drain 2 instances' }).click();
+    await dialog.getByText('2 of 2 instances drained.').waitFor();
+    assert.deepEqual(await draining(), [['a-1', 'new kernel'], ['b-1', 'new kernel']]);
+    await clean(page, 'the outcome of a drain of a group');
+    await dialog.getByRole('button', { name: 'Return them' }).click();
+    await dialog.getByText('2 of 2 instances returned.').waitFor();
+    assert.deepEqual(await draining(), []);
+  });
+});
+
+test('two versions are compared by their calls, the bad one is taken out, and charts show what changed when', async () => {
+  const [well, ill] = [await on.cluster.upstream('v1'), await on.cluster.upstream('v2')];
+  ill.state.failing = 1;
+  for (const [id, version, { address }] of [['v-1', '1.0.0', well], ['v-2', '2.0.0', ill]]) {
+    await on.cluster.call('PUT', `/services/default/canary/instances/${id}`, { address, version, ttl_ms: 86_400_000 });
+  }
+  const split = async () => (await on.cluster.call('GET', '/services/default/canary/policy')).policy.traffic.split.map((s) => s.version);
+  await on.cluster.call('PUT', '/services/default/canary/policy', {
+    traffic: { split: [{ version: '1.0.0', weight: 1 }, { version: '2.0.0', weight: 1 }] },
+  });
+  for (let i = 0; i < 100; i += 1) await on.cluster.call('GET', '/api/maxine/serviceops/proxy/canary/x', undefined, { okay: false });
+  await on.within({ path: '/services/default/canary?tab=traffic', user: 'olga' }, async (page) => {
+    const versions = page.getByRole('region', { name: 'Versions' });
+    await versions.getByRole('row', { name: /^1\.0\.0 50\.0 % .*100\.0 %/ }).waitFor();
+    const bad = versions.getByRole('row', { name: /^2\.0\.0 50\.0 % .* 0\.0 %/ });
+    await page.getByRole('list', { name: /^Changes during this time: Requests/ }).getByText('Change of the policy by admin').waitFor();
+    await page.getByRole('list', { name: /^Changes during this time: Requests/ }).getByText('Version 2.0.0 registered').waitFor();
+    await page.getByRole('button', { name: '5 min', exact: true }).click();
+    await clean(page, 'versions side by side');
+    await bad.getByRole('button', { name: /^Abort/ }).click();
+    await clean(page, 'the dialog to abort a version');
+    await page.getByRole('alertdialog').getByRole('button', { name: 'Abort' }).click();
+    await page.getByText('Version 2.0.0 gets no traffic.').first().waitFor();
+    assert.deepEqual(await split(), ['1.0.0']);
+    await page.getByRole('button', { name: 'Undo' }).first().click();
+    await until(async () => (await split()).length === 2, 60_000, 'the undo');
+    await versions.getByRole('button', { name: 'Promote 1.0.0' }).click();
+    await page.getByRole('alertdialog').getByRole('button', { name: 'Promote' }).click();
+    await versions.getByRole('row', { name: /^1\.0\.0 100\.0 %/ }).waitFor();
+    assert.deepEqual(await split(), ['1.0.0']);
   });
 });
 

@@ -1,6 +1,9 @@
 /** What jsdom lacks: a layout, so that virtualised lists have a height to fill. */
-import { cleanup } from '@testing-library/react';
+import { cleanup, configure } from '@testing-library/react';
 import { afterEach, vi } from 'vitest';
+
+// Generous: there may be two cores, and others at work on them.
+configure({ asyncUtilTimeout: 10_000 });
 
 class ResizeObserverStub implements ResizeObserver {
   constructor(private readonly tell: ResizeObserverCallback) {}

@@ -168,6 +168,28 @@ export const instancesQuery = (ns: string, name: string, filter: InstanceFilter)
     staleTime: 60_000,
   });
 
+/** A search over all services returns at most this many instances. */
+export const INSTANCES_FOUND_MAX = 1_000;
+
+/**
+ * The instances whose node, zone or version may be `text`: those of one service, or of all services. Others are among
+ * them, so the caller has to compare the fields.
+ */
+export const groupQuery = (service: { namespace: string; name: string } | null, text: string) =>
+  queryOptions({
+    queryKey: ['group', service?.namespace ?? null, service?.name ?? null, service ? '' : text] as const,
+    queryFn: async ({ signal }) => {
+      const [route, query] = service
+        ? [path('services', service.namespace, service.name, 'instances'), { limit: INSTANCES_FOUND_MAX }]
+        : ['/instances', { q: text, limit: INSTANCES_FOUND_MAX }];
+      return (await call<Page<Instance>>(route, { signal, query })).data.items;
+    },
+    enabled: service !== null || text !== '',
+    placeholderData: keepPreviousData,
+    // What is drained must not rest on an old answer.
+    gcTime: 0,
+  });
+
 /** Probes belong to each node and cause no events, so they are read while the panel is open. */
 export const whyQuery = (ns: string, name: string, id: string) =>
   queryOptions({

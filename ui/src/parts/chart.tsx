@@ -24,6 +24,8 @@ export interface ChartProps {
   empty?: string;
   /** Whether each value is drawn as a dot, for single requests. Otherwise values are joined by lines, for rates. */
   dots?: boolean;
+  /** Changes that may explain the values: a line at each time, and a list below the chart. */
+  marks?: readonly { at: number; text: string; leader?: true }[];
 }
 
 const LEFT_MIN = 44;
@@ -35,6 +37,8 @@ const BOTTOM = 20;
 const TOP = 8;
 const GAP_MS = 20_000;
 const SPAN_MIN_MS = 60_000;
+/** With more marks, only the latest are listed. */
+const MARKS_LISTED_MAX = 6;
 
 /** A round number of at least `max`, and the values of the grid lines from 0 to it. */
 export function scaleOf(max: number): { top: number; ticks: number[] } {
@@ -59,7 +63,10 @@ export function Chart(props: ChartProps) {
     );
   }
   const end = Math.max(...all.map((p) => p.at));
-  const extent = end - Math.min(...all.map((p) => p.at));
+  const first = Math.min(...all.map((p) => p.at));
+  // What changed shortly before the first value may have caused it.
+  const causes = (props.marks ?? []).map((m) => m.at).filter((at) => at >= first - GAP_MS && at < first);
+  const extent = end - Math.min(first, ...causes);
   // A short series is drawn over the whole width.
   const spanMs = Math.min(props.spanMs ?? 300_000, Math.max(SPAN_MIN_MS, extent));
   const from = end - spanMs;
@@ -72,6 +79,7 @@ export function Chart(props: ChartProps) {
     const left = event.currentTarget.getBoundingClientRect().left;
     setHover(from + ((event.clientX - left - LEFT) / (width - LEFT - 6)) * spanMs);
   };
+  const marks = (props.marks ?? []).filter((m) => m.at >= from && m.at <= end);
   const picked = hover === null ? [] : series.map((s) => ({ ...s, at: nearest(s.points, hover) }));
   return (
     <div className="chart" ref={box}>
@@ -101,6 +109,12 @@ export function Chart(props: ChartProps) {
           >
             {clock(from + share * spanMs)}
           </text>
+        ))}
+        {marks.map((m, i) => (
+          <g key={i} className="chart-mark">
+            <line x1={x(m.at)} x2={x(m.at)} y1={TOP} y2={height - BOTTOM} />
+            <path d={`M${(x(m.at) - 4).toFixed(1)} ${TOP - 6}h8l-4 6Z`} />
+          </g>
         ))}
         {series.map((s) =>
           dots ? (
@@ -137,9 +151,40 @@ export function Chart(props: ChartProps) {
         })}
         {picked.find((s) => s.at) ? <li className="num muted">{clock(picked.find((s) => s.at)?.at?.at ?? 0)}</li> : null}
       </ul>
+      <Marks label={props.label} marks={marks} />
     </div>
   );
 }
+
+function Marks({ label, marks }: { label: string; marks: NonNullable<ChartProps['marks']> }) {
+  if (marks.length === 0) return null;
+  const leaders = marks.filter((m) => m.leader);
+  const others = marks.filter((m) => !m.leader);
+  const last = leaders.at(-1);
+  return (
+    <ul className="marks" aria-label={`Changes during this time: ${label}`}>
+      {others.length > MARKS_LISTED_MAX ? <li className="muted">{others.length - MARKS_LISTED_MAX} earlier changes are marked in the chart.</li> : null}
+      {others.slice(-MARKS_LISTED_MAX).map((m, i) => (
+        <li key={i}>
+          <span className="num muted">{clock(m.at)}</span> {m.text}
+        </li>
+      ))}
+      {last ? (
+        <li>
+          <span className="num muted">{clock(last.at)}</span> {last.text}
+          {leaders.length > 1 ? `, the last of ${leaders.length} changes of the leader` : ''}
+        </li>
+      ) : null}
+    </ul>
+  );
+}
+
+/** The spans of time that charts can show, up to what the server keeps. */
+export const RANGES = [
+  { value: '300000', label: '5 min' },
+  { value: '900000', label: '15 min' },
+  { value: '3600000', label: '1 h' },
+] as const;
 
 function line(
   points: Series['points'],

@@ -1,10 +1,12 @@
 /** Traffic, errors and the remaining error budget, as the serving node counted them. */
 import { useQuery } from '@tanstack/react-query';
-import { useMemo } from 'react';
+import { useMemo, useState } from 'react';
 import { preferences, prefer } from '../../app/preferences';
 import { calls, rates, trafficQuery, type Traffic } from '../../api/traffic';
+import { useMarks, type Mark } from '../../api/marks';
 import { useStore } from '../../api/store';
-import { Chart } from '../../parts/chart';
+import { Chart, RANGES } from '../../parts/chart';
+import { Choice } from '../../parts/field';
 import { duration, percent, short } from '../../parts/format';
 import { Panel } from '../../parts/layout';
 import { Loaded } from '../../parts/states';
@@ -13,12 +15,15 @@ const HOUR_MS = 3_600_000;
 
 export function TrafficPanel({ node }: { node: string }) {
   const query = useQuery(trafficQuery());
+  const marks = useMarks(null);
+  const [range, setRange] = useState(String(HOUR_MS));
   return (
-    <Panel title="Traffic" aside={`through ${node}, the last hour`}>
+    <Panel title="Traffic" aside={`through ${node}; the node keeps one hour`}>
       <Loaded query={query} what="the traffic" rows={4}>
         {(traffic) => (
           <>
-            <TrafficChart traffic={traffic} spanMs={HOUR_MS} />
+            <Choice label="Time that the chart shows" value={range} onChange={setRange} options={RANGES} />
+            <TrafficChart traffic={traffic} spanMs={Number(range)} marks={marks} />
             <Budget traffic={traffic} />
           </>
         )}
@@ -27,7 +32,7 @@ export function TrafficPanel({ node }: { node: string }) {
   );
 }
 
-function TrafficChart({ traffic, spanMs }: { traffic: Traffic; spanMs: number }) {
+function TrafficChart({ traffic, spanMs, marks }: { traffic: Traffic; spanMs: number; marks: readonly Mark[] }) {
   const series = useMemo(
     () => [
       { name: 'Look-ups', tint: 1 as const, points: rates(traffic, (s) => s.lookups) },
@@ -43,6 +48,7 @@ function TrafficChart({ traffic, spanMs }: { traffic: Traffic; spanMs: number })
       unit="/s"
       series={series}
       spanMs={spanMs}
+      marks={marks}
       height={168}
       empty="The node has just started. The first figures appear in a few seconds."
     />

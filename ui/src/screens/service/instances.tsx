@@ -5,9 +5,10 @@ import { useCallback, useDeferredValue, useMemo } from 'react';
 import { byKey, stateOf, usedInPanic } from '../../api/instances';
 import { instancesQuery } from '../../api/queries';
 import { asProblem } from '../../api/problem';
+import { byInstance, useSeenCalls, type CallFigures } from '../../api/seen-calls';
 import type { Instance, Service } from '../../api/types';
 import { Choice, Search, useTyped } from '../../parts/field';
-import { count, iso, plural } from '../../parts/format';
+import { count, duration, iso, percent, plural } from '../../parts/format';
 import { Empty, Failed, Loading } from '../../parts/states';
 import { InstanceStatus } from '../../parts/status';
 import { Table, type Column } from '../../parts/table';
@@ -15,9 +16,11 @@ import { Ago } from '../../parts/time';
 import { Button } from '../../parts/button';
 import { saveCsv } from '../../parts/download';
 import { OPENS_SHEET, useCloseSheet } from '../../parts/sheet-history';
+import { BulkDrain } from '../services/bulk-drain';
 import { InstanceSheet } from './instance-sheet';
 
-const COLUMNS: readonly Column<Instance>[] = [
+/** `seen` has the calls to each instance that the page has seen. */
+const columnsWith = (seen: ReadonlyMap<string, CallFigures>): readonly Column<Instance>[] => [
   { key: 'state', head: 'State', track: 'clamp(100px, 20vw, 150px)', cell: (i) => <InstanceStatus state={stateOf(i)} used={usedInPanic(i)} /> },
   {
     key: 'id',
@@ -53,6 +56,28 @@ const COLUMNS: readonly Column<Instance>[] = [
   },
   { key: 'zone', head: 'Zone', track: '90px', from: 1060, cell: (i) => <span className="clip">{i.zone ?? <None />}</span> },
   { key: 'version', head: 'Version', track: '90px', from: 980, cell: (i) => <span className="clip">{i.version ?? <None />}</span> },
+  {
+    key: 'success',
+    head: 'Success',
+    track: '80px',
+    end: true,
+    from: 1140,
+    cell: (i) => {
+      const success = seen.get(i.id)?.success ?? null;
+      return success === null ? <None /> : <span className={success < 0.95 ? 'num text-bad' : 'num'}>{percent(success)}</span>;
+    },
+  },
+  {
+    key: 'p95',
+    head: 'p95',
+    track: '70px',
+    end: true,
+    from: 1140,
+    cell: (i) => {
+      const p95 = seen.get(i.id)?.p95 ?? null;
+      return p95 === null ? <None /> : <span className="num">{duration(p95)}</span>;
+    },
+  },
   { key: 'weight', head: 'Weight', track: '64px', end: true, from: 480, cell: (i) => <span className="num">{i.weight}</span> },
   {
     key: 'since',
@@ -116,6 +141,8 @@ export function Instances({ service }: { service: Service }) {
       ...how,
     });
   const closeSheet = useCloseSheet();
+  const seen = useSeenCalls(service);
+  const columns = useMemo(() => columnsWith(byInstance(seen)), [seen]);
   const { fetchNextPage, hasNextPage, isFetchingNextPage } = query;
   const nearEnd = useCallback(() => {
     if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
@@ -152,12 +179,13 @@ export function Instances({ service }: { service: Service }) {
         >
           Export
         </Button>
+        <BulkDrain service={service} />
       </div>
       {query.data ? (
         <Table
           label={`Instances of ${name}`}
           rows={rows}
-          columns={COLUMNS}
+          columns={columns}
           rowKey={(i) => i.id}
           total={health || q ? rows.length : Math.max(service.instances, rows.length)}
           selected={search.instance ?? null}
@@ -172,6 +200,7 @@ export function Instances({ service }: { service: Service }) {
             <>
               {complete ? plural(rows.length, 'instance') : `${count(rows.length)} loaded of ${count(service.instances)}; more as you scroll`}
               {isFetchingNextPage ? ' · loading' : ''}
+              {seen.length > 0 ? ` · success and p95 of ${plural(seen.length, 'call')} through this node` : ''}
             </>
           }
         />

@@ -24,11 +24,13 @@ export function checkPolicy(policy: Policy): Mistakes {
 
 /** What is valid, but probably not meant. `versions` are those that are registered; null if they are not all known. */
 export function doubtsOf(policy: Policy, versions: ReadonlySet<string> | null): string[] {
-  const split = policy.traffic?.split ?? [];
   if (versions === null) return [];
-  return split
-    .filter((share) => share.version !== '' && share.weight > 0 && !versions.has(share.version))
-    .map((share) => `No registered instance has version ${share.version}, so its share goes to the other versions.`);
+  const used = (policy.traffic?.split ?? []).filter((share) => share.version !== '' && share.weight > 0);
+  const missing = used.filter((share) => !versions.has(share.version)).map((share) => share.version);
+  if (missing.length > 0 && missing.length === used.length) {
+    return [`No registered instance has version ${missing.join(' or ')}, so the traffic split has no effect: all versions get traffic.`];
+  }
+  return missing.map((version) => `No registered instance has version ${version}, so its share goes to the other versions.`);
 }
 
 /** Parses a policy that a user has typed. */

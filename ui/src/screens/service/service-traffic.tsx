@@ -1,17 +1,22 @@
 /** Requests to one service as the serving node counted them, and the latest ones that it has stored. */
-import { useQuery } from '@tanstack/react-query';
+import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
-import { callsQuery, tracesQuery } from '../../api/queries';
+import { useMemo, useState } from 'react';
+import { useMarks } from '../../api/marks';
+import { callsQuery, instancesQuery, tracesQuery } from '../../api/queries';
 import { callsOf, successOf } from '../../api/calls';
+import { byInstance, useSeenCalls, type CallFigures } from '../../api/seen-calls';
 import { calls, latencies, rates, trafficQuery } from '../../api/traffic';
 import type { Service } from '../../api/types';
 import { Answered } from '../../parts/answered';
-import { Chart } from '../../parts/chart';
-import { duration, percent, short } from '../../parts/format';
+import { Chart, RANGES } from '../../parts/chart';
+import { Choice } from '../../parts/field';
+import { count, duration, percent, plural, short } from '../../parts/format';
 import { Figure, Panel } from '../../parts/layout';
 import { Empty, Loaded } from '../../parts/states';
 import { isAbout } from '../traces/about';
 import { StatusCode } from '../traces/status-code';
+import { Versions } from './versions';
 
 const QUARTER_MS = 900_000;
 
@@ -19,6 +24,8 @@ export function ServiceTraffic({ service }: { service: Service }) {
   return (
     <>
       <ThroughAllNodes service={service} />
+      <Versions service={service} />
+      <ByInstance service={service} />
       <ThroughThisNode service={service} />
     </>
   );
@@ -53,8 +60,60 @@ function ThroughAllNodes({ service }: { service: Service }) {
   );
 }
 
+const INSTANCES_SHOWN = 8;
+
+/** The instances with the most failed calls first, and then the slowest. */
+function ByInstance({ service }: { service: Service }) {
+  const seen = useSeenCalls(service);
+  const figures = useMemo(() => {
+    const worse = (a: CallFigures, b: CallFigures) => (a.success ?? 1) - (b.success ?? 1) || (b.p95 ?? 0) - (a.p95 ?? 0);
+    return [...byInstance(seen)].sort(([, a], [, b]) => worse(a, b));
+  }, [seen]);
+  const { namespace, name } = service;
+  if (figures.length === 0) return null;
+  return (
+    <Panel title="By instance, worst first" aside="calls through this node, seen since the page was opened" flush>
+      <div className="scroll-x" role="region" aria-label="Calls by instance" tabIndex={0}>
+        <table className="plain">
+          <thead>
+            <tr>
+              <th scope="col">Instance</th>
+              <th scope="col" className="end">Calls</th>
+              <th scope="col" className="end">Success</th>
+              <th scope="col" className="end">p50</th>
+              <th scope="col" className="end">p95</th>
+            </tr>
+          </thead>
+          <tbody>
+            {figures.slice(0, INSTANCES_SHOWN).map(([id, of]) => (
+              <tr key={id}>
+                <th scope="row" className="break">
+                  <Link to="/services/$namespace/$service" params={{ namespace, service: name }} search={{ instance: id }}>
+                    {id}
+                  </Link>
+                </th>
+                <td className="end num">{count(of.calls)}</td>
+                <td className={`end num${of.success !== null && of.success < 0.95 ? ' text-bad' : ''}`}>{of.success === null ? '–' : percent(of.success)}</td>
+                <td className="end num">{of.p50 === null ? '–' : duration(of.p50)}</td>
+                <td className="end num">{of.p95 === null ? '–' : duration(of.p95)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      {figures.length > INSTANCES_SHOWN ? <p className="pad muted">{plural(figures.length - INSTANCES_SHOWN, 'more instance')} with better figures.</p> : null}
+    </Panel>
+  );
+}
+
 function ThroughThisNode({ service }: { service: Service }) {
   const query = useQuery(trafficQuery(service));
+  const list = useInfiniteQuery(instancesQuery(service.namespace, service.name, {}));
+  const instances = useMemo(() => (list.data?.pages ?? []).flatMap((page) => page.items), [list.data]);
+  const { namespace, name } = service;
+  const about = useMemo(() => ({ namespace, name }), [namespace, name]);
+  const marks = useMarks(about, instances);
+  const [range, setRange] = useState(String(QUARTER_MS));
   return (
     <Loaded query={query} what="requests" rows={6}>
       {(traffic) => {
@@ -70,12 +129,16 @@ function ThroughThisNode({ service }: { service: Service }) {
         const took = (us: number | null) => (us === null ? '–' : `≤ ${duration(us / 1000)}`);
         return (
           <div className="two-columns">
+            <div className="span-2">
+              <Choice label="Time that the charts show" value={range} onChange={setRange} options={RANGES.filter((r) => Number(r.value) <= QUARTER_MS)} />
+            </div>
             <Panel title="Requests through this node" aside={`${short(all)} in 15 minutes, ${percent(total.failed / all, 2)} failed`}>
               <Chart
                 label="Requests a second"
                 unit="/s"
                 height={190}
-                spanMs={QUARTER_MS}
+                spanMs={Number(range)}
+                marks={marks}
                 series={[
                   { name: 'Look-ups', tint: 1, points: rates(traffic, (s) => s.lookups) },
                   { name: 'Proxied', tint: 2, points: rates(traffic, (s) => s.proxied) },
@@ -91,7 +154,8 @@ function ThroughThisNode({ service }: { service: Service }) {
                 label="Time to first byte"
                 unit=""
                 height={190}
-                spanMs={QUARTER_MS}
+                spanMs={Number(range)}
+                marks={marks}
                 format={duration}
                 series={[
                   { name: 'p50', tint: 2, points: latencies(traffic, (s) => s.p50_us) },

@@ -20,6 +20,7 @@ import { ServiceStatus } from '../../parts/status';
 import { Table, type Column } from '../../parts/table';
 import { FirstRun } from '../overview/first-run';
 import { strategyName } from '../service/names';
+import { BulkDrain } from './bulk-drain';
 
 type Health = 'all' | 'bad' | 'failing' | 'healthy' | 'degraded' | 'down';
 
@@ -170,7 +171,7 @@ export function ServicesScreen() {
     void navigate({ to: '/services', search: { ...search, ...change }, replace: true });
 
   return (
-    <Screen title="Services" fill>
+    <Screen title="Services" fill actions={all.data && all.data.items.length > 0 ? <BulkDrain /> : null}>
       <Loaded query={all} what="services" rows={12}>
         {(data) =>
           data.items.length === 0 ? (
