@@ -30,7 +30,7 @@ const DEPTH_MAX: usize = 128;
 /// of characters, so the length limits the time for compiling them.
 const REGEXES_LEN_MAX: usize = 256;
 /// Maximum size of a compiled regular expression, in bytes.
-const REGEX_SIZE_MAX: usize = 64 * 1_024;
+const REGEX_SIZE_MAX: usize = 256 * 1_024;
 /// How the text of an error begins, as in Consul.
 const REFUSED: &str = "Failed to create boolean expression evaluator";
 
