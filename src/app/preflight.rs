@@ -74,6 +74,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
             found.push("telemetry.alert_webhook_url: expected a URL of http or https".to_owned());
         }
     }
+    found.extend(config.telemetry.otlp.problems());
     let before = found.len();
     for (certificate, key) in config.http.tls_cert.iter().zip(&config.http.tls_key) {
         let identity = pair(named("http.tls_cert", certificate), named("http.tls_key", key));

@@ -161,6 +161,7 @@ pub(super) fn telemetry(config: &NodeConfig) -> TelemetrySettings {
             ..RequestLogSettings::default()
         },
         webhook,
+        otlp: (!settings.otlp.endpoint.is_empty()).then(|| settings.otlp.clone()),
         ..TelemetrySettings::default()
     }
 }

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use super::values::{
-    access, backend, client_auth, datacenter, domain, domains, engine, host_and_port, hosts,
-    log_filter, members, name, networks, number, origin, parsed, path, paths, socket_address,
-    switch, text, tls_version,
+    access, attributes, backend, client_auth, datacenter, domain, domains, engine, host_and_port,
+    hosts, log_filter, members, name, networks, number, origin, otlp_protocol, parsed, path, paths,
+    ratio, socket_address, switch, text, tls_version,
 };
 use super::{
     Access, BackendKind, ConsulConfig, DnsConfig, HealthConfig, HttpConfig, NodeConfig, RaftConfig,
@@ -14,6 +14,7 @@ use super::{
 };
 use maxine_actors::registry::RegistrySettings;
 use maxine_identity::{ClientAuth, TlsVersion};
+use maxine_telemetry::OtlpSettings;
 
 /// One setting.
 pub struct Key {
@@ -47,6 +48,10 @@ macro_rules! keys {
             set: |$config, $value| { $set; Ok(()) },
         }),*];
     };
+}
+
+fn optional_path(value: &str) -> Option<PathBuf> {
+    (!value.is_empty()).then(|| path(value))
 }
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
@@ -250,6 +255,24 @@ keys! {
         "URL to which each alert is posted. If empty, alerts are not posted." => |c, v| c.telemetry.alert_webhook_url = text(v, 2_048)?;
     "telemetry.alert_webhook_timeout_ms" "alert-webhook-timeout-ms" "MAXINE_ALERT_WEBHOOK_TIMEOUT_MS" "milliseconds" "100 to 60000" "5000"
         "Time limit for posting one alert." => |c, v| c.telemetry.alert_webhook_timeout_ms = number(v, 100, 60_000)?;
+    "telemetry.otlp_endpoint" "otlp-endpoint" "MAXINE_OTLP_ENDPOINT" "URL" "up to 2048 bytes" ""
+        "URL of a receiver of traces over OTLP, such as http://127.0.0.1:4317. If empty, no traces are exported." => |c, v| c.telemetry.otlp.endpoint = text(v, 2_048)?;
+    "telemetry.otlp_protocol" "otlp-protocol" "MAXINE_OTLP_PROTOCOL" "choice" "grpc, http" "grpc"
+        "Protocol of that receiver: grpc, or http (with bodies in protobuf, which are posted to /v1/traces below the URL)." => |c, v| c.telemetry.otlp.protocol = otlp_protocol(v)?;
+    "telemetry.otlp_headers_file" "otlp-headers-file" "MAXINE_OTLP_HEADERS_FILE" "path" "a file" ""
+        "File with header fields for that receiver, such as a token: one NAME: VALUE per line. It is read again before each delivery." => |c, v| c.telemetry.otlp.headers_file = optional_path(v);
+    "telemetry.otlp_ca" "otlp-ca" "MAXINE_OTLP_CA" "path" "a PEM file" ""
+        "Certificate authorities that signed the certificate of that receiver. If empty, those of this machine." => |c, v| c.telemetry.otlp.ca_file = optional_path(v);
+    "telemetry.otlp_sample_ratio" "otlp-sample-ratio" "MAXINE_OTLP_SAMPLE_RATIO" "share" "0 to 1" "0.01"
+        "Share of new traces that are exported. For a request with a traceparent, its sender has decided." => |c, v| c.telemetry.otlp.sample_ratio = ratio(v)?;
+    "telemetry.otlp_slow_ms" "otlp-slow-ms" "MAXINE_OTLP_SLOW_MS" "milliseconds" "0 to 3600000" "1000"
+        "Requests that take at least this long are exported in any case, like those with a status of 500 or more. 0 means no such rule for slow requests." => |c, v| c.telemetry.otlp.slow_us = number::<u64>(v, 0, 3_600_000)? * 1_000;
+    "telemetry.otlp_timeout_ms" "otlp-timeout-ms" "MAXINE_OTLP_TIMEOUT_MS" "milliseconds" "100 to 60000" "5000"
+        "Time limit of one delivery." => |c, v| c.telemetry.otlp.timeout_ms = number(v, 100, 60_000)?;
+    "telemetry.otlp_queue_max" "otlp-queue-max" "MAXINE_OTLP_QUEUE_MAX" "requests" "16 to 1000000" "4096"
+        "Maximum number of requests that wait for the export of their trace. Beyond it, the oldest are lost and counted." => |c, v| c.telemetry.otlp.queue_max = number(v, 16, 1_000_000)?;
+    "telemetry.otlp_attributes" "otlp-attributes" "MAXINE_OTLP_ATTRIBUTES" "list" "NAME=VALUE, comma-separated" ""
+        "Attributes of this node in exported traces, such as deployment.environment.name=prod. Maxine itself sets service.name, service.namespace (the cluster), service.instance.id, service.version and process.pid." => |c, v| c.telemetry.otlp.attributes = attributes(v)?;
     "telemetry.performance_report_url" "performance-report-url" "MAXINE_PERFORMANCE_REPORT_URL" "URL" "up to 2048 bytes" ""
         "URL of the load test report that /api/actuator/performance shows." => |c, v| c.telemetry.performance_report_url = text(v, 2_048)?;
     "telemetry.audit_file" "audit-file" "MAXINE_AUDIT_LOG_FILE" "path" "a file" "logs/Maxine-audit.log"
@@ -425,6 +448,7 @@ impl NodeConfig {
                 alert_webhook_timeout_ms: 0,
                 performance_report_url: String::new(),
                 audit_file: PathBuf::new(),
+                otlp: OtlpSettings::default(),
             },
         }
     }

@@ -24,6 +24,7 @@ use maxine_actors::registry::RegistrySettings;
 use maxine_dns::Domain;
 use maxine_identity::{ClientAuth, TlsVersion};
 use maxine_raft::EngineKind;
+use maxine_telemetry::OtlpSettings;
 
 /// The backend that orders commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -280,6 +281,8 @@ pub struct TelemetryConfig {
     pub performance_report_url: String,
     /// The file for recent events.
     pub audit_file: PathBuf,
+    /// The export of traces. None are exported if its endpoint is empty.
+    pub otlp: OtlpSettings,
 }
 
 /// Settings of the local, shared-file and redis backends.
@@ -843,6 +846,27 @@ mod tests {
         assert!(error.contains("telemetry.log_filter must be a filter such as"), "{error}");
         let error = is_good("node.zone", "a\nb").unwrap_err();
         assert!(error.ends_with(r"without control characters, got a\nb"), "{error}");
+    }
+
+    #[test]
+    fn settings_of_the_export_of_traces_are_checked() {
+        let load = |name: &'static str, value: &str| load(None, &[], &[(name, value)]);
+        let config = load("telemetry.otlp_sample_ratio", "0.25").unwrap();
+        assert_eq!(config.telemetry.otlp.sample_ratio, 0.25);
+        let config = load("telemetry.otlp_attributes", "a.b=c d, team = x=y").unwrap();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(config.telemetry.otlp.attributes, [pair("a.b", "c d"), pair("team", "x=y")]);
+        for (name, value) in [
+            ("telemetry.otlp_sample_ratio", "1.01"),
+            ("telemetry.otlp_sample_ratio", "NaN"),
+            ("telemetry.otlp_protocol", "thrift"),
+            ("telemetry.otlp_attributes", "=x"),
+            ("telemetry.otlp_attributes", "x"),
+            ("telemetry.otlp_queue_max", "0"),
+        ] {
+            let error = load(name, value).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{Access, BackendKind, MemberSetting};
 use maxine_dns::Domain;
 use maxine_identity::{ClientAuth, TlsVersion};
 use maxine_raft::EngineKind;
+use maxine_telemetry::OtlpProtocol;
 
 /// Reads a TOML file. Returns dotted names and their values as text.
 pub(super) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
@@ -211,6 +212,37 @@ pub(super) fn hosts(value: &str) -> Result<Vec<String>, String> {
         Err(format!("must be host names without ports, separated by commas; {text} is not valid"))
     };
     value.split(',').map(str::trim).filter(|text| !text.is_empty()).map(each).collect()
+}
+
+/// Parses a share of a whole.
+pub(super) fn ratio(value: &str) -> Result<f64, String> {
+    let ratio = value.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| "must be a number from 0 to 1, such as 0.01".into())
+}
+
+pub(super) fn otlp_protocol(value: &str) -> Result<OtlpProtocol, String> {
+    match value {
+        "grpc" => Ok(OtlpProtocol::Grpc),
+        "http" => Ok(OtlpProtocol::Http),
+        _ => Err("must be grpc or http".into()),
+    }
+}
+
+/// Parses `NAME=VALUE`, separated by commas.
+pub(super) fn attributes(value: &str) -> Result<Vec<(String, String)>, String> {
+    let value = text(value, 4_096)?;
+    let each = |item: &str| {
+        let (name, value) = item.split_once('=').map(|(name, value)| (name.trim(), value.trim()))?;
+        (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
+    };
+    let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+    items
+        .map(|item| {
+            each(item).ok_or_else(|| {
+                format!("must be NAME=VALUE, separated by commas; {item} is not valid")
+            })
+        })
+        .collect()
 }
 
 /// Parses a domain of the name server.

@@ -14,6 +14,7 @@ mod direct;
 mod fast_path;
 mod one_outcome;
 mod one_selection;
+mod otlp;
 mod peers;
 mod proxying;
 mod rfc9110;

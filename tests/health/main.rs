@@ -641,6 +641,7 @@ async fn a_recovered_instance_starts_slowly() {
             is_known: false,
             body_len_max: None,
             trace: Vec::new(),
+            span: None,
             keep_trailer: false,
             interim: None,
         };

@@ -358,6 +358,7 @@ async fn idle_connections_to_instances_are_given_up_first() {
                 )),
                 is_known: true,
                 trace: Vec::new(),
+                span: None,
                 body_len_max: None,
                 keep_trailer: true,
                 interim: None,

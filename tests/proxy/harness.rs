@@ -389,6 +389,7 @@ fn context<B>(request: &Request<B>, peer: IpAddr, options: &RigOptions) -> Forwa
         client: trusted.resolve(maxine_gateway::Peer::plain(peer), request.headers()),
         is_known: request.headers().contains_key(KNOWN),
         body_len_max: options.body_len_max,
+        span: None,
         trace: vec![(
             hyper::header::HeaderName::from_static("x-trace-id"),
             hyper::header::HeaderValue::from_static("trace-1"),

@@ -125,6 +125,7 @@ fn context() -> ForwardContext {
         is_known: false,
         body_len_max: None,
         trace: Vec::new(),
+        span: None,
         keep_trailer: false,
         interim: None,
     }

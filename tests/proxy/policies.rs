@@ -231,6 +231,7 @@ async fn a_hedge_overtakes_a_slow_instance() {
             is_known: false,
             body_len_max: None,
             trace: Vec::new(),
+            span: None,
             keep_trailer: false,
             interim: None,
         };

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::num::NonZeroU64;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -52,8 +53,11 @@ pub fn timeout_ms(headers: &HeaderMap) -> Result<Option<u64>, String> {
 pub struct RequestContext {
     /// The request's trace id: the client's, or a new one.
     pub trace_id: TraceName,
-    /// The W3C trace parent: the client's if it is valid, or a new one.
+    /// The W3C trace parent. If this node exports traces, it names this node's span of the request. Otherwise it is the
+    /// client's if that is valid, or a new one.
     pub traceparent: TraceName,
+    /// The client's span, if this node exports traces and the client named one.
+    pub parent_span: Option<NonZeroU64>,
     /// The address of the client.
     pub client: ClientAddr,
     /// When the caller needs the answer to a write, in milliseconds on the monotonic clock. `None` if the request does
@@ -65,7 +69,7 @@ impl Default for RequestContext {
     fn default() -> Self {
         let (trace_id, traceparent) = (TraceName::default(), TraceName::default());
         let client = ClientAddr::direct(Peer::plain([0, 0, 0, 0].into()));
-        Self { trace_id, traceparent, client, answer_by_ms: None }
+        Self { trace_id, traceparent, parent_span: None, client, answer_by_ms: None }
     }
 }
 

@@ -78,8 +78,10 @@ pub(super) async fn answer(
     let response = match admitted {
         Ok(caller) => {
             edge.track_break_glass(&mut record, &caller, &request);
+            let may_write = !request.method().is_safe();
             let answered = admitted_answer(state, &face, caller, context, request);
-            match AssertUnwindSafe(answered).catch_unwind().await {
+            let answered = AssertUnwindSafe(answered).catch_unwind();
+            match edge.follow(&mut record, may_write, answered).await {
                 Ok(response) => response,
                 Err(panic) => {
                     compat_error::log_panic(panic.as_ref());

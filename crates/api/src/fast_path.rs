@@ -136,7 +136,7 @@ impl FastPath {
         let given = Given::of(head.headers, self.edge.trace_header().as_str())?;
         let fields = ReadFields(head.headers);
         let client = self.edge.resolve(peer, &fields);
-        let context = context_of(given.trace_id, given.traceparent, client);
+        let context = context_of(self.edge.sampler(), given.trace_id, given.traceparent, client);
         let subject = match Route::of(&self.state, &Method::GET, path, query) {
             Route::LookUp(look_up) => {
                 self.discover(&look_up, given.accept, &fields, &context, out)?

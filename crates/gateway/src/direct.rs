@@ -77,6 +77,8 @@ pub struct Direct {
     head: Vec<u8>,
     /// The position of path and query in the head.
     target: Range<usize>,
+    /// When the choice of the instance began.
+    choosing_us: u64,
     started_us: u64,
     /// `None` once [`Direct::run`] was called.
     in_flight_guard: Option<InFlightGuard>,
@@ -103,7 +105,7 @@ impl Forwarder {
     /// [`Forwarder::forward`]. Nothing was done for the request in that case.
     #[must_use]
     pub fn direct(&self, request: &PlainRequest<'_>) -> Option<Direct> {
-        let started_us = self.0.clock.monotonic_us();
+        let choosing_us = self.0.clock.monotonic_us();
         if self.0.stopping.load(Ordering::Relaxed) || !target::is_plain_path(request.raw_path) {
             return None;
         }
@@ -120,12 +122,15 @@ impl Forwarder {
             key: None,
         };
         let input = PickInput {
-            now_ms: started_us / 1_000,
+            now_ms: choosing_us / 1_000,
             draw: runtime.table.draw(&input, fastrand::u64(..)),
             sticky: None,
             tried: &[],
         };
         let picked = runtime.picker.pick(&runtime.table, &runtime.upstreams, &input).ok()?;
+        // Without a span, the short time of the choice is part of the attempt, and the clock is read once less.
+        let has_span = request.traceparent.1.span().is_some();
+        let started_us = if has_span { self.0.clock.monotonic_us() } else { choosing_us };
         let address = runtime.upstreams[picked.position].pool.as_ref()?.address();
         let mut head = Vec::with_capacity(HEAD_LEN);
         head.extend_from_slice(b"GET ");
@@ -143,6 +148,7 @@ impl Forwarder {
             holder: Holder::of(&request.client, false),
             head,
             target,
+            choosing_us,
             started_us,
             in_flight_guard: Some(InFlightGuard::enter(self)),
             runtime,
@@ -160,9 +166,9 @@ impl Direct {
         mut take: impl FnMut(&PlainAnswer<'_>) -> Option<T>,
     ) -> DirectOutcome<T> {
         // These are borrowed instead of moved into the future, because a large future costs a copy for each request.
-        let Self { forwarder, runtime, picked, holder, head, target, started_us, in_flight_guard } =
-            self;
-        let (holder, picked, started_us) = (*holder, *picked, *started_us);
+        let Self { forwarder, runtime, head, target, in_flight_guard, .. } = self;
+        let (holder, picked) = (self.holder, self.picked);
+        let (choosing_us, started_us) = (self.choosing_us, self.started_us);
         let guard = in_flight_guard.take().unwrap_or_else(|| InFlightGuard::enter(forwarder));
         let upstream = &runtime.upstreams[picked.position];
         let chosen = || {
@@ -205,6 +211,8 @@ impl Direct {
         let mut trail = AttemptTrail::default();
         trail.push(AttemptRecord {
             instance: Arc::clone(&upstream.instance),
+            number: 1,
+            choosing_us,
             started_us,
             duration_us: now_us.saturating_sub(started_us),
             outcome: match (&outcome, status) {

@@ -37,10 +37,12 @@ use super::upstream::Upstream;
 use super::{Forwarder, framing, headers};
 use maxine_admission::Place;
 use maxine_state::{Instance, RateLimitScope, ServiceKey};
-use maxine_telemetry::{AttemptOutcome, AttemptRecord, AttemptTrail};
+use maxine_telemetry::{AttemptOutcome, AttemptRecord, AttemptTrail, SpanName, TraceName};
 
 /// The field with the stable error code.
 const X_MAXINE_ERROR: HeaderName = HeaderName::from_static("x-maxine-error");
+/// The field with the span of the attempt.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The field with the number of attempts.
 const X_MAXINE_ATTEMPTS: HeaderName = HeaderName::from_static("x-maxine-attempts");
 
@@ -68,6 +70,9 @@ pub struct ForwardContext {
     pub body_len_max: Option<u64>,
     /// Fields that replace the request's own fields of the same name: trace id and `traceparent`.
     pub trace: Vec<(HeaderName, HeaderValue)>,
+    /// This node's span of the request. Each attempt then has a span of its own below it, which replaces `traceparent`.
+    /// `None` if this node does not export traces.
+    pub span: Option<SpanName>,
     /// Whether `Trailer` is forwarded, so that HTTP/1 carries trailers. The compatible API drops it.
     pub keep_trailer: bool,
     /// Receives interim answers. `None` if the client accepts none.
@@ -115,7 +120,11 @@ struct Attempts<'a> {
     deadline: Option<Instant>,
     body_limit: u64,
     tried: Vec<usize>,
+    span: Option<SpanName>,
+    /// Number of attempts, of which a hedged one counts once.
     made: u32,
+    /// Number of requests that were begun to instances.
+    begun: u32,
     last: Option<Pick>,
     /// The path and query of the last attempt.
     path: Option<PathAndQuery>,
@@ -123,6 +132,16 @@ struct Attempts<'a> {
     /// The path under which clients reach the service.
     prefix: Option<String>,
     trail: AttemptTrail,
+}
+
+/// An attempt for which an instance was chosen. Times are in microseconds on the monotonic clock.
+#[derive(Clone, Copy)]
+struct Begun {
+    picked: Pick,
+    /// Its number among the requests to instances, from 1.
+    number: u32,
+    choosing_us: u64,
+    started_us: u64,
 }
 
 impl Forwarder {
@@ -238,7 +257,9 @@ impl Forwarder {
             deadline: policy.total.map(|total| timer_now() + total),
             body_limit,
             tried: Vec::new(),
+            span: context.span,
             made: 0,
+            begun: 0,
             last: None,
             path: None,
             interim: context.interim.clone(),
@@ -326,7 +347,7 @@ impl Forwarder {
     /// One attempt, hedged if the policy says so.
     async fn attempt(&self, attempts: &mut Attempts<'_>) -> Result<Answer, ProxyError> {
         attempts.made += 1;
-        let picked = self.pick(attempts)?;
+        let begun = self.pick(attempts)?;
         let hedging = attempts.runtime.policy.hedging.as_ref().filter(|hedging| {
             hedging.methods.has(&attempts.head.method)
                 && matches!(attempts.body, Outgoing::Empty)
@@ -340,40 +361,39 @@ impl Forwarder {
                 .retries
                 .as_ref()
                 .is_some_and(|retries| attempts.made < retries.attempts);
-            let headers = if more {
+            let mut headers = if more {
                 attempts.head.headers.clone()
             } else {
                 std::mem::take(&mut attempts.head.headers)
             };
-            let started_us = self.0.clock.monotonic_us();
-            let outcome = self.exchange(attempts, picked, headers).await;
-            self.record_attempt(attempts, picked, started_us, outcome_of(&outcome));
+            name_span(&mut headers, attempts.span, begun.number);
+            let outcome = self.exchange(attempts, begun.picked, headers).await;
+            self.record_attempt(attempts, begun, outcome_of(&outcome));
             return outcome;
         };
         // The future is boxed, because most policies have no hedging, and it is large.
-        Box::pin(self.hedged(attempts, picked, after)).await
+        Box::pin(self.hedged(attempts, begun, after)).await
     }
 
     /// Records the outcome of an attempt.
-    fn record_attempt(
-        &self,
-        attempts: &mut Attempts<'_>,
-        picked: Pick,
-        started_us: u64,
-        outcome: AttemptOutcome,
-    ) {
+    fn record_attempt(&self, attempts: &mut Attempts<'_>, begun: Begun, outcome: AttemptOutcome) {
+        let Begun { picked, number, choosing_us, started_us } = begun;
         attempts.trail.push(AttemptRecord {
             instance: Arc::clone(&attempts.runtime.upstreams[picked.position].instance),
+            number,
+            choosing_us,
             started_us,
             duration_us: self.0.clock.monotonic_us().saturating_sub(started_us),
             outcome,
         });
     }
 
-    fn pick(&self, attempts: &mut Attempts<'_>) -> Result<Pick, ProxyError> {
+    /// Chooses an instance for the next attempt.
+    fn pick(&self, attempts: &mut Attempts<'_>) -> Result<Begun, ProxyError> {
         let runtime = attempts.runtime;
+        let choosing_us = self.0.clock.monotonic_us();
         let input = PickInput {
-            now_ms: self.0.clock.monotonic_ms(),
+            now_ms: choosing_us / 1_000,
             // Another attempt draws another random number, for the same caller.
             draw: Draw { random: fastrand::u64(..), ..attempts.draw },
             sticky: attempts.sticky,
@@ -390,7 +410,9 @@ impl Forwarder {
             attempts.tried.push(picked.position);
         }
         attempts.last = Some(picked);
-        Ok(picked)
+        attempts.begun += 1;
+        let started_us = self.0.clock.monotonic_us();
+        Ok(Begun { picked, number: attempts.begun, choosing_us, started_us })
     }
 
     fn times(&self, attempts: &Attempts<'_>) -> Times {
@@ -444,13 +466,16 @@ impl Forwarder {
     async fn hedged(
         &self,
         attempts: &mut Attempts<'_>,
-        first: Pick,
+        first: Begun,
         after: Duration,
     ) -> Result<Answer, ProxyError> {
         let times = self.times(attempts);
         let (clock, runtime, holder) = (&self.0.clock, attempts.runtime, attempts.holder);
-        let attempt_on = |upstream: Arc<Upstream>, head: &Head, progress: Arc<Progress>| {
-            let headers = head.headers.clone();
+        let span = attempts.span;
+        let attempt_on = |upstream: Arc<Upstream>, head: &Head, number: u32| {
+            let progress: Arc<Progress> = Arc::default();
+            let mut headers = head.headers.clone();
+            name_span(&mut headers, span, number);
             let head = Head {
                 method: head.method.clone(),
                 target: head.target.clone(),
@@ -477,48 +502,46 @@ impl Forwarder {
                 exchange.run(headers, &mut Outgoing::Empty).await
             })
         };
-        let leader = Arc::clone(&runtime.upstreams[first.position]);
-        let first_us = clock.monotonic_us();
-        let mut primary = attempt_on(leader, &attempts.head, Arc::default());
+        let leader = Arc::clone(&runtime.upstreams[first.picked.position]);
+        let mut primary = attempt_on(leader, &attempts.head, first.number);
         tokio::select! {
             biased;
             done = &mut primary => {
-                self.wake_breaker(runtime, first.position);
-                self.record_attempt(attempts, first, first_us, outcome_of(&done));
+                self.wake_breaker(runtime, first.picked.position);
+                self.record_attempt(attempts, first, outcome_of(&done));
                 return done;
             }
             () = tokio::time::sleep(after) => {}
         }
         let affordable = runtime.shared.hedge_budget.spend(clock.monotonic_us(), 0);
         let second = if affordable { self.pick(attempts).ok() } else { None };
-        let Some(second) = second.filter(|second| second.position != first.position) else {
-            attempts.last = Some(first);
+        let is_other = |second: &Begun| second.picked.position != first.picked.position;
+        let Some(second) = second.filter(is_other) else {
+            attempts.last = Some(first.picked);
             let outcome = primary.await;
-            self.wake_breaker(runtime, first.position);
-            self.record_attempt(attempts, first, first_us, outcome_of(&outcome));
+            self.wake_breaker(runtime, first.picked.position);
+            self.record_attempt(attempts, first, outcome_of(&outcome));
             return outcome;
         };
         self.0.metrics.hedge(runtime.table.key());
-        let other = Arc::clone(&runtime.upstreams[second.position]);
-        let second_us = clock.monotonic_us();
-        let secondary = attempt_on(other, &attempts.head, Arc::default());
-        let (first, second) = ((first, first_us), (second, second_us));
+        let other = Arc::clone(&runtime.upstreams[second.picked.position]);
+        let secondary = attempt_on(other, &attempts.head, second.number);
         // Waits until one of the attempts ends. If it was not answered, the other one continues.
         let (done, ender, other, left) = match select(primary, secondary).await {
             Either::Left((done, secondary)) => (done, first, second, secondary),
             Either::Right((done, primary)) => (done, second, first, primary),
         };
-        self.wake_breaker(runtime, ender.0.position);
-        self.record_attempt(attempts, ender.0, ender.1, outcome_of(&done));
+        self.wake_breaker(runtime, ender.picked.position);
+        self.record_attempt(attempts, ender, outcome_of(&done));
         let (outcome, winner) = if done.is_ok() {
             drop(left);
-            self.record_attempt(attempts, other.0, other.1, AttemptOutcome::LostHedge);
-            (done, ender.0)
+            self.record_attempt(attempts, other, AttemptOutcome::LostHedge);
+            (done, ender.picked)
         } else {
             let outcome = left.await;
-            self.wake_breaker(runtime, other.0.position);
-            self.record_attempt(attempts, other.0, other.1, outcome_of(&outcome));
-            (outcome, other.0)
+            self.wake_breaker(runtime, other.picked.position);
+            self.record_attempt(attempts, other, outcome_of(&outcome));
+            (outcome, other.picked)
         };
         attempts.last = Some(winner);
         outcome
@@ -641,6 +664,14 @@ fn strip_connection_fields(parts: &mut response::Parts, takes_trailers: bool) {
     }
     parts.version = hyper::Version::HTTP_11;
     parts.extensions.clear();
+}
+
+/// Makes the instance's work part of the attempt's span.
+fn name_span(headers: &mut HeaderMap, span: Option<SpanName>, number: u32) {
+    if let Some(span) = span {
+        let span = TraceName::Span(span.of_attempt(number));
+        headers.insert(TRACEPARENT, span.header_value());
+    }
 }
 
 fn outcome_of(outcome: &Result<Answer, ProxyError>) -> AttemptOutcome {

@@ -70,6 +70,7 @@ impl Machine {
         batches: impl IntoIterator<Item = &'a Batch>,
     ) -> Vec<Vec<Applied>> {
         let history = self.state.history();
+        let applying = self.view.begin_apply(self.state.index());
         let mut events: Vec<Event> = Vec::new();
         let mut answers = Vec::new();
         for batch in batches {
@@ -82,6 +83,7 @@ impl Machine {
         } else {
             self.view.publish(&self.state, &events);
         }
+        self.view.end_apply(applying, self.state.index());
         answers
     }
 

@@ -9,12 +9,14 @@ mod alert_list;
 mod declare;
 pub mod events;
 mod metrics;
+mod otlp;
 pub mod projection;
 mod raft_metrics;
 mod request_log;
 mod requests;
 mod ring;
 mod silences;
+mod span_name;
 mod trace_name;
 mod traffic;
 mod trail;
@@ -33,11 +35,13 @@ pub use alert_kind::{AlertForm, AlertKind, Scope, Severity};
 pub use alert_list::{Alert, AlertState, Alerts, Notice};
 pub use events::{ForwardHit, LookupHit, Mode, RecentEvent};
 pub use metrics::{Gauges, Metrics};
+pub use otlp::{OtlpProtocol, OtlpSettings};
 pub use raft_metrics::RaftGauges;
 pub use request_log::{LogFile, RequestLogSettings};
-pub use requests::{FinishedRequest, Subject, Trace};
+pub use requests::{FinishedRequest, Subject, Trace, WriteRecord, WriteStages};
 pub use ring::Ring;
 pub use silences::Silence;
+pub use span_name::{Sampler, SpanName};
 pub use trace_name::TraceName;
 pub use traffic::{STEP_MS, ServiceCalls, Traffic, TrafficStep, TrafficSum};
 pub use trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
@@ -45,6 +49,7 @@ pub use webhook::http_client;
 pub use webhook::{WebhookSettings, as_json as alert_as_json};
 
 use alert_list::Raised;
+use otlp::Exporter;
 use request_log::RequestLog;
 use webhook::Webhook;
 
@@ -69,6 +74,8 @@ pub struct TelemetrySettings {
     pub request_log: RequestLogSettings,
     /// Where alerts are sent; `None` for nowhere.
     pub webhook: Option<WebhookSettings>,
+    /// Where traces are exported to; `None` for nowhere.
+    pub otlp: Option<OtlpSettings>,
 }
 
 impl Default for TelemetrySettings {
@@ -83,6 +90,7 @@ impl Default for TelemetrySettings {
             audit_lookups: true,
             request_log: RequestLogSettings::default(),
             webhook: None,
+            otlp: None,
         }
     }
 }
@@ -116,6 +124,9 @@ struct Inner {
     lookups: Ring<LookupHit>,
     forwards: Ring<ForwardHit>,
     webhook: Option<Webhook>,
+    /// Decides which new traces are exported. `None` if none are.
+    sampler: Option<Sampler>,
+    exporter: Option<Arc<Exporter>>,
 }
 
 /// The place to which the parts of a node report. Clones are cheap.
@@ -123,8 +134,8 @@ struct Inner {
 pub struct Telemetry(Arc<Inner>);
 
 impl Telemetry {
-    /// Starts telemetry for a node, with the writer of the request log. If a webhook is set, this must be
-    /// called inside a tokio runtime.
+    /// Starts telemetry for a node, with the writer of the request log. If a webhook or the export of traces is
+    /// set, this must be called inside a tokio runtime.
     #[must_use]
     pub fn start(view: Arc<View>, clock: Clock, settings: &TelemetrySettings) -> Self {
         let webhook = settings.webhook.as_ref().and_then(|webhook| {
@@ -134,13 +145,27 @@ impl Telemetry {
                 )
                 .ok()
         });
-        let log =
-            RequestLog::start(view, clock.clone(), settings.traces_max, &settings.request_log);
+        let metrics = Metrics::new();
+        let exporter = settings.otlp.as_ref().and_then(|otlp| {
+            let names = (&*settings.node, &*settings.cluster);
+            Exporter::start(otlp, names, clock.clone(), metrics.clone())
+                .inspect_err(|error| tracing::error!(%error, "traces cannot be exported"))
+                .ok()
+        });
+        let sampler = settings.otlp.as_ref().filter(|_| exporter.is_some());
+        let sampler = sampler.map(|otlp| Sampler::new(otlp.sample_ratio));
+        let log = RequestLog::start(
+            view,
+            clock.clone(),
+            settings.traces_max,
+            &settings.request_log,
+            exporter.clone(),
+        );
         let lookups_max = if settings.audit_lookups { settings.audit_max } else { 0 };
         let telemetry = Self(Arc::new(Inner {
             started_us: clock.monotonic_us(),
             clock,
-            metrics: Metrics::new(),
+            metrics,
             log,
             alerts: Alerts::new(
                 settings.node.clone(),
@@ -152,6 +177,8 @@ impl Telemetry {
             lookups: Ring::new(lookups_max),
             forwards: Ring::new(settings.audit_max),
             webhook,
+            sampler,
+            exporter,
         }));
         if let Some(webhook) = &telemetry.0.webhook {
             webhook.start(Arc::downgrade(&telemetry.0));
@@ -169,6 +196,12 @@ impl Telemetry {
     #[must_use]
     pub fn alerts(&self) -> &Alerts {
         &self.0.alerts
+    }
+
+    /// Decides which new traces are exported. `None` if this node exports none; then no request has a span.
+    #[must_use]
+    pub fn sampler(&self) -> Option<Sampler> {
+        self.0.sampler
     }
 
     /// The newest requests, newest first. May wait for the disk of the request log.
@@ -373,8 +406,8 @@ impl Telemetry {
         self.record("alert.delivery_failed", "ERROR", fields);
     }
 
-    /// Writes the rest of the request log and waits for the deliveries in flight. It may be called more than
-    /// once.
+    /// Writes the rest of the request log, exports the waiting traces, and waits for the deliveries in flight. Each of
+    /// these has a time limit. It may be called more than once.
     pub async fn stop(&self) {
         if let Some(webhook) = &self.0.webhook {
             webhook.stop().await;
@@ -382,6 +415,9 @@ impl Telemetry {
         let log = Arc::clone(&self.0.log);
         if tokio::task::spawn_blocking(move || log.stop()).await.is_err() {
             tracing::error!("the request log could not be closed");
+        }
+        if let Some(exporter) = &self.0.exporter {
+            exporter.stop().await;
         }
     }
 }

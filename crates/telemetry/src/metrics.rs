@@ -73,6 +73,15 @@ pub struct Metrics {
     pub signin_throttled: IntCounter,
     /// Records of requests or look-ups that were dropped because there were too many.
     pub telemetry_dropped: IntCounter,
+    /// Requests whose spans a receiver took.
+    pub otlp_exported: IntCounter,
+    /// Requests whose spans were lost because too many waited.
+    pub otlp_lost: IntCounter,
+    /// Requests whose spans a receiver refused.
+    pub otlp_refused: IntCounter,
+    /// Failed deliveries of spans.
+    pub otlp_failures: IntCounter,
+    otlp_waiting: IntGauge,
     /// Connections that were refused because too many were open.
     pub connections_refused: IntCounter,
     /// Connections that were closed because their client did not read an answer.
@@ -148,6 +157,12 @@ impl Metrics {
             }
             register(&registry, counters)
         };
+        let otlp = counters(
+            "maxine_otlp_requests_total",
+            "Requests whose traces were to be exported: exported, lost because too many waited, or refused by the receiver",
+            "result",
+            &["exported", "lost", "refused"],
+        );
         let tls_failures = counters(
             "maxine_tls_failures_total",
             "Connections that did not complete the TLS handshake: it failed, the client did not use TLS, or it took too long",
@@ -275,6 +290,17 @@ impl Metrics {
                 "maxine_telemetry_dropped_total",
                 "Records of requests and look-ups that were dropped because too many arrived at the same time",
             ),
+            otlp_exported: otlp.with_label_values(&["exported"]),
+            otlp_lost: otlp.with_label_values(&["lost"]),
+            otlp_refused: otlp.with_label_values(&["refused"]),
+            otlp_failures: counter(
+                "maxine_otlp_delivery_failures_total",
+                "Failed deliveries of traces to the receiver; those that may succeed later are tried again",
+            ),
+            otlp_waiting: gauge(
+                "maxine_otlp_requests_waiting",
+                "Requests that wait for the export of their trace",
+            ),
             connections_refused: counter(
                 "maxine_http_connections_refused_total",
                 "Connections refused because too many were open",
@@ -333,6 +359,11 @@ impl Metrics {
             },
             registry,
         }
+    }
+
+    /// Sets the number of requests that wait for the export of their trace.
+    pub(super) fn otlp_queued(&self, len: usize) {
+        self.otlp_waiting.set(signed(len as u64));
     }
 
     /// Sets the number of active conditions of a kind and severity.

@@ -1,6 +1,7 @@
 //! One finished request, as traces, the request log and the counters use it.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use http::{Method, StatusCode, Uri, Version};
@@ -44,6 +45,10 @@ pub struct FinishedRequest {
     pub trace_id: TraceName,
     /// The W3C trace parent.
     pub traceparent: TraceName,
+    /// The client's span, if this node exports traces and the client named one.
+    pub parent_span: Option<NonZeroU64>,
+    /// Whether the client used HTTPS.
+    pub is_https: bool,
     /// When it began, on the monotonic clock, in microseconds.
     pub started_us: u64,
     /// Time until the head of the answer was ready, in microseconds.
@@ -52,6 +57,38 @@ pub struct FinishedRequest {
     pub status: StatusCode,
     /// The attempts of a forwarded request.
     pub attempts: AttemptTrail,
+    /// The writes that the request caused. Empty unless this node exports traces.
+    pub writes: Vec<WriteRecord>,
+}
+
+/// One write that a request caused, with its times on the monotonic clock, in microseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteRecord {
+    /// When the request passed it to the registry's actor.
+    pub submitted_us: u64,
+    /// When the request had the answer.
+    pub answered_us: u64,
+    /// Why it was not carried out. `None` if it was.
+    pub error: Option<String>,
+    /// Its way into the state. `None` if it did not get there.
+    pub stages: Option<WriteStages>,
+}
+
+/// The way of one write into the state, with its times on the monotonic clock, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteStages {
+    /// When the actor took it from its mailbox.
+    pub received_us: u64,
+    /// When its batch was passed to the backend.
+    pub proposed_us: u64,
+    /// When the backend had answered.
+    pub decided_us: u64,
+    /// Number of writes in the batch.
+    pub batch_len: usize,
+    /// When this node began to apply it, and when the result was published. `None` if that is not known any more.
+    pub applied_us: Option<(u64, u64)>,
+    /// The index of the state after it.
+    pub index: u64,
 }
 
 impl FinishedRequest {

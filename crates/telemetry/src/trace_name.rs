@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::HeaderValue;
 
+use crate::span_name::SpanName;
+
 const HEX: &[u8; 16] = b"0123456789abcdef";
 /// Maximum length of the text.
 const TEXT_LEN_MAX: usize = 55;
@@ -20,6 +22,8 @@ pub enum TraceName {
     /// A trace parent that was created here, of version 00 and sampled: the 16 bytes of its trace, and the 8
     /// of its parent.
     Parent([u8; 24]),
+    /// A trace parent that names this node's span of the request. Only a node that exports traces has these.
+    Span(SpanName),
     /// The value from the client.
     Given(HeaderValue),
 }
@@ -48,6 +52,25 @@ impl TraceName {
         Self::Parent(bytes)
     }
 
+    /// This node's span of the request. `None` if this node does not export traces.
+    #[must_use]
+    pub fn span(&self) -> Option<SpanName> {
+        match self {
+            Self::Span(span) => Some(*span),
+            Self::Id(_) | Self::Parent(_) | Self::Given(_) => None,
+        }
+    }
+
+    /// The trace parent for the instance in an attempt, which are numbered from 1. It is the same in every attempt if
+    /// this node does not export traces.
+    #[must_use]
+    pub fn of_attempt(&self, number: u32) -> Cow<'_, Self> {
+        match self {
+            Self::Span(span) => Cow::Owned(Self::Span(span.of_attempt(number))),
+            Self::Id(_) | Self::Parent(_) | Self::Given(_) => Cow::Borrowed(self),
+        }
+    }
+
     /// Appends its text, as a header has it.
     pub fn push_to(&self, out: &mut Vec<u8>) {
         match self {
@@ -58,6 +81,13 @@ impl TraceName {
                 out.push(b'-');
                 push_hex(out, &bytes[16..]);
                 out.extend_from_slice(b"-01");
+            }
+            Self::Span(span) => {
+                out.extend_from_slice(b"00-");
+                push_hex(out, &span.trace);
+                out.push(b'-');
+                push_hex(out, &span.id.to_be_bytes());
+                out.extend_from_slice(if span.is_sampled { b"-01" } else { b"-00" });
             }
             Self::Given(value) => out.extend_from_slice(value.as_bytes()),
         }
@@ -112,6 +142,10 @@ mod tests {
             (
                 TraceName::Parent([0xab; 24]),
                 format!("00-{}-{}-01", "ab".repeat(16), "ab".repeat(8)),
+            ),
+            (
+                TraceName::Span(SpanName { trace: [0xab; 16], id: 0x1f, is_sampled: false }),
+                format!("00-{}-000000000000001f-00", "ab".repeat(16)),
             ),
             (TraceName::Given(HeaderValue::from_static("my own")), "my own".to_owned()),
         ] {

@@ -349,10 +349,13 @@ mod tests {
             client: [127, 0, 0, 1].into(),
             trace_id: TraceName::default(),
             traceparent: TraceName::default(),
+            parent_span: None,
+            is_https: false,
             started_us: 0,
             duration_us,
             status: StatusCode::from_u16(status).unwrap(),
             attempts: crate::AttemptTrail::default(),
+            writes: Vec::new(),
         }
     }
 

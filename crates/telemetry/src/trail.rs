@@ -14,6 +14,10 @@ const KEPT_MAX: usize = 8;
 pub struct AttemptRecord {
     /// The instance.
     pub instance: Arc<Instance>,
+    /// Its number among the attempts that were begun, from 1.
+    pub number: u32,
+    /// When the choice of the instance began, in microseconds on the monotonic clock.
+    pub choosing_us: u64,
     /// When the attempt began, in microseconds on the monotonic clock.
     pub started_us: u64,
     /// Time until the head of the answer, or until the attempt was given up, in microseconds.
@@ -94,6 +98,8 @@ mod tests {
         for n in 1..=30 {
             trail.push(AttemptRecord {
                 instance: Arc::clone(&instance),
+                number: 1,
+                choosing_us: n,
                 started_us: n,
                 duration_us: 1,
                 outcome: AttemptOutcome::Failed("connect_failed"),

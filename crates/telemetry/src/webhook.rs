@@ -143,9 +143,21 @@ fn body(alert: &Alert, cluster: &str) -> Value {
 
 /// A client for the few requests that Maxine itself sends to URLs that the operator has set.
 pub fn http_client(timeout: Duration) -> Result<reqwest::Client, String> {
+    http_client_with(timeout, None)
+}
+
+/// The same with the authorities that sign the receiver's certificate; `None` for those of the machine.
+pub(crate) fn http_client_with(
+    timeout: Duration,
+    authorities: Option<Vec<reqwest::Certificate>>,
+) -> Result<reqwest::Client, String> {
     // An error means that a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
+    let builder = match authorities {
+        Some(authorities) => reqwest::Client::builder().tls_certs_only(authorities),
+        None => reqwest::Client::builder(),
+    };
+    builder
         .timeout(timeout)
         .connect_timeout(timeout)
         .redirect(reqwest::redirect::Policy::none())

@@ -6,6 +6,7 @@
 //! **Invariant:** no reader waits for a writer. A look-up is a lock-free map access and one or two atomic
 //! operations. No read holds a lock across an await, or allocates for each instance.
 
+mod applied;
 mod faults;
 mod sockets;
 mod table;
@@ -23,6 +24,8 @@ use tokio::sync::watch as watch_channel;
 use maxine_clock::Clock;
 use maxine_state::{ControlState, Event, Name, ServiceKey, ServiceRef};
 
+pub use applied::Applying;
+use applied::AppliedLog;
 pub use sockets::{Host, Socket, SocketSet};
 use table::TableContext;
 pub use table::{Endpoint, Load, ServiceCounter, ServiceTable, is_listed};
@@ -79,6 +82,7 @@ pub struct View {
     mixed_case: papaya::HashMap<TableKey, OrdSet<Name>, DefaultHashBuilder>,
     index: watch_channel::Sender<u64>,
     hub: WatchHub,
+    applied: AppliedLog,
 }
 
 impl View {
@@ -101,7 +105,26 @@ impl View {
             mixed_case: papaya::HashMap::with_hasher(DefaultHashBuilder::default()),
             index: watch_channel::Sender::new(0),
             hub: WatchHub::new(),
+            applied: AppliedLog::default(),
         })
+    }
+
+    /// Notes that the applier begins to apply entries to a state with this index.
+    #[must_use]
+    pub fn begin_apply(&self, index: u64) -> Applying {
+        Applying { after: index, began_us: self.clock.monotonic_us() }
+    }
+
+    /// Notes that the entries were applied and published.
+    pub fn end_apply(&self, applying: Applying, index: u64) {
+        self.applied.push(applying, index, self.clock.monotonic_us());
+    }
+
+    /// When this node began to apply the entries that led to an index, and when the result was published, in
+    /// microseconds on the monotonic clock. `None` if that was too long ago, or not on this node.
+    #[must_use]
+    pub fn applied_at(&self, index: u64) -> Option<(u64, u64)> {
+        self.applied.find(index)
     }
 
     /// Publishes the state after a batch. Only the applier calls this, in order.

@@ -19,7 +19,39 @@ use maxine_state::{Applied, Batch};
 use maxine_store::{ControlStore, ProposeError, WriteTime};
 
 /// The handle for answering a write.
-pub(super) type Reply = oneshot::Sender<Result<Applied, WriteError>>;
+pub(super) struct Reply {
+    sender: oneshot::Sender<Answered>,
+    /// When the actor took the write, in microseconds on the monotonic clock.
+    received_us: u64,
+}
+
+impl Reply {
+    /// A handle, and the receiver of the answer.
+    pub(super) fn new() -> (Self, oneshot::Receiver<Answered>) {
+        let (sender, answer) = oneshot::channel();
+        (Self { sender, received_us: 0 }, answer)
+    }
+}
+
+/// The answer to a write.
+pub(super) struct Answered {
+    pub(super) result: Result<Applied, WriteError>,
+    /// When the actor took the write, in microseconds on the monotonic clock.
+    pub(super) received_us: u64,
+    /// The batch that was in flight when it was answered: its own if it was carried out.
+    pub(super) batch: BatchTimes,
+}
+
+/// The latest attempt to write a batch. Times are in microseconds on the monotonic clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BatchTimes {
+    /// When it was passed to the store.
+    pub(super) proposed_us: u64,
+    /// When the store answered.
+    pub(super) decided_us: u64,
+    /// Number of writes.
+    pub(super) len: usize,
+}
 
 /// Owns the intake engine; see the module's documentation.
 pub struct RegistryActor {
@@ -27,6 +59,8 @@ pub struct RegistryActor {
     clock: Clock,
     pending_max: usize,
     engine: Intake<Reply>,
+    /// The batch in flight. There is at most one.
+    batch: BatchTimes,
     _lifeline: DropNotifier,
 }
 
@@ -42,7 +76,8 @@ impl RegistryActor {
         pending_max: usize,
         lifeline: DropNotifier,
     ) -> Self {
-        Self { store, clock, pending_max, engine: Intake::new(pending_max), _lifeline: lifeline }
+        let (engine, batch) = (Intake::new(pending_max), BatchTimes::default());
+        Self { store, clock, pending_max, engine, batch, _lifeline: lifeline }
     }
 
     fn step(&mut self, event: IntakeEvent<Reply>, ctx: &mut Context<Self>) {
@@ -59,8 +94,10 @@ impl RegistryActor {
                     });
                 }
                 IntakeEffect::Answer(reply, answer) => {
+                    let Reply { sender, received_us } = reply;
+                    let result = answer.map_err(WriteError::from);
                     // The caller may have gone; then nobody needs the answer.
-                    let _gone = reply.send(answer.map_err(WriteError::from));
+                    let _gone = sender.send(Answered { result, received_us, batch: self.batch });
                 }
             }
         }
@@ -68,9 +105,12 @@ impl RegistryActor {
 
     fn propose(&mut self, attempt: u64, batch: Batch, time: WriteTime, ctx: &mut Context<Self>) {
         let store = Arc::clone(&self.store);
+        let (proposed_us, len) = (self.clock.monotonic_us(), batch.proposals.len());
+        self.batch = BatchTimes { proposed_us, decided_us: proposed_us, len };
         let propose = async move { store.propose(batch, time).await };
         ctx.spawn(propose.into_actor(self).map(move |result, actor, ctx| {
             let end = result.map_err(failure);
+            actor.batch.decided_us = actor.clock.monotonic_us();
             actor.step(IntakeEvent::Attempted { attempt, end }, ctx);
         }));
     }
@@ -120,7 +160,8 @@ impl Actor for RegistryActor {
 impl Handler<Submit> for RegistryActor {
     type Result = ();
 
-    fn handle(&mut self, Submit(write): Submit, ctx: &mut Self::Context) {
+    fn handle(&mut self, Submit(mut write): Submit, ctx: &mut Self::Context) {
+        write.reply.received_us = self.clock.monotonic_us();
         self.step(IntakeEvent::Submitted(write), ctx);
     }
 }

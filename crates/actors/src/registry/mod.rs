@@ -14,6 +14,7 @@ mod leases;
 mod renewals;
 mod takeover;
 mod write_error;
+pub mod write_trail;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use actix::ArbiterHandle;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::clock_check;
 use super::leadership::Duties;
@@ -42,7 +43,7 @@ use maxine_view::View;
 use expiry_status::ExpiryReports;
 pub use expiry_status::ExpiryStatus;
 pub use intake::RegistryActor;
-use intake::Submit;
+use intake::{Reply as WriteReply, Submit};
 use leases::{LeaseActor, LeaseParts};
 use renewals::RenewalBatcher;
 pub use write_error::WriteError;
@@ -299,9 +300,10 @@ impl Registry {
         let end_ms = self.clock.monotonic_ms() + self.settings.write_timeout_ms;
         let begin_ms = request.answer_by_ms.map_or(end_ms, |by_ms| by_ms.min(end_ms));
         let time = WriteTimes { begin_ms, end_ms };
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = WriteReply::new();
         let address = network_of(address_of(&proposal.actor));
         let write = Write { proposal, time, address, reply };
+        let submitted_us = self.clock.monotonic_us();
         self.actor.try_send(Submit(write)).map_err(|error| match error {
             SendError::Full => WriteError::Overloaded { retry_after_s: 1 },
             SendError::Down => WriteError::Unavailable {
@@ -312,7 +314,11 @@ impl Registry {
         // The actor answers in time by itself. This limit is for the case that the actor dies.
         let limit = Duration::from_millis(self.settings.write_timeout_ms + 1_000);
         let applied = match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(result)) => result?,
+            Ok(Ok(answered)) => {
+                let now_us = || self.clock.monotonic_us();
+                write_trail::note(&self.view, submitted_us, now_us, &answered);
+                answered.result?
+            }
             _ => return Err(WriteError::OutcomeUnknown { retry_after_s: 1 }),
         };
         match applied.reply {

@@ -57,6 +57,7 @@ impl Forward<'_> {
             (!table.endpoints().is_empty()).then(|| Arc::clone(table.counter()))
         };
         let counter = state.view().with_table(service, find).flatten()?;
+        let traceparent = context.traceparent.of_attempt(1);
         let direct = state.forwarder().direct(&PlainRequest {
             service,
             raw_path,
@@ -65,7 +66,7 @@ impl Forward<'_> {
             choice_fields,
             client: context.client,
             trace_id: (state.trace_header(), &context.trace_id),
-            traceparent: (&TRACEPARENT, &context.traceparent),
+            traceparent: (&TRACEPARENT, &traceparent),
         })?;
         Some(DirectForward { counter, way: Some(Way::path(raw_path)), direct })
     }

@@ -281,6 +281,7 @@ async fn forward_to(
             (state.trace_header().clone(), context.trace_id.header_value()),
             (TRACEPARENT, context.traceparent.header_value()),
         ],
+        span: context.traceparent.span(),
         body_len_max,
         keep_trailer,
         interim,

@@ -26,8 +26,9 @@ use crate::compat_error::{NOSNIFF, is_native};
 use crate::native::add_freshness_headers;
 use crate::send_monitor::{self, Streamed};
 use crate::{AppState, AuthMethod, Caller, RequestContext, caller, field_names};
+use maxine_actors::registry::write_trail::{self, FollowedWrite};
 use maxine_gateway::{ClientAddr, FieldLines, Peer};
-use maxine_telemetry::{AttemptTrail, FinishedRequest, Subject};
+use maxine_telemetry::{AttemptTrail, FinishedRequest, Sampler, Subject, WriteRecord, WriteStages};
 
 /// Adds an [`Edge`] to every route.
 #[derive(Clone)]
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     cors: Cors,
     /// The field for answers over HTTPS.
     hsts: Option<HeaderValue>,
+    /// Decides which new traces are exported. `None` if this node exports none.
+    sampler: Option<Sampler>,
 }
 
 impl EdgeLayer {
@@ -51,7 +54,8 @@ impl EdgeLayer {
         let max_age_s = state.settings().hsts_max_age_s;
         let hsts = HeaderValue::try_from(format!("max-age={max_age_s}")).ok();
         let hsts = hsts.filter(|_| max_age_s > 0);
-        Self(Arc::new(Shared { state, trace_header, cors, hsts }))
+        let sampler = state.telemetry().sampler();
+        Self(Arc::new(Shared { state, trace_header, cors, hsts, sampler }))
     }
 
     /// The functions of the edge, for requests that do not pass through the router.
@@ -111,9 +115,11 @@ where
                 if caller.role.is_some() {
                     request.extensions_mut().insert(caller);
                 }
+                let may_write = !request.method().is_safe();
                 let answer = self.inner.call(request);
                 Box::pin(async move {
-                    let mut response = answer.await.into_response();
+                    let answer = shared.follow(&mut record, may_write, answer).await;
+                    let mut response = answer.into_response();
                     if native {
                         add_freshness_headers(&shared.state, response.headers_mut());
                     }
@@ -154,6 +160,24 @@ impl Record {
     pub(crate) fn attempted(&mut self, attempts: AttemptTrail) {
         self.finished.attempts = attempts;
     }
+
+    /// Stores the writes that the request caused.
+    fn wrote(&mut self, writes: Vec<FollowedWrite>) {
+        let record = |write: FollowedWrite| WriteRecord {
+            submitted_us: write.submitted_us,
+            answered_us: write.answered_us,
+            error: write.error,
+            stages: write.stages.map(|stages| WriteStages {
+                received_us: stages.received_us,
+                proposed_us: stages.proposed_us,
+                decided_us: stages.decided_us,
+                batch_len: stages.batch_len,
+                applied_us: stages.applied_us,
+                index: stages.index,
+            }),
+        };
+        self.finished.writes = writes.into_iter().map(record).collect();
+    }
 }
 
 impl Shared {
@@ -167,7 +191,8 @@ impl Shared {
         // The native API refuses a malformed value. The compatible API ignores it.
         let timeout_ms = caller::timeout_ms(headers).ok().flatten();
         let answer_by_ms = timeout_ms.map(|ms| started_us / 1_000 + ms);
-        let context = RequestContext { answer_by_ms, ..context_of(given.0, given.1, client) };
+        let context =
+            RequestContext { answer_by_ms, ..context_of(self.sampler, given.0, given.1, client) };
         let finished = FinishedRequest {
             subject: Subject::Other,
             method: request.method().clone(),
@@ -176,16 +201,34 @@ impl Shared {
             client: context.client.ip,
             trace_id: context.trace_id.clone(),
             traceparent: context.traceparent.clone(),
+            parent_span: context.parent_span,
+            is_https: context.client.is_https,
             started_us,
             duration_us: 0,
             status: StatusCode::OK,
             attempts: AttemptTrail::default(),
+            writes: Vec::new(),
         };
         let if_none_match = headers.get(header::IF_NONE_MATCH).cloned();
         let member_origin = self.cors.member_origin(request);
         let compatible = !is_native(request.uri().path());
         let break_glass = None;
         Record { context, finished, if_none_match, compatible, member_origin, break_glass }
+    }
+
+    /// Waits for the answer to a request, and notes the writes that it causes if this node exports traces.
+    pub(crate) async fn follow<F: Future>(
+        &self,
+        record: &mut Record,
+        may_write: bool,
+        answer: F,
+    ) -> F::Output {
+        if self.sampler.is_none() || !may_write {
+            return answer.await;
+        }
+        let (answer, writes) = write_trail::follow(answer).await;
+        record.wrote(writes);
+        answer
     }
 
     /// Resolves the client's address. It is done once for each request.
@@ -257,6 +300,11 @@ impl Shared {
         self.state.settings().discovery_access == AccessMode::Open && !self.cors.has_origin()
     }
 
+    /// Decides which new traces are exported. `None` if this node exports none.
+    pub(crate) fn sampler(&self) -> Option<Sampler> {
+        self.sampler
+    }
+
     /// The header that carries the trace id.
     pub(crate) fn trace_header(&self) -> &HeaderName {
         &self.trace_header
@@ -278,10 +326,13 @@ impl Shared {
             client: context.client.ip,
             trace_id: context.trace_id.clone(),
             traceparent: context.traceparent.clone(),
+            parent_span: context.parent_span,
+            is_https: context.client.is_https,
             started_us,
             duration_us: 0,
             status: StatusCode::OK,
             attempts: AttemptTrail::default(),
+            writes: Vec::new(),
         };
         Record {
             context,

@@ -4,7 +4,7 @@ use axum::http::{HeaderName, HeaderValue};
 
 use crate::RequestContext;
 use maxine_gateway::ClientAddr;
-use maxine_telemetry::TraceName;
+use maxine_telemetry::{Sampler, TraceName};
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -14,7 +14,11 @@ const TRACE_ID_LEN_MAX: usize = 128;
 
 /// The ids of a request: those that the client sent, or new ones. They are copied, because a request's fields are part
 /// of its connection's read buffer, which could not be reused while a record holds them.
+///
+/// With a sampler, the request gets a span of this node in the client's trace, or in a new one. Without it, the client's
+/// trace parent is passed on as it is.
 pub(crate) fn context_of(
+    sampler: Option<Sampler>,
     trace_id: Option<&[u8]>,
     traceparent: Option<&[u8]>,
     client: ClientAddr,
@@ -22,10 +26,17 @@ pub(crate) fn context_of(
     let copied = |value| HeaderValue::from_bytes(value).ok().map(TraceName::Given);
     let given = trace_id.map(|value| &value[..value.len().min(TRACE_ID_LEN_MAX)]);
     let given = given.filter(|value| !value.is_empty()).and_then(copied);
+    let traceparent = traceparent.filter(|value| is_valid_traceparent(value));
+    if let Some(sampler) = sampler {
+        let (span, parent_span) = sampler.span_of(traceparent);
+        // Then the id in the logs is that of the trace.
+        let trace_id = given.unwrap_or(TraceName::Id(span.trace));
+        let traceparent = TraceName::Span(span);
+        return RequestContext { trace_id, traceparent, parent_span, client, answer_by_ms: None };
+    }
     let trace_id = given.unwrap_or_else(TraceName::new_id);
-    let given = traceparent.filter(|value| is_valid_traceparent(value)).and_then(copied);
-    let traceparent = given.unwrap_or_else(TraceName::new_parent);
-    RequestContext { trace_id, traceparent, client, answer_by_ms: None }
+    let traceparent = traceparent.and_then(copied).unwrap_or_else(TraceName::new_parent);
+    RequestContext { trace_id, traceparent, parent_span: None, client, answer_by_ms: None }
 }
 
 /// Whether a value is a `traceparent` (W3C Trace Context, section 3.2.2). A version after 00 may add fields.
@@ -62,11 +73,30 @@ mod tests {
     fn a_trace_id_that_is_too_long_to_be_logged_is_cut() {
         let client = ClientAddr::direct(Peer::plain([10, 0, 0, 1].into()));
         let named = |given: &str| {
-            context_of(Some(given.as_bytes()), None, client).trace_id_text().into_owned()
+            context_of(None, Some(given.as_bytes()), None, client).trace_id_text().into_owned()
         };
         assert_eq!(named("order-17"), "order-17");
         assert_eq!(named(&"x".repeat(55_000)), "x".repeat(TRACE_ID_LEN_MAX));
         assert_ne!(named(""), "");
+    }
+
+    #[test]
+    fn a_node_that_exports_traces_has_a_span_of_its_own_in_the_clients_trace() {
+        let client = ClientAddr::direct(Peer::plain([10, 0, 0, 1].into()));
+        let given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        let all = Some(Sampler::new(1.0));
+        let context = context_of(all, None, Some(given.as_bytes()), client);
+        let text = context.traceparent.text().into_owned();
+        assert!(is_valid_traceparent(text.as_bytes()), "{text}");
+        assert!(text.starts_with(&given[..36]) && text.ends_with("-00"), "{text}");
+        assert_ne!(text, given);
+        assert_eq!(context.trace_id.text(), given[3..35]);
+        assert_eq!(context.parent_span.map(|id| id.get()), Some(0x00f0_67aa_0ba9_02b7));
+        let context = context_of(all, Some(b"mine"), Some(b"nonsense"), client);
+        assert_eq!((&*context.trace_id.text(), context.parent_span), ("mine", None));
+        assert!(context.traceparent.text().ends_with("-01"));
+        let context = context_of(None, None, Some(given.as_bytes()), client);
+        assert_eq!((&*context.traceparent.text(), context.parent_span), (given, None));
     }
 
     #[test]

@@ -161,10 +161,13 @@ mod tests {
             client: [10, 0, 0, 1].into(),
             trace_id: TraceName::Given(HeaderValue::from_static("abc")),
             traceparent: TraceName::default(),
+            parent_span: None,
+            is_https: false,
             started_us: 0,
             duration_us: 0,
             status: StatusCode::from_u16(status).unwrap(),
             attempts: crate::AttemptTrail::default(),
+            writes: Vec::new(),
         }
     }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::events::RecentEvent;
+use super::otlp::Exporter;
 use super::requests::{FinishedRequest, Trace};
 use super::ring::Ring;
 use super::traffic::Traffic;
@@ -88,6 +89,7 @@ pub(super) struct RequestLog {
     sink: Mutex<Sink>,
     traces: Ring<Trace>,
     traffic: Traffic,
+    exporter: Option<Arc<Exporter>>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     writer_thread: Mutex<Option<thread::Thread>>,
     stopping: AtomicBool,
@@ -101,6 +103,7 @@ impl RequestLog {
         clock: Clock,
         traces_max: usize,
         settings: &RequestLogSettings,
+        exporter: Option<Arc<Exporter>>,
     ) -> Arc<Self> {
         let files = settings.directory.as_ref();
         let files = files.and_then(|directory| open_files(&directory.join(REQUESTS), settings));
@@ -120,6 +123,7 @@ impl RequestLog {
             }),
             traces: Ring::new(traces_max),
             traffic: Traffic::default(),
+            exporter,
             writer: Mutex::default(),
             writer_thread: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -244,6 +248,9 @@ impl RequestLog {
                     sink.recent.push_back(line);
                 }
             }
+            if let Some(exporter) = &self.exporter {
+                exporter.offer(&request, signed(wall_ms * 1_000) - signed(monotonic_us));
+            }
             let ended_ms = time_ms + request.duration_us / 1_000;
             self.traffic.note(&request, ended_ms, &snapshot.state);
             if at >= traces_from {
@@ -301,6 +308,10 @@ impl RequestLog {
         }
         self.write_out();
     }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn open_files(path: &Path, settings: &RequestLogSettings) -> Option<LogFiles> {

@@ -1,0 +1,264 @@
+//! Exports the spans of finished requests over OTLP.
+//!
+//! Place in the flow: the writer of the request log passes each finished request to [`Exporter::offer`], away from the
+//! path of requests. A request whose trace is sampled, that failed, or that was slow is put into a bounded queue. A task
+//! makes spans of the waiting requests and sends them. While the receiver does not answer, the oldest of them make room
+//! and are counted. Nothing here makes a request wait.
+//!
+//! A request is judged when it has ended, so no decision at its start can miss a failure. The spans of other
+//! services in such a trace exist only if those services export them.
+
+mod client;
+mod settings;
+mod spans;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{FinishedRequest, Metrics};
+use client::{Client, Failure};
+use maxine_clock::Clock;
+use spans::Node;
+
+pub use settings::{OtlpProtocol, OtlpSettings};
+
+/// Number of requests that are sent together. More waiting ones wake the sender.
+const BATCH_MAX: usize = 256;
+/// Maximum time that a request waits for others to be sent with.
+const ROUND: Duration = Duration::from_secs(1);
+/// Pause after a failed delivery. It doubles with each further one.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Maximum of that pause.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The log names a receiver that does not answer at most once in this time, in milliseconds.
+const TOLD_EVERY_MS: u64 = 60_000;
+
+/// Why a request is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// The client or the sampler decided it at the start.
+    Sampled,
+    /// It was answered with a status of 500 or more.
+    Error,
+    /// It took long.
+    Slow,
+}
+
+impl Why {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Sampled => "sampled",
+            Self::Error => "error",
+            Self::Slow => "slow",
+        }
+    }
+}
+
+/// A request that waits for its export.
+#[derive(Debug)]
+struct Waiting {
+    request: FinishedRequest,
+    /// What is added to a time on the monotonic clock, in microseconds, for the time since 1970.
+    wall_offset_us: i64,
+    why: Why,
+}
+
+struct Shared {
+    clock: Clock,
+    metrics: Metrics,
+    slow_us: u64,
+    queue_max: usize,
+    queue: Mutex<VecDeque<Waiting>>,
+    /// Wakes the sender when a whole batch waits.
+    filled: Notify,
+}
+
+/// Exports traces, until it is stopped.
+pub(super) struct Exporter {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    task: Mutex<Option<JoinHandle<()>>>,
+    timeout: Duration,
+}
+
+impl Exporter {
+    /// Starts the sender. Must be called inside a tokio runtime.
+    pub(super) fn start(
+        settings: &OtlpSettings,
+        (node, cluster): (&str, &str),
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, String> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
+        let client = Client::new(settings)?;
+        let shared = Arc::new(Shared {
+            clock,
+            metrics,
+            slow_us: settings.slow_us,
+            queue_max: settings.queue_max.max(1),
+            queue: Mutex::default(),
+            filled: Notify::new(),
+        });
+        let stop = CancellationToken::new();
+        let sender = Sender {
+            shared: Arc::clone(&shared),
+            client,
+            node: Node::new(node, cluster, &settings.attributes),
+            stop: stop.clone(),
+            told_at_ms: None,
+            is_away: false,
+        };
+        let task = Mutex::new(Some(runtime.spawn(sender.run())));
+        let timeout = Duration::from_millis(settings.timeout_ms);
+        Ok(Arc::new(Self { shared, stop, task, timeout }))
+    }
+
+    /// Takes a finished request if it is to be exported. `wall_offset_us` is what is added to a time on the monotonic
+    /// clock for the time since 1970.
+    pub(super) fn offer(&self, request: &FinishedRequest, wall_offset_us: i64) {
+        let shared = &self.shared;
+        let Some(why) = shared.why(request) else { return };
+        let waiting = Waiting { request: request.clone(), wall_offset_us, why };
+        let mut queue = shared.queue.lock();
+        // The newest are kept: they are what somebody looks for once the receiver is back.
+        let lost = if queue.len() >= shared.queue_max { queue.pop_front() } else { None };
+        queue.push_back(waiting);
+        let len = queue.len();
+        drop(queue);
+        shared.metrics.otlp_queued(len);
+        if lost.is_some() {
+            shared.metrics.otlp_lost.inc();
+        }
+        if len == BATCH_MAX {
+            shared.filled.notify_one();
+        }
+    }
+
+    /// Sends what waits, within the time limit of one delivery, and ends the sender. It may be called more than once.
+    pub(super) async fn stop(&self) {
+        self.stop.cancel();
+        let Some(mut task) = self.task.lock().take() else { return };
+        if tokio::time::timeout(self.timeout, &mut task).await.is_err() {
+            task.abort();
+        }
+        let left = std::mem::take(&mut *self.shared.queue.lock()).len();
+        self.shared.metrics.otlp_lost.inc_by(left as u64);
+        self.shared.metrics.otlp_queued(0);
+    }
+}
+
+impl Shared {
+    fn why(&self, request: &FinishedRequest) -> Option<Why> {
+        let span = request.traceparent.span()?;
+        if span.is_sampled {
+            Some(Why::Sampled)
+        } else if request.status.is_server_error() {
+            Some(Why::Error)
+        } else if self.slow_us > 0 && request.duration_us >= self.slow_us {
+            Some(Why::Slow)
+        } else {
+            None
+        }
+    }
+
+    fn take(&self) -> Vec<Waiting> {
+        let mut queue = self.queue.lock();
+        let len = queue.len().min(BATCH_MAX);
+        let taken = queue.drain(..len).collect();
+        self.metrics.otlp_queued(queue.len());
+        taken
+    }
+}
+
+struct Sender {
+    shared: Arc<Shared>,
+    client: Client,
+    node: Node,
+    stop: CancellationToken,
+    /// When the log last named a failed delivery.
+    told_at_ms: Option<u64>,
+    /// Whether the last delivery failed.
+    is_away: bool,
+}
+
+impl Sender {
+    async fn run(mut self) {
+        let stop = self.stop.clone();
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.shared.filled.notified() => {}
+                () = tokio::time::sleep(ROUND) => {}
+            }
+            loop {
+                let batch = self.shared.take();
+                if batch.is_empty() {
+                    break;
+                }
+                self.deliver(batch).await;
+            }
+        }
+    }
+
+    /// Sends a batch, again and again until the receiver answers or the node stops.
+    async fn deliver(&mut self, batch: Vec<Waiting>) {
+        let mut spans = Vec::new();
+        batch.iter().for_each(|waiting| spans::push_spans(&mut spans, waiting));
+        let requests = batch.len() as u64;
+        drop(batch);
+        let (message, spans) = (self.node.message(spans.clone()), spans.len() as u64);
+        let metrics = self.shared.metrics.clone();
+        let mut pause = PAUSE;
+        loop {
+            match self.client.send(message.clone()).await {
+                Ok(refused) => {
+                    // A receiver counts spans, and Maxine counts requests.
+                    let part = (requests * refused.min(spans)).div_ceil(spans.max(1));
+                    metrics.otlp_refused.inc_by(part);
+                    metrics.otlp_exported.inc_by(requests - part);
+                    if std::mem::take(&mut self.is_away) {
+                        tracing::info!("traces are exported again");
+                    }
+                    return;
+                }
+                Err(Failure::Never(why)) => {
+                    metrics.otlp_failures.inc();
+                    metrics.otlp_refused.inc_by(requests);
+                    return self.tell(&why, "the receiver refused traces");
+                }
+                Err(Failure::Later(why)) => {
+                    metrics.otlp_failures.inc();
+                    self.is_away = true;
+                    self.tell(&why, "traces could not be exported; it is tried again");
+                }
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => {
+                    metrics.otlp_lost.inc_by(requests);
+                    return;
+                }
+                () = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Logs a failure, at most once a minute.
+    fn tell(&mut self, why: &str, what: &str) {
+        let now_ms = self.shared.clock.monotonic_ms();
+        if self.told_at_ms.is_none_or(|at_ms| now_ms >= at_ms + TOLD_EVERY_MS) {
+            self.told_at_ms = Some(now_ms);
+            let lost = self.shared.metrics.otlp_lost.get();
+            tracing::warn!(error = %why, lost, "{what}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+use std::sync::Arc;
+
+use http::{Method, StatusCode, Version};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+
+use super::*;
+use crate::{
+    AttemptOutcome, AttemptRecord, AttemptTrail, Sampler, SpanName, Subject, TraceName,
+    WriteRecord, WriteStages,
+};
+use maxine_state::{Address, Instance, Name, Registration, ServiceKey};
+use maxine_view::ServiceCounter;
+
+const NODE_SPAN: SpanName = SpanName { trace: [7; 16], id: 1_000, is_sampled: true };
+
+fn request(traceparent: TraceName, status: u16, duration_us: u64) -> FinishedRequest {
+    FinishedRequest {
+        subject: Subject::Other,
+        method: Method::GET,
+        target: "/orders/7?page=2".into(),
+        version: Version::HTTP_11,
+        client: [10, 0, 0, 7].into(),
+        trace_id: TraceName::default(),
+        traceparent,
+        parent_span: std::num::NonZeroU64::new(5),
+        is_https: true,
+        started_us: 1_000,
+        duration_us,
+        status: StatusCode::from_u16(status).unwrap(),
+        attempts: AttemptTrail::default(),
+        writes: Vec::new(),
+    }
+}
+
+fn spans_of(request: FinishedRequest) -> Vec<Span> {
+    let mut spans = Vec::new();
+    let waiting = Waiting { request, wall_offset_us: 9_000_000, why: Why::Sampled };
+    spans::push_spans(&mut spans, &waiting);
+    spans
+}
+
+fn attribute(span: &Span, name: &str) -> Option<String> {
+    let found = span.attributes.iter().find(|attribute| attribute.key == name)?;
+    match found.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => Some(text.clone()),
+        Value::IntValue(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn id(span: &Span) -> u64 {
+    u64::from_be_bytes(span.span_id.clone().try_into().unwrap())
+}
+
+fn parent(span: &Span) -> Option<u64> {
+    Some(u64::from_be_bytes(span.parent_span_id.clone().try_into().ok()?))
+}
+
+fn shared(queue_max: usize, slow_us: u64) -> Shared {
+    Shared {
+        clock: Clock::manual(),
+        metrics: Metrics::new(),
+        slow_us,
+        queue_max,
+        queue: Mutex::default(),
+        filled: Notify::new(),
+    }
+}
+
+#[test]
+fn a_forwarded_request_has_a_span_for_itself_each_choice_and_each_attempt() {
+    let address = Address::parse("https://[::1]/base").unwrap();
+    let registration = Registration::new(Name::trusted("a"), address, 1_000);
+    let instance = Arc::new(Instance::new(registration, 1, 0));
+    let attempt = |number, outcome| AttemptRecord {
+        instance: Arc::clone(&instance),
+        number,
+        choosing_us: 1_000,
+        started_us: 1_100,
+        duration_us: 50,
+        outcome,
+    };
+    let mut request = request(TraceName::Span(NODE_SPAN), 502, 700);
+    let key = ServiceKey::new(Name::trusted("shop"), Name::trusted("orders"));
+    request.subject = Subject::Proxied(Some(ServiceCounter::new(key)));
+    request.attempts.push(attempt(1, AttemptOutcome::Answered(StatusCode::BAD_GATEWAY)));
+    request.attempts.push(attempt(2, AttemptOutcome::Failed("connect_failed")));
+    let spans = spans_of(request);
+    let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
+    assert_eq!(names, ["GET proxied orders", "choose instance", "GET", "choose instance", "GET"]);
+    let [server, choice, first, _, second] = &spans[..] else { panic!("five spans") };
+    assert!(spans.iter().all(|span| span.trace_id == [7; 16]));
+    assert_eq!((id(server), parent(server)), (1_000, Some(5)));
+    assert_eq!(
+        (parent(choice), parent(first), parent(second)),
+        (Some(1_000), Some(1_000), Some(1_000))
+    );
+    // What the instance gets as its parent.
+    assert_eq!((id(first), id(second)), (NODE_SPAN.of_attempt(1).id, NODE_SPAN.of_attempt(2).id));
+    assert_eq!(server.start_time_unix_nano, 9_001_000_000);
+    assert_eq!(server.end_time_unix_nano, 9_001_700_000);
+    for (name, value) in [
+        ("http.request.method", "GET"),
+        ("http.response.status_code", "502"),
+        ("url.scheme", "https"),
+        ("url.path", "/orders/7"),
+        ("url.query", "page=2"),
+        ("client.address", "10.0.0.7"),
+        ("maxine.service", "orders"),
+        ("maxine.namespace", "shop"),
+        ("error.type", "connect_failed"),
+    ] {
+        assert_eq!(attribute(server, name).as_deref(), Some(value), "{name}");
+    }
+    assert_eq!(attribute(first, "server.address").as_deref(), Some("::1"));
+    assert_eq!(attribute(first, "server.port").as_deref(), Some("443"));
+    assert_eq!(attribute(first, "error.type").as_deref(), Some("502"));
+    assert_eq!(attribute(second, "error.type").as_deref(), Some("connect_failed"));
+    assert_eq!(attribute(second, "http.request.resend_count").as_deref(), Some("1"));
+    let mut ids: Vec<u64> = spans.iter().map(id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), spans.len());
+}
+
+#[test]
+fn a_write_has_a_span_for_each_stage_that_is_known() {
+    let stages = WriteStages {
+        received_us: 1_010,
+        proposed_us: 1_020,
+        decided_us: 1_500,
+        batch_len: 3,
+        applied_us: Some((1_400, 1_450)),
+        index: 42,
+    };
+    let write = |error: Option<&str>, stages| WriteRecord {
+        submitted_us: 1_001,
+        answered_us: 1_600,
+        error: error.map(str::to_owned),
+        stages,
+    };
+    let mut request = request(TraceName::Span(NODE_SPAN), 200, 700);
+    request.writes.push(write(None, Some(stages)));
+    request.writes.push(write(Some("no leader is known"), None));
+    let spans = spans_of(request);
+    let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
+    assert_eq!(
+        names,
+        ["GET", "write", "actor mailbox", "wait for batch", "proposal", "commit", "apply", "write"]
+    );
+    let [_, write, _, _, proposal, commit, apply, failed] = &spans[..] else { panic!("eight") };
+    assert_eq!(attribute(write, "maxine.index").as_deref(), Some("42"));
+    assert_eq!(parent(proposal), Some(id(write)));
+    assert_eq!((parent(commit), parent(apply)), (Some(id(proposal)), Some(id(proposal))));
+    assert_eq!(commit.end_time_unix_nano, apply.start_time_unix_nano);
+    assert_eq!(failed.status.as_ref().unwrap().message, "no leader is known");
+}
+
+#[test]
+fn failures_and_slow_requests_are_exported_although_nobody_sampled_them() {
+    let shared = shared(1, 500);
+    let (unsampled, _) = Sampler::new(0.0).span_of(None);
+    let why = |span, status, duration_us| {
+        shared.why(&request(TraceName::Span(span), status, duration_us))
+    };
+    assert_eq!(why(unsampled, 200, 499), None);
+    assert_eq!(why(unsampled, 404, 499), None);
+    assert_eq!(why(unsampled, 200, 500), Some(Why::Slow));
+    assert_eq!(why(unsampled, 503, 1), Some(Why::Error));
+    assert_eq!(why(NODE_SPAN, 200, 1), Some(Why::Sampled));
+    let foreign = request(TraceName::new_parent(), 503, 1);
+    assert_eq!(shared.why(&foreign), None, "there is no span to export");
+    let shared = super::tests::shared(1, 0);
+    assert_eq!(shared.why(&request(TraceName::Span(unsampled), 200, u64::MAX)), None);
+}
+
+#[test]
+fn of_too_many_waiting_requests_the_oldest_are_lost_and_counted() {
+    let shared = Arc::new(shared(3, 0));
+    let exporter = Exporter {
+        shared: Arc::clone(&shared),
+        stop: CancellationToken::new(),
+        task: Mutex::default(),
+        timeout: Duration::ZERO,
+    };
+    for number in 1..=5 {
+        let mut one = request(TraceName::Span(NODE_SPAN), 200, 1);
+        one.started_us = number;
+        exporter.offer(&one, 0);
+    }
+    let kept: Vec<u64> = shared.take().iter().map(|w| w.request.started_us).collect();
+    assert_eq!(kept, [3, 4, 5]);
+    assert_eq!(shared.metrics.otlp_lost.get(), 2);
+}
