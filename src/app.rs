@@ -29,7 +29,7 @@ use maxine_store::local::LocalStore;
 use maxine_store::redis::RedisStore;
 use maxine_store::shared_file::SharedFileStore;
 use maxine_store::{ControlStore, PeerHandler, RaftStore};
-use maxine_telemetry::Telemetry;
+use maxine_telemetry::{LogLevels, Telemetry};
 use maxine_view::View;
 
 mod alert_conditions;
@@ -150,6 +150,11 @@ impl Node {
         })?;
         let (registry, telemetry) = (assembled.state.registry(), assembled.state.telemetry());
 
+        if let Some(levels) = LogLevels::of_process() {
+            let clock = clock.clone();
+            let end = async move { levels.end_in_time(|| clock.wall_ms()).await };
+            tasks.spawn(cancel.clone().run_until_cancelled_owned(end));
+        }
         let (failed, store_failed) = watch::channel(None);
         let shown_by = config.clone();
         assembled

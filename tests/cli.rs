@@ -181,6 +181,11 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     let index = drained[0]["index"].as_u64().unwrap().to_string();
     let nobody = dev.run(&["resolve", "orders", "--min-index", &index]);
     assert_eq!(code(&nobody), 4, "{}", text(&nobody.stderr));
+    let explain = ["explain", "resolve", "orders", "--from", "10.0.0.7", "--header", "x=y"];
+    let explained = &dev.json(&[&explain[..], &["--min-index", &index]].concat())[0];
+    assert_eq!((&explained["chosen"], &explained["from"]), (&Value::Null, &"10.0.0.7".into()));
+    let why = explained["candidates"][0]["why"].as_str().unwrap();
+    assert_eq!(why, "drained by ada: kernel update");
     let table = text(&dev.run(&["services", "show", "orders", "--min-index", &index]).stdout);
     assert!(table.contains("draining") && table.contains("kernel update (by ada)"), "{table}");
     assert!(dev.run(&["undrain", "orders", "a"]).status.success());
@@ -220,6 +225,41 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     assert_eq!(code(&again), 3, "{}", text(&again.stderr));
     assert!(dev.run(&["logout"]).status.success());
     assert_eq!(code(&dev.run(&["services"])), 5);
+}
+
+#[test]
+fn log_levels_are_set_on_every_node_and_the_doctor_looks_at_every_node() {
+    let dev = Dev::start();
+    dev.login();
+    let levels = || -> Vec<Vec<Value>> {
+        let nodes = dev.json(&["log-level"]);
+        nodes.iter().map(|node| node["levels"]["items"].as_array().unwrap().clone()).collect()
+    };
+    let typo = dev.run(&["log-level", "set", "maxin_raft", "debug"]);
+    assert_eq!(code(&typo), 5, "{}", text(&typo.stderr));
+    assert!(text(&typo.stderr).contains("no module `maxin_raft`"), "{}", text(&typo.stderr));
+    assert_eq!(levels(), vec![Vec::<Value>::new(); 3]);
+    dev.json(&["log-level", "set", "maxine_raft", "debug", "--for", "10m"]);
+    for items in levels() {
+        assert_eq!((items.len(), &items[0]["level"]), (1, &"debug".into()), "{items:?}");
+    }
+    dev.json(&["log-level", "reset", "maxine_raft"]);
+    assert_eq!(levels(), vec![Vec::<Value>::new(); 3]);
+
+    let seen = dev.run(&["doctor", "--output", "json"]);
+    let findings: Vec<Value> =
+        text(&seen.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let has = |check: &str, level: &str| {
+        findings.iter().filter(|f| f["check"] == check && f["level"] == level).count()
+    };
+    assert_eq!((has("answers", "good"), has("versions", "good")), (3, 1), "{findings:?}");
+    assert_eq!((has("clocks", "good"), has("backups", "warning")), (1, 1), "{findings:?}");
+    assert_eq!(
+        (has("disk", "good") + has("disk", "warning"), has("open files", "unknown")),
+        (3, 3)
+    );
+    let problems = findings.iter().any(|finding| finding["level"] == "problem");
+    assert_eq!(code(&seen), i32::from(problems), "{findings:?}");
 }
 
 #[test]
@@ -920,6 +960,9 @@ fn the_help_is_the_recorded_one() {
         &["undrain"],
         &["health"],
         &["resolve"],
+        &["explain", "resolve"],
+        &["doctor"],
+        &["log-level", "set"],
         &["watch"],
         &["policy"],
         &["policy", "set"],

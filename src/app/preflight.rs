@@ -66,6 +66,14 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     {
         found.push(format!("telemetry.audit_file: {}: {why}", audit_file.display()));
     }
+    let log_file = config.data_dir.join(&telemetry.log_file);
+    if !telemetry.log_file.as_os_str().is_empty() {
+        let why = match log_file.parent() {
+            Some(directory) if !log_file.is_dir() => check_data_dir(directory).err(),
+            _ => Some("it is a directory".into()),
+        };
+        found.extend(why.map(|why| format!("telemetry.log_file: {}: {why}", log_file.display())));
+    }
     let webhook = &config.telemetry.alert_webhook_url;
     if !webhook.is_empty() {
         let url = webhook.parse::<axum::http::Uri>();

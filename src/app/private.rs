@@ -28,6 +28,10 @@ pub(super) fn restrict_permissions(config: &NodeConfig) {
         narrowed.dir(&logs);
     }
     narrowed.beginning_with(&logs, "maxine");
+    let log_file = config.data_dir.join(&config.telemetry.log_file);
+    if let (Some(dir), Some(name)) = (log_file.parent(), config.telemetry.log_file.file_stem()) {
+        narrowed.beginning_with(dir, &name.to_string_lossy());
+    }
     narrowed.beginning_with(&config.data_dir, data_dir::LOCK_FILE);
     narrowed.beginning_with(&config.data_dir, "pending-audit");
     narrowed.beginning_with(&config.data_dir, "alert-silences");

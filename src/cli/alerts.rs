@@ -5,13 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use futures::future::join_all;
-use reqwest::{Method, Url};
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::client::{Answer, Client, ConnectArgs, Request, shapes, unreadable};
-use super::exit::{CliError, list as list_of};
+use super::client::{ConnectArgs, Request, shapes, unreadable};
+use super::each_node::{Node, Silent};
+use super::each_node::{answered, ask_all, nodes, on_each, show_silent, show_unchanged};
+use super::exit::CliError;
 use super::journal::cell;
 use super::output::{Output, timestamp};
 use maxine_telemetry::AlertState;
@@ -101,105 +102,6 @@ pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
         }
         AlertsAction::Silences => list_silences(&nodes, out).await,
     }
-}
-
-/// A node, with a client that asks only this node.
-struct Node {
-    url: String,
-    client: Client,
-}
-
-/// A node that did not carry out the request.
-struct Silent {
-    url: String,
-    error: CliError,
-}
-
-/// The named nodes, and the members that one of them knows.
-async fn nodes(connect: &ConnectArgs) -> Result<Vec<Node>, CliError> {
-    let mut urls: Vec<Url> = connect.servers()?;
-    // If no node reports the status of the cluster, only the named nodes are asked.
-    if let Ok(answer) = connect.client()?.send(&Request::get(&["cluster", "status"])).await {
-        let cluster: shapes::Cluster = answer.read()?;
-        for member in cluster.raft.map(|raft| raft.members).unwrap_or_default() {
-            let url = member.http_addr.parse::<Url>().ok().filter(Url::has_host);
-            urls.extend(url.filter(|url| !urls.contains(url)));
-        }
-    }
-    let each = urls.into_iter().map(|url| {
-        let url = url.as_str().trim_end_matches('/').to_owned();
-        let one = ConnectArgs { server: vec![url.clone()], ..connect.clone() };
-        Ok(Node { client: one.client()?, url })
-    });
-    each.collect()
-}
-
-/// Sends a request to every node at once. Returns the first answer and the nodes that gave none; an error if
-/// no node answered.
-async fn on_each(nodes: &[Node], request: &Request) -> Result<(Value, Vec<Silent>), CliError> {
-    let (mut first, mut silent) = (None, Vec::new());
-    for (node, answer) in ask_all(nodes, request).await {
-        match answer {
-            Ok(answer) => drop(first.get_or_insert(answer.body)),
-            Err(error) => silent.push(Silent { url: node.url.clone(), error }),
-        }
-    }
-    answered(first, silent)
-}
-
-async fn ask_all<'a>(
-    nodes: &'a [Node],
-    request: &Request,
-) -> Vec<(&'a Node, Result<Answer, CliError>)> {
-    let ask = |node: &'a Node| async move { (node, node.client.send(request).await) };
-    join_all(nodes.iter().map(ask)).await
-}
-
-fn answered<T>(first: Option<T>, mut silent: Vec<Silent>) -> Result<(T, Vec<Silent>), CliError> {
-    match first {
-        Some(first) => Ok((first, silent)),
-        None => Err(silent.remove(0).error),
-    }
-}
-
-/// Ends a command that some nodes did not answer. Returns an error that names them; for scripts it also
-/// writes one line for each of them.
-fn end_without(
-    silent: &[Silent],
-    out: &mut Output,
-    error: impl FnOnce(String) -> CliError,
-) -> Result<(), CliError> {
-    if silent.is_empty() {
-        return Ok(());
-    }
-    let of_one = |one: &Silent| (one.url.clone(), one.error.of_one_node());
-    let errors: Vec<(String, String)> = silent.iter().map(of_one).collect();
-    if out.is_json() {
-        let mut lines = errors.iter();
-        lines.try_for_each(|(url, why)| out.json(&json!({"server": url, "error": why})))?;
-    }
-    Err(error(list_of(&errors)))
-}
-
-/// Reports the nodes on which a change may be missing. On the others it was made.
-fn show_unchanged(asked: usize, silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
-    end_without(silent, out, |nodes| {
-        CliError::Partial(format!(
-            "the change was made on {} of {asked} nodes; on the others it may be missing: repeat it when they answer{nodes}",
-            asked - silent.len()
-        ))
-    })
-}
-
-/// Reports the nodes whose answer is missing.
-fn show_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
-    end_without(silent, out, |nodes| {
-        let what = match silent.len() {
-            1 => "1 node gave no list: what it knows is missing".to_owned(),
-            n => format!("{n} nodes gave no list: what they know is missing"),
-        };
-        CliError::Incomplete(what + &nodes)
-    })
 }
 
 /// The alerts of each node, with the node, in the order of the list; and the nodes that did not answer.

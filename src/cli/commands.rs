@@ -6,8 +6,8 @@ use super::client::ConnectArgs;
 use super::exit::{self, CliError};
 use super::output::{Format, Output};
 use super::{
-    alerts, checks, cluster, health, instances, journal, login, policy, services, tokens, users,
-    watch, why,
+    alerts, checks, cluster, doctor, explain, health, instances, journal, log_level, login, policy,
+    services, tokens, users, watch, why,
 };
 
 /// The client commands. They are flattened into the commands of the program.
@@ -25,6 +25,8 @@ pub enum ClientCommand {
     Undrain(instances::UndrainArgs),
     /// Explain why an instance gets traffic or not, since when, and show its last probes
     Why(why::WhyArgs),
+    /// Explain a decision, such as which instance a caller gets
+    Explain(explain::ExplainArgs),
     /// List the checks of an instance, and report those that its owner makes
     Checks(checks::ChecksArgs),
     /// Ask whether a node answers, or with --ready whether it can do all of its work
@@ -39,6 +41,10 @@ pub enum ClientCommand {
     Cluster(cluster::ClusterArgs),
     /// Show the alerts of every node; acknowledge and silence alerts
     Alerts(alerts::AlertsArgs),
+    /// Check the nodes of a cluster, and say what to do about each finding
+    Doctor(doctor::DoctorArgs),
+    /// Show and set the levels of the nodes' own logs, for a time
+    LogLevel(log_level::LogLevelArgs),
     /// Show, export and verify the audit log
     Audit(journal::AuditArgs),
     /// Sign in and store the session
@@ -65,6 +71,7 @@ impl ClientCommand {
             Self::Drain(args) => args.connect(),
             Self::Undrain(args) => args.connect(),
             Self::Why(args) => args.connect(),
+            Self::Explain(args) => args.connect(),
             Self::Checks(args) => args.connect(),
             Self::Health(args) => args.connect(),
             Self::Resolve(args) => args.connect(),
@@ -72,6 +79,8 @@ impl ClientCommand {
             Self::Policy(args) => args.connect(),
             Self::Cluster(args) => return args.format(),
             Self::Alerts(args) => args.connect(),
+            Self::Doctor(args) => args.connect(),
+            Self::LogLevel(args) => args.connect(),
             Self::Audit(args) => args.connect(),
             Self::Login(args) => args.connect(),
             Self::Logout(args) => args.connect(),
@@ -98,6 +107,7 @@ impl ClientCommand {
             Self::Drain(args) => instances::drain(args, out).await,
             Self::Undrain(args) => instances::undrain(args, out).await,
             Self::Why(args) => why::run(args, out).await,
+            Self::Explain(args) => explain::run(args, out).await,
             Self::Checks(args) => checks::run(args, out).await,
             Self::Health(args) => health::run(args, out).await,
             Self::Resolve(args) => instances::resolve(args, out).await,
@@ -105,6 +115,8 @@ impl ClientCommand {
             Self::Policy(args) => policy::policy(args, out).await,
             Self::Cluster(args) => cluster::run(args, out).await,
             Self::Alerts(args) => alerts::run(args, out).await,
+            Self::Doctor(args) => doctor::run(args, out).await,
+            Self::LogLevel(args) => log_level::run(args, out).await,
             Self::Audit(args) => journal::audit(args, out).await,
             Self::Login(args) => login::login(args, out).await,
             Self::Logout(args) => login::logout(&args, out).await,

@@ -39,7 +39,7 @@ enum ConfigCommand {
 
 /// A note on a certificate that expires at `end_ms`, if it needs one; an error if a node cannot read it. A node starts
 /// with an expired certificate, because it can still answer reads.
-fn certificate_verdict(
+pub(super) fn certificate_verdict(
     end_ms: std::io::Result<u64>,
     now_ms: u64,
 ) -> Result<Option<String>, String> {

@@ -1,4 +1,5 @@
-//! Maxine's own log. It is written to standard error and filtered by the settings.
+//! Maxine's own log. It is written to standard error, and to files if the settings name one. The settings filter it, and
+//! `maxine log-level` changes the filter while the node runs.
 //!
 //! A separate thread writes the lines. Standard error may be a file on a full disk, or a pipe that nobody
 //! reads. Then lines are dropped and counted, and nothing waits or fails because of them. Panics are written
@@ -14,6 +15,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
+
+use crate::config::NodeConfig;
+use maxine_telemetry::{LogFiles, LogLevels};
 
 /// Maximum number of lines that wait to be written. Further lines are dropped.
 const WAITING_MAX: usize = 4_096;
@@ -71,8 +75,19 @@ impl Write for Lines {
 }
 
 /// Starts the log. Must be called at most once in a process.
-pub(super) fn start(filter: &str) -> anyhow::Result<Log> {
-    let filter = EnvFilter::try_new(filter).context("telemetry.log_filter is not a filter")?;
+pub(super) fn start(config: &NodeConfig) -> anyhow::Result<Log> {
+    let settings = &config.telemetry;
+    let filter =
+        EnvFilter::try_new(&settings.log_filter).context("telemetry.log_filter is not a filter")?;
+    let files = match settings.log_file.as_os_str().is_empty() {
+        true => None,
+        false => {
+            let path = config.data_dir.join(&settings.log_file);
+            let files = LogFiles::open(&path, settings.log_file_len_max, settings.log_files_max);
+            Some(files.with_context(|| format!("telemetry.log_file: {}", path.display()))?)
+        }
+    };
+    let has_files = files.is_some();
     // A separate handle, without the lock that the standard library puts around the stream.
     let stream = io::stderr().as_fd().try_clone_to_owned().context("standard error")?;
     let (jobs, waiting) = sync_channel(WAITING_MAX);
@@ -80,16 +95,23 @@ pub(super) fn start(filter: &str) -> anyhow::Result<Log> {
     let dropped = Arc::clone(&lines.dropped);
     std::thread::Builder::new()
         .name("maxine-log".to_owned())
-        .spawn(move || write_lines(&waiting, &dropped, File::from(stream)))
+        .spawn(move || write_lines(&waiting, &dropped, File::from(stream), files))
         .context("the log's thread")?;
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(move || lines.clone())
         // The subscriber would report its own errors on standard error, and panic if that cannot be written.
         .log_internal_errors(false)
-        .with_ansi(io::stderr().is_terminal())
-        .try_init()
-        .map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))?;
+        // Colours are for terminals, and a file has the same lines.
+        .with_ansi(!has_files && io::stderr().is_terminal())
+        .with_filter_reloading();
+    let filter = log.reload_handle();
+    log.try_init().map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))?;
+    let apply = move |text: &str| {
+        let changed = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+        filter.reload(changed).map_err(|error| error.to_string())
+    };
+    LogLevels::new(&settings.log_filter, apply).install();
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = std::backtrace::Backtrace::capture();
         let thread = std::thread::current();
@@ -99,12 +121,24 @@ pub(super) fn start(filter: &str) -> anyhow::Result<Log> {
     Ok(Log(jobs))
 }
 
-/// Writes lines until every sender is gone.
-fn write_lines(waiting: &Receiver<Job>, dropped: &AtomicU64, mut out: impl Write) {
+/// Writes lines until every sender is gone. Each line is in the file before the next one is written.
+fn write_lines(
+    waiting: &Receiver<Job>,
+    dropped: &AtomicU64,
+    mut out: impl Write,
+    mut files: Option<LogFiles>,
+) {
     for job in waiting {
         match job {
-            Job::Flush(done) => drop(done.send(())),
+            Job::Flush(done) => {
+                files.iter_mut().for_each(|files| files.flush(true));
+                let _nobody_waits = done.send(());
+            }
             Job::Line(line) => {
+                if let Some(files) = &mut files {
+                    files.write_line(line.strip_suffix(b"\n").unwrap_or(&line));
+                    files.flush(false);
+                }
                 let lost = dropped.swap(0, Ordering::Relaxed);
                 let written = match lost {
                     0 => out.write_all(&line),
@@ -180,7 +214,7 @@ mod tests {
         }
         assert_eq!(lines.dropped.load(Ordering::Relaxed), 2);
         let (dropped, out) = (Arc::clone(&lines.dropped), stream.clone());
-        let thread = std::thread::spawn(move || write_lines(&waiting, &dropped, out));
+        let thread = std::thread::spawn(move || write_lines(&waiting, &dropped, out, None));
         drop(Log(jobs.clone()));
         assert_eq!(lines.dropped.load(Ordering::Relaxed), 6);
         stream.0.lock().unwrap().0 = true;
@@ -189,5 +223,32 @@ mod tests {
         thread.join().unwrap();
         let text = String::from_utf8(stream.0.lock().unwrap().1.clone()).unwrap();
         assert_eq!(text, "(6 lines of the log were dropped: they could not be written)\nagain\n");
+    }
+
+    #[test]
+    fn lines_go_to_files_too_which_have_a_limit_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("logs").join("node.log");
+        let files = LogFiles::open(&path, 1_000, 3).unwrap();
+        let stream = Stubborn::default();
+        stream.0.lock().unwrap().0 = true;
+        let (jobs, waiting) = sync_channel(WAITING_MAX);
+        let (dropped, out) = (Arc::new(AtomicU64::new(0)), stream.clone());
+        let mut lines = Lines { jobs: jobs.clone(), dropped: Arc::clone(&dropped) };
+        let thread = std::thread::spawn(move || write_lines(&waiting, &dropped, out, Some(files)));
+        for nth in 0..200 {
+            lines.write_all(format!("line {nth:03} {}\n", "x".repeat(40)).as_bytes()).unwrap();
+        }
+        drop(Log(jobs));
+        drop(lines);
+        thread.join().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().last().unwrap().starts_with("line 199 "), "{text}");
+        let len = |entry: std::fs::DirEntry| entry.metadata().unwrap().len();
+        let found = std::fs::read_dir(path.parent().unwrap()).unwrap();
+        let lens: Vec<u64> = found.map(|entry| len(entry.unwrap())).collect();
+        assert_eq!(lens.len(), 3);
+        assert!(lens.iter().all(|len| *len <= 1_000), "{lens:?}");
+        assert_eq!(stream.0.lock().unwrap().1.split(|byte| *byte == b'\n').count(), 201);
     }
 }

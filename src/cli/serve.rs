@@ -121,7 +121,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     // The waiting lines are written when this function ends, however it ends.
-    let _log = super::log::start(&config.telemetry.log_filter)?;
+    let _log = super::log::start(&config)?;
     unknown.iter().for_each(|text| tracing::warn!("{text}"));
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -238,11 +238,17 @@ keys! {
         "Number of nodes that must agree before the health of an instance changes." => |c, v| c.health.observers_min = number(v, 1, 9)?;
 
     "telemetry.log_filter" "log-filter" "MAXINE_LOG" "filter" "LEVEL or TARGET=LEVEL, separated by commas" "info,openraft=error,openraft::raft=off"
-        "Which log lines of Maxine itself are written." => |c, v| c.telemetry.log_filter = log_filter(v)?;
+        "Which log lines of Maxine itself are written: a level (off, error, warn, info, debug, trace), and levels of modules. `maxine log-level` changes it while a node runs." => |c, v| c.telemetry.log_filter = log_filter(v)?;
+    "telemetry.log_file" "log-file" "MAXINE_LOG_FILE" "path" "a file" ""
+        "File to which the log of Maxine itself is also written, besides standard error. A relative path is inside the data directory. If empty, there is no such file." => |c, v| c.telemetry.log_file = path(v);
+    "telemetry.log_file_len_max" "log-file-len-max" "MAXINE_LOG_FILE_LEN_MAX" "bytes" "65536 to 1099511627776" "16777216"
+        "Length at which that file is closed and a new one begun." => |c, v| c.telemetry.log_file_len_max = number(v, 1 << 16, 1 << 40)?;
+    "telemetry.log_files_max" "log-files-max" "MAXINE_LOG_FILES_MAX" "files" "1 to 1000" "8"
+        "Number of these files that are kept. Together they are at most as long as this number times telemetry.log_file_len_max." => |c, v| c.telemetry.log_files_max = number(v, 1, 1_000)?;
     "telemetry.log_dir" "log-dir" "MAXINE_LOG_DIR" "path" "a folder" "logs"
         "Directory of the request logs. A relative path is inside the data directory." => |c, v| c.telemetry.log_dir = path(v);
     "telemetry.log_queries" "log-queries" "MAXINE_LOG_QUERIES" "switch" "true, false" "false"
-        "Whether traces and the request log keep the query of each request. Queries can hold tokens and personal data." => |c, v| c.telemetry.log_queries = switch(v)?;
+        "Whether traces and the request log keep the query of each request. Values of parameters that look like credentials, such as access_token, are hidden. Queries can hold personal data." => |c, v| c.telemetry.log_queries = switch(v)?;
     "telemetry.trace_header" "trace-header" "MAXINE_TRACE_HEADER_NAME" "header name" "1 to 64 bytes" "x-trace-id"
         "Header field that carries the trace id." => |c, v| { let name: hyper::header::HeaderName = parsed(v, "a header name")?; c.telemetry.trace_header = name.as_str().into(); };
     "telemetry.traces_max" "recent-traces-max" "MAXINE_RECENT_TRACE_LIMIT" "traces" "1 to 100000" "200"
@@ -438,6 +444,9 @@ impl NodeConfig {
             },
             telemetry: TelemetryConfig {
                 log_filter: String::new(),
+                log_file: PathBuf::new(),
+                log_file_len_max: 0,
+                log_files_max: 1,
                 log_dir: PathBuf::new(),
                 log_queries: false,
                 trace_header: String::new(),

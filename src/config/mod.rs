@@ -261,6 +261,12 @@ pub struct HealthConfig {
 pub struct TelemetryConfig {
     /// The filter of Maxine's own log, in the syntax of `tracing`.
     pub log_filter: String,
+    /// The file for Maxine's own log; empty for none.
+    pub log_file: PathBuf,
+    /// Length at which that file is closed and a new one begun, in bytes.
+    pub log_file_len_max: u64,
+    /// Number of these files that are kept.
+    pub log_files_max: usize,
     /// The folder of the request and audit logs.
     pub log_dir: PathBuf,
     /// Whether traces and request logs contain the queries of requests.
@@ -842,6 +848,10 @@ mod tests {
             assert!(error.contains("must be an origin as browsers send it"), "{error}");
         }
         assert_eq!(is_good("telemetry.log_filter", "warn,maxine=debug,openraft=error"), Ok(()));
+        for typo in ["inof", "info,maxine=debgu", "maxin=debug"] {
+            let error = is_good("telemetry.log_filter", typo).unwrap_err();
+            assert!(error.contains("telemetry.log_filter must be a filter such as"), "{error}");
+        }
         let error = is_good("telemetry.log_filter", "???==").unwrap_err();
         assert!(error.contains("telemetry.log_filter must be a filter such as"), "{error}");
         let error = is_good("node.zone", "a\nb").unwrap_err();

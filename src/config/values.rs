@@ -7,7 +7,7 @@ use super::{Access, BackendKind, MemberSetting};
 use maxine_dns::Domain;
 use maxine_identity::{ClientAuth, TlsVersion};
 use maxine_raft::EngineKind;
-use maxine_telemetry::OtlpProtocol;
+use maxine_telemetry::{OtlpProtocol, check_log_filter};
 
 /// Reads a TOML file. Returns dotted names and their values as text.
 pub(super) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
@@ -140,6 +140,8 @@ pub(super) fn text(value: &str, len_max: usize) -> Result<String, String> {
 /// Parses the filter of the log in the same way as the start of a node.
 pub(super) fn log_filter(value: &str) -> Result<String, String> {
     let value = text(value, 1_024)?;
+    check_log_filter(&value)
+        .map_err(|why| format!("must be a filter such as info,openraft=error: {why}"))?;
     match tracing_subscriber::EnvFilter::try_new(&value) {
         Ok(_) => Ok(value),
         Err(error) => Err(format!("must be a filter such as info,openraft=error ({error})")),
@@ -232,7 +234,8 @@ pub(super) fn otlp_protocol(value: &str) -> Result<OtlpProtocol, String> {
 pub(super) fn attributes(value: &str) -> Result<Vec<(String, String)>, String> {
     let value = text(value, 4_096)?;
     let each = |item: &str| {
-        let (name, value) = item.split_once('=').map(|(name, value)| (name.trim(), value.trim()))?;
+        let (name, value) =
+            item.split_once('=').map(|(name, value)| (name.trim(), value.trim()))?;
         (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
     };
     let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());

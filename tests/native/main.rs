@@ -12,6 +12,7 @@
 mod access;
 mod api;
 mod audit;
+mod explain;
 mod index;
 mod model;
 mod openapi;

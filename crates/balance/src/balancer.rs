@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::choice::{Draw, Pick, Pool, Strategy};
+use crate::follow::{Follow, Narrowing, Narrowings, Unfollowed};
 use crate::hash::CallerHash;
 use crate::member_set::MemberSet;
 use crate::rendezvous::{self, Weighted};
@@ -129,31 +130,57 @@ impl Balancer {
     /// continues when the balancer is built again.
     #[must_use]
     pub fn pick(&self, draw: &Draw, turns: &AtomicU64, pool: &impl Pool) -> Option<Pick> {
+        self.pick_followed(draw, turns, pool, &mut Unfollowed)
+    }
+
+    /// The choice that [`Self::pick`] would make now, and how the members were narrowed. It uses up no turn.
+    #[must_use]
+    pub fn explain(
+        &self,
+        draw: &Draw,
+        turns: &AtomicU64,
+        pool: &impl Pool,
+    ) -> (Option<Pick>, Narrowings) {
+        let mut narrowings = Narrowings::default();
+        (self.pick_followed(draw, turns, pool, &mut narrowings), narrowings)
+    }
+
+    fn pick_followed<F: Follow>(
+        &self,
+        draw: &Draw,
+        turns: &AtomicU64,
+        pool: &impl Pool,
+        follow: &mut F,
+    ) -> Option<Pick> {
         let Some(subsets) = self.subsets.as_deref() else {
-            return self.pick_in(&self.whole, draw, turns, pool);
+            return self.pick_in::<F>(&self.whole, draw, turns, pool);
         };
         if subsets.versions.is_empty() {
-            let member_set = subsets.local_or(&self.whole, subsets.local.as_ref(), draw, pool);
-            return self.pick_in(member_set, draw, turns, pool);
+            let local = subsets.local.as_ref();
+            let member_set = subsets.local_or(&self.whole, local, draw, pool, follow);
+            return self.pick_in::<F>(member_set, draw, turns, pool);
         }
         let caller = draw.affinity.unwrap_or(match self.strategy.hashes() {
             true => draw.hash,
             false => CallerHash::from_u64(draw.random),
         });
-        let pick_of = |at: usize| {
+        let mut pick_of = |at: usize, by: Narrowing| {
             let group = &subsets.versions[at];
-            let member_set = subsets.local_or(&group.all, group.local.as_ref(), draw, pool);
-            self.pick_in(member_set, draw, turns, pool)
+            follow.narrowed(by, group.all.positions());
+            let local = group.local.as_ref();
+            let member_set = subsets.local_or(&group.all, local, draw, pool, follow);
+            self.pick_in::<F>(member_set, draw, turns, pool)
         };
         let versions = subsets.versions.iter().map(|group| group.version).enumerate();
-        pick_of(rendezvous::owner(versions.clone(), caller)?).or_else(|| {
+        let first = rendezvous::owner(versions.clone(), caller)?;
+        pick_of(first, Narrowing::Version).or_else(|| {
             // No member of this version can be chosen.
             let others = versions.filter(|(at, _)| subsets.versions[*at].all.admits_any(pool));
-            pick_of(rendezvous::owner(others, caller)?)
+            pick_of(rendezvous::owner(others, caller)?, Narrowing::OtherVersion)
         })
     }
 
-    fn pick_in(
+    fn pick_in<F: Follow>(
         &self,
         member_set: &MemberSet,
         draw: &Draw,
@@ -165,16 +192,26 @@ impl Balancer {
         }
         match self.strategy {
             Strategy::RoundRobin if std::ptr::eq(member_set, &raw const self.whole) => {
-                member_set.in_turn(turns, pool)
+                in_turn::<F>(member_set, turns, pool)
             }
             Strategy::RoundRobin => {
-                turns.fetch_add(1, Ordering::Relaxed);
-                member_set.in_turn(member_set.turns(), pool)
+                if !F::DRY {
+                    turns.fetch_add(1, Ordering::Relaxed);
+                }
+                in_turn::<F>(member_set, member_set.turns(), pool)
             }
             Strategy::ConsistentHash => member_set.on_ring(draw, pool),
             Strategy::Rendezvous => member_set.rendezvous(draw.hash, &self.members, pool),
             Strategy::LeastRequest => member_set.least(draw.random, &self.members, pool),
         }
+    }
+}
+
+/// The member of the next turn.
+fn in_turn<F: Follow>(member_set: &MemberSet, turns: &AtomicU64, pool: &impl Pool) -> Option<Pick> {
+    match F::DRY {
+        true => member_set.in_turn(&AtomicU64::new(turns.load(Ordering::Relaxed)), pool),
+        false => member_set.in_turn(turns, pool),
     }
 }
 
@@ -215,8 +252,19 @@ impl Subsets {
         local: Option<&'a MemberSet>,
         draw: &Draw,
         pool: &impl Pool,
+        follow: &mut impl Follow,
     ) -> &'a MemberSet {
-        local.filter(|local| self.stays_in(local, draw.random, pool)).unwrap_or(all)
+        let Some(local) = local else { return all };
+        match self.stays_in(local, draw.random, pool) {
+            true => {
+                follow.narrowed(Narrowing::Zone, local.positions());
+                local
+            }
+            false => {
+                follow.narrowed(Narrowing::AllZones, all.positions());
+                all
+            }
+        }
     }
 
     /// Whether enough members of the zone can be chosen and they are not overloaded. Only a sample of a large

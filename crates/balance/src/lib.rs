@@ -12,6 +12,7 @@
 mod balancer;
 mod choice;
 mod cycle;
+mod follow;
 mod hash;
 mod member_set;
 mod random;
@@ -20,4 +21,5 @@ mod ring;
 
 pub use balancer::{Balancer, Member, Plan, VersionWeight, Zones};
 pub use choice::{Draw, Pick, Pool, Strategy};
+pub use follow::{Narrowing, Narrowings};
 pub use hash::{CallerHash, Fields, HashInput, HashSource, query_of};

@@ -98,6 +98,11 @@ impl MemberSet {
         }
     }
 
+    /// The positions of the members.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = usize> + '_ {
+        self.positions.iter()
+    }
+
     /// Whether any member can be chosen now.
     pub(crate) fn admits_any(&self, pool: &impl Pool) -> bool {
         self.positions.iter().any(|position| pool.admits(position))

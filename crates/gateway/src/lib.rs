@@ -52,15 +52,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use hyper::HeaderMap;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use maxine_admission::{PlaceLimits, Places};
+use maxine_balance::{HashInput, Narrowings, Pick};
 use maxine_clock::Clock;
 use maxine_state::{InstanceKey, ServiceKey, ServiceRef};
-use maxine_view::View;
+use maxine_view::{ServiceTable, View};
 
 pub use client::{ClientAddr, FieldLines, Peer, TrustedProxies};
 pub use connect::{TlsRoots, TlsRootsError};
@@ -76,6 +78,7 @@ pub use target::{PathError, RequestTarget};
 pub use tick::{UpstreamChange, UpstreamEvent};
 
 use connect::Connector;
+use pick::PickInput;
 use runtime::{RuntimeParts, ServiceRuntime};
 
 /// The configuration of a node's proxy.
@@ -176,6 +179,21 @@ pub struct UpstreamStatus {
     pub bad_total: u64,
 }
 
+/// An explained choice of the proxy.
+#[derive(Debug)]
+pub struct ExplainedPick {
+    /// The routing table from which it was made. All positions are those of its endpoints.
+    pub table: Arc<ServiceTable>,
+    /// The choice; `None` if no instance may be called now.
+    pub picked: Option<Pick>,
+    /// Whether the sticky cookie decided.
+    pub by_cookie: bool,
+    /// How the table narrowed the instances.
+    pub narrowings: Narrowings,
+    /// For each endpoint, why the proxy may not call it, and why it calls it less.
+    pub blocked: Vec<(Option<&'static str>, Option<&'static str>)>,
+}
+
 impl Forwarder {
     /// A proxy that reads services from this view.
     pub fn new(
@@ -238,6 +256,41 @@ impl Forwarder {
         let present = runtime.upstreams.iter().map(|upstream| upstream.status(false, now_ms));
         let leaving = runtime.leaving.iter().map(|upstream| upstream.status(true, now_ms));
         present.chain(leaving).collect()
+    }
+
+    /// The choice that the proxy of this node would make now for a request with these header fields. `None` if it knows
+    /// no such service. It uses up no turn, and takes no trial of a breaker.
+    #[must_use]
+    pub fn explain(
+        &self,
+        service: ServiceRef<'_>,
+        input: &HashInput<'_>,
+        headers: &HeaderMap,
+    ) -> Option<ExplainedPick> {
+        let runtime = self.runtime(service)?;
+        let input = PickInput {
+            now_ms: self.0.clock.monotonic_ms(),
+            draw: runtime.table.draw(input, fastrand::u64(..)),
+            sticky: request::sticky_instance(runtime.policy.sticky.as_ref(), headers),
+            tried: &[],
+        };
+        let (picked, by_cookie, narrowings) =
+            runtime.picker.explain(&runtime.table, &runtime.upstreams, &input);
+        let blocked = runtime.upstreams.iter().map(|upstream| {
+            let is_ramping = upstream.ramp_permille(input.now_ms) < 1_000;
+            let ramping =
+                is_ramping.then_some("it recovered recently and gets a smaller share (slow start)");
+            let blocked = upstream.blocked_reason().filter(|_| !upstream.signals.may_pass());
+            (blocked, ramping)
+        });
+        let blocked = blocked.collect();
+        Some(ExplainedPick {
+            table: Arc::clone(&runtime.table),
+            picked,
+            by_cookie,
+            narrowings,
+            blocked,
+        })
     }
 
     /// The status of one instance on this node, and why it gets no requests although it is registered and healthy.

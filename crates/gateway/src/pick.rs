@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use maxine_balance::{CallerHash, Draw, Pick, Pool};
+use maxine_balance::{CallerHash, Draw, Narrowings, Pick, Pool};
 
 use super::upstream::Upstream;
 use maxine_view::ServiceTable;
@@ -65,27 +65,14 @@ impl Picker {
         if upstreams.is_empty() {
             return Err(NoPick::NoInstance);
         }
-        let mut pool = Callable {
-            upstreams,
-            now_ms: input.now_ms,
-            tried: input.tried,
-            ramp: self.ramping.then(|| table.strategy_hashes().then_some(input.draw.hash)),
-            latency_aware: self.latency_aware && fastrand::u32(0..EXPLORE_ONE_IN) > 0,
-        };
+        let mut pool = self.pool(table, upstreams, input);
         if let Some(position) = self.sticky_position(input.sticky).filter(|at| pool.admits(*at))
             && upstreams[position].signals.pass()
         {
             return Ok(Pick { position, share: 0 });
         }
         for _ in 0..REPICKS_MAX {
-            let picked = table.select_from(&input.draw, &pool).or_else(|| {
-                // If there is no other instance, one in slow start is used, and then one that was already tried.
-                pool.ramp = None;
-                table.select_from(&input.draw, &pool).or_else(|| {
-                    pool.tried = &[];
-                    table.select_from(&input.draw, &pool)
-                })
-            });
+            let picked = choice(&mut pool, |pool| table.select_from(&input.draw, pool));
             match picked {
                 Some(picked) if upstreams[picked.position].signals.pass() => return Ok(picked),
                 Some(_) => {}
@@ -95,10 +82,62 @@ impl Picker {
         Err(NoPick::AllGated)
     }
 
+    /// The choice that [`Self::pick`] would make now, whether the sticky cookie made it, and how the table narrowed the
+    /// instances. It takes no trial of a breaker.
+    pub(crate) fn explain(
+        &self,
+        table: &ServiceTable,
+        upstreams: &[Arc<Upstream>],
+        input: &PickInput<'_>,
+    ) -> (Option<Pick>, bool, Narrowings) {
+        let mut pool = self.pool(table, upstreams, input);
+        let sticky = self.sticky_position(input.sticky).filter(|at| pool.admits(*at));
+        if let Some(position) = sticky {
+            return (Some(Pick { position, share: 0 }), true, Narrowings::default());
+        }
+        let mut last = Narrowings::default();
+        let picked = choice(&mut pool, |pool| {
+            let (picked, narrowings) = table.explain_from(&input.draw, pool);
+            last = narrowings;
+            picked
+        });
+        (picked, false, last)
+    }
+
+    fn pool<'a>(
+        &self,
+        table: &ServiceTable,
+        upstreams: &'a [Arc<Upstream>],
+        input: &PickInput<'a>,
+    ) -> Callable<'a> {
+        Callable {
+            upstreams,
+            now_ms: input.now_ms,
+            tried: input.tried,
+            ramp: self.ramping.then(|| table.strategy_hashes().then_some(input.draw.hash)),
+            latency_aware: self.latency_aware && fastrand::u32(0..EXPLORE_ONE_IN) > 0,
+        }
+    }
+
     /// The position of the instance that the sticky cookie names.
     fn sticky_position(&self, sticky: Option<u64>) -> Option<usize> {
         self.by_name.as_ref()?.get(&sticky?).copied()
     }
+}
+
+/// Chooses among the instances that may be called now. If there is no other instance, one in slow start is used, and then
+/// one that was already tried.
+fn choice(
+    pool: &mut Callable<'_>,
+    mut select: impl FnMut(&Callable<'_>) -> Option<Pick>,
+) -> Option<Pick> {
+    select(pool).or_else(|| {
+        pool.ramp = None;
+        select(pool).or_else(|| {
+            pool.tried = &[];
+            select(pool)
+        })
+    })
 }
 
 /// The instances that may be called now.

@@ -61,6 +61,66 @@ pub struct FinishedRequest {
     pub writes: Vec<WriteRecord>,
 }
 
+/// Parts of the names of parameters whose values are credentials. Names are compared in lower case, without `-`, `_` and
+/// `.`.
+const SECRET_PARTS: [&str; 12] = [
+    "token",
+    "secret",
+    "passw",
+    "pwd",
+    "apikey",
+    "accesskey",
+    "authoriz",
+    "credential",
+    "signature",
+    "session",
+    "jwt",
+    "assertion",
+];
+/// Whole names of such parameters.
+const SECRET_NAMES: [&str; 6] = ["auth", "code", "key", "pass", "sid", "sig"];
+/// What is shown instead of such a value.
+const HIDDEN: &str = "(hidden)";
+
+/// Appends a query, with the values hidden that look like credentials.
+fn push_hiding(out: &mut String, query: &str) {
+    for (at, pair) in query.split('&').enumerate() {
+        if at > 0 {
+            out.push('&');
+        }
+        match pair.split_once('=') {
+            Some((name, value)) if is_secret(name, value) => {
+                out.push_str(name);
+                out.push('=');
+                out.push_str(HIDDEN);
+            }
+            // A token can be the whole query.
+            None if is_token(pair) => out.push_str(HIDDEN),
+            _ => out.push_str(pair),
+        }
+    }
+}
+
+fn is_secret(name: &str, value: &str) -> bool {
+    if value.is_empty() {
+        return false;
+    }
+    let plain = |c: &char| !matches!(c, '-' | '_' | '.');
+    // A name with escapes could be any name.
+    let name: String = name.to_ascii_lowercase().chars().filter(plain).collect();
+    name.contains('%')
+        || SECRET_NAMES.contains(&&*name)
+        || SECRET_PARTS.iter().any(|part| name.contains(part))
+        || is_token(value)
+}
+
+/// Whether a value is a JSON Web Token, or one of Maxine's own tokens (API or break-glass).
+fn is_token(value: &str) -> bool {
+    (value.starts_with("eyJ") && value.matches('.').count() == 2)
+        || value.starts_with("mxt_")
+        || value.starts_with("mxb_")
+}
+
 /// One write that a request caused, with its times on the monotonic clock, in microseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteRecord {
@@ -101,9 +161,16 @@ impl FinishedRequest {
     /// The part of a target's text that is stored. A query may contain data that is only for its receiver.
     #[must_use]
     pub fn kept(target: &str, with_query: bool) -> Box<str> {
-        let end = target.find('?').filter(|_| !with_query).unwrap_or(target.len());
-        let target = &target[..end];
-        target[..target.floor_char_boundary(TARGET_LEN_MAX)].into()
+        let Some((path, query)) = target.split_once('?') else {
+            return target[..target.floor_char_boundary(TARGET_LEN_MAX)].into();
+        };
+        let mut kept = path.to_owned();
+        if with_query {
+            kept.push('?');
+            push_hiding(&mut kept, query);
+        }
+        kept.truncate(kept.floor_char_boundary(TARGET_LEN_MAX));
+        kept.into()
     }
 
     /// The target without its query.
@@ -120,4 +187,33 @@ pub struct Trace {
     pub time_ms: u64,
     /// The request.
     pub request: FinishedRequest,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_a_query_that_look_like_credentials_are_hidden() {
+        let kept = |target: &str| FinishedRequest::kept(target, true).into_string();
+        for (target, shown) in [
+            ("/x", "/x"),
+            ("/x?", "/x?"),
+            ("/x?page=2&sort=name", "/x?page=2&sort=name"),
+            ("/x?a=1&access_token=s3cret&b=2", "/x?a=1&access_token=(hidden)&b=2"),
+            ("/x?Password=s3cret", "/x?Password=(hidden)"),
+            ("/x?X-Amz-Signature=s3cret", "/x?X-Amz-Signature=(hidden)"),
+            ("/x?api_key=s3cret&key=s3cret", "/x?api_key=(hidden)&key=(hidden)"),
+            ("/x?p%61ssword=s3cret", "/x?p%61ssword=(hidden)"),
+            ("/x?next=eyJhbGciOi.eyJzdWIi.c2ln", "/x?next=(hidden)"),
+            ("/x?eyJhbGciOi.eyJzdWIi.c2ln", "/x?(hidden)"),
+            ("/x?token=", "/x?token="),
+            ("/x?monkey=bar", "/x?monkey=bar"),
+        ] {
+            assert_eq!(kept(target), shown);
+        }
+        assert_eq!(&*FinishedRequest::kept("/x?page=2", false), "/x");
+        let long = format!("/x?page={}", "é".repeat(TARGET_LEN_MAX));
+        assert!(kept(&long).len() <= TARGET_LEN_MAX);
+    }
 }

@@ -24,8 +24,8 @@ use tokio::sync::watch as watch_channel;
 use maxine_clock::Clock;
 use maxine_state::{ControlState, Event, Name, ServiceKey, ServiceRef};
 
-pub use applied::Applying;
 use applied::AppliedLog;
+pub use applied::Applying;
 pub use sockets::{Host, Socket, SocketSet};
 use table::TableContext;
 pub use table::{Endpoint, Load, ServiceCounter, ServiceTable, is_listed};
@@ -107,6 +107,12 @@ impl View {
             hub: WatchHub::new(),
             applied: AppliedLog::default(),
         })
+    }
+
+    /// The zone in which this node runs.
+    #[must_use]
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
     }
 
     /// Notes that the applier begins to apply entries to a state with this index.

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use maxine_balance::{
-    Balancer, Draw, HashInput, HashSource, Member, Pick, Plan, Pool, Strategy, VersionWeight, Zones,
+    Balancer, Draw, HashInput, HashSource, Member, Narrowings, Pick, Plan, Pool, Strategy,
+    VersionWeight, Zones,
 };
 
 use maxine_state::{
@@ -209,6 +210,18 @@ impl ServiceTable {
     #[must_use]
     pub fn select(&self, draw: &Draw) -> Option<Pick> {
         self.select_from(draw, &Endpoints(&self.endpoints))
+    }
+
+    /// The choice that [`Self::select`] would make now, and how the endpoints were narrowed. It uses up no turn.
+    #[must_use]
+    pub fn explain(&self, draw: &Draw) -> (Option<Pick>, Narrowings) {
+        self.explain_from(draw, &Endpoints(&self.endpoints))
+    }
+
+    /// The same for [`Self::select_from`].
+    #[must_use]
+    pub fn explain_from(&self, draw: &Draw, pool: &impl Pool) -> (Option<Pick>, Narrowings) {
+        self.balancer.explain(draw, &self.counter.lookups, pool)
     }
 
     /// Chooses among the endpoints that the pool admits. Positions are those in [`Self::endpoints`].

@@ -66,12 +66,13 @@ impl Access {
 }
 
 /// Routes about the node itself rather than the registry. Open routes work too.
-const NODE_ROUTES: [&str; 9] = [
+const NODE_ROUTES: [&str; 10] = [
     "/api/v1/cluster/status",
     "/api/v1/cluster/nodes",
     "/api/v1/cluster/alerts",
     "/api/v1/alerts",
     "/api/v1/traces",
+    "/api/v1/log-levels",
     "/api/v1/me",
     "/api/actuator/",
     "/api/logs/",

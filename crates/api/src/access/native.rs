@@ -6,6 +6,7 @@ const INSTANCE: &str = "/api/v1/services/{namespace}/{service}/instances/{id}";
 const DRAIN: &str = "/api/v1/services/{namespace}/{service}/instances/{id}/drain";
 const POLICY: &str = "/api/v1/services/{namespace}/{service}/policy";
 const SILENCE: &str = "/api/v1/alerts/silences/{type}";
+const LOG_LEVEL: &str = "/api/v1/log-levels/{module}";
 
 /// One rule for each route of the native API.
 pub(super) const RULES: &[Rule] = &[
@@ -41,6 +42,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("POST", "/api/v1/registrations", Access::Registration),
     rule("POST", "/api/v1/heartbeats", Access::Registration),
     rule("GET", "/api/v1/resolve/{namespace}/{service}", Access::Discovery),
+    rule("GET", "/api/v1/resolve/{namespace}/{service}/explain", Access::Viewer),
     rule("GET", "/api/v1/prometheus/targets", Access::Viewer),
     // Policies and configuration.
     rule("GET", POLICY, Access::Viewer),
@@ -85,6 +87,9 @@ pub(super) const RULES: &[Rule] = &[
     rule("GET", "/api/v1/alerts/silences", Access::Viewer),
     rule("PUT", SILENCE, Access::Operator),
     rule("DELETE", SILENCE, Access::Operator),
+    rule("GET", "/api/v1/log-levels", Access::Viewer),
+    rule("PUT", LOG_LEVEL, Access::Admin),
+    rule("DELETE", LOG_LEVEL, Access::Admin),
     rule("GET", "/api/v1/traces", Access::Viewer),
     rule("GET", "/api/v1/traffic", Access::Viewer),
     rule("GET", "/api/v1/traffic/services", Access::Viewer),

@@ -77,6 +77,9 @@ pub(super) struct CheckPath(pub(super) InstanceKey, pub(super) Name);
 /// A name in the path.
 pub(super) struct NamePath(pub(super) Name);
 
+/// A text in the path, which the handler checks.
+pub(super) struct TextPath(pub(super) String);
+
 /// A number in the path.
 pub(super) struct NumberPath(pub(super) u64);
 
@@ -137,6 +140,16 @@ impl FromRequestParts<AppState> for NamePath {
         let Path(name) =
             Path::<String>::from_request_parts(parts, state).await.map_err(path_problem)?;
         Ok(Self(Name::parse("name", &name)?))
+    }
+}
+
+impl FromRequestParts<AppState> for TextPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let Path(text) =
+            Path::<String>::from_request_parts(parts, state).await.map_err(path_problem)?;
+        Ok(Self(text))
     }
 }
 

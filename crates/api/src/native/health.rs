@@ -132,7 +132,8 @@ fn recovery(service: &ServiceState, instance: &Instance, now_ms: u64) -> String 
     )
 }
 
-fn why(
+/// Why an instance gets traffic, or does not, in one line.
+pub(super) fn why(
     service: &ServiceState,
     in_traffic: &InTraffic<'_>,
     instance: &Instance,

@@ -14,6 +14,7 @@ mod cluster_alerts;
 mod cluster_audit;
 mod counts;
 mod every_node;
+mod explain;
 mod extract;
 mod fresh;
 #[cfg(any(test, feature = "fuzz"))]
@@ -25,6 +26,7 @@ mod instance_nodes;
 mod instances;
 mod known_checks;
 mod leadership;
+mod log_levels;
 mod merge_patch;
 mod nodes;
 #[cfg(feature = "next")]
@@ -88,6 +90,7 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(batches::register_batch))
         .routes(routes!(batches::heartbeat_batch))
         .routes(routes!(resolve::resolve))
+        .routes(routes!(explain::explain_resolve))
         .routes(routes!(prometheus::list_targets))
         .routes(routes!(
             policies::get_policy,
@@ -152,6 +155,8 @@ fn record_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(telemetry::acknowledge_alert))
         .routes(routes!(telemetry::list_silences))
         .routes(routes!(telemetry::silence_alerts, telemetry::unsilence_alerts))
+        .routes(routes!(log_levels::list_log_levels))
+        .routes(routes!(log_levels::set_log_level, log_levels::reset_log_level))
         .routes(routes!(telemetry::list_traces))
         .routes(routes!(telemetry::traffic))
         .routes(routes!(service_traffic::services_traffic))

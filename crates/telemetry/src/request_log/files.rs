@@ -18,8 +18,8 @@ pub struct LogFile {
 }
 
 /// The file that is written to, for example `name.log`, and older ones: `name.1.log` and higher numbers, the
-/// highest being the oldest.
-pub(super) struct LogFiles {
+/// highest being the oldest. Together they are at most as long as one file may be, times their number.
+pub struct LogFiles {
     /// The file that is written to.
     path: PathBuf,
     len_max: u64,
@@ -30,7 +30,13 @@ pub(super) struct LogFiles {
 }
 
 impl LogFiles {
-    pub(super) fn open(path: &Path, len_max: u64, files_max: usize) -> io::Result<Self> {
+    /// Opens the file, and creates its directory if it does not exist. The file is continued. `len_max` is the length
+    /// at which a file is closed, in bytes, and `files_max` the number of files that are kept, the open one included.
+    ///
+    /// # Errors
+    ///
+    /// The directory or the file cannot be created or written.
+    pub fn open(path: &Path, len_max: u64, files_max: usize) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
@@ -54,7 +60,7 @@ impl LogFiles {
     }
 
     /// Writes a line. If writing fails, the failure is reported once, until writing works again.
-    pub(super) fn write_line(&mut self, line: &[u8]) {
+    pub fn write_line(&mut self, line: &[u8]) {
         let len = line.len() as u64 + 1;
         let mut result = Ok(());
         if self.len > 0 && self.len + len > self.len_max {
@@ -68,7 +74,7 @@ impl LogFiles {
     }
 
     /// Passes the buffer to the operating system; with `sync`, also to the disk.
-    pub(super) fn flush(&mut self, sync: bool) {
+    pub fn flush(&mut self, sync: bool) {
         let mut result = self.current.flush();
         if sync {
             result = result.and_then(|()| self.current.get_ref().sync_data());
@@ -81,7 +87,7 @@ impl LogFiles {
             Ok(()) => self.failed = false,
             Err(error) if !self.failed => {
                 self.failed = true;
-                tracing::error!(%error, "a request log line could not be written");
+                tracing::error!(%error, "a line could not be written to a log file");
             }
             Err(_) => {}
         }

@@ -24,8 +24,7 @@ use super::traffic::Traffic;
 use maxine_clock::Clock;
 use maxine_view::View;
 
-pub use files::LogFile;
-use files::LogFiles;
+pub use files::{LogFile, LogFiles};
 
 /// Name of the request log's files.
 const REQUESTS: &str = "maxine-requests.log";

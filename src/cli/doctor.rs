@@ -1,0 +1,509 @@
+//! `maxine doctor`: checks the nodes of a cluster, and with a settings file also the node of this machine, and says what
+//! to do about each finding.
+//!
+//! What cannot be checked is reported as unknown, and never as good.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::client::{ConnectArgs, Request};
+use super::config::certificate_verdict;
+use super::each_node::{Node, nodes};
+use super::exit::CliError;
+use super::output::{Output, timestamp};
+use super::serve::{Loaded, ServeArgs};
+use maxine_clock::{Clock, SKEW_MAX_MS};
+use maxine_raft::pki::certificate_end_ms;
+
+/// A difference between two clocks above this is a warning, in milliseconds.
+const SKEW_WARN_MS: u64 = 1_000;
+/// A sync of the log to disk that takes longer than this is a warning, in microseconds.
+const SYNC_WARN_US: u64 = 100_000;
+/// A copy that may be older than this is a warning, in milliseconds.
+const STALE_WARN_MS: u64 = 10_000;
+/// A last backup before this time is a warning, in milliseconds.
+const BACKUP_WARN_MS: u64 = 7 * 24 * 3_600 * 1_000;
+
+/// Arguments of `maxine doctor`.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Settings file of the node on this machine: also check its settings, certificates and files
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl DoctorArgs {
+    /// The connection: the nodes, the credentials and the output format.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Level {
+    /// Something does not work, or is not safe.
+    Problem,
+    /// Something can become a problem.
+    Warning,
+    /// It could not be checked.
+    Unknown,
+    /// It is as it should be.
+    Good,
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Problem => "problem",
+            Self::Warning => "warning",
+            Self::Unknown => "unknown",
+            Self::Good => "good",
+        }
+    }
+}
+
+/// The result of one check.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+struct Finding {
+    level: Level,
+    /// The check.
+    check: &'static str,
+    /// The node's URL, a file, or empty for the whole cluster.
+    subject: String,
+    /// What was found.
+    found: String,
+    /// What to do; empty if nothing is to be done.
+    fix: String,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, level: Level, check: &'static str, subject: &str, found: &str, fix: &str) {
+        let (subject, found, fix) = (subject.to_owned(), found.to_owned(), fix.to_owned());
+        self.0.push(Finding { level, check, subject, found, fix });
+    }
+}
+
+/// What one node answered.
+struct Seen {
+    url: String,
+    status: Value,
+    /// The node's clock minus this machine's, and how wrong that can be, in milliseconds.
+    clock: Option<(i64, u64)>,
+}
+
+/// Runs `maxine doctor`.
+///
+/// # Errors
+/// [`CliError::Incomplete`] if there is a problem; see [`CliError`] for others.
+pub async fn run(args: DoctorArgs, out: &mut Output) -> Result<(), CliError> {
+    let mut findings = Findings::default();
+    if let Some(config) = &args.config {
+        check_machine(config, &mut findings);
+    }
+    let nodes = nodes(&args.connect).await?;
+    let mut seen = Vec::new();
+    for node in &nodes {
+        seen.extend(check_node(node, &args.connect, &mut findings).await);
+    }
+    compare(&seen, &mut findings);
+    check_backups(&args.connect, &mut findings).await?;
+    findings.0.sort_by_key(|finding| finding.level);
+    show(&findings.0, out)
+}
+
+/// Asks one node. `None` if it did not answer.
+async fn check_node(node: &Node, connect: &ConnectArgs, findings: &mut Findings) -> Option<Seen> {
+    let url = node.url.as_str();
+    let answer = match node.client.send(&Request::get(&["cluster", "status"])).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let why = format!("it gave no status: {}", error.of_one_node());
+            let fix = "start it, or look into its log; docs/operations/replica-lost.md";
+            findings.add(Level::Problem, "answers", url, &why, fix);
+            return None;
+        }
+    };
+    findings.add(Level::Good, "answers", url, "it answers", "");
+    let status = answer.body;
+    check_status(url, &status, findings);
+    check_alerts(node, findings).await;
+    check_access(node, connect, findings).await;
+    let system = Clock::system();
+    let before_ms = system.wall_ms();
+    // A time in the future, so that the answer is short.
+    let request = Request::get(&["traffic"]).query("since_ms", Some(before_ms + 86_400_000));
+    let clock = match node.client.send(&request).await {
+        Ok(answer) => answer.body["now_ms"].as_u64().map(|node_ms| {
+            let error_ms = system.wall_ms().saturating_sub(before_ms).div_ceil(2);
+            (signed(node_ms) - signed(before_ms + error_ms), error_ms)
+        }),
+        Err(_) => None,
+    };
+    Some(Seen { url: url.into(), status, clock })
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Judges what a node says about itself.
+fn check_status(url: &str, status: &Value, findings: &mut Findings) {
+    if let Some(why) = status["excluded"].as_str() {
+        let fix = "stop it, or add it again with `maxine cluster add`";
+        findings.add(Level::Problem, "member", url, why, fix);
+    }
+    for warning in status["warnings"].as_array().into_iter().flatten() {
+        let text = warning.as_str().unwrap_or_default();
+        findings.add(Level::Warning, "status", url, text, "see docs/operations/README.md");
+    }
+    match status["staleness_ms"].as_u64() {
+        Some(age_ms) if age_ms > STALE_WARN_MS => {
+            let found = format!("its copy may be {} s old", age_ms / 1_000);
+            let fix = "docs/operations/leader-lost.md";
+            findings.add(Level::Warning, "copy", url, &found, fix);
+        }
+        Some(_) => findings.add(Level::Good, "copy", url, "its copy is current", ""),
+        None => {
+            let found = "it does not know how old its copy is";
+            findings.add(Level::Unknown, "copy", url, found, "docs/operations/leader-lost.md");
+        }
+    }
+    let raft = &status["raft"];
+    match (raft["disk_stalled"].as_bool(), raft["last_sync_us"].as_u64()) {
+        (Some(true), _) => {
+            let fix =
+                "look for other programs that write to this disk; docs/operations/disk-full.md";
+            findings.add(Level::Problem, "disk", url, "its disk does not answer in time", fix);
+        }
+        (_, Some(sync_us)) if sync_us > SYNC_WARN_US => {
+            let found = format!("the last sync of its log took {} ms", sync_us / 1_000);
+            let fix = "use a faster disk, or one that no other program writes to";
+            findings.add(Level::Warning, "disk", url, &found, fix);
+        }
+        (_, Some(sync_us)) => {
+            let found = format!("the last sync of its log took {:.1} ms", sync_us as f64 / 1e3);
+            findings.add(Level::Good, "disk", url, &found, "");
+        }
+        (_, None) => {
+            let found = "a node reports the time of its syncs in Raft mode only";
+            findings.add(Level::Unknown, "disk", url, found, "");
+        }
+    }
+    if status["backend"] == "redis" {
+        let found = "the settings of Redis (persistence, eviction) are not read";
+        let fix = "compare them with docs/reference/backends.md";
+        findings.add(Level::Unknown, "redis", url, found, fix);
+    }
+    let found = "the number of open files of the process is not reported";
+    findings.add(Level::Unknown, "open files", url, found, "look at /proc/PID/fd on its machine");
+}
+
+/// The conditions that are active on a node. They include certificates that end soon and disks that are nearly full.
+async fn check_alerts(node: &Node, findings: &mut Findings) {
+    let request = Request::get(&["alerts"]).query("limit", Some(1_000));
+    let url = node.url.as_str();
+    let answer = match node.client.send(&request).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let why = format!("its alerts are not known: {}", error.of_one_node());
+            return findings.add(Level::Unknown, "alerts", url, &why, "use the token of a viewer");
+        }
+    };
+    let items = answer.body["items"].as_array().cloned().unwrap_or_default();
+    let active: Vec<&Value> = items.iter().filter(|alert| alert["state"] == "active").collect();
+    if active.is_empty() {
+        findings.add(Level::Good, "alerts", url, "no condition is active", "");
+    }
+    for alert in active {
+        let text = |field: &str| alert[field].as_str().unwrap_or_default();
+        let level = match text("severity") {
+            "critical" => Level::Problem,
+            _ => Level::Warning,
+        };
+        let found = format!("{}: {}", text("type"), text("message"));
+        findings.add(level, "alerts", url, &found, text("runbook"));
+    }
+}
+
+/// Whether strangers can read the registry, and whether somebody on the way can read requests.
+async fn check_access(node: &Node, connect: &ConnectArgs, findings: &mut Findings) {
+    let url = node.url.as_str();
+    let Ok(parsed) = url.parse::<reqwest::Url>() else { return };
+    let host = parsed.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let is_here = host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if parsed.scheme() == "http" && !is_here {
+        let fix = "set http.tls_cert and http.tls_key; docs/guides/https.md";
+        findings.add(Level::Warning, "https", url, "others on the way can read requests", fix);
+    }
+    let one = ConnectArgs { server: vec![url.to_owned()], ..connect.clone() };
+    let Ok(stranger) = one.anonymous_client() else { return };
+    // A service that nobody registers: 404 means that the caller was admitted.
+    let asked = stranger.send(&Request::get(&["resolve", "default", "maxine-doctor"])).await;
+    let is_admitted = match &asked {
+        Ok(_) => true,
+        Err(CliError::Problem(problem)) => problem.status == 404,
+        Err(_) => false,
+    };
+    match asked {
+        _ if is_admitted && is_here => {
+            let found = "discovery needs no token; this address is for this machine only";
+            findings.add(Level::Good, "access", url, found, "");
+        }
+        _ if is_admitted => {
+            let fix = "set security.discovery_access = token, unless the network admits trusted callers only";
+            findings.add(Level::Warning, "access", url, "discovery needs no token", fix);
+        }
+        Ok(_) => {}
+        Err(CliError::Problem(problem)) if problem.status == 401 => {
+            findings.add(Level::Good, "access", url, "discovery needs a token", "");
+        }
+        Err(error) => {
+            let why =
+                format!("whether discovery needs a token is not known: {}", error.of_one_node());
+            findings.add(Level::Unknown, "access", url, &why, "");
+        }
+    }
+    let found =
+        "whether registration needs a token is not checked, because that would be a registration";
+    findings.add(Level::Unknown, "access", url, found, "look at security.registration_access");
+}
+
+/// Compares the nodes with each other.
+fn compare(seen: &[Seen], findings: &mut Findings) {
+    let versions: std::collections::BTreeSet<&str> =
+        seen.iter().filter_map(|node| node.status["version"].as_str()).collect();
+    match versions.len() {
+        0 => {}
+        1 => findings.add(Level::Good, "versions", "", "all nodes run the same version", ""),
+        _ => {
+            let list: Vec<&str> = versions.into_iter().collect();
+            let found = format!("the nodes run different versions: {}", list.join(", "));
+            let fix = "finish the upgrade; docs/guides/upgrade.md";
+            findings.add(Level::Warning, "versions", "", &found, fix);
+        }
+    }
+    let clocks: Vec<(i64, u64)> = seen.iter().filter_map(|node| node.clock).collect();
+    for node in seen.iter().filter(|node| node.clock.is_none()) {
+        findings.add(Level::Unknown, "clocks", &node.url, "its clock could not be read", "");
+    }
+    let earliest = clocks.iter().min_by_key(|clock| clock.0);
+    let latest = clocks.iter().max_by_key(|clock| clock.0);
+    let (Some(earliest), Some(latest)) = (earliest, latest) else { return };
+    if clocks.len() < 2 {
+        return;
+    }
+    // What remains after the error of both measurements is certain.
+    let skew_ms = latest.0.abs_diff(earliest.0).saturating_sub(latest.1 + earliest.1);
+    let fix = "synchronize the clocks (NTP); docs/operations/clock-wrong.md";
+    let found = format!("the clocks of the nodes differ by at least {skew_ms} ms");
+    if skew_ms > SKEW_MAX_MS {
+        findings.add(Level::Problem, "clocks", "", &found, fix);
+    } else if skew_ms > SKEW_WARN_MS {
+        findings.add(Level::Warning, "clocks", "", &found, fix);
+    } else {
+        findings.add(Level::Good, "clocks", "", "no difference between clocks was found", "");
+    }
+}
+
+/// When the last backup was made, according to the audit log.
+async fn check_backups(connect: &ConnectArgs, findings: &mut Findings) -> Result<(), CliError> {
+    let request = Request::get(&["audit"])
+        .query("action", Some("cluster.backup"))
+        .query("outcome", Some("success"))
+        .query("limit", Some(1));
+    let fix = "make one with `maxine cluster backup FILE`";
+    match connect.client()?.send(&request).await {
+        Ok(answer) => match answer.body["items"][0]["time_ms"].as_u64() {
+            Some(at_ms) if Clock::system().wall_ms().saturating_sub(at_ms) > BACKUP_WARN_MS => {
+                let found = format!("the last backup was made at {}", timestamp(at_ms));
+                findings.add(Level::Warning, "backups", "", &found, fix);
+            }
+            Some(at_ms) => {
+                let found = format!("the last backup was made at {}", timestamp(at_ms));
+                findings.add(Level::Good, "backups", "", &found, "");
+            }
+            None => {
+                let found = "the audit log has no backup; copies of files are not known to it";
+                findings.add(Level::Warning, "backups", "", found, fix);
+            }
+        },
+        Err(error) => {
+            let why =
+                format!("when the last backup was made is not known: {}", error.of_one_node());
+            findings.add(Level::Unknown, "backups", "", &why, "use the token of a viewer");
+        }
+    }
+    Ok(())
+}
+
+/// Checks the settings and files of the node on this machine. Changes nothing.
+fn check_machine(file: &Path, findings: &mut Findings) {
+    let serve = ServeArgs { config: Some(file.to_owned()), ..ServeArgs::default() };
+    let subject = file.display().to_string();
+    let Loaded { config, unknown } = match serve.load() {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            for text in error.0 {
+                findings.add(Level::Problem, "settings", &subject, &text, "correct the setting");
+            }
+            return;
+        }
+    };
+    findings.add(Level::Good, "settings", &subject, "the settings are good", "");
+    for text in [unknown, crate::app::unread_files(&config)].concat() {
+        findings.add(Level::Warning, "settings", &subject, &text, "remove or correct it");
+    }
+    let now_ms = Clock::system().wall_ms();
+    for path in crate::app::certificates(&config) {
+        let subject = path.display().to_string();
+        match certificate_verdict(certificate_end_ms(&path), now_ms) {
+            Ok(None) => {
+                findings.add(
+                    Level::Good,
+                    "certificates",
+                    &subject,
+                    "it ends in 30 days or later",
+                    "",
+                );
+            }
+            Ok(Some(note)) => {
+                let fix = "renew it; docs/operations/certificate-expired.md";
+                findings.add(Level::Warning, "certificates", &subject, &note, fix);
+            }
+            Err(why) => {
+                let fix = "make it readable for the user that runs the node";
+                findings.add(Level::Problem, "certificates", &subject, &why, fix);
+            }
+        }
+    }
+    let keys = [&config.raft.tls_key, &config.state.redis_tls_key, &config.state.redis_url_file];
+    let private = config.http.tls_key.iter().chain(keys).chain([&config.data_dir]);
+    for path in private.filter(|path| !path.as_os_str().is_empty()) {
+        check_mode(path, findings);
+    }
+}
+
+/// Whether other users of the machine have access to a file or directory.
+fn check_mode(path: &Path, findings: &mut Findings) {
+    let subject = path.display().to_string();
+    match std::fs::metadata(path).map(|found| found.permissions().mode() & 0o777) {
+        Ok(mode) if mode & 0o077 == 0 => {
+            findings.add(Level::Good, "file modes", &subject, "only its owner has access", "");
+        }
+        Ok(mode) => {
+            let found = format!("other users have access (mode {mode:03o})");
+            let fix = format!("chmod go= {subject}");
+            findings.add(Level::Warning, "file modes", &subject, &found, &fix);
+        }
+        Err(error) => {
+            let why = maxine_wording::io(&error);
+            findings.add(Level::Unknown, "file modes", &subject, &why, "run it as the node's user");
+        }
+    }
+}
+
+fn show(findings: &[Finding], out: &mut Output) -> Result<(), CliError> {
+    let count = |level: Level| findings.iter().filter(|finding| finding.level == level).count();
+    if out.is_json() {
+        findings.iter().try_for_each(|finding| out.json(&json!(finding)))?;
+    } else {
+        let row = |finding: &Finding| {
+            let Finding { level, check, subject, found, fix } = finding;
+            let or_cluster = if subject.is_empty() { "the cluster" } else { subject };
+            let fix = if fix.is_empty() { "-" } else { fix };
+            let level = level.as_str().to_owned();
+            vec![level, (*check).into(), or_cluster.into(), found.clone(), fix.into()]
+        };
+        let rows = findings.iter().map(row).collect();
+        out.table(&["level", "check", "of", "found", "what to do"], rows)?;
+    }
+    match count(Level::Problem) {
+        0 => Ok(()),
+        problems => {
+            let problems = maxine_wording::count(problems, "problem");
+            Err(CliError::Failed(format!("{problems} found")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn levels(findings: &Findings, check: &str) -> Vec<Level> {
+        findings.0.iter().filter(|finding| finding.check == check).map(|f| f.level).collect()
+    }
+
+    fn seen(version: &str, clock: Option<(i64, u64)>) -> Seen {
+        Seen { url: "http://n:1".into(), status: json!({"version": version}), clock }
+    }
+
+    #[test]
+    fn clocks_that_differ_by_more_than_the_measurement_are_found() {
+        let found = |clocks: &[Option<(i64, u64)>]| {
+            let seen: Vec<Seen> = clocks.iter().map(|clock| seen("2.0.0", *clock)).collect();
+            let mut findings = Findings::default();
+            compare(&seen, &mut findings);
+            levels(&findings, "clocks")
+        };
+        assert_eq!(found(&[Some((0, 5)), Some((-900, 5))]), [Level::Good]);
+        assert_eq!(found(&[Some((0, 5)), Some((-1_500, 5))]), [Level::Warning]);
+        assert_eq!(found(&[Some((0, 500)), Some((-1_500, 500))]), [Level::Good]);
+        assert_eq!(found(&[Some((3_000, 5)), Some((-3_000, 5))]), [Level::Problem]);
+        assert_eq!(found(&[Some((0, 5)), None]), [Level::Unknown]);
+    }
+
+    #[test]
+    fn what_a_node_says_is_judged_and_what_it_does_not_say_is_unknown() {
+        let found = |status: Value, check: &str| {
+            let mut findings = Findings::default();
+            check_status("http://n:1", &status, &mut findings);
+            levels(&findings, check)
+        };
+        let raft =
+            |stalled: bool, us: u64| json!({"raft": {"disk_stalled": stalled, "last_sync_us": us}});
+        assert_eq!(found(raft(false, 900), "disk"), [Level::Good]);
+        assert_eq!(found(raft(false, 200_000), "disk"), [Level::Warning]);
+        assert_eq!(found(raft(true, 900), "disk"), [Level::Problem]);
+        assert_eq!(found(json!({"raft": null}), "disk"), [Level::Unknown]);
+        assert_eq!(found(json!({"staleness_ms": 11_000}), "copy"), [Level::Warning]);
+        assert_eq!(found(json!({"staleness_ms": null}), "copy"), [Level::Unknown]);
+        assert_eq!(found(json!({"excluded": "removed"}), "member"), [Level::Problem]);
+        assert_eq!(found(json!({"backend": "redis"}), "redis"), [Level::Unknown]);
+        assert_eq!(found(json!({}), "open files"), [Level::Unknown]);
+    }
+
+    #[test]
+    fn different_versions_are_a_warning() {
+        let mut findings = Findings::default();
+        compare(&[seen("2.0.0", None), seen("2.1.0", None)], &mut findings);
+        assert_eq!(levels(&findings, "versions"), [Level::Warning]);
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key.pem");
+        std::fs::write(&file, "").unwrap();
+        for (mode, level) in
+            [(0o600, Level::Good), (0o640, Level::Warning), (0o604, Level::Warning)]
+        {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            let mut findings = Findings::default();
+            check_mode(&file, &mut findings);
+            check_mode(&dir.path().join("none"), &mut findings);
+            assert_eq!(levels(&findings, "file modes"), [level, Level::Unknown]);
+        }
+    }
+}
