@@ -374,7 +374,7 @@ async fn open_store(
             let raft = Arc::clone(&store);
             let files = TlsFiles {
                 purpose: "connections between nodes",
-                files: named(&[&tls.tls_ca, &tls.tls_cert, &tls.tls_key]),
+                files: named(&[&tls.tls_ca, &tls.tls_cert, &tls.tls_key, &tls.tls_denied]),
                 take: Box::new(move || raft.reload_tls()),
             };
             Ok(OpenStore { store: Arc::clone(&store) as _, raft: Some(store), files: Some(files) })

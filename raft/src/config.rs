@@ -94,6 +94,8 @@ pub struct Config {
     pub listen_addr: SocketAddr,
     /// Protection of connections between peers. Default: none, on loopback only.
     pub tls: PeerTls,
+    /// A file with the SHA-256 fingerprints of certificates that are refused, one per line. Default `None`.
+    pub tls_denied: Option<PathBuf>,
     /// Version of the application's commands that this node understands. Default 1.
     pub app_version: u32,
     /// This node's own name, which replaces the one in the membership. Default empty, which leaves the
@@ -143,6 +145,7 @@ impl Config {
             engine: None,
             listen_addr,
             tls: PeerTls::Plain { allow_non_loopback: false },
+            tls_denied: None,
             app_version: 1,
             name: String::new(),
             http_addr: String::new(),

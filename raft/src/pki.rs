@@ -134,18 +134,212 @@ pub fn issue_cluster(
     };
     let issuer = Issuer::new(params, key);
     for (node_id, pair) in missing {
-        let name = certificate_name(cluster_id, node_id);
-        let mut params = CertificateParams::new(vec![name.clone()]).map_err(io::Error::other)?;
-        validity.limit(&mut params, validity.node_days);
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().map_err(io::Error::other)?;
-        let certificate = params.signed_by(&key, &issuer).map_err(io::Error::other)?;
-        pair.write(&key, &certificate.pem())?;
+        let (key, certificate) = issue_node(&issuer, cluster_id, node_id, validity)?;
+        pair.write(&key, &certificate)?;
     }
     Ok(ClusterPki { ca_pem: ca.cert_pem, ca_key_pem: ca.key_pem, ca_kept: ca_exists, nodes })
+}
+
+/// Replaces the certificates and keys of nodes by new ones of the existing authority. The files of a node are replaced
+/// one after the other, each in one step. Blocks.
+///
+/// # Errors
+///
+/// The authority is missing or cannot be used, or a node has no certificate in `dir`. Nothing is written then.
+pub fn renew_nodes(
+    dir: &Path,
+    cluster_id: &str,
+    node_ids: &[NodeId],
+    validity: Validity,
+) -> io::Result<ClusterPki> {
+    let ca = Pair { cert_pem: dir.join("ca.pem"), key_pem: dir.join("ca-key.pem") };
+    if !cluster_id_is_valid(cluster_id) {
+        return Err(refused(invalid_cluster_id(cluster_id)));
+    }
+    if !ca.exists()? {
+        let text = "it has no ca.pem and ca-key.pem; 'maxine cluster init-tls' makes an authority";
+        return Err(refused(format!("{}: {text}", dir.display())));
+    }
+    let key = existing_authority(&ca, cluster_id, validity)?;
+    let issuer = Issuer::new(authority(cluster_id)?, key);
+    let pki = ClusterPki {
+        ca_pem: ca.cert_pem,
+        ca_key_pem: ca.key_pem,
+        ca_kept: true,
+        nodes: existing_nodes(dir, node_ids)?,
+    };
+    for node in &pki.nodes {
+        let (key, certificate) = issue_node(&issuer, cluster_id, node.node_id, validity)?;
+        replace(&node.key_pem, &key.serialize_pem(), 0o600)?;
+        replace(&node.cert_pem, &certificate, 0o644)?;
+    }
+    Ok(pki)
+}
+
+/// A step of the replacement of an authority. Between two steps, the changed files must be in place on all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaStep {
+    /// A new authority is made, and `ca.pem` has both.
+    Begin,
+    /// The new authority issues new certificates for the nodes.
+    Issue,
+    /// `ca.pem` has the new authority alone.
+    Finish,
+}
+
+/// Carries out one step of the replacement of the authority in `dir`. Returns the files that changed and that the nodes
+/// need. Blocks.
+///
+/// # Errors
+///
+/// The step is not the next one, or the files cannot be used. Nothing is written then.
+pub fn rotate_authority(
+    dir: &Path,
+    cluster_id: &str,
+    node_ids: &[NodeId],
+    step: CaStep,
+    validity: Validity,
+) -> io::Result<Vec<PathBuf>> {
+    if !cluster_id_is_valid(cluster_id) {
+        return Err(refused(invalid_cluster_id(cluster_id)));
+    }
+    let ca = Pair { cert_pem: dir.join("ca.pem"), key_pem: dir.join("ca-key.pem") };
+    let next = Pair { cert_pem: dir.join("next-ca.pem"), key_pem: dir.join("next-ca-key.pem") };
+    let issued = dir.join("next-ca.issued");
+    let has_begun = next.exists()?;
+    let has_issued = has_begun && issued.try_exists()?;
+    let is_next = match step {
+        CaStep::Begin => !has_begun,
+        CaStep::Issue => has_begun,
+        CaStep::Finish => has_issued,
+    };
+    if !is_next {
+        let text = match step {
+            CaStep::Begin => {
+                "the replacement has begun already (next-ca.pem); the next step is issue"
+            }
+            CaStep::Issue => "the replacement has not begun; the first step is begin",
+            CaStep::Finish => {
+                "the new authority has issued no certificates yet; the step before is issue"
+            }
+        };
+        return Err(refused(format!("{}: {text}", dir.display())));
+    }
+    match step {
+        CaStep::Begin => {
+            if !ca.exists()? {
+                return Err(refused(format!("{}: it has no authority", dir.display())));
+            }
+            existing_authority(&ca, cluster_id, Validity { node_days: 0, ..validity })?;
+            let mut params = authority(cluster_id)?;
+            validity.limit(&mut params, AUTHORITY_DAYS.max(validity.node_days));
+            let key = KeyPair::generate().map_err(io::Error::other)?;
+            let certificate = params.self_signed(&key).map_err(io::Error::other)?.pem();
+            let present = fs::read_to_string(&ca.cert_pem)?;
+            next.write(&key, &certificate)?;
+            // The present authority stays the first, because its key is the one beside it.
+            let both = format!("{}\n{certificate}", present.trim_end());
+            replace(&ca.cert_pem, &both, 0o644)?;
+            Ok(vec![ca.cert_pem])
+        }
+        CaStep::Issue => {
+            let key = existing_authority(&next, cluster_id, validity)?;
+            let issuer = Issuer::new(authority(cluster_id)?, key);
+            let nodes = existing_nodes(dir, node_ids)?;
+            for node in &nodes {
+                let (key, certificate) = issue_node(&issuer, cluster_id, node.node_id, validity)?;
+                replace(&node.key_pem, &key.serialize_pem(), 0o600)?;
+                replace(&node.cert_pem, &certificate, 0o644)?;
+            }
+            replace(&issued, "", 0o644)?;
+            Ok(nodes.into_iter().flat_map(|node| [node.cert_pem, node.key_pem]).collect())
+        }
+        CaStep::Finish => {
+            existing_authority(&next, cluster_id, Validity { node_days: 0, ..validity })?;
+            let certificate = fs::read_to_string(&next.cert_pem)?;
+            let key = fs::read_to_string(&next.key_pem)?;
+            replace(&ca.key_pem, &key, 0o600)?;
+            replace(&ca.cert_pem, &certificate, 0o644)?;
+            fs::remove_file(issued)?;
+            fs::remove_file(next.cert_pem)?;
+            fs::remove_file(next.key_pem)?;
+            Ok(vec![ca.cert_pem])
+        }
+    }
+}
+
+/// A new key and certificate for a node.
+fn issue_node(
+    issuer: &Issuer<'_, KeyPair>,
+    cluster_id: &str,
+    node_id: NodeId,
+    validity: Validity,
+) -> io::Result<(KeyPair, String)> {
+    let name = certificate_name(cluster_id, node_id);
+    let mut params = CertificateParams::new(vec![name.clone()]).map_err(io::Error::other)?;
+    validity.limit(&mut params, validity.node_days);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().map_err(io::Error::other)?;
+    let certificate = params.signed_by(&key, issuer).map_err(io::Error::other)?.pem();
+    Ok((key, certificate))
+}
+
+/// The files of nodes that have a certificate in `dir`: of all of them if `node_ids` is empty.
+fn existing_nodes(dir: &Path, node_ids: &[NodeId]) -> io::Result<Vec<NodePki>> {
+    let mut ids = node_ids.to_vec();
+    if ids.is_empty() {
+        for entry in fs::read_dir(dir)? {
+            let name = entry?.file_name();
+            let id =
+                name.to_str().and_then(|name| name.strip_prefix("node-")?.strip_suffix(".pem"));
+            ids.extend(id.and_then(|id| id.parse::<NodeId>().ok()));
+        }
+        ids.sort_unstable();
+    }
+    let mut nodes = Vec::new();
+    for node_id in ids {
+        let cert_pem = dir.join(format!("node-{node_id}.pem"));
+        let key_pem = dir.join(format!("node-{node_id}-key.pem"));
+        if !(Pair { cert_pem: cert_pem.clone(), key_pem: key_pem.clone() }).exists()? {
+            let text = "it has no certificate; 'maxine cluster init-tls' makes one for a new node";
+            return Err(refused(format!("node {node_id}: {text}")));
+        }
+        nodes.push(NodePki { node_id, cert_pem, key_pem, kept: false });
+    }
+    if nodes.is_empty() {
+        return Err(refused(format!("{}: it has no certificate of a node", dir.display())));
+    }
+    Ok(nodes)
+}
+
+/// Replaces a file in one step.
+fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let draft = path.with_extension("pem.new");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}
+
+/// The SHA-256 fingerprint of the first certificate in a PEM file, in hexadecimal. Blocks.
+///
+/// # Errors
+///
+/// The file has no certificate.
+pub fn certificate_fingerprint(path: &Path) -> io::Result<String> {
+    let failed = |error: &dyn std::fmt::Display| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+    };
+    let certificate = CertificateDer::from_pem_file(path).map_err(|error| failed(&error))?;
+    let bytes = crate::network::denied::fingerprint(&certificate);
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Checks that a node's certificate has its name, as the other nodes do.
@@ -288,6 +482,40 @@ mod tests {
         let error = issue_cluster(dir.path(), "test", &[3], nine_years).unwrap_err();
         assert!(error.to_string().contains("ends in 365 days"), "{error}");
         assert_eq!(files(dir.path()), after);
+    }
+
+    #[test]
+    fn an_authority_is_replaced_in_three_steps_and_in_no_other_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let count =
+            |name: &str| fs::read_to_string(path(name)).unwrap().matches("BEGIN CERT").count();
+        let rotate = |step| rotate_authority(dir.path(), "test", &[], step, YEAR);
+        issue_cluster(dir.path(), "test", &[1, 2], YEAR).unwrap();
+        let first = files(dir.path());
+        for step in [CaStep::Issue, CaStep::Finish] {
+            assert!(rotate(step).is_err());
+        }
+        assert_eq!(files(dir.path()), first);
+        assert_eq!(rotate(CaStep::Begin).unwrap(), [path("ca.pem")]);
+        assert_eq!(count("ca.pem"), 2);
+        assert!(rotate(CaStep::Begin).is_err() && rotate(CaStep::Finish).is_err());
+        // In between, the former authority still issues.
+        issue_cluster(dir.path(), "test", &[3], YEAR).unwrap();
+        assert_eq!(rotate(CaStep::Issue).unwrap().len(), 6);
+        assert_eq!(rotate(CaStep::Finish).unwrap(), [path("ca.pem")]);
+        assert_eq!(count("ca.pem"), 1);
+        let last = files(dir.path());
+        assert_eq!(last.len(), first.len() + 2, "nothing is left behind");
+        assert!(first.iter().all(|file| !last.contains(file)), "every file is another");
+        // The new authority issues from now on.
+        renew_nodes(dir.path(), "test", &[2], YEAR).unwrap();
+        let changed: Vec<_> =
+            files(dir.path()).into_iter().filter(|file| !last.contains(file)).collect();
+        let names: Vec<_> = changed.iter().map(|(path, _)| path.file_name().unwrap()).collect();
+        assert_eq!(names, ["node-2-key.pem", "node-2.pem"]);
+        assert!(renew_nodes(dir.path(), "test", &[4], YEAR).is_err());
+        assert!(renew_nodes(dir.path(), "other", &[1], YEAR).is_err());
     }
 
     #[test]

@@ -283,6 +283,70 @@ async fn a_certified_node_that_is_no_member_cannot_take_the_places_of_members() 
     cluster.converged().await;
 }
 
+/// The certificate of a stolen machine is shut out at once, with its open connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_certificate_ends_open_connections_and_opens_none() {
+    let mut cluster = Cluster::prepare(EngineKind::Redb, 3, |config| {
+        let list = config.data_dir.parent().unwrap().join("denied");
+        config.tls_denied = Some(list);
+    });
+    let list = cluster.dir.path().join("denied");
+    std::fs::write(&list, "# none\n").unwrap();
+    cluster.tls = Some(issue(&cluster, "pki", "test", &[1, 2, 3]));
+    for id in 1..=3 {
+        cluster.start_node(id).await;
+    }
+    cluster.node(1).bootstrap(cluster.members.clone()).await.unwrap();
+    cluster.leader().await;
+    cluster.propose(1, "before").await;
+    cluster.converged().await;
+    let stolen = pki::certificate_fingerprint(&cluster.dir.path().join("pki/node-3.pem")).unwrap();
+    std::fs::write(&list, format!("{stolen}\n")).unwrap();
+    for id in [1, 2] {
+        cluster.node(id).reload_tls().unwrap();
+    }
+    support::eventually("a leader among the others", || {
+        [1, 2].into_iter().find(|id| cluster.node(*id).leadership().is_leader)
+    })
+    .await;
+    cluster.propose(1, "without it").await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let behind = cluster.node(3).status().applied_index;
+    assert!(behind < cluster.node(1).status().applied_index, "{behind:?}");
+    // A list that cannot be read changes nothing.
+    std::fs::write(&list, "node 3\n").unwrap();
+    assert!(cluster.node(1).reload_tls().is_err());
+    // A new certificate of the same node is another one.
+    std::fs::write(&list, format!("{stolen}\n")).unwrap();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let validity = pki::Validity { now_ms: since.as_millis() as u64, node_days: 1 };
+    pki::renew_nodes(&cluster.dir.path().join("pki"), "test", &[3], validity).unwrap();
+    cluster.node(3).reload_tls().unwrap();
+    cluster.propose(1, "with it").await;
+    cluster.converged().await;
+}
+
+/// The authority changes while the cluster works, and every node can always reach every other one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_authority_takes_over_step_by_step_under_writes() {
+    let mut cluster = tls_cluster().await;
+    let dir = cluster.dir.path().join("pki");
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let validity = pki::Validity { now_ms: since.as_millis() as u64, node_days: 1 };
+    for step in [pki::CaStep::Begin, pki::CaStep::Issue, pki::CaStep::Finish] {
+        pki::rotate_authority(&dir, "test", &[], step, validity).unwrap();
+        for id in 1..=3 {
+            cluster.node(id).reload_tls().unwrap();
+            cluster.propose(id, "goes on").await;
+        }
+        // A restart closes all connections of the node, and opens new ones.
+        cluster.kill(3).await;
+        cluster.start_node(3).await;
+        cluster.propose(1, "with new connections").await;
+        cluster.converged().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_on_the_peer_port_does_no_harm() {
     use tokio::io::AsyncWriteExt;

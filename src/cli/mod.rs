@@ -43,6 +43,7 @@ pub mod serve;
 mod service_manager;
 pub mod services;
 pub mod tokens;
+pub mod tls;
 pub mod users;
 pub mod watch;
 pub mod why;
@@ -82,6 +83,8 @@ enum Command {
     /// Copy the state from one backend to another, or import the state of the Node.js Maxine
     Migrate(migrate::MigrateArgs),
     /// Print the completion script for a shell
+    /// Replace the certificates between nodes, and their authority
+    Tls(tls::TlsArgs),
     Completions(completions::CompletionsArgs),
     /// Write the manual pages of all commands to a directory
     #[command(hide = true)]
@@ -136,6 +139,7 @@ pub async fn run(cli: Cli) -> ExitCode {
             Ok(ExitCode::from(commands::finish(result, format, &mut std::io::stderr())))
         }
         Command::Completions(args) => {
+        Command::Tls(args) => Ok(ExitCode::from(tls::run(&args, &mut std::io::stderr()))),
             let result = completions::run(&args, Cli::command(), &mut std::io::stdout());
             Ok(ExitCode::from(commands::finish(
                 result,

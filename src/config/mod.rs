@@ -145,6 +145,8 @@ pub struct RaftConfig {
     pub tls_cert: PathBuf,
     /// This node's key.
     pub tls_key: PathBuf,
+    /// Fingerprints of certificates that are refused; empty for none.
+    pub tls_denied: PathBuf,
     /// Whether plain TCP is allowed outside of loopback.
     pub allow_plain: bool,
     /// Interval between two heartbeats of the leader, in milliseconds.

@@ -25,6 +25,8 @@ impl NodeConfig {
                 key_pem: settings.tls_key.clone(),
             }
         };
+        let denied = &settings.tls_denied;
+        node.tls_denied = (!denied.as_os_str().is_empty()).then(|| denied.clone());
         node.name = self.name();
         node.http_addr = http_addr.to_owned();
         node.heartbeat_interval_ms = settings.heartbeat_interval_ms;

@@ -7,6 +7,7 @@
 
 pub(crate) mod contacts;
 pub(crate) mod context;
+pub(crate) mod denied;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod greetings;

@@ -3,6 +3,7 @@
 //! Both sides must present a certificate of the cluster's authority. Each side checks that the other's
 //! certificate has the name of the node that it claims to be.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,12 +16,16 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
+use super::denied::{self, Denied, Fingerprint, fingerprint};
 use super::wire::PeerStream;
 use crate::config::{Config, NodeId, PeerTls, certificate_name};
 use crate::error::StartError;
 
 /// Protects connections. The certificates can be replaced; open connections keep those with which they began.
-pub(crate) struct Transport(RwLock<Protection>);
+pub(crate) struct Transport {
+    protection: RwLock<Protection>,
+    denied: Denied,
+}
 
 #[derive(Clone)]
 enum Protection {
@@ -31,13 +36,18 @@ enum Protection {
 impl Transport {
     /// Loads certificates and checks that this node's own carries its name. Blocks.
     pub(crate) fn load(config: &Config) -> Result<Self, StartError> {
-        Ok(Self(RwLock::new(Protection::load(&config.tls, &config.cluster_id, config.node_id)?)))
+        let protection = Protection::load(&config.tls, &config.cluster_id, config.node_id)?;
+        let denied = Denied::default();
+        denied.set(read_denied(config)?);
+        Ok(Self { protection: RwLock::new(protection), denied })
     }
 
-    /// Loads the certificates again, for connections that begin later. After an error nothing changes. Blocks.
+    /// Loads the certificates again, for connections that begin later, and the list of denied ones, for all connections.
+    /// After an error nothing changes. Blocks.
     pub(crate) fn reload(&self, config: &Config) -> Result<(), StartError> {
         let loaded = Protection::load(&config.tls, &config.cluster_id, config.node_id)?;
-        *self.0.write() = loaded;
+        self.denied.set(read_denied(config)?);
+        *self.protection.write() = loaded;
         Ok(())
     }
 
@@ -48,8 +58,8 @@ impl Transport {
         cluster_id: &str,
         target: NodeId,
     ) -> std::io::Result<Box<dyn PeerStream>> {
-        let present = self.0.read().clone();
-        present.connect(tcp, cluster_id, target).await
+        let present = self.protection.read().clone();
+        present.connect(tcp, cluster_id, target, &self.denied).await
     }
 
     /// Protects an incoming connection and returns the peer's certificate. Its name is checked once the peer
@@ -58,8 +68,8 @@ impl Transport {
         &self,
         tcp: TcpStream,
     ) -> std::io::Result<(Box<dyn PeerStream>, Option<CertificateDer<'static>>)> {
-        let present = self.0.read().clone();
-        present.accept(tcp).await
+        let present = self.protection.read().clone();
+        present.accept(tcp, &self.denied).await
     }
 }
 
@@ -119,13 +129,18 @@ impl Protection {
         tcp: TcpStream,
         cluster_id: &str,
         target: NodeId,
+        denied: &Denied,
     ) -> std::io::Result<Box<dyn PeerStream>> {
         match self {
             Self::Plain => Ok(Box::new(tcp)),
             Self::Tls { connector, .. } => {
                 let name = ServerName::try_from(certificate_name(cluster_id, target))
                     .map_err(std::io::Error::other)?;
-                Ok(Box::new(connector.connect(name, tcp).await?))
+                let stream = connector.connect(name, tcp).await?;
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let fingerprint = fingerprint(shown.ok_or_else(no_certificate)?);
+                denied.check(&fingerprint)?;
+                Ok(Box::new(denied.guard(stream, fingerprint)))
             }
         }
     }
@@ -133,6 +148,7 @@ impl Protection {
     async fn accept(
         &self,
         tcp: TcpStream,
+        denied: &Denied,
     ) -> std::io::Result<(Box<dyn PeerStream>, Option<CertificateDer<'static>>)> {
         match self {
             Self::Plain => Ok((Box::new(tcp), None)),
@@ -145,12 +161,24 @@ impl Protection {
                     .and_then(<[_]>::first)
                     .cloned()
                     .map(CertificateDer::into_owned);
-                let certificate = certificate
-                    .ok_or_else(|| std::io::Error::other("the peer showed no certificate"))?;
-                Ok((Box::new(stream), Some(certificate)))
+                let certificate = certificate.ok_or_else(no_certificate)?;
+                let fingerprint = fingerprint(&certificate);
+                denied.check(&fingerprint)?;
+                Ok((Box::new(denied.guard(stream, fingerprint)), Some(certificate)))
             }
         }
     }
+}
+
+fn no_certificate() -> std::io::Error {
+    std::io::Error::other("the peer showed no certificate")
+}
+
+/// The fingerprints that are refused. Blocks.
+fn read_denied(config: &Config) -> Result<HashSet<Fingerprint>, StartError> {
+    let Some(path) = &config.tls_denied else { return Ok(HashSet::new()) };
+    denied::read(path)
+        .map_err(|why| StartError::Tls(format!("denied certificates {}: {why}", path.display())))
 }
 
 /// Whether a certificate has the name of a node of the cluster.
