@@ -5,6 +5,7 @@
 #   scripts/interop.sh haproxy    the watch stream and a WebSocket through HAProxy
 #   scripts/interop.sh dns-haproxy    instances that HAProxy finds in DNS
 #   scripts/interop.sh dns-caddy      instances that Caddy finds in DNS
+#   scripts/interop.sh keycloak   sign-in and workload tokens with Keycloak
 #   scripts/interop.sh consul-go      a client of Consul; also consul-python, consul-node, consul-prometheus
 #   scripts/interop.sh spring         applications of Spring Boot, with the starter in sdks/java/spring
 #
@@ -19,6 +20,7 @@ CASE=${1:-}
 BIN=${MAXINE_BIN:-target/debug/maxine}
 case "$CASE" in
   nginx | haproxy | dns-haproxy | dns-caddy) ;;
+  keycloak) exec python3 scripts/interop_keycloak.py ;;
   consul-go | consul-python | consul-node | consul-prometheus) exec scripts/interop_consul.sh "$CASE" ;;
   spring) exec python3 scripts/interop_spring.py ;;
   *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;

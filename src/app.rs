@@ -24,7 +24,7 @@ use maxine_clock::Clock;
 use maxine_consul::ConsulMetrics;
 use maxine_dns::{Dns, DnsMetrics, Listener};
 use maxine_gateway::{OwnAddresses, TlsRoots};
-use maxine_identity::SecuritySettings;
+use maxine_identity::{Security, SecuritySettings};
 use maxine_store::local::LocalStore;
 use maxine_store::redis::RedisStore;
 use maxine_store::shared_file::SharedFileStore;
@@ -149,6 +149,9 @@ impl Node {
             },
         })?;
         let (registry, telemetry) = (assembled.state.registry(), assembled.state.telemetry());
+        let security = assembled.state.security().clone();
+        take_outside(&config, &security)
+            .map_err(|why| anyhow::anyhow!("security.identities_file: {why}"))?;
 
         if let Some(levels) = LogLevels::of_process() {
             let clock = clock.clone();
@@ -172,7 +175,8 @@ impl Node {
         );
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alarms));
         let refused_files = tls_reload::Refused::default();
-        let files = tls_files(&config, &limits, files, assembled.upstream_trust());
+        let mut files = tls_files(&config, &limits, files, assembled.upstream_trust());
+        files.push(outside_files(&config, security));
         let reload = tls_reload::watch(files, telemetry.clone(), refused_files.clone());
         tasks.spawn(cancel.clone().run_until_cancelled_owned(reload));
         let watched = alert_conditions::Monitored {
@@ -343,6 +347,22 @@ fn tls_files(
         });
     }
     groups
+}
+
+/// Takes the present content of the file of outside identities. Blocks.
+fn take_outside(config: &NodeConfig, security: &Security) -> Result<(), String> {
+    let read = settings::outside(config).map_err(|problems| problems.join("; "))?;
+    security.set_outside(&read)
+}
+
+/// The file of outside identities, with the certificates and keys that it names.
+fn outside_files(config: &NodeConfig, security: Security) -> TlsFiles {
+    let files = settings::outside(config).map(|settings| settings.files()).unwrap_or_default();
+    let own = Some(&config.security.identities_file).filter(|path| !path.as_os_str().is_empty());
+    let files = own.cloned().into_iter().chain(files).collect();
+    let config = config.clone();
+    let take = Box::new(move || take_outside(&config, &security));
+    TlsFiles { purpose: "outside identities", files, take }
 }
 
 /// A store that was opened.

@@ -206,6 +206,9 @@ impl Assembled {
             state.telemetry().clone(),
         );
         tasks.spawn(cancel.clone().run_until_cancelled_owned(retention));
+        let security = state.security().clone();
+        let keys = async move { security.keep_keys().await };
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(keys));
         let identities = keep_identities(state.clone(), self.duties.clone(), first_password);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(identities));
     }

@@ -95,6 +95,9 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     {
         found.push(format!("http.tls_cert: {why}"));
     }
+    if let Err(problems) = settings::outside(config) {
+        found.extend(problems.into_iter().map(|text| format!("security.identities_file: {text}")));
+    }
     let upstream = named("security.upstream_ca", &config.security.upstream_ca);
     look_at(TlsFiles { authority: upstream, identity: None, signed: false }, &mut found);
     match config.backend {

@@ -22,8 +22,8 @@ use maxine_gateway::{
     ConnectionLimits, EgressPolicy, ForwarderConfig, OwnAddresses, TlsRoots, TrustedProxies,
 };
 use maxine_identity::{
-    Account, CertificateFiles, EnvSigningKeys, Secret, SecuritySettings, ServerTls,
-    ServerTlsSettings, break_glass_file, check_password, make_break_glass_token,
+    Account, CertificateFiles, EnvSigningKeys, OutsideSettings, Secret, SecuritySettings,
+    ServerTls, ServerTlsSettings, break_glass_file, check_password, make_break_glass_token,
 };
 use maxine_state::limits::check_user_name;
 use maxine_state::{AuditAction, ControlState, Role};
@@ -353,6 +353,14 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
         session_lifetime_s: config.security.token_ttl_s,
         ..SecuritySettings::default()
     })
+}
+
+/// The identities of others that this node accepts. Blocks.
+pub(super) fn outside(config: &NodeConfig) -> Result<OutsideSettings, Vec<String>> {
+    match named(&config.security.identities_file) {
+        Some(path) => OutsideSettings::read(&path),
+        None => Ok(OutsideSettings::default()),
+    }
 }
 
 /// Files in the data directory that this node does not read, one line each. If there are any, the operator

@@ -6,10 +6,11 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::client::{ConnectArgs, Request, Session};
+use super::client::{Answer, Client, ConnectArgs, Request, Session};
 use super::confirm::read_password;
 use super::exit::CliError;
 use super::output::{Output, timestamp};
+use super::provider_login;
 use maxine_state::Role;
 
 /// Arguments of `maxine login`.
@@ -23,6 +24,24 @@ pub struct LoginArgs {
     /// File that holds the password; alternatives: MAXINE_PASSWORD, or type it when asked (or give it on standard input)
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// Sign in at this OpenID provider instead of with a password
+    #[arg(long, value_name = "NAME", conflicts_with = "password_file")]
+    provider: Option<String>,
+    /// Sign in with a browser on another device, such as a telephone
+    #[arg(long, requires = "provider")]
+    device: bool,
+    /// Only print the address, and start no browser
+    #[arg(long, requires = "provider", conflicts_with = "device")]
+    no_browser: bool,
+    /// Port of 127.0.0.1 to which the provider sends the browser back; 0 for any free one
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 0,
+        requires = "provider",
+        conflicts_with = "device"
+    )]
+    callback_port: u16,
 }
 
 /// Arguments of `maxine logout`.
@@ -75,17 +94,13 @@ struct SignedIn {
 /// See [`CliError`].
 pub async fn login(args: LoginArgs, out: &mut Output) -> Result<(), CliError> {
     let client = args.connect.anonymous_client()?;
-    let body = json!({"user": args.user, "password": args.password()?});
-    let answer = match client.send(&Request::once(Method::POST, &["session"]).json(body)).await {
-        Err(CliError::Problem(problem)) if problem.status == 401 => {
-            return Err(CliError::Problem(Box::new(super::client::Problem {
-                is_of_sign_in: true,
-                action: "check both; upper and lower case matter".into(),
-                detail: format!("the name {} or the password is wrong", args.user),
-                ..*problem
-            })));
+    let answer = match &args.provider {
+        Some(provider) if args.device => provider_login::on_device(&client, provider).await?,
+        Some(provider) => {
+            let (port, open) = (args.callback_port, !args.no_browser);
+            provider_login::with_browser(&client, provider, port, open).await?
         }
-        answer => answer?,
+        None => with_password(&client, &args).await?,
     };
     let signed_in: SignedIn = answer.read()?;
     let servers = client.servers().iter().map(Url::to_string).collect();
@@ -97,6 +112,21 @@ pub async fn login(args: LoginArgs, out: &mut Output) -> Result<(), CliError> {
         &json!({"user": session.user, "role": session.role, "expires_at_ms": expires_at_ms, "file": path.display().to_string()}),
         format!("signed in as {} ({}) until {}", session.user, session.role.as_str(), timestamp(expires_at_ms)),
     )
+}
+
+async fn with_password(client: &Client, args: &LoginArgs) -> Result<Answer, CliError> {
+    let body = json!({"user": args.user, "password": args.password()?});
+    match client.send(&Request::once(Method::POST, &["session"]).json(body)).await {
+        Err(CliError::Problem(problem)) if problem.status == 401 => {
+            Err(CliError::Problem(Box::new(super::client::Problem {
+                is_of_sign_in: true,
+                action: "check both; upper and lower case matter".into(),
+                detail: format!("the name {} or the password is wrong", args.user),
+                ..*problem
+            })))
+        }
+        answer => answer,
+    }
 }
 
 /// Runs `maxine logout`: ends the session on the cluster and deletes it on this machine. It is deleted even

@@ -37,13 +37,14 @@ pub mod man;
 pub mod migrate;
 pub mod output;
 pub mod policy;
+mod provider_login;
 pub mod runtime_config;
 pub mod sample;
 pub mod serve;
 mod service_manager;
 pub mod services;
-pub mod tokens;
 pub mod tls;
+pub mod tokens;
 pub mod users;
 pub mod watch;
 pub mod why;
@@ -82,9 +83,9 @@ enum Command {
     Config(config::ConfigArgs),
     /// Copy the state from one backend to another, or import the state of the Node.js Maxine
     Migrate(migrate::MigrateArgs),
-    /// Print the completion script for a shell
     /// Replace the certificates between nodes, and their authority
     Tls(tls::TlsArgs),
+    /// Print the completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Write the manual pages of all commands to a directory
     #[command(hide = true)]
@@ -138,8 +139,8 @@ pub async fn run(cli: Cli) -> ExitCode {
             let result = migrate::run(args, &mut output::Output::stdout(format)).await;
             Ok(ExitCode::from(commands::finish(result, format, &mut std::io::stderr())))
         }
-        Command::Completions(args) => {
         Command::Tls(args) => Ok(ExitCode::from(tls::run(&args, &mut std::io::stderr()))),
+        Command::Completions(args) => {
             let result = completions::run(&args, Cli::command(), &mut std::io::stdout());
             Ok(ExitCode::from(commands::finish(
                 result,

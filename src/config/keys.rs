@@ -183,6 +183,8 @@ keys! {
         "Networks whose addresses may not be registered or called. Always denied, unless upstream_allow lists them: link-local, metadata services, unspecified, multicast, and loopback if Maxine itself does not listen on loopback." => |c, v| c.security.upstream_deny = networks(v)?;
     "security.upstream_ca" "upstream-ca" "MAXINE_UPSTREAM_CA" "path" "a PEM file" ""
         "Certificate authorities that the proxy and the health checks trust for TLS connections to instances. If empty, those of the operating system." => |c, v| c.security.upstream_ca = path(v);
+    "security.identities_file" "identities-file" "MAXINE_IDENTITIES_FILE" "path" "a TOML file" ""
+        "File with the OpenID providers at which people may sign in, and with the issuers of tokens for workloads. A changed file is taken within five seconds, without a restart. Every node needs the same content." => |c, v| c.security.identities_file = path(v);
     "security.trusted_proxies" "trusted-proxies" "MAXINE_TRUSTED_PROXIES" "networks" "comma-separated" ""
         "Proxies in front of this node. Their X-Forwarded-For field, or Forwarded if there is none, names the client for sign-in limits, the audit log, traces, discovery and the proxy. A proxy that writes Forwarded must remove X-Forwarded-For." => |c, v| c.security.trusted_proxies = networks(v)?;
 
@@ -369,9 +371,9 @@ impl NodeConfig {
                 tls_ca: PathBuf::new(),
                 tls_cert: PathBuf::new(),
                 tls_key: PathBuf::new(),
+                tls_denied: PathBuf::new(),
                 allow_plain: false,
                 heartbeat_interval_ms: 0,
-                tls_denied: PathBuf::new(),
                 election_timeout_min_ms: 0,
                 election_timeout_max_ms: 0,
                 disk_stall_ms: 0,
@@ -412,6 +414,7 @@ impl NodeConfig {
                 upstream_allow: Vec::new(),
                 upstream_deny: Vec::new(),
                 upstream_ca: PathBuf::new(),
+                identities_file: PathBuf::new(),
                 trusted_proxies: Vec::new(),
             },
             dns: DnsConfig {

@@ -189,6 +189,8 @@ pub struct SecurityConfig {
     pub upstream_deny: Vec<ipnet::IpNet>,
     /// The PEM file of authorities for instances that are called with TLS; the machine's store if empty.
     pub upstream_ca: PathBuf,
+    /// The file of outside identities; empty for none.
+    pub identities_file: PathBuf,
     /// Proxies whose `Forwarded` headers are accepted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
 }

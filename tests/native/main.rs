@@ -13,9 +13,12 @@ mod access;
 mod api;
 mod audit;
 mod explain;
+#[path = "../support/idp.rs"]
+mod idp;
 mod index;
 mod model;
 mod openapi;
+mod outside;
 #[path = "../support/page.rs"]
 mod page;
 mod prometheus;

@@ -14,7 +14,7 @@ use maxine_api::{self, ApiSettings};
 use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;
 use maxine_gateway::{EgressPolicy, ForwarderConfig, TlsRoots};
-use maxine_identity::{PasswordCost, SecuritySettings};
+use maxine_identity::{PasswordCost, Security, SecuritySettings};
 use maxine_state::{History, Name};
 use maxine_store::{ControlStore, MemoryStore};
 use maxine_telemetry::TelemetrySettings;
@@ -34,6 +34,7 @@ pub(crate) struct Server {
     pub(crate) token: String,
     pub(crate) client: reqwest::Client,
     pub(crate) router: axum::Router,
+    pub(crate) security: Security,
     pub(crate) password: (String, String),
     system: System,
     stop: CancellationToken,
@@ -100,6 +101,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("it listens");
         let router = maxine_api::router(node.state.clone());
+        let security = node.state.security().clone();
         tasks.spawn(node.serve(listener, ServeLimits::default(), stop.clone()));
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -113,6 +115,7 @@ impl Server {
             token: String::new(),
             client,
             router,
+            security,
             password: (once.user_name.clone(), once.password.expose().to_owned()),
             system,
             stop,

@@ -7,6 +7,7 @@ import { keys, servicesQuery, instancesQuery } from '../src/api/queries';
 import { session } from '../src/api/session';
 import type { Change, Instance, Service } from '../src/api/types';
 import { router } from '../src/app/router';
+import { SignInAgain } from '../src/app/sign-in';
 import { SignInPage } from '../src/app/sign-in-form';
 import { RoleButton } from '../src/parts/button';
 import { Confirm } from '../src/parts/dialog';
@@ -207,6 +208,36 @@ describe('signing in', () => {
     await user.type(screen.getByLabelText('Password'), 'yes');
     await user.click(screen.getByRole('button', { name: 'Sign in' }));
     await waitFor(() => expect(session.get()).toMatchObject({ phase: 'signed-in', me: { role: 'viewer' } }));
+  });
+
+  it('offers the providers, and says why a sign-in there failed in words of its own', async () => {
+    session.set({ phase: 'signed-out' });
+    scriptFetch({ 'GET /session/providers': () => ({ items: [{ name: 'corp', title: HOSTILE }] }) });
+    history.replaceState(null, '', `/?sign_in=${encodeURIComponent('call +1 555 0100')}#/services`);
+    const view = show(<SignInPage />);
+    const link = await screen.findByRole('link', { name: `Sign in with ${HOSTILE}` });
+    expect(link.getAttribute('href')).toBe('/api/v1/session/providers/corp/start?return_to=%2F%23%2Fservices');
+    expect(view.container.textContent).toContain('The provider did not sign you in.');
+    expect(view.container.textContent).not.toContain('555');
+    expect(location.search).toBe('');
+  });
+
+  it('lets a user of a provider sign in again in another tab, over the page', async () => {
+    const me = { user: 'corp/ada', role: 'viewer' as const, expires_at_ms: null, via: 'cookie' as const };
+    session.set({ phase: 'expired', me });
+    let there = false;
+    scriptFetch({
+      'GET /session/providers': () => ({ items: [{ name: 'other', title: 'Other' }, { name: 'corp', title: 'Corp' }] }),
+      'GET /me': () => (there ? me : problem(401, 'unauthorized', 'nobody is signed in')),
+    });
+    show(<SignInAgain me={me} />);
+    const link = await screen.findByRole('link', { name: 'Sign in with Corp' });
+    expect(link.getAttribute('target')).toBe('_blank');
+    expect(screen.queryByLabelText('Password')).toBeNull();
+    expect(screen.queryByRole('link', { name: 'Sign in with Other' })).toBeNull();
+    there = true;
+    window.dispatchEvent(new Event('focus'));
+    await waitFor(() => expect(session.get()).toMatchObject({ phase: 'signed-in', me: { user: 'corp/ada' } }));
   });
 });
 

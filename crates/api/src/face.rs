@@ -159,9 +159,9 @@ fn body_refusal(error: &BodyError, len_max: usize) -> (StatusCode, String) {
 impl FaceRefusal {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NotAllowed(AuthError::Stale { .. } | AuthError::NoState) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NotAllowed(
+                AuthError::Stale { .. } | AuthError::NoState | AuthError::KeysAwaited,
+            ) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotAllowed(_) => StatusCode::FORBIDDEN,
             Self::NotServing(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -169,9 +169,9 @@ impl FaceRefusal {
 
     fn text(self) -> String {
         match self {
-            Self::NotAllowed(error @ (AuthError::Stale { .. } | AuthError::NoState)) => {
-                error.explanation()
-            }
+            Self::NotAllowed(
+                error @ (AuthError::Stale { .. } | AuthError::NoState | AuthError::KeysAwaited),
+            ) => error.explanation(),
             Self::NotAllowed(error) => format!("Permission denied: {}", error.explanation()),
             Self::NotServing(reason) => reason,
         }

@@ -106,7 +106,9 @@ fn complete_operation(table: &AccessTable, path: &str, method: &Method, operatio
     if path == "/api/v1/config" || path.ends_with("/policy") {
         conditions(method, operation);
     }
-    if *method != Method::GET && path != "/api/v1/session" {
+    // A sign-in at a provider is proved by what can be used once.
+    let is_sign_in = path == "/api/v1/session" || path.starts_with("/api/v1/session/providers/");
+    if *method != Method::GET && !is_sign_in {
         let about = "1 to 255 visible characters: a repeat takes effect once.";
         add_header(operation, "Idempotency-Key", about);
         let about = "1 to 600000: how long the client waits. A change that has not begun by then is not made.";

@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use super::{AppState, Caller, RequestContext};
 use maxine_actors::{WriteError, WriteRequest};
-use maxine_identity::{PasswordError, SigninError, check_password};
+use maxine_identity::{PasswordError, SigninError, check_password, is_from_outside};
 use maxine_state::{Applied, AuditAction, Command, LimitExceeded, Rejection, User};
 
 /// Why the password was not changed.
 pub(super) enum OwnPasswordError {
-    /// The caller is not a user, so there is no password to change.
+    /// The caller is not a user with a password.
     NoUser,
     /// The account is set by the operator's environment.
     Managed,
@@ -35,8 +35,9 @@ pub(super) async fn change(
     if !context.may_send_password(state.settings()) {
         return Err(OwnPasswordError::NotChecked(SigninError::PlainHttp));
     }
-    // An API token is not a user, so it has no password.
-    let user = state.security().user(&caller.user).ok_or(OwnPasswordError::NoUser)?;
+    // An API token is not a user, and a user of a provider has no password here.
+    let user = state.security().user(&caller.user).filter(|user| !is_from_outside(user));
+    let user = user.ok_or(OwnPasswordError::NoUser)?;
     if user.managed {
         return Err(OwnPasswordError::Managed);
     }

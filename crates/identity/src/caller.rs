@@ -16,6 +16,17 @@ pub enum AuthMethod {
     ApiToken,
     /// With the node's break-glass token.
     BreakGlass,
+    /// With the token of an outside issuer.
+    Jwt,
+}
+
+/// The token of an outside issuer that a caller showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutsideToken {
+    /// The issuer.
+    pub issuer: Box<str>,
+    /// When it is no longer accepted, in seconds since 1970.
+    pub expires_at_s: u64,
 }
 
 /// The session of a caller, with the values that are needed to end it.
@@ -33,8 +44,8 @@ pub struct SessionRef {
 /// is sufficient.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// The user's name. It is `token:ID` for an API token, `break-glass:NODE` for that node's break-glass
-    /// token, and empty without a credential.
+    /// The user's name. It is `token:ID` for an API token, `jwt:ISSUER/SUBJECT` for the token of an outside issuer,
+    /// `break-glass:NODE` for that node's break-glass token, and empty without a credential.
     pub user: Box<str>,
     /// The present role; `None` without a credential.
     pub role: Option<Role>,
@@ -42,6 +53,8 @@ pub struct Caller {
     pub via: AuthMethod,
     /// The session, if there is one.
     pub session: Option<SessionRef>,
+    /// The token of an outside issuer, if there is one.
+    pub outside: Option<OutsideToken>,
 }
 
 impl Caller {

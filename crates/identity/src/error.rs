@@ -37,6 +37,12 @@ pub enum AuthError {
         /// The time without contact, in seconds.
         age_s: u64,
     },
+    /// The token names a key of its issuer that is not known, and the keys are being fetched: 503.
+    #[error("the keys of the token's issuer are being fetched; try again in 1 s")]
+    KeysAwaited,
+    /// The token is genuine, but no rule of its issuer gives it a role: 403.
+    #[error("Forbidden")]
+    NoRule,
     /// This node has no state yet, so it knows no credentials: 503.
     #[error("{}", maxine_view::NO_STATE)]
     NoState,
@@ -55,7 +61,12 @@ impl AuthError {
     pub fn is_audited(self) -> bool {
         !matches!(
             self,
-            Self::Missing | Self::Expired | Self::HistoryEnded | Self::Stale { .. } | Self::NoState
+            Self::Missing
+                | Self::Expired
+                | Self::HistoryEnded
+                | Self::Stale { .. }
+                | Self::NoState
+                | Self::KeysAwaited
         )
     }
 
@@ -85,6 +96,10 @@ impl AuthError {
                 "{self}: ask another node, or use the token in the file break-glass of this node's data \
                  directory"
             ),
+            Self::KeysAwaited => self.to_string(),
+            Self::NoRule => {
+                "the token is genuine, but no rule for its issuer gives it a role".into()
+            }
             Self::RoleTooLow { required } => {
                 format!("the route needs the role {}", required.as_str())
             }
@@ -98,10 +113,14 @@ impl AuthError {
             Self::Missing | Self::Expired | Self::Revoked | Self::HistoryEnded => {
                 http::StatusCode::UNAUTHORIZED
             }
-            Self::Invalid | Self::CrossSite | Self::WrongHost | Self::RoleTooLow { .. } => {
-                http::StatusCode::FORBIDDEN
+            Self::Invalid
+            | Self::CrossSite
+            | Self::WrongHost
+            | Self::NoRule
+            | Self::RoleTooLow { .. } => http::StatusCode::FORBIDDEN,
+            Self::Stale { .. } | Self::NoState | Self::KeysAwaited => {
+                http::StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Stale { .. } | Self::NoState => http::StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

@@ -233,6 +233,14 @@ impl Sessions {
             .map_err(|error| error.into_kind())
     }
 
+    /// The secrets of all keys. The first one signs.
+    pub(super) fn secrets<'a>(
+        &'a self,
+        identities: &'a Identities,
+    ) -> impl Iterator<Item = &'a [u8]> {
+        self.keys(identities).into_iter().map(|(_, secret)| secret)
+    }
+
     fn keys<'a>(&'a self, identities: &'a Identities) -> Vec<(Option<&'a str>, &'a [u8])> {
         let mut keys = Vec::new();
         if let Some(env) = &self.env_keys {

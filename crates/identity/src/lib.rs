@@ -15,6 +15,7 @@ mod error;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod jwt;
+mod outside;
 mod password;
 mod server_tls;
 mod settings;
@@ -34,8 +35,12 @@ use maxine_view::{Snapshot, View};
 
 pub use api_token::{MintedToken, hex};
 pub use break_glass::{break_glass_file, make_break_glass_token};
-pub use caller::{AuthMethod, Caller, SessionRef};
+pub use caller::{AuthMethod, Caller, OutsideToken, SessionRef};
 pub use error::{AuthError, MintError, RenewError, SigninError};
+pub use outside::{
+    Begun, BegunDevice, Callback, OutsideSettings, Polled, Proven, ProviderError, ProviderName,
+    Return,
+};
 pub use password::{
     PASSWORD_CHARS_MIN, PASSWORD_LEN_MAX, PasswordBusy, PasswordCaller, PasswordCost,
     PasswordError, Passwords, check_password,
@@ -44,6 +49,7 @@ pub use server_tls::{CertificateFiles, ClientAuth, ServerTls, ServerTlsSettings,
 pub use settings::{Account, EnvSigningKeys, Secret, SecuritySettings};
 
 use jwt::{Realm, Renewed, Sessions, TokenError};
+use outside::Outside;
 use signin_limit::SigninLimit;
 
 /// A session can be renewed until the sign-in was this long ago, in seconds (12 hours).
@@ -103,6 +109,7 @@ struct Inner {
     sessions: Sessions,
     passwords: Passwords,
     limit: SigninLimit,
+    outside: Outside,
 }
 
 /// Authenticates callers. Clones are cheap.
@@ -132,6 +139,7 @@ impl Security {
         let passwords = Passwords::new(settings.password_cost);
         let limit = SigninLimit::new(settings.signin_attempts_max, settings.signin_window_ms);
         let started_ms = clock.monotonic_ms();
+        let outside = Outside::new(clock.clone());
         Self(Arc::new(Inner {
             view,
             contact,
@@ -141,6 +149,7 @@ impl Security {
             sessions,
             passwords,
             limit,
+            outside,
         }))
     }
 
@@ -148,6 +157,15 @@ impl Security {
     #[must_use]
     pub fn settings(&self) -> &SecuritySettings {
         &self.0.settings
+    }
+
+    /// Takes new settings of outside identities. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// A file that they name cannot be used. The former settings stay in use.
+    pub fn set_outside(&self, settings: &OutsideSettings) -> Result<(), String> {
+        self.0.outside.set(settings)
     }
 
     /// Identifies the caller of a request: by `x-maxine-token`, or else by `Authorization`, or else by the
@@ -202,7 +220,9 @@ impl Security {
                 })
             }
             // The token of a node's file is valid while the node runs.
-            (None, _) => true,
+            (None, _) => {
+                caller.outside.as_ref().is_none_or(|token| self.0.outside.is_still_valid(token))
+            }
         }
     }
 
@@ -230,7 +250,7 @@ impl Security {
     }
 
     fn is_own_token(&self, token: &str) -> bool {
-        if token.starts_with(break_glass::PREFIX) {
+        if token.starts_with(break_glass::PREFIX) || self.0.outside.is_for_us(token) {
             return true;
         }
         let snapshot = self.0.view.snapshot();
@@ -254,7 +274,10 @@ impl Security {
         let caller = if token.starts_with(api_token::PREFIX) {
             let record = api_token::find(identities, &audience, token, self.0.clock.wall_ms())?;
             let user = format!("token:{}", record.id).into();
-            Caller { user, role: Some(record.role), via: AuthMethod::ApiToken, session: None }
+            let role = Some(record.role);
+            Caller { user, role, via: AuthMethod::ApiToken, ..Caller::default() }
+        } else if let Some(identified) = self.of_workload(token, via) {
+            identified?
         } else {
             self.identify_session(&snapshot.state, &audience, token, via)?
         };
@@ -262,6 +285,12 @@ impl Security {
             Some(age_s) => Err(AuthError::Stale { age_s }),
             None => Ok(caller),
         }
+    }
+
+    /// The workload with this token; `None` if it is no token of an issuer that is set. A cookie has a session's token
+    /// only.
+    fn of_workload(&self, token: &str, via: AuthMethod) -> Option<Result<Caller, AuthError>> {
+        if via == AuthMethod::Cookie { None } else { self.0.outside.identify(token) }
     }
 
     fn identify_session(
@@ -291,7 +320,8 @@ impl Security {
             signed_in_s: claims.signed_in_s(),
         };
         let user_name = user.name.as_str().into();
-        Ok(Caller { user: user_name, role: Some(user.role), via, session: Some(session) })
+        let (role, session) = (Some(user.role), Some(session));
+        Ok(Caller { user: user_name, role, via, session, ..Caller::default() })
     }
 
     fn identify_break_glass(&self, token: &str) -> Result<Caller, AuthError> {
@@ -301,7 +331,8 @@ impl Security {
             return Err(AuthError::Invalid);
         }
         let user = format!("break-glass:{}", settings.node_name).into();
-        Ok(Caller { user, role: Some(Role::Admin), via: AuthMethod::BreakGlass, session: None })
+        let role = Some(Role::Admin);
+        Ok(Caller { user, role, via: AuthMethod::BreakGlass, ..Caller::default() })
     }
 
     /// How long this node has had no contact with the cluster, in seconds, if that is too long for accepting
@@ -312,14 +343,8 @@ impl Security {
         (age_ms > self.0.settings.credential_staleness_max_ms).then_some(age_ms / 1_000)
     }
 
-    /// Opens a session if the name and the password are right. An unknown user takes as long as a wrong
-    /// password. The future can be dropped safely.
-    pub async fn sign_in(
-        &self,
-        user_name: &str,
-        password: &str,
-        client: IpAddr,
-    ) -> Result<SignedIn, SigninError> {
+    /// Whether this node knows enough to sign anybody in.
+    fn may_sign_in(&self) -> Result<(), SigninError> {
         if let Some(age_s) = self.too_stale_s() {
             return Err(SigninError::Stale { age_s });
         }
@@ -328,15 +353,26 @@ impl Security {
         }
         // The first leader creates the first account a moment after it begins to lead.
         let knows_users = |now: &Snapshot| !now.state.identities().users.is_empty();
-        if !self.0.view.with_snapshot(knows_users) {
-            return Err(SigninError::NotReady);
-        }
+        if self.0.view.with_snapshot(knows_users) { Ok(()) } else { Err(SigninError::NotReady) }
+    }
+
+    /// Opens a session if the name and the password are right. An unknown user takes as long as a wrong
+    /// password. The future can be dropped safely.
+    pub async fn sign_in(
+        &self,
+        user_name: &str,
+        password: &str,
+        client: IpAddr,
+    ) -> Result<SignedIn, SigninError> {
+        self.may_sign_in()?;
         let now_ms = self.0.clock.monotonic_ms();
         self.0
             .limit
             .try_begin(user_name, client, now_ms)
             .map_err(|retry_after_s| SigninError::TooManyAttempts { retry_after_s })?;
         let user = self.user(user_name);
+        // A user from outside has no password, which must not show in the time either.
+        let user = user.filter(|user| !is_from_outside(user));
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let asked_by = PasswordCaller::Stranger(client);
         let right = self.0.passwords.verify(password, hash, asked_by).await;
@@ -350,6 +386,18 @@ impl Security {
     fn take_back_attempt(&self, user_name: &str, client: IpAddr) -> SigninError {
         self.0.limit.take_back(user_name, client);
         SigninError::Busy
+    }
+
+    /// Opens a session for a person whom a provider has signed in. The state must have the user already.
+    ///
+    /// # Errors
+    ///
+    /// [`SigninError::NotReady`] if this node does not know the user yet.
+    pub fn open_proven(&self, proven: &Proven) -> Result<SignedIn, SigninError> {
+        let user = self
+            .user(proven.user_name.as_str())
+            .filter(|user| user.password_hash == proven.credential && user.role == proven.role);
+        user.and_then(|user| self.open_session(&user)).ok_or(SigninError::NotReady)
     }
 
     fn open_session(&self, user: &User) -> Option<SignedIn> {
@@ -472,6 +520,12 @@ fn session_cookie(is_https: bool, headers: &HeaderMap) -> Option<&str> {
         .filter_map(|pair| pair.trim().split_once('='))
         .find(|(name, value)| *name == wanted && !value.is_empty())
         .map(|(_, value)| value)
+}
+
+/// Whether a user signs in at a provider, and so has no password here.
+#[must_use]
+pub fn is_from_outside(user: &User) -> bool {
+    user.password_hash.starts_with(outside::sign_in::CREDENTIAL_PREFIX)
 }
 
 /// Whether a session was ended. A session that was renewed has several tokens, which all end together.

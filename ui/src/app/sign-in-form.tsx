@@ -8,6 +8,7 @@ import { asProblem, Problem } from '../api/problem';
 import { TextField } from '../parts/field';
 import { Logo } from '../parts/icons';
 import { ProblemNote } from '../parts/notes';
+import { Providers } from './providers';
 
 export function SignInPage() {
   return (
@@ -17,6 +18,7 @@ export function SignInPage() {
         <h1>Sign in to Maxine</h1>
         <p className="muted">{location.host}</p>
         <SignInForm />
+        <div className="sign-in"><Providers /></div>
       </div>
     </main>
   );

@@ -3,6 +3,7 @@ import { Dialog } from '@base-ui/react/dialog';
 import { signOut } from '../api/actions';
 import type { Me } from '../api/types';
 import { Button } from '../parts/button';
+import { Providers, providerOf } from './providers';
 import { SignInForm } from './sign-in-form';
 
 export function SignInAgain({ me }: { me: Me }) {
@@ -15,7 +16,7 @@ export function SignInAgain({ me }: { me: Me }) {
           <Dialog.Description className="dialog-text">
             Sign in again to continue where you were. Your unsaved changes are kept.
           </Dialog.Description>
-          <SignInForm user={me.user} />
+          {providerOf(me.user) ? <div className="sign-in"><Providers user={me.user} /></div> : <SignInForm user={me.user} />}
           <Button kind="quiet" onClick={() => void signOut().catch(() => undefined)}>
             Sign in as someone else
           </Button>

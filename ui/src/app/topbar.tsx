@@ -14,6 +14,7 @@ import { Mark, type Tone } from '../parts/status';
 import { useOwnNow } from '../parts/time';
 import { OwnPassword } from './own-password';
 import { prefer, preferences, type Theme } from './preferences';
+import { providerOf } from './providers';
 
 export function TopBar(props: { openMenu: () => void; openPalette: () => void; openHelp: () => void }) {
   const apple = /Mac|iPhone|iPad/.test(navigator.platform);
@@ -66,12 +67,15 @@ const THEMES: readonly { value: Theme; label: string }[] = [
   { value: 'dark', label: 'Dark' },
 ];
 
+const signOutAt = (provider: string) => `/api/v1/session/providers/${encodeURIComponent(provider)}/sign-out`;
+
 function Person({ openHelp }: { openHelp: () => void }) {
   const state = useStore(session);
   const { theme } = useStore(preferences);
   const [changing, setChanging] = useState(false);
   if (state.phase !== 'signed-in' && state.phase !== 'expired') return null;
   const { user, role } = state.me;
+  const provider = providerOf(user);
   return (
     <>
     <Menu.Root>
@@ -107,10 +111,12 @@ function Person({ openHelp }: { openHelp: () => void }) {
               <span className="menu-mark" />
               Keyboard shortcuts
             </Menu.Item>
-            <Menu.Item className="menu-item" onClick={() => setChanging(true)}>
-              <span className="menu-mark" />
-              Change password…
-            </Menu.Item>
+            {provider ? null : (
+              <Menu.Item className="menu-item" onClick={() => setChanging(true)}>
+                <span className="menu-mark" />
+                Change password…
+              </Menu.Item>
+            )}
             <Menu.Item className="menu-item" onClick={() => window.open('/api/docs', '_blank', 'noopener')}>
               <span className="menu-mark" />
               API description
@@ -120,6 +126,12 @@ function Person({ openHelp }: { openHelp: () => void }) {
               <span className="menu-mark" />
               Sign out
             </Menu.Item>
+            {provider ? (
+              <Menu.Item className="menu-item" onClick={() => void signOut().then(() => location.assign(signOutAt(provider)), () => undefined)}>
+                <span className="menu-mark" />
+                Sign out here and at {provider}
+              </Menu.Item>
+            ) : null}
           </Menu.Popup>
         </Menu.Positioner>
       </Menu.Portal>

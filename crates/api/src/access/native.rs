@@ -96,6 +96,15 @@ pub(super) const RULES: &[Rule] = &[
     // People, tokens, keys.
     rule("POST", "/api/v1/session", Access::Open),
     rule("DELETE", "/api/v1/session", Access::Open),
+    // Whoever signs in has no credential yet.
+    rule("GET", "/api/v1/session/providers", Access::Open),
+    rule("GET", "/api/v1/session/providers/{provider}/start", Access::Open),
+    rule("POST", "/api/v1/session/providers/{provider}/start", Access::Open),
+    rule("GET", "/api/v1/session/providers/{provider}/callback", Access::Open),
+    rule("POST", "/api/v1/session/providers/{provider}/finish", Access::Open),
+    rule("GET", "/api/v1/session/providers/{provider}/sign-out", Access::Open),
+    rule("POST", "/api/v1/session/providers/{provider}/device", Access::Open),
+    rule("POST", "/api/v1/session/providers/{provider}/device/poll", Access::Open),
     rule("POST", "/api/v1/session/renew", Access::Viewer),
     rule("GET", "/api/v1/me", Access::Viewer),
     rule("PUT", "/api/v1/me/password", Access::Viewer),

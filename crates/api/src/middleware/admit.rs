@@ -188,7 +188,11 @@ impl Shared {
 /// A refusal in the format of the API to which the path belongs. The compatible API has fixed texts. The native API
 /// says what is missing, and treats an invalid token like a missing one.
 fn refusal(path: &str, error: AuthError) -> Response<Body> {
-    let retry_after_s = matches!(error, AuthError::Stale { .. } | AuthError::NoState).then_some(5);
+    let retry_after_s = match error {
+        AuthError::Stale { .. } | AuthError::NoState => Some(5),
+        AuthError::KeysAwaited => Some(1),
+        _ => None,
+    };
     if !is_native(path) {
         let text = error.to_string();
         return CompatError::new(error.status(), text)

@@ -7,7 +7,8 @@ use super::extract::{NoParams, WriteConditions, parse_json, parse_query, request
 use super::page::{cursor_number, cursor_of, cursor_parts};
 use super::shape::RegistrationBody;
 use super::{
-    audit, batches, checks, cluster, fresh, identities, instances, resolve, services, session,
+    audit, batches, checks, cluster, fresh, identities, instances, providers, resolve, services,
+    session,
 };
 use super::{telemetry, watch};
 use crate::problem::{Problem, ProblemKind};
@@ -59,6 +60,8 @@ pub(crate) fn body(bytes: &[u8]) {
     let _ = json::<instances::HeartbeatBody>(bytes);
     let _ = json::<instances::DrainBody>(bytes);
     let _ = json::<checks::ReportBody>(bytes);
+    let _ = json::<providers::BeginBody>(bytes);
+    let _ = json::<providers::FinishBody>(bytes);
     let _ = json::<session::SessionBody>(bytes);
     let _ = json::<telemetry::SilenceBody>(bytes);
 }

@@ -34,6 +34,7 @@ mod note;
 mod page;
 mod policies;
 mod prometheus;
+mod providers;
 mod ready;
 mod resolve;
 mod search;
@@ -134,6 +135,13 @@ fn cluster_routes() -> OpenApiRouter<AppState> {
 fn identity_routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(session::sign_in, session::sign_out))
+        .routes(routes!(providers::list_providers))
+        .routes(routes!(providers::begin_in_browser, providers::begin_of_program))
+        .routes(routes!(providers::finish_in_browser))
+        .routes(routes!(providers::finish_of_program))
+        .routes(routes!(providers::sign_out_at_provider))
+        .routes(routes!(providers::begin_on_device))
+        .routes(routes!(providers::poll_device))
         .routes(routes!(session::renew_session))
         .routes(routes!(session::who_am_i))
         .routes(routes!(session::change_own_password))

@@ -77,6 +77,22 @@ fn session_answer(
     user: String,
     signed_in: SignedIn,
 ) -> Response {
+    let cookie = session_cookie(context, headers, &signed_in);
+    let view = session_view(state, user, signed_in);
+    let mut response = Json(view).into_response();
+    // A JWT consists of letters, digits and punctuation that are allowed in a header.
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// The cookie with a session's token.
+pub(super) fn session_cookie(
+    context: &RequestContext,
+    headers: &HeaderMap,
+    signed_in: &SignedIn,
+) -> String {
     // The browser sends the origin of the page. It tells the scheme even behind a proxy that does not report it.
     let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
     let (name, secure) = if context.client.is_https || origin.starts_with(b"https://") {
@@ -84,22 +100,19 @@ fn session_answer(
     } else {
         (SESSION_COOKIE, "")
     };
-    let cookie = format!(
+    format!(
         "{name}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}",
         signed_in.access_token, signed_in.lifetime_s,
-    );
-    let view = SessionView {
+    )
+}
+
+pub(super) fn session_view(state: &AppState, user: String, signed_in: SignedIn) -> SessionView {
+    SessionView {
         user,
         role: signed_in.role,
         expires_at_ms: state.clock().wall_ms() + signed_in.lifetime_s * 1_000,
         access_token: signed_in.access_token,
-    };
-    let mut response = Json(view).into_response();
-    // A JWT consists of letters, digits and punctuation that are allowed in a header.
-    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
     }
-    response
 }
 
 /// Continues the caller's session with a further token, and sets it as a cookie. A session can be renewed until the
@@ -150,7 +163,7 @@ pub(super) async fn sign_out(
         Err(error @ AuthError::CrossSite) => {
             Err(Problem::new(ProblemKind::Forbidden, error.explanation()))
         }
-        Err(error @ (AuthError::NoState | AuthError::Stale { .. })) => {
+        Err(error @ (AuthError::NoState | AuthError::Stale { .. } | AuthError::KeysAwaited)) => {
             Err(Problem::new(ProblemKind::Unavailable, error.explanation()).with_retry_after_s(5))
         }
         // There is no session to end.
@@ -192,18 +205,21 @@ pub(super) enum AuthMethodView {
     ApiToken,
     /// With the node's break-glass token.
     BreakGlass,
+    /// With the token of an outside issuer.
+    Jwt,
 }
 
 /// The caller of the request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Me {
-    /// The user's name, or `token:ID`.
+    /// The user's name, `token:ID`, or `jwt:ISSUER/SUBJECT`.
     user: String,
     /// What the caller may do now.
     role: Role,
     /// How the caller was authenticated.
     via: AuthMethodView,
-    /// When the session ends unless it is renewed, in milliseconds since 1970; null without a session.
+    /// When the session ends unless it is renewed, or when the token of an outside issuer ends, in milliseconds since
+    /// 1970; else null.
     expires_at_ms: Option<u64>,
 }
 
@@ -221,9 +237,12 @@ pub(super) async fn who_am_i(
         AuthMethod::Cookie => Some(AuthMethodView::Cookie),
         AuthMethod::ApiToken => Some(AuthMethodView::ApiToken),
         AuthMethod::BreakGlass => Some(AuthMethodView::BreakGlass),
+        AuthMethod::Jwt => Some(AuthMethodView::Jwt),
         AuthMethod::Nothing => None,
     };
-    let expires_at_ms = caller.session.map(|session| session.session.expires_at_s * 1_000);
+    let of_token = caller.outside.as_ref().map(|token| token.expires_at_s);
+    let expires_at_s = caller.session.map(|session| session.session.expires_at_s).or(of_token);
+    let expires_at_ms = expires_at_s.map(|at_s| at_s.saturating_mul(1_000));
     match (caller.role, via) {
         (Some(role), Some(via)) => {
             Ok(Json(Me { user: caller.user.into(), role, via, expires_at_ms }))
@@ -259,9 +278,10 @@ pub(super) async fn change_own_password(
     let new = ("new_password", body.new_password.as_str());
     let changed = own_password::change(&state, &caller, &context, &body.password, new).await;
     let applied = changed.map_err(|error| match error {
-        OwnPasswordError::NoUser => {
-            Problem::new(ProblemKind::Forbidden, "only a user who signed in has a password")
-        }
+        OwnPasswordError::NoUser => Problem::new(
+            ProblemKind::Forbidden,
+            "only a user who signed in with a password has one",
+        ),
         OwnPasswordError::Managed => Rejection::Managed(caller.user.clone()).into(),
         OwnPasswordError::Refused(refused) => refused.into(),
         OwnPasswordError::WrongPassword => {
@@ -280,7 +300,7 @@ pub(super) fn plain_http() -> Problem {
     problem
 }
 
-fn signin_problem(error: SigninError) -> Problem {
+pub(super) fn signin_problem(error: SigninError) -> Problem {
     match error {
         SigninError::Refused => {
             let mut problem =

@@ -1,0 +1,110 @@
+//! Identities of others: people who sign in at an OpenID provider, and workloads with the token of an issuer.
+//!
+//! Place in the flow: [`sign_in`] proves who a person is, and the API then opens a session of Maxine's own, as for a
+//! password. [`workload`] checks the token of each request of a workload, with keys that [`crate::Security::keep_keys`]
+//! has fetched, so that no request waits for an issuer. Nothing here is replicated: each node has the same file.
+
+mod keys;
+mod remote;
+mod settings;
+pub(crate) mod sign_in;
+mod source;
+mod ticket;
+mod workload;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+
+use maxine_clock::Clock;
+
+pub use settings::OutsideSettings;
+pub use sign_in::{
+    Begun, BegunDevice, Callback, Polled, Proven, ProviderError, ProviderName, Return,
+};
+
+use remote::Remote;
+use settings::{Issuer, Provider};
+use source::{Place, Source};
+use workload::Verified;
+
+/// Maximum number of requests to providers at the same time.
+const REQUESTS_MAX: usize = 32;
+
+struct OfProvider {
+    settings: Provider,
+    source: Source,
+}
+
+struct OfIssuer {
+    settings: Issuer,
+    source: Source,
+}
+
+/// What follows from one reading of the file.
+#[derive(Default)]
+struct Config {
+    public_url: Option<String>,
+    providers: Vec<Arc<OfProvider>>,
+    issuers: Vec<OfIssuer>,
+}
+
+/// The identities of others on this node.
+pub(super) struct Outside {
+    config: ArcSwap<Config>,
+    clock: Clock,
+    /// Tokens of workloads that were checked, by their hash.
+    verified: Mutex<HashMap<[u8; 32], Verified>>,
+    /// The sign-ins that were finished on this node, with the end of their time in seconds since 1970.
+    finished: Mutex<HashMap<String, u64>>,
+    requests: Semaphore,
+    wake: Notify,
+}
+
+impl Outside {
+    /// Nobody from outside may come in, until [`Self::set`].
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            config: ArcSwap::default(),
+            clock,
+            verified: Mutex::default(),
+            finished: Mutex::default(),
+            requests: Semaphore::new(REQUESTS_MAX),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Takes new settings. Keys that are known stay known. Blocks.
+    pub(super) fn set(&self, settings: &OutsideSettings) -> Result<(), String> {
+        let former = self.config.load_full();
+        let mut config = Config { public_url: settings.public_url.clone(), ..Config::default() };
+        for provider in &settings.providers {
+            let named = |text| format!("provider {}: {text}", provider.name);
+            let remote = Remote::new(provider.ca_file.as_deref()).map_err(named)?;
+            let source = Source::new(&provider.issuer, Place::Discovery, None, remote);
+            let known = former.providers.iter().map(|former| &former.source);
+            source.take_over(known);
+            config.providers.push(Arc::new(OfProvider { settings: provider.clone(), source }));
+        }
+        for issuer in &settings.issuers {
+            let named = |text| format!("issuer {}: {text}", issuer.name);
+            let remote = Remote::new(issuer.ca_file.as_deref()).map_err(named)?;
+            let place = match (&issuer.jwks_url, &issuer.jwks_file) {
+                (Some(url), _) => Place::Url(url.clone()),
+                (None, Some(path)) => Place::File(path.clone()),
+                (None, None) => Place::Discovery,
+            };
+            let token_file = issuer.bearer_token_file.clone();
+            let source = Source::new(&issuer.issuer, place, token_file, remote);
+            source.take_over(former.issuers.iter().map(|former| &former.source));
+            config.issuers.push(OfIssuer { settings: issuer.clone(), source });
+        }
+        self.config.store(Arc::new(config));
+        self.verified.lock().clear();
+        self.wake.notify_one();
+        Ok(())
+    }
+}
