@@ -362,6 +362,12 @@ fn policies_and_settings_change_field_by_field() {
     assert_eq!(policy["selection"]["hash_key"]["name"], "x-user");
     let wrong = dev.run(&["policy", "set", "orders", "selection.strategy=fastest"]);
     assert_eq!(code(&wrong), 5, "{}", text(&wrong.stderr));
+    let split = r#"traffic.split=[{"version":"2.0","weight":1}]"#;
+    let warned = text(&dev.run(&["policy", "set", "orders", split]).stderr);
+    assert!(
+        warned.contains("warning: traffic.split: no registered instance has version 2.0"),
+        "{warned}"
+    );
     let bin = Path::new(PROGRAM).parent().unwrap().display();
     let env = [
         ("PATH", format!("{bin}:{}", std::env::var("PATH").unwrap())),

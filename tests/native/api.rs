@@ -444,6 +444,73 @@ async fn settings_of_a_probe_that_is_not_made_are_answered_with_a_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn shares_of_versions_that_no_instance_has_are_answered_with_a_warning() {
+    let server = Server::start().await;
+    for (id, version) in [("a", "1.0"), ("b", "2.0")] {
+        let path = format!("/services/default/orders/instances/{id}");
+        let body = json!({"address": "http://h:1", "version": version, "ttl_ms": 60_000});
+        assert_eq!(server.json(server.admin(Method::PUT, &path).json(&body)).await.0, 200);
+    }
+    for method in [Method::PUT, Method::PATCH] {
+        let split = async |shares: &[(&str, u32)]| {
+            let share =
+                |(version, weight): &(&str, u32)| json!({"version": version, "weight": weight});
+            let shares: Vec<Value> = shares.iter().map(share).collect();
+            let body = json!({"traffic": {"split": shares}});
+            let path = "/services/default/orders/policy";
+            server.json(server.admin(method.clone(), path).json(&body)).await.1["warnings"].clone()
+        };
+        let part = split(&[("1.0", 90), ("2.1", 10)]).await;
+        let text = "traffic.split: no registered instance has version 2.1, so its share goes to the other versions of traffic.split";
+        assert_eq!(part, json!([text]));
+        let all = split(&[("3.0", 1), ("4.0", 1)]).await[0].clone();
+        assert!(
+            all.as_str().unwrap().contains("3.0, 4.0, so traffic.split has no effect"),
+            "{all}"
+        );
+        // A version without a weight gets no traffic in any case.
+        assert_eq!(split(&[("1.0", 1), ("2.0", 1), ("9.9", 0)]).await, Value::Null);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_of_a_policy_has_who_changed_it_and_to_what() {
+    let server = Server::start().await;
+    server.register("orders", "a", "http://h:1").await;
+    let path = "/services/default/orders/policy";
+    let history = async |query: &str| server.get(&format!("{path}/history{query}")).await;
+    assert_eq!(history("").await["items"], json!([]));
+    for strategy in ["rendezvous", "least_request"] {
+        let body = json!({
+            "selection": {"strategy": strategy}, "traffic": {"request_headers": {"set": [["x-key", "secret"]]}}
+        });
+        assert_eq!(server.json(server.admin(Method::PUT, path).json(&body)).await.0, 200);
+    }
+    let present = server.get(path).await;
+    assert_eq!(server.json(server.admin(Method::DELETE, path)).await.0, 200);
+    let items = history("").await["items"].clone();
+    let contents: Vec<_> = items.as_array().unwrap().iter().map(|item| &item["content"]).collect();
+    assert_eq!(contents, ["none", "set", "set", "none"]);
+    assert_eq!(items[1]["revision"], present["revision"]);
+    assert_eq!(items[1]["policy"], present["policy"]);
+    assert_eq!(items[2]["policy"]["selection"]["strategy"], "rendezvous");
+    assert_eq!((&items[0]["policy"], &items[3]["revision"]), (&Value::Null, &json!(0)));
+    for item in &items.as_array().unwrap()[..3] {
+        assert_eq!(item["user"], "admin");
+        assert!(item["time_ms"].as_u64().unwrap() > 0);
+    }
+    // By pages.
+    let first = history("?limit=3").await;
+    let cursor = first["next_cursor"].as_str().unwrap();
+    assert_eq!(history(&format!("?cursor={cursor}")).await["items"], json!([items[3]]));
+    // Another service has none of it, and one that never existed is a mistake.
+    server.register("carts", "a", "http://h:1").await;
+    assert_eq!(server.get("/services/default/carts/policy/history").await["items"], json!([]));
+    let unknown = server.json(server.admin(Method::GET, "/services/default/odrers/policy/history"));
+    assert_eq!(unknown.await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_makes_a_repeat_take_effect_once() {
     let server = Server::start().await;
     let patch = |seconds: u64| {

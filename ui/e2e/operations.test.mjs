@@ -136,6 +136,36 @@ test('the history of the configuration is the same in another browser', async ()
   });
 });
 
+test('a bad policy is found in the history, compared and rolled back; the audit log leads there', async () => {
+  const policy = '/services/default/orders/policy';
+  await register(['orders-3']);
+  for (const strategy of ['least_request', 'rendezvous']) await on.cluster.call('PUT', policy, { selection: { strategy } });
+  const bad = (await on.cluster.call('GET', policy)).revision;
+  await on.within({ path: '/services/default/orders?tab=policy', node: 1, user: 'olga' }, async (page) => {
+    const history = page.getByRole('region', { name: 'History of the policy' });
+    const row = history.getByRole('row', { name: /now.*admin.*selection\.strategy.*least_request.*to.*rendezvous/ });
+    await row.getByRole('button', { name: /^Compare/ }).click();
+    await history.getByRole('group', { name: /1 added, 1 removed/ }).waitFor();
+    await history.getByLabel(/^Compare revision/).selectOption('0');
+    await history.getByRole('group', { name: /^From before the first change/ }).waitFor();
+    await clean(page, 'the history of a policy');
+    await history.getByRole('row', { name: /default.*to.*least_request/ }).getByRole('button', { name: /^Roll back/ }).click();
+    await clean(page, 'the rollback of a policy');
+    await page.getByRole('alertdialog').getByRole('button', { name: 'Roll back' }).click();
+    await history.getByRole('row', { name: /now.*olga.*rendezvous.*to.*least_request/ }).waitFor();
+    assert.equal((await on.cluster.call('GET', policy)).policy.selection.strategy, 'least_request');
+  });
+  await on.within({ path: '/audit?action=policy.&object=default/orders' }, async (page) => {
+    await page.getByRole('row', { name: /policy\.put/ }).nth(1).click();
+    const record = page.getByRole('dialog');
+    await record.getByRole('group', { name: 'Change of the policy: 1 added, 1 removed' }).waitFor();
+    await clean(page, 'the record of a change of a policy');
+    await record.getByRole('link', { name: 'History of the policy of orders' }).click();
+    // The change of the record is open there.
+    await page.getByRole('group', { name: new RegExp(`to revision ${bad}:`) }).waitFor();
+  });
+});
+
 test('a host is drained in all services at once and returned, after the page has said what remains', async () => {
   const onHost = (service, id, node) => ({ namespace: 'default', service, id, node, address: 'http://127.0.0.1:9', ttl_ms: 86_400_000 });
   await on.cluster.register([onHost('bulk-a', 'a-1', 'host-7'), onHost('bulk-a', 'a-2', 'host-8'), onHost('bulk-b', 'b-1', 'host-7')]);

@@ -8,7 +8,9 @@ import { byInstance, figuresOf, SeenCalls } from '../src/api/seen-calls';
 import type { AuditRecord, LeadershipGrant, Policy, TraceEntry } from '../src/api/types';
 import { router } from '../src/app/router';
 import { Chart } from '../src/parts/chart';
+import { serviceOf } from '../src/screens/audit/change';
 import { doubtsOf } from '../src/screens/service/policy-check';
+import { policyChanges } from '../src/screens/service/policy-changes';
 import { aborted, promoted, sharesOf, versionsOf } from '../src/screens/service/split';
 import { planOf, runAll, type Outcome } from '../src/screens/services/bulk';
 import { actAs, instance, problem, scriptFetch, service, show, type Asked } from './fixture';
@@ -39,11 +41,71 @@ const common = (extra: Record<string, (asked: Asked) => unknown>) => ({
 
 const split = (...shares: [string, number][]): Policy => ({ traffic: { split: shares.map(([version, weight]) => ({ version, weight })) } });
 
-describe('the shares of versions', () => {
+describe('the changes of a policy', () => {
+  it('are named field by field, without what has its default', () => {
+    const before: Policy = { selection: { strategy: 'round_robin' } };
+    const after: Policy = { selection: { strategy: 'rendezvous' }, traffic: { retries: { attempts: 3 }, split: [{ version: '2.0', weight: 10 }] } };
+    const changes = Object.fromEntries(policyChanges(before, after).map((c) => [c.field, [c.from, c.to]]));
+    expect(changes['selection.strategy']).toEqual(['round_robin', 'rendezvous']);
+    expect(changes['traffic.split']).toEqual(['default', '2.0: 10']);
+    expect(changes['traffic.retries']).toEqual(['default', 'on']);
+    expect(policyChanges(after, after)).toEqual([]);
+  });
+
   it('are doubted if no share of a version has an instance', () => {
     expect(doubtsOf(split(['3.0', 1], ['4.0', 1]), new Set(['1.0']))).toEqual([expect.stringContaining('no effect: all versions get traffic')]);
     expect(doubtsOf(split(['1.0', 1], ['4.0', 0]), new Set(['1.0']))).toEqual([]);
   });
+});
+
+describe('the history of a policy', () => {
+  const at = (revision: number, user: string, content: string, policy: Policy | null) => ({ revision, user, content, policy, time_ms: revision * 1_000 });
+  const good: Policy = { selection: { strategy: 'round_robin' } };
+  const bad: Policy = { selection: { strategy: 'rendezvous' } };
+  const items = [at(30, 'mallory', 'set', bad), at(20, 'ada', 'set', good), { ...at(10, 'bob', 'unknown', null) }];
+
+  it('shows who changed what, compares two revisions, and rolls back to one', async () => {
+    const user = userEvent.setup();
+    const asked = scriptFetch(
+      common({
+        [`GET ${SERVICE}/policy`]: () => ({ revision: 30, policy: bad }),
+        [`GET ${SERVICE}/policy/history`]: () => ({ items, next_cursor: null }),
+        [`PUT ${SERVICE}/policy`]: () => ({ index: 31, revision: 31 }),
+      }),
+    );
+    await open('#/services/default/orders?tab=policy&rev=30');
+    const history = within(await screen.findByRole('region', { name: 'History of the policy' }));
+    expect(history.getByRole('row', { name: /30now.*mallory.*selection\.strategy.*round_robin.*rendezvous/ })).toBeTruthy();
+    // The address named the revision, so its difference to the one before is shown.
+    expect(history.getByRole('group', { name: 'From revision 20 to revision 30: 1 added, 1 removed' })).toBeTruthy();
+    const unknown = history.getByRole('row', { name: /^10 .*bob/ });
+    expect(within(unknown).getByRole('button', { name: /Roll back/ }).getAttribute('aria-disabled')).toBe('true');
+    await user.click(history.getByRole('button', { name: /^Roll back.*to revision 20$/ }));
+    const dialog = await screen.findByRole('alertdialog');
+    await user.click(within(dialog).getByRole('button', { name: 'Roll back' }));
+    await waitFor(() => expect(asked.find((a) => a.method === 'PUT')).toMatchObject({ body: good }));
+    expect(asked.find((a) => a.method === 'PUT')?.headers.get('if-match')).toBe('"30"');
+    expect(await screen.findByText(/Rolled back to revision 20 \(revision 31\)/)).toBeTruthy();
+  }, 60_000);
+
+  it('is linked from the audit record, which shows the difference', async () => {
+    const record = {
+      seq: 7, class: 'settings', class_seq: 1, index: 30, time_ms: 30_000, user: 'mallory', address: '127.0.0.1', trace_id: 't', via_node: null,
+      action: 'policy.put', object: 'default/orders', outcome: 'success', detail: '', refusal: '', previous: '', hash: 'h',
+    };
+    scriptFetch(
+      common({
+        'GET /audit': () => ({ items: [record], next_cursor: null }),
+        [`GET ${SERVICE}/policy/history`]: () => ({ items, next_cursor: null }),
+      }),
+    );
+    await open('#/audit?seq=7');
+    expect(await screen.findByRole('group', { name: 'Change of the policy: 1 added, 1 removed' })).toBeTruthy();
+    const link = screen.getByRole('link', { name: 'History of the policy of orders' });
+    expect(link.getAttribute('href')).toMatch(/services\/default\/orders\?tab=policy&rev=30$/);
+    expect(serviceOf({ action: 'policy.put', object: 'team/a/b' })).toEqual({ namespace: 'team', service: 'a/b' });
+    expect(serviceOf({ action: 'instance.drain', object: 'default/orders/a' })).toBeNull();
+  }, 60_000);
 });
 
 describe('a group of instances', () => {

@@ -557,11 +557,12 @@ impl ControlState {
         let revision = self.next_index(step);
         let service = self.service_mut(key);
         service.modified_index = revision;
-        service.policy =
+        let after =
             policy.map(|policy| Arc::new(PolicyRecord { revision, policy: policy.clone() }));
+        let before = std::mem::replace(&mut service.policy, after.clone());
         self.forget_if_empty(key);
         self.record(step.proposal, AuditAction::PolicyPut, key.to_string(), AuditOutcome::Success);
-        self.emit(step, EventKind::PolicyChanged { key: key.clone() });
+        self.emit(step, EventKind::PolicyChanged { key: key.clone(), before, after });
         Ok(Reply::Revision(revision))
     }
 

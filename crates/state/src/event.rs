@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::instance::Instance;
 use super::name::{InstanceKey, Name, ServiceKey};
+use super::policy::PolicyRecord;
 
 /// One change. Every event has its own index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,10 @@ pub enum EventKind {
     PolicyChanged {
         /// The service.
         key: ServiceKey,
+        /// The policy before the change; `None` if none was set.
+        before: Option<Arc<PolicyRecord>>,
+        /// The policy after the change; `None` if it was removed.
+        after: Option<Arc<PolicyRecord>>,
     },
     /// The runtime configuration changed.
     ConfigChanged {
@@ -110,7 +115,7 @@ impl EventKind {
             | Self::CheckReported { key, .. }
             | Self::InstanceRemoved { key, .. }
             | Self::DrainChanged { key, .. } => Some(&key.service),
-            Self::PolicyChanged { key } => Some(key),
+            Self::PolicyChanged { key, .. } => Some(key),
             Self::ConfigChanged { .. }
             | Self::LeadershipGranted { .. }
             | Self::IdentityChanged { .. } => None,
@@ -124,19 +129,22 @@ impl EventKind {
     #[must_use]
     pub fn held_len(&self) -> u64 {
         const OWN_LEN: u64 = 512;
-        let of_instance = match self {
+        let policy_len = |record: &Option<Arc<PolicyRecord>>| {
+            record.as_ref().map_or(0, |record| record.policy.encoded_len() as u64)
+        };
+        let shared = match self {
             Self::InstanceRegistered { data, .. }
             | Self::HealthChanged { data, .. }
             | Self::CheckReported { data, .. } => data.stored_len(),
+            Self::PolicyChanged { before, after, .. } => policy_len(before) + policy_len(after),
             Self::InstanceRemoved { .. }
             | Self::DrainChanged { .. }
-            | Self::PolicyChanged { .. }
             | Self::ConfigChanged { .. }
             | Self::LeadershipGranted { .. }
             | Self::IdentityChanged { .. } => 0,
             #[cfg(feature = "next")]
             Self::NoteChanged { note } => note.len() as u64,
         };
-        OWN_LEN + of_instance
+        OWN_LEN + shared
     }
 }

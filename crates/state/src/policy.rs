@@ -303,7 +303,8 @@ impl ServicePolicy {
     }
 
     /// The length of the policy in the log, in bytes; `usize::MAX` if it is above the limit of the codec.
-    fn encoded_len(&self) -> usize {
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
         let mut len = SizeWriter::default();
         let written = bincode::encode_into_writer(self, &mut len, codec::config());
         if written.is_ok() { len.bytes_written } else { usize::MAX }

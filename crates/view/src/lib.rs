@@ -8,6 +8,7 @@
 
 mod applied;
 mod faults;
+mod policy_changes;
 mod sockets;
 mod table;
 mod table_key;
@@ -26,6 +27,8 @@ use maxine_state::{ControlState, Event, Name, ServiceKey, ServiceRef};
 
 use applied::AppliedLog;
 pub use applied::Applying;
+pub use policy_changes::PolicyChange;
+use policy_changes::PolicyChanges;
 pub use sockets::{Host, Socket, SocketSet};
 use table::TableContext;
 pub use table::{Endpoint, Load, ServiceCounter, ServiceTable, is_listed};
@@ -83,6 +86,7 @@ pub struct View {
     index: watch_channel::Sender<u64>,
     hub: WatchHub,
     applied: AppliedLog,
+    policy_changes: PolicyChanges,
 }
 
 impl View {
@@ -106,6 +110,7 @@ impl View {
             index: watch_channel::Sender::new(0),
             hub: WatchHub::new(),
             applied: AppliedLog::default(),
+            policy_changes: PolicyChanges::default(),
         })
     }
 
@@ -150,8 +155,10 @@ impl View {
         }
         if before.state.history() != state.history() {
             self.hub.begin(state.history());
+            self.policy_changes.clear();
         }
         drop(before);
+        self.policy_changes.note(events);
         self.store(state);
         self.hub.publish(events, state.index());
     }
@@ -159,6 +166,10 @@ impl View {
     /// Replaces the whole state, after a snapshot was installed or a new history began. All watchers end and
     /// have to start again.
     pub fn reset(&self, state: &ControlState) {
+        // The revisions of another history mean other changes.
+        if self.with_snapshot(|before| before.state.history() != state.history()) {
+            self.policy_changes.clear();
+        }
         self.rebuild_tables(state);
         self.store(state);
         self.hub.reset(state.index(), state.history());
@@ -328,6 +339,12 @@ impl View {
                 (index, Some(Arc::new(table)))
             }
         }
+    }
+
+    /// The changes of a service's policy that this node remembers, oldest first.
+    #[must_use]
+    pub fn policy_changes(&self, key: &ServiceKey) -> Vec<PolicyChange> {
+        self.policy_changes.of(key)
     }
 
     /// The hub of the changes for watchers.

@@ -22,6 +22,7 @@ import type {
   Page,
   Policy,
   PolicyRevision,
+  PolicyRevisionView,
   RuntimeConfig,
   Service,
   ServiceCalls,
@@ -60,6 +61,7 @@ export const keys = {
   instances: (ns: string, name: string) => ['instances', ns, name] as const,
   why: (ns: string, name: string, id: string) => ['why', ns, name, id] as const,
   policy: (ns: string, name: string) => ['policy', ns, name] as const,
+  policyHistory: (ns: string, name: string) => ['policy', ns, name, 'history'] as const,
   config: () => ['config'] as const,
   configHistory: () => ['config', 'history'] as const,
   users: () => ['users'] as const,
@@ -214,6 +216,14 @@ export const policyQuery = (ns: string, name: string) =>
         throw error;
       }
     },
+  });
+
+/** The latest hundred changes of a policy, newest first. */
+export const policyHistoryQuery = (ns: string, name: string) =>
+  queryOptions({
+    queryKey: keys.policyHistory(ns, name),
+    queryFn: async ({ signal }) =>
+      (await call<Page<PolicyRevisionView>>(path('services', ns, name, 'policy', 'history'), { signal, query: { limit: 100 } })).data.items,
   });
 
 export const configQuery = () =>

@@ -40,6 +40,8 @@ export type Probe = Schemas['ProbeSpec'];
 export type Service = Omit<Answer<'ServiceView'>, 'policy'> & { policy: Policy | null };
 export type PolicyRevision = Schemas['PolicyView'];
 export type PolicyWritten = Schemas['Revised'];
+/** A change of a policy. `policy` is null if it was removed, or if the node does not know it. */
+export type PolicyRevisionView = Omit<Answer<'PolicyRevisionView'>, 'policy'> & { policy: Policy | null };
 
 export type RuntimeConfig = Answer<'RuntimeConfig'>;
 export type ConfigRecord = Answer<'ConfigRecord'>;

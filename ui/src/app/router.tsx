@@ -83,7 +83,7 @@ const services = createRoute({
 const service = createRoute({
   getParentRoute: () => root,
   path: '/services/$namespace/$service',
-  validateSearch: texts('tab', 'q', 'health', 'instance'),
+  validateSearch: texts('tab', 'q', 'health', 'instance', 'rev'),
   component: lazyRouteComponent(SCREENS.service, 'ServiceScreen'),
 });
 

@@ -49,6 +49,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("PUT", POLICY, Access::Operator),
     rule("PATCH", POLICY, Access::Operator),
     rule("DELETE", POLICY, Access::Operator),
+    rule("GET", "/api/v1/services/{namespace}/{service}/policy/history", Access::Viewer),
     rule("GET", "/api/v1/config", Access::Viewer),
     rule("PUT", "/api/v1/config", Access::Operator),
     rule("PATCH", "/api/v1/config", Access::Operator),

@@ -127,7 +127,7 @@ impl Change {
             EventKind::DrainChanged { key, draining } => {
                 Self { draining: Some(*draining), ..of_instance(ChangeType::DrainChanged, key) }
             }
-            EventKind::PolicyChanged { key } => Self {
+            EventKind::PolicyChanged { key, .. } => Self {
                 namespace: Some(key.namespace.as_str().into()),
                 service: Some(key.service.as_str().into()),
                 ..blank(ChangeType::PolicyChanged)

@@ -356,7 +356,7 @@ pub(super) struct Revised {
     pub(super) revision: u64,
     /// What was set and has no effect; left out if there is nothing to say.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) warnings: Vec<&'static str>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// The problem for a reply that does not match its command. This is a defect, so it is logged.

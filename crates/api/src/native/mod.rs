@@ -33,6 +33,7 @@ mod nodes;
 mod note;
 mod page;
 mod policies;
+mod policy_history;
 mod prometheus;
 mod providers;
 mod ready;
@@ -99,6 +100,7 @@ pub fn router() -> OpenApiRouter<AppState> {
             policies::patch_policy,
             policies::delete_policy
         ))
+        .routes(routes!(policy_history::policy_history))
         .routes(routes!(policies::get_config, policies::put_config, policies::patch_config))
         .routes(routes!(policies::config_history))
         .routes(routes!(watch::watch))

@@ -17,8 +17,8 @@ use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, Caller};
 use maxine_state::{
-    Applied, Command, ConfigRecord, ConfigRevision, ControlState, ProbeSpec, Reply, Role,
-    RuntimeConfig, ServiceKey, ServicePolicy,
+    Applied, Command, ConfigRecord, ConfigRevision, ControlState, Name, ProbeSpec, Reply, Role,
+    RuntimeConfig, ServiceKey, ServicePolicy, ServiceState, VersionShare,
 };
 use maxine_wording::{self, JsonFault};
 
@@ -89,7 +89,7 @@ pub(super) async fn put_policy(
     JsonBody(policy): JsonBody<ServicePolicy>,
 ) -> Result<Response, Problem> {
     let expected_revision = write.conditions.expected_revision();
-    let warnings = warnings_of(&policy);
+    let warnings = warnings_of(&state, &key, &policy);
     let command = set_policy(key, policy, expected_revision, query.create)?;
     revised(write.propose(&state, command).await.map_err(no_such_service)?, warnings)
 }
@@ -118,7 +118,7 @@ pub(super) async fn patch_policy(
     let warnings = Mutex::default();
     let command = |document, revision| {
         let policy: ServicePolicy = parsed(document)?;
-        *warnings.lock() = warnings_of(&policy);
+        *warnings.lock() = warnings_of(&state, &key, &policy);
         set_policy(key.clone(), policy, Some(revision), query.create)
     };
     let applied = merge_patch::patch(&state, write, body, read, command).await;
@@ -126,9 +126,37 @@ pub(super) async fn patch_policy(
 }
 
 /// What in a policy has no effect.
-fn warnings_of(policy: &ServicePolicy) -> Vec<&'static str> {
+fn warnings_of(state: &AppState, key: &ServiceKey, policy: &ServicePolicy) -> Vec<String> {
     let is_unused = policy.probe.as_ref().is_some_and(ProbeSpec::has_unused_fields);
-    is_unused.then_some(PROBE_UNUSED).into_iter().collect()
+    let probe = is_unused.then(|| PROBE_UNUSED.to_owned());
+    let split = state.view().with_snapshot(|snapshot| {
+        split_warning(&policy.traffic.split, snapshot.state.service(key).map(AsRef::as_ref))
+    });
+    probe.into_iter().chain(split).collect()
+}
+
+/// Says which shares of the traffic go elsewhere, because no instance of the service has their version.
+fn split_warning(split: &[VersionShare], service: Option<&ServiceState>) -> Option<String> {
+    let has = |version: &Name| {
+        let mut instances = service.into_iter().flat_map(|service| service.instances.values());
+        instances.any(|instance| instance.registration.version.as_ref() == Some(version))
+    };
+    let used = || split.iter().filter(|share| share.weight > 0);
+    let missing: Vec<&str> = used()
+        .map(|share| &share.version)
+        .filter(|version| !has(version))
+        .map(Name::as_str)
+        .collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let versions = missing.join(", ");
+    let effect = match missing.len() {
+        n if n == used().count() => "so traffic.split has no effect, and all versions get traffic",
+        1 => "so its share goes to the other versions of traffic.split",
+        _ => "so their shares go to the other versions of traffic.split",
+    };
+    Some(format!("traffic.split: no registered instance has version {versions}, {effect}"))
 }
 
 fn set_policy(
@@ -302,7 +330,7 @@ pub(super) async fn config_history(
     Ok(listing.answer(fresh.json(Page::take(kept, limit, cursor, RevisionView::from))))
 }
 
-fn revised(applied: Applied, warnings: Vec<&'static str>) -> Result<Response, Problem> {
+fn revised(applied: Applied, warnings: Vec<String>) -> Result<Response, Problem> {
     let Reply::Revision(revision) = applied.reply else { return Err(unexpected(&applied.reply)) };
     let mut response = Json(Revised { index: applied.index, revision, warnings }).into_response();
     response.headers_mut().insert(header::ETAG, etag(revision));

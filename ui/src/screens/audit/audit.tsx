@@ -19,6 +19,7 @@ import { Badge, Status } from '../../parts/status';
 import { Table, type Column } from '../../parts/table';
 import { At } from '../../parts/time';
 import { fail, say } from '../../parts/toast';
+import { RecordedChange } from './change';
 
 const COLUMNS: readonly Column<AuditRecord>[] = [
   { key: 'at', head: 'When', track: 'minmax(70px, 124px)', cell: (r) => <At at={r.time_ms} /> },
@@ -124,7 +125,10 @@ export function AuditScreen() {
         title={`Record ${search.seq ?? ''}`}
       >
         {picked ? (
-          <Record record={picked} />
+          <>
+            <RecordedChange record={picked} />
+            <Record record={picked} />
+          </>
         ) : (
           <Empty title="This record is not among those that are loaded.">Change the filters, or scroll to it.</Empty>
         )}

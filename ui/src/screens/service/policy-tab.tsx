@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef, useState } from 'react';
 import { deletePolicy, putPolicy } from '../../api/actions';
 import { Problem } from '../../api/problem';
 import { configQuery, instancesQuery, keys, policyQuery, type Revised } from '../../api/queries';
-import type { Policy, Service } from '../../api/types';
+import type { Policy, PolicyRevisionView, Service } from '../../api/types';
 import { Button, RoleButton, useDenied } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
 import { Diff, stable } from '../../parts/diff';
@@ -14,16 +14,19 @@ import { Loaded, Note } from '../../parts/states';
 import { say } from '../../parts/toast';
 import { checkPolicy, doubtsOf, parsePolicy } from './policy-check';
 import { draftOf, keepDraft, type Draft } from './policy-drafts';
+import { policyOf, revisionName } from './policy-changes';
 import { PolicyForm } from './policy-form';
+import { PolicyHistory } from './policy-history';
 import { strategyName } from './names';
 
-export function PolicyTab({ service }: { service: Service }) {
+/** `revision` is the change whose difference is shown at first. */
+export function PolicyTab({ service, revision }: { service: Service; revision: number | null }) {
   const query = useQuery(policyQuery(service.namespace, service.name));
   // Null is a valid answer: no policy is set.
   const data = query.isSuccess || query.data !== undefined ? { policy: query.data ?? null } : undefined;
   return (
     <Loaded query={{ ...query, data }} what="the policy" rows={6}>
-      {({ policy }) => <Editor service={service} stored={policy} />}
+      {({ policy }) => <Editor service={service} stored={policy} revision={revision} />}
     </Loaded>
   );
 }
@@ -44,11 +47,12 @@ function useVersions({ namespace, name }: Service): { versions: string[]; comple
   }, [query.data]);
 }
 
-function Editor({ service, stored }: { service: Service; stored: Revised<Policy> | null }) {
+function Editor({ service, stored, revision }: { service: Service; stored: Revised<Policy> | null; revision: number | null }) {
   const { namespace, name } = service;
   const [draft, setDraft] = useState(() => draftOf(namespace, name) ?? draftFrom(stored));
   const [applying, setApplying] = useState(false);
   const [removing, setRemoving] = useState(false);
+  const [back, setBack] = useState<PolicyRevisionView | null>(null);
   const queries = useQueryClient();
   const config = useQuery(configQuery());
   const denied = useDenied('operator');
@@ -92,23 +96,40 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
     await refresh();
     return data.revision;
   };
-  const apply = async () => {
+  const remove = async (from: number) => {
+    await deletePolicy(namespace, name, from);
+    queries.setQueryData(keys.policy(namespace, name), null);
+    take(null);
+    await refresh();
+  };
+  /** Replaces the policy, and offers the way back to the one before. */
+  const replace = async (next: Policy, text: string) => {
     const previous = base;
-    const revision = await put(policy, base?.revision ?? null);
-    say(`Policy applied (revision ${revision}).`, {
+    const revision = await put(next, base?.revision ?? null);
+    say(`${text} (revision ${revision}).`, {
       undo: {
-        act: async () => {
-          if (previous) await put(previous.value, revision);
-          else {
-            await deletePolicy(namespace, name, revision);
-            queries.setQueryData(keys.policy(namespace, name), null);
-            take(null);
-            await refresh();
-          }
-        },
+        act: () => (previous ? put(previous.value, revision) : remove(revision)),
         done: previous ? 'The previous policy applies again.' : 'The policy is removed again; the defaults apply.',
       },
     });
+  };
+  /** Removes the policy, and offers the way back. */
+  const removeIt = async () => {
+    if (!base) return;
+    const previous = base.value;
+    await remove(base.revision);
+    say(`The policy of ${name} is removed.`, {
+      undo: { act: () => put(previous, null), done: 'The policy applies again.' },
+    });
+  };
+  /** Runs a change. If somebody else was first, their policy is read, so that the page shows it. */
+  const tryTo = async (act: () => Promise<unknown>) => {
+    try {
+      await act();
+    } catch (error) {
+      if (error instanceof Problem && error.is('revision-mismatch')) await refresh();
+      throw error;
+    }
   };
   const reason = mistake !== null ? `The JSON is not valid: ${mistake}` : (Object.values(mistakes)[0] ?? null);
 
@@ -183,6 +204,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
           </Panel>
         </div>
       </div>
+      <PolicyHistory key={`${namespace}/${name}/${revision ?? ''}`} service={service} now={stored} focus={revision} onBack={setBack} />
       <Confirm
         open={applying}
         onClose={() => setApplying(false)}
@@ -198,14 +220,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
             ))}
           </>
         }
-        act={async () => {
-          try {
-            await apply();
-          } catch (error) {
-            if (error instanceof Problem && error.is('revision-mismatch')) await refresh();
-            throw error;
-          }
-        }}
+        act={() => tryTo(() => replace(policy, 'Policy applied'))}
       >
         <Diff label="Change of the policy" before={before} after={after} />
       </Confirm>
@@ -216,18 +231,38 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
         danger
         verb="Remove policy"
         effect={<p>The defaults and the strategy of the configuration then apply, on every node.</p>}
-        act={async () => {
-          if (!base) return;
-          const previous = base.value;
-          await deletePolicy(namespace, name, base.revision);
-          queries.setQueryData(keys.policy(namespace, name), null);
-          take(null);
-          await refresh();
-          say(`The policy of ${name} is removed.`, {
-            undo: { act: () => put(previous, null), done: 'The policy applies again.' },
-          });
-        }}
+        act={() => tryTo(removeIt)}
       />
+      <Confirm
+        open={back !== null}
+        onClose={() => setBack(null)}
+        title={`Roll back to ${revisionName(back?.revision ?? 0)}?`}
+        verb="Roll back"
+        danger={touched}
+        effect={
+          <>
+            <p>
+              {back?.content === 'none'
+                ? 'The policy is removed, on every node immediately. The defaults and the strategy of the configuration then apply.'
+                : 'The policy of that revision applies on every node immediately, as a new revision.'}
+            </p>
+            {touched ? <Note tone="warn">Your unsaved changes are lost.</Note> : null}
+            {doubtsOf(policyOf(back ?? undefined) ?? {}, complete ? new Set(versions) : null).map((text) => (
+              <Note key={text} tone="warn">
+                {text}
+              </Note>
+            ))}
+          </>
+        }
+        act={() =>
+          tryTo(async () => {
+            if (back?.content === 'none') await removeIt();
+            else if (back?.policy) await replace(back.policy, `Rolled back to revision ${back.revision}`);
+          })
+        }
+      >
+        {back ? <Diff label="Change by rolling back" before={before} after={stable(policyOf(back) ?? {})} /> : null}
+      </Confirm>
     </div>
   );
 }

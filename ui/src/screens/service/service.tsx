@@ -85,7 +85,7 @@ export function ServiceScreen() {
                 <ServiceTraffic service={data} />
               </Tabs.Panel>
               <Tabs.Panel value="policy" className="tab-panel">
-                <PolicyTab service={data} />
+                <PolicyTab service={data} revision={search.rev === undefined ? null : Number(search.rev)} />
               </Tabs.Panel>
             </Tabs.Root>
           )}
