@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs real clients of Consul against a node; scripts/interop.sh calls it:
 #
-#   scripts/interop.sh consul-go          the Go client, whose library most programs use
+#   scripts/interop.sh consul-go          the Go client, whose library most programs use; then its Lock and Semaphore over
+#                                         three nodes whose leader is killed every 12 s
 #   scripts/interop.sh consul-python      py-consul
 #   scripts/interop.sh consul-node        the npm package consul
 #   scripts/interop.sh consul-prometheus  the service discovery of Prometheus
@@ -53,6 +54,32 @@ token() {
 TOKEN=$(token)
 [ -n "$TOKEN" ] || { echo "no token" >&2; exit 1; }
 
+# The locks of the Go client over three nodes, with a leader that is killed and started again.
+locks() {
+  MAXINE_CONSUL_ON_HTTP=true "$BIN" dev --output json --no-samples --port 0 --data-dir "$DIR/dev" \
+    >"$DIR/dev.json" 2>"$DIR/dev.log" &
+  PIDS+=($!)
+  until [ "$(wc -l <"$DIR/dev.json")" -ge 3 ]; do sleep 0.2; done
+  NODE=$(sed -n 's/.*"http":"http:\/\/[^:"]*:\([0-9]*\).*/\1/p' "$DIR/dev.json" | head -n 1)
+  mapfile -t addresses < <(sed -n 's/.*"http":"http:\/\/\([^"]*\)".*/\1/p' "$DIR/dev.json")
+  TOKEN=$(token)
+  CONSUL_HTTP_TOKEN=$TOKEN "$DIR/client/client" locks "${addresses[@]}" &
+  client=$!
+  PIDS+=("$client")
+  kills=0
+  while sleep 12 && kill -0 "$client" 2>/dev/null; do
+    leader=$(for address in "${addresses[@]}"; do
+      curl -s -m 2 "http://$address/api/v1/ready" | sed -n 's/.*"instance":"\([^"]*\)".*"is_leader":true.*/\1/p'
+    done | head -n 1)
+    pid=$(grep "\"instance\":\"$leader\"" "$DIR/dev.json" | tail -n 1 | sed -n 's/.*"pid":\([0-9]*\).*/\1/p')
+    [ -n "$leader" ] && [ -n "$pid" ] || continue
+    kill -9 "$pid" && kills=$((kills + 1))
+    "$BIN" dev --restart --output json --data-dir "$DIR/dev" >>"$DIR/restart.log" 2>&1 || true
+  done
+  wait "$client"
+  echo "  the leader was killed $kills times"
+}
+
 echo "$("$BIN" --version), $(date -u +%F)"
 case "$CASE" in
   consul-go)
@@ -60,6 +87,7 @@ case "$CASE" in
     (cd "$DIR/client" && GOFLAGS=-mod=mod go build -o client .)
     grep 'consul/api' "$DIR/client/go.mod" | sed 's/require //'
     CONSUL_HTTP_ADDR=127.0.0.1:$CONSUL CONSUL_HTTP_TOKEN=$TOKEN "$DIR/client/client"
+    locks
     ;;
   consul-python)
     python3 -m pip install --quiet --target "$DIR/python" py-consul==1.8.0

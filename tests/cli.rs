@@ -384,6 +384,64 @@ fn policies_and_settings_change_field_by_field() {
 }
 
 #[test]
+fn keys_are_kept_and_a_command_runs_under_a_lock() {
+    let dev = Dev::start();
+    dev.login();
+    // The state of a new cluster gets its version as soon as the leader has met all voters.
+    let is_newest = || {
+        let version = dev.json(&["cluster", "status"])[0]["state_version"].clone();
+        version["current"] == version["understood"]
+    };
+    for _ in 0..600 {
+        if is_newest() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let put = dev.json(&["kv", "put", "app/a", "one"]);
+    let revision = put[0]["revision"].as_u64().unwrap();
+    let get = |key: &str| dev.run(&["kv", "get", key, "--consistency", "strong"]);
+    assert_eq!(text(&get("app/a").stdout), "one", "the value alone");
+    let other = (revision + 1).to_string();
+    let refused = dev.run(&["kv", "put", "app/a", "two", "--revision", &other]);
+    assert_eq!(code(&refused), 5, "{}", text(&refused.stderr));
+    let file = dev.home.path().join("value");
+    std::fs::write(&file, [0, 255]).unwrap();
+    dev.json(&["kv", "put", "app/b", "--value-file", file.to_str().unwrap(), "--revision", "0"]);
+    assert_eq!(get("app/b").stdout, [0, 255]);
+    assert!(dev.run(&["kv", "put", "empty"]).status.success(), "standard input is empty");
+    let listed = dev.json(&["kv", "list", "app/", "--consistency", "strong"]);
+    let keys: Vec<_> = listed.iter().map(|key| key["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["app/a", "app/b"]);
+    assert!(dev.run(&["kv", "delete", "app/", "--recurse", "--yes"]).status.success());
+    assert_eq!(code(&get("app/a")), 3);
+    assert_eq!(code(&dev.run(&["kv", "delete", "app/a", "--yes"])), 3);
+
+    // The command has the fencing token, and its exit code is kept.
+    let script = "echo $MAXINE_LOCK_KEY $MAXINE_LOCK_INDEX; exit 9";
+    for turn in 1..=2 {
+        let ran = dev.run(&["lock", "jobs/a", "--wait-ms", "10000", "--", "sh", "-c", script]);
+        assert_eq!(code(&ran), 9, "{}", text(&ran.stderr));
+        assert_eq!(text(&ran.stdout), format!("jobs/a {turn}\n"), "given back without a delay");
+    }
+    let holds = ["lock", "jobs/a", "--ttl-ms", "6000", "--", "sh", "-c", "echo held; sleep 600"];
+    let mut holder = dev.command(&holds);
+    let mut holder = holder.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = lines_of(holder.stdout.take().unwrap());
+    assert_eq!(lines.recv_timeout(TIME_TO_START).unwrap(), "held");
+    let second = dev.run(&["lock", "jobs/a", "--wait-ms", "0", "--", "true"]);
+    assert_eq!(code(&second), 5, "{}", text(&second.stderr));
+    let sessions = dev.json(&["session", "list"]);
+    let session = sessions.iter().find(|session| session["locks_len"] == 1).unwrap();
+    assert_eq!(session["locks"][0], "jobs/a");
+    let id = session["id"].as_str().unwrap();
+    assert!(dev.run(&["session", "destroy", id, "--yes"]).status.success());
+    let lost = holder.wait_with_output().unwrap();
+    assert_eq!(code(&lost), 7, "{}", text(&lost.stderr));
+    assert!(text(&lost.stderr).contains("its session ended"), "{}", text(&lost.stderr));
+}
+
+#[test]
 fn a_watch_sees_a_registration_that_is_kept_alive_and_its_end() {
     let dev = Dev::start();
     let mut watch = dev

@@ -7,6 +7,9 @@
     reason = "a test fails by panicking, and has no users"
 )]
 
+#[path = "consul/kv.rs"]
+mod kv;
+
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A node of local mode with a port for clients of Consul.
 struct Server {
     node: Node,
+    config: NodeConfig,
     url: String,
     client: reqwest::Client,
     token: String,
@@ -62,12 +66,17 @@ impl Server {
         change(&mut config);
         let url = format!("http://127.0.0.1:{}/v1/", config.consul.port);
         drop(free);
-        let node = Node::start(config).await.unwrap();
+        let node = Node::start(config.clone()).await.unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let mut server = Self { node, url, client, token: String::new(), _dir: dir };
+        let mut server = Self { node, config, url, client, token: String::new(), _dir: dir };
         let file = server._dir.path().join("password");
         until("a password", async || {
             std::fs::read_to_string(&file).is_ok_and(|word| word.ends_with('\n'))
+        })
+        .await;
+        // The state of a new cluster gets its version beside its identities.
+        until("the newest state version", async || {
+            server.node.view().snapshot().state.version() == maxine_state::STATE_VERSION
         })
         .await;
         let password = std::fs::read_to_string(&file).unwrap();
@@ -77,6 +86,13 @@ impl Server {
         let answer: Value = answer.json().await.unwrap();
         server.token = answer["access_token"].as_str().unwrap().into();
         server
+    }
+
+    /// The same node once more, after it was stopped.
+    async fn restart(self) -> Self {
+        self.node.stop().await;
+        let node = Node::start(self.config.clone()).await.unwrap();
+        Self { node, ..self }
     }
 
     async fn ask(&self, request: reqwest::RequestBuilder) -> Answer {
@@ -421,8 +437,8 @@ fn catalog_nodes_filters_and_parameters() {
             ("health/service/db?passing=maybe", 400, "Invalid value for ?passing"),
             ("health/service/db?dc=mars", 500, "No path to datacenter"),
             ("health/service/db?partition=x", 400, "not supported"),
-            ("kv/some/key", 404, "not found"),
-            ("session/list", 404, "not found"),
+            ("kv/some/key", 403, "Permission denied"),
+            ("session/list", 403, "Permission denied"),
             ("connect/ca/roots", 404, "not found"),
             ("agent/service/none", 404, "unknown service ID: none"),
         ] {

@@ -57,7 +57,7 @@ async fn upgrade(backend: Backend) {
         mixed.stop(last).await;
     }
     let status = mixed.ask(Method::GET, first, "/api/v1/cluster/status", None).await.1;
-    assert_eq!(status["state_version"], json!({"current": 2, "understood": 3}), "{status}");
+    assert_eq!(status["state_version"], json!({"current": 3, "understood": 4}), "{status}");
     let (status, answer) = mixed.ask(Method::POST, first, FINISH, None).await;
     assert_eq!((status, &answer["raised"]), (200, &json!(true)), "{answer}");
     works_in_the_next_version(&mixed, first).await;
@@ -79,7 +79,7 @@ async fn upgrade(backend: Backend) {
 
 /// A command, a field and the end of the upgrade are refused. The error names the node that prevents them.
 async fn refuses_what_the_next_version_adds(mixed: &Mixed, next: u64, this: u64) {
-    let held_back = format!("node-{this} understands only version 2");
+    let held_back = format!("node-{this} understands only version 3");
     let with_note = json!({"traffic": {"note": "slow"}});
     for (method, path, body) in [
         (Method::PUT, NOTE, json!({"note": "one"})),

@@ -95,6 +95,10 @@ impl Face for ConsulFace {
         Consul::token(uri, headers)
     }
 
+    fn body_len_max(&self, method: &Method, path: &str) -> Option<usize> {
+        Consul::body_len_max(method, path)
+    }
+
     fn refusal(&self, status: StatusCode, text: String) -> Response<Bytes> {
         self.consul.refusal(status, text)
     }

@@ -6,8 +6,8 @@ use super::client::ConnectArgs;
 use super::exit::{self, CliError};
 use super::output::{Format, Output};
 use super::{
-    alerts, checks, cluster, doctor, explain, health, instances, journal, log_level, login, policy,
-    services, tokens, users, watch, why,
+    alerts, checks, cluster, doctor, explain, health, instances, journal, kv, lock, log_level,
+    login, policy, services, tokens, users, watch, why,
 };
 
 /// The client commands. They are flattened into the commands of the program.
@@ -37,6 +37,12 @@ pub enum ClientCommand {
     Watch(watch::WatchArgs),
     /// Show and change a service's policy
     Policy(policy::PolicyArgs),
+    /// Read and change keys
+    Kv(kv::KvArgs),
+    /// List and end the sessions that hold locks
+    Session(lock::SessionArgs),
+    /// Run a command while holding a lock
+    Lock(lock::LockArgs),
     /// Show and change the cluster: members, leadership, backups, recovery
     Cluster(cluster::ClusterArgs),
     /// Show the alerts of every node; acknowledge and silence alerts
@@ -77,6 +83,9 @@ impl ClientCommand {
             Self::Resolve(args) => args.connect(),
             Self::Watch(args) => args.connect(),
             Self::Policy(args) => args.connect(),
+            Self::Kv(args) => args.connect(),
+            Self::Session(args) => args.connect(),
+            Self::Lock(args) => args.connect(),
             Self::Cluster(args) => return args.format(),
             Self::Alerts(args) => args.connect(),
             Self::Doctor(args) => args.connect(),
@@ -113,6 +122,9 @@ impl ClientCommand {
             Self::Resolve(args) => instances::resolve(args, out).await,
             Self::Watch(args) => watch::run(args, out).await,
             Self::Policy(args) => policy::policy(args, out).await,
+            Self::Kv(args) => kv::run(args, out).await,
+            Self::Session(args) => lock::session(args, out).await,
+            Self::Lock(args) => lock::lock(args, out).await,
             Self::Cluster(args) => cluster::run(args, out).await,
             Self::Alerts(args) => alerts::run(args, out).await,
             Self::Doctor(args) => doctor::run(args, out).await,

@@ -25,8 +25,11 @@ pub const REFUSED: u8 = 5;
 /// The write may or may not have taken effect; look before you repeat it.
 pub const OUTCOME_UNKNOWN: u8 = 6;
 
+/// `maxine lock` lost its lock, and ended the command that it ran.
+pub const LOCK_LOST: u8 = 7;
+
 /// The table of exit codes; `docs/reference/command-line.md` has the same rows.
-pub const CODES: [(u8, &str); 7] = [
+pub const CODES: [(u8, &str); 8] = [
     (OK, "done"),
     (FAILURE, "failed for any other reason"),
     (USAGE, "wrong arguments or input file; nothing was sent"),
@@ -37,6 +40,7 @@ pub const CODES: [(u8, &str); 7] = [
         "refused by the cluster: invalid value, permission, limit, conflict, or changed by somebody else in the meantime",
     ),
     (OUTCOME_UNKNOWN, "unknown whether the change was made; look before you repeat it"),
+    (LOCK_LOST, "the lock was lost, and the command that held it was ended"),
 ];
 
 /// The table of exit codes, for `--help`.
@@ -92,6 +96,12 @@ pub enum CliError {
     /// The cluster, or the named object, refuses. This was found without a problem answer of a server.
     #[error("{0}")]
     Refused(String),
+    /// The lock was lost while a command ran under it.
+    #[error("{0}")]
+    LockLost(String),
+    /// A command that this one ran ended with this exit code.
+    #[error("the command ended with the exit code {0}")]
+    Ended(u8),
     /// The reader of the output went away (`maxine watch | head`).
     #[error("the output was closed")]
     OutputClosed,
@@ -114,6 +124,8 @@ impl CliError {
             Self::Refused(_) => REFUSED,
             Self::Unavailable { .. } | Self::Incomplete(_) => UNAVAILABLE,
             Self::OutcomeUnknown { .. } | Self::Partial(_) => OUTCOME_UNKNOWN,
+            Self::LockLost(_) => LOCK_LOST,
+            Self::Ended(code) => *code,
             Self::OutputClosed => OK,
         }
     }
@@ -149,7 +161,8 @@ impl CliError {
     /// output is not reported.
     pub fn report(&self, format: Format, sink: &mut dyn Write) -> u8 {
         let code = self.exit_code();
-        if matches!(self, Self::OutputClosed) {
+        // The command that ended has said why.
+        if matches!(self, Self::OutputClosed | Self::Ended(_)) {
             return code;
         }
         let problem = match self {

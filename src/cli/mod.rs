@@ -30,6 +30,8 @@ pub mod health;
 mod heartbeat;
 pub mod instances;
 pub mod journal;
+pub mod kv;
+pub mod lock;
 mod log;
 pub mod log_level;
 pub mod login;

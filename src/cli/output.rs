@@ -102,12 +102,18 @@ impl Output {
         self.write(&printable_lines(&text.to_string()))
     }
 
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// [`CliError::OutputClosed`] when the reader went away.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        let written = self.sink.write_all(bytes).and_then(|()| self.sink.flush());
+        written.map_err(|error| not_written(&error))
+    }
+
     fn write(&mut self, text: &str) -> Result<(), CliError> {
         let written = writeln!(self.sink, "{text}").and_then(|()| self.sink.flush());
-        written.map_err(|error| match error.kind() {
-            ErrorKind::BrokenPipe => CliError::OutputClosed,
-            _ => CliError::OutputFailed { why: maxine_wording::io(&error), lost: None },
-        })
+        written.map_err(|error| not_written(&error))
     }
 
     /// Writes a table.
@@ -131,6 +137,13 @@ impl Output {
             CliError::OutputFailed { why, .. } => CliError::OutputFailed { why, lost: Some(text) },
             other => other,
         })
+    }
+}
+
+fn not_written(error: &std::io::Error) -> CliError {
+    match error.kind() {
+        ErrorKind::BrokenPipe => CliError::OutputClosed,
+        _ => CliError::OutputFailed { why: maxine_wording::io(error), lost: None },
     }
 }
 

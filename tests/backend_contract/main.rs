@@ -15,6 +15,7 @@
 mod age;
 mod contract;
 mod files;
+mod locks;
 mod moving;
 mod node;
 mod raft;

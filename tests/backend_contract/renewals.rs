@@ -18,15 +18,15 @@ use crate::raft::ThreeDisks;
 use crate::redis_server::{EventLog, OneServer, RedisServer, open, quick, replicated};
 
 /// A node with its registry.
-struct Stack {
-    node: Node,
-    registry: Registry,
+pub(crate) struct Stack {
+    pub(crate) node: Node,
+    pub(crate) registry: Registry,
     duties: watch::Receiver<Option<Fence>>,
     leadership: Supervised<LeadershipActor>,
 }
 
 impl Stack {
-    fn on(node: Node) -> Self {
+    pub(crate) fn on(node: Node) -> Self {
         Self::with(node, RegistrySettings::default())
     }
 
@@ -89,7 +89,7 @@ impl Stack {
         .await
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.registry.stop();
         self.leadership.stop();
         self.node.store.shutdown().await;
@@ -97,7 +97,7 @@ impl Stack {
 }
 
 /// Runs a test on a system for actors, on a runtime with two threads.
-fn on_a_system(test: impl Future<Output = ()>) {
+pub(crate) fn on_a_system(test: impl Future<Output = ()>) {
     let system = actix_rt::System::with_tokio_rt(|| {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         runtime.worker_threads(2).enable_all().build().expect("a runtime")

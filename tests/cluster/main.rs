@@ -20,6 +20,7 @@ mod faults;
 mod https;
 mod in_process;
 mod left_clients;
+mod locks;
 mod lost_majority;
 mod metrics;
 mod nothing_to_change;

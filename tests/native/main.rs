@@ -16,6 +16,7 @@ mod explain;
 #[path = "../support/idp.rs"]
 mod idp;
 mod index;
+mod kv;
 mod model;
 mod openapi;
 mod outside;

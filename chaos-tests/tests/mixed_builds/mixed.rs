@@ -182,7 +182,7 @@ impl Mixed {
         let words = self.cluster.node(id).log_tail();
         assert!(!status.success(), "{words}");
         let expected =
-            "it has state version 3, and this build understands up to 2: upgrade this node";
+            "it has state version 4, and this build understands up to 3: upgrade this node";
         assert!(words.contains(expected), "{words}");
     }
 

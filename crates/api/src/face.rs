@@ -52,6 +52,9 @@ pub trait Face: Send + Sync + 'static {
     /// The token of a request, where the protocol puts it.
     fn token(&self, uri: &Uri, headers: &HeaderMap) -> Option<String>;
 
+    /// The maximum length of the body of a request, in bytes; `None` for the limit of JSON bodies.
+    fn body_len_max(&self, method: &Method, path: &str) -> Option<usize>;
+
     /// The answer that refuses a request, in the form of the protocol.
     fn refusal(&self, status: StatusCode, text: String) -> Response<Bytes>;
 
@@ -107,7 +110,8 @@ async fn admitted_answer(
     if caller.role.is_some() {
         parts.extensions.insert(caller.clone());
     }
-    let len_max = state.settings().json_body_len_max;
+    let len_max = face.body_len_max(&parts.method, parts.uri.path());
+    let len_max = len_max.unwrap_or(state.settings().json_body_len_max);
     let body = match body::read(state, &parts.extensions, body, len_max).await {
         Ok(body) => body,
         Err(error) => {

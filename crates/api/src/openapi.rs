@@ -51,6 +51,8 @@ pub(super) fn skeleton() -> OpenApi {
         ("policies", "How a service's traffic is handled."),
         ("config", "Settings that change at run time."),
         ("watch", "Changes as they happen."),
+        ("kv", "Keys, values and transactions."),
+        ("locks", "Locks on keys, and the lock sessions that hold them."),
         ("cluster", "Nodes, leadership, backups."),
         ("audit", "Who did what, provably."),
         ("alerts", "What an operator should look at."),
@@ -103,7 +105,7 @@ fn complete_operation(table: &AccessTable, path: &str, method: &Method, operatio
             put_headers(status, response);
         }
     }
-    if path == "/api/v1/config" || path.ends_with("/policy") {
+    if matches!(path, "/api/v1/config" | "/api/v1/kv/{key}") || path.ends_with("/policy") {
         conditions(method, operation);
     }
     // A sign-in at a provider is proved by what can be used once.
@@ -154,7 +156,8 @@ fn problems(path: &str, method: &Method, has_body: bool) -> Vec<ProblemKind> {
     if has_body {
         kinds.extend([Kind::RequestTimeout, Kind::PayloadTooLarge, Kind::UnsupportedMediaType]);
     }
-    if path == "/api/v1/changes" {
+    let waits = ["/api/v1/kv", "/api/v1/kv/{key}", "/api/v1/sessions", "/api/v1/locks/{key}"];
+    if path == "/api/v1/changes" || *method == Method::GET && waits.contains(&path) {
         kinds.push(Kind::Compacted);
     }
     if path.starts_with("/api/v1/cluster/") {
@@ -192,7 +195,7 @@ fn put_headers(status: &str, response: &mut Response) {
     }
 }
 
-/// Describes the conditional reads and changes of policies and of the configuration.
+/// Describes the conditional reads and changes of policies, of the configuration and of keys.
 fn conditions(method: &Method, operation: &mut Operation) {
     if *method == Method::GET {
         let unchanged = ResponseBuilder::new().description("`If-None-Match` has its revision.");

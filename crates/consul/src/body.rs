@@ -30,7 +30,7 @@ impl Object {
         }
     }
 
-    fn new(fields: Map<String, Value>) -> Self {
+    pub(crate) fn new(fields: Map<String, Value>) -> Self {
         let fields = fields.into_iter().map(|(name, value)| (folded(&name), name, value));
         Self { fields: fields.collect() }
     }

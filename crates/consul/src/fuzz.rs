@@ -8,8 +8,10 @@ use super::check_body::CheckBody;
 use super::filter::Filter;
 use super::options::Options;
 use super::service_body::ServiceBody;
+use super::sessions::SessionBody;
 use super::shape::{Names, OF_ENTRY, OF_SERVICE_NODE};
 use super::text::{Query, duration_ms, duration_text};
+use super::txn::read_ops;
 
 /// Every target of this crate.
 pub const TARGETS: &[Target] = &[
@@ -87,6 +89,8 @@ fn body(bytes: &[u8]) {
     }
     let _ = Object::parse(bytes).and_then(CheckBody::of_agent);
     let _ = Object::parse(bytes).and_then(CheckBody::of_catalog);
+    let _ = SessionBody::read(bytes);
+    let _ = read_ops(bytes);
 }
 
 fn body_seeds() -> Vec<Vec<u8>> {
@@ -98,6 +102,9 @@ fn body_seeds() -> Vec<Vec<u8>> {
         r#"{"name":"web","check":{"tcp":"[::1]:80","interval":"1m30s","timeout":2000000000}}"#,
         r#"{"Name":"web","Address":"::1","Port":443,"Check":{"HTTP":"https://[::1]/","Interval":"1h","Method":"POST",
             "Header":{"a":["b"]},"TLSSkipVerify":true,"DeregisterCriticalServiceAfter":"1m"}}"#,
+        r#"{"Name":"n","Node":"m","LockDelay":"15s","Behavior":"delete","TTL":"10s","NodeChecks":["serfHealth"],
+            "ServiceChecks":[{"ID":"service:web","Namespace":""}]}"#,
+        r#"[{"KV":{"Verb":"cas","Key":"a","Value":"dg==","Flags":1,"Index":7}},{"KV":{"Verb":"get-tree","Key":""}}]"#,
     ])
 }
 

@@ -1,4 +1,4 @@
-//! The Consul face: registration and discovery through Consul's HTTP API.
+//! The Consul face: registration, discovery, keys and locks through Consul's HTTP API.
 //!
 //! Place in the flow: the program passes requests below `/v1/` here, after the edge has identified the caller and decided
 //! access. Reads are answered from the [`maxine_view`], and writes go through the [`maxine_actors::Registry`].
@@ -13,6 +13,7 @@ mod check_body;
 mod filter;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod kv;
 mod metrics;
 mod model;
 mod options;
@@ -22,10 +23,12 @@ pub mod reaper;
 mod request;
 mod routes;
 mod service_body;
+mod sessions;
 mod shape;
 mod tables;
 mod text;
 mod turns;
+mod txn;
 mod write;
 
 use std::sync::Arc;
@@ -42,9 +45,11 @@ pub use shape::Names;
 
 use answer::{Answer, Refusal};
 use parts::Inner;
-use routes::{Action, Found, find};
+use routes::{Action, Found, find, methods_of};
 use text::Query;
 use write::Reported;
+
+use maxine_state::limits::{KV_TRANSACTION_LEN_MAX, KV_VALUE_LEN_MAX};
 
 /// The header that carries the token of a client of Consul.
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
@@ -78,6 +83,20 @@ impl Consul {
         match find(method, path) {
             Found::Route(route, _) => route.right,
             Found::OtherMethod(_) | Found::Unknown => Right::Open,
+        }
+    }
+
+    /// The maximum length of the body of a request, in bytes; `None` for the limit of other bodies.
+    #[must_use]
+    pub fn body_len_max(method: &Method, path: &str) -> Option<usize> {
+        match find(method, path) {
+            Found::Route(route, _) => match route.action {
+                Action::KvPut => Some(KV_VALUE_LEN_MAX),
+                // The values are in base64.
+                Action::Txn => Some(2 * KV_TRANSACTION_LEN_MAX),
+                _ => None,
+            },
+            Found::OtherMethod(_) | Found::Unknown => None,
         }
     }
 
@@ -120,7 +139,7 @@ impl Consul {
     async fn dispatch(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let (route, name) = match find(&asked.method, asked.uri.path()) {
             Found::Route(route, name) => (route, name),
-            Found::OtherMethod(route) => return Ok(other_method(&asked.method, route.method)),
+            Found::OtherMethod(route) => return Ok(other_method(&asked.method, route.path)),
             Found::Unknown => return Err(Refusal::not_found("Invalid URL path: not found")),
         };
         let (face, name) = (&self.0, name.as_ref());
@@ -158,12 +177,22 @@ impl Consul {
             Action::CheckUpdate => Box::pin(face.report_check(asked, name, Reported::InBody)).await,
             Action::CatalogRegister => Box::pin(face.catalog_register(asked)).await,
             Action::CatalogDeregister => Box::pin(face.catalog_deregister(asked)).await,
+            Action::KvGet => Box::pin(face.kv_get(asked, name)).await,
+            Action::KvPut => Box::pin(face.kv_put(asked, name)).await,
+            Action::KvDelete => Box::pin(face.kv_delete(asked, name)).await,
+            Action::SessionCreate => Box::pin(face.session_create(asked)).await,
+            Action::SessionDestroy => Box::pin(face.session_destroy(asked, name)).await,
+            Action::SessionRenew => Box::pin(face.session_renew(asked, name)).await,
+            Action::SessionInfo => Box::pin(face.session_info(asked, name)).await,
+            Action::SessionList => Box::pin(face.session_list(asked, None)).await,
+            Action::SessionNode => Box::pin(face.session_list(asked, Some(name))).await,
+            Action::Txn => Box::pin(face.txn(asked)).await,
         }
     }
 }
 
 /// The answer to `OPTIONS`, and to a method that the route does not have.
-fn other_method(method: &Method, allowed: &str) -> Answer {
+fn other_method(method: &Method, path: &str) -> Answer {
     let is_question = *method == Method::OPTIONS;
     let mut answer = match is_question {
         true => answer::done(),
@@ -171,7 +200,7 @@ fn other_method(method: &Method, allowed: &str) -> Answer {
             answer::text(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} not allowed"))
         }
     };
-    if let Ok(allowed) = HeaderValue::try_from(format!("OPTIONS,{allowed}")) {
+    if let Ok(allowed) = HeaderValue::try_from(format!("OPTIONS,{}", methods_of(path))) {
         answer.headers_mut().insert(header::ALLOW, allowed);
     }
     answer

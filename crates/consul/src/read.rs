@@ -31,7 +31,7 @@ use maxine_admission::{CallerClass, NoPlace, Place};
 use maxine_clock::Clock;
 use maxine_state::{Instance, InstanceKey, Name, ServiceKey, ServiceRef, ServiceState};
 use maxine_store::Consistency;
-use maxine_view::{Snapshot, WatchScope};
+use maxine_view::{KvScope, Snapshot, WatchScope};
 
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
@@ -54,16 +54,20 @@ const CONTACT_UNKNOWN_MS: u64 = i32::MAX as u64;
 const JITTER_ONE_IN: u64 = 16;
 
 /// What a read depends on.
-enum Scope {
+pub(crate) enum Scope {
     /// One service, whether it exists or not.
     Service(ServiceKey),
     /// A list.
     List(List),
+    /// Keys or lock sessions.
+    Keys(KvScope),
+    /// The whole state. Nobody waits for a change of it.
+    All,
 }
 
 /// A read that may be answered now.
-struct Ready {
-    snapshot: Arc<Snapshot>,
+pub(crate) struct Ready {
+    pub(crate) snapshot: Arc<Snapshot>,
     index: u64,
     contact_ms: Option<u64>,
     question: Question,
@@ -123,13 +127,15 @@ impl Inner {
         let index = match scope {
             Scope::Service(key) => snapshot.state.service_index(key),
             Scope::List(list) => self.tables.index(*list),
+            Scope::Keys(scope) => scope.index(&snapshot.state),
+            Scope::All => snapshot.state.index(),
         };
         index.max(1)
     }
 
     /// Waits until the read may be answered: until its freshness is confirmed, and a change is there if it is a blocking
     /// query.
-    async fn ready(
+    pub(crate) async fn ready(
         &self,
         asked: &Asked,
         options: &Options,
@@ -234,6 +240,8 @@ impl Inner {
         }
         match scope {
             Scope::Service(key) => self.service_changed_after(key, after).await,
+            Scope::Keys(scope) => self.view.kv_changed_after(scope, after).await,
+            Scope::All => {}
             Scope::List(list) => {
                 let mut changes = self.tables.changes(*list);
                 let replaced_before = self.view.snapshot().state.history();
@@ -328,7 +336,7 @@ impl Inner {
     }
 
     /// Adds the headers of a read.
-    fn put_headers(&self, headers: &mut HeaderMap, options: &Options, ready: &Ready) {
+    pub(crate) fn put_headers(&self, headers: &mut HeaderMap, options: &Options, ready: &Ready) {
         headers.insert(INDEX, ready.index.into());
         let known = self.store.leadership_now().leader.is_some();
         let known = if known { "true" } else { "false" };
@@ -344,7 +352,7 @@ impl Inner {
     }
 
     /// The answer of a read. Other readers of the same state get it too.
-    fn answered(
+    pub(crate) fn answered(
         &self,
         options: &Options,
         ready: &Ready,
@@ -358,13 +366,17 @@ impl Inner {
     }
 
     /// The answer that was built for another reader.
-    fn built_before(&self, options: &Options, ready: &Ready) -> Option<Answer> {
+    pub(crate) fn built_before(&self, options: &Options, ready: &Ready) -> Option<Answer> {
         let mut answer = answer::written(ready.built.clone()?);
         self.put_headers(answer.headers_mut(), options, ready);
         Some(answer)
     }
 
-    fn options(&self, asked: &Asked, fields: Option<Fields>) -> Result<(Query, Options), Refusal> {
+    pub(crate) fn options(
+        &self,
+        asked: &Asked,
+        fields: Option<Fields>,
+    ) -> Result<(Query, Options), Refusal> {
         let query = asked.query()?;
         let options = Options::read(&query, &self.names, fields)?;
         Ok((query, options))

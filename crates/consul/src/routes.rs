@@ -12,11 +12,11 @@ pub enum Right {
     Open,
     /// Look up one service.
     Discovery,
-    /// Read all services.
+    /// Read all services, keys and lock sessions.
     Viewer,
     /// Register and deregister instances, and report their checks.
     Registration,
-    /// Take an instance out of traffic.
+    /// Take an instance out of traffic, change keys, hold locks.
     Operator,
 }
 
@@ -54,6 +54,16 @@ pub(crate) enum Action {
     CheckWarn,
     CheckFail,
     CheckUpdate,
+    KvGet,
+    KvPut,
+    KvDelete,
+    SessionCreate,
+    SessionDestroy,
+    SessionRenew,
+    SessionInfo,
+    SessionList,
+    SessionNode,
+    Txn,
 }
 
 /// A route.
@@ -69,6 +79,9 @@ pub(crate) struct Route {
 const fn route(method: &'static str, path: &'static str, right: Right, action: Action) -> Route {
     Route { path, method, right, action }
 }
+
+/// The path of keys. The name that follows may be empty: all keys begin with it.
+const KV: &str = "kv/";
 
 /// Every route. A longer path comes before a shorter one that it begins with.
 pub(crate) const ROUTES: &[Route] = &[
@@ -104,6 +117,17 @@ pub(crate) const ROUTES: &[Route] = &[
     route("PUT", "agent/check/warn/", Right::Registration, Action::CheckWarn),
     route("PUT", "agent/check/fail/", Right::Registration, Action::CheckFail),
     route("PUT", "agent/check/update/", Right::Registration, Action::CheckUpdate),
+    route("GET", KV, Right::Viewer, Action::KvGet),
+    route("PUT", KV, Right::Operator, Action::KvPut),
+    route("DELETE", KV, Right::Operator, Action::KvDelete),
+    route("PUT", "session/create", Right::Operator, Action::SessionCreate),
+    route("PUT", "session/destroy/", Right::Operator, Action::SessionDestroy),
+    route("PUT", "session/renew/", Right::Operator, Action::SessionRenew),
+    route("GET", "session/info/", Right::Viewer, Action::SessionInfo),
+    route("GET", "session/list", Right::Viewer, Action::SessionList),
+    route("GET", "session/node/", Right::Viewer, Action::SessionNode),
+    // Its body decides whether it changes something, and the right is decided before the body is read.
+    route("PUT", "txn", Right::Operator, Action::Txn),
 ];
 
 /// What a path and a method ask for.
@@ -120,18 +144,25 @@ pub(crate) enum Found<'a> {
 /// Finds the route of a request.
 pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
     let Some(below) = path.strip_prefix("/v1/") else { return Found::Unknown };
-    let matching = ROUTES.iter().find_map(|route| match route.path.strip_suffix('/') {
+    let mut matching = ROUTES.iter().filter_map(|route| match route.path.strip_suffix('/') {
         None => (below == route.path).then_some((route, "")),
         Some(_) => {
-            let name = below.strip_prefix(route.path).filter(|name| !name.is_empty())?;
-            Some((route, name))
+            let name = below.strip_prefix(route.path)?;
+            (!name.is_empty() || route.path == KV).then_some((route, name))
         }
     });
-    match matching {
-        Some((route, name)) if *method == route.method => Found::Route(route, decoded_path(name)),
-        Some((route, _)) => Found::OtherMethod(route),
-        None => Found::Unknown,
+    let Some((first, name)) = matching.next() else { return Found::Unknown };
+    let others = matching.map(|(route, _)| route).take_while(|route| route.path == first.path);
+    match std::iter::once(first).chain(others).find(|route| *method == route.method) {
+        Some(route) => Found::Route(route, decoded_path(name)),
+        None => Found::OtherMethod(first),
     }
+}
+
+/// The methods of the routes with this path, with commas between them.
+pub(crate) fn methods_of(path: &str) -> String {
+    let of_it = ROUTES.iter().filter(|route| route.path == path);
+    of_it.map(|route| route.method).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -147,9 +178,11 @@ mod tests {
             let Found::Route(found, name) = find(&method, &path) else { panic!("{path}") };
             assert_eq!(found.action, route.action, "{path}");
             assert!(name.is_empty() || name == "x/y", "{path}");
-            assert!(matches!(find(&Method::DELETE, &path), Found::OtherMethod(_)), "{path}");
+            assert!(matches!(find(&Method::PATCH, &path), Found::OtherMethod(_)), "{path}");
         }
-        for path in ["/v1/kv/a", "/v1", "/", "/v1/agent/service/", "/v1/health/service"] {
+        assert_eq!(methods_of(KV), "GET,PUT,DELETE");
+        assert!(matches!(find(&Method::GET, "/v1/kv/"), Found::Route(_, name) if name.is_empty()));
+        for path in ["/v1/kv", "/v1", "/", "/v1/agent/service/", "/v1/health/service"] {
             assert!(matches!(find(&Method::GET, path), Found::Unknown), "{path}");
         }
     }

@@ -17,7 +17,7 @@ use maxine_state::{
 /// The id of the check that an operator's drain adds is this and the id of the service.
 const MAINTENANCE: &str = "_service_maintenance:";
 /// The node check that every node has.
-const NODE_CHECK: &str = "serfHealth";
+pub(crate) const NODE_CHECK: &str = "serfHealth";
 
 /// The names that the face gives to what has none in Maxine.
 #[derive(Clone, Debug)]

@@ -74,7 +74,11 @@ impl From<WriteError> for Refusal {
 }
 
 impl Inner {
-    async fn propose(&self, asked: &Asked, command: Command) -> Result<Applied, Refusal> {
+    pub(crate) async fn propose(
+        &self,
+        asked: &Asked,
+        command: Command,
+    ) -> Result<Applied, Refusal> {
         let request = WriteRequest {
             actor: asked.actor.clone(),
             request_id: None,
@@ -280,6 +284,18 @@ impl Inner {
         let key = self.tables.find_check(namespace, id).ok_or_else(|| unknown_check(id))?;
         let instance = self.instance(&key).ok_or_else(|| unknown_check(id))?;
         Ok((key, instance))
+    }
+
+    /// The instance that has a check with this id in Consul, and the check's id in Maxine.
+    pub(crate) async fn check_of_agent(
+        &self,
+        namespace: &Name,
+        id: &str,
+    ) -> Option<(InstanceKey, Name)> {
+        let (key, instance) = self.check_owner(namespace, id).await.ok()?;
+        let checks = checks_of(&instance.registration);
+        let (check, _) = checks.into_iter().find(|(_, extra)| extra.id == id)?;
+        Some((key, check.id))
     }
 
     pub(crate) async fn report_check(

@@ -21,7 +21,9 @@ use super::faults;
 use super::health::{Health, Liveness, Readiness};
 use super::identity::{EndedSession, Role, SigningKey, TokenRecord, User};
 use super::instance::{Drain, Expiry, Instance, Registration};
+use super::kv::KvOp;
 use super::limits::{self, Given, Limit, LimitExceeded};
+use super::lock_session::{LockSessionEnd, LockSessionId};
 use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::{PolicyRecord, ServicePolicy};
 use super::runtime_config::{ConfigRecord, ConfigRevision, RuntimeConfig};
@@ -45,11 +47,13 @@ impl ControlState {
         }
         self.time_ms = self.time_ms.max(proposal.proposed_at_ms);
         self.index += 1;
+        let events_before = events.len();
         let mut step = Step { proposal, events, emitted: false };
         let reply = match self.check_fence(proposal) {
             Err(rejection) => Reply::Rejected(rejection),
             Ok(()) => self.dispatch(&mut step).unwrap_or_else(Reply::Rejected),
         };
+        self.end_failed_lock_sessions(&mut step, events_before);
         if let Reply::Rejected(rejection) = &reply {
             let (action, object) = describe(&proposal.command);
             let why = Some(Box::new(rejection.clone()));
@@ -179,6 +183,22 @@ impl ControlState {
                     );
                 }
                 Ok(Reply::Done)
+            }
+            Command::ChangeKv { ops } => self.change_kv(step, ops),
+            Command::CreateLockSession { id, spec } => self.create_lock_session(step, *id, spec),
+            Command::EndLockSession { id } => {
+                let ended = self.end_lock_session(step, *id, None, LockSessionEnd::Destroyed);
+                Ok(Reply::Changed(vec![ended]))
+            }
+            Command::ExpireLockSessions { items } => {
+                let each = |(id, created): &(LockSessionId, u64)| {
+                    self.end_lock_session(step, *id, Some(*created), LockSessionEnd::Expired)
+                };
+                Ok(Reply::Changed(items.iter().map(each).collect()))
+            }
+            Command::EndLockDelays { items } => {
+                let each = |id: &LockSessionId| self.end_lock_delay(step, *id);
+                Ok(Reply::Changed(items.iter().map(each).collect()))
             }
             #[cfg(feature = "next")]
             Command::SetNote { note } => {
@@ -779,7 +799,7 @@ impl ControlState {
 
     /// The index of the next change. The first change of a proposal has the proposal's own index, and each
     /// further change has one more.
-    fn next_index(&mut self, step: &mut Step<'_>) -> u64 {
+    pub(super) fn next_index(&mut self, step: &mut Step<'_>) -> u64 {
         if step.emitted {
             self.index += 1;
         }
@@ -787,7 +807,7 @@ impl ControlState {
         self.index
     }
 
-    fn emit(&self, step: &mut Step<'_>, kind: EventKind) {
+    pub(super) fn emit(&self, step: &mut Step<'_>, kind: EventKind) {
         step.events.push(Event { index: self.index, time_ms: self.time_ms, kind });
     }
 
@@ -803,7 +823,7 @@ impl ControlState {
         }
     }
 
-    fn record(
+    pub(super) fn record(
         &mut self,
         proposal: &Proposal,
         action: AuditAction,
@@ -836,9 +856,9 @@ impl ControlState {
 }
 
 /// The data of one proposal while it is applied.
-struct Step<'a> {
-    proposal: &'a Proposal,
-    events: &'a mut Vec<Event>,
+pub(super) struct Step<'a> {
+    pub(super) proposal: &'a Proposal,
+    pub(super) events: &'a mut Vec<Event>,
     emitted: bool,
 }
 
@@ -869,12 +889,17 @@ fn check_revision(expected: Option<u64>, actual: u64) -> Result<(), Rejection> {
     }
 }
 
-fn not_found(kind: ObjectKind, name: &str) -> Rejection {
+pub(super) fn not_found(kind: ObjectKind, name: &str) -> Rejection {
     Rejection::NotFound { kind, name: name.into() }
 }
 
-fn exists(kind: ObjectKind, name: &str) -> Rejection {
+pub(super) fn exists(kind: ObjectKind, name: &str) -> Rejection {
     Rejection::Exists { kind, name: name.into() }
+}
+
+/// The first key of a transaction.
+fn first_key(ops: &[KvOp]) -> String {
+    ops.first().map(|op| op.key.to_string()).unwrap_or_default()
 }
 
 /// The action and the object of a refused command, for the audit log.
@@ -910,6 +935,14 @@ fn describe(command: &Command) -> (AuditAction, String) {
             (check_action(report.status), format!("{key}/{check}"))
         }
         Command::ExpireChecks { .. } => (AuditAction::CheckExpire, String::new()),
+        Command::ChangeKv { ops } => match ops.as_slice() {
+            [op] => (op.audit_action(), op.key.to_string()),
+            ops => (AuditAction::KvTransaction, first_key(ops)),
+        },
+        Command::CreateLockSession { id, .. } => (AuditAction::LockSessionCreate, id.to_string()),
+        Command::EndLockSession { id } => (AuditAction::LockSessionDestroy, id.to_string()),
+        Command::ExpireLockSessions { .. } => (AuditAction::LockSessionExpire, String::new()),
+        Command::EndLockDelays { .. } => (AuditAction::LockDelayEnd, String::new()),
         #[cfg(feature = "next")]
         Command::SetNote { .. } => (AuditAction::NoteSet, "note".into()),
     }

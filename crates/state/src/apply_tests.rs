@@ -515,29 +515,29 @@ fn what_the_next_version_adds_needs_the_next_version() {
         expected_revision: None,
         create: true,
     };
-    driver.propose(None, Command::RaiseStateVersion { to: 2 });
+    driver.propose(None, Command::RaiseStateVersion { to: 3 });
     let head = |driver: &Driver| {
         let mut bytes = Vec::new();
         driver.state.write_to(&mut bytes).unwrap();
         bytes
     };
     for command in [note("a"), with_note.clone()] {
-        assert_eq!(command.needs(), 3);
+        assert_eq!(command.needs(), 4);
         let reply = driver.propose(None, command).reply;
-        let needs_next = Reply::Rejected(Rejection::StateVersion { needs: 3, has: 2 });
+        let needs_next = Reply::Rejected(Rejection::StateVersion { needs: 4, has: 3 });
         assert_eq!(reply, needs_next);
     }
-    assert_eq!(head(&driver)[4..8], [2, 0, 0, 0], "the head names the state's version");
-    driver.propose(None, Command::RaiseStateVersion { to: 3 });
+    assert_eq!(head(&driver)[4..8], [3, 0, 0, 0], "the head names the state's version");
+    driver.propose(None, Command::RaiseStateVersion { to: 4 });
     driver.events.clear();
     driver.propose(None, note("a"));
     assert_eq!(driver.state.note(), "a");
     assert!(matches!(&driver.events[0].kind, EventKind::NoteChanged { note } if &**note == "a"));
     driver.propose(None, with_note);
     let bytes = head(&driver);
-    assert_eq!(bytes[4..8], [3, 0, 0, 0]);
+    assert_eq!(bytes[4..8], [4, 0, 0, 0]);
     let restored = ControlState::read_from(&mut bytes.as_slice()).unwrap();
-    assert_eq!((restored.note(), restored.version()), ("a", 3));
+    assert_eq!((restored.note(), restored.version()), ("a", 4));
     assert_eq!(restored.service(&key()).unwrap().policy.as_ref().unwrap().policy, policy);
     assert_eq!(restored.digest(), driver.state.digest());
 }
@@ -584,12 +584,12 @@ fn what_the_second_version_adds_needs_the_second_version() {
     };
     assert!(!later(&restored) && restored.audit().verify().is_ok());
 
-    driver.propose(None, Command::RaiseStateVersion { to: 2 });
+    driver.propose(None, Command::RaiseStateVersion { to: 3 });
     register_as(&mut driver, "", registration("b")).unwrap();
     drain(&mut driver, None);
     driver.propose(None, unknown());
     let of_second = write(&driver.state);
-    assert_eq!(of_second[4..8], [2, 0, 0, 0]);
+    assert_eq!(of_second[4..8], [3, 0, 0, 0]);
     let restored = ControlState::read_from(&mut of_second.as_slice()).unwrap();
     assert_eq!((restored.digest(), restored.audit().verify()), (driver.state.digest(), Ok(())));
     assert_eq!(kept(&restored, AuditClass::Settings), 1, "an older record stays in its class");

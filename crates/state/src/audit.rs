@@ -74,6 +74,8 @@ fn class_of(version: u32, record: &AuditRecord) -> AuditClass {
         action.class()
     } else if action.is_of_instances() {
         AuditClass::Registrations
+    } else if action.is_of_keys() {
+        AuditClass::Keys
     } else {
         AuditClass::Requests
     }

@@ -98,8 +98,19 @@ actions! {
     CheckWarn "check.warn" Registrations 1,
     CheckFail "check.fail" Registrations 1,
     CheckExpire "check.expire" Registrations 1,
+    KvPut "kv.put" Keys 3,
+    KvDelete "kv.delete" Keys 3,
+    KvDeleteTree "kv.delete_tree" Keys 3,
+    KvLock "kv.lock" Keys 3,
+    KvUnlock "kv.unlock" Keys 3,
+    KvTransaction "kv.transaction" Keys 3,
+    LockSessionCreate "lock_session.create" Keys 3,
+    LockSessionDestroy "lock_session.destroy" Keys 3,
+    LockSessionExpire "lock_session.expire" Keys 3,
+    LockSessionFail "lock_session.fail" Keys 3,
+    LockDelayEnd "lock_delay.end" Keys 3,
     #[cfg(feature = "next")]
-    NoteSet "note.set" Settings 3,
+    NoteSet "note.set" Settings 4,
 }
 
 impl AuditAction {
@@ -125,6 +136,12 @@ impl AuditAction {
     /// Whether the action is about leadership.
     pub(super) const fn is_of_leadership(self) -> bool {
         matches!(self, Self::LeadershipGrant | Self::LeadershipTakeover | Self::LeadershipTransfer)
+    }
+
+    /// Whether the action is about keys and lock sessions. Refusals of these actions by known callers stay in the class of
+    /// keys.
+    pub(super) const fn is_of_keys(self) -> bool {
+        matches!(self.first_class(), AuditClass::Keys)
     }
 
     /// Whether the action is about instances. Refusals of these actions by known callers stay in the class of

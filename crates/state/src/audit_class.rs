@@ -39,11 +39,13 @@ pub enum AuditClass {
     Automatic,
     /// Cleared logs. From state version 2 on.
     Logs,
+    /// Keys, locks and lock sessions. From state version 3 on.
+    Keys,
 }
 
 impl AuditClass {
     /// All classes.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Cluster,
         Self::Identities,
         Self::Settings,
@@ -55,6 +57,7 @@ impl AuditClass {
         Self::Drains,
         Self::Automatic,
         Self::Logs,
+        Self::Keys,
     ];
 
     /// The classes that a state of this version can have records of.
@@ -77,6 +80,7 @@ impl AuditClass {
             Self::Drains => "drains",
             Self::Automatic => "automatic",
             Self::Logs => "logs",
+            Self::Keys => "keys",
         }
     }
 
@@ -87,7 +91,7 @@ impl AuditClass {
             Self::Cluster | Self::Identities | Self::Settings => 5_000,
             Self::Access => 10_000,
             Self::Strangers | Self::Requests | Self::Drains | Self::Logs => 5_000,
-            Self::Registrations | Self::Open | Self::Automatic => 20_000,
+            Self::Registrations | Self::Open | Self::Automatic | Self::Keys => 20_000,
         }
     }
 
@@ -99,7 +103,7 @@ impl AuditClass {
                 LONG_MS
             }
             Self::Access | Self::Strangers | Self::Registrations => SHORT_MS,
-            Self::Requests | Self::Open | Self::Automatic => SHORT_MS,
+            Self::Requests | Self::Open | Self::Automatic | Self::Keys => SHORT_MS,
         }
     }
 }
@@ -110,6 +114,7 @@ impl Needs for AuditClass {
             Self::Cluster | Self::Identities | Self::Settings | Self::Access => 1,
             Self::Strangers | Self::Registrations | Self::Requests => 1,
             Self::Open | Self::Drains | Self::Automatic | Self::Logs => 2,
+            Self::Keys => 3,
         }
     }
 }

@@ -13,7 +13,9 @@ use super::health::Health;
 use super::history::History;
 use super::identity::{EndedSession, Role, SigningKey, TokenRecord};
 use super::instance::Registration;
+use super::kv::{KvMeta, KvOp, KvRefusal};
 use super::limits::LimitExceeded;
+use super::lock_session::{LockSessionId, LockSessionSpec};
 use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::ServicePolicy;
 use super::runtime_config::RuntimeConfig;
@@ -327,6 +329,33 @@ pub enum Command {
         /// The records.
         items: Vec<(AuditAction, Box<str>)>,
     },
+    /// Changes keys: carries out all operations, or none of them.
+    ChangeKv {
+        /// The operations, in order.
+        ops: Vec<KvOp>,
+    },
+    /// Creates a lock session.
+    CreateLockSession {
+        /// Its id, chosen at random.
+        id: LockSessionId,
+        /// What the client asks for.
+        spec: LockSessionSpec,
+    },
+    /// Ends a lock session at the request of a client.
+    EndLockSession {
+        /// The session.
+        id: LockSessionId,
+    },
+    /// Ends lock sessions that were not renewed in time. Leader only.
+    ExpireLockSessions {
+        /// The sessions, each with the index of its creation.
+        items: Vec<(LockSessionId, u64)>,
+    },
+    /// Ends the lock delays of these ended sessions. Leader only, because the leader measures the time.
+    EndLockDelays {
+        /// The sessions.
+        items: Vec<LockSessionId>,
+    },
     /// Sets the note of the whole cluster. Test builds use it as a command of the next version.
     #[cfg(feature = "next")]
     SetNote {
@@ -351,6 +380,8 @@ impl Command {
                 | Self::ReportHealth { .. }
                 | Self::ExpireAudit { .. }
                 | Self::ExpireChecks { .. }
+                | Self::ExpireLockSessions { .. }
+                | Self::EndLockDelays { .. }
         )
     }
 }
@@ -391,8 +422,13 @@ impl Needs for Command {
             }
             Self::ExpireChecks { items } => items.needs(),
             Self::RecordUnknown { items } => items.needs().max(2),
+            Self::ChangeKv { ops } => ops.needs().max(3),
+            Self::CreateLockSession { id, spec } => (id, spec).needs().max(3),
+            Self::EndLockSession { id } => id.needs().max(3),
+            Self::ExpireLockSessions { items } => items.needs().max(3),
+            Self::EndLockDelays { items } => items.needs().max(3),
             #[cfg(feature = "next")]
-            Self::SetNote { note } => note.needs().max(3),
+            Self::SetNote { note } => note.needs().max(4),
         }
     }
 }
@@ -422,6 +458,16 @@ pub enum Reply {
     Granted(Fence),
     /// The command was refused and nothing changed.
     Rejected(Rejection),
+    /// For each operation on keys, what is known about its key afterwards; `None` if the key does not exist. From state
+    /// version 3 on.
+    Kv(Vec<Option<KvMeta>>),
+    /// A condition of an operation on keys does not hold, and nothing changed. From state version 3 on.
+    KvRefused {
+        /// The number of the operation in its transaction, from 0.
+        at: u32,
+        /// The condition.
+        why: KvRefusal,
+    },
 }
 
 /// Why a command was refused, as a code with its values. The audit log stores it, so every replica must store
@@ -502,4 +548,6 @@ pub enum ObjectKind {
     ClusterIdentity,
     /// A check of an instance.
     Check,
+    /// A lock session. From state version 3 on.
+    LockSession,
 }

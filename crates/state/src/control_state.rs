@@ -11,6 +11,7 @@ use super::dedup::Dedup;
 use super::history::History;
 use super::identity::Identities;
 use super::instance::{Drain, Instance};
+use super::kv_state::KvState;
 use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::PolicyRecord;
 use super::runtime_config::{ConfigHistory, ConfigRecord};
@@ -121,6 +122,7 @@ pub struct ControlState {
     pub(super) grant: Option<Arc<Grant>>,
     pub(super) audit: AuditLog,
     pub(super) dedup: Dedup,
+    pub(super) kv: Arc<KvState>,
     #[cfg(feature = "next")]
     pub(super) note: Box<str>,
 }
@@ -225,6 +227,12 @@ impl ControlState {
     #[must_use]
     pub fn grant(&self) -> Option<&Arc<Grant>> {
         self.grant.as_ref()
+    }
+
+    /// Keys, lock sessions and lock delays.
+    #[must_use]
+    pub fn kv(&self) -> &Arc<KvState> {
+        &self.kv
     }
 
     /// The note of the whole cluster; empty if none is set.

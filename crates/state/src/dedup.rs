@@ -113,6 +113,7 @@ fn size(applied: &Applied) -> usize {
             results.len() + 7 * refused
         }
         Reply::Changed(changed) => changed.len(),
+        Reply::Kv(results) => 4 * results.len(),
         _ => 1,
     }
 }

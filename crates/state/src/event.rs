@@ -5,6 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::instance::Instance;
+use super::kv::KvChange;
+use super::lock_session::{LockDelay, LockSession, LockSessionEnd, LockSessionId};
 use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::PolicyRecord;
 
@@ -97,6 +99,32 @@ pub enum EventKind {
         /// The name of the user, key or token.
         subject: Name,
     },
+    /// Keys changed.
+    KvChanged {
+        /// The changes.
+        changes: Arc<[KvChange]>,
+    },
+    /// A lock session was created.
+    LockSessionCreated {
+        /// The session.
+        session: Arc<LockSession>,
+    },
+    /// A lock session ended.
+    LockSessionEnded {
+        /// The session.
+        session: Arc<LockSession>,
+        /// Why it ended.
+        cause: LockSessionEnd,
+        /// The lock delay that began.
+        delay: Option<Arc<LockDelay>>,
+        /// The keys that were unlocked or deleted.
+        changes: Arc<[KvChange]>,
+    },
+    /// A lock delay ended: the keys that the session held can be locked again.
+    LockDelayEnded {
+        /// The session, which ended before.
+        session: LockSessionId,
+    },
     /// The note of the whole cluster changed.
     #[cfg(feature = "next")]
     NoteChanged {
@@ -118,9 +146,35 @@ impl EventKind {
             Self::PolicyChanged { key, .. } => Some(key),
             Self::ConfigChanged { .. }
             | Self::LeadershipGranted { .. }
-            | Self::IdentityChanged { .. } => None,
+            | Self::IdentityChanged { .. }
+            | Self::KvChanged { .. }
+            | Self::LockSessionCreated { .. }
+            | Self::LockSessionEnded { .. }
+            | Self::LockDelayEnded { .. } => None,
             #[cfg(feature = "next")]
             Self::NoteChanged { .. } => None,
+        }
+    }
+
+    /// The instance that the change belongs to, if it belongs to one.
+    #[must_use]
+    pub fn instance(&self) -> Option<&InstanceKey> {
+        match self {
+            Self::InstanceRegistered { key, .. }
+            | Self::HealthChanged { key, .. }
+            | Self::CheckReported { key, .. }
+            | Self::InstanceRemoved { key, .. }
+            | Self::DrainChanged { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    /// The changes of keys.
+    #[must_use]
+    pub fn kv_changes(&self) -> &[KvChange] {
+        match self {
+            Self::KvChanged { changes } | Self::LockSessionEnded { changes, .. } => changes,
+            _ => &[],
         }
     }
 
@@ -141,7 +195,12 @@ impl EventKind {
             | Self::DrainChanged { .. }
             | Self::ConfigChanged { .. }
             | Self::LeadershipGranted { .. }
-            | Self::IdentityChanged { .. } => 0,
+            | Self::IdentityChanged { .. }
+            | Self::LockSessionCreated { .. }
+            | Self::LockDelayEnded { .. } => 0,
+            Self::KvChanged { changes } | Self::LockSessionEnded { changes, .. } => {
+                KvChange::held_len(changes)
+            }
             #[cfg(feature = "next")]
             Self::NoteChanged { note } => note.len() as u64,
         };

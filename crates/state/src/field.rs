@@ -111,6 +111,17 @@ const NAMES: &[&str] = &[
     "checks.id",
     "checks.ttl_ms",
     "output",
+    "key",
+    "prefix",
+    "value",
+    "operations",
+    "keys",
+    "values",
+    "locks",
+    "lock_sessions",
+    "lock_delay_ms",
+    "kv_keys_max",
+    "kv_len_max",
     #[cfg(feature = "next")]
     "note_of_the_cluster",
 ];

@@ -19,7 +19,7 @@ fn command(bytes: &[u8]) {
     assert_eq!(decode_batch(&again).expect("our own"), batch);
     let mut state = ControlState::default();
     let mut events = Vec::new();
-    for proposal in batch.proposals.iter().take(32) {
+    for proposal in batch.proposals.iter().take(64) {
         let mut other = restored(&state);
         let (before, mut other_events) = (events.len(), Vec::new());
         let applied = state.apply(proposal, &mut events);
@@ -88,6 +88,30 @@ fn policy() -> ServicePolicy {
             ..TrafficPolicy::default()
         },
     }
+}
+
+/// A lock session with every field.
+fn lock_session(instance: &InstanceKey) -> LockSessionSpec {
+    LockSessionSpec {
+        name: "leader".into(),
+        node: "m1".into(),
+        ttl_ms: Some(10_000),
+        behavior: LockBehavior::Release,
+        lock_delay_ms: 15_000,
+        checks: vec![
+            LockSessionCheck { instance: instance.clone(), check: Some(Name::trusted("probe")) },
+            LockSessionCheck { instance: instance.clone(), check: None },
+        ],
+    }
+}
+
+fn kv(ops: Vec<(&str, KvAction)>) -> Command {
+    let op = |(key, action)| KvOp { key: KvKey::parse(key).expect("a key"), action };
+    Command::ChangeKv { ops: ops.into_iter().map(op).collect() }
+}
+
+fn content() -> KvContent {
+    KvContent { value: b"v".as_slice().into(), flags: 3 }
 }
 
 /// Every command, and some that are refused.
@@ -201,6 +225,39 @@ fn commands() -> Vec<Command> {
         Command::ExpireChecks { items: vec![expiry] },
         Command::RaiseStateVersion { to: 2 },
         Command::RecordUnknown { items: vec![(AuditAction::MemberRemove, "3, forced".into())] },
+        Command::RaiseStateVersion { to: 3 },
+        Command::PutConfig {
+            config: RuntimeConfig { kv_keys_max: Some(9), ..RuntimeConfig::default() },
+            expected_revision: None,
+        },
+        Command::CreateLockSession { id: LockSessionId(7), spec: lock_session(&checked) },
+        Command::CreateLockSession {
+            id: LockSessionId(8),
+            spec: LockSessionSpec {
+                behavior: LockBehavior::Delete,
+                lock_delay_ms: 0,
+                checks: Vec::new(),
+                ..lock_session(&checked)
+            },
+        },
+        kv(vec![
+            ("a/1", KvAction::Put { content: content(), expected: Some(0) }),
+            ("a/2", KvAction::Lock { content: None, session: LockSessionId(7) }),
+            ("a/3", KvAction::Lock { content: Some(content()), session: LockSessionId(8) }),
+            ("a/1", KvAction::Get { must_exist: true }),
+            ("a/2", KvAction::CheckSession { session: LockSessionId(7) }),
+            ("a/4", KvAction::CheckAbsent),
+        ]),
+        kv(vec![("a/1", KvAction::CheckIndex { index: 1 })]),
+        kv(vec![
+            ("a/2", KvAction::Unlock { content: Some(content()), session: LockSessionId(7) }),
+            ("a/2", KvAction::Lock { content: None, session: LockSessionId(7) }),
+            ("a/1", KvAction::Delete { expected: None }),
+            ("b", KvAction::DeleteTree),
+        ]),
+        Command::EndLockSession { id: LockSessionId(7) },
+        Command::ExpireLockSessions { items: vec![(LockSessionId(8), 1)] },
+        Command::EndLockDelays { items: vec![LockSessionId(9)] },
         #[cfg(feature = "next")]
         Command::SetNote { note: "a".into() },
     ]
@@ -290,6 +347,16 @@ mod tests {
         (72, "9f75cfb718a01d4f"),
         (38, "3bdc86117be1d000"),
         (49, "4f8dec34ee971660"),
+        (38, "f72a54a02a6731a6"),
+        (48, "3cfdd91efade6463"),
+        (102, "a48e2a91a2c575f2"),
+        (56, "0e228ed4c6e4c2f1"),
+        (90, "50d8a8b52653949e"),
+        (45, "a0deb08dde923bff"),
+        (69, "bc2f3daa5464dfa3"),
+        (38, "283c665525520d82"),
+        (41, "ba986e9414f05a16"),
+        (40, "a59603c80a8910a2"),
     ];
 
     /// A change of these numbers changes what disks contain and what other nodes understand. New commands,
@@ -305,8 +372,8 @@ mod tests {
         let kinds: BTreeSet<_> =
             commands().iter().map(|c| format!("{:?}", std::mem::discriminant(c))).collect();
         let later = usize::from(cfg!(feature = "next"));
-        assert_eq!(kinds.len(), 22 + later, "every kind of command is among them");
-        let of_this = |command: &&Command| command.needs() <= 2;
+        assert_eq!(kinds.len(), 27 + later, "every kind of command is among them");
+        let of_this = |command: &&Command| command.needs() <= 3;
         assert_eq!(commands().iter().filter(of_this).count(), BYTES.len());
     }
 
@@ -330,6 +397,16 @@ mod tests {
         let digest = state.digest();
         assert_eq!(state.version(), 2);
         assert_eq!((digest.index, &digest.digest[..16]), (55, "8bf3879d535dc717"));
+        // Keys and lock sessions of the third version.
+        for (proposal, id) in of(3).zip(2_000..) {
+            let fence = proposal.fence.and(state.grant().map(|grant| grant.fence));
+            let proposal = Proposal { request_id: RequestId(id), fence, ..proposal.clone() };
+            state.apply(&proposal, &mut Vec::new());
+        }
+        let digest = state.digest();
+        assert_eq!(state.version(), 3);
+        assert_eq!(state.kv().entries().len(), 2, "what was stored is in the digest");
+        assert_eq!((digest.index, &digest.digest[..16]), (65, "b060ff65fde0daac"));
     }
 
     #[test]

@@ -34,8 +34,13 @@ mod identity;
 mod in_traffic;
 mod instance;
 mod invisible;
+mod kv;
+mod kv_apply;
+mod kv_key;
+mod kv_state;
 mod leadership;
 pub mod limits;
+mod lock_session;
 mod log_entry;
 mod name;
 mod policy;
@@ -65,8 +70,15 @@ pub use identity::{EndedSession, Identities, Role, SigningKey, TokenRecord, User
 pub use in_traffic::{InTraffic, NoTrafficReason};
 pub use instance::{Drain, Expiry, Instance, Registration};
 pub use invisible::is_invisible;
+pub use kv::{KvAction, KvChange, KvContent, KvEntry, KvMeta, KvOp, KvRefusal, KvValue};
+pub use kv_key::KvKey;
+pub use kv_state::KvState;
 pub use leadership::Leadership;
 pub use limits::{Given, Limit, LimitExceeded};
+pub use lock_session::{
+    LockBehavior, LockDelay, LockSession, LockSessionCheck, LockSessionEnd, LockSessionId,
+    LockSessionSpec,
+};
 pub use log_entry::{
     decode_applied, decode_batch, decode_rejection, encode_applied, encode_batch, encode_rejection,
 };
@@ -88,4 +100,4 @@ pub use traffic::*;
 /// A replica stops before a command that it does not understand.
 ///
 /// The feature `next` defines the version after this one, for the tests of mixed clusters.
-pub const STATE_VERSION: u32 = if cfg!(feature = "next") { 3 } else { 2 };
+pub const STATE_VERSION: u32 = if cfg!(feature = "next") { 4 } else { 3 };

@@ -69,6 +69,38 @@ pub const REMEMBERED_RESULTS_MAX: usize = 2_000_000;
 /// Minimum time that a first reply is remembered while there is room, in milliseconds.
 pub const REMEMBERED_REQUESTS_MS: u64 = 600_000;
 
+/// Maximum length of a key, in bytes.
+pub const KV_KEY_LEN_MAX: usize = 1_024;
+/// Maximum length of a value, in bytes.
+pub const KV_VALUE_LEN_MAX: usize = 512 * 1_024;
+/// Maximum number of operations in one transaction.
+pub const KV_OPS_MAX: usize = 128;
+/// Maximum size of all values that one transaction stores, in bytes.
+pub const KV_TRANSACTION_LEN_MAX: usize = 1_024 * 1_024;
+/// Maximum number of keys, if the configuration sets none.
+pub const KV_KEYS_MAX_DEFAULT: u64 = 100_000;
+/// Highest maximum number of keys that the configuration can set.
+pub const KV_KEYS_MAX_MAX: u64 = 1_000_000;
+/// Maximum size of all keys and values, if the configuration sets none, in bytes. Each key counts its length, that of its
+/// value, and 256 bytes.
+pub const KV_LEN_MAX_DEFAULT: u64 = 128 * 1_024 * 1_024;
+/// Lowest maximum size of all keys and values that the configuration can set, in bytes.
+pub const KV_LEN_MAX_MIN: u64 = 1_024 * 1_024;
+/// Highest maximum size of all keys and values that the configuration can set, in bytes.
+pub const KV_LEN_MAX_MAX: u64 = 1_024 * 1_024 * 1_024;
+/// Number of deleted keys whose deletion is remembered on its own.
+pub const KV_GONE_MAX: usize = 65_536;
+/// Maximum number of lock sessions.
+pub const LOCK_SESSIONS_MAX: usize = 100_000;
+/// Maximum number of keys that one lock session holds.
+pub const LOCKS_PER_SESSION_MAX: usize = 4_096;
+/// Maximum number of instances and checks that can end one lock session.
+pub const LOCK_SESSION_CHECKS_MAX: usize = 16;
+/// Maximum time to live of a lock session, in milliseconds.
+pub const LOCK_SESSION_TTL_MS_MAX: u64 = 24 * 3_600 * 1_000;
+/// Maximum lock delay, in milliseconds.
+pub const LOCK_DELAY_MS_MAX: u64 = 60_000;
+
 /// A value outside its limit: the field, the limit and the value. It is a code with values, because it is
 /// stored. `wording` turns it into text.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -178,6 +210,13 @@ pub enum Limit {
     RootedPath,
     /// A name without characters that show nothing or that change the direction of writing.
     NoInvisibleCharacters,
+    /// At most `max` in all keys. From state version 3 on.
+    AllKeys {
+        /// The maximum.
+        max: u64,
+    },
+    /// A check that is not critical. From state version 3 on.
+    NotCritical,
 }
 
 /// The value that was given, as far as it is kept. Variants are only ever appended.
@@ -298,7 +337,7 @@ mod tests {
     /// Apply checks the limits, so replicas of different builds must have the same ones. A limit changes only
     /// with the state's version, and apply then asks for the version.
     #[test]
-    fn the_limits_of_the_first_version_never_change() {
+    fn the_limits_never_change() {
         assert_eq!((NAME_LEN_MAX, ADDRESS_LEN_MAX, TEXT_LEN_MAX), (255, 2_048, 1_024));
         assert_eq!((TAGS_MAX, METADATA_ENTRIES_MAX), (64, 64));
         assert_eq!((METADATA_VALUE_LEN_MAX, METADATA_TOTAL_LEN_MAX), (1_024, 8_192));
@@ -311,6 +350,13 @@ mod tests {
         assert_eq!((USERS_MAX, ENDED_SESSIONS_MAX, TOKENS_MAX), (1_000, 64, 10_000));
         assert_eq!((REMEMBERED_REQUESTS_MAX, REMEMBERED_RESULTS_MAX), (65_536, 2_000_000));
         assert_eq!(REMEMBERED_REQUESTS_MS, 600_000);
+        assert_eq!((KV_KEY_LEN_MAX, KV_VALUE_LEN_MAX, KV_OPS_MAX), (1_024, 524_288, 128));
+        assert_eq!((KV_TRANSACTION_LEN_MAX, KV_GONE_MAX), (1_048_576, 65_536));
+        assert_eq!((KV_KEYS_MAX_DEFAULT, KV_KEYS_MAX_MAX), (100_000, 1_000_000));
+        assert_eq!((KV_LEN_MAX_DEFAULT, KV_LEN_MAX_MAX), (134_217_728, 1_073_741_824));
+        assert_eq!((LOCK_SESSIONS_MAX, LOCKS_PER_SESSION_MAX), (100_000, 4_096));
+        assert_eq!((LOCK_SESSION_CHECKS_MAX, LOCK_DELAY_MS_MAX), (16, 60_000));
+        assert_eq!(LOCK_SESSION_TTL_MS_MAX, 86_400_000);
     }
 
     /// The library that builds requests must accept every value that the state has accepted.

@@ -5,7 +5,7 @@ use bincode::{Decode, Encode};
 use imbl::Vector;
 use serde::{Deserialize, Serialize};
 
-use super::limits::{LimitExceeded, check_range};
+use super::limits::{KV_KEYS_MAX_MAX, KV_LEN_MAX_MAX, KV_LEN_MAX_MIN, LimitExceeded, check_range};
 use super::versioned::{first_version, stored};
 
 /// How an instance is chosen among those of a service.
@@ -103,6 +103,15 @@ pub struct RuntimeConfig {
     pub discovery_mode: DiscoveryMode,
     /// Format of the lines in the request log.
     pub log_format: LogFormat,
+    /// Maximum number of keys of the key-value store, 1 to 1,000,000. Left out: 100,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub kv_keys_max: Option<u64>,
+    /// Maximum size of all keys and values, in bytes, 1,048,576 to 1,073,741,824. Each key counts its length, that of its
+    /// value, and 256 bytes. Left out: 134,217,728.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1_048_576, maximum = 1_073_741_824)]
+    pub kv_len_max: Option<u64>,
 }
 
 stored!(RuntimeConfig {
@@ -112,6 +121,9 @@ stored!(RuntimeConfig {
     selection_strategy,
     discovery_mode,
     log_format,
+} later LaterConfigField {
+    3 KvKeysMax(kv_keys_max: Option<u64>),
+    3 KvLenMax(kv_len_max: Option<u64>),
 });
 
 impl Default for RuntimeConfig {
@@ -123,6 +135,8 @@ impl Default for RuntimeConfig {
             selection_strategy: SelectionStrategy::default(),
             discovery_mode: DiscoveryMode::default(),
             log_format: LogFormat::default(),
+            kv_keys_max: None,
+            kv_len_max: None,
         }
     }
 }
@@ -130,7 +144,14 @@ impl Default for RuntimeConfig {
 impl RuntimeConfig {
     /// Checks every bound.
     pub fn check(&self) -> Result<(), LimitExceeded> {
-        check_range("heartbeat_timeout_s", self.heartbeat_timeout_s, 1, 34_560_000)
+        check_range("heartbeat_timeout_s", self.heartbeat_timeout_s, 1, 34_560_000)?;
+        if let Some(keys_max) = self.kv_keys_max {
+            check_range("kv_keys_max", keys_max, 1, KV_KEYS_MAX_MAX)?;
+        }
+        match self.kv_len_max {
+            Some(len_max) => check_range("kv_len_max", len_max, KV_LEN_MAX_MIN, KV_LEN_MAX_MAX),
+            None => Ok(()),
+        }
     }
 }
 

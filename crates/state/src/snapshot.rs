@@ -18,6 +18,10 @@ use super::control_state::{ControlState, FormerGrant, Grant, ServiceState};
 use super::history::History;
 use super::identity::{Identities, SigningKey, TokenRecord, User};
 use super::instance::{Drain, Instance};
+use super::kv::KvEntry;
+use super::kv_key::KvKey;
+use super::kv_state::KvState;
+use super::lock_session::{LockDelay, LockSession};
 use super::name::{Name, ServiceKey};
 use super::policy::PolicyRecord;
 use super::runtime_config::{ConfigRecord, ConfigRevision};
@@ -72,6 +76,19 @@ enum Record {
         next_seq: u64,
     },
     Cluster(Box<str>),
+    /// The keys, lock sessions and lock delays follow. It is left out as long as there never were any.
+    KvHead {
+        forgotten_index: u64,
+        sessions_index: u64,
+    },
+    Kv(KvEntry),
+    /// A key that was deleted at `index`.
+    KvGone {
+        key: KvKey,
+        index: u64,
+    },
+    LockSession(LockSession),
+    LockDelay(LockDelay),
     #[cfg(feature = "next")]
     Note(Box<str>),
 }
@@ -158,6 +175,7 @@ impl ControlState {
                 put(Record::Drain { instance, drain })?;
             }
         }
+        self.kv.write(&mut put)?;
         put(Record::AuditHead { hash: self.audit.head(), next_seq: self.audit.next_seq() })?;
         for class in AuditClass::ALL {
             let chain = self.audit.chain(class);
@@ -184,6 +202,7 @@ impl ControlState {
         let version = read_head(&mut input)?;
         let mut state = Self { version_raised: version - 1, ..Self::default() };
         let mut identities = Identities::default();
+        let mut kv = KvState::default();
         let mut current: Option<(ServiceKey, ServiceState)> = None;
         loop {
             let record = next_record(&mut input)?;
@@ -246,11 +265,22 @@ impl ControlState {
                 Record::Remembered { id, of_stranger, at_ms, applied } => {
                     state.dedup.remember(id, of_stranger, at_ms, applied);
                 }
+                Record::KvHead { forgotten_index, sessions_index } => {
+                    kv.forgotten_index = forgotten_index;
+                    kv.sessions_index = sessions_index;
+                }
+                Record::Kv(entry) => kv.restore_entry(entry),
+                Record::KvGone { key, index } => {
+                    kv.gone.insert(key, index);
+                }
+                Record::LockSession(session) => kv.add_session(session),
+                Record::LockDelay(delay) => kv.add_delay(delay),
                 Record::End => break,
                 Record::Instance(_) | Record::Drain { .. } => {}
             }
         }
         state.identities = Arc::new(identities);
+        state.kv = Arc::new(kv);
         Ok(state)
     }
 
@@ -283,6 +313,31 @@ impl ControlState {
         debug_assert!(written.is_ok());
         let digest = out.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         StateDigest { index: self.index, digest }
+    }
+}
+
+impl KvState {
+    fn write(&self, put: &mut impl FnMut(Record) -> io::Result<()>) -> io::Result<()> {
+        let (forgotten_index, sessions_index) = (self.forgotten_index, self.sessions_index);
+        let has_none = self.entries.is_empty() && self.gone.is_empty();
+        // Records of a later version must not appear in a state that does not use them yet.
+        if has_none && forgotten_index == 0 && sessions_index == 0 {
+            return Ok(());
+        }
+        put(Record::KvHead { forgotten_index, sessions_index })?;
+        for entry in self.entries.values() {
+            put(Record::Kv(KvEntry::clone(entry)))?;
+        }
+        for (key, index) in &self.gone {
+            put(Record::KvGone { key: key.clone(), index: *index })?;
+        }
+        for session in self.sessions.values() {
+            put(Record::LockSession(LockSession::clone(session)))?;
+        }
+        for delay in self.delays.values() {
+            put(Record::LockDelay(LockDelay::clone(delay)))?;
+        }
+        Ok(())
     }
 }
 

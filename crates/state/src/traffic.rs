@@ -717,7 +717,7 @@ stored!(TrafficPolicy {
     response_headers, rewrite, prefix, options, split, mirror, sticky, zone, protocol, insecure_tls, latency_aware,
 } later LaterTrafficField {
     #[cfg(feature = "next")]
-    3 Note(note: Option<String>),
+    4 Note(note: Option<String>),
 });
 
 impl TrafficPolicy {

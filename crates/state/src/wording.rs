@@ -98,6 +98,8 @@ impl Display for Limit {
             Self::ProbeId => "probe for a probe, and another id for every other check",
             Self::Unique => "given once",
             Self::NotIfPermanent => "left out if the instance is permanent",
+            Self::AllKeys { max } => return write!(f, "at most {max} in all"),
+            Self::NotCritical => "a check that is not critical",
         };
         f.write_str(words)
     }
@@ -127,6 +129,7 @@ impl Display for ObjectKind {
             Self::SigningKey => "signing key",
             Self::ClusterIdentity => "cluster identity",
             Self::Check => "check",
+            Self::LockSession => "lock session",
         })
     }
 }

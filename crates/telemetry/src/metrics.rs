@@ -105,6 +105,9 @@ pub struct Metrics {
     registered_services: IntGauge,
     registry_instances: IntGauge,
     registry_bytes: IntGauge,
+    kv_keys: IntGauge,
+    kv_bytes: IntGauge,
+    lock_sessions: IntGauge,
     registered_parent_nodes: IntGauge,
     registered_virtual_nodes: IntGauge,
     is_leader: IntGauge,
@@ -325,6 +328,15 @@ impl Metrics {
                 "maxine_registered_virtual_nodes",
                 "Live instances, each counted by its weight",
             ),
+            kv_keys: gauge(
+                "maxine_kv_keys",
+                "Keys of the key-value store; at most kv_keys_max of the configuration",
+            ),
+            kv_bytes: gauge(
+                "maxine_kv_bytes",
+                "Bytes that all keys and values take; at most kv_len_max of the configuration",
+            ),
+            lock_sessions: gauge("maxine_lock_sessions", "Lock sessions; at most 100,000"),
             registry_instances: gauge(
                 "maxine_registry_instances",
                 "Instances in the registry, evicted ones included; at most 2,000,000, and 1,000,000 \
@@ -427,6 +439,9 @@ impl Metrics {
         self.registered_virtual_nodes.set(virtuals);
         self.registry_instances.set(signed(state.instances_len() as u64));
         self.registry_bytes.set(signed(state.registrations_len()));
+        self.kv_keys.set(signed(state.kv().entries().len() as u64));
+        self.kv_bytes.set(signed(state.kv().stored_len()));
+        self.lock_sessions.set(signed(state.kv().sessions().len() as u64));
         self.is_leader.set(gauges.is_leader.into());
         self.has_leader.set(gauges.has_leader.into());
         self.unhealthy_upstreams.set(signed(gauges.unhealthy_upstreams as u64));
@@ -452,10 +467,13 @@ impl Metrics {
 }
 
 /// Metrics that count objects in the state.
-const STATE_METRICS: [&str; 5] = [
+const STATE_METRICS: [&str; 8] = [
     "maxine_registered_services",
     "maxine_registered_parent_nodes",
     "maxine_registered_virtual_nodes",
     "maxine_registry_instances",
     "maxine_registry_bytes",
+    "maxine_kv_keys",
+    "maxine_kv_bytes",
+    "maxine_lock_sessions",
 ];

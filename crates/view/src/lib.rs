@@ -8,6 +8,7 @@
 
 mod applied;
 mod faults;
+mod keys;
 mod policy_changes;
 mod sockets;
 mod table;
@@ -27,6 +28,8 @@ use maxine_state::{ControlState, Event, Name, ServiceKey, ServiceRef};
 
 use applied::AppliedLog;
 pub use applied::Applying;
+use keys::KvHub;
+pub use keys::KvScope;
 pub use policy_changes::PolicyChange;
 use policy_changes::PolicyChanges;
 pub use sockets::{Host, Socket, SocketSet};
@@ -87,6 +90,7 @@ pub struct View {
     hub: WatchHub,
     applied: AppliedLog,
     policy_changes: PolicyChanges,
+    kv_hub: KvHub,
 }
 
 impl View {
@@ -111,6 +115,7 @@ impl View {
             hub: WatchHub::new(),
             applied: AppliedLog::default(),
             policy_changes: PolicyChanges::default(),
+            kv_hub: KvHub::new(),
         })
     }
 
@@ -161,6 +166,7 @@ impl View {
         self.policy_changes.note(events);
         self.store(state);
         self.hub.publish(events, state.index());
+        self.kv_hub.publish(events);
     }
 
     /// Replaces the whole state, after a snapshot was installed or a new history began. All watchers end and
@@ -173,6 +179,7 @@ impl View {
         self.rebuild_tables(state);
         self.store(state);
         self.hub.reset(state.index(), state.history());
+        self.kv_hub.reset();
     }
 
     fn store(&self, state: &ControlState) {
@@ -345,6 +352,11 @@ impl View {
     #[must_use]
     pub fn policy_changes(&self, key: &ServiceKey) -> Vec<PolicyChange> {
         self.policy_changes.of(key)
+    }
+
+    /// The readers that wait for keys and lock sessions.
+    fn kv_hub(&self) -> &KvHub {
+        &self.kv_hub
     }
 
     /// The hub of the changes for watchers.

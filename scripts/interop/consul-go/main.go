@@ -20,15 +20,25 @@ func check(err error) {
 	}
 }
 
-func expect(is bool, what string) {
+func expectQuietly(is bool, not string) {
 	if !is {
-		fmt.Fprintln(os.Stderr, "not as expected:", what)
+		fmt.Fprintln(os.Stderr, "not as expected:", not)
 		os.Exit(1)
 	}
+}
+
+func expect(is bool, what string) {
+	expectQuietly(is, what)
 	fmt.Println("  " + what)
 }
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == "locks" {
+		addresses := os.Args[2:]
+		locks(addresses, 60*time.Second)
+		semaphores(addresses, 45*time.Second)
+		return
+	}
 	client, err := api.NewClient(api.DefaultConfig())
 	check(err)
 	agent, health := client.Agent(), client.Health()
@@ -110,7 +120,46 @@ func main() {
 	expect(node.Services["database"].Port == 5432, "a node that runs no agent")
 	_, err = client.Catalog().Deregister(&api.CatalogDeregistration{Node: "outside"}, nil)
 	check(err)
-	_, _, err = client.KV().Get("a", nil)
+	keys := client.KV()
+	pair, _, err := keys.Get("a", nil)
 	check(err)
-	expect(true, "a key that does not exist")
+	expect(pair == nil, "a key that does not exist")
+	_, err = keys.Put(&api.KVPair{Key: "app/a", Value: []byte("one"), Flags: 7}, nil)
+	check(err)
+	pair, _, err = keys.Get("app/a", nil)
+	check(err)
+	expect(string(pair.Value) == "one" && pair.Flags == 7, "a key")
+	set, _, err := keys.CAS(&api.KVPair{Key: "app/a", Value: []byte("two"), ModifyIndex: pair.ModifyIndex + 1}, nil)
+	check(err)
+	expect(!set, "compare and set with another index")
+	set, _, err = keys.CAS(&api.KVPair{Key: "app/a", Value: []byte("two"), ModifyIndex: pair.ModifyIndex}, nil)
+	check(err)
+	expect(set, "compare and set")
+	names, _, err := keys.Keys("", "/", nil)
+	check(err)
+	expect(len(names) == 1 && names[0] == "app/", "names below the root")
+	ok, answer, _, err := keys.Txn(api.KVTxnOps{
+		{Verb: api.KVSet, Key: "app/b", Value: []byte("b")},
+		{Verb: api.KVGet, Key: "app/a"},
+	}, nil)
+	check(err)
+	expect(ok && string(answer.Results[1].Value) == "two", "a transaction")
+	ok, answer, _, err = keys.Txn(api.KVTxnOps{
+		{Verb: api.KVSet, Key: "app/c", Value: []byte("c")},
+		{Verb: api.KVCheckNotExists, Key: "app/a"},
+	}, nil)
+	check(err)
+	expect(!ok && answer.Errors[0].OpIndex == 1, "a transaction that fails")
+	_, err = keys.DeleteTree("app/", nil)
+	check(err)
+	id, _, err := client.Session().Create(&api.SessionEntry{Name: "interop", TTL: "10s", LockDelay: time.Second}, nil)
+	check(err)
+	renewed, _, err := client.Session().Renew(id, nil)
+	check(err)
+	expect(renewed.Name == "interop" && renewed.LockDelay == time.Second, "a session")
+	_, err = client.Session().Destroy(id, nil)
+	check(err)
+	renewed, _, err = client.Session().Renew(id, nil)
+	check(err)
+	expect(renewed == nil, "a session that was destroyed")
 }

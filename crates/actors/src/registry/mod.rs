@@ -11,6 +11,7 @@ pub mod expiry_status;
 mod handover;
 mod intake;
 mod leases;
+mod lock_sessions;
 mod renewals;
 mod takeover;
 mod write_error;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::shape::{Detail, InstanceRecord};
-use maxine_state::{Event, EventKind, InstanceKey, RemovalCause};
+use maxine_state::{Event, EventKind, InstanceKey, KvChange, RemovalCause};
 
 /// The kinds of change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -26,6 +26,14 @@ pub(super) enum ChangeType {
     LeadershipGranted,
     /// A user, key or token changed. See `subject`.
     IdentityChanged,
+    /// Keys changed. See `keys` and `prefixes`.
+    KvChanged,
+    /// A lock session was created. See `session`.
+    LockSessionCreated,
+    /// A lock session ended. See `session`; its keys, in `keys`, were unlocked or deleted.
+    LockSessionEnded,
+    /// A lock delay ended: the keys that `session` held can be locked again.
+    LockDelayEnded,
     /// The note of the whole cluster changed.
     #[cfg(feature = "next")]
     NoteChanged,
@@ -81,6 +89,15 @@ pub(super) struct Change {
     /// Name of the user, key or token.
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
+    /// Keys that were changed or deleted. Their values are not shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<Vec<String>>,
+    /// Keys that begin with one of these texts were deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefixes: Option<Vec<String>>,
+    /// The id of the lock session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
 }
 
 impl Change {
@@ -99,6 +116,16 @@ impl Change {
             holder: None,
             fence: None,
             subject: None,
+            keys: None,
+            prefixes: None,
+            session: None,
+        };
+        let (keys, prefixes): (Vec<_>, Vec<_>) =
+            event.kind.kv_changes().iter().partition(|change| matches!(change, KvChange::Key(_)));
+        let texts = |changes: Vec<&KvChange>| {
+            let texts: Vec<String> =
+                changes.into_iter().map(|change| change.key().to_string()).collect();
+            (!texts.is_empty()).then_some(texts)
         };
         let of_instance = |change_type, key: &InstanceKey| Self {
             namespace: Some(key.service.namespace.as_str().into()),
@@ -144,6 +171,23 @@ impl Change {
                 subject: Some(subject.as_str().into()),
                 ..blank(ChangeType::IdentityChanged)
             },
+            EventKind::KvChanged { .. } => Self {
+                keys: texts(keys),
+                prefixes: texts(prefixes),
+                ..blank(ChangeType::KvChanged)
+            },
+            EventKind::LockSessionCreated { session } => Self {
+                session: Some(session.id.to_string()),
+                ..blank(ChangeType::LockSessionCreated)
+            },
+            EventKind::LockSessionEnded { session, .. } => Self {
+                session: Some(session.id.to_string()),
+                keys: texts(keys),
+                ..blank(ChangeType::LockSessionEnded)
+            },
+            EventKind::LockDelayEnded { session } => {
+                Self { session: Some(session.to_string()), ..blank(ChangeType::LockDelayEnded) }
+            }
             #[cfg(feature = "next")]
             EventKind::NoteChanged { .. } => blank(ChangeType::NoteChanged),
         }
@@ -160,6 +204,10 @@ impl Change {
             ChangeType::ConfigChanged => "config_changed",
             ChangeType::LeadershipGranted => "leadership_granted",
             ChangeType::IdentityChanged => "identity_changed",
+            ChangeType::KvChanged => "kv_changed",
+            ChangeType::LockSessionCreated => "lock_session_created",
+            ChangeType::LockSessionEnded => "lock_session_ended",
+            ChangeType::LockDelayEnded => "lock_delay_ended",
             #[cfg(feature = "next")]
             ChangeType::NoteChanged => "note_changed",
         }

@@ -83,7 +83,7 @@ pub(super) struct TextPath(pub(super) String);
 /// A number in the path.
 pub(super) struct NumberPath(pub(super) u64);
 
-fn path_problem(rejection: PathRejection) -> Problem {
+pub(super) fn path_problem(rejection: PathRejection) -> Problem {
     let text = rejection.body_text();
     let detail = if text.contains("Cannot parse") {
         String::from("the number in the path must be a whole number of 0 or more")

@@ -162,6 +162,11 @@ impl Fresh {
         found.ok_or_else(|| Problem::not_found("service", &key.to_string()))
     }
 
+    /// Takes the present state of this node, after a wait.
+    pub(super) fn renew(&mut self, state: &AppState) {
+        self.snapshot = self.answered.by_present(state);
+    }
+
     /// Whether this node has received a state yet.
     pub(super) fn has_state(&self) -> bool {
         self.snapshot.has_state()

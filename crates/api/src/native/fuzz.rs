@@ -10,6 +10,7 @@ use super::{
     audit, batches, checks, cluster, fresh, identities, instances, providers, resolve, services,
     session,
 };
+use super::{kv, lock_sessions};
 use super::{telemetry, watch};
 use crate::problem::{Problem, ProblemKind};
 use maxine_fuzzing::first_line;
@@ -62,6 +63,10 @@ pub(crate) fn body(bytes: &[u8]) {
     let _ = json::<checks::ReportBody>(bytes);
     let _ = json::<providers::BeginBody>(bytes);
     let _ = json::<providers::FinishBody>(bytes);
+    let _ = json::<kv::KvBody>(bytes);
+    let _ = json::<kv::TransactionBody>(bytes);
+    let _ = json::<lock_sessions::LockSessionBody>(bytes);
+    let _ = json::<lock_sessions::LockBody>(bytes);
     let _ = json::<session::SessionBody>(bytes);
     let _ = json::<telemetry::SilenceBody>(bytes);
 }
@@ -74,6 +79,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         r#"{"items":[{"namespace":"default","service":"s","id":"a","address":"http://h"},{"service":"s","id":"a","lease_epoch":1}]}"#,
         r#"{"selection":{"strategy":"consistent_hash","hash_key":{"from":"header","name":"x"}},"probe":null,"traffic":{}}"#,
         r#"{"log_async":true,"heartbeat_timeout_s":5,"selection_strategy":"round_robin","discovery_mode":"proxy"}"#,
+        r#"{"operations":[{"verb":"put","key":"a","text":"v","flags":1,"revision":0},{"verb":"lock","key":"a","session":"u"}]}"#,
+        r#"{"name":"n","node":"m","ttl_ms":1000,"behavior":"delete","lock_delay_ms":0,"checks":[{"service":"s","instance":"a","check":"c"}],"base64":"dg=="}"#,
         r#"{"role":"admin","password":"x","note":"","ttl_ms":1,"keep_previous":9,"user":"u","reason":"r","wieght":1}"#,
     ])
 }
@@ -89,6 +96,8 @@ pub(crate) fn query(bytes: &[u8]) {
     let _ = checked(parse_query::<services::ListServices>(&query));
     let _ = checked(parse_query::<watch::Watch>(&query));
     let _ = checked(parse_query::<watch::Poll>(&query));
+    let _ = checked(parse_query::<kv::ListKv>(&query));
+    let _ = checked(parse_query::<lock_sessions::ListSessions>(&query));
     let _ = checked(parse_query::<resolve::Resolve>(&query));
     if let Some([one, two]) = checked(cursor_parts::<2>(&cursor)) {
         let again = cursor_of(&[&one, &two]);

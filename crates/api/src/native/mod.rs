@@ -25,7 +25,10 @@ mod identities;
 mod instance_nodes;
 mod instances;
 mod known_checks;
+mod kv;
+mod kv_wait;
 mod leadership;
+mod lock_sessions;
 mod log_levels;
 mod merge_patch;
 mod nodes;
@@ -105,11 +108,28 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(policies::config_history))
         .routes(routes!(watch::watch))
         .routes(routes!(watch::poll_changes))
+        .merge(kv_routes())
         .merge(cluster_routes())
         .merge(identity_routes())
         .merge(record_routes());
     openapi::complete(router.get_openapi_mut());
     router
+}
+
+fn kv_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(kv::list_kv, kv::delete_tree))
+        .routes(routes!(kv::get_kv, kv::put_kv, kv::delete_kv))
+        .routes(routes!(kv::run_transaction))
+        .routes(routes!(lock_sessions::list_sessions, lock_sessions::create_session))
+        .routes(routes!(lock_sessions::get_session, lock_sessions::end_session))
+        .routes(routes!(lock_sessions::renew_session))
+        .routes(routes!(lock_sessions::list_locks))
+        .routes(routes!(
+            lock_sessions::get_lock,
+            lock_sessions::take_lock,
+            lock_sessions::release_lock
+        ))
 }
 
 fn cluster_routes() -> OpenApiRouter<AppState> {

@@ -76,7 +76,7 @@ impl Watchers {
         Self { places: Places::fair(limits), with_probes: frames(), without_probes: frames() }
     }
 
-    fn admit(&self, caller: &Caller, client: IpAddr) -> Result<Place, Problem> {
+    pub(super) fn admit(&self, caller: &Caller, client: IpAddr) -> Result<Place, Problem> {
         let known = caller.role.is_some();
         let caller_class = if known { CallerClass::Known } else { CallerClass::Stranger };
         self.places.take(client, caller_class, 1).map_err(|why| {
@@ -257,7 +257,7 @@ pub(super) async fn watch(
 }
 
 /// Whether this node does not belong to the cluster any more, or the caller's credential is not valid any more.
-fn may_not_go_on(state: &AppState, caller: &Caller) -> bool {
+pub(super) fn may_not_go_on(state: &AppState, caller: &Caller) -> bool {
     state.store().exclusion().is_some() || !state.security().is_still_valid(caller)
 }
 

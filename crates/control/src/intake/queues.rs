@@ -10,12 +10,14 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
 use super::outcome::Refusal;
-use maxine_state::{Command, Proposal};
+use maxine_state::{Command, KvOp, Proposal};
 
 /// Maximum number of items in one batch.
 const BATCH_ITEMS_MAX: usize = 2_048;
 /// How many of these are reserved for strangers while any of them wait.
 const STRANGER_ITEMS_MIN: usize = BATCH_ITEMS_MAX / 4;
+/// The number of bytes of values that count as one item.
+const BYTES_PER_ITEM: usize = 1_024;
 /// Maximum number of waiting items of strangers.
 const STRANGER_ITEMS_WAITING_MAX: usize = 65_536;
 /// Maximum number of waiting items of strangers at one address.
@@ -224,6 +226,14 @@ fn weight(command: &Command) -> usize {
         Command::ReportHealth { items } => items.len(),
         Command::ExpireChecks { items } => items.len(),
         Command::RecordAudit { items } => items.len(),
+        // A value is as long as hundreds of registrations. So a batch of values stays below the limit of a log entry.
+        Command::ChangeKv { ops } => {
+            let values = ops.iter().filter_map(KvOp::content);
+            let len: usize = values.map(|content| content.value.0.len()).sum();
+            ops.len() + len / BYTES_PER_ITEM
+        }
+        Command::ExpireLockSessions { items } => items.len(),
+        Command::EndLockDelays { items } => items.len(),
         _ => 1,
     }
     .max(1)

@@ -1,7 +1,7 @@
 //! The order of the deadlines, and the limits on how many leases may expire and when.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -9,7 +9,9 @@ use super::handover::{FormerLease, RemainingTimes};
 use super::lease_id::LeaseId;
 use super::settings::ExpirySettings;
 use super::table::{Lease, LeaseTable, Leased};
-use maxine_state::{ControlState, Fence, Instance, InstanceKey, Name};
+use maxine_state::{
+    ControlState, Fence, Instance, InstanceKey, LockDelay, LockSession, LockSessionId, Name,
+};
 
 /// How long a new leader remembers that expiry was suspended under the previous one, in milliseconds. The remaining
 /// times arrive in parts, so it does not find all silent instances at once.
@@ -45,8 +47,8 @@ pub struct Suspension {
 struct HandedOut {
     /// When it was handed out, in milliseconds.
     at_ms: u64,
-    /// Whether its silence was confirmed. Such a lease does not count as part of another mass silence.
-    is_confirmed: bool,
+    /// Whether it does not count as part of another mass silence: its silence was confirmed, or it is not of the fleet.
+    is_settled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -104,7 +106,7 @@ impl Order {
         silent
     }
 
-    /// Whether too large a share of `leases` leases became silent at the same time. Silence that was
+    /// Whether too large a share of the `leases` leases of the fleet became silent at the same time. Silence that was
     /// confirmed does not count.
     fn implausible(
         &mut self,
@@ -118,11 +120,13 @@ impl Order {
         while self.expired.front().is_some_and(is_old) {
             self.expired.pop_front();
         }
-        let recent = self.expired.iter().filter(|expired| !expired.is_confirmed).count();
-        let confirmed = silent.iter().filter(|lease| lease.is_confirmed).count();
-        let counted = silent.len() - confirmed + recent;
+        let recent = self.expired.iter().filter(|expired| !expired.is_settled).count();
+        let of_fleet = || silent.iter().filter(|lease| lease.lease.leased.is_of_fleet());
+        let confirmed = of_fleet().filter(|lease| lease.is_confirmed).count();
+        let unconfirmed = of_fleet().count() - confirmed;
+        let counted = unconfirmed + recent;
         let fleet = leases.saturating_sub(confirmed) + recent;
-        let is_implausible = confirmed < silent.len()
+        let is_implausible = unconfirmed > 0
             && fleet >= settings.silent_fleet_min
             && counted * 100 > fleet * usize::from(settings.silent_share_max_percent);
         is_implausible.then_some(Suspension { silent: counted, fleet })
@@ -146,6 +150,8 @@ pub(super) struct Deadlines {
     order: Order,
     /// The checks that have leases, by the lease id of their instance. Most instances have none.
     checks: HashMap<LeaseId, Vec<Name>>,
+    /// The leases that are not of the fleet: those of lock sessions and lock delays.
+    locks: HashSet<LeaseId>,
     /// The remaining time of each lease when the table was last closed.
     former: Option<Arc<RemainingTimes>>,
     /// Since when the store has refused writes, as far as this node knows, in milliseconds. Other nodes send
@@ -161,6 +167,7 @@ impl Deadlines {
             table,
             order: Order::default(),
             checks: HashMap::new(),
+            locks: HashSet::new(),
             former: None,
             refused_since_ms: None,
         }
@@ -202,6 +209,7 @@ impl Deadlines {
         self.table.clear();
         self.order = Order::default();
         self.checks.clear();
+        self.locks.clear();
     }
 
     /// Removes the leases of registrations and reports that `state` does not have. The caller must then call
@@ -209,19 +217,28 @@ impl Deadlines {
     pub(super) fn retain(&mut self, state: &ControlState) {
         let leases = self.table.leases.pin();
         let is_there = |lease: &Lease| {
-            let Some(instance) = state.instance(&lease.leased.key) else { return false };
             let is_same = |index: u64| index == lease.registered_index;
-            match &lease.leased.check {
-                None => is_same(instance.registered_index),
-                Some(check) => instance
-                    .leased_checks()
-                    .any(|(known, _)| known.id == **check && is_same(known.reported_index)),
+            match &lease.leased {
+                Leased::Instance(key) => {
+                    state.instance(key).is_some_and(|instance| is_same(instance.registered_index))
+                }
+                Leased::Check(check) => state.instance(&check.0).is_some_and(|instance| {
+                    let mut checks = instance.leased_checks();
+                    checks.any(|(known, _)| known.id == check.1 && is_same(known.reported_index))
+                }),
+                Leased::Session(id) => {
+                    state.kv().session(**id).is_some_and(|session| is_same(session.create_index))
+                }
+                Leased::LockDelay(id) => {
+                    state.kv().delays().get(&**id).is_some_and(|delay| is_same(delay.since_index))
+                }
             }
         };
         let gone: Vec<LeaseId> =
             leases.iter().filter(|(_, lease)| !is_there(lease)).map(|(id, _)| *id).collect();
         for id in gone {
             leases.remove(&id);
+            self.locks.remove(&id);
         }
         self.checks.clear();
     }
@@ -295,7 +312,7 @@ impl Deadlines {
         inherited_until_ms: u64,
     ) {
         self.put(Lease {
-            leased: Leased::instance(key),
+            leased: Leased::Instance(key.clone()),
             epoch: instance.lease_epoch,
             registered_index: instance.registered_index,
             ttl_ms,
@@ -332,13 +349,77 @@ impl Deadlines {
         leases.insert(id, lease);
     }
 
-    /// Closes expired leases. The lease of an instance is closed by its event, which may still be in flight;
-    /// until then the lease stays due. The lease of a check is closed here, and a later report opens another
+    /// Opens the lease of a lock session, if it has a time to live. `extra_ms` is set if the session may be older than
+    /// this leadership; the lease is then that much longer, as after a change of the leader.
+    pub(super) fn open_session(
+        &mut self,
+        session: &LockSession,
+        now_ms: u64,
+        extra_ms: Option<u64>,
+    ) {
+        let Some(ttl_ms) = session.spec.ttl_ms else { return };
+        let leased = Leased::Session(Box::new(session.id));
+        self.put_lock(leased, session.create_index, ttl_ms, now_ms, extra_ms);
+    }
+
+    /// Opens the lease that measures a lock delay. `extra_ms` is set if the delay may have begun before this leadership.
+    pub(super) fn open_delay(&mut self, delay: &LockDelay, now_ms: u64, extra_ms: Option<u64>) {
+        let leased = Leased::LockDelay(Box::new(delay.session));
+        self.put_lock(leased, delay.since_index, delay.delay_ms, now_ms, extra_ms);
+    }
+
+    fn put_lock(
+        &mut self,
+        leased: Leased,
+        index: u64,
+        ttl_ms: u64,
+        now_ms: u64,
+        extra_ms: Option<u64>,
+    ) {
+        let id = leased.id();
+        let known = self.table.leases.pin().get(&id).map(|lease| lease.registered_index);
+        if known == Some(index) {
+            return;
+        }
+        let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
+        let (heard_until_ms, inherited_until_ms) =
+            extra_ms.map_or((until_ms, 0), |extra_ms| (0, until_ms + extra_ms));
+        self.locks.insert(id);
+        self.put(Lease {
+            leased,
+            epoch: index,
+            registered_index: index,
+            ttl_ms,
+            heard_until_ms: AtomicU64::new(heard_until_ms),
+            inherited_until_ms: AtomicU64::new(inherited_until_ms),
+            queued_ms: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
+            extensions: AtomicU8::new(0),
+        });
+    }
+
+    /// Removes the lease of a lock session that ended.
+    pub(super) fn forget_session(&mut self, session: LockSessionId) {
+        self.forget_lock(LeaseId::of_session(session));
+    }
+
+    /// Removes the lease of a lock delay that ended.
+    pub(super) fn forget_delay(&mut self, session: LockSessionId) {
+        self.forget_lock(LeaseId::of_lock_delay(session));
+    }
+
+    fn forget_lock(&mut self, id: LeaseId) {
+        self.table.leases.pin().remove(&id);
+        self.locks.remove(&id);
+    }
+
+    /// Closes expired leases. The leases of instances, lock sessions and lock delays are closed by their events, which may
+    /// still be in flight; until then they stay due. The lease of a check is closed here, and a later report opens another
     /// one.
     pub(super) fn set_expired(&mut self, items: &[(Leased, u64)]) {
-        let (checks, instances): (Vec<_>, Vec<_>) =
-            items.iter().cloned().partition(|(leased, _)| leased.check.is_some());
-        self.queue_again(&instances);
+        let is_check = |item: &(Leased, u64)| matches!(item.0, Leased::Check(_));
+        let (checks, others): (Vec<_>, Vec<_>) = items.iter().cloned().partition(is_check);
+        self.queue_again(&others);
         let leases = self.table.leases.pin();
         for (leased, reported_index) in checks {
             let id = leased.id();
@@ -481,8 +562,9 @@ impl Deadlines {
     /// with [`Self::give_back`].
     pub(super) fn due(&mut self, now_ms: u64, max: usize) -> Due {
         let (settings, order) = (&self.settings, &mut self.order);
+        let fleet = self.table.len().saturating_sub(self.locks.len());
         let mut silent = order.take_silent(&self.table, now_ms);
-        let mut suspended = order.implausible(&silent, self.table.len(), settings, now_ms);
+        let mut suspended = order.implausible(&silent, fleet, settings, now_ms);
         if suspended.is_some() {
             let since_ms = order.suspended_since_ms(now_ms).unwrap_or(now_ms);
             order.suspended_since_ms = Some(since_ms);
@@ -502,12 +584,13 @@ impl Deadlines {
         let mut left = max.min(allowed.saturating_sub(within_a_second));
         let mut expire = Vec::new();
         for SilentLease { id, lease, is_confirmed } in silent {
-            if left == 0 || (suspended.is_some() && !is_confirmed) {
+            let is_settled = is_confirmed || !lease.leased.is_of_fleet();
+            if left == 0 || (suspended.is_some() && !is_settled) {
                 order.queue(id, &lease);
                 continue;
             }
             left -= 1;
-            order.expired.push_back(HandedOut { at_ms: now_ms, is_confirmed });
+            order.expired.push_back(HandedOut { at_ms: now_ms, is_settled });
             expire.push((lease.leased.clone(), lease.registered_index));
         }
         Due { expire, suspended }

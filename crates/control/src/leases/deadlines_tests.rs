@@ -26,7 +26,7 @@ fn table(fleet: usize) -> Deadlines {
 
 fn expired(due: Due) -> Vec<String> {
     assert_eq!(due.suspended, None);
-    due.expire.iter().map(|(leased, _)| leased.key.instance.to_string()).collect()
+    due.expire.iter().map(|(leased, _)| leased.key().unwrap().instance.to_string()).collect()
 }
 
 fn suspended(silent: usize, fleet: usize) -> Due {
@@ -74,7 +74,7 @@ fn what_is_renewed_while_leadership_is_confirmed_is_put_back() {
     assert!(table.table.renew(LeaseId::of_key(&key(1)), 0, 6_001));
     let out = table.still_due(due, 6_001);
     assert_eq!(out.len(), 1);
-    assert_eq!(out[0].0.key, key(0));
+    assert_eq!(out[0].0.key(), Some(&key(0)));
     table.forget(&key(0));
     assert_eq!(expired(table.due(11_501, 10)), ["i1"], "it comes up again at its new deadline");
 }
@@ -139,7 +139,7 @@ fn a_confirmation_covers_only_the_instances_that_were_silent_when_it_was_given()
     assert_eq!(table.due(2_000, 1_000), suspended(110, 200));
     assert!(table.confirm_silence(2_100));
     let first = table.due(2_200, 30).expire;
-    first.iter().for_each(|(leased, _)| table.forget(&leased.key));
+    first.iter().for_each(|(leased, _)| table.forget(leased.key().unwrap()));
     assert_eq!(first.len(), 30, "as many as may expire at once");
     // A stall moves the deadlines. The confirmed leases stay confirmed.
     table.shift(1_000);
@@ -150,9 +150,10 @@ fn a_confirmation_covers_only_the_instances_that_were_silent_when_it_was_given()
     assert_eq!(both.expire.len(), 80, "the confirmed ones still expire");
     for (leased, registered_index) in both.expire {
         assert_eq!(
-            registered_index, 1_000,
+            registered_index,
+            1_000,
             "{} was not silent when it was confirmed",
-            leased.key.instance
+            leased.key().unwrap().instance
         );
     }
 }
@@ -175,7 +176,7 @@ fn expiry_keeps_its_rate() {
     let mut take = |now_ms| {
         let due = table.due(now_ms, 1_000).expire;
         for (leased, _) in &due {
-            table.forget(&leased.key);
+            table.forget(leased.key().unwrap());
         }
         due.len()
     };

@@ -99,13 +99,14 @@ pub enum LeaseEffect {
         /// The number to return in [`LeaseEvent::Confirmed`].
         attempt: u64,
     },
-    /// Propose, in one batch, the expiry of registrations and of checks that were not reported in time.
+    /// Propose, in one batch, the expiry of registrations, of checks that were not reported in time, of lock sessions and of
+    /// lock delays.
     Expire {
         /// The number to return in [`LeaseEvent::Expired`].
         attempt: u64,
         /// The grant under which this was decided.
         fence: Fence,
-        /// At most one command for instances and one for checks.
+        /// At most one command for each kind of lease.
         commands: Vec<Command>,
     },
     /// Ask for a new grant for this node. Apply then refuses everything that was decided under the present
@@ -311,6 +312,13 @@ impl Leases {
                 self.deadlines.take_over(&key, instance, now_ms, self.takeover_extra_ms);
             }
         }
+        let extra_ms = Some(self.takeover_extra_ms);
+        for session in state.kv().sessions().values() {
+            self.deadlines.open_session(session, now_ms, extra_ms);
+        }
+        for delay in state.kv().delays().values() {
+            self.deadlines.open_delay(delay, now_ms, extra_ms);
+        }
         self.table().set_followed(state.index());
         let grant = state.grant().filter(|grant| grant.fence == fence);
         let Some(former) = grant.and_then(|grant| grant.before.clone()) else { return };
@@ -338,6 +346,16 @@ impl Leases {
                     self.deadlines.open_checks(key, data, now_ms, None);
                 }
                 EventKind::InstanceRemoved { key, .. } => self.deadlines.remove(key),
+                EventKind::LockSessionCreated { session } => {
+                    self.deadlines.open_session(session, now_ms, None);
+                }
+                EventKind::LockSessionEnded { session, delay, .. } => {
+                    self.deadlines.forget_session(session.id);
+                    if let Some(delay) = delay {
+                        self.deadlines.open_delay(delay, now_ms, None);
+                    }
+                }
+                EventKind::LockDelayEnded { session } => self.deadlines.forget_delay(*session),
                 _ => {}
             }
         }
@@ -414,21 +432,26 @@ impl Leases {
 
     fn expiry_of(&self, items: &[(Leased, u64)]) -> Vec<Command> {
         let (mut instances, mut checks) = (Vec::new(), Vec::new());
+        let (mut sessions, mut delays) = (Vec::new(), Vec::new());
         for (leased, index) in items {
-            let key = leased.key.clone();
-            match &leased.check {
-                None => instances.push((key, *index)),
-                Some(check) => checks.push(CheckExpiry {
-                    key,
-                    check: Name::clone(check),
+            match leased {
+                Leased::Instance(key) => instances.push((key.clone(), *index)),
+                Leased::Check(check) => checks.push(CheckExpiry {
+                    key: check.0.clone(),
+                    check: check.1.clone(),
                     reported_index: *index,
                     output: format!("no report within {} ms", self.deadlines.ttl_ms(leased)).into(),
                 }),
+                Leased::Session(session) => sessions.push((**session, *index)),
+                Leased::LockDelay(session) => delays.push(**session),
             }
         }
         let instances = (!instances.is_empty()).then_some(Command::Expire { items: instances });
         let checks = (!checks.is_empty()).then_some(Command::ExpireChecks { items: checks });
-        instances.into_iter().chain(checks).collect()
+        let sessions =
+            (!sessions.is_empty()).then_some(Command::ExpireLockSessions { items: sessions });
+        let delays = (!delays.is_empty()).then_some(Command::EndLockDelays { items: delays });
+        instances.into_iter().chain(checks).chain(sessions).chain(delays).collect()
     }
 
     fn expired(&mut self, outcome: ExpiryOutcome, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
@@ -483,3 +506,7 @@ mod tests;
 #[cfg(test)]
 #[path = "checks_tests.rs"]
 mod checks_tests;
+
+#[cfg(test)]
+#[path = "locks_tests.rs"]
+mod locks_tests;

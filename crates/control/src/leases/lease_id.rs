@@ -3,7 +3,7 @@
 use bincode::{Decode, Encode};
 use xxhash_rust::xxh3::Xxh3;
 
-use maxine_state::{InstanceKey, Name};
+use maxine_state::{InstanceKey, LockSessionId, Name};
 
 /// Identifies a lease in 16 bytes, so that messages between nodes stay small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -39,5 +39,17 @@ impl LeaseId {
         let service = &key.service;
         let (namespace, service) = (service.namespace.as_str(), service.service.as_str());
         Self::of_parts(&[namespace, service, key.instance.as_str(), check.as_str()])
+    }
+
+    /// The id of a lock session's lease. Instances have three parts and checks four, so no id is used twice.
+    #[must_use]
+    pub fn of_session(session: LockSessionId) -> Self {
+        Self::of_parts(&["lock session", &session.to_string()])
+    }
+
+    /// The id of the lease that measures a lock delay. Nobody renews it.
+    #[must_use]
+    pub fn of_lock_delay(session: LockSessionId) -> Self {
+        Self::of_parts(&["lock delay", &session.to_string()])
     }
 }

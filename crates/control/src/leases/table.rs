@@ -6,31 +6,48 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use super::handover::FormerLease;
 use super::lease_id::LeaseId;
 use super::settings::ExpirySettings;
-use maxine_state::{Fence, InstanceKey, Name};
+use maxine_state::{Fence, InstanceKey, LockSessionId, Name};
 
 /// The object of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leased {
-    /// The instance.
-    pub key: InstanceKey,
-    /// The check that its owner reports; `None` if the lease is for the instance itself. It is boxed because
-    /// most leases are for instances.
-    pub check: Option<Box<Name>>,
+pub enum Leased {
+    /// An instance.
+    Instance(InstanceKey),
+    /// A check that the owner of an instance reports. It is boxed because most leases are for instances.
+    Check(Box<(InstanceKey, Name)>),
+    /// A lock session. It is boxed because most leases are for instances.
+    Session(Box<LockSessionId>),
+    /// The lock delay of a session that ended. Nobody renews it.
+    LockDelay(Box<LockSessionId>),
 }
 
 impl Leased {
-    pub(super) fn instance(key: &InstanceKey) -> Self {
-        Self { key: key.clone(), check: None }
-    }
-
     pub(super) fn check(key: &InstanceKey, check: &Name) -> Self {
-        Self { key: key.clone(), check: Some(Box::new(check.clone())) }
+        Self::Check(Box::new((key.clone(), check.clone())))
     }
 
     pub(super) fn id(&self) -> LeaseId {
-        match &self.check {
-            None => LeaseId::of_key(&self.key),
-            Some(check) => LeaseId::of_check(&self.key, check),
+        match self {
+            Self::Instance(key) => LeaseId::of_key(key),
+            Self::Check(check) => LeaseId::of_check(&check.0, &check.1),
+            Self::Session(session) => LeaseId::of_session(**session),
+            Self::LockDelay(session) => LeaseId::of_lock_delay(**session),
+        }
+    }
+
+    /// Whether its silence says something about the fleet. A suspension of expiry protects instances. It must not keep
+    /// the locks of processes that are gone.
+    pub(super) fn is_of_fleet(&self) -> bool {
+        matches!(self, Self::Instance(_) | Self::Check(_))
+    }
+
+    /// The instance, of the lease of an instance or a check.
+    #[must_use]
+    pub fn key(&self) -> Option<&InstanceKey> {
+        match self {
+            Self::Instance(key) => Some(key),
+            Self::Check(check) => Some(&check.0),
+            Self::Session(_) | Self::LockDelay(_) => None,
         }
     }
 }

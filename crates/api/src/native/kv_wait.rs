@@ -1,0 +1,72 @@
+//! Waits of reads for a change of keys or lock sessions.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::fresh::Fresh;
+use super::history_index::HistoryIndex;
+use super::watch::{Watchers, may_not_go_on};
+use crate::problem::{Problem, ProblemKind};
+use crate::{AppState, Caller};
+use maxine_state::limits::check_range;
+use maxine_view::KvScope;
+
+/// How long a read waits if it does not say so, in milliseconds.
+const WAIT_MS_DEFAULT: u64 = 30_000;
+/// Maximum wait, in milliseconds.
+const WAIT_MS_MAX: u64 = 60_000;
+/// After this time, a waiting read checks whether its credential is still valid, in milliseconds.
+const PART_MS: u64 = 10_000;
+
+/// What a read waits for.
+pub(super) struct Wait {
+    /// A change after this index; `None` for an answer at once.
+    pub(super) index: Option<HistoryIndex>,
+    /// For how long, in milliseconds.
+    pub(super) wait_ms: Option<u64>,
+}
+
+/// Waits until the index of `scope` is above the asked one, or until the time is over. `fresh` has the state of that
+/// moment then.
+pub(super) async fn wait(
+    state: &AppState,
+    watchers: &Watchers,
+    caller: &Caller,
+    client: IpAddr,
+    fresh: &mut Fresh,
+    scope: &KvScope,
+    asked: Wait,
+) -> Result<(), Problem> {
+    let wait_ms = asked.wait_ms.unwrap_or(WAIT_MS_DEFAULT);
+    check_range("wait_ms", wait_ms, 0, WAIT_MS_MAX)?;
+    let Some(after) = asked.index else { return Ok(()) };
+    let history = fresh.state().history();
+    if !after.is_in(history) {
+        let detail = after.has_ended(history);
+        return Err(Problem::new(ProblemKind::Compacted, detail).with_field("index"));
+    }
+    let _place = watchers.admit(caller, client)?;
+    let mut left_ms = wait_ms;
+    while left_ms > 0 {
+        let part_ms = left_ms.min(PART_MS);
+        left_ms -= part_ms;
+        let changed = state.view().kv_changed_after(scope, after.index);
+        let changed = tokio::time::timeout(Duration::from_millis(part_ms), changed);
+        let Some(changed) = state.ending().run_until_cancelled(changed).await else {
+            let problem = Problem::new(ProblemKind::Unavailable, "the node is stopping");
+            return Err(problem.with_retry_after_s(1));
+        };
+        if changed.is_ok() || may_not_go_on(state, caller) {
+            break;
+        }
+    }
+    if let Some(reason) = state.store().exclusion() {
+        return Err(Problem::new(ProblemKind::Unavailable, reason));
+    }
+    if !state.security().is_still_valid(caller) {
+        let detail = "the credential of this request stopped being valid while it waited";
+        return Err(Problem::new(ProblemKind::Unauthorized, detail));
+    }
+    fresh.renew(state);
+    Ok(())
+}

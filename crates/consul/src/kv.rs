@@ -1,0 +1,249 @@
+//! The routes of keys and values.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{self, HeaderName, HeaderValue};
+use serde::Serialize;
+
+use super::answer::{self, Answer, Refusal};
+use super::options::Options;
+use super::parts::Inner;
+use super::read::{Ready, Scope};
+use super::request::Asked;
+use super::text::Query;
+use maxine_state::{
+    Command, KvAction, KvContent, KvEntry, KvKey, KvMeta, KvOp, KvRefusal, LockSessionId, Reply,
+};
+use maxine_view::KvScope;
+
+const SANDBOX: HeaderName = HeaderName::from_static("content-security-policy");
+/// Maximum size of all values in one answer, in bytes.
+const VALUES_LEN_MAX: u64 = 64 * 1_024 * 1_024;
+
+/// A key in an answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Shown<'a> {
+    lock_index: u64,
+    key: &'a str,
+    flags: u64,
+    /// In base64; null if it is empty or not asked for.
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
+    create_index: u64,
+    modify_index: u64,
+}
+
+impl<'a> Shown<'a> {
+    pub(crate) fn new(key: &'a str, flags: u64, meta: KvMeta, value: Option<&[u8]>) -> Self {
+        Self {
+            lock_index: meta.lock_index,
+            key,
+            flags,
+            value: value.filter(|value| !value.is_empty()).map(|value| STANDARD.encode(value)),
+            session: meta.session.map(|session| session.to_string()),
+            create_index: meta.create_index,
+            modify_index: meta.modify_index,
+        }
+    }
+
+    pub(crate) fn of(entry: &'a KvEntry) -> Self {
+        let KvContent { value, flags } = &entry.content;
+        Self::new(entry.key.as_str(), *flags, entry.meta, Some(&value.0))
+    }
+}
+
+/// A key of a request.
+pub(crate) fn parse_key(text: &str) -> Result<KvKey, Refusal> {
+    if text.is_empty() {
+        return Err(Refusal::bad("Missing key name"));
+    }
+    Ok(KvKey::parse(text)?)
+}
+
+/// A session of a request. Clients send a request again after 500 only.
+pub(crate) fn parse_session(text: &str) -> Result<LockSessionId, Refusal> {
+    LockSessionId::parse(text).ok_or_else(|| no_session(text))
+}
+
+pub(crate) fn no_session(text: &str) -> Refusal {
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("invalid session {text:?}"))
+}
+
+/// Keys have no namespaces, because they belong to the whole cluster.
+pub(crate) fn check_namespace(query: &Query) -> Result<(), Refusal> {
+    match super::options::namespace(query)?.as_str() {
+        maxine_state::ServiceKey::DEFAULT_NAMESPACE => Ok(()),
+        _ => Err(Refusal::bad("Invalid query parameter: \"ns\" - keys have no namespaces")),
+    }
+}
+
+/// Refuses a request that gives more than one of these parameters.
+fn check_conflicts(query: &Query, names: &[&str]) -> Result<(), Refusal> {
+    let given: Vec<&str> = names.iter().copied().filter(|name| query.has(name)).collect();
+    match given.len() {
+        0 | 1 => Ok(()),
+        _ => Err(Refusal::bad(format!("Conflicting flags: {}", given.join(", ")))),
+    }
+}
+
+fn number(query: &Query, name: &str) -> Result<Option<u64>, Refusal> {
+    let given = query.get(name).map(|text| {
+        text.parse().map_err(|_| Refusal::bad(format!("Invalid {name} value {text:?}")))
+    });
+    given.transpose()
+}
+
+impl Inner {
+    pub(crate) async fn kv_get(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
+        let (query, options) = self.options(asked, None)?;
+        check_namespace(&query)?;
+        let is_list = query.has("keys");
+        if is_list || query.has("recurse") {
+            let prefix = KvKey::parse_prefix(name)?;
+            let scope = Scope::Keys(KvScope::Prefix(prefix));
+            let ready = self.ready(asked, &options, &scope).await?;
+            if let Some(answer) = self.built_before(&options, &ready) {
+                return Ok(answer);
+            }
+            return match is_list {
+                true => self.kv_names(&query, &options, &ready, name),
+                false => self.kv_tree(&options, &ready, name),
+            };
+        }
+        let key = parse_key(name)?;
+        let ready = self.ready(asked, &options, &Scope::Keys(KvScope::Key(key))).await?;
+        if let Some(answer) = self.built_before(&options, &ready) {
+            return Ok(answer);
+        }
+        let Some(entry) = ready.snapshot.state.kv().entry(name) else {
+            return Ok(self.kv_absent(&options, &ready));
+        };
+        if !query.has("raw") {
+            return self.answered(&options, &ready, &[Shown::of(entry)]);
+        }
+        let mut answer = Answer::new(Bytes::copy_from_slice(&entry.content.value.0));
+        let headers = answer.headers_mut();
+        // The value comes from a client. A browser must not take it for a page of this server.
+        for (name, value) in [
+            (header::CONTENT_TYPE, "text/plain"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (SANDBOX, "sandbox"),
+            (header::CACHE_CONTROL, "no-store"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        self.put_headers(headers, &options, &ready);
+        Ok(answer)
+    }
+
+    /// 404 without a body, but with the index, so that a client can wait for the key.
+    fn kv_absent(&self, options: &Options, ready: &Ready) -> Answer {
+        let mut answer = answer::text(StatusCode::NOT_FOUND, "");
+        self.put_headers(answer.headers_mut(), options, ready);
+        answer
+    }
+
+    fn kv_tree(&self, options: &Options, ready: &Ready, prefix: &str) -> Result<Answer, Refusal> {
+        let kv = ready.snapshot.state.kv();
+        let mut len = 0;
+        let mut found = Vec::new();
+        for entry in kv.below(prefix, None) {
+            len += entry.stored_len();
+            if len > VALUES_LEN_MAX {
+                let text = "the values have more than 64 MiB: ask for a longer prefix";
+                return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text));
+            }
+            found.push(Shown::of(entry));
+        }
+        if found.is_empty() {
+            return Ok(self.kv_absent(options, ready));
+        }
+        self.answered(options, ready, &found)
+    }
+
+    fn kv_names(
+        &self,
+        query: &Query,
+        options: &Options,
+        ready: &Ready,
+        prefix: &str,
+    ) -> Result<Answer, Refusal> {
+        let separator = query.get("separator");
+        let mut names: Vec<&str> = Vec::new();
+        for entry in ready.snapshot.state.kv().below(prefix, None) {
+            let name = entry.key.as_str();
+            let below = &name[prefix.len()..];
+            let cut =
+                separator.and_then(|separator| Some(below.find(separator)? + separator.len()));
+            let name = cut.map_or(name, |len| &name[..prefix.len() + len]);
+            // The keys are sorted, so equal names follow each other.
+            if names.last() != Some(&name) {
+                names.push(name);
+            }
+        }
+        if names.is_empty() && !prefix.is_empty() {
+            return Ok(self.kv_absent(options, ready));
+        }
+        self.answered(options, ready, &names)
+    }
+
+    pub(crate) async fn kv_put(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
+        let query = asked.query()?;
+        check_namespace(&query)?;
+        super::options::check_datacenter(&query, &self.names)?;
+        check_conflicts(&query, &["cas", "acquire", "release"])?;
+        let key = parse_key(name)?;
+        let flags = number(&query, "flags")?.unwrap_or(0);
+        let content = KvContent { value: asked.body.as_ref().into(), flags };
+        let session = query.get("acquire").or(query.get("release"));
+        let action = match session {
+            None => KvAction::Put { content, expected: number(&query, "cas")? },
+            Some(text) => {
+                let session = parse_session(text)?;
+                let content = Some(content);
+                match query.has("acquire") {
+                    true => KvAction::Lock { content, session },
+                    false => KvAction::Unlock { content, session },
+                }
+            }
+        };
+        self.kv_change(asked, KvOp { key, action }, session.unwrap_or_default()).await
+    }
+
+    pub(crate) async fn kv_delete(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
+        let query = asked.query()?;
+        check_namespace(&query)?;
+        super::options::check_datacenter(&query, &self.names)?;
+        check_conflicts(&query, &["recurse", "cas"])?;
+        let op = match query.has("recurse") {
+            true => KvOp { key: KvKey::parse_prefix(name)?, action: KvAction::DeleteTree },
+            false => KvOp {
+                key: parse_key(name)?,
+                action: KvAction::Delete { expected: number(&query, "cas")? },
+            },
+        };
+        self.kv_change(asked, op, "").await
+    }
+
+    /// Carries out one operation. The answer says whether its condition held.
+    async fn kv_change(&self, asked: &Asked, op: KvOp, session: &str) -> Result<Answer, Refusal> {
+        let applied = self.propose(asked, Command::ChangeKv { ops: vec![op] }).await?;
+        let done = match applied.reply {
+            Reply::Kv(_) => true,
+            Reply::KvRefused { why: KvRefusal::NoSession, .. } => return Err(no_session(session)),
+            Reply::KvRefused { .. } => false,
+            _ => return Err(unexpected()),
+        };
+        Ok(answer::json(StatusCode::OK, false, &done))
+    }
+}
+
+/// The refusal for a reply that does not match its command.
+pub(crate) fn unexpected() -> Refusal {
+    tracing::error!("the reply does not match the command");
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the reply does not match the command")
+}

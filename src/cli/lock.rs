@@ -1,0 +1,346 @@
+//! `maxine lock` and `maxine session`: runs a command while it holds a lock, and shows who holds which locks.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::client::{Client, ConnectArgs, LIST_ITEMS_MAX, Request};
+use super::confirm::confirm;
+use super::exit::{self, CliError};
+use super::output::{Output, or_dash, timestamp};
+use maxine_clock::Clock;
+use maxine_state::limits::{LOCK_DELAY_MS_MAX, LOCK_SESSION_TTL_MS_MAX, TTL_MS_MIN};
+
+/// How long a request for the lock waits for a change of it, in milliseconds. It is below the time limit of a request.
+const WAIT_MS: u64 = 2_000;
+/// Pause before the lock is requested again while a lock delay is not over, because its end is no change of the key.
+const DELAY_PAUSE: Duration = Duration::from_millis(500);
+/// How long a command has to end after SIGTERM, before it gets SIGKILL.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Arguments of `maxine lock`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The command gets the lock's key in MAXINE_LOCK_KEY, its session in MAXINE_LOCK_SESSION, and its fencing
+token in MAXINE_LOCK_INDEX, which grows with each new holder. The exit code is that of the command, or 128
+and the number of the signal that ended it. If the lock is lost, the command gets SIGTERM, and SIGKILL
+after 5 seconds.")]
+pub struct LockArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The key to lock
+    key: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true, num_args = 1.., value_name = "COMMAND")]
+    command: Vec<String>,
+    /// The lock is lost after this time without a renewal
+    #[arg(long, value_name = "MS", default_value_t = 15_000,
+        value_parser = clap::value_parser!(u64).range(TTL_MS_MIN..=LOCK_SESSION_TTL_MS_MAX))]
+    ttl_ms: u64,
+    /// How long nobody gets the lock after it was lost
+    #[arg(long, value_name = "MS", default_value_t = 15_000,
+        value_parser = clap::value_parser!(u64).range(0..=LOCK_DELAY_MS_MAX))]
+    lock_delay_ms: u64,
+    /// How long to wait for the lock; by default without end. If it is over, the exit code is 5
+    #[arg(long, value_name = "MS")]
+    wait_ms: Option<u64>,
+}
+
+/// Arguments of `maxine session`.
+#[derive(Debug, clap::Args)]
+pub struct SessionArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(subcommand)]
+    action: Option<SessionAction>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum SessionAction {
+    /// List lock sessions and the keys that they hold (the default)
+    List,
+    /// End a lock session: its keys are unlocked or deleted
+    Destroy(DestroyArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct DestroyArgs {
+    /// The session's id, as the list shows it
+    id: String,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    yes: bool,
+}
+
+impl LockArgs {
+    /// The connection: the nodes, the credentials and the output format.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+impl SessionArgs {
+    /// The connection: the nodes, the credentials and the output format.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+/// Runs `maxine session`.
+///
+/// # Errors
+/// See [`CliError`].
+pub async fn session(args: SessionArgs, out: &mut Output) -> Result<(), CliError> {
+    #[derive(Deserialize)]
+    struct Session {
+        id: String,
+        name: String,
+        node: String,
+        ttl_ms: Option<u64>,
+        created_at_ms: u64,
+        created_by: String,
+        locks: Vec<String>,
+        locks_len: usize,
+    }
+    let client = args.connect.client()?;
+    if let Some(SessionAction::Destroy(args)) = args.action {
+        confirm(&format!("end the lock session {}", args.id), args.yes)?;
+        let request = Request::keyed(Method::DELETE, &["sessions", &args.id]);
+        let answer = client.send(&request).await?;
+        return out.done(&answer.body, format!("{} has ended", args.id));
+    }
+    let list = client.list(&Request::get(&["sessions"]), LIST_ITEMS_MAX).await?;
+    if out.is_json() {
+        return list.items.iter().try_for_each(|item: &Value| out.json(item));
+    }
+    let sessions: Vec<Session> = list.read()?;
+    if sessions.is_empty() {
+        return out.line("no lock sessions");
+    }
+    let row = |session: Session| {
+        let more = session.locks_len - session.locks.len().min(session.locks_len);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let text = |text: String| or_dash(Some(text).filter(|text| !text.is_empty()));
+        vec![
+            session.id,
+            text(session.name),
+            text(session.node),
+            or_dash(session.ttl_ms.map(|ttl_ms| ttl_ms.to_string())),
+            timestamp(session.created_at_ms),
+            session.created_by,
+            text(format!("{}{more}", session.locks.join(" "))),
+        ]
+    };
+    let rows = sessions.into_iter().map(row).collect();
+    out.table(&["session", "name", "node", "ttl_ms", "since", "by", "holds"], rows)
+}
+
+/// A lock session, and until when it certainly lives.
+struct Held<'a> {
+    client: &'a Client,
+    clock: Clock,
+    id: String,
+    ttl_ms: u64,
+    /// When the last renewal that was answered was sent, on the monotonic clock.
+    renewed_ms: u64,
+}
+
+impl<'a> Held<'a> {
+    async fn new(client: &'a Client, args: &LockArgs, clock: Clock) -> Result<Self, CliError> {
+        let node = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        let body = json!({
+            "name": format!("maxine lock {}", args.key).chars().take(60).collect::<String>(),
+            "node": node.unwrap_or_default(),
+            "ttl_ms": args.ttl_ms,
+            "lock_delay_ms": args.lock_delay_ms,
+        });
+        let renewed_ms = clock.monotonic_ms();
+        let request = Request::keyed(Method::POST, &["sessions"]).json(body);
+        let answer = client.send(&request).await?;
+        let id = answer.body["id"].as_str().unwrap_or_default().to_owned();
+        Ok(Self { client, clock, id, ttl_ms: args.ttl_ms, renewed_ms })
+    }
+
+    /// The time until the session may be over, in milliseconds.
+    fn left_ms(&self) -> u64 {
+        (self.renewed_ms + self.ttl_ms).saturating_sub(self.clock.monotonic_ms())
+    }
+
+    /// Renews the session. `false` if it is over.
+    async fn renew(&mut self) -> Result<bool, CliError> {
+        let sent_ms = self.clock.monotonic_ms();
+        // A repeat does no harm.
+        let request = Request::keyed(Method::POST, &["sessions", &self.id, "renew"]);
+        match self.client.send(&request).await {
+            Ok(_) => {
+                self.renewed_ms = sent_ms;
+                Ok(true)
+            }
+            Err(error) if error.exit_code() == exit::NOT_FOUND => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Renews the session three times within each time to live, until it is lost. Returns why.
+    async fn keep(&mut self) -> String {
+        loop {
+            tokio::time::sleep(Duration::from_millis(self.ttl_ms / 3)).await;
+            // Attempts that fail are repeated until the session may be over.
+            loop {
+                let left = Duration::from_millis(self.left_ms());
+                match tokio::time::timeout(left, self.renew()).await {
+                    Ok(Ok(true)) => break,
+                    Ok(Ok(false)) => return "its session ended".into(),
+                    Ok(Err(error)) if error.exit_code() == exit::REFUSED => {
+                        return error.to_string();
+                    }
+                    Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+                    Err(_) => return format!("no node renewed it within {} ms", self.ttl_ms),
+                }
+            }
+        }
+    }
+
+    /// Ends the session, so that the lock is free. Whether that works or not, it ends after its time to live.
+    async fn end(&self, key: &str) {
+        let release = Request::keyed(Method::DELETE, &["locks", key]);
+        // A lock that is given back has no lock delay, and one that is still held at the end of the session has.
+        let _released = self.client.send(&release.query("session", Some(&self.id))).await;
+        let destroy = Request::keyed(Method::DELETE, &["sessions", &self.id]);
+        let _ended = self.client.send(&destroy).await;
+    }
+
+    /// Waits until the session holds the lock. Returns the fencing token.
+    async fn take(&mut self, key: &str, until_ms: Option<u64>) -> Result<u64, CliError> {
+        loop {
+            let request = Request::keyed(Method::PUT, &["locks", key]);
+            let request = request.json(json!({"session": self.id}));
+            match self.client.send(&request).await {
+                Ok(answer) => return Ok(answer.body["lock_index"].as_u64().unwrap_or_default()),
+                Err(CliError::Problem(problem)) if problem.status == 409 => {}
+                Err(error) => return Err(error),
+            }
+            if until_ms.is_some_and(|until_ms| self.clock.monotonic_ms() >= until_ms) {
+                return Err(CliError::Refused(format!("{key} is still held by somebody else")));
+            }
+            self.wait(key).await?;
+            if !self.renew().await? {
+                return Err(CliError::Refused("the lock session ended while it waited".into()));
+            }
+        }
+    }
+
+    /// Waits until the lock may be free, for a short time.
+    async fn wait(&self, key: &str) -> Result<(), CliError> {
+        let look = Request::get(&["locks", key]);
+        let seen = self.client.send(&look).await?;
+        if seen.body["session"].is_null() {
+            tokio::time::sleep(DELAY_PAUSE).await;
+            return Ok(());
+        }
+        let wait_ms = WAIT_MS.min(self.ttl_ms / 3);
+        let look = look.query("index", seen.index()).query("wait_ms", Some(wait_ms));
+        self.client.send(&look).await.map(drop)
+    }
+}
+
+/// Runs `maxine lock`.
+///
+/// # Errors
+/// [`CliError::Ended`] with the exit code of the command, [`CliError::LockLost`] if the lock was lost,
+/// [`CliError::Refused`] if it was not free in time. See [`CliError`] for the rest.
+pub async fn lock(args: LockArgs, out: &mut Output) -> Result<(), CliError> {
+    let client = args.connect.client()?;
+    let clock = Clock::system();
+    let until_ms = args.wait_ms.map(|wait_ms| clock.monotonic_ms() + wait_ms);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut held = Held::new(&client, &args, clock).await?;
+    let taken = tokio::select! {
+        taken = held.take(&args.key, until_ms) => taken,
+        _ = terminate.recv() => Err(CliError::Ended(128 + Signal::SIGTERM as u8)),
+        _ = interrupt.recv() => Err(CliError::Ended(128 + Signal::SIGINT as u8)),
+    };
+    let lock_index = match taken {
+        Ok(lock_index) => lock_index,
+        Err(error) => {
+            held.end(&args.key).await;
+            return Err(error);
+        }
+    };
+    let started = json!({"event": "locked", "key": args.key, "lock_index": lock_index});
+    if out.is_json() {
+        out.json(&started)?;
+    }
+    let mut child = match start(&args, &held.id, lock_index) {
+        Ok(child) => child,
+        Err(error) => {
+            held.end(&args.key).await;
+            return Err(error);
+        }
+    };
+    let ended = loop {
+        tokio::select! {
+            status = child.wait() => break code_of(status?),
+            why = held.keep() => {
+                end(&mut child).await;
+                let text = format!("{} was lost: {why}; the command was ended", args.key);
+                return Err(CliError::LockLost(text));
+            }
+            _ = terminate.recv() => forward(&child, Signal::SIGTERM),
+            _ = interrupt.recv() => forward(&child, Signal::SIGINT),
+        }
+    };
+    held.end(&args.key).await;
+    if ended == exit::OK { Ok(()) } else { Err(CliError::Ended(ended)) }
+}
+
+/// Starts the command in a process group of its own, so that its children can be ended too.
+fn start(args: &LockArgs, session: &str, lock_index: u64) -> Result<Child, CliError> {
+    let [program, arguments @ ..] = args.command.as_slice() else {
+        return Err(CliError::Usage("a command is missing".into()));
+    };
+    let started = Command::new(program)
+        .args(arguments)
+        .env("MAXINE_LOCK_KEY", &args.key)
+        .env("MAXINE_LOCK_SESSION", session)
+        .env("MAXINE_LOCK_INDEX", lock_index.to_string())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn();
+    started.map_err(|error| CliError::Usage(format!("{program}: {error}")))
+}
+
+/// Sends a signal to the command and its children.
+fn forward(child: &Child, signal: Signal) {
+    let group = child.id().and_then(|pid| i32::try_from(pid).ok());
+    if let Some(group) = group {
+        // They may have ended already.
+        let _gone = killpg(Pid::from_raw(group), signal);
+    }
+}
+
+/// Ends the command, because it must not run without the lock.
+async fn end(child: &mut Child) {
+    forward(child, Signal::SIGTERM);
+    if tokio::time::timeout(END_TIMEOUT, child.wait()).await.is_err() {
+        forward(child, Signal::SIGKILL);
+        let _ended = child.wait().await;
+    }
+}
+
+/// The exit code of a command, as a shell reports it.
+fn code_of(status: ExitStatus) -> u8 {
+    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    u8::try_from(code).unwrap_or(exit::FAILURE)
+}
