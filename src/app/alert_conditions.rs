@@ -353,14 +353,14 @@ impl Watch {
             }
             None => {}
         }
-        if let Some(leader) = &seen.leadership.leader {
-            if let Some(age_ms) = seen.staleness_ms.filter(|age_ms| *age_ms >= STATE_OLD_MS) {
-                let message = format!(
-                    "this node's state may be {} s old, although {leader} is the leader",
-                    age_ms / 1_000
-                );
-                judged.holds.push(Notice::new(AlertKind::StateOld, &*self.node, message));
-            }
+        if let Some(leader) = &seen.leadership.leader
+            && let Some(age_ms) = seen.staleness_ms.filter(|age_ms| *age_ms >= STATE_OLD_MS)
+        {
+            let message = format!(
+                "this node's state may be {} s old, although {leader} is the leader",
+                age_ms / 1_000
+            );
+            judged.holds.push(Notice::new(AlertKind::StateOld, &*self.node, message));
         }
         let changes = seen.leader_changes;
         if changes >= LEADERS_MAX {

@@ -304,7 +304,7 @@ describe('traces', () => {
 
 describe('a change of the configuration', () => {
   it('is told by its fields', () => {
-    const config = { log_async: true, log_json_prettify: false, heartbeat_timeout_s: 5, selection_strategy: 'round_robin', discovery_mode: 'redirect', log_format: 'json' } as const;
+    const config = { log_async: true, log_json_prettify: false, heartbeat_timeout_s: 5, selection_strategy: 'round_robin', discovery_mode: 'redirect', log_format: 'json', kv_keys_max: null, kv_len_max: null } as const;
     expect(changesOf(config, { ...config, heartbeat_timeout_s: 17, log_async: false })).toEqual([
       { field: 'heartbeat_timeout_s', from: '5', to: '17' },
       { field: 'log_async', from: 'true', to: 'false' },
