@@ -17,9 +17,8 @@ use maxine_chaos::journal::{Journal, Records};
 use maxine_chaos::nemesis::{self, Fault};
 use maxine_chaos::scenario::Scenario;
 
-/// Two clusters of three processes at a time. A run waits for time-outs most of the time; more clusters than this
-/// would share the machine's cores with the load.
-static PLACES: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(2);
+/// One cluster of three processes at a time, because two would share this machine's cores with the load.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn run(scenario: &str, backend: Backend, seed: u64, rounds: u64) -> Arc<Journal> {
     let scenario = Scenario::find(scenario).unwrap();
@@ -47,7 +46,7 @@ async fn run_if_possible(
 }
 
 async fn run_with(mut options: Options) -> Arc<Journal> {
-    let _place = PLACES.acquire().await.unwrap();
+    let _alone = ONE_AT_A_TIME.lock().await;
     options.progress = true;
     // Other tests use some of the cores. The long runs have all of them.
     options.recovery_max = Duration::from_secs(45);

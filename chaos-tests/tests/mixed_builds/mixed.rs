@@ -106,7 +106,7 @@ impl Mixed {
     /// The leader raises the state of the new cluster by itself, to the newest version of the build that all nodes run.
     pub async fn begins_at_the_newest_version(&self) {
         let id = self.cluster.ids()[0];
-        let newest = json!({"current": 2, "understood": 2});
+        let newest = json!({"current": 3, "understood": 3});
         let started = Instant::now();
         while self.ask(Method::GET, id, "/api/v1/cluster/status", None).await.1["state_version"]
             != newest

@@ -338,7 +338,8 @@ fn power_lost(before: &Path, after: &Path, to: &Path, keep: impl Fn(usize) -> bo
     for entry in fs::read_dir(after.join("wal")).unwrap() {
         let name = entry.unwrap().file_name();
         let (was, is) = (before.join("wal").join(&name), after.join("wal").join(&name));
-        let is = fs::read(is).unwrap();
+        // The segment in the making may have another name by now.
+        let Ok(is) = fs::read(is) else { continue };
         let Ok(mut torn) = fs::read(was) else { continue };
         // The next segment may have been in the making when `before` was copied.
         torn.resize(torn.len().max(is.len()), 0);
