@@ -433,7 +433,7 @@ test('whole by keyboard: the palette, a list, drain and return, and back to the 
     const drained = async () => (await on.cluster.call('GET', '/services/default/search/instances/search-2')).drain !== null;
     await page.keyboard.press('Control+k');
     await page.keyboard.type('search');
-    await page.getByRole('option', { name: /^search/ }).waitFor();
+    await page.getByRole('option', { name: /^search/ }).first().waitFor();
     await page.keyboard.press('Enter');
     await page.getByRole('grid', { name: 'Instances of search' }).waitFor();
     await page.getByRole('row', { name: /search-2/ }).focus();
