@@ -28,7 +28,8 @@ pub(crate) struct Question {
 
 impl Question {
     pub(crate) fn new(uri: &Uri, is_known: bool, index: u64, history: Option<History>) -> Self {
-        let mut target = String::from(uri.path());
+        // A path can contain '&', so '?' ends it: another service's name must not look like a parameter.
+        let mut target = format!("{}?", uri.path());
         let is_content = |parameter: &&str| {
             let name = parameter.split('=').next().unwrap_or_default();
             // A token is not kept. An escaped name only makes the same question look like another one.
@@ -95,6 +96,7 @@ mod tests {
             ("/v1/health/service/a?passing", true, 7),
             ("/v1/health/service/a", false, 7),
             ("/v1/health/service/b?passing", false, 7),
+            ("/v1/health/service/a&passing", false, 7),
         ] {
             assert_eq!(found(target, is_known, index), None, "{target} {is_known} {index}");
         }
