@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { get } from 'node:http';
 import { brotliDecompressSync, gunzipSync } from 'node:zlib';
-import { cutOff, forget, go, overflow, settled, signIn, spreadText, violations } from './browser.mjs';
+import { cutOff, forget, go, longestTimes, overflow, settled, signIn, spreadText, violations } from './browser.mjs';
 import { startCluster, until } from './cluster.mjs';
 import { latencyTo, stage, test } from './harness.mjs';
 import { seedNormal, traffic } from './seed.mjs';
@@ -133,11 +133,14 @@ test('every screen is free of WCAG 2.2 AA violations, light and dark, and fits 3
       assert.deepEqual(await violations(page, { rules: 'layout' }), [], `${path}, 320 px`);
     }
   });
+  // The screens show the calls of the last minute, and the checks above take about as long.
+  await traffic(on.cluster, 1_000);
   for (const size of [{ width: 640, height: 512, scale: 2 }, { width: 1440, height: 900 }]) {
     await within(size, async (page) => {
       await spreadText(page);
       for (const path of SCREENS) {
         await go(page, path);
+        await longestTimes(page);
         assert.equal(await overflow(page), 0, `${path} with its text spread is wider than ${size.width} px`);
         assert.deepEqual(await cutOff(page), [], `${path} with its text spread, ${size.width} px`);
       }

@@ -70,7 +70,7 @@ const columnsWith = (seen: ReadonlyMap<string, CallFigures>): readonly Column<In
   {
     key: 'p95',
     head: 'p95',
-    track: '70px',
+    track: '96px',
     end: true,
     from: 1140,
     cell: (i) => {

@@ -87,7 +87,7 @@ const columnsWith = (calls: CallsOf | undefined, seconds: number): readonly Colu
   {
     key: 'p95',
     head: 'p95',
-    track: '80px',
+    track: '112px',
     end: true,
     from: 860,
     cell: (s) => {
