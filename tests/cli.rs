@@ -260,6 +260,36 @@ fn log_levels_are_set_on_every_node_and_the_doctor_looks_at_every_node() {
     );
     let problems = findings.iter().any(|finding| finding["level"] == "problem");
     assert_eq!(code(&seen), i32::from(problems), "{findings:?}");
+
+    let archive = dev.home.path().join("diagnosis.tar.gz");
+    let file = archive.to_str().unwrap();
+    let written = dev.json(&["diagnose", file]);
+    assert_eq!(written[0]["missing"], Value::Array(Vec::new()), "{written:?}");
+    assert_eq!(code(&dev.run(&["diagnose", file])), 2, "an existing file is kept");
+    let unpack = |mode: &str, file: &str| {
+        let output = Command::new("tar").args([mode, file]).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let names = unpack("-tzf", file);
+    let count = |end: &str| names.lines().filter(|name| name.ends_with(end)).count();
+    assert_eq!((count("/metrics.txt"), count("/status.json"), count("/traces.json")), (3, 3, 3));
+    assert_eq!((count("cluster/audit.json"), count("doctor.json")), (1, 1), "{names}");
+    let content = unpack("-xzOf", file);
+    assert!(content.contains("maxine_proxied_requests_total"));
+    assert!(!content.contains(PASSWORD));
+
+    // A node that does not answer does not keep the others from the archive.
+    let silent = dev.home.path().join("silent.tar.gz");
+    let servers = format!("{},http://127.0.0.1:9", dev.servers());
+    let one_silent = dev.run(&["diagnose", silent.to_str().unwrap(), "--server", &servers]);
+    assert_eq!(code(&one_silent), 4, "{}", text(&one_silent.stderr));
+    assert!(text(&one_silent.stderr).contains("127.0.0.1_9/status.json"));
+    let content = unpack("-xzOf", silent.to_str().unwrap());
+    assert!(
+        content.contains("nodes/127.0.0.1_9/metrics.txt: "),
+        "README.txt names what is missing"
+    );
 }
 
 #[test]
@@ -1026,6 +1056,7 @@ fn the_help_is_the_recorded_one() {
         &["resolve"],
         &["explain", "resolve"],
         &["doctor"],
+        &["diagnose"],
         &["log-level", "set"],
         &["watch"],
         &["policy"],

@@ -6,8 +6,8 @@ use super::client::ConnectArgs;
 use super::exit::{self, CliError};
 use super::output::{Format, Output};
 use super::{
-    alerts, checks, cluster, doctor, explain, health, instances, journal, kv, lock, log_level,
-    login, policy, services, tokens, users, watch, why,
+    alerts, checks, cluster, diagnose, doctor, explain, health, instances, journal, kv, lock,
+    log_level, login, policy, services, tokens, users, watch, why,
 };
 
 /// The client commands. They are flattened into the commands of the program.
@@ -49,6 +49,8 @@ pub enum ClientCommand {
     Alerts(alerts::AlertsArgs),
     /// Check the nodes of a cluster, and say what to do about each finding
     Doctor(doctor::DoctorArgs),
+    /// Write what is needed to look into a problem into one archive
+    Diagnose(diagnose::DiagnoseArgs),
     /// Show and set the levels of the nodes' own logs, for a time
     LogLevel(log_level::LogLevelArgs),
     /// Show, export and verify the audit log
@@ -89,6 +91,7 @@ impl ClientCommand {
             Self::Cluster(args) => return args.format(),
             Self::Alerts(args) => args.connect(),
             Self::Doctor(args) => args.connect(),
+            Self::Diagnose(args) => args.connect(),
             Self::LogLevel(args) => args.connect(),
             Self::Audit(args) => args.connect(),
             Self::Login(args) => args.connect(),
@@ -128,6 +131,7 @@ impl ClientCommand {
             Self::Cluster(args) => cluster::run(args, out).await,
             Self::Alerts(args) => alerts::run(args, out).await,
             Self::Doctor(args) => doctor::run(args, out).await,
+            Self::Diagnose(args) => diagnose::run(args, out).await,
             Self::LogLevel(args) => log_level::run(args, out).await,
             Self::Audit(args) => journal::audit(args, out).await,
             Self::Login(args) => login::login(args, out).await,

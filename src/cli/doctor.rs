@@ -71,7 +71,7 @@ impl Level {
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-struct Finding {
+pub(super) struct Finding {
     level: Level,
     /// The check.
     check: &'static str,
@@ -106,19 +106,27 @@ struct Seen {
 /// # Errors
 /// [`CliError::Incomplete`] if there is a problem; see [`CliError`] for others.
 pub async fn run(args: DoctorArgs, out: &mut Output) -> Result<(), CliError> {
+    show(&findings(&args.connect, args.config.as_deref()).await?, out)
+}
+
+/// Checks every node, and with a settings file also this machine. The most important findings come first.
+pub(super) async fn findings(
+    connect: &ConnectArgs,
+    config: Option<&Path>,
+) -> Result<Vec<Finding>, CliError> {
     let mut findings = Findings::default();
-    if let Some(config) = &args.config {
+    if let Some(config) = config {
         check_machine(config, &mut findings);
     }
-    let nodes = nodes(&args.connect).await?;
+    let nodes = nodes(connect).await?;
     let mut seen = Vec::new();
     for node in &nodes {
-        seen.extend(check_node(node, &args.connect, &mut findings).await);
+        seen.extend(check_node(node, connect, &mut findings).await);
     }
     compare(&seen, &mut findings);
-    check_backups(&args.connect, &mut findings).await?;
+    check_backups(connect, &mut findings).await?;
     findings.0.sort_by_key(|finding| finding.level);
-    show(&findings.0, out)
+    Ok(findings.0)
 }
 
 /// Asks one node. `None` if it did not answer.

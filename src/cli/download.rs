@@ -49,16 +49,23 @@ pub async fn to_file(response: &mut reqwest::Response, file: &Path) -> Result<u6
     })
 }
 
+/// Makes a file that only its owner can read. An existing one is deleted first: it belongs to somebody else, or to a
+/// command that was cut off. The file must be new, so that neither a link nor the rights of an older file determine who
+/// may read it.
+///
+/// # Errors When it cannot be made.
+pub(super) fn new_private_file(path: &Path) -> std::io::Result<fs::File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
 // Blocking writes are acceptable here: they are short compared with the network, and this process does
 // nothing else.
 async fn fill(response: &mut reqwest::Response, draft: &Path) -> Result<u64, CliError> {
-    // An existing draft belongs to somebody else or to a download that was cut off. The file must be new, so
-    // that neither a link nor the rights of an older file determine who may read it.
-    match fs::remove_file(draft) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
+    let mut out = new_private_file(draft)?;
     let expected = response.content_length();
     let mut len = 0;
     loop {

@@ -20,6 +20,7 @@ pub mod completions;
 pub mod config;
 pub mod confirm;
 pub mod dev;
+pub mod diagnose;
 pub mod doctor;
 mod document;
 pub mod download;

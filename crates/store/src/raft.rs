@@ -64,6 +64,12 @@ impl raft::Application for ReplicatedState {
     }
 }
 
+/// Whether only the node that leads may append it. Forwarded, a new leader would write what an old one decided; and
+/// nobody may act as a part of Maxine on another node ([`Peers::admit`]).
+fn is_never_forwarded(batch: &Batch) -> bool {
+    needs_lease(batch) || batch.proposals.iter().any(|proposal| proposal.actor.is_system())
+}
+
 struct Peers {
     handler: Arc<dyn PeerHandler>,
     view: Arc<View>,
@@ -231,9 +237,7 @@ impl ControlStore for RaftStore {
         let payload = encode_payload(&batch)?;
         #[allow(clippy::disallowed_methods, reason = "the runtime's own clock, for its own timer")]
         let started = tokio::time::Instant::now();
-        // A command of the leader is never forwarded. Otherwise a new leader would write what an old one
-        // decided.
-        let proposed = match needs_lease(&batch) {
+        let proposed = match is_never_forwarded(&batch) {
             true => self.node.propose_local(payload.into(), time.end).await,
             false => {
                 let time = raft::ProposeTime { begin: time.begin, end: time.end };
@@ -559,6 +563,10 @@ mod tests {
         assert_eq!(actor.via_node, Some(2));
         let refused = peers.admit(2, payload("system:bootstrap", harmless())).unwrap_err();
         assert!(refused.contains("may not act as system:bootstrap"), "{refused}");
+        let of_maxine = decode_batch(&payload("system:bootstrap", harmless())).unwrap();
+        assert!(is_never_forwarded(&of_maxine), "a node does not send what its peers refuse");
+        let of_a_caller = decode_batch(&payload("ada", harmless())).unwrap();
+        assert!(!is_never_forwarded(&of_a_caller));
         let grant = Command::GrantLeadership { holder: Name::trusted("node-2") };
         let refused = peers.admit(2, payload("ada", grant)).unwrap_err();
         assert!(refused.contains("only the leader"), "{refused}");

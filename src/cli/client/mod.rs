@@ -71,6 +71,12 @@ impl Request {
         Self::new(Method::GET, segments, Repeat::Read)
     }
 
+    /// A read of the node's metrics, which are text.
+    #[must_use]
+    pub fn metrics() -> Self {
+        Self { path: "/api/actuator/prometheus".into(), ..Self::get(&[]) }
+    }
+
     /// A write that carries a fresh idempotency key.
     #[must_use]
     pub fn keyed(method: Method, segments: &[&str]) -> Self {
