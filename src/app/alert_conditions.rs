@@ -18,7 +18,7 @@ use maxine_actors::registry::WriteCounters;
 use maxine_actors::{Registry, members};
 use maxine_clock::{Clock, SKEW_MAX_MS};
 use maxine_state::{AuditAction, Leadership};
-use maxine_store::{ClusterStatus, ControlStore, MemberView};
+use maxine_store::{ClusterStatus, ControlStore, MemberView, StoreNode};
 use maxine_telemetry::{AlertKind, Notice, Scope, Severity, Telemetry};
 use maxine_view::View;
 
@@ -26,6 +26,10 @@ use maxine_view::View;
 const TICK: Duration = Duration::from_secs(1);
 /// A process whose sleep took this much longer than requested was stalled, in milliseconds.
 const STALL_MS: u64 = 1_000;
+/// Interval between two readings of the nodes that share the store.
+const NODES_TICK: Duration = Duration::from_secs(2);
+/// If the nodes that share the store were last read this long ago, in milliseconds, nothing is known about them.
+const NODES_OLD_MS: u64 = 6_000;
 /// Interval between two checks of disks and certificates.
 const SLOW_TICK: Duration = Duration::from_secs(10);
 /// If such a check takes longer than this, in milliseconds, it waits for a disk that hangs.
@@ -84,8 +88,34 @@ pub(super) struct Monitored {
 
 /// Runs until dropped.
 pub(super) async fn watch(watched: Monitored) {
-    let slow = Mutex::default();
-    tokio::join!(watch_all(&watched, &slow), watch_slowly(&watched, &slow));
+    let (slow, sharers) = (Mutex::default(), Mutex::default());
+    tokio::join!(
+        watch_all(&watched, &slow, &sharers),
+        watch_slowly(&watched, &slow),
+        watch_sharers(&watched, &sharers)
+    );
+}
+
+/// The nodes that share the store without connections to each other, as last read.
+#[derive(Clone, Debug, Default)]
+struct Sharers {
+    nodes: Vec<StoreNode>,
+    read_at_ms: Option<u64>,
+}
+
+async fn watch_sharers(watched: &Monitored, sharers: &Mutex<Sharers>) {
+    loop {
+        // The store may hang, so nothing else waits for it.
+        match watched.store.nodes().await {
+            Ok(Some(nodes)) => {
+                let read_at_ms = Some(watched.clock.monotonic_ms());
+                *sharers.lock() = Sharers { nodes, read_at_ms };
+            }
+            Ok(None) => return,
+            Err(error) => tracing::debug!(%error, "the nodes that share the store are not known"),
+        }
+        tokio::time::sleep(NODES_TICK).await;
+    }
 }
 
 /// The result of the last check of disks and certificates, and since when the present one is in progress. The
@@ -120,13 +150,14 @@ async fn watch_slowly(watched: &Monitored, slow: &Mutex<SlowChecks>) {
     }
 }
 
-async fn watch_all(watched: &Monitored, slow: &Mutex<SlowChecks>) {
+async fn watch_all(watched: &Monitored, slow: &Mutex<SlowChecks>, sharers: &Mutex<Sharers>) {
     let mut watch = Watch::new(watched.node.clone());
     loop {
         let now_ms = watched.clock.monotonic_ms();
         let mut seen = watched.look().await;
         seen.slow = slow.lock().holds(&watched.node, now_ms);
         seen.slow.extend(watched.refused_files());
+        seen.sharers = sharers.lock().clone();
         let speaks = seen.leadership.is_leader || watch.nobody_leads(&seen, now_ms);
         watched.telemetry.alerts().set_reports_for_cluster(speaks);
         let judged = watch.judge(&seen, now_ms);
@@ -168,6 +199,7 @@ impl Monitored {
             writes: Writes::of(self.registry.writes()),
             clocks: self.clocks.borrow().clone(),
             slow: Vec::new(),
+            sharers: Sharers::default(),
         }
     }
 
@@ -264,6 +296,7 @@ struct NodeCondition {
     clocks: ClockReport,
     /// The conditions of disks and certificates.
     slow: Vec<Notice>,
+    sharers: Sharers,
 }
 
 /// The conditions that are observed, and those that are unknown.
@@ -377,7 +410,32 @@ impl Watch {
             judged.holds.push(Notice::new(AlertKind::NodeSetBack, &*self.node, message));
         }
         judged.holds.extend(skewed(&seen.clocks));
+        self.judge_sharers(&seen.sharers, now_ms, &mut judged);
         judged
+    }
+
+    /// Judges the nodes that share the store by their reports to it.
+    fn judge_sharers(&self, sharers: &Sharers, now_ms: u64, judged: &mut Evaluation) {
+        let is_new =
+            sharers.read_at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) <= NODES_OLD_MS);
+        // While the store refuses the reports of this node too, silence says nothing about a node.
+        let own = sharers.nodes.iter().find(|node| node.name == self.node);
+        let is_known = is_new && own.is_some_and(|node| !node.is_silent());
+        for node in sharers.nodes.iter().filter(|node| node.name != self.node) {
+            let kind = AlertKind::MemberUnreachable;
+            if !is_known {
+                judged.unknown.push((kind, node.name.clone()));
+            } else if node.is_silent() {
+                let message = format!(
+                    "node {} has not reported to the store for {} s: it does not run, hangs, or cannot reach the \
+                     store; if it is gone for good, run maxine cluster forget {}",
+                    node.name,
+                    node.last_seen_ms / 1_000,
+                    node.name
+                );
+                judged.holds.push(Notice::new(kind, node.name.clone(), message));
+            }
+        }
     }
 
     fn judge_members(

@@ -317,3 +317,34 @@ fn a_node_that_waits_to_be_added_does_not_speak_for_the_cluster() {
     };
     assert!(!watch.nobody_leads(&waiting, 0) && !watch.nobody_leads(&waiting, 90_000));
 }
+
+#[test]
+fn a_node_that_shares_the_store_and_no_longer_reports_is_named() {
+    let node = |name: &str, last_seen_ms| StoreNode {
+        name: name.to_owned(),
+        state_version: 1,
+        last_seen_ms,
+        addresses: Vec::new(),
+    };
+    let sharing = |own_ms, other_ms, read_at_ms| NodeCondition {
+        leadership: Leadership { is_leader: true, leader: Some("node-1".into()), term: 1 },
+        sharers: Sharers {
+            nodes: vec![node("node-1", own_ms), node("node-2", other_ms)],
+            read_at_ms: Some(read_at_ms),
+        },
+        ..NodeCondition::default()
+    };
+    let mut watch = watch();
+    assert_eq!(run(&mut watch, &sharing(0, 2_000, 9_000), 0, 9), []);
+    let silent = run(&mut watch, &sharing(0, 11_000, 19_000), 10, 19);
+    assert_eq!(silent, [(13, "+cluster.member_unreachable node-2".to_owned())]);
+    // The store refuses the reports of every node, then it does not answer: the condition may continue.
+    let unknown = run(&mut watch, &sharing(12_000, 12_000, 29_000), 20, 29);
+    assert!(!unknown.iter().any(|(_, text)| text.starts_with('-')), "{unknown:?}");
+    let unknown = run(&mut watch, &sharing(0, 12_000, 10_000), 30, 39);
+    assert!(!unknown.iter().any(|(_, text)| text.starts_with('-')), "{unknown:?}");
+    let back = run(&mut watch, &sharing(0, 1_000, 59_000), 40, 59);
+    assert!(back.iter().any(|(_, text)| text == "-cluster.member_unreachable node-2"), "{back:?}");
+    // Nothing is said of a node as long as this node's own reports are refused.
+    assert_eq!(run(&mut Watch::new("node-1".into()), &sharing(60_000, 60_000, 9_000), 0, 9), []);
+}

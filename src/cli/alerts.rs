@@ -267,7 +267,9 @@ async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
 
 fn rows(items: &[&Value]) -> Vec<Vec<String>> {
     let row = |group: Vec<usize>| {
-        let item = items[group[0]];
+        // A node that was restarted knows less of how it began.
+        let first = group.iter().copied().min_by_key(|member| begun_ms(items[*member]));
+        let item = items[first.unwrap_or(group[0])];
         let nodes: Vec<String> = group.iter().map(|member| cell(&items[*member]["node"])).collect();
         let state = match item["resolved_ms"].as_u64() {
             Some(at_ms) if at_ms < begun_ms(item) => {
@@ -280,9 +282,17 @@ fn rows(items: &[&Value]) -> Vec<Vec<String>> {
             ["severity", "type", "object", "message", "acknowledged_by"]
                 .map(|field| cell(&item[field]));
         let id = format!("{}:{}", cell(&item["node"]), item["id"]);
-        let first = group.iter().map(|member| begun_ms(items[*member])).min();
-        let when = timestamp(first.unwrap_or_else(|| begun_ms(item)));
-        vec![when, state, severity, kind, object, nodes.join(", "), message, by, id]
+        vec![
+            timestamp(begun_ms(item)),
+            state,
+            severity,
+            kind,
+            object,
+            nodes.join(", "),
+            message,
+            by,
+            id,
+        ]
     };
     groups(items).into_iter().map(row).collect()
 }
@@ -380,7 +390,7 @@ mod tests {
         ]);
         let shown: Vec<(&str, &str)> =
             rows.iter().map(|row| (row[5].as_str(), row[8].as_str())).collect();
-        assert_eq!(shown, [("rn1, rn2, rn3", "rn1:7"), ("rn2, rn3", "rn2:6")]);
+        assert_eq!(shown, [("rn1, rn2, rn3", "rn3:7"), ("rn2, rn3", "rn3:6")]);
     }
 
     /// If one leader after another raises the same alert, each of these alerts is a row of its own.
@@ -399,7 +409,7 @@ mod tests {
             rows.iter().map(|row| (row[5].as_str(), row[8].as_str())).collect();
         assert_eq!(
             shown,
-            [("node-1", "node-1:3"), ("node-3, node-2", "node-3:5"), ("node-2", "node-2:8")]
+            [("node-1", "node-1:3"), ("node-3, node-2", "node-2:9"), ("node-2", "node-2:8")]
         );
     }
 

@@ -75,7 +75,7 @@ async fn a_silent_session_frees_its_lock(fixture: &dyn Fixture) {
     last.node.reaches(first.node.view.index()).await;
     let one = first.session(Some(TTL_MS)).await;
     let two = last.session(None).await;
-    assert_eq!(first.lock(one).await, Ok(1));
+    let first_token = first.lock(one).await.expect("nobody holds it");
     assert_eq!(last.lock(two).await, Err(KvRefusal::Held { by: one }));
     // Renewals through another node keep it for longer than its time to live, and enter no log.
     for _ in 0..8 {
@@ -93,7 +93,7 @@ async fn a_silent_session_frees_its_lock(fixture: &dyn Fixture) {
     })
     .await;
     assert!(was_delayed, "nobody gets it during the lock delay");
-    assert_eq!(token, 2);
+    assert!(token > first_token, "{token} is not above {first_token}");
     assert!(!first.renewed(one).await, "it has ended");
     let nodes: Vec<_> = stacks.iter().map(|stack| stack.node.clone()).collect();
     contract::agree(&nodes).await;

@@ -132,10 +132,8 @@ fn a_session_holds_locks_until_it_ends() {
             async |session: &str| server.put_if(&format!("kv/lock?acquire={session}")).await;
         assert!(acquire(&one).await && acquire(&one).await && !acquire(&two).await);
         let held = server.get_known("kv/lock").await;
-        assert_eq!(
-            (&held.body[0]["Session"], &held.body[0]["LockIndex"]),
-            (&json!(one), &json!(1))
-        );
+        let entry = &held.body[0];
+        assert_eq!((&entry["Session"], &entry["LockIndex"]), (&json!(one), &entry["ModifyIndex"]));
         assert!(!server.put_if(&format!("kv/lock?release={two}")).await);
         assert!(server.put_if(&format!("kv/lock?release={one}")).await);
         assert!(acquire(&two).await, "released by its holder, so there is no delay");
@@ -222,6 +220,14 @@ fn a_transaction_is_carried_out_whole_or_not_at_all() {
         assert_eq!(server.get_known("kv/?keys").await.body, json!([]));
         let many: Vec<Value> = (0..129).map(|_| kv("get", "a")).collect();
         assert_eq!(server.put_known("txn", many.into()).await.status, 413);
+        // What one answer may hold is limited, however often a value is asked for.
+        static VALUE: [u8; 512 * 1_024] = [b'v'; 512 * 1_024];
+        assert_eq!(server.put_raw("kv/big/a", &VALUE).await.body, true);
+        assert_eq!(server.put_raw("kv/big/b", &VALUE).await.body, true);
+        let trees = |n| -> Value { (0..n).map(|_| kv("get-tree", "big/")).collect() };
+        assert_eq!(server.put_known("txn", trees(2)).await.status, 200);
+        let refused = server.put_known("txn", trees(70)).await;
+        assert_eq!(refused.status, 413, "{}", refused.text().len());
         let service = json!([{"Service": {"Verb": "get", "Service": {"ID": "a"}}}]);
         assert_eq!(server.put_known("txn", service).await.status, 400);
         server.node.stop().await;

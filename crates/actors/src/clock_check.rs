@@ -92,10 +92,17 @@ async fn compare(
 async fn offset_of(store: &dyn ControlStore, clock: &Clock, id: u64) -> Option<i64> {
     let asked_ms = clock.monotonic_ms();
     let wall_ms = peer::call(store, To::Member(id), WallTime, CALL_TIMEOUT).await.ok()?;
-    let answered_ms = clock.monotonic_ms();
-    // The other node read its clock at some time between the question and the answer.
+    offset_between(asked_ms, clock.monotonic_ms(), wall_ms)
+}
+
+/// The other node read its clock at some time between the question and the answer, so the result can be wrong by half of
+/// the time between them. `None` if that is longer than [`CALL_TIMEOUT`]: then one of both processes was paused in
+/// between, and the timeout itself was noticed too late.
+fn offset_between(asked_ms: u64, answered_ms: u64, wall_ms: u64) -> Option<i64> {
     let read_ms = asked_ms.midpoint(answered_ms);
-    Some(i64::try_from(wall_ms).ok()? - i64::try_from(read_ms).ok()?)
+    let is_late = u128::from(answered_ms.saturating_sub(asked_ms)) > CALL_TIMEOUT.as_millis();
+    let offset = || Some(i64::try_from(wall_ms).ok()? - i64::try_from(read_ms).ok()?);
+    if is_late { None } else { offset() }
 }
 
 /// Waits until the clock is compared, for a limited time and only once. A proposal without the comparison has
@@ -112,5 +119,18 @@ pub async fn settled(clock: &Clock) {
     if tokio::time::timeout(SETTLE_TIMEOUT, compared).await.is_err() {
         clock.note_waited();
         tracing::warn!("no majority of clocks agrees: proposals from this node carry no time");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_read_after_a_pause_says_nothing_about_a_clock() {
+        assert_eq!(offset_between(1_000, 1_010, 51_005), Some(50_000));
+        assert_eq!(offset_between(1_000, 1_500, 51_250), Some(50_000));
+        // The process was paused for 90 s between the question and the look at the answer.
+        assert_eq!(offset_between(1_000, 91_000, 51_005), None);
     }
 }

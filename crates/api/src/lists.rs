@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::caller::{CalledBy, RequestContext};
 use super::compat_error::{CompatError, edge_error};
+use super::problem::{Problem, ProblemKind};
 use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
 
 /// Limits for the lists in flight, which are waiting for their turn, being built, or being delivered.
@@ -68,6 +69,16 @@ impl From<NotListed> for CompatError {
     }
 }
 
+impl From<NotListed> for Problem {
+    fn from(why: NotListed) -> Self {
+        let error = CompatError::from(why);
+        let mut problem = Self::new(ProblemKind::of_status(error.status), error.message);
+        problem.retry = error.retry;
+        problem.retry_after_s = error.retry_after_s;
+        problem
+    }
+}
+
 impl Default for Lists {
     /// Lists of callers with a credential are built by up to half of the node's threads, and those of others likewise.
     fn default() -> Self {
@@ -82,8 +93,13 @@ impl Lists {
         Self { places: Places::fair(PLACES), turns: turns(), known_turns: turns() }
     }
 
-    /// Waits until a list may be built. Dropping the future gives up the place.
-    async fn begin(&self, address: IpAddr, is_known: bool) -> Result<Listing, NotListed> {
+    /// Waits until a list may be built. Dropping the future gives up the place. A handler that waits for something
+    /// else first calls it afterwards; the others have a [`Listing`] as their last argument.
+    pub(super) async fn begin(
+        &self,
+        address: IpAddr,
+        is_known: bool,
+    ) -> Result<Listing, NotListed> {
         let place = self.take(address, is_known)?;
         Ok(Listing { place, turn: self.turn(is_known).await? })
     }

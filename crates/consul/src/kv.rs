@@ -19,8 +19,29 @@ use maxine_state::{
 use maxine_view::KvScope;
 
 const SANDBOX: HeaderName = HeaderName::from_static("content-security-policy");
-/// Maximum size of all values in one answer, in bytes.
+/// Maximum size of all keys and values in one answer, in bytes.
 const VALUES_LEN_MAX: u64 = 64 * 1_024 * 1_024;
+/// What an answer says of a key besides its name and value, in bytes.
+const SHOWN_LEN: u64 = 200;
+
+/// The keys and values that fit into one answer.
+#[derive(Default)]
+pub(crate) struct ValuesRoom {
+    taken: u64,
+}
+
+impl ValuesRoom {
+    /// Takes room for a key and its value, of this length together. Refuses the answer if there is none left.
+    pub(crate) fn take(&mut self, len: u64) -> Result<(), Refusal> {
+        self.taken += len + SHOWN_LEN;
+        if self.taken <= VALUES_LEN_MAX {
+            return Ok(());
+        }
+        let text =
+            "the answer would have more than 64 MiB: ask for a longer prefix, or for less at once";
+        Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text))
+    }
+}
 
 /// A key in an answer.
 #[derive(Debug, Serialize)]
@@ -149,14 +170,9 @@ impl Inner {
 
     fn kv_tree(&self, options: &Options, ready: &Ready, prefix: &str) -> Result<Answer, Refusal> {
         let kv = ready.snapshot.state.kv();
-        let mut len = 0;
-        let mut found = Vec::new();
+        let (mut found, mut room) = (Vec::new(), ValuesRoom::default());
         for entry in kv.below(prefix, None) {
-            len += entry.stored_len();
-            if len > VALUES_LEN_MAX {
-                let text = "the values have more than 64 MiB: ask for a longer prefix";
-                return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text));
-            }
+            room.take(entry.stored_len())?;
             found.push(Shown::of(entry));
         }
         if found.is_empty() {

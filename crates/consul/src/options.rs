@@ -155,7 +155,10 @@ fn node_meta(query: &Query) -> Result<Vec<(String, String)>, Refusal> {
 
 fn tags(query: &Query) -> Result<Vec<String>, Refusal> {
     let tags = query.all("tag").filter(|tag| !tag.is_empty()).map(str::to_lowercase);
-    bounded(tags.collect(), "tag")
+    let mut tags = bounded(tags.collect(), "tag")?;
+    tags.sort_unstable();
+    tags.dedup();
+    Ok(tags)
 }
 
 fn bounded<T>(values: Vec<T>, name: &str) -> Result<Vec<T>, Refusal> {

@@ -31,7 +31,7 @@ use maxine_admission::{CallerClass, NoPlace, Place};
 use maxine_clock::Clock;
 use maxine_state::{Instance, InstanceKey, Name, ServiceKey, ServiceRef, ServiceState};
 use maxine_store::Consistency;
-use maxine_view::{KvScope, Snapshot, WatchScope};
+use maxine_view::{KvReader, KvScope, Snapshot, WatchScope};
 
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
@@ -78,7 +78,7 @@ pub(crate) struct Ready {
     _turn: Option<Turn>,
 }
 
-/// A filter in use. It ends when it has taken too long, because a regular expression can be made slow.
+/// A filter in use, or a choice by tags. It ends when it has taken too long, because a request can make it slow.
 struct Filtering {
     filter: Option<Filter>,
     clock: Clock,
@@ -95,11 +95,15 @@ impl Filtering {
     /// Whether an object matches. Once the time is over, none does, and [`Self::check`] refuses the answer.
     fn matches(&self, object: &impl Serialize) -> bool {
         let Some(filter) = &self.filter else { return true };
-        if self.is_over.get() || self.clock.monotonic_ms() > self.until_ms {
+        self.has_time() && serde_json::to_value(object).is_ok_and(|value| filter.matches(&value))
+    }
+
+    /// Whether the time is not over. Once it is, [`Self::check`] refuses the answer.
+    fn has_time(&self) -> bool {
+        if self.clock.monotonic_ms() > self.until_ms {
             self.is_over.set(true);
-            return false;
         }
-        serde_json::to_value(object).is_ok_and(|value| filter.matches(&value))
+        !self.is_over.get()
     }
 
     /// Refuses an answer whose filter took too long.
@@ -107,7 +111,7 @@ impl Filtering {
         match self.is_over.get() {
             false => Ok(()),
             true => Err(Refusal::bad(format!(
-                "the filter takes longer than {FILTER_MS_MAX} ms for this list: use a simpler one"
+                "to choose from this list takes longer than {FILTER_MS_MAX} ms: use a simpler filter, or fewer tags"
             ))),
         }
     }
@@ -123,16 +127,6 @@ impl Inner {
         }
     }
 
-    fn index_of(&self, scope: &Scope, snapshot: &Snapshot) -> u64 {
-        let index = match scope {
-            Scope::Service(key) => snapshot.state.service_index(key),
-            Scope::List(list) => self.tables.index(*list),
-            Scope::Keys(scope) => scope.index(&snapshot.state),
-            Scope::All => snapshot.state.index(),
-        };
-        index.max(1)
-    }
-
     /// Waits until the read may be answered: until its freshness is confirmed, and a change is there if it is a blocking
     /// query.
     pub(crate) async fn ready(
@@ -142,23 +136,31 @@ impl Inner {
         scope: &Scope,
     ) -> Result<Ready, Refusal> {
         let contact_ms = self.confirmed(options).await?;
+        let mut keys = match scope {
+            Scope::Keys(scope) => Some(self.view.kv_reader(scope)),
+            _ => None,
+        };
         if options.index == 0 {
             if let Scope::List(_) = scope {
                 self.tables.caught_up(&self.view).await;
             }
-            return self.take(scope, contact_ms, asked, options).await;
+            return self.take(scope, keys.as_ref(), contact_ms, asked, options).await;
         }
-        if options.has_filter() {
-            // A wrong filter is refused before the wait. The compiled one is large, so it is made again afterwards.
+        let is_dear =
+            |keys: &Option<KvReader<'_>>| keys.as_ref().is_some_and(|keys| !keys.has_index());
+        if options.has_filter() || is_dear(&keys) {
             let _turn = self.turn(asked).await?;
+            // A wrong filter is refused before the wait. The compiled one is large, so it is made again afterwards.
             options.filter()?;
+            // All keys of a prefix are read now, once for all of its readers.
+            let _ = keys.as_ref().map(KvReader::index);
         }
         let _place = self.blocked_place(asked)?;
         let _blocked = self.metrics.blocked();
-        self.wait(asked, options, self.changed_after(scope, options.index)).await?;
+        self.wait(asked, options, self.changed_after(scope, keys.as_mut(), options.index)).await?;
         // The time since the contact may have grown while the request waited.
         let contact_ms = self.contact_ms().filter(|_| contact_ms.is_some());
-        self.take(scope, contact_ms, asked, options).await
+        self.take(scope, keys.as_ref(), contact_ms, asked, options).await
     }
 
     /// Waits for a change, as long as the blocking query says. Refuses the answer if the caller may not have it any more.
@@ -200,17 +202,19 @@ impl Inner {
     async fn take(
         &self,
         scope: &Scope,
+        keys: Option<&KvReader<'_>>,
         contact_ms: Option<u64>,
         asked: &Asked,
         options: &Options,
     ) -> Result<Ready, Refusal> {
-        let found = self.present(scope, contact_ms, asked);
-        if found.built.is_some() {
-            return Ok(found);
+        if keys.is_none_or(KvReader::has_index) {
+            let found = self.present(scope, keys, contact_ms, asked);
+            if found.built.is_some() {
+                return Ok(found);
+            }
         }
-        drop(found);
         let turn = self.turn(asked).await?;
-        let found = self.present(scope, contact_ms, asked);
+        let found = self.present(scope, keys, contact_ms, asked);
         if found.built.is_some() {
             return Ok(found);
         }
@@ -219,12 +223,24 @@ impl Inner {
     }
 
     /// The present state for a read, with the answer if it was built before.
-    fn present(&self, scope: &Scope, contact_ms: Option<u64>, asked: &Asked) -> Ready {
-        // The index of a list is read first: the answer then includes at least what the index promises.
-        let listed =
-            matches!(scope, Scope::List(_)).then(|| self.index_of(scope, &self.view.snapshot()));
+    fn present(
+        &self,
+        scope: &Scope,
+        keys: Option<&KvReader<'_>>,
+        contact_ms: Option<u64>,
+        asked: &Asked,
+    ) -> Ready {
+        // The index of a list or of keys is read first: the answer then includes at least what the index promises.
+        let read_before = match scope {
+            Scope::List(list) => Some(self.tables.index(*list)),
+            _ => keys.map(KvReader::index),
+        };
         let snapshot = self.view.snapshot();
-        let index = listed.unwrap_or_else(|| self.index_of(scope, &snapshot));
+        let index = read_before.unwrap_or_else(|| match scope {
+            Scope::Service(key) => snapshot.state.service_index(key),
+            _ => snapshot.state.index(),
+        });
+        let index = index.max(1);
         let history = snapshot.state.history();
         let question = Question::new(&asked.uri, asked.is_known, index, history);
         let built = self.built.find(&question);
@@ -234,13 +250,17 @@ impl Inner {
 
     /// Returns when the index of `scope` is above `after`, or when it will never be compared with it, because this node
     /// has another, younger history.
-    async fn changed_after(&self, scope: &Scope, after: u64) {
+    async fn changed_after(&self, scope: &Scope, keys: Option<&mut KvReader<'_>>, after: u64) {
         if self.view.index() < after && self.view.wait_for(after, AHEAD_TIMEOUT).await.is_err() {
             return;
         }
         match scope {
             Scope::Service(key) => self.service_changed_after(key, after).await,
-            Scope::Keys(scope) => self.view.kv_changed_after(scope, after).await,
+            Scope::Keys(_) => {
+                if let Some(keys) = keys {
+                    keys.changed_after(after).await;
+                }
+            }
             Scope::All => {}
             Scope::List(list) => {
                 let mut changes = self.tables.changes(*list);
@@ -399,10 +419,12 @@ impl Inner {
         key: &'a ServiceKey,
         options: &Options,
         asked: &Asked,
+        filtering: &Filtering,
     ) -> Vec<Shown<'a>> {
         let Some(service) = snapshot.state.service(key) else { return Vec::new() };
         let all = service.instances.values().map(|i| self.shown(key, service, i, asked));
         let mut found: Vec<_> = all
+            .take_while(|_| options.tags.is_empty() || filtering.has_time())
             .filter(|shown| {
                 shown.has_tags(&options.tags) && shown.has_node_meta(&options.node_meta)
             })
@@ -470,7 +492,7 @@ impl Inner {
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
         }
-        let found = self.of_service(&ready.snapshot, &key, &options, asked);
+        let found = self.of_service(&ready.snapshot, &key, &options, asked, &ready.filtering);
         let nodes: Vec<_> = found.iter().map(Shown::service_node).collect();
         let nodes: Vec<_> = nodes.iter().filter(|node| ready.filtering.matches(node)).collect();
         self.answered(&options, &ready, &nodes)
@@ -608,7 +630,7 @@ impl Inner {
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
         }
-        let mut found = self.of_service(&ready.snapshot, &key, &options, asked);
+        let mut found = self.of_service(&ready.snapshot, &key, &options, asked, &ready.filtering);
         if passing {
             found.retain(|shown| shown.status() == "passing");
         }
@@ -625,7 +647,7 @@ impl Inner {
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
         }
-        let found = self.of_service(&ready.snapshot, &key, &options, asked);
+        let found = self.of_service(&ready.snapshot, &key, &options, asked, &ready.filtering);
         let checks = found.iter().flat_map(Shown::checks);
         let checks: Vec<HealthCheck> =
             checks.filter(|check| ready.filtering.matches(check)).collect();

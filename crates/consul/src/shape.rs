@@ -1,6 +1,6 @@
 //! The objects of Consul's answers, made from the instances of the registry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -325,8 +325,12 @@ impl<'a> Shown<'a> {
 
     /// Whether it has all of these tags, which are in lower case.
     pub(crate) fn has_tags(&self, wanted: &[String]) -> bool {
+        if wanted.is_empty() {
+            return true;
+        }
         let tags = &self.instance.registration.tags;
-        wanted.iter().all(|wanted| tags.iter().any(|tag| tag.to_lowercase() == *wanted))
+        let tags: HashSet<String> = tags.iter().map(|tag| tag.to_lowercase()).collect();
+        wanted.iter().all(|wanted| tags.contains(wanted))
     }
 
     pub(crate) fn node(&self) -> Node {

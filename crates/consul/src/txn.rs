@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::answer::{self, Answer, Refusal};
 use super::body::Object;
-use super::kv::{Shown, check_namespace, parse_key, parse_session, unexpected};
+use super::kv::{Shown, ValuesRoom, check_namespace, parse_key, parse_session, unexpected};
 use super::options::Options;
 use super::parts::Inner;
 use super::read::Scope;
@@ -174,12 +174,14 @@ impl Inner {
     ) -> Result<Answer, Refusal> {
         let ready = self.ready(asked, options, &Scope::All).await?;
         let state = &ready.snapshot.state;
-        let mut results = Vec::new();
+        let (mut results, mut room) = (Vec::new(), ValuesRoom::default());
         for (at, op) in (0_u32..).zip(ops) {
             match op {
                 Op::Tree(prefix) => {
-                    let found = state.kv().below(prefix.as_str(), None);
-                    results.extend(found.map(|entry| ShownResult { kv: Shown::of(entry) }));
+                    for entry in state.kv().below(prefix.as_str(), None) {
+                        room.take(entry.stored_len())?;
+                        results.push(ShownResult { kv: Shown::of(entry) });
+                    }
                 }
                 Op::One(op) => {
                     if let Err(why) = state.kv().check_read(op) {
@@ -188,6 +190,9 @@ impl Inner {
                     let wants_value = matches!(op.action, KvAction::Get { .. });
                     let kv = match state.kv().entry(op.key.as_str()) {
                         Some(entry) => {
+                            if wants_value {
+                                room.take(entry.stored_len())?;
+                            }
                             let value = Some(&*entry.content.value.0).filter(|_| wants_value);
                             Shown::new(entry.key.as_str(), entry.content.flags, entry.meta, value)
                         }

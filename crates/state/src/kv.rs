@@ -82,7 +82,8 @@ pub struct KvMeta {
     pub create_index: u64,
     /// Index of the last change to the key. It is the revision for conditional changes.
     pub modify_index: u64,
-    /// How often the key was locked by a session that did not hold it. With the key it is a fencing token.
+    /// Index at which the present or last holder took the lock; 0 if nobody did since the key was created. It grows with
+    /// each new holder, also of a key that was deleted meanwhile, so it is a fencing token.
     pub lock_index: u64,
     /// The session that holds the lock.
     pub session: Option<LockSessionId>,

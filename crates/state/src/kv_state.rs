@@ -117,6 +117,12 @@ impl KvState {
         present.max(gone).unwrap_or(0).max(self.forgotten_index)
     }
 
+    /// The index up to which deletions are forgotten. The index of every prefix is at least that.
+    #[must_use]
+    pub fn forgotten_index(&self) -> u64 {
+        self.forgotten_index
+    }
+
     /// All lock sessions.
     #[must_use]
     pub fn sessions(&self) -> &OrdMap<LockSessionId, Arc<LockSession>> {
@@ -190,7 +196,8 @@ impl KvState {
                     limits::check_count("locks", held + 1, limits::LOCKS_PER_SESSION_MAX)
                         .map_err(KvFailure::Limit)?;
                 }
-                let lock_index = meta.lock_index + u64::from(takes);
+                // A count would begin again for a key that was deleted and made again.
+                let lock_index = if takes { step.index } else { meta.lock_index };
                 let meta = KvMeta { lock_index, session: Some(*session), ..meta };
                 self.put(step, key, present.as_deref(), content.as_ref(), meta)
             }

@@ -199,7 +199,7 @@ fn a_lock_has_one_holder_and_a_token_that_grows() {
     driver.session(ONE, spec());
     driver.session(TWO, spec());
     let first = driver.meta("l", lock(ONE));
-    assert_eq!((first.lock_index, first.session), (1, Some(ONE)));
+    assert_eq!((first.lock_index, first.session), (first.modify_index, Some(ONE)));
     assert_eq!(driver.meta("l", lock(ONE)), first, "taking it again changes nothing");
     assert_eq!(driver.refusal("l", lock(TWO)), KvRefusal::Held { by: ONE });
     let unlock = |session| KvAction::Unlock { content: None, session };
@@ -209,7 +209,17 @@ fn a_lock_has_one_holder_and_a_token_that_grows() {
     assert_eq!(driver.meta("l", unlock(ONE)).session, None);
     assert_eq!(driver.entry("l").unwrap().content, content("v"));
     let second = driver.meta("l", lock(TWO));
-    assert_eq!((second.lock_index, second.session), (2, Some(TWO)), "released without a delay");
+    assert_eq!(second.session, Some(TWO), "released without a delay");
+    assert!(second.lock_index > first.lock_index, "{second:?}");
+    // Also if the key was deleted, with its lock or without.
+    driver.meta("l", unlock(TWO));
+    driver.kv(&[("l", KvAction::Delete { expected: None })]);
+    let third = driver.meta("l", lock(TWO));
+    assert!(third.lock_index > second.lock_index, "{third:?}");
+    driver.kv(&[("l", KvAction::Delete { expected: None })]);
+    driver.meta("l", put("v", None));
+    let fourth = driver.meta("l", lock(TWO));
+    assert!(fourth.lock_index > third.lock_index, "{fourth:?}");
     assert_eq!(driver.refusal("l", lock(LockSessionId(9))), KvRefusal::NoSession);
     assert_eq!(driver.state.kv().held_by(TWO).count(), 1);
     assert_eq!(driver.state.kv().held_by(ONE).count(), 0);
@@ -220,7 +230,7 @@ fn the_end_of_a_session_frees_its_keys_after_the_lock_delay() {
     let mut driver = Driver::new();
     driver.session(ONE, spec());
     driver.session(TWO, LockSessionSpec { behavior: LockBehavior::Delete, ..spec() });
-    driver.meta("kept", lock(ONE));
+    let first_token = driver.meta("kept", lock(ONE)).lock_index;
     driver.meta("deleted", lock(TWO));
     let created = driver.state.kv().session(ONE).unwrap().create_index;
     let expire = |at| Command::ExpireLockSessions { items: vec![(ONE, at)] };
@@ -232,7 +242,7 @@ fn the_end_of_a_session_frees_its_keys_after_the_lock_delay() {
         Reply::Changed(vec![false])
     );
     let freed = driver.entry("kept").unwrap().meta;
-    assert_eq!((freed.session, freed.lock_index), (None, 1));
+    assert_eq!((freed.session, freed.lock_index), (None, first_token));
     assert!(driver.entry("deleted").is_none());
     let next = LockSessionId(3);
     driver.session(next, LockSessionSpec { lock_delay_ms: 0, ..spec() });
@@ -242,7 +252,7 @@ fn the_end_of_a_session_frees_its_keys_after_the_lock_delay() {
     driver.meta("deleted", put("v", None));
     let ends = Command::EndLockDelays { items: vec![ONE, TWO, next] };
     assert_eq!(driver.apply(ends).reply, Reply::Changed(vec![true, true, false]));
-    assert_eq!(driver.meta("kept", lock(next)).lock_index, 2);
+    assert!(driver.meta("kept", lock(next)).lock_index > first_token);
     driver.meta("deleted", lock(next));
     driver.apply(Command::EndLockSession { id: next });
     assert!(driver.state.kv().delays().is_empty(), "it asked for no delay");

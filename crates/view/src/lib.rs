@@ -29,7 +29,7 @@ use maxine_state::{ControlState, Event, Name, ServiceKey, ServiceRef};
 use applied::AppliedLog;
 pub use applied::Applying;
 use keys::KvHub;
-pub use keys::KvScope;
+pub use keys::{KvReader, KvScope};
 pub use policy_changes::PolicyChange;
 use policy_changes::PolicyChanges;
 pub use sockets::{Host, Socket, SocketSet};
@@ -166,7 +166,7 @@ impl View {
         self.policy_changes.note(events);
         self.store(state);
         self.hub.publish(events, state.index());
-        self.kv_hub.publish(events);
+        self.kv_hub.publish(state, events);
     }
 
     /// Replaces the whole state, after a snapshot was installed or a new history began. All watchers end and

@@ -59,10 +59,19 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
     }
     if let Some(nodes) = cluster.nodes {
         out.line("")?;
+        let is_own = |node: &shapes::StoreNode| node.name == cluster.node;
+        let silent_ms = maxine_store::StoreNode::SILENT_MS;
+        let refused = nodes.iter().any(|node| is_own(node) && node.last_seen_ms > silent_ms);
         let row = |node: shapes::StoreNode| {
             vec![node.name, human_ms(node.last_seen_ms), node.state_version.to_string()]
         };
-        out.table(&["name", "last seen", "state version"], nodes.into_iter().map(row).collect())?;
+        out.table(&["name", "last report", "state version"], nodes.into_iter().map(row).collect())?;
+        if refused {
+            out.line(format!(
+                "{} answers, but its own reports do not arrive at the store: the last reports do not say which nodes run",
+                cluster.node
+            ))?;
+        }
     }
     cluster.warnings.iter().try_for_each(|warning| out.line(format!("warning: {warning}")))
 }

@@ -18,7 +18,7 @@ use super::history_index::HistoryIndex;
 use super::kv_wait::{Wait, wait};
 use super::page::{self, Page};
 use super::watch::Watchers;
-use crate::lists::Listing;
+use crate::lists::Lists;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, RequestContext};
 use maxine_state::{
@@ -62,7 +62,8 @@ pub(super) struct KvKeyView {
     revision: u64,
     /// Index at which the key was created.
     create_index: u64,
-    /// How often the key was locked. It grows with each new holder, so it is a fencing token.
+    /// Index at which the present or last holder took the lock; 0 if nobody has. It grows with each new holder, also if the
+    /// key was deleted meanwhile, so it is a fencing token.
     lock_index: u64,
     /// The lock session that holds the key; null if none does.
     session: Option<String>,
@@ -231,12 +232,12 @@ pub(super) struct ListKv {
 )]
 pub(super) async fn list_kv(
     State(state): State<AppState>,
+    State(lists): State<Arc<Lists>>,
     Extension(watchers): Extension<Arc<Watchers>>,
     mut fresh: Fresh,
     Params(query): Params<ListKv>,
     CalledBy(caller): CalledBy,
     context: RequestContext,
-    listing: Listing,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
     let prefix = KvKey::parse_prefix(query.prefix.as_deref().unwrap_or_default())?;
@@ -244,6 +245,9 @@ pub(super) async fn list_kv(
     let scope = KvScope::Prefix(prefix.clone());
     let asked = Wait { index: query.index, wait_ms: query.wait_ms };
     wait(&state, &watchers, &caller, context.client.ip, &mut fresh, &scope, asked).await?;
+    let listing = lists.begin(context.client.ip, caller.role.is_some()).await?;
+    // What changed while the list waited for its turn is in it.
+    fresh.renew(&state);
     let after = after.as_ref().map(|[key]| key.as_str());
     let mut entries = fresh.state().kv().below(prefix.as_str(), after).peekable();
     let (mut items, mut len, mut next_cursor) = (Vec::new(), 0, None);

@@ -1,11 +1,15 @@
 //! Waits of reads for a change of keys or lock sessions.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use axum::extract::FromRef;
 
 use super::fresh::Fresh;
 use super::history_index::HistoryIndex;
 use super::watch::{Watchers, may_not_go_on};
+use crate::lists::Lists;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, Caller};
 use maxine_state::limits::check_range;
@@ -46,11 +50,17 @@ pub(super) async fn wait(
         return Err(Problem::new(ProblemKind::Compacted, detail).with_field("index"));
     }
     let _place = watchers.admit(caller, client)?;
+    let mut reader = state.view().kv_reader(scope);
+    if !reader.has_index() {
+        // All keys of the prefix are read now, once for all of its readers.
+        let _turn = Arc::<Lists>::from_ref(state).turn(caller.role.is_some()).await?;
+        let _ = reader.index();
+    }
     let mut left_ms = wait_ms;
     while left_ms > 0 {
         let part_ms = left_ms.min(PART_MS);
         left_ms -= part_ms;
-        let changed = state.view().kv_changed_after(scope, after.index);
+        let changed = reader.changed_after(after.index);
         let changed = tokio::time::timeout(Duration::from_millis(part_ms), changed);
         let Some(changed) = state.ending().run_until_cancelled(changed).await else {
             let problem = Problem::new(ProblemKind::Unavailable, "the node is stopping");

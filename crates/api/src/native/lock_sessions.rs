@@ -17,7 +17,7 @@ use super::kv::{KeyPath, change_one, content_of, parse_session};
 use super::kv_wait::{Wait, wait};
 use super::page::{self, Page};
 use super::watch::Watchers;
-use crate::lists::Listing;
+use crate::lists::{Listing, Lists};
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, RequestContext};
 use maxine_state::{
@@ -240,12 +240,12 @@ pub(super) struct ListSessions {
 )]
 pub(super) async fn list_sessions(
     State(state): State<AppState>,
+    State(lists): State<Arc<Lists>>,
     Extension(watchers): Extension<Arc<Watchers>>,
     mut fresh: Fresh,
     Params(query): Params<ListSessions>,
     CalledBy(caller): CalledBy,
     context: RequestContext,
-    listing: Listing,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
     let after = query.cursor.as_deref().map(page::cursor_parts::<1>).transpose()?;
@@ -253,6 +253,9 @@ pub(super) async fn list_sessions(
     let asked = Wait { index: query.index, wait_ms: query.wait_ms };
     let scope = KvScope::Sessions;
     wait(&state, &watchers, &caller, context.client.ip, &mut fresh, &scope, asked).await?;
+    let listing = lists.begin(context.client.ip, caller.role.is_some()).await?;
+    // What changed while the list waited for its turn is in it.
+    fresh.renew(&state);
     let kv = fresh.state().kv();
     let sessions = kv.sessions().values();
     let sessions = sessions.filter(|session| after.is_none_or(|after| session.id > after));
@@ -366,7 +369,8 @@ pub(super) struct LockView {
     holder: Option<String>,
     /// The machine of that session; null if none holds it.
     node: Option<String>,
-    /// How often the key was locked. It grows with each new holder, so it is a fencing token.
+    /// Index at which the present or last holder took the lock; 0 if nobody has. It grows with each new holder, also if the
+    /// key was deleted meanwhile, so it is a fencing token.
     lock_index: u64,
     /// Index of the last change to the key; 0 if it does not exist.
     revision: u64,
