@@ -73,14 +73,16 @@ class Cluster {
     return this.call('PUT', `/users/${name}`, { role, password: `${name}-has-a-long-password` });
   }
 
-  /** An upstream whose health can be switched. With `letGo`, it answers after that promise. */
+  /** An upstream whose health can be switched, and that counts its calls. With `letGo`, it answers after that promise. */
   async upstream(name, { letGo = null } = {}) {
-    const state = { healthy: true, delayMs: 3, failing: 0 };
+    const state = { healthy: true, delayMs: 3, failing: 0, calls: 0 };
     const server = createServer((request, response) => {
       const wait = letGo ?? Promise.resolve();
       setTimeout(async () => {
         await wait;
-        const bad = request.url.startsWith('/healthz') ? !state.healthy : Math.random() < state.failing;
+        const probed = request.url.startsWith('/healthz');
+        if (!probed) state.calls += 1;
+        const bad = probed ? !state.healthy : Math.random() < state.failing;
         response.writeHead(bad ? 500 : 200, { 'content-type': 'text/plain' });
         response.end(bad ? 'the database is not reachable' : `${name} is well`);
       }, state.delayMs * (0.5 + Math.random()));

@@ -1,16 +1,18 @@
-// Every screen, in both themes, wide and narrow, with no data, normal data and 5,000 services.
-//   npm run screenshots [-- none normal large]
+// Every screen, in both themes, wide and narrow, with no data, normal data and 5,000 services, and each step of an incident.
+//   npm run screenshots [-- none normal large incident]
 // The pictures go to ui/screenshots/all; look at them. Those of the README are copied from there.
 import { copyFileSync, existsSync, mkdirSync } from 'node:fs';
 import { go, launch, open, settled } from './browser.mjs';
 import { startCluster, until } from './cluster.mjs';
-import { seedLarge, seedNormal, traffic } from './seed.mjs';
+import { mendIncident } from './incident-walk.mjs';
+import { incidentTraffic, seedIncident, seedLarge, seedNormal, traffic } from './seed.mjs';
 
 const OUT = new URL('../screenshots/all/', import.meta.url).pathname;
 /** What the README shows, by the name in `all`. */
 const README = {
   'overview-dark': 'normal-overview-dark-wide', 'overview-light': 'normal-overview-light-wide', 'cluster-light': 'normal-cluster-light-wide',
   'services-dark': 'normal-services-dark-wide', 'policy-diff-dark': 'state-policy-diff-dark',
+  'incident-light': 'incident-overview', 'incident-history-light': 'incident-history',
 };
 const PORT = Number(process.env.MAXINE_E2E_PORT ?? 18400);
 const THEMES = ['light', 'dark'];
@@ -119,6 +121,36 @@ async function faults(browser, cluster) {
   }
 }
 
+/** So long counts a call among those of the last minute, and some more. */
+const MINUTE_MS = 65_000;
+
+/** Each step of the incident, and the overview when all is mended. Prints the clicks and the time of each fault. */
+async function incident(browser, cluster) {
+  const seeded = await seedIncident(cluster);
+  let over = false;
+  const load = incidentTraffic(cluster, seeded.node, () => over);
+  try {
+    const { context, page } = await open(browser, cluster, { node: seeded.node });
+    // The figures of a whole minute, so that all services have some.
+    await page.waitForTimeout(MINUTE_MS / 2);
+    const shot = async (name) => {
+      await page.mouse.move(0, 0);
+      await page.waitForTimeout(800);
+      await page.screenshot({ path: `${OUT}incident-${name}.png` });
+    };
+    for (const { fault, clicks, ms } of await mendIncident(page, cluster, seeded, shot)) {
+      console.log(`${fault}: ${clicks} clicks, ${(ms / 1000).toFixed(1)} s`);
+    }
+    await go(page, '/');
+    await page.getByText('Nothing needs attention.').waitFor({ timeout: 3 * MINUTE_MS });
+    await shot('mended');
+    await context.close();
+  } finally {
+    over = true;
+    await load;
+  }
+}
+
 mkdirSync(OUT, { recursive: true });
 const wanted = process.argv.slice(2);
 const wants = (set) => wanted.length === 0 || wanted.includes(set);
@@ -145,6 +177,14 @@ try {
         await load;
         await faults(browser, cluster);
       }
+    } finally {
+      await cluster.stop();
+    }
+  }
+  if (wants('incident')) {
+    const cluster = await startCluster({ port: PORT + 20 });
+    try {
+      await incident(browser, cluster);
     } finally {
       await cluster.stop();
     }

@@ -3,8 +3,8 @@
 const ZONES = ['eu-1a', 'eu-1b', 'eu-1c'];
 const LONG_TTL_MS = 86_400_000;
 
-/** A dozen services on real upstreams, one unhealthy instance, one drained, traffic through the proxy. */
-export async function seedNormal(cluster) {
+/** A dozen services on real upstreams. Without `healthy`, one instance is unhealthy, one is drained, and two fail calls. */
+export async function seedNormal(cluster, { healthy = false } = {}) {
   await cluster.addUser('olga', 'operator');
   await cluster.addUser('vera', 'viewer');
   const services = [
@@ -14,6 +14,8 @@ export async function seedNormal(cluster) {
   ];
   const upstreams = {};
   const items = [];
+  // What is healthy stays so on a busy machine, too.
+  const probe = healthy ? { interval_ms: 3_000, timeout_ms: 2_500, rise: 1, fall: 3 } : { interval_ms: 500, timeout_ms: 400, rise: 1, fall: 2 };
   for (const [service, n, version] of services) {
     for (let i = 1; i <= n; i += 1) {
       const upstream = await cluster.upstream(`${service}-${i}`);
@@ -21,7 +23,7 @@ export async function seedNormal(cluster) {
       items.push({
         namespace: 'default', service, id: upstream.name, address: upstream.address, weight: i === 1 ? 2 : 1,
         ttl_ms: LONG_TTL_MS, zone: ZONES[i % 3], version, tags: i === 1 ? ['canary'] : [], metadata: { owner: `${service}-team` },
-        probe: { kind: 'http', path: '/healthz', interval_ms: 500, timeout_ms: 400, rise: 1, fall: 2 },
+        probe: { kind: 'http', path: '/healthz', ...probe },
       });
     }
   }
@@ -29,16 +31,61 @@ export async function seedNormal(cluster) {
   await cluster.register(items);
   await cluster.call('PUT', '/services/default/orders/policy', {
     selection: { strategy: 'least_request', hash_key: { from: 'client_address' } },
-    probe: { kind: 'http', path: '/healthz', interval_ms: 1000, timeout_ms: 400, rise: 1, fall: 2 },
+    probe: { kind: 'http', path: '/healthz', ...probe, interval_ms: Math.max(1_000, probe.interval_ms) },
   });
   await cluster.call('PUT', '/services/default/catalogue/policy', {
     traffic: { retries: { attempts: 3, statuses: [500], budget_percent: 50 } },
   });
+  if (healthy) return upstreams;
   await cluster.call('PUT', '/services/default/search/instances/search-3/drain', { reason: 'kernel update' });
   upstreams['payments-2'].state.healthy = false;
   upstreams['recommendations-1'].state.failing = 0.3;
   upstreams['catalogue-4'].state.failing = 0.4;
   return upstreams;
+}
+
+/** The answer of pricing takes longer than its bad policy allows, and much less than its good one. */
+const PRICING_MS = 60;
+const GOOD_MS = 2_000;
+const BAD_MS = 10;
+
+/**
+ * An incident with four faults: one instance of checkout fails every call, although its probe is good; a new version of
+ * search is slow; olga has set a policy of pricing with a timeout that is too short; a node is dead.
+ * `policyAgeMs` is how long before the other faults the policy is set.
+ */
+export async function seedIncident(cluster, { policyAgeMs = 0 } = {}) {
+  const upstreams = await seedNormal(cluster, { healthy: true });
+  for (const name of ['pricing-1', 'pricing-2']) upstreams[name].state.delayMs = PRICING_MS;
+  const pricing = (response_ms, headers) =>
+    cluster.call('PUT', '/services/default/pricing/policy', { traffic: { timeouts: { response_ms } } }, { headers });
+  await pricing(GOOD_MS);
+  const olga = await cluster.call('POST', '/session', { user: 'olga', password: 'olga-has-a-long-password' });
+  await pricing(BAD_MS, { authorization: `Bearer ${olga.access_token}` });
+  await new Promise((resolve) => setTimeout(resolve, policyAgeMs));
+  const slow = await cluster.upstream('search-next');
+  slow.state.delayMs = 700;
+  await cluster.call('PUT', '/services/default/search/instances/search-next', {
+    address: slow.address, ttl_ms: LONG_TTL_MS, zone: ZONES[0], version: '7.1.0', weight: 2,
+  });
+  upstreams['checkout-2'].state.failing = 1;
+  const leader = await cluster.leader();
+  const dead = (leader + 2) % 3;
+  cluster.kill(dead);
+  return { upstreams: { ...upstreams, [slow.name]: slow }, dead, node: (leader + 1) % 3 };
+}
+
+/** Calls to the services of the incident through one node, four at a time, until `stopped()`. */
+export async function incidentTraffic(cluster, node, stopped) {
+  const names = ['checkout', 'search', 'pricing', 'checkout', 'orders', 'accounts'];
+  const caller = async (first) => {
+    for (let n = first; !stopped(); n += 1) {
+      const route = `/api/maxine/serviceops/proxy/${names[n % names.length]}/v1/items/${n % 50}`;
+      await cluster.call('GET', route, undefined, { node, okay: false }).catch(() => null);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  };
+  await Promise.all([0, 1, 2, 3].map(caller));
 }
 
 /** Calls through the proxy and the redirect for a while, so that there are traces and rates. */
