@@ -13,7 +13,8 @@ const HOSTILE = '<script>document.title="owned"</script>';
 const SCREENS = [
   '/', '/cluster', '/services', '/services/default/orders', '/services/default/orders?tab=traffic',
   '/services/default/orders?tab=policy', '/services/default/payments?instance=payments-2', '/dependencies', '/traces',
-  '/alerts', '/audit', '/config', '/access', '/access?tab=tokens', '/access?tab=keys',
+  '/alerts', '/keys', '/keys?key=app%2Ffeatures', '/keys?tab=sessions', '/audit', '/config', '/access', '/access?tab=tokens',
+  '/access?tab=keys',
 ];
 
 const on = stage(() => startCluster({ port: Number(process.env.MAXINE_E2E_PORT ?? 18300) }));

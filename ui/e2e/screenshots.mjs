@@ -20,7 +20,8 @@ const SIZES = { wide: [1440, 900], narrow: [360, 780] };
 
 const EMPTY = {
   overview: '/', cluster: '/cluster', services: '/services', dependencies: '/dependencies', traces: '/traces',
-  alerts: '/alerts', audit: '/audit', config: '/config', access: '/access', tokens: '/access?tab=tokens', keys: '/access?tab=keys',
+  alerts: '/alerts', keys: '/keys', audit: '/audit', config: '/config', access: '/access', tokens: '/access?tab=tokens',
+  'signing-keys': '/access?tab=keys',
 };
 const NORMAL = {
   ...EMPTY,
@@ -28,6 +29,9 @@ const NORMAL = {
   'service-traffic': '/services/default/recommendations?tab=traffic',
   'service-policy': '/services/default/orders?tab=policy',
   instance: '/services/default/payments?instance=payments-2',
+  key: '/keys?prefix=app%2F&key=app%2Ffeatures',
+  locks: '/keys?tab=locks',
+  'lock-sessions': '/keys?tab=sessions',
 };
 const LARGE = {
   ...EMPTY,

@@ -36,12 +36,29 @@ export async function seedNormal(cluster, { healthy = false } = {}) {
   await cluster.call('PUT', '/services/default/catalogue/policy', {
     traffic: { retries: { attempts: 3, statuses: [500], budget_percent: 50 } },
   });
+  await seedKeys(cluster);
   if (healthy) return upstreams;
   await cluster.call('PUT', '/services/default/search/instances/search-3/drain', { reason: 'kernel update' });
   upstreams['payments-2'].state.healthy = false;
   upstreams['recommendations-1'].state.failing = 0.3;
   upstreams['catalogue-4'].state.failing = 0.4;
   return upstreams;
+}
+
+/** Keys in folders. A session holds one of them as a lock. */
+async function seedKeys(cluster) {
+  const features = { checkout: { newBasket: true, percent: 25 }, search: { synonyms: ['sofa', 'couch'] } };
+  const values = {
+    'app/features': { text: JSON.stringify(features) },
+    'app/db/host': { text: '10.0.0.5' },
+    'app/db/port': { text: '5432' },
+    'app/logo': { base64: Buffer.from([0x89, 0x50, 0x4e, 0x47, 0xff, 0x00]).toString('base64') },
+    'jobs/nightly': { text: '' },
+    motd: { text: 'Maintenance on Sunday' },
+  };
+  for (const [key, value] of Object.entries(values)) await cluster.call('PUT', `/kv/${encodeURIComponent(key)}`, value);
+  const { id } = await cluster.call('POST', '/sessions', { name: 'nightly report', node: 'batch-1', ttl_ms: LONG_TTL_MS });
+  await cluster.call('PUT', '/locks/jobs%2Fnightly', { session: id });
 }
 
 /** The answer of pricing takes longer than its bad policy allows, and much less than its good one. */

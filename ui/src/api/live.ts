@@ -16,11 +16,18 @@ const SERVICES_PER_BATCH_MAX = 20;
 /** Minimum interval between two reads of the list while there are many changes. */
 const LIST_EVERY_MS = 1_500;
 const SLOW_EVERY_MS = 1_000;
+/** A list of keys may be long. */
+const KEYS_EVERY_MS = 3_000;
+/** The first words of the queries of keys, locks and lock sessions, in `kv.ts`. */
+const KV_TOPICS = ['locks', 'lock-sessions'];
 
 export class LiveCache {
   private pending: Change[] = [];
   private timer: ReturnType<typeof setTimeout> | null = null;
-  private slow = new Map<string, number>();
+  /** When a query was last invalidated. */
+  private read = new Map<string, number>();
+  /** Queries that will be invalidated. */
+  private due = new Set<string>();
 
   constructor(private readonly queries: QueryClient) {}
 
@@ -91,10 +98,28 @@ export class LiveCache {
           void this.queries.invalidateQueries({ queryKey: key });
         }
         break;
+      case 'kv_changed':
+      case 'lock_session_created':
+      case 'lock_session_ended':
+      case 'lock_delay_ended':
+        this.keysChanged(change);
+        break;
     }
     if (namespace !== undefined && service !== undefined && instance !== undefined) {
       void this.queries.invalidateQueries({ queryKey: keys.why(namespace, service, instance) });
     }
+  }
+
+  /** An event has the changed keys, but neither their values nor who holds them. */
+  private keysChanged({ keys: changed = [], prefixes = [] }: Change): void {
+    for (const query of this.queries.getQueryCache().findAll({ queryKey: ['kv'] })) {
+      const [, kind, name] = query.queryKey as [string, 'list' | 'key', string];
+      const concerned =
+        changed.some((key) => (kind === 'list' ? key.startsWith(name) : key === name)) ||
+        prefixes.some((prefix) => name.startsWith(prefix) || (kind === 'list' && prefix.startsWith(name)));
+      if (concerned) this.atMostEvery(kind === 'list' ? KEYS_EVERY_MS : BATCH_MS, query.queryKey);
+    }
+    for (const topic of KV_TOPICS) this.atMostEvery(SLOW_EVERY_MS, [topic]);
   }
 
   private upsert(namespace: string, service: string, change: Change): void {
@@ -180,12 +205,14 @@ export class LiveCache {
   /** Invalidates a query at once, or when `ms` have passed since it was last invalidated. */
   private atMostEvery(ms: number, queryKey: readonly unknown[]): void {
     const name = JSON.stringify(queryKey);
-    const now = Date.now();
-    const due = this.slow.get(name) ?? 0;
-    if (due > now) return;
-    const wait = this.slow.has(name) ? ms : 0;
-    this.slow.set(name, now + ms);
-    setTimeout(() => void this.queries.invalidateQueries({ queryKey }), wait);
+    if (this.due.has(name)) return;
+    this.due.add(name);
+    const wait = Math.max(0, (this.read.get(name) ?? 0) + ms - Date.now());
+    setTimeout(() => {
+      this.due.delete(name);
+      this.read.set(name, Date.now());
+      void this.queries.invalidateQueries({ queryKey });
+    }, wait);
   }
 }
 

@@ -71,6 +71,10 @@ export type TrafficView = Answer<'TrafficView'>;
 export type ServiceCalls = Answer<'ServiceCallsView'>;
 export type ServicesTraffic = Answer<'ServicesTraffic'>;
 
+export type KvKey = Answer<'KvKeyView'>;
+export type Lock = Answer<'LockView'>;
+export type LockSession = Answer<'LockSessionView'>;
+
 export type User = Answer<'UserView'>;
 export type ApiToken = Answer<'TokenView'>;
 export type NewToken = Answer<'TokenMade'>;

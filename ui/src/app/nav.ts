@@ -15,6 +15,7 @@ export const PLACES: readonly Place[] = [
   { to: '/dependencies', name: 'Dependencies', icon: 'graph', words: 'graph proxy upstream' },
   { to: '/traces', name: 'Traces', icon: 'traces', words: 'requests latency waterfall' },
   { to: '/alerts', name: 'Alerts', icon: 'alerts', words: 'silence acknowledge' },
+  { to: '/keys', name: 'Keys', icon: 'keys', words: 'kv values locks lock sessions holder' },
   { to: '/audit', name: 'Audit', icon: 'audit', words: 'log history who verify chain' },
   { to: '/config', name: 'Configuration', icon: 'config', words: 'settings strategy rollback' },
   { to: '/access', name: 'Access', icon: 'access', words: 'users tokens keys roles passwords' },

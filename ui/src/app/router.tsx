@@ -34,6 +34,7 @@ const FILES = {
   dependencies: () => import('../screens/dependencies/dependencies'),
   traces: () => import('../screens/traces/traces'),
   alerts: () => import('../screens/alerts/alerts'),
+  keys: () => import('../screens/keys/keys'),
   audit: () => import('../screens/audit/audit'),
   config: () => import('../screens/config/config'),
   access: () => import('../screens/access/access'),
@@ -107,6 +108,13 @@ const alerts = createRoute({
   component: lazyRouteComponent(SCREENS.alerts, 'AlertsScreen'),
 });
 
+const keys = createRoute({
+  getParentRoute: () => root,
+  path: '/keys',
+  validateSearch: texts('tab', 'prefix', 'key', 'session'),
+  component: lazyRouteComponent(SCREENS.keys, 'KeysScreen'),
+});
+
 const audit = createRoute({
   getParentRoute: () => root,
   path: '/audit',
@@ -128,7 +136,7 @@ const access = createRoute({
 });
 
 export const router = createRouter({
-  routeTree: root.addChildren([overview, cluster, services, service, dependencies, traces, alerts, audit, config, access]),
+  routeTree: root.addChildren([overview, cluster, services, service, dependencies, traces, alerts, keys, audit, config, access]),
   history: createHashHistory(),
   // Parameters are read and written as plain text, so that an instance called "5" or "true" stays a text.
   parseSearch: (search) => Object.fromEntries(new URLSearchParams(search)),

@@ -67,6 +67,6 @@ export function AccessScreen() {
 
 export const ROLE_MAY = {
   viewer: 'A viewer sees everything but secrets, and changes nothing.',
-  operator: 'An operator may also drain, deregister, change policies and configuration, and handle alerts.',
+  operator: 'An operator may also drain, deregister, change policies, configuration and keys, and handle alerts.',
   admin: 'An admin may also change the cluster, its users, tokens and keys.',
 } as const;
