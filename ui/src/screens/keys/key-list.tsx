@@ -74,7 +74,7 @@ export function KeyList() {
   return (
     <>
       <div className="toolbar">
-        <Search value={typed} label="Keys that begin with" placeholder="app/db/" onChange={setTyped} />
+        <Search value={typed} label="Keys that begin with" onChange={setTyped} />
         <RoleButton needs="operator" icon="plus" onClick={() => setAdding(true)}>
           Add key
         </RoleButton>

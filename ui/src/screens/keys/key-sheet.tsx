@@ -49,6 +49,9 @@ function Key({ name }: { name: string }) {
               <RoleButton needs="operator" kind="danger" onClick={() => setDeleting(entry)}>
                 Delete
               </RoleButton>
+              <Link to="/audit" search={{ action: 'kv.', object: entry.key }} className="button">
+                Changes in the audit log
+              </Link>
             </div>
             <section className="sheet-part stack" aria-label="Value">
               <StoredValue entry={entry} />
@@ -70,11 +73,6 @@ function Key({ name }: { name: string }) {
                 ],
               ]}
             />
-            <p>
-              <Link to="/audit" search={{ action: 'kv.', object: entry.key }}>
-                Changes in the audit log
-              </Link>
-            </p>
           </>
         )}
       </Loaded>
