@@ -23,9 +23,11 @@ export async function mendIncident(page, cluster, { dead }, shot = async () => u
   const confirm = (name) => click(page.getByRole('alertdialog').getByRole('button', { name, exact: true }));
   const attention = (name) => page.locator('.panel', { hasText: 'Needs attention' }).getByRole('link', { name });
 
-  await attention(/checkout/).waitFor();
+  await attention(/Degraded checkout/).waitFor();
   await attention(/pricing/).waitFor();
   await page.getByText(`${lost} unreachable`).first().waitFor();
+  // Nothing in this list is green.
+  await page.locator('.panel', { hasText: 'Needs attention' }).getByText('Serving').waitFor({ state: 'hidden' });
   await shot('overview');
   since = Date.now();
 

@@ -12,7 +12,7 @@ const OUT = new URL('../screenshots/all/', import.meta.url).pathname;
 const README = {
   'overview-dark': 'normal-overview-dark-wide', 'overview-light': 'normal-overview-light-wide', 'cluster-light': 'normal-cluster-light-wide',
   'services-dark': 'normal-services-dark-wide', 'policy-diff-dark': 'state-policy-diff-dark',
-  'incident-light': 'incident-overview', 'incident-history-light': 'incident-history',
+  'incident-light': 'incident-overview',
 };
 const PORT = Number(process.env.MAXINE_E2E_PORT ?? 18400);
 const THEMES = ['light', 'dark'];
@@ -134,7 +134,7 @@ async function incident(browser, cluster) {
   let over = false;
   const load = incidentTraffic(cluster, seeded.node, () => over);
   try {
-    const { context, page } = await open(browser, cluster, { node: seeded.node });
+    const { context, page } = await open(browser, cluster, { node: seeded.node, width: 1200, height: 760 });
     // The figures of a whole minute, so that all services have some.
     await page.waitForTimeout(MINUTE_MS / 2);
     const shot = async (name) => {

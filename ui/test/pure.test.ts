@@ -349,7 +349,10 @@ describe('calls', () => {
     expect(stateOfService(service(), all(calls(3, 3)))).toBe('failing');
     expect(stateOfService(service(), all(calls(3, 2)))).toBe('healthy');
     expect(stateOfService(service({ health: 'down' }), all(calls(3, 3)))).toBe('down');
+    // What is listed under Needs attention is never green.
+    expect(stateOfService(service(), all(calls(100, 6)))).toBe('degraded');
     expect(needsAttention(service(), all(calls(100, 6)))).toBe(true);
+    expect(stateOfService(service(), all(calls(1_000, 6)))).toBe('healthy');
     expect(needsAttention(service(), all(calls(1_000, 6)))).toBe(false);
     expect(hasErrors(calls(0, 0))).toBe(false);
   });

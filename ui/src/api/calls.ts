@@ -8,7 +8,10 @@ const CALLS_MIN = 3;
 const ERRORS_SHARE = 0.05;
 const FAILED_MIN = 5;
 
-/** The health of a service in one word. `failing`: its probes may be good, but no proxied call succeeds. */
+/**
+ * The health of a service in one word. `failing`: its probes may be good, but no proxied call succeeds. `degraded`: some
+ * instances get no traffic, or many proxied calls fail.
+ */
 export type ServiceState = ServiceHealth | 'failing';
 
 export type CallsOf = ReadonlyMap<string, ServiceCalls>;
@@ -27,8 +30,11 @@ export function hasErrors(calls: ServiceCalls | undefined): boolean {
 }
 
 export function stateOfService(s: ServiceSummary, calls: CallsOf | undefined): ServiceState {
+  const own = callsOf(s, calls);
   // What has no instance that gets traffic is down, which says more.
-  return s.health !== 'down' && isFailing(callsOf(s, calls)) ? 'failing' : s.health;
+  if (s.health !== 'down' && isFailing(own)) return 'failing';
+  // Good probes do not make a service serve well whose calls fail.
+  return s.health === 'healthy' && hasErrors(own) ? 'degraded' : s.health;
 }
 
 /** The share of proxied calls that succeeded; null without calls. */
