@@ -338,7 +338,7 @@ pub fn certificate_fingerprint(path: &Path) -> io::Result<String> {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
     };
     let certificate = CertificateDer::from_pem_file(path).map_err(|error| failed(&error))?;
-    let bytes = crate::network::denied::fingerprint(&certificate);
+    let bytes = crate::network::trust::fingerprint(&certificate);
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

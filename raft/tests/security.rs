@@ -333,18 +333,29 @@ async fn a_new_authority_takes_over_step_by_step_under_writes() {
     let dir = cluster.dir.path().join("pki");
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let validity = pki::Validity { now_ms: since.as_millis() as u64, node_days: 1 };
+    let (mut former, welcome) = claim(&cluster, 4, 4, &KNOWN).await;
+    assert_eq!(welcome, 0, "the certificate is good");
     for step in [pki::CaStep::Begin, pki::CaStep::Issue, pki::CaStep::Finish] {
         pki::rotate_authority(&dir, "test", &[], step, validity).unwrap();
         for id in 1..=3 {
             cluster.node(id).reload_tls().unwrap();
             cluster.propose(id, "goes on").await;
         }
+        // The nodes replace their own connections without losing a request.
+        tokio::time::sleep(Duration::from_millis(600)).await;
         // A restart closes all connections of the node, and opens new ones.
         cluster.kill(3).await;
         cluster.start_node(3).await;
         cluster.propose(1, "with new connections").await;
         cluster.converged().await;
     }
+    // A connection that began with a certificate of the former authority ends, after a moment for requests in flight.
+    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    send(&mut former, b"MX\x01\x07\x00").await;
+    let mut rest = Vec::new();
+    let closing = tokio::io::AsyncReadExt::read_to_end(&mut former, &mut rest);
+    let _closed = tokio::time::timeout(TIMEOUT, closing).await.expect("the connection is closed");
+    assert!(rest.is_empty(), "nothing is answered: {rest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,8 +82,8 @@ impl AuthError {
                     .into()
             }
             Self::HistoryEnded => {
-                "the cluster's data was restored from a copy, or acknowledged writes were lost, \
-                                   since this session began: sign in again"
+                "the session belongs to another history of this cluster: one of both was restored from a copy or lost \
+                 acknowledged writes: sign in again"
                     .into()
             }
             Self::CrossSite => format!(

@@ -3,6 +3,9 @@
 //! Requests are numbered and pipelined, and answers may arrive in any order. When a connection breaks, all
 //! requests that wait for an answer fail at once. The next request opens it again, after a limited pause. A
 //! silent peer is pinged and then given up, so that a recovered network is noticed quickly.
+//!
+//! After the certificates of this node have changed, the connection ends once the requests in flight are answered, and
+//! the next one begins with the new certificates.
 
 use std::collections::HashMap;
 use std::io;
@@ -31,6 +34,8 @@ const WRITE_BYTES_MAX: usize = 256 * 1024;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(250);
+/// Interval between two checks whether requests in flight are answered.
+const ANSWERS_TICK: Duration = Duration::from_millis(2);
 /// Time without data after which the peer is pinged.
 const PING_AFTER: Duration = Duration::from_millis(500);
 
@@ -94,6 +99,7 @@ impl Link {
             channel,
             connected: connected.clone(),
             next_id: 0,
+            unsent: None,
         };
         context.runtime.spawn(task.run(requests));
         Self { queue, addr, connected }
@@ -133,6 +139,8 @@ struct LinkTask {
     channel: Channel,
     connected: Arc<AtomicBool>,
     next_id: u64,
+    /// A request that was taken from the queue, and waits for the next connection.
+    unsent: Option<Outgoing>,
 }
 
 impl LinkTask {
@@ -140,7 +148,12 @@ impl LinkTask {
         let mut backoff = BACKOFF_MIN;
         let mut retry_at: Option<Instant> = None;
         let mut last_error = String::new();
-        while let Some(first) = queue.recv().await {
+        loop {
+            let first = match self.unsent.take() {
+                Some(first) => Some(first),
+                None => queue.recv().await,
+            };
+            let Some(first) = first else { return };
             if first.reply.is_closed() {
                 continue;
             }
@@ -239,9 +252,15 @@ impl LinkTask {
     ) -> String {
         let mut buffer = Vec::with_capacity(16 * 1024);
         let mut next = Some(first);
+        let certificates = self.context.transport.changes();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            if self.context.transport.changes() != certificates && buffer.is_empty() {
+                self.unsent = next.take();
+                self.answered(pending).await;
+                return "the certificates were replaced".to_owned();
+            }
             if next.is_none() {
                 tokio::select! {
                     outgoing = queue.recv() => match outgoing {
@@ -279,6 +298,16 @@ impl LinkTask {
                 Err(_) => return "the peer does not read".to_owned(),
             }
         }
+    }
+
+    /// Waits until the requests in flight are answered, but not longer than the peer may be silent.
+    async fn answered(&self, pending: &Pending) {
+        let answered = async {
+            while pending.lock().values().any(|reply| !reply.is_closed()) {
+                tokio::time::sleep(ANSWERS_TICK).await;
+            }
+        };
+        let _ = tokio::time::timeout(self.context.silence_max, answered).await;
     }
 
     fn enqueue(&mut self, outgoing: Outgoing, pending: &Pending, buffer: &mut Vec<u8>) {

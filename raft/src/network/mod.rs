@@ -7,7 +7,6 @@
 
 pub(crate) mod contacts;
 pub(crate) mod context;
-pub(crate) mod denied;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod greetings;
@@ -20,4 +19,5 @@ pub(crate) mod outbound;
 mod places;
 pub(crate) mod snapshot_receiver;
 pub(crate) mod tls;
+pub(crate) mod trust;
 pub(crate) mod wire;

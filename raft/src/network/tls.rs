@@ -12,43 +12,53 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
-use super::denied::{self, Denied, Fingerprint, fingerprint};
+use super::trust::{self, Fingerprint, Trust};
 use super::wire::PeerStream;
 use crate::config::{Config, NodeId, PeerTls, certificate_name};
 use crate::error::StartError;
 
-/// Protects connections. The certificates can be replaced; open connections keep those with which they began.
+/// Protects connections. The certificates can be replaced. Open connections keep those with which they began, as long as
+/// these are accepted.
 pub(crate) struct Transport {
     protection: RwLock<Protection>,
-    denied: Denied,
+    trust: Trust,
 }
 
 #[derive(Clone)]
 enum Protection {
     Plain,
-    Tls { acceptor: TlsAcceptor, connector: TlsConnector },
+    Tls { acceptor: TlsAcceptor, connector: TlsConnector, verifier: Arc<dyn ClientCertVerifier> },
 }
 
 impl Transport {
     /// Loads certificates and checks that this node's own carries its name. Blocks.
     pub(crate) fn load(config: &Config) -> Result<Self, StartError> {
         let protection = Protection::load(&config.tls, &config.cluster_id, config.node_id)?;
-        let denied = Denied::default();
-        denied.set(read_denied(config)?);
-        Ok(Self { protection: RwLock::new(protection), denied })
+        let trust = Trust::default();
+        trust.set(read_denied(config)?, protection.verifier());
+        Ok(Self { protection: RwLock::new(protection), trust })
     }
 
-    /// Loads the certificates again, for connections that begin later, and the list of denied ones, for all connections.
-    /// After an error nothing changes. Blocks.
+    /// Loads the certificates again, for connections that begin later, and the authorities and the list of denied
+    /// certificates, for all connections. After an error nothing changes. Blocks.
     pub(crate) fn reload(&self, config: &Config) -> Result<(), StartError> {
         let loaded = Protection::load(&config.tls, &config.cluster_id, config.node_id)?;
-        self.denied.set(read_denied(config)?);
+        let denied = read_denied(config)?;
+        let verifier = loaded.verifier();
         *self.protection.write() = loaded;
+        self.trust.set(denied, verifier);
         Ok(())
+    }
+
+    /// How often the files were loaded again. A connection that began before the last time keeps its certificate, and the
+    /// peer may accept only the new one soon.
+    pub(crate) fn changes(&self) -> u64 {
+        self.trust.changes()
     }
 
     /// Protects an outgoing connection. The peer must prove that it is `target`.
@@ -59,7 +69,7 @@ impl Transport {
         target: NodeId,
     ) -> std::io::Result<Box<dyn PeerStream>> {
         let present = self.protection.read().clone();
-        present.connect(tcp, cluster_id, target, &self.denied).await
+        present.connect(tcp, cluster_id, target, &self.trust).await
     }
 
     /// Protects an incoming connection and returns the peer's certificate. Its name is checked once the peer
@@ -69,7 +79,7 @@ impl Transport {
         tcp: TcpStream,
     ) -> std::io::Result<(Box<dyn PeerStream>, Option<CertificateDer<'static>>)> {
         let present = self.protection.read().clone();
-        present.accept(tcp, &self.denied).await
+        present.accept(tcp, &self.trust).await
     }
 }
 
@@ -108,7 +118,7 @@ impl Protection {
             .with_protocol_versions(versions)
             .and_then(|builder| {
                 builder
-                    .with_client_cert_verifier(verifier)
+                    .with_client_cert_verifier(verifier.clone())
                     .with_single_cert(chain.clone(), key.clone_key())
             })
             .map_err(|error| failed("certificate", cert_pem, &error))?;
@@ -121,7 +131,15 @@ impl Protection {
         Ok(Self::Tls {
             acceptor: TlsAcceptor::from(Arc::new(server)),
             connector: TlsConnector::from(Arc::new(client)),
+            verifier,
         })
+    }
+
+    fn verifier(&self) -> Option<Arc<dyn ClientCertVerifier>> {
+        match self {
+            Self::Plain => None,
+            Self::Tls { verifier, .. } => Some(Arc::clone(verifier)),
+        }
     }
 
     async fn connect(
@@ -129,7 +147,7 @@ impl Protection {
         tcp: TcpStream,
         cluster_id: &str,
         target: NodeId,
-        denied: &Denied,
+        trust: &Trust,
     ) -> std::io::Result<Box<dyn PeerStream>> {
         match self {
             Self::Plain => Ok(Box::new(tcp)),
@@ -137,10 +155,8 @@ impl Protection {
                 let name = ServerName::try_from(certificate_name(cluster_id, target))
                     .map_err(std::io::Error::other)?;
                 let stream = connector.connect(name, tcp).await?;
-                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let fingerprint = fingerprint(shown.ok_or_else(no_certificate)?);
-                denied.check(&fingerprint)?;
-                Ok(Box::new(denied.guard(stream, fingerprint)))
+                let chain = shown(stream.get_ref().1.peer_certificates());
+                Ok(Box::new(trust.guard(stream, chain)?))
             }
         }
     }
@@ -148,36 +164,30 @@ impl Protection {
     async fn accept(
         &self,
         tcp: TcpStream,
-        denied: &Denied,
+        trust: &Trust,
     ) -> std::io::Result<(Box<dyn PeerStream>, Option<CertificateDer<'static>>)> {
         match self {
             Self::Plain => Ok((Box::new(tcp), None)),
             Self::Tls { acceptor, .. } => {
                 let stream = acceptor.accept(tcp).await?;
-                let certificate = stream
-                    .get_ref()
-                    .1
-                    .peer_certificates()
-                    .and_then(<[_]>::first)
-                    .cloned()
-                    .map(CertificateDer::into_owned);
-                let certificate = certificate.ok_or_else(no_certificate)?;
-                let fingerprint = fingerprint(&certificate);
-                denied.check(&fingerprint)?;
-                Ok((Box::new(denied.guard(stream, fingerprint)), Some(certificate)))
+                let chain = shown(stream.get_ref().1.peer_certificates());
+                let certificate = chain.first().cloned();
+                Ok((Box::new(trust.guard(stream, chain)?), certificate))
             }
         }
     }
 }
 
-fn no_certificate() -> std::io::Error {
-    std::io::Error::other("the peer showed no certificate")
+/// The certificates that a peer showed, its own first.
+fn shown(certificates: Option<&[CertificateDer<'_>]>) -> Vec<CertificateDer<'static>> {
+    let owned = |certificate: &CertificateDer<'_>| certificate.clone().into_owned();
+    certificates.unwrap_or_default().iter().map(owned).collect()
 }
 
 /// The fingerprints that are refused. Blocks.
 fn read_denied(config: &Config) -> Result<HashSet<Fingerprint>, StartError> {
     let Some(path) = &config.tls_denied else { return Ok(HashSet::new()) };
-    denied::read(path)
+    trust::read(path)
         .map_err(|why| StartError::Tls(format!("denied certificates {}: {why}", path.display())))
 }
 
