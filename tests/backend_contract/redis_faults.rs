@@ -6,6 +6,9 @@ use std::time::Duration;
 use maxine_store::redis::RedisConfig;
 use maxine_store::{CallError, Consistency, ProposeError, ReadError, StoreEvent};
 use nix::sys::signal::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::contract::agree;
 use crate::files::begins_another_history;
@@ -114,6 +117,77 @@ async fn a_broken_connection_to_a_redis_that_answers_is_no_outage() {
     let outage = |event: &StoreEvent| matches!(event, StoreEvent::Unreachable { .. });
     assert!(!logs.iter().any(|log| log.any(outage)), "{:?}", logs[0].all());
     stop(&nodes).await;
+}
+
+/// Forwards to a server. [`Self::shift`] adds one reply to each open connection. From then on, each of its commands gets
+/// the reply to the one before. No connection is closed.
+struct Shifting {
+    port: u16,
+    shifts: watch::Sender<u32>,
+}
+
+impl Shifting {
+    async fn before(server: &RedisServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, target) = (listener.local_addr().unwrap().port(), server.port);
+        let (shifts, seen) = watch::channel(0);
+        tokio::spawn(async move {
+            while let Ok((mut inner, _)) = listener.accept().await {
+                let seen = seen.clone();
+                tokio::spawn(async move {
+                    let (of_opening, mut late) = (*seen.borrow(), b"+OK\r\n".to_vec());
+                    let mut outer = TcpStream::connect(("127.0.0.1", target)).await.unwrap();
+                    let (mut inner_read, mut inner_write) = inner.split();
+                    let (mut outer_read, mut outer_write) = outer.split();
+                    let back = async {
+                        let mut bytes = vec![0; 64 * 1024];
+                        while let Ok(len @ 1..) = outer_read.read(&mut bytes).await {
+                            let mut reply = bytes[..len].to_vec();
+                            if *seen.borrow() != of_opening {
+                                std::mem::swap(&mut reply, &mut late);
+                            }
+                            if inner_write.write_all(&reply).await.is_err() {
+                                return;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        () = back => {}
+                        _ = tokio::io::copy(&mut inner_read, &mut outer_write) => {}
+                    }
+                });
+            }
+        });
+        Self { port, shifts }
+    }
+
+    fn shift(&self) {
+        self.shifts.send_modify(|shifts| *shifts += 1);
+    }
+}
+
+/// Something on the way to Redis adds a reply, so that all later commands of a connection get the reply to another one.
+/// The node replaces such a connection by itself. Nothing that was written is lost, and nothing is written twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_whose_replies_have_shifted_is_replaced() {
+    let server = RedisServer::start().await;
+    let shifting = Shifting::before(&server).await;
+    let node = open(quick(format!("redis://127.0.0.1:{}", shifting.port), "a")).await;
+    node.leads().await;
+    for round in 0..3 {
+        shifting.shift();
+        node.register("orders", &format!("i{round}"), 80).await;
+        eventually("reads and the lease are right again", async || {
+            let strong = node.store.barrier(Consistency::Strong, Duration::from_secs(1)).await;
+            (strong.is_ok() && node.is_leader()).then_some(())
+        })
+        .await;
+    }
+    let fresh = open(quick(server.url(), "b")).await;
+    agree(&[node.clone(), fresh.clone()]).await;
+    assert!((0..3).all(|round| fresh.has("orders", &format!("i{round}"))));
+    assert_eq!(fresh.view.snapshot().state.instances_len(), 3);
+    stop(&[node, fresh]).await;
 }
 
 /// A node that starts while Redis is unavailable begins to work when Redis is available.

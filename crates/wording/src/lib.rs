@@ -4,10 +4,13 @@
 //! Place in the flow: it is used wherever an error of `serde`, of a URL parser or of the operating system
 //! would reach an answer of the API, the command line or the settings.
 
+use std::borrow::Cow;
 use std::io;
 
 use serde::Deserialize;
 
+/// Maximum length of a text of another service in a log line or an alert, in bytes.
+const FOREIGN_LEN_MAX: usize = 200;
 /// Maximum number of characters of a given value that are shown.
 const SHOWN_CHARS_MAX: usize = 100;
 /// Error texts of the standard library's parsers, each with what the parser expects.
@@ -60,6 +63,37 @@ pub fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, JsonError
         };
         complaint(&path, &error.to_string())
     })
+}
+
+/// A text that another service has sent, fit for logs, alerts and answers: at most 200 bytes of it, and with
+/// [`escape_control`].
+#[must_use]
+pub fn foreign(text: &str) -> String {
+    if text.len() <= FOREIGN_LEN_MAX {
+        return escape_control(text).into_owned();
+    }
+    let shown = &text[..text.floor_char_boundary(FOREIGN_LEN_MAX)];
+    format!("{}…", escape_control(shown))
+}
+
+/// The text with escapes such as `\n` and `\u{1b}` in place of all characters that could begin another line, control a
+/// terminal, or change the order of what is shown. Nothing is copied if there are none.
+#[must_use]
+pub fn escape_control(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_control(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
+/// Control characters, the two line separators of Unicode, and the marks that change the direction of a text.
+fn is_control(c: char) -> bool {
+    let is_mark = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || is_mark
 }
 
 /// A text for a JSON syntax error.
@@ -242,6 +276,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn a_text_of_another_service_is_short_and_has_no_control_characters() {
+        assert_eq!(foreign("status 500"), "status 500");
+        assert_eq!(foreign("a\n\u{1b}[1m\u{85}\u{202e}é"), "a\\n\\u{1b}[1m\\u{85}\\u{202e}é");
+        assert_eq!(foreign(&"é".repeat(1_000)), format!("{}…", "é".repeat(100)));
+        assert!(matches!(escape_control("é\\n"), Cow::Borrowed(_)));
+    }
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]

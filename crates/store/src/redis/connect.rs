@@ -51,14 +51,16 @@ pub(super) fn classify(error: &RedisError) -> Failure {
     }
 }
 
-/// Whether the connection must be replaced, because the server may no longer be the right one.
+/// Whether the connection must be replaced: the server may no longer be the right one, or a reply has another type than
+/// the command has. Then the replies may have shifted, so that each command would get the reply to another one. A
+/// wrong type of the data is no such reply, because the server answers it with an error (`WRONGTYPE`).
 fn must_reconnect(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(kind) => matches!(
             kind,
             ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown
         ),
-        ErrorKind::Extension | ErrorKind::UnexpectedReturnType => false,
+        ErrorKind::Extension => false,
         _ => true,
     }
 }
@@ -366,10 +368,27 @@ impl SharedLink {
         self.slot.lock().link = None;
     }
 
-    fn drop_link(&self, generation: u64) {
+    /// Drops the connection with this number, because its replies belong to other commands.
+    pub(super) fn drop_link(&self, generation: u64) {
         let mut slot = self.slot.lock();
         if slot.generation == generation {
             slot.link = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_of_another_type_replaces_the_connection_and_a_key_of_another_type_does_not() {
+        let shifted = u64::from_redis_value(Value::Okay).unwrap_err();
+        assert!(must_reconnect(&shifted.into()));
+        let uneven = RedisError::from((ErrorKind::UnexpectedReturnType, "not the expected reply"));
+        assert!(must_reconnect(&uneven));
+        let wrong_key = redis::parse_redis_value(b"-WRONGTYPE Operation against a key\r\n");
+        let error = wrong_key.and_then(Value::extract_error).unwrap_err();
+        assert!(!must_reconnect(&error), "{error}");
     }
 }

@@ -299,12 +299,13 @@ impl Core {
     }
 
     async fn give_back(&self, text: &str) {
-        let Ok((mut link, _)) = self.main.get().await else { return };
+        let Ok((mut link, generation)) = self.main.get().await else { return };
         let timeout = Duration::from_millis(self.config.command_timeout_ms.min(1_000));
         let keys = [&*self.keys.leader];
         let released: RedisResult<u64> =
             scripts::RELEASE.run(&mut link, &keys, &[text.as_bytes()], timeout).await;
         if let Err(error) = released {
+            self.main.report(generation, &error);
             tracing::info!(%error, "the lease could not be released; it ends when its time is over");
         }
     }

@@ -238,7 +238,8 @@ impl Core {
             // On the broken connection, the outcome of the next write would be unknown.
             self.main.reopen();
             if let Some(reason) = reason {
-                self.emit(StoreEvent::Unreachable { reason: reason.to_owned() });
+                let reason = maxine_wording::foreign(reason);
+                self.emit(StoreEvent::Unreachable { reason });
             }
         }
         self.publish_leadership();
@@ -294,6 +295,7 @@ impl Core {
         let before = refusal.replace(Refusal { code: code.to_owned(), since_ms, is_of_report });
         if before.is_none_or(|before| before.code != code) {
             let reason = format!("{code} {}", error.detail().unwrap_or_default());
+            let reason = maxine_wording::foreign(&reason);
             // Under the lock, so that the events have the order of what they report.
             self.emit(StoreEvent::WritesRefused { reason });
         }

@@ -174,7 +174,13 @@ impl Core {
                         self.note_fenced(&text);
                         Attempt::Refused(self.not_leader())
                     }
-                    _ => Attempt::Repair,
+                    "EMPTY" | "EPOCH" | "BEHIND" | "BLOCKED" => Attempt::Repair,
+                    // The script has no such answer, so this one belongs to another command.
+                    _ => {
+                        maybe_sent.store(true, Ordering::Relaxed);
+                        self.main.drop_link(generation);
+                        Attempt::Unknown
+                    }
                 }
             }
             Err(error) => {

@@ -31,8 +31,9 @@ impl Core {
 
     async fn snapshot_if_due(&self, lease: &str) -> Result<(), SnapshotFailure> {
         let timeout = self.config.command_timeout();
-        let (mut shared, _) = self.main.get().await?;
-        let survey = Survey::read(&mut shared, &self.keys, timeout).await?;
+        let (mut shared, generation) = self.main.get().await?;
+        let survey = Survey::read(&mut shared, &self.keys, timeout).await;
+        let survey = survey.inspect_err(|error| self.main.report(generation, error))?;
         let mine = self.replica.position();
         // If the stream accepts no entries, the task that follows the log repairs it.
         if !survey.takes_entries() || survey.head.as_ref().is_none_or(|h| h.epoch != mine.epoch) {
