@@ -279,6 +279,13 @@ fn log_levels_are_set_on_every_node_and_the_doctor_looks_at_every_node() {
     assert!(content.contains("maxine_proxied_requests_total"));
     assert!(!content.contains(PASSWORD));
 
+    // Whoever may not read gets no archive.
+    let refused = dev.home.path().join("refused.tar.gz");
+    let mut anonymous = dev.command(&["diagnose", refused.to_str().unwrap()]);
+    let anonymous = anonymous.env("MAXINE_SESSION_FILE", "/nowhere").output().unwrap();
+    assert_eq!(code(&anonymous), 5, "{}", text(&anonymous.stderr));
+    assert!(!refused.exists());
+
     // A node that does not answer does not keep the others from the archive.
     let silent = dev.home.path().join("silent.tar.gz");
     let servers = format!("{},http://127.0.0.1:9", dev.servers());

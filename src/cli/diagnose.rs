@@ -91,6 +91,13 @@ pub async fn run(args: DiagnoseArgs, out: &mut Output) -> Result<(), CliError> {
         PathBuf::from(format!("maxine-diagnosis-{time}.tar.gz"))
     });
     check_target(&file)?;
+    // Without the right to read, there is nothing to write. A node that does not answer is no reason to stop.
+    let status = args.connect.client()?.send(&Request::get(&["cluster", "status"])).await;
+    if let Err(CliError::Problem(problem)) = status
+        && matches!(problem.status, 401 | 403)
+    {
+        return Err(CliError::Problem(problem));
+    }
     let mut bundle = Bundle::new(now_ms);
     let nodes = nodes(&args.connect).await?;
     for node in &nodes {
