@@ -10,7 +10,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // All files are private, because the log, backups and certificates contain secrets.
-    let _before = umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    let before = umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    maxine::cli::UMASK_BEFORE.set(before).ok();
     let cli = match maxine::cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(code) => return code,

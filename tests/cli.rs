@@ -177,6 +177,10 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     assert_eq!(tally.len(), 6, "five answers and their tally: {tally:?}");
     assert_eq!(tally[5]["instances"][0]["count"], 5);
 
+    let mut empty_token = dev.command(&["services"]);
+    let empty_token = empty_token.env("MAXINE_TOKEN", "").output().unwrap();
+    assert!(empty_token.status.success(), "it hides the session: {}", text(&empty_token.stderr));
+
     let drained = dev.json(&["drain", "orders", "a", "--reason", "kernel update"]);
     let index = drained[0]["index"].as_u64().unwrap().to_string();
     let nobody = dev.run(&["resolve", "orders", "--min-index", &index]);
@@ -355,7 +359,11 @@ fn users_tokens_and_keys_are_kept_without_a_secret_in_an_argument() {
     assert_eq!(code(&as_bob(&["login", "--user", "bob"], "long enough 1\n")), 5);
     assert!(as_bob(&["login", "--user", "bob"], "long enough 2\n").status.success());
     // Users who change their own password give the present one first.
-    assert_eq!(code(&as_bob(&["passwd"], "long enough 1\nlong enough 3\n")), 5);
+    let wrong = as_bob(&["passwd"], "long enough 1\nlong enough 3\n");
+    let shown = text(&wrong.stderr);
+    assert_eq!(code(&wrong), 5, "{shown}");
+    assert!(shown.contains("the present password is another one"), "{shown}");
+    assert!(!shown.contains("role") && !shown.contains("permission"), "{shown}");
     let own = as_bob(&["passwd"], "long enough 2\nlong enough 3\n");
     assert!(own.status.success(), "{}", text(&own.stderr));
     assert!(as_bob(&["login", "--user", "bob"], "long enough 3\n").status.success());
@@ -446,6 +454,16 @@ fn keys_are_kept_and_a_command_runs_under_a_lock() {
     std::fs::write(&file, [0, 255]).unwrap();
     dev.json(&["kv", "put", "app/b", "--value-file", file.to_str().unwrap(), "--revision", "0"]);
     assert_eq!(get("app/b").stdout, [0, 255]);
+    let exists = dev.run(&["kv", "put", "app/b", "x", "--revision", "0"]);
+    assert_eq!(code(&exists), 5, "{}", text(&exists.stderr));
+    let shown = text(&exists.stderr);
+    assert!(shown.contains("exists already") && !shown.contains("somebody else"), "{shown}");
+    for byte in [0, b'"'] {
+        let value = vec![byte; 512 * 1024];
+        std::fs::write(&file, &value).unwrap();
+        dev.json(&["kv", "put", "app/b", "--value-file", file.to_str().unwrap()]);
+        assert!(get("app/b").stdout == value, "a value of the permitted length, of {byte}");
+    }
     assert!(dev.run(&["kv", "put", "empty"]).status.success(), "standard input is empty");
     let listed = dev.json(&["kv", "list", "app/", "--consistency", "strong"]);
     let keys: Vec<_> = listed.iter().map(|key| key["key"].as_str().unwrap()).collect();
@@ -468,6 +486,7 @@ fn keys_are_kept_and_a_command_runs_under_a_lock() {
     assert_eq!(lines.recv_timeout(TIME_TO_START).unwrap(), "held");
     let second = dev.run(&["lock", "jobs/a", "--wait-ms", "0", "--", "true"]);
     assert_eq!(code(&second), 5, "{}", text(&second.stderr));
+    assert!(text(&second.stderr).contains("is held by the lock"), "{}", text(&second.stderr));
     let sessions = dev.json(&["session", "list"]);
     let session = sessions.iter().find(|session| session["locks_len"] == 1).unwrap();
     assert_eq!(session["locks"][0], "jobs/a");
@@ -476,6 +495,76 @@ fn keys_are_kept_and_a_command_runs_under_a_lock() {
     let lost = holder.wait_with_output().unwrap();
     assert_eq!(code(&lost), 7, "{}", text(&lost.stderr));
     assert!(text(&lost.stderr).contains("its session ended"), "{}", text(&lost.stderr));
+    let delayed = dev.run(&["lock", "jobs/a", "--wait-ms", "0", "--", "true"]);
+    assert_eq!(code(&delayed), 5, "{}", text(&delayed.stderr));
+    assert!(text(&delayed.stderr).contains("lock delay is not over"), "{}", text(&delayed.stderr));
+    a_locked_command_works_at_a_terminal_as_it_would_alone(&dev);
+    a_signal_to_the_lock_ends_a_command_that_is_stopped_or_ignores_it(&dev);
+}
+
+fn a_locked_command_works_at_a_terminal_as_it_would_alone(dev: &Dev) {
+    use std::io::Write;
+    // `script` gives its command a terminal, and writes to it what it reads.
+    let at_terminal = |key: &str, command: &str, input: &[(&str, &str)]| -> (i32, String) {
+        let line = format!("exec {PROGRAM} lock {key} -- {command}");
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).env("MAXINE_SERVER", dev.servers());
+        script.env("MAXINE_SESSION_FILE", dev.home.path().join("session.json"));
+        let script = script.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = script.spawn().expect("`script` runs");
+        let mut keyboard = child.stdin.take().unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        let mut shown = String::new();
+        for (wanted, keys) in input {
+            while !shown.contains(wanted) {
+                shown += &lines.recv_timeout(TIME_TO_START).expect(wanted);
+            }
+            keyboard.write_all(keys.as_bytes()).unwrap();
+        }
+        let status = child.wait().unwrap();
+        drop(keyboard);
+        lines.iter().for_each(|line| shown += &line);
+        (status.code().unwrap(), shown)
+    };
+    let reads = "sh -c 'echo ready; read line; echo \"got $line\"'";
+    let (code, shown) = at_terminal("jobs/t", reads, &[("ready", "hello\n")]);
+    assert!(code == 0 && shown.contains("got hello"), "{code}: {shown}");
+    // The keyboard's signal reaches the command once.
+    let counts = "sh -c 'trap \"echo interrupted\" INT; echo ready; read x; read y'";
+    let (code, shown) =
+        at_terminal("jobs/t", counts, &[("ready", "\x03"), ("interrupted", "one\ntwo\n")]);
+    assert_eq!((code, shown.matches("interrupted").count()), (0, 1), "{shown}");
+    let (code, shown) = at_terminal("jobs/t", "sh -c 'echo ready; exec cat'", &[("ready", "\x03")]);
+    assert_eq!(code, 130, "{shown}");
+}
+
+fn a_signal_to_the_lock_ends_a_command_that_is_stopped_or_ignores_it(dev: &Dev) {
+    use nix::sys::signal::Signal;
+    let ended = |name: &str, signal: Signal, script: &str| {
+        // The tests may run where a signal is ignored, as after `nohup`. It would stay so.
+        let locked = ["--default-signal", PROGRAM, "lock", "jobs/s", "--", "sh", "-c", script];
+        let mut lock = Command::new("env");
+        lock.args(locked).stdin(Stdio::null()).env("MAXINE_SERVER", dev.servers());
+        lock.env("MAXINE_SESSION_FILE", dev.home.path().join("session.json"));
+        let mut child = lock.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        let pid = lines.recv_timeout(TIME_TO_START).expect(name);
+        let stopped = || std::fs::read_to_string(format!("/proc/{}/stat", pid)).unwrap();
+        while name == "stopped" && !stopped().contains(") T ") {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let lock = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+        nix::sys::signal::kill(lock, signal).unwrap();
+        let code = child.wait().unwrap().code().unwrap();
+        // This ends when no process has the pipe any more.
+        lines.iter().for_each(drop);
+        code
+    };
+    assert_eq!(ended("stopped", Signal::SIGTERM, "echo $$; kill -STOP $$; sleep 600"), 143);
+    assert_eq!(ended("hangup", Signal::SIGHUP, "echo $$; sleep 600"), 129);
+    // What the command has started ends with it, and is killed if it ignores the signal.
+    let ignoring = "(trap '' TERM; sleep 600) & echo $$; wait";
+    assert_eq!(ended("ignoring", Signal::SIGTERM, ignoring), 143);
 }
 
 #[test]
@@ -815,7 +904,18 @@ fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
     assert_eq!(code(&output), 4);
     let error: Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(error["exit_code"], 4);
+    let locked = ["lock", "a", "--server", &url, "--", "./nope"];
+    let absent = plain(&locked).output().unwrap();
+    assert_eq!(code(&absent), 2, "{}", text(&absent.stderr));
+    assert!(text(&absent.stderr).contains("no such program"), "{}", text(&absent.stderr));
+    another_web_server_is_no_healthy_node();
     let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key.pem");
+    let fingerprint = || plain(&["tls", "fingerprint"]).arg(&file).output().unwrap();
+    assert_eq!(code(&fingerprint()), 2, "there is no such file");
+    std::fs::write(&file, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+        .unwrap();
+    assert_eq!(code(&fingerprint()), 2, "it holds no certificate");
     let place = |name: &str| format!("file:{}", dir.path().join(name).display());
     let migrate = |from: &str| plain(&["migrate", from, &place("to.log")]).output().unwrap();
     let unknown = migrate("nonsense");
@@ -826,6 +926,29 @@ fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
     assert_eq!(code(&no_nodejs), 3, "{}", text(&no_nodejs.stderr));
     let no_redis = migrate("redis://127.0.0.1:1");
     assert_eq!(code(&no_redis), 4, "{}", text(&no_redis.stderr));
+}
+
+fn another_web_server_is_no_healthy_node() {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4_096]);
+            let head = "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 9";
+            let _ = stream.write_all(format!("{head}\r\n\r\nnot found").as_bytes());
+        }
+    });
+    let health = plain(&["health", "--server", &url]).output().unwrap();
+    assert_eq!(code(&health), 4, "{}", text(&health.stdout));
+    assert!(text(&health.stderr).contains("not that of a Maxine node"), "{}", text(&health.stderr));
+    let doctor = plain(&["doctor", "--server", &url, "--output", "json"]).output().unwrap();
+    let answers: Value = text(&doctor.stdout)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .find(|finding| finding["check"] == "answers")
+        .unwrap();
+    assert_eq!((code(&doctor), &answers["level"]), (0, &"unknown".into()), "{answers}");
 }
 
 /// `config check` accepts what `config example` prints. For every mistake it names the setting and the

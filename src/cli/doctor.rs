@@ -23,6 +23,8 @@ const SKEW_WARN_MS: u64 = 1_000;
 const SYNC_WARN_US: u64 = 100_000;
 /// A copy that may be older than this is a warning, in milliseconds.
 const STALE_WARN_MS: u64 = 10_000;
+/// What to do if a node does not show something without a token.
+const VIEWER: &str = "use the token of a viewer: 'maxine login', MAXINE_TOKEN or --token-file";
 /// A last backup before this time is a warning, in milliseconds.
 const BACKUP_WARN_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
@@ -119,25 +121,26 @@ pub(super) async fn findings(
         check_machine(config, &mut findings);
     }
     let nodes = nodes(connect).await?;
-    let mut seen = Vec::new();
+    let (mut seen, mut silent) = (Vec::new(), Vec::new());
     for node in &nodes {
-        seen.extend(check_node(node, connect, &mut findings).await);
+        match check_node(node, connect, &mut findings).await {
+            Some(node) => seen.push(node),
+            None => silent.push(node.url.as_str()),
+        }
     }
-    compare(&seen, &mut findings);
-    check_backups(connect, &mut findings).await?;
+    compare(&seen, &silent, &mut findings);
+    check_backups(connect, &seen, &mut findings).await?;
     findings.0.sort_by_key(|finding| finding.level);
     Ok(findings.0)
 }
 
-/// Asks one node. `None` if it did not answer.
+/// Asks one node. `None` if it gave no status.
 async fn check_node(node: &Node, connect: &ConnectArgs, findings: &mut Findings) -> Option<Seen> {
     let url = node.url.as_str();
     let answer = match node.client.send(&Request::get(&["cluster", "status"])).await {
         Ok(answer) => answer,
         Err(error) => {
-            let why = format!("it gave no status: {}", error.of_one_node());
-            let fix = "start it, or look into its log; docs/operations/replica-lost.md";
-            findings.add(Level::Problem, "answers", url, &why, fix);
+            without_status(url, &error, findings);
             return None;
         }
     };
@@ -145,7 +148,7 @@ async fn check_node(node: &Node, connect: &ConnectArgs, findings: &mut Findings)
     let status = answer.body;
     check_status(url, &status, findings);
     check_alerts(node, findings).await;
-    check_access(node, connect, findings).await;
+    check_access(node, connect, &status, findings).await;
     let system = Clock::system();
     let before_ms = system.wall_ms();
     // A time in the future, so that the answer is short.
@@ -160,6 +163,36 @@ async fn check_node(node: &Node, connect: &ConnectArgs, findings: &mut Findings)
     Some(Seen { url: url.into(), status, clock })
 }
 
+/// What it means that a node gave no status. Only a node that does not answer, or cannot work, is a problem.
+fn without_status(url: &str, error: &CliError, findings: &mut Findings) {
+    let why = error.of_one_node();
+    let CliError::Problem(problem) = error else {
+        let fix = match why.to_lowercase().contains("refused") {
+            true => "nothing listens at this address: start the node, or correct the address",
+            false => "look whether the machine runs, and whether the network to it works",
+        };
+        let fix = format!("{fix}; see docs/operations/replica-lost.md");
+        return findings.add(Level::Problem, "answers", url, &format!("no answer: {why}"), &fix);
+    };
+    if !problem.is_of_maxine() {
+        let found = format!("it answers, but not as a Maxine node: {why}");
+        let fix = "look whether the address is that of a Maxine node";
+        return findings.add(Level::Unknown, "answers", url, &found, fix);
+    }
+    let found = format!("it answers, but gave no status: {why}");
+    match problem.status {
+        401 | 403 => findings.add(Level::Unknown, "answers", url, &found, VIEWER),
+        503 | 500 => {
+            let fix = "look into its log; see docs/operations/README.md";
+            findings.add(Level::Problem, "answers", url, &found, fix);
+        }
+        _ => {
+            let fix = "look whether the address is that of a Maxine node of this version";
+            findings.add(Level::Unknown, "answers", url, &found, fix);
+        }
+    }
+}
+
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -167,8 +200,8 @@ fn signed(number: u64) -> i64 {
 /// Judges what a node says about itself.
 fn check_status(url: &str, status: &Value, findings: &mut Findings) {
     if let Some(why) = status["excluded"].as_str() {
-        let fix = "stop it, or add it again with `maxine cluster add`";
-        findings.add(Level::Problem, "member", url, why, fix);
+        // The reason says what to do with a removed node.
+        findings.add(Level::Problem, "member", url, why, "see docs/operations/replica-lost.md");
     }
     for warning in status["warnings"].as_array().into_iter().flatten() {
         let text = warning.as_str().unwrap_or_default();
@@ -177,20 +210,20 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
     match status["staleness_ms"].as_u64() {
         Some(age_ms) if age_ms > STALE_WARN_MS => {
             let found = format!("its copy may be {} s old", age_ms / 1_000);
-            let fix = "docs/operations/leader-lost.md";
+            let fix = "see docs/operations/leader-lost.md";
             findings.add(Level::Warning, "copy", url, &found, fix);
         }
         Some(_) => findings.add(Level::Good, "copy", url, "its copy is current", ""),
         None => {
             let found = "it does not know how old its copy is";
-            findings.add(Level::Unknown, "copy", url, found, "docs/operations/leader-lost.md");
+            findings.add(Level::Unknown, "copy", url, found, "see docs/operations/leader-lost.md");
         }
     }
     let raft = &status["raft"];
     match (raft["disk_stalled"].as_bool(), raft["last_sync_us"].as_u64()) {
         (Some(true), _) => {
             let fix =
-                "look for other programs that write to this disk; docs/operations/disk-full.md";
+                "look for other programs that write to this disk; see docs/operations/disk-full.md";
             findings.add(Level::Problem, "disk", url, "its disk does not answer in time", fix);
         }
         (_, Some(sync_us)) if sync_us > SYNC_WARN_US => {
@@ -209,7 +242,7 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
     }
     if status["backend"] == "redis" {
         let found = "the settings of Redis (persistence, eviction) are not read";
-        let fix = "compare them with docs/reference/backends.md";
+        let fix = "compare them; see docs/reference/backends.md";
         findings.add(Level::Unknown, "redis", url, found, fix);
     }
     let found = "the number of open files of the process is not reported";
@@ -224,7 +257,7 @@ async fn check_alerts(node: &Node, findings: &mut Findings) {
         Ok(answer) => answer,
         Err(error) => {
             let why = format!("its alerts are not known: {}", error.of_one_node());
-            return findings.add(Level::Unknown, "alerts", url, &why, "use the token of a viewer");
+            return findings.add(Level::Unknown, "alerts", url, &why, VIEWER);
         }
     };
     let items = answer.body["items"].as_array().cloned().unwrap_or_default();
@@ -239,23 +272,28 @@ async fn check_alerts(node: &Node, findings: &mut Findings) {
             _ => Level::Warning,
         };
         let found = format!("{}: {}", text("type"), text("message"));
-        findings.add(level, "alerts", url, &found, text("runbook"));
+        let fix = match text("runbook") {
+            "" => String::new(),
+            page => format!("see docs/operations/{page}.md"),
+        };
+        findings.add(level, "alerts", url, &found, &fix);
     }
 }
 
 /// Whether strangers can read the registry, and whether somebody on the way can read requests.
-async fn check_access(node: &Node, connect: &ConnectArgs, findings: &mut Findings) {
+async fn check_access(node: &Node, connect: &ConnectArgs, status: &Value, findings: &mut Findings) {
     let url = node.url.as_str();
     let Ok(parsed) = url.parse::<reqwest::Url>() else { return };
     let host = parsed.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let is_here = host == "localhost"
         || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     if parsed.scheme() == "http" && !is_here {
-        let fix = "set http.tls_cert and http.tls_key; docs/guides/https.md";
+        let fix = "set http.tls_cert and http.tls_key; see docs/guides/https.md";
         findings.add(Level::Warning, "https", url, "others on the way can read requests", fix);
     }
     let one = ConnectArgs { server: vec![url.to_owned()], ..connect.clone() };
     let Ok(stranger) = one.anonymous_client() else { return };
+    let stranger = stranger.without_notes();
     // A service that nobody registers: 404 means that the caller was admitted.
     let asked = stranger.send(&Request::get(&["resolve", "default", "maxine-doctor"])).await;
     let is_admitted = match &asked {
@@ -282,22 +320,40 @@ async fn check_access(node: &Node, connect: &ConnectArgs, findings: &mut Finding
             findings.add(Level::Unknown, "access", url, &why, "");
         }
     }
+    let mut warnings = status["warnings"].as_array().into_iter().flatten();
+    let is_open = |text: &Value| text.as_str().is_some_and(|text| text.contains("registration is"));
+    if warnings.any(is_open) {
+        return;
+    }
     let found =
         "whether registration needs a token is not checked, because that would be a registration";
     findings.add(Level::Unknown, "access", url, found, "look at security.registration_access");
 }
 
-/// Compares the nodes with each other.
-fn compare(seen: &[Seen], findings: &mut Findings) {
+/// Compares the nodes with each other. Nodes that gave no status are unknown.
+fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
+    for url in silent {
+        let found = "it gave no status, so its version and its clock are not known";
+        findings.add(Level::Unknown, "versions", url, found, "");
+    }
+    let all = match (silent.len(), seen.len()) {
+        (0, _) => "all nodes".to_owned(),
+        (_, 1) => "the one node that answered".to_owned(),
+        (_, answered) => format!("the {answered} nodes that answered"),
+    };
     let versions: std::collections::BTreeSet<&str> =
         seen.iter().filter_map(|node| node.status["version"].as_str()).collect();
-    match versions.len() {
-        0 => {}
-        1 => findings.add(Level::Good, "versions", "", "all nodes run the same version", ""),
+    match (versions.len(), versions.first()) {
+        (1, Some(version)) => {
+            let run = if all.starts_with("the one") { "runs" } else { "run" };
+            let found = format!("{all} {run} version {version}");
+            findings.add(Level::Good, "versions", "", &found, "");
+        }
+        (0, _) | (_, None) => {}
         _ => {
             let list: Vec<&str> = versions.into_iter().collect();
             let found = format!("the nodes run different versions: {}", list.join(", "));
-            let fix = "finish the upgrade; docs/guides/upgrade.md";
+            let fix = "finish the upgrade; see docs/guides/upgrade.md";
             findings.add(Level::Warning, "versions", "", &found, fix);
         }
     }
@@ -313,19 +369,31 @@ fn compare(seen: &[Seen], findings: &mut Findings) {
     }
     // What remains after the error of both measurements is certain.
     let skew_ms = latest.0.abs_diff(earliest.0).saturating_sub(latest.1 + earliest.1);
-    let fix = "synchronize the clocks (NTP); docs/operations/clock-wrong.md";
+    let fix = "synchronize the clocks (NTP); see docs/operations/clock-wrong.md";
     let found = format!("the clocks of the nodes differ by at least {skew_ms} ms");
     if skew_ms > SKEW_MAX_MS {
         findings.add(Level::Problem, "clocks", "", &found, fix);
     } else if skew_ms > SKEW_WARN_MS {
         findings.add(Level::Warning, "clocks", "", &found, fix);
     } else {
-        findings.add(Level::Good, "clocks", "", "no difference between clocks was found", "");
+        let found = format!("no difference between the clocks of {all} was found");
+        findings.add(Level::Good, "clocks", "", &found, "");
     }
 }
 
 /// When the last backup was made, according to the audit log.
-async fn check_backups(connect: &ConnectArgs, findings: &mut Findings) -> Result<(), CliError> {
+async fn check_backups(
+    connect: &ConnectArgs,
+    seen: &[Seen],
+    findings: &mut Findings,
+) -> Result<(), CliError> {
+    let mut kinds = seen.iter().filter_map(|node| node.status["backend"].as_str());
+    if let Some(kind) = kinds.find(|kind| *kind != "raft") {
+        let found = format!("in {kind} mode Maxine takes no backups");
+        let fix = "back up the storage that holds the state; see docs/reference/backends.md";
+        findings.add(Level::Unknown, "backups", "", &found, fix);
+        return Ok(());
+    }
     let request = Request::get(&["audit"])
         .query("action", Some("cluster.backup"))
         .query("outcome", Some("success"))
@@ -349,7 +417,7 @@ async fn check_backups(connect: &ConnectArgs, findings: &mut Findings) -> Result
         Err(error) => {
             let why =
                 format!("when the last backup was made is not known: {}", error.of_one_node());
-            findings.add(Level::Unknown, "backups", "", &why, "use the token of a viewer");
+            findings.add(Level::Unknown, "backups", "", &why, VIEWER);
         }
     }
     Ok(())
@@ -386,7 +454,7 @@ fn check_machine(file: &Path, findings: &mut Findings) {
                 );
             }
             Ok(Some(note)) => {
-                let fix = "renew it; docs/operations/certificate-expired.md";
+                let fix = "renew it; see docs/operations/certificate-expired.md";
                 findings.add(Level::Warning, "certificates", &subject, &note, fix);
             }
             Err(why) => {
@@ -447,6 +515,7 @@ fn show(findings: &[Finding], out: &mut Output) -> Result<(), CliError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::Problem;
     use super::*;
 
     fn levels(findings: &Findings, check: &str) -> Vec<Level> {
@@ -462,7 +531,7 @@ mod tests {
         let found = |clocks: &[Option<(i64, u64)>]| {
             let seen: Vec<Seen> = clocks.iter().map(|clock| seen("2.0.0", *clock)).collect();
             let mut findings = Findings::default();
-            compare(&seen, &mut findings);
+            compare(&seen, &[], &mut findings);
             levels(&findings, "clocks")
         };
         assert_eq!(found(&[Some((0, 5)), Some((-900, 5))]), [Level::Good]);
@@ -495,8 +564,54 @@ mod tests {
     #[test]
     fn different_versions_are_a_warning() {
         let mut findings = Findings::default();
-        compare(&[seen("2.0.0", None), seen("2.1.0", None)], &mut findings);
+        compare(&[seen("2.0.0", None), seen("2.1.0", None)], &[], &mut findings);
         assert_eq!(levels(&findings, "versions"), [Level::Warning]);
+    }
+
+    #[test]
+    fn nodes_that_gave_no_status_are_not_counted_as_equal() {
+        let mut findings = Findings::default();
+        let both = [seen("2.0.0", Some((0, 5))), seen("2.0.0", Some((0, 5)))];
+        compare(&both, &["http://n:3"], &mut findings);
+        let of = |level: Level| -> Vec<&Finding> {
+            findings.0.iter().filter(|finding| finding.level == level).collect()
+        };
+        let good: Vec<&str> = of(Level::Good).iter().map(|finding| &*finding.found).collect();
+        let versions = "the 2 nodes that answered run version 2.0.0";
+        let clocks = "no difference between the clocks of the 2 nodes that answered was found";
+        assert_eq!(good, [versions, clocks]);
+        assert_eq!(of(Level::Unknown)[0].subject, "http://n:3");
+    }
+
+    #[test]
+    fn a_node_that_answers_without_a_status_is_unknown_and_not_down() {
+        let found = |error: &CliError| {
+            let mut findings = Findings::default();
+            without_status("http://n:1", error, &mut findings);
+            let Finding { level, fix, .. } = findings.0.remove(0);
+            (level, fix)
+        };
+        let of = |status: u16, body: Value| {
+            CliError::Problem(Box::new(Problem::read(status, body, None)))
+        };
+        let document = || json!({"type": "/problems/unauthorized", "title": "no"});
+        for status in [401, 403] {
+            assert_eq!(found(&of(status, document())), (Level::Unknown, VIEWER.into()));
+        }
+        for stranger in [of(404, json!("<html>")), of(404, json!("not found")), of(200, json!(""))]
+        {
+            let (level, fix) = found(&stranger);
+            assert!(level == Level::Unknown && fix.contains("a Maxine node"), "{fix}");
+        }
+        assert_eq!(found(&of(503, document())).0, Level::Problem);
+        let dead = |why: &str| CliError::Unavailable {
+            answered: false,
+            tried: vec![("http://n:1".into(), why.into())],
+        };
+        let refused = found(&dead("Connection refused (os error 111)"));
+        assert!(refused.0 == Level::Problem && refused.1.contains("start the node"), "{refused:?}");
+        let slow = found(&dead("no answer in time"));
+        assert!(slow.0 == Level::Problem && slow.1.contains("network"), "{slow:?}");
     }
 
     #[test]

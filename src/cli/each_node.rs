@@ -38,7 +38,7 @@ pub(super) async fn nodes(connect: &ConnectArgs) -> Result<Vec<Node>, CliError> 
     let each = urls.into_iter().map(|url| {
         let url = url.as_str().trim_end_matches('/').to_owned();
         let one = ConnectArgs { server: vec![url.clone()], ..connect.clone() };
-        Ok(Node { client: one.client()?, url })
+        Ok(Node { client: one.client()?.without_notes(), url })
     });
     each.collect()
 }

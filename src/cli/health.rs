@@ -29,16 +29,22 @@ struct Ready {
     instance: String,
 }
 
-/// Runs `maxine health`. A node that refuses the request answers too. A connection that is only accepted is no answer.
+/// Runs `maxine health`. A node that refuses the request answers too. A connection that is only accepted is no answer,
+/// and neither is the answer of another web server, or of a proxy in front of a node.
 ///
 /// # Errors
-/// [`CliError::Unavailable`] if no node answers; with `--ready`, also if no node is ready.
+/// [`CliError::Unavailable`] if no Maxine node answers; with `--ready`, also if no node is ready.
 pub async fn run(args: HealthArgs, out: &mut Output) -> Result<(), CliError> {
     let client = args.connect.anonymous_client()?;
     match client.send(&Request::get(&["ready"])).await {
         Ok(answer) => {
             let node: Ready = answer.read()?;
             out.done(&answer.body, format!("{} is ready", node.instance))
+        }
+        Err(CliError::Problem(problem)) if !problem.is_of_maxine() => {
+            let server = client.servers().first().map(ToString::to_string).unwrap_or_default();
+            let why = format!("the answer is not that of a Maxine node: {problem}");
+            Err(CliError::Unavailable { answered: false, tried: vec![(server, why)] })
         }
         Err(CliError::Problem(problem)) if !args.ready => not_ready(&problem.to_string(), out),
         Err(CliError::Unavailable { answered: true, tried }) if !args.ready => {

@@ -163,15 +163,23 @@ async fn put(connect: &ConnectArgs, args: PutArgs, out: &mut Output) -> Result<(
         let text = format!("the value is longer than {KV_VALUE_LEN_MAX} bytes");
         return Err(CliError::Usage(text));
     }
-    let body = match String::from_utf8(value) {
-        Ok(text) => json!({"text": text, "flags": args.flags}),
-        Err(error) => json!({"base64": STANDARD.encode(error.as_bytes()), "flags": args.flags}),
-    };
-    let request = Request::keyed(Method::PUT, &["kv", &args.key]).json(body);
+    let request = Request::keyed(Method::PUT, &["kv", &args.key]).json(body_of(value, args.flags));
     let request = condition(request, args.revision);
     let answer = connect.client()?.send(&request).await?;
     let revision = &answer.body["revision"];
     out.done(&answer.body, format!("{} has revision {revision}", args.key))
+}
+
+/// The body of a request that sets a value: as text, or as base64 where that is shorter. In JSON a control character of
+/// a text has six bytes, so a text of the permitted length could be longer than a request may be.
+fn body_of(value: Vec<u8>, flags: u64) -> Value {
+    let encoded = STANDARD.encode(&value);
+    let text = String::from_utf8(value).ok().map(|text| json!({"text": text, "flags": flags}));
+    let encoded = json!({"base64": encoded, "flags": flags});
+    match text {
+        Some(text) if text.to_string().len() <= encoded.to_string().len() => text,
+        _ => encoded,
+    }
 }
 
 fn condition(request: Request, revision: Option<u64>) -> Request {
@@ -222,4 +230,28 @@ async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Resul
     };
     let rows = keys.into_iter().map(row).collect();
     out.table(&["key", "bytes", "revision", "changed", "by", "locked by"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node refuses longer bodies.
+    const BODY_LEN_MAX: usize = 1_048_576;
+
+    #[test]
+    fn every_value_of_the_permitted_length_fits_into_a_request() {
+        for byte in [0, b'"', b'a', 0xff] {
+            let value = vec![byte; KV_VALUE_LEN_MAX];
+            let body = body_of(value.clone(), u64::MAX);
+            assert!(body.to_string().len() < BODY_LEN_MAX, "{byte}");
+            let sent = match (body["text"].as_str(), body["base64"].as_str()) {
+                (Some(text), None) => text.as_bytes().to_vec(),
+                (None, Some(encoded)) => STANDARD.decode(encoded).unwrap(),
+                _ => panic!("one of both"),
+            };
+            assert!(sent == value, "{byte}");
+        }
+        assert_eq!(body_of(b"one".to_vec(), 0)["text"], "one", "readable where it is short");
+    }
 }

@@ -1,20 +1,20 @@
 //! `maxine lock` and `maxine session`: runs a command while it holds a lock, and shows who holds which locks.
 
+use std::ffi::OsString;
+use std::future::Future;
 use std::os::unix::process::ExitStatusExt;
+use std::pin::{Pin, pin};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{Client, ConnectArgs, LIST_ITEMS_MAX, Request};
 use super::confirm::confirm;
 use super::exit::{self, CliError};
+use super::locked_command::{END_TIMEOUT, LockedCommand, SESSION_VARIABLE, Signals, ends};
 use super::output::{Output, or_dash, timestamp};
 use maxine_clock::Clock;
 use maxine_state::limits::{LOCK_DELAY_MS_MAX, LOCK_SESSION_TTL_MS_MAX, TTL_MS_MIN};
@@ -23,16 +23,14 @@ use maxine_state::limits::{LOCK_DELAY_MS_MAX, LOCK_SESSION_TTL_MS_MAX, TTL_MS_MI
 const WAIT_MS: u64 = 2_000;
 /// Pause before the lock is requested again while a lock delay is not over, because its end is no change of the key.
 const DELAY_PAUSE: Duration = Duration::from_millis(500);
-/// How long a command has to end after SIGTERM, before it gets SIGKILL.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Arguments of `maxine lock`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The command gets the lock's key in MAXINE_LOCK_KEY, its session in MAXINE_LOCK_SESSION, and its fencing
-token in MAXINE_LOCK_INDEX, which grows with each new holder. The exit code is that of the command, or 128
-and the number of the signal that ended it. If the lock is lost, the command gets SIGTERM, and SIGKILL
-after 5 seconds.")]
+The command gets the lock's key in MAXINE_LOCK_KEY, its session in MAXINE_LOCK_SESSION, and its fencing token in \
+MAXINE_LOCK_INDEX, which grows with each new holder. The exit code is that of the command, or 128 and the number of \
+the signal that ended it. If the lock is lost, the command gets SIGTERM, and SIGKILL after 5 seconds. SIGTERM, SIGHUP, \
+SIGINT and SIGQUIT are passed to the command; after SIGTERM and SIGHUP it has 5 seconds until SIGKILL.")]
 pub struct LockArgs {
     #[command(flatten)]
     connect: ConnectArgs,
@@ -40,7 +38,7 @@ pub struct LockArgs {
     key: String,
     /// The command and its arguments
     #[arg(last = true, required = true, num_args = 1.., value_name = "COMMAND")]
-    command: Vec<String>,
+    command: Vec<OsString>,
     /// The lock is lost after this time without a renewal
     #[arg(long, value_name = "MS", default_value_t = 15_000,
         value_parser = clap::value_parser!(u64).range(TTL_MS_MIN..=LOCK_SESSION_TTL_MS_MAX))]
@@ -225,13 +223,14 @@ impl<'a> Held<'a> {
         loop {
             let request = Request::keyed(Method::PUT, &["locks", key]);
             let request = request.json(json!({"session": self.id}));
-            match self.client.send(&request).await {
+            let why = match self.client.send(&request).await {
                 Ok(answer) => return Ok(answer.body["lock_index"].as_u64().unwrap_or_default()),
-                Err(CliError::Problem(problem)) if problem.status == 409 => {}
+                Err(CliError::Problem(problem)) if problem.status == 409 => problem.detail,
                 Err(error) => return Err(error),
-            }
+            };
             if until_ms.is_some_and(|until_ms| self.clock.monotonic_ms() >= until_ms) {
-                return Err(CliError::Refused(format!("{key} is still held by somebody else")));
+                let text = format!("the lock was not free within --wait-ms: {why}");
+                return Err(CliError::Refused(text));
             }
             self.wait(key).await?;
             if !self.renew().await? {
@@ -260,87 +259,83 @@ impl<'a> Held<'a> {
 /// [`CliError::Ended`] with the exit code of the command, [`CliError::LockLost`] if the lock was lost,
 /// [`CliError::Refused`] if it was not free in time. See [`CliError`] for the rest.
 pub async fn lock(args: LockArgs, out: &mut Output) -> Result<(), CliError> {
+    LockedCommand::check(&args.command)?;
     let client = args.connect.client()?;
     let clock = Clock::system();
     let until_ms = args.wait_ms.map(|wait_ms| clock.monotonic_ms() + wait_ms);
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::new()?;
     let mut held = Held::new(&client, &args, clock).await?;
     let taken = tokio::select! {
         taken = held.take(&args.key, until_ms) => taken,
-        _ = terminate.recv() => Err(CliError::Ended(128 + Signal::SIGTERM as u8)),
-        _ = interrupt.recv() => Err(CliError::Ended(128 + Signal::SIGINT as u8)),
+        signal = signals.next() => Err(CliError::Ended(code_of_signal(signal as i32))),
     };
-    let lock_index = match taken {
-        Ok(lock_index) => lock_index,
-        Err(error) => {
-            held.end(&args.key).await;
-            return Err(error);
-        }
+    let ended = match taken {
+        Ok(lock_index) => run(&args, &mut held, lock_index, &mut signals, out).await,
+        Err(error) => Err(error),
     };
-    let started = json!({"event": "locked", "key": args.key, "lock_index": lock_index});
-    if out.is_json() {
-        out.json(&started)?;
+    match ended {
+        Err(error @ CliError::LockLost(_)) => return Err(error),
+        _ => held.end(&args.key).await,
     }
-    let mut child = match start(&args, &held.id, lock_index) {
-        Ok(child) => child,
-        Err(error) => {
-            held.end(&args.key).await;
-            return Err(error);
-        }
-    };
-    let ended = loop {
+    match ended? {
+        exit::OK => Ok(()),
+        code => Err(CliError::Ended(code)),
+    }
+}
+
+/// Runs the command until it has ended, and meanwhile keeps the lock and passes signals on.
+async fn run(
+    args: &LockArgs,
+    held: &mut Held<'_>,
+    lock_index: u64,
+    signals: &mut Signals,
+    out: &mut Output,
+) -> Result<u8, CliError> {
+    if out.is_json() {
+        out.json(&json!({"event": "locked", "key": args.key, "lock_index": lock_index}))?;
+    }
+    let environment = [
+        ("MAXINE_LOCK_KEY", args.key.clone()),
+        (SESSION_VARIABLE, held.id.clone()),
+        ("MAXINE_LOCK_INDEX", lock_index.to_string()),
+    ];
+    let mut command = LockedCommand::start(&args.command, &held.id, environment)?;
+    // One future for all turns: signals in quick succession must not keep it from renewing the session.
+    let mut lost = pin!(held.keep());
+    let mut kill: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
+    let mut is_ending = false;
+    loop {
         tokio::select! {
-            status = child.wait() => break code_of(status?),
-            why = held.keep() => {
-                end(&mut child).await;
+            status = command.gone() => return Ok(code_of(status?)),
+            why = &mut lost => {
+                command.end().await;
                 let text = format!("{} was lost: {why}; the command was ended", args.key);
                 return Err(CliError::LockLost(text));
             }
-            _ = terminate.recv() => forward(&child, Signal::SIGTERM),
-            _ = interrupt.recv() => forward(&child, Signal::SIGINT),
+            signal = signals.next() => {
+                command.pass(signal);
+                if ends(signal) && !is_ending {
+                    is_ending = true;
+                    kill = Box::pin(tokio::time::sleep(END_TIMEOUT));
+                }
+            }
+            () = &mut kill => {
+                kill = Box::pin(std::future::pending());
+                command.kill();
+            }
         }
-    };
-    held.end(&args.key).await;
-    if ended == exit::OK { Ok(()) } else { Err(CliError::Ended(ended)) }
-}
-
-/// Starts the command in a process group of its own, so that its children can be ended too.
-fn start(args: &LockArgs, session: &str, lock_index: u64) -> Result<Child, CliError> {
-    let [program, arguments @ ..] = args.command.as_slice() else {
-        return Err(CliError::Usage("a command is missing".into()));
-    };
-    let started = Command::new(program)
-        .args(arguments)
-        .env("MAXINE_LOCK_KEY", &args.key)
-        .env("MAXINE_LOCK_SESSION", session)
-        .env("MAXINE_LOCK_INDEX", lock_index.to_string())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn();
-    started.map_err(|error| CliError::Usage(format!("{program}: {error}")))
-}
-
-/// Sends a signal to the command and its children.
-fn forward(child: &Child, signal: Signal) {
-    let group = child.id().and_then(|pid| i32::try_from(pid).ok());
-    if let Some(group) = group {
-        // They may have ended already.
-        let _gone = killpg(Pid::from_raw(group), signal);
-    }
-}
-
-/// Ends the command, because it must not run without the lock.
-async fn end(child: &mut Child) {
-    forward(child, Signal::SIGTERM);
-    if tokio::time::timeout(END_TIMEOUT, child.wait()).await.is_err() {
-        forward(child, Signal::SIGKILL);
-        let _ended = child.wait().await;
     }
 }
 
 /// The exit code of a command, as a shell reports it.
 fn code_of(status: ExitStatus) -> u8 {
-    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
-    u8::try_from(code).unwrap_or(exit::FAILURE)
+    match (status.code(), status.signal()) {
+        (Some(code), _) => u8::try_from(code).unwrap_or(exit::FAILURE),
+        (None, Some(signal)) => code_of_signal(signal),
+        (None, None) => exit::FAILURE,
+    }
+}
+
+fn code_of_signal(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(exit::FAILURE)
 }

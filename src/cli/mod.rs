@@ -33,6 +33,7 @@ pub mod instances;
 pub mod journal;
 pub mod kv;
 pub mod lock;
+mod locked_command;
 mod log;
 pub mod log_level;
 pub mod login;
@@ -54,9 +55,14 @@ pub mod why;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
+
+/// The permissions that new files lacked before the program made its own files private. A command that it runs for the
+/// user starts with them.
+pub static UMASK_BEFORE: OnceLock<nix::sys::stat::Mode> = OnceLock::new();
 
 /// The version of the program, and the newest version of the state that it understands.
 fn long_version() -> String {

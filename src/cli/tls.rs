@@ -105,7 +105,14 @@ pub fn run(args: &TlsArgs, errors: &mut dyn Write) -> u8 {
 }
 
 fn fingerprint(file: &Path, out: &mut Output) -> Result<(), CliError> {
-    let fingerprint = certificate_fingerprint(file).map_err(describe)?;
+    let fingerprint = certificate_fingerprint(file).map_err(|error| {
+        let why = match error.kind() {
+            // This error names the file already.
+            std::io::ErrorKind::InvalidData => return CliError::Usage(error.to_string()),
+            _ => maxine_wording::io(&error),
+        };
+        CliError::Usage(format!("{}: {why}", file.display()))
+    })?;
     out.done(&json!({"sha256": fingerprint}), format!("{fingerprint}  # {}", file.display()))
 }
 

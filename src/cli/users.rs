@@ -11,7 +11,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::client::{Client, ConnectArgs, LIST_ITEMS_MAX, Request};
+use super::client::{Client, ConnectArgs, LIST_ITEMS_MAX, Problem, Request};
 use super::confirm::{confirm, read_password};
 use super::exit::CliError;
 use super::output::Output;
@@ -177,7 +177,13 @@ pub async fn passwd(args: PasswdArgs, out: &mut Output) -> Result<(), CliError> 
         let new = args.password.read("yourself")?;
         let body = json!({"password": present, "new_password": new});
         let request = Request::once(Method::PUT, &["me", "password"]).json(body);
-        let answer = client.send(&request).await?;
+        let answer = client.send(&request).await.map_err(|error| match error {
+            // No role is missing, so the node's advice to ask for one does not help.
+            CliError::Problem(problem) if problem.status == 403 => {
+                CliError::Problem(Box::new(Problem { action: String::new(), ..*problem }))
+            }
+            other => other,
+        })?;
         return out
             .done(&answer.body, "changed; your sessions have ended, sign in with `maxine login`");
     };

@@ -191,7 +191,9 @@ impl ConnectArgs {
                 return Err(CliError::Usage(format!("{}: the file has no token", file.display())));
             }
             Some(String::from_utf8_lossy(&bytes).into_owned())
-        } else if let Ok(text) = std::env::var("MAXINE_TOKEN") {
+        } else if let Some(text) =
+            std::env::var("MAXINE_TOKEN").ok().filter(|text| !text.is_empty())
+        {
             Some(text)
         } else {
             let now_ms = Clock::system().wall_ms();

@@ -117,6 +117,11 @@ impl Request {
             .any(|segments| self.path == api_path(segments))
     }
 
+    /// Whether it is to change something only if that does not exist.
+    fn is_creation(&self) -> bool {
+        self.headers.iter().any(|(name, _)| *name == "if-none-match")
+    }
+
     /// Refuses a path that would name something else. A URL's `.` and `..` are resolved before it is sent, however
     /// they are encoded.
     fn check(&self) -> Result<(), CliError> {
@@ -325,6 +330,7 @@ impl Client {
                         let unknown = problem.is_outcome_unknown();
                         let is_limit = problem.status == 429 && request.has_password();
                         problem.is_of_sign_in |= is_limit;
+                        problem.is_of_creation = request.is_creation();
                         let is_last = is_limit || (unknown && request.repeat == Repeat::Once);
                         if !problem.is_passing() || is_last {
                             if problem.is_of_the_copy() {
@@ -453,6 +459,14 @@ impl Client {
     fn first_stale_note(&self, request: &Request, headers: &HeaderMap) -> Option<String> {
         let note = stale_note(headers).filter(|_| request.reads_the_copy())?;
         (!self.told_stale.swap(true, Ordering::Relaxed)).then_some(note)
+    }
+
+    /// The same client, which does not tell the user that an answer may be old. For commands that ask each node and
+    /// show how old its copy is.
+    #[must_use]
+    pub fn without_notes(self) -> Self {
+        self.told_stale.store(true, Ordering::Relaxed);
+        self
     }
 
     /// Prefers the next node, because the stream of the present one has ended.
@@ -610,15 +624,59 @@ fn describe(error: &reqwest::Error) -> String {
         return "no answer in time".into();
     }
     let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+    loop {
+        if let Some(text) = tls_text(cause) {
+            return text;
+        }
+        match cause.source() {
+            Some(inner) => cause = inner,
+            None => return cause.to_string(),
+        }
     }
-    let text = cause.to_string();
-    // This error means that the server's first bytes are not TLS.
-    match text.contains("InvalidContentType") {
-        true => "the server does not speak TLS on this port: use a URL with http://".into(),
-        false => text,
-    }
+}
+
+/// What a TLS error means for the user. `None` if it is another error.
+fn tls_text(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+    let of_io = |error: &'_ std::io::Error| error.get_ref()?.downcast_ref::<Error>().cloned();
+    let error = match cause.downcast_ref::<Error>() {
+        Some(error) => error.clone(),
+        None => of_io(cause.downcast_ref::<std::io::Error>()?)?,
+    };
+    let trust = "give the file of the authority that signed it with --ca-file or MAXINE_CA_FILE";
+    let text = match error {
+        // The server's first bytes are not TLS.
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "the server does not speak TLS on this port: use a URL with http://".into()
+        }
+        Error::InvalidCertificate(why) => match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the node's certificate has expired".into()
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "the node's certificate is not valid yet: compare the clocks".into()
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "the node's certificate has another name than the URL: use a name that is in it"
+                    .into()
+            }
+            CertificateError::UnknownIssuer => {
+                format!("the authority of the node's certificate is not trusted: {trust}")
+            }
+            // Another authority of the same name has another key, and often another algorithm.
+            _ => format!("the node's certificate cannot be verified: {trust}"),
+        },
+        Error::AlertReceived(
+            AlertDescription::CertificateRequired | AlertDescription::BadCertificate,
+        ) => "the node wants a certificate of this client, which it trusts: --client-cert and \
+              --client-key"
+            .into(),
+        Error::AlertReceived(alert) => {
+            format!("the node ended the TLS connection with the alert {alert:?}")
+        }
+        other => other.to_string(),
+    };
+    Some(text)
 }
 
 #[cfg(test)]

@@ -33,6 +33,9 @@ pub struct Problem {
     /// Whether the answer is a web page. No Maxine node sends one to this client.
     #[serde(skip)]
     pub is_web_page: bool,
+    /// Whether the request was to change something only if it does not exist.
+    #[serde(skip)]
+    pub is_of_creation: bool,
     /// What to tell the user if the copy that this answer rests on may be old.
     #[serde(skip)]
     pub stale_note: Option<String>,
@@ -40,6 +43,9 @@ pub struct Problem {
 
 /// The text for an answer that no Maxine node would give.
 pub(super) const NOT_MAXINE: &str = "the answer is not JSON: is this a Maxine node?";
+
+/// How the answer of a node begins that has too many connections to read a request.
+const TOO_MANY: &str = "too many connections are open";
 
 impl Problem {
     /// Reads the body of an answer. A body that is not a problem document also becomes a problem, with the
@@ -67,6 +73,15 @@ impl Problem {
         }
         problem.raw = body;
         problem
+    }
+
+    /// Whether the answer can be a Maxine node's: a problem document, or that of a node that is not ready. What a proxy
+    /// in front of it says is not its answer.
+    #[must_use]
+    pub fn is_of_maxine(&self) -> bool {
+        self.raw["type"].as_str().is_some_and(|kind| kind.contains("/problems/"))
+            || self.raw["ready"].is_boolean()
+            || self.raw["message"].as_str().is_some_and(|text| text.starts_with(TOO_MANY))
     }
 
     /// Whether the server says that the write may have taken effect.
@@ -115,6 +130,7 @@ impl Problem {
             401 if !self.is_of_sign_in => Some(
                 "sign in with 'maxine login --user NAME', or give a token with MAXINE_TOKEN or --token-file".into(),
             ),
+            412 if self.is_of_creation => Some("it exists already, and nothing was changed".into()),
             412 => Some("somebody else has changed it in the meantime: read it again, then repeat the change".into()),
             _ if self.action.is_empty() => None,
             _ => Some(self.action.clone()),
@@ -168,6 +184,13 @@ mod tests {
         assert!(problem.advice().unwrap().contains("maxine login"));
         let problem = Problem { is_of_sign_in: true, ..problem };
         assert_eq!(problem.advice().unwrap(), "check both");
+    }
+
+    #[test]
+    fn what_exists_already_was_not_changed_by_somebody_else() {
+        let problem = Problem { is_of_creation: true, ..Problem::read(412, Value::Null, None) };
+        assert!(problem.advice().unwrap().contains("it exists already"));
+        assert!(Problem::read(412, Value::Null, None).advice().unwrap().contains("somebody else"));
     }
 
     #[test]
