@@ -177,6 +177,10 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     assert_eq!(tally.len(), 6, "five answers and their tally: {tally:?}");
     assert_eq!(tally[5]["instances"][0]["count"], 5);
 
+    for command in [&["resolve", "orders"][..], &["explain", "resolve", "orders"]] {
+        let malformed = dev.run(&[command, &["--path", "a b"]].concat());
+        assert_eq!(code(&malformed), 5, "{command:?}: {}", text(&malformed.stderr));
+    }
     let mut empty_token = dev.command(&["services"]);
     let empty_token = empty_token.env("MAXINE_TOKEN", "").output().unwrap();
     assert!(empty_token.status.success(), "it hides the session: {}", text(&empty_token.stderr));
@@ -247,6 +251,7 @@ fn log_levels_are_set_on_every_node_and_the_doctor_looks_at_every_node() {
     for items in levels() {
         assert_eq!((items.len(), &items[0]["level"]), (1, &"debug".into()), "{items:?}");
     }
+    assert_eq!(code(&dev.run(&["log-level", "reset", "maxin_raft"])), 5);
     dev.json(&["log-level", "reset", "maxine_raft"]);
     assert_eq!(levels(), vec![Vec::<Value>::new(); 3]);
 
@@ -915,7 +920,9 @@ fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
     assert_eq!(code(&fingerprint()), 2, "there is no such file");
     std::fs::write(&file, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
         .unwrap();
-    assert_eq!(code(&fingerprint()), 2, "it holds no certificate");
+    let key = fingerprint();
+    assert_eq!(code(&key), 2, "{}", text(&key.stderr));
+    assert!(text(&key.stderr).contains("holds no certificate"), "{}", text(&key.stderr));
     let place = |name: &str| format!("file:{}", dir.path().join(name).display());
     let migrate = |from: &str| plain(&["migrate", from, &place("to.log")]).output().unwrap();
     let unknown = migrate("nonsense");

@@ -15,7 +15,7 @@ use rcgen::{
 };
 
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::{NodeId, PeerTls, certificate_name, cluster_id_is_valid, invalid_cluster_id};
@@ -218,8 +218,10 @@ pub fn rotate_authority(
             CaStep::Begin => {
                 "the replacement has begun already (next-ca.pem); the next step is issue"
             }
-            CaStep::Issue => "the replacement has not begun; the first step is begin",
-            CaStep::Finish => {
+            CaStep::Issue | CaStep::Finish if !has_begun => {
+                "the replacement has not begun; the first step is begin"
+            }
+            CaStep::Issue | CaStep::Finish => {
                 "the new authority has issued no certificates yet; the step before is issue"
             }
         };
@@ -337,7 +339,11 @@ pub fn certificate_fingerprint(path: &Path) -> io::Result<String> {
     let failed = |error: &dyn std::fmt::Display| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
     };
-    let certificate = CertificateDer::from_pem_file(path).map_err(|error| failed(&error))?;
+    let certificate = CertificateDer::from_pem_file(path).map_err(|error| match error {
+        pem::Error::Io(error) => error,
+        pem::Error::NoItemsFound => failed(&"it holds no certificate in PEM"),
+        other => failed(&other),
+    })?;
     let bytes = crate::network::trust::fingerprint(&certificate);
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -494,7 +500,8 @@ mod tests {
         issue_cluster(dir.path(), "test", &[1, 2], YEAR).unwrap();
         let first = files(dir.path());
         for step in [CaStep::Issue, CaStep::Finish] {
-            assert!(rotate(step).is_err());
+            let why = rotate(step).unwrap_err().to_string();
+            assert!(why.contains("the replacement has not begun"), "{why}");
         }
         assert_eq!(files(dir.path()), first);
         assert_eq!(rotate(CaStep::Begin).unwrap(), [path("ca.pem")]);

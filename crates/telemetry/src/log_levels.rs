@@ -185,6 +185,15 @@ impl LogLevels {
         Ok(())
     }
 
+    /// Checks the name of a module.
+    ///
+    /// # Errors
+    ///
+    /// It is not the name of one that writes log lines.
+    pub fn check_module(module: &str) -> Result<(), String> {
+        check_target(module)
+    }
+
     /// Ends the level of a module early. Returns whether it had one.
     ///
     /// # Errors

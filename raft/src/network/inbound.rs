@@ -279,7 +279,10 @@ impl Inbound {
         let lease_is_over = clock::now() >= self.votes_from;
         let may_vote = lease_is_over || (request.transfer && self.is_settled());
         let votes = may_vote && self.context.me.acknowledged.allows(&request, pre);
-        vote_to(&self.raft, request, pre, votes).await
+        let (candidate, term) = (request.vote.node, request.vote.term);
+        let answer = vote_to(&self.raft, request, pre, votes).await;
+        tracing::debug!(candidate, term, pre, votes, ?answer, "a vote was asked for");
+        answer
     }
 
     fn note_leader(&self, from: NodeId, response: Response) -> Response {
@@ -301,6 +304,7 @@ impl Inbound {
         if self.context.me.acknowledged.outranks(vote.term) {
             return Err(io::Error::other("this node had acknowledged entries of a later leader"));
         }
+        tracing::debug!(leader = vote.node, index = file.index(), "a snapshot was received");
         let snapshot = openraft::Snapshot { meta: file.meta()?, snapshot: file };
         self.context.contacts.record_leader_contact(vote.node);
         let installed = self

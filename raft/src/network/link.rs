@@ -168,6 +168,7 @@ impl LinkTask {
                 Ok((reader, writer)) => {
                     backoff = BACKOFF_MIN;
                     self.connected.store(true, Ordering::Relaxed);
+                    tracing::debug!(target_node = self.target, channel = ?self.channel, addr = %self.addr, "link established");
                     let ended = self.drive(reader, writer, first, &mut queue).await;
                     self.connected.store(false, Ordering::Relaxed);
                     tracing::debug!(target_node = self.target, channel = ?self.channel, reason = %ended, "link ended");
@@ -180,6 +181,7 @@ impl LinkTask {
                     if error.kind() == io::ErrorKind::PermissionDenied && reason != last_error {
                         tracing::warn!(target_node = self.target, %error, "peer refused the connection");
                     }
+                    tracing::debug!(target_node = self.target, channel = ?self.channel, %reason, "cannot connect");
                     last_error = reason;
                     let _ = first.reply.send(Err(LinkError::Unreachable(last_error.clone())));
                     // Jitter prevents that peers make all attempts at the same time.

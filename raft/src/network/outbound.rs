@@ -367,6 +367,8 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let (target, index) = (self.target, snapshot.snapshot.index());
+        tracing::debug!(target_node = target, index, "sending a snapshot");
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = self.send_snapshot(vote, snapshot.snapshot, option.soft_ttl()) => Ok(sent?),

@@ -260,6 +260,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let used_ids = adopted.used_ids.clone();
         let (done, finished) = oneshot::channel();
         self.job(Job::Restore { index, snapshot: adopted, done }, finished).await??;
+        tracing::debug!(index, "a snapshot was installed");
         self.last_applied = meta.last_log_id;
         self.roster.install(meta.last_membership.clone(), &used_ids);
         Ok(())
@@ -296,6 +297,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let file = tokio::task::spawn_blocking(move || snapshots.create(&head, &used_ids, encoder))
             .await
             .map_err(io::Error::other)??;
+        tracing::debug!(index = file.index(), "a snapshot was taken");
         Ok(Snapshot { meta: file.meta()?, snapshot: file })
     }
 }

@@ -17,6 +17,7 @@ use super::extract::{Params, ServicePath};
 use super::fresh::{Fresh, Freshness};
 use super::health::why;
 use super::known_checks::KnownChecks;
+use super::resolve::check_path;
 use super::shape::Detail;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, RequestContext};
@@ -141,6 +142,7 @@ pub(super) async fn explain_resolve(
     for (name, value) in [("key", &query.key), ("path", &query.path)] {
         value.as_ref().map_or(Ok(()), |value| check_text(name, value, 0, ADDRESS_LEN_MAX))?;
     }
+    check_path(query.path.as_deref().unwrap_or_default())?;
     let headers = header_fields(query.headers.as_deref().unwrap_or_default())?;
     let service = fresh.service(&key)?;
     let queries = [query_of(query.path.as_deref().unwrap_or_default()), ""];

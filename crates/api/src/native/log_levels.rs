@@ -91,6 +91,8 @@ pub(super) async fn reset_log_level(
     _: Params<NoParams>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
+    LogLevels::check_module(&module)
+        .map_err(|why| Problem::new(ProblemKind::InvalidRequest, why))?;
     let refused = |why: String| Problem::new(ProblemKind::Internal, why);
     if levels()?.unset(&module).map_err(refused)? {
         tracing::warn!(%module, by = %write.actor.user, "a log level was set back");

@@ -253,7 +253,7 @@ impl Resolve {
 }
 
 /// Refuses a path that has characters which are not allowed in a URL, or that leads out of the instance's base path.
-fn check_path(path: &str) -> Result<(), Problem> {
+pub(super) fn check_path(path: &str) -> Result<(), Problem> {
     if path.is_empty() {
         return Ok(());
     }
