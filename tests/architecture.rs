@@ -79,7 +79,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("raft", &["admission", "fuzzing"]),
     ("state", &["fuzzing"]),
     ("store", &["clock", "fuzzing", "raft", "state", "view", "wording"]),
-    ("telemetry", &["clock", "state", "view"]),
+    ("telemetry", &["clock", "state", "view", "wording"]),
     ("view", &["balance", "clock", "state"]),
     ("wording", &[]),
 ];

@@ -4,6 +4,9 @@
 //! A separate thread writes the lines. Standard error may be a file on a full disk, or a pipe that nobody
 //! reads. Then lines are dropped and counted, and nothing waits or fails because of them. Panics are written
 //! to the log too, because the standard library's way to report them can block forever.
+//!
+//! **Invariant:** an event is one line. Texts of clients and of other services in it cannot begin another line, and
+//! cannot control the terminal that shows it.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -59,11 +62,27 @@ impl Drop for Log {
 struct Lines {
     jobs: SyncSender<Job>,
     dropped: Arc<AtomicU64>,
+    has_colours: bool,
+}
+
+/// An event as one line, with escapes for everything that could end the line or control a terminal. The subscriber has
+/// escaped such bytes of terminals in the values already, so those that are left are its own colours.
+fn one_line(event: &[u8], has_colours: bool) -> Vec<u8> {
+    let text = String::from_utf8_lossy(event);
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let escape = maxine_wording::escape_control;
+    let mut line = match has_colours {
+        true => text.split('\u{1b}').map(escape).collect::<Vec<_>>().join("\u{1b}"),
+        false => escape(text).into_owned(),
+    };
+    line.push('\n');
+    line.into_bytes()
 }
 
 impl Write for Lines {
+    /// Each call has one event.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.jobs.try_send(Job::Line(line.to_vec())).is_err() {
+        if self.jobs.try_send(Job::Line(one_line(line, self.has_colours))).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -91,7 +110,9 @@ pub(super) fn start(config: &NodeConfig) -> anyhow::Result<Log> {
     // A separate handle, without the lock that the standard library puts around the stream.
     let stream = io::stderr().as_fd().try_clone_to_owned().context("standard error")?;
     let (jobs, waiting) = sync_channel(WAITING_MAX);
-    let lines = Lines { jobs: jobs.clone(), dropped: Arc::default() };
+    // Colours are for terminals, and a file has the same lines.
+    let has_colours = !has_files && io::stderr().is_terminal();
+    let lines = Lines { jobs: jobs.clone(), dropped: Arc::default(), has_colours };
     let dropped = Arc::clone(&lines.dropped);
     std::thread::Builder::new()
         .name("maxine-log".to_owned())
@@ -102,8 +123,7 @@ pub(super) fn start(config: &NodeConfig) -> anyhow::Result<Log> {
         .with_writer(move || lines.clone())
         // The subscriber would report its own errors on standard error, and panic if that cannot be written.
         .log_internal_errors(false)
-        // Colours are for terminals, and a file has the same lines.
-        .with_ansi(!has_files && io::stderr().is_terminal())
+        .with_ansi(has_colours)
         .with_filter_reloading();
     let filter = log.reload_handle();
     log.try_init().map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))?;
@@ -116,7 +136,12 @@ pub(super) fn start(config: &NodeConfig) -> anyhow::Result<Log> {
         let backtrace = std::backtrace::Backtrace::capture();
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed");
-        tracing::error!(thread = name, %backtrace, "{panic}");
+        tracing::error!(thread = name, "{panic}");
+        if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+            for frame in backtrace.to_string().lines() {
+                tracing::error!(thread = name, "{frame}");
+            }
+        }
     }));
     Ok(Log(jobs))
 }
@@ -204,10 +229,36 @@ mod tests {
     }
 
     #[test]
+    fn a_text_of_another_service_begins_no_line_and_controls_no_terminal() {
+        let hostile = "a\nERROR forged\r\u{1b}[2J\u{9b}1m\u{202e}b\u{2028}c\0";
+        for has_colours in [false, true] {
+            let (jobs, waiting) = sync_channel(4);
+            let lines = Lines { jobs, dropped: Arc::default(), has_colours };
+            let subscriber = tracing_subscriber::fmt()
+                .with_ansi(has_colours)
+                .with_writer(move || lines.clone())
+                .finish();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::warn!(error = %hostile, text = hostile, "the service says: {hostile}");
+            });
+            let Job::Line(line) = waiting.recv().unwrap() else { panic!("no line") };
+            let line = String::from_utf8(line).unwrap();
+            let line = line.strip_suffix('\n').unwrap();
+            assert!(
+                has_colours == line.contains('\u{1b}') && !line.contains("\u{1b}[2J"),
+                "{line:?}"
+            );
+            let line = line.replace('\u{1b}', "");
+            assert_eq!(maxine_wording::escape_control(&line), line);
+            assert!(line.contains("a\\nERROR forged\\r"), "{line}");
+        }
+    }
+
+    #[test]
     fn lines_that_could_not_be_written_are_counted_and_told_later() {
         let stream = Stubborn::default();
         let (jobs, waiting) = sync_channel(4);
-        let mut lines = Lines { jobs: jobs.clone(), dropped: Arc::default() };
+        let mut lines = Lines { jobs: jobs.clone(), dropped: Arc::default(), has_colours: false };
         // The thread does not run yet, so lines that do not fit are dropped, and nobody waits.
         for nth in 0..6 {
             lines.write_all(format!("{nth}\n").as_bytes()).unwrap();
@@ -234,7 +285,8 @@ mod tests {
         stream.0.lock().unwrap().0 = true;
         let (jobs, waiting) = sync_channel(WAITING_MAX);
         let (dropped, out) = (Arc::new(AtomicU64::new(0)), stream.clone());
-        let mut lines = Lines { jobs: jobs.clone(), dropped: Arc::clone(&dropped) };
+        let mut lines =
+            Lines { jobs: jobs.clone(), dropped: Arc::clone(&dropped), has_colours: false };
         let thread = std::thread::spawn(move || write_lines(&waiting, &dropped, out, Some(files)));
         for nth in 0..200 {
             lines.write_all(format!("line {nth:03} {}\n", "x".repeat(40)).as_bytes()).unwrap();

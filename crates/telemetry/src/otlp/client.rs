@@ -137,7 +137,9 @@ fn lost(error: reqwest::Error) -> Failure {
 fn of_status(status: &Status) -> Failure {
     let code = status.code();
     let cause = std::error::Error::source(status).map(with_causes);
-    let why = format!("{code}: {}", cause.unwrap_or_else(|| status.message().to_owned()));
+    // The message comes from the receiver.
+    let why = cause.unwrap_or_else(|| maxine_wording::foreign(status.message()));
+    let why = format!("{code}: {why}");
     match code {
         Code::Cancelled
         | Code::DeadlineExceeded
