@@ -300,6 +300,36 @@ async fn a_program_signs_in_on_its_own_machine_or_on_another_device() {
     assert_eq!(post("device/poll", ticket).await.0, 401, "once");
 }
 
+/// A provider that accepts connections and never answers.
+fn silent() -> (std::net::TcpListener, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let issuer = format!("http://{}", listener.local_addr().unwrap());
+    (listener, issuer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_provider_does_not_delay_another() {
+    let (server, idp, (_listener, silent)) = (Server::start().await, Idp::start().await, silent());
+    let _files = set(&server, &idp.issuer, &silent, "https://k8s.invalid").await;
+    // Whoever wants an answer soon gets one, without the URLs and the causes within the network.
+    let body = json!({"redirect_uri": "http://127.0.0.1:4000/callback"});
+    let request = server.open(Method::POST, "/session/providers/other/start").json(&body);
+    let (status, answer) = server.json(request.header("x-maxine-timeout-ms", "300")).await;
+    let text = answer.to_string();
+    assert!(status == 503 && text.contains("the provider cannot be reached"), "{text}");
+    assert!(!text.contains(silent.rsplit(':').next().unwrap()), "{text}");
+    // One address fills only its share of the places of this provider, and none of the other's.
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let start = server.open(Method::GET, "/session/providers/other/start").send();
+        waiting.spawn(async { location(&start.await.unwrap()) });
+    }
+    for _ in 0..32 {
+        assert_eq!(waiting.join_next().await.unwrap().unwrap(), "/?sign_in=try_later");
+    }
+    assert!(sign_in(&server, &idp, ada()).await.1.is_some());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workload_registers_with_the_token_of_its_platform() {
     let settings = ApiSettings { registration_access: AccessMode::Token, ..ApiSettings::default() };

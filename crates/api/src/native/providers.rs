@@ -73,6 +73,14 @@ impl Failed {
         }
     }
 
+    /// The reason for the log. Part of it is not for strangers.
+    fn reason(&self) -> String {
+        match self {
+            Self::Provider(error) => error.reason(),
+            other => other.text(),
+        }
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Provider(error) => error.to_string(),
@@ -180,10 +188,7 @@ pub(super) async fn begin_in_browser(
             add_cookie(&mut response, &ticket);
             response
         }
-        Err(failed) => {
-            log(provider.as_str(), &failed);
-            to_dashboard(&failed)
-        }
+        Err(failed) => to_dashboard(&failed),
     }
 }
 
@@ -364,8 +369,9 @@ pub(super) async fn begin_on_device(
     context: RequestContext,
 ) -> Result<Json<DeviceView>, Problem> {
     check_transport(&state, &context)?;
-    let begun = state.security().begin_on_device(provider.as_str(), context.client.ip).await;
-    let begun = begun.map_err(Failed::from)?;
+    let begun = state.security().begin_on_device(provider.as_str(), context.client.ip);
+    let begun = in_time(&state, &context, begun).await;
+    let begun = begun.inspect_err(|failed| log(provider.as_str(), failed))?;
     Ok(Json(DeviceView {
         user_code: begun.user_code,
         verification_uri: begun.verification_uri,
@@ -409,11 +415,11 @@ pub(super) async fn poll_device(
     let (by, of) = (state.clone(), (context.clone(), provider.as_str().to_owned()));
     let poll = async move {
         let (state, (context, provider)) = (by, of);
-        let polled = state.security().poll_device(&provider, &body.ticket, context.client.ip).await;
-        let proven = match polled {
+        let polled = state.security().poll_device(&provider, &body.ticket, context.client.ip);
+        let proven = match in_time(&state, &context, polled).await {
             Ok(Polled::Pending { slow_down }) => return Ok(Err(slow_down)),
             Ok(Polled::Proven(proven)) => Ok(proven),
-            Err(error) => Err(error.into()),
+            Err(failed) => Err(failed),
         };
         enter(&state, &context, &provider, proven).await.map(Ok)
     };
@@ -443,7 +449,22 @@ async fn begin(
     back: Return,
 ) -> Result<Begun, Failed> {
     check_transport(state, context)?;
-    Ok(state.security().begin_at_provider(provider, back).await?)
+    let begun = state.security().begin_at_provider(provider, back, context.client.ip);
+    in_time(state, context, begun).await.inspect_err(|failed| log(provider, failed))
+}
+
+/// Waits for a provider no longer than the request may take.
+async fn in_time<T>(
+    state: &AppState,
+    context: &RequestContext,
+    asked: impl Future<Output = Result<T, ProviderError>>,
+) -> Result<T, Failed> {
+    let now_ms = state.clock().monotonic_ms();
+    let wanted_ms = context.answer_by_ms.map(|by_ms| by_ms.saturating_sub(now_ms));
+    let limit_ms = state.settings().body_timeout_ms;
+    let limit_ms = wanted_ms.map_or(limit_ms, |wanted_ms| wanted_ms.min(limit_ms));
+    let asked = tokio::time::timeout(Duration::from_millis(limit_ms), asked).await;
+    Ok(asked.unwrap_or_else(|_| Err(ProviderError::late()))?)
 }
 
 /// Finishes a sign-in, even if the client leaves before the answer.
@@ -460,8 +481,9 @@ async fn finish(
     let sign_in = async move {
         let security = state.security();
         let client = context.client.ip;
-        let proven = security.finish_at_provider(&provider, &ticket, &callback, client).await;
-        enter(&state, &context, &provider, proven.map_err(Failed::from)).await
+        let proven = security.finish_at_provider(&provider, &ticket, &callback, client);
+        let proven = in_time(&state, &context, proven).await;
+        enter(&state, &context, &provider, proven).await
     };
     audit.run_recorded(sign_in).await
 }
@@ -474,7 +496,9 @@ async fn enter(
     proven: Result<Proven, Failed>,
 ) -> Result<(Proven, SignedIn), Failed> {
     let outcome = match proven {
-        Ok(proven) => open(state, context, &proven).await.map(|opened| (proven, opened)),
+        Ok(proven) => {
+            open(state, context, &proven).await.map(|opened| (proven, opened))
+        }
         Err(failed) => Err(failed),
     };
     record(state, context, provider, outcome.as_ref().map(|(proven, _)| proven));
@@ -565,7 +589,7 @@ fn record(
 }
 
 fn log(provider: &str, failed: &Failed) {
-    let why = failed.text();
+    let why = failed.reason();
     if failed.is_audited() || failed.code() == "provider_away" {
         tracing::warn!(provider, why, "a sign-in at a provider failed");
     } else {

@@ -5,6 +5,8 @@
 //! has fetched, so that no request waits for an issuer. Nothing here is replicated: each node has the same file.
 
 mod keys;
+mod metadata;
+mod places;
 mod remote;
 mod settings;
 pub(crate) mod sign_in;
@@ -17,7 +19,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use maxine_clock::Clock;
 
@@ -26,22 +28,22 @@ pub use sign_in::{
     Begun, BegunDevice, Callback, Polled, Proven, ProviderError, ProviderName, Return,
 };
 
+use places::Places;
 use remote::Remote;
-use settings::{Issuer, Provider};
+use settings::{Issuer, Provider, Scope};
 use source::{Place, Source};
 use workload::Verified;
 
-/// Maximum number of requests to providers at the same time.
-const REQUESTS_MAX: usize = 32;
-
 struct OfProvider {
     settings: Provider,
-    source: Source,
+    source: Arc<Source>,
+    /// For sign-ins that wait for this provider. Those at other providers need none of them.
+    places: Places,
 }
 
 struct OfIssuer {
     settings: Issuer,
-    source: Source,
+    source: Arc<Source>,
 }
 
 /// What follows from one reading of the file.
@@ -60,7 +62,6 @@ pub(super) struct Outside {
     verified: Mutex<HashMap<[u8; 32], Verified>>,
     /// The sign-ins that were finished on this node, with the end of their time in seconds since 1970.
     finished: Mutex<HashMap<String, u64>>,
-    requests: Semaphore,
     wake: Notify,
 }
 
@@ -72,7 +73,6 @@ impl Outside {
             clock,
             verified: Mutex::default(),
             finished: Mutex::default(),
-            requests: Semaphore::new(REQUESTS_MAX),
             wake: Notify::new(),
         }
     }
@@ -83,22 +83,30 @@ impl Outside {
         let mut config = Config { public_url: settings.public_url.clone(), ..Config::default() };
         for provider in &settings.providers {
             let named = |text| format!("provider {}: {text}", provider.name);
-            let remote = Remote::new(provider.ca_file.as_deref()).map_err(named)?;
+            let scope = Scope::of(&provider.issuer);
+            let remote = Remote::new(provider.ca_file.as_deref(), scope).map_err(named)?;
             let source = Source::new(&provider.issuer, Place::Discovery, None, remote);
+            let source = Arc::new(source);
             let known = former.providers.iter().map(|former| &former.source);
             source.take_over(known);
-            config.providers.push(Arc::new(OfProvider { settings: provider.clone(), source }));
+            let (settings, places) = (provider.clone(), Places::default());
+            config.providers.push(Arc::new(OfProvider { settings, source, places }));
         }
         for issuer in &settings.issuers {
             let named = |text| format!("issuer {}: {text}", issuer.name);
-            let remote = Remote::new(issuer.ca_file.as_deref()).map_err(named)?;
+            // A `jwks_url` was set by the operator, and not by the issuer.
+            let scope = match issuer.jwks_url {
+                Some(_) => Scope::Machine,
+                None => Scope::of(&issuer.issuer),
+            };
+            let remote = Remote::new(issuer.ca_file.as_deref(), scope).map_err(named)?;
             let place = match (&issuer.jwks_url, &issuer.jwks_file) {
                 (Some(url), _) => Place::Url(url.clone()),
                 (None, Some(path)) => Place::File(path.clone()),
                 (None, None) => Place::Discovery,
             };
             let token_file = issuer.bearer_token_file.clone();
-            let source = Source::new(&issuer.issuer, place, token_file, remote);
+            let source = Arc::new(Source::new(&issuer.issuer, place, token_file, remote));
             source.take_over(former.issuers.iter().map(|former| &former.source));
             config.issuers.push(OfIssuer { settings: issuer.clone(), source });
         }

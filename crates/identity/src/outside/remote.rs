@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::Url;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::settings::is_guarded;
+use super::settings::{Scope, is_guarded};
 
 /// Time limit of a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -15,13 +17,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Maximum length of an answer, in bytes.
 const ANSWER_LEN_MAX: usize = 512 * 1024;
 
-/// Why there is no usable answer. The text names the host, and no secret.
+/// Why there is no usable answer. The text is for the log, because it names URLs within the network. It has no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Away(pub(super) String);
+pub struct Away(String);
+
+impl Away {
+    /// Part of the text may come from the provider, so it is shortened, and has no control characters.
+    pub(super) fn new(text: &str) -> Self {
+        Self(maxine_wording::foreign(text))
+    }
+}
 
 /// Sends requests to one provider or issuer.
-pub(super) struct Remote(reqwest::Client);
+pub(super) struct Remote {
+    client: reqwest::Client,
+    scope: Scope,
+}
 
 /// How Maxine proves who it is.
 pub(super) enum Proof<'a> {
@@ -35,7 +47,7 @@ pub(super) enum Proof<'a> {
 
 impl Remote {
     /// A client that trusts the authorities in `ca_file`, or else those of the machine. Blocks.
-    pub(super) fn new(ca_file: Option<&Path>) -> Result<Self, String> {
+    pub(super) fn new(ca_file: Option<&Path>, scope: Scope) -> Result<Self, String> {
         crate::crypto_provider::install_crypto_provider();
         let builder = reqwest::Client::builder()
             .timeout(TIMEOUT)
@@ -55,14 +67,36 @@ impl Remote {
                 builder.tls_certs_only(authorities)
             }
         };
-        builder.build().map(Self).map_err(|error| format!("HTTPS cannot be set up: {error}"))
+        let client = builder.build().map_err(|error| format!("HTTPS cannot be set up: {error}"))?;
+        Ok(Self { client, scope })
+    }
+
+    /// Whether a URL of a document of the provider may be used.
+    pub(super) fn is_guarded(&self, url: &str) -> bool {
+        is_guarded(url, self.scope)
+    }
+
+    /// Refuses a URL, perhaps one from a document of the provider, over which others could read secrets.
+    fn guarded(&self, url: &str) -> Result<Url, Away> {
+        let parsed = Url::parse(url).ok().filter(|_| self.is_guarded(url));
+        parsed.ok_or_else(|| Away::new(&format!("a URL that may not be used: {url}")))
     }
 
     /// The JSON document at this URL.
-    pub(super) async fn get(&self, url: &str, proof: Proof<'_>) -> Result<Value, Away> {
-        let request = self.0.get(guarded(url)?).header(http::header::ACCEPT, "application/json");
-        let (status, document) = answer(url, with_proof(request, proof)).await?;
-        if status == 200 { Ok(document) } else { Err(Away(format!("{url} answered {status}"))) }
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        proof: Proof<'_>,
+    ) -> Result<T, Away> {
+        let url = self.guarded(url)?;
+        let request = self.client.get(url.clone()).header(http::header::ACCEPT, "application/json");
+        let (status, body) = answer(&url, with_proof(request, proof)).await?;
+        if status != 200 {
+            return Err(Away::new(&format!("status {status} from {url}")));
+        }
+        let document = serde_json::from_slice(&body);
+        document
+            .map_err(|_| Away::new(&format!("an answer that is not the expected JSON from {url}")))
     }
 
     /// Posts a form. Returns the status and the JSON document of the answer.
@@ -73,13 +107,20 @@ impl Remote {
         form: &[(&str, &str)],
     ) -> Result<(u16, Value), Away> {
         let pairs = form.iter().map(|(name, value)| format!("{name}={}", encoded(value)));
+        let url = self.guarded(url)?;
         let request = self
-            .0
-            .post(guarded(url)?)
+            .client
+            .post(url.clone())
             .header(http::header::ACCEPT, "application/json")
             .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(pairs.collect::<Vec<_>>().join("&"));
-        answer(url, with_proof(request, proof)).await
+        let (status, body) = answer(&url, with_proof(request, proof)).await?;
+        // An answer without a body, or with a page for people, says no more than its status.
+        let document = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        if status == 200 && document.is_null() {
+            return Err(Away::new(&format!("an answer that is no JSON from {url}")));
+        }
+        Ok((status, document))
     }
 }
 
@@ -96,12 +137,7 @@ fn with_proof(request: reqwest::RequestBuilder, proof: Proof<'_>) -> reqwest::Re
     }
 }
 
-/// Refuses a URL, perhaps one from a document of the provider, over which others could read secrets.
-fn guarded(url: &str) -> Result<&str, Away> {
-    if is_guarded(url) { Ok(url) } else { Err(Away(format!("{url} is no https URL"))) }
-}
-
-async fn answer(url: &str, request: reqwest::RequestBuilder) -> Result<(u16, Value), Away> {
+async fn answer(url: &Url, request: reqwest::RequestBuilder) -> Result<(u16, Vec<u8>), Away> {
     let failed = |error: reqwest::Error| {
         let error = error.without_url();
         // The last cause says most, such as which check of the certificate failed.
@@ -109,21 +145,16 @@ async fn answer(url: &str, request: reqwest::RequestBuilder) -> Result<(u16, Val
         while let Some(next) = cause.source() {
             cause = next;
         }
-        Away(format!("{url} cannot be reached: {cause}"))
+        Away::new(&format!("{cause}, at {url}"))
     };
     let mut response = request.send().await.map_err(failed)?;
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(part) = response.chunk().await.map_err(failed)? {
         if body.len() + part.len() > ANSWER_LEN_MAX {
-            return Err(Away(format!("{url} answered with more than 512 KiB")));
+            return Err(Away::new(&format!("more than 512 KiB from {url}")));
         }
         body.extend_from_slice(&part);
     }
-    // An answer without a body, or with a page for people, says no more than its status.
-    let document = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    if status == 200 && document.is_null() {
-        return Err(Away(format!("{url} answered with something that is no JSON")));
-    }
-    Ok((status, document))
+    Ok((status, body))
 }

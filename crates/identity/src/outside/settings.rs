@@ -230,12 +230,12 @@ impl OutsideSettings {
             if issuer.jwks_url.is_some() && issuer.jwks_file.is_some() {
                 problem("jwks_url and jwks_file exclude each other");
             }
-            if issuer.jwks_url.as_ref().is_some_and(|url| !is_guarded(url)) {
+            if issuer.jwks_url.as_ref().is_some_and(|url| !is_guarded(url, Scope::Machine)) {
                 problem("jwks_url must be an https URL");
             }
             if issuer.jwks_file.is_none()
                 && issuer.jwks_url.is_none()
-                && !is_guarded(&issuer.issuer)
+                && !is_guarded(&issuer.issuer, Scope::Machine)
             {
                 problem("issuer is no https URL, so jwks_url or jwks_file must be set");
             }
@@ -275,19 +275,36 @@ fn repeated(mut names: Vec<&str>) -> Option<&str> {
     names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
+/// Where plain HTTP may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Nowhere.
+    Https,
+    /// On this machine.
+    Machine,
+}
+
+impl Scope {
+    /// Where plain HTTP may be used for the URLs that a provider or issuer names. One that is elsewhere must not make
+    /// this node send requests to services of its own machine.
+    pub(super) fn of(issuer: &str) -> Self {
+        let is_here = Url::parse(issuer).is_ok_and(|url| is_here(&url));
+        if is_here { Self::Machine } else { Self::Https }
+    }
+}
+
+fn is_here(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
 /// Whether nobody on the way can read or change what is sent to this URL: it is https, or stays on this machine.
-pub(super) fn is_guarded(url: &str) -> bool {
+pub(super) fn is_guarded(url: &str, scope: Scope) -> bool {
     let Ok(url) = Url::parse(url) else { return false };
     let has_password = !url.username().is_empty() || url.password().is_some();
-    let is_here = match url.host_str() {
-        Some("localhost") => true,
-        Some(host) => {
-            let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-            ip.is_ok_and(|ip| ip.is_loopback())
-        }
-        None => return false,
-    };
-    !has_password && (url.scheme() == "https" || (url.scheme() == "http" && is_here))
+    let may_be_plain = scope == Scope::Machine && url.scheme() == "http" && is_here(&url);
+    !has_password && url.host_str().is_some() && (url.scheme() == "https" || may_be_plain)
 }
 
 fn is_origin(text: &str) -> bool {
@@ -439,7 +456,17 @@ mod tests {
             ("ftp://127.0.0.1", false),
             ("idp.example", false),
         ] {
-            assert_eq!(is_guarded(url), guarded, "{url}");
+            assert_eq!(is_guarded(url, Scope::Machine), guarded, "{url}");
+            let is_https = url.starts_with("https:");
+            assert_eq!(is_guarded(url, Scope::Https), guarded && is_https, "{url}");
+        }
+        for (issuer, scope) in [
+            ("https://idp.example", Scope::Https),
+            ("http://127.0.0.1:9000/x", Scope::Machine),
+            ("https://localhost:9000", Scope::Machine),
+            ("kubernetes/serviceaccount", Scope::Https),
+        ] {
+            assert_eq!(Scope::of(issuer), scope, "{issuer}");
         }
     }
 }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::keys::Unverified;
 use super::remote::{Away, Proof, encoded};
-use super::settings::{claim, is_guarded, texts};
+use super::settings::{claim, texts};
 use super::source::Known;
 use super::ticket::{Derived, LIFETIME_S, Ticket, Way};
 use super::{OfProvider, Outside};
@@ -134,8 +134,11 @@ pub enum ProviderError {
     /// The URL of the command line is not on the person's machine.
     #[error("the redirect URI must be http://127.0.0.1:PORT/PATH or http://[::1]:PORT/PATH")]
     NotLoopback,
-    /// The provider cannot be used now.
-    #[error("the provider cannot be used now: {0}")]
+    /// The provider cannot be reached. Whoever signs in is a stranger, so the reason is for the log only: see
+    /// [`Self::reason`].
+    #[error(
+        "the provider cannot be reached, or its answer cannot be used; the log of this node says why"
+    )]
     Away(#[from] Away),
     /// The provider does not offer this kind of sign-in.
     #[error("the provider does not offer this: it has no {0}")]
@@ -166,6 +169,21 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
+    /// The complete text for the log.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Away(away) => format!("the provider cannot be reached: {away}"),
+            other => other.to_string(),
+        }
+    }
+
+    /// The error of a sign-in whose request has no time left.
+    #[must_use]
+    pub fn late() -> Self {
+        Self::Away(Away::new("there was no answer within the time of the request"))
+    }
+
     /// A fixed word for the dashboard, which has a text for each.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -196,10 +214,14 @@ fn safe_path(path: &str) -> String {
     if is_plain && is_own && path.len() <= PATH_LEN_MAX { path.into() } else { "/".into() }
 }
 
-/// Whether a URL leads to a program on the person's own machine (RFC 8252, section 7.3).
+/// Whether a URL leads to a program on the person's own machine (RFC 8252, section 7.3). The text itself is sent to the
+/// provider, so it must be what the check has understood.
 fn is_loopback(url: &str) -> bool {
     let Ok(parsed) = Url::parse(url) else { return false };
-    parsed.scheme() == "http"
+    let is_plain = url.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    is_plain
+        && parsed.as_str() == url
+        && parsed.scheme() == "http"
         && matches!(parsed.host_str(), Some("127.0.0.1" | "[::1]"))
         && parsed.port().is_some()
         && parsed.username().is_empty()
@@ -220,12 +242,17 @@ fn error_code(code: &str) -> String {
 
 impl OfProvider {
     fn endpoint<'a>(&self, known: &'a Known, name: &'static str) -> Result<&'a str, ProviderError> {
-        let url = text(&known.metadata, name).ok_or(ProviderError::Unsupported(name))?;
-        if is_guarded(url) {
+        let url = known.metadata.endpoint(name).ok_or(ProviderError::Unsupported(name))?;
+        if self.source.remote.is_guarded(url) {
             Ok(url)
         } else {
             Err(ProviderError::Invalid("it names an endpoint without https"))
         }
+    }
+
+    /// What is known of the provider. Waits only if nothing is known.
+    async fn known(&self, outside: &Outside) -> Result<Arc<Known>, Away> {
+        self.source.get(&outside.clock, &outside.wake).await
     }
 
     /// Posts a form with the proof of who Maxine is.
@@ -245,12 +272,10 @@ impl OfProvider {
         // The file is read each time, so a new secret needs no restart.
         let secret = tokio::fs::read_to_string(path).await.map_err(|error| {
             tracing::error!(file = %path.display(), %error, "the secret of a provider cannot be read");
-            Away("this node cannot read the secret of the provider".into())
+            Away::new("this node cannot read the secret of the provider")
         })?;
         let secret = secret.trim();
-        let methods = known.metadata.get("token_endpoint_auth_methods_supported");
-        let methods = texts(methods);
-        if methods.is_empty() || methods.contains(&"client_secret_basic") {
+        if known.metadata.takes_basic() {
             let (id, secret) = (encoded(id), encoded(secret));
             return Ok(self.source.remote.post(url, Proof::Basic(&id, &secret), &form).await?);
         }
@@ -266,12 +291,10 @@ impl OfProvider {
         nonce: Option<&str>,
     ) -> Result<Value, ProviderError> {
         let invalid = |why| Err(ProviderError::Invalid(why));
-        let mut known = self.source.get(&outside.clock).await?;
-        let mut verified = known.keys.verify(id_token);
-        if verified == Err(Unverified::UnknownKey) && self.source.want(outside.clock.monotonic_ms())
-        {
-            known = self.source.get(&outside.clock).await?;
-            verified = known.keys.verify(id_token);
+        let mut verified = self.known(outside).await?.keys.verify(id_token);
+        if verified == Err(Unverified::UnknownKey) {
+            self.source.attempted(&outside.clock, &outside.wake).await;
+            verified = self.known(outside).await?.keys.verify(id_token);
         }
         let Ok(claims) = verified else { return invalid("its ID token is not signed by it") };
         let (now_s, skew_s) = (outside.clock.wall_ms() / 1_000, self.settings.clock_skew_s);
@@ -322,7 +345,7 @@ impl OfProvider {
             && let (Ok(url), Some(token)) =
                 (self.endpoint(known, "userinfo_endpoint"), text(answer, "access_token"))
         {
-            let info = self.source.remote.get(url, Proof::Bearer(token)).await?;
+            let info: Value = self.source.remote.get(url, Proof::Bearer(token)).await?;
             if text(&info, "sub") != Some(&subject) {
                 return Err(ProviderError::Invalid("its user info is of another account"));
             }
@@ -436,6 +459,7 @@ impl Security {
         &self,
         name: &str,
         back: Return,
+        client: IpAddr,
     ) -> Result<Begun, ProviderError> {
         self.may_sign_in()?;
         let outside = &self.0.outside;
@@ -447,8 +471,10 @@ impl Security {
             Return::Loopback(url) if is_loopback(&url) => (url.clone(), Way::Loopback(url)),
             Return::Loopback(_) => return Err(ProviderError::NotLoopback),
         };
-        let _place = outside.requests.try_acquire().map_err(|_| ProviderError::Busy)?;
-        let known = provider.source.get(&outside.clock).await?;
+        // A place is for waiting only, so it takes none if the provider is known.
+        let is_known = provider.source.known(self.0.clock.monotonic_ms()).is_some();
+        let _place = if is_known { None } else { Some(provider.places.take(client)?) };
+        let known = provider.known(outside).await?;
         let endpoint = provider.endpoint(&known, "authorization_endpoint")?;
         let ticket = self.new_ticket(name, way)?;
         let (text, derived) = self.seal(&ticket)?;
@@ -496,12 +522,12 @@ impl Security {
         };
         self.begin_attempt(&ticket.id, client)?;
         outside.finish(&ticket)?;
-        let _place = outside.requests.try_acquire().map_err(|_| ProviderError::Busy)?;
-        let known = provider.source.get(&outside.clock).await?;
-        let names_issuer = known.metadata.get("authorization_response_iss_parameter_supported");
+        let _place = provider.places.take(client)?;
+        let known = provider.known(outside).await?;
+        let names_issuer = known.metadata.authorization_response_iss_parameter_supported;
         match callback.iss.as_deref() {
             Some(issuer) if issuer == provider.settings.issuer => {}
-            None if names_issuer != Some(&Value::Bool(true)) => {}
+            None if !names_issuer => {}
             _ => return Err(ProviderError::Invalid("it came from another issuer")),
         }
         if let Some(code) = &callback.error {
@@ -542,8 +568,8 @@ impl Security {
         let provider = outside.provider(name)?;
         // A user name has no colon, so this counts apart from passwords.
         self.begin_attempt("device:", client)?;
-        let _place = outside.requests.try_acquire().map_err(|_| ProviderError::Busy)?;
-        let known = provider.source.get(&outside.clock).await?;
+        let _place = provider.places.take(client)?;
+        let known = provider.known(outside).await?;
         let scope = provider.settings.scopes.join(" ");
         let form = [("scope", scope.as_str()), ("client_id", &provider.settings.client_id)];
         let (status, answer) =
@@ -557,7 +583,7 @@ impl Security {
             let is_plain = value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
             (is_plain && !value.is_empty() && value.len() <= 1_024).then(|| value.to_owned())
         };
-        let url = |name: &str| shown(name).filter(|url| is_guarded(url));
+        let url = |name: &str| shown(name).filter(|url| provider.source.remote.is_guarded(url));
         let (Some(user_code), Some(verification_uri), Some(device_code)) =
             (shown("user_code"), url("verification_uri"), shown("device_code"))
         else {
@@ -598,8 +624,8 @@ impl Security {
             return Err(ProviderError::NotBegun);
         }
         self.begin_attempt(&ticket.id, client)?;
-        let _place = outside.requests.try_acquire().map_err(|_| ProviderError::Busy)?;
-        let known = provider.source.get(&outside.clock).await?;
+        let _place = provider.places.take(client)?;
+        let known = provider.known(outside).await?;
         let grant = "urn:ietf:params:oauth:grant-type:device_code";
         let form = [("grant_type", grant), ("device_code", device_code.as_str())];
         let (status, answer) = provider.post(&known, "token_endpoint", &form).await?;
@@ -675,6 +701,19 @@ mod tests {
             assert!(is_loopback(url), "{url}");
         }
         for url in [
+            "http://127.0.0.1:4000",
+            "http:\\\\127.0.0.1:4000/",
+            "http:/127.0.0.1:4000/",
+            " http://127.0.0.1:4000/",
+            "http://127.0.0.1:4000/\tx",
+            "http://127.0.0.1:4000/?a b",
+            "http://127.0.0.1:4000/?a\\b",
+            "http://127.0.0.1:4000/a\\b",
+            "http://127.0.0.1:4000/é",
+            "http://2130706433:4000/",
+            "http://127.1:4000/",
+            "HTTP://127.0.0.1:4000/",
+            "http://127.0.0.1:04000/",
             "http://127.0.0.1/",
             "http://localhost:4000/",
             "https://127.0.0.1:4000/",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::task::JoinSet;
 
 use super::Outside;
 use super::keys::{self, Unverified};
@@ -124,27 +125,41 @@ fn caller(issuer: &Issuer, claims: &Value, now_s: u64) -> Result<Caller, AuthErr
 }
 
 impl Security {
-    /// Fetches the keys of issuers at the start, regularly, and when a token needs one that is not known. Runs for as
-    /// long as it is polled.
+    /// Fetches the keys of issuers at the start, regularly, and when a token needs one that is not known, and those of
+    /// providers when somebody signs in. Each is fetched by itself, so a silent one delays no other. Runs for as long
+    /// as it is polled.
     pub async fn keep_keys(&self) {
         let outside = &self.0.outside;
+        let mut running = JoinSet::new();
         loop {
             let config = outside.config.load_full();
-            for issuer in &config.issuers {
-                match issuer.source.refresh(&outside.clock).await {
-                    Ok(true) => outside.verified.lock().clear(),
-                    Ok(false) => {}
-                    Err(away) => {
-                        let name = &issuer.settings.name;
-                        tracing::warn!(issuer = name, %away, "the keys of an issuer could not be fetched");
-                    }
+            let issuers =
+                config.issuers.iter().map(|each| (&each.source, &each.settings.name, true));
+            let providers = config.providers.iter();
+            let providers = providers.map(|each| (&each.source, &each.settings.name, false));
+            for (source, name, is_issuer) in issuers.chain(providers) {
+                if let Some(attempt) = source.begin(&outside.clock, is_issuer) {
+                    let name = name.clone();
+                    running.spawn(async move { (name, is_issuer, attempt.run().await) });
                 }
             }
+            let has_issuers = !config.issuers.is_empty();
             drop(config);
-            let woken = tokio::time::timeout(PAUSE, outside.wake.notified()).await;
-            // Without issuers there is nothing to look at before the settings change.
-            if woken.is_err() && outside.config.load().issuers.is_empty() {
-                outside.wake.notified().await;
+            tokio::select! {
+                Some(ended) = running.join_next() => match ended {
+                    Ok((_, true, Ok(()))) => outside.verified.lock().clear(),
+                    Ok((name, true, Err(away))) => {
+                        tracing::warn!(issuer = name, %away, "the keys of an issuer could not be fetched");
+                    }
+                    Ok((name, false, Err(away))) => {
+                        tracing::warn!(provider = name, %away, "a provider of sign-ins could not be asked for its keys");
+                    }
+                    Ok((_, false, Ok(()))) => {}
+                    Err(error) => tracing::error!(%error, "an attempt to fetch keys ended"),
+                },
+                () = outside.wake.notified() => {}
+                // Without issuers there is nothing to look at before somebody signs in or the settings change.
+                () = tokio::time::sleep(PAUSE), if has_issuers => {}
             }
         }
     }
@@ -220,11 +235,12 @@ mod tests {
 
         async fn fetch(&self) -> bool {
             let config = self.outside.config.load_full();
-            let fetched = config.issuers[0].source.refresh(&self.clock).await.unwrap();
-            if fetched {
-                self.outside.verified.lock().clear();
-            }
-            fetched
+            let Some(attempt) = config.issuers[0].source.begin(&self.clock, true) else {
+                return false;
+            };
+            attempt.run().await.unwrap();
+            self.outside.verified.lock().clear();
+            true
         }
 
         fn claims(&self) -> Value {
@@ -336,7 +352,7 @@ mod tests {
         std::fs::remove_file(world.dir.path().join("keys.json")).unwrap();
         world.clock.advance(Duration::from_secs(301));
         let config = world.outside.config.load_full();
-        assert!(config.issuers[0].source.refresh(&world.clock).await.is_err());
+        assert!(config.issuers[0].source.begin(&world.clock, true).unwrap().run().await.is_err());
         assert!(world.identify(&new.sign(&world.claims())).is_ok());
         world.clock.advance(Duration::from_secs(24 * 3_600));
         assert_eq!(world.identify(&new.sign(&world.claims())).unwrap_err(), AuthError::KeysAwaited);
