@@ -331,6 +331,29 @@ async fn a_silent_provider_does_not_delay_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_renamed_at_the_provider_keeps_its_user() {
+    let (server, idp) = (Server::start().await, Idp::start().await);
+    let _files = set(&server, &idp.issuer, &idp.issuer, "https://k8s.invalid").await;
+    let first = sign_in(&server, &idp, ada()).await.1.unwrap();
+    let renamed = json!({"sub": "42", "preferred_username": "ada-l", "groups": ["staff"]});
+    let second = sign_in(&server, &idp, renamed.clone()).await.1.unwrap();
+    assert_eq!(me(&server, &second).await.1["user"], "corp/ada");
+    assert!(!server.get("/users").await.to_string().contains("corp/ada-l"));
+    // Another provider of the file has its own users, even if it has the same issuer.
+    let begun = begin(&server, "other", "/").await;
+    let params = idp.authorize(&begun.location, renamed);
+    let other = session(&come_back(&server, "other", &begun.cookie, &params).await).unwrap();
+    assert_eq!(me(&server, &other).await.1["user"], "other/ada-l");
+    // The deletion of the user ends all sessions of the account.
+    let (status, _) = server.json(server.admin(Method::DELETE, "/users/corp%2Fada")).await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        (me(&server, &first).await.0, me(&server, &second).await.0),
+        (StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_workload_registers_with_the_token_of_its_platform() {
     let settings = ApiSettings { registration_access: AccessMode::Token, ..ApiSettings::default() };
     let (server, idp) = (Server::start_with(settings).await, Idp::start().await);

@@ -400,6 +400,23 @@ impl Security {
         user.and_then(|user| self.open_session(&user)).ok_or(SigninError::NotReady)
     }
 
+    /// A person with the name that their user has already. The account at the provider may have been renamed since.
+    #[must_use]
+    pub fn with_own_name(&self, proven: Proven) -> Proven {
+        let snapshot = self.0.view.snapshot();
+        let users = &snapshot.state.identities().users;
+        let is_own = |user: &User| user.password_hash == proven.credential;
+        let name = proven.user_name.as_str();
+        if users.get(name).is_some_and(|user| is_own(user)) {
+            return proven;
+        }
+        // Two providers in the file may have the same issuer. Each has its own users. There are at most 1,000.
+        let prefix = name.split_inclusive('/').next().unwrap_or_default();
+        let mut own = users.values().filter(|user| user.name.as_str().starts_with(prefix));
+        let own = own.find(|user| is_own(user)).map(|user| user.name.clone());
+        Proven { user_name: own.unwrap_or_else(|| proven.user_name.clone()), ..proven }
+    }
+
     fn open_session(&self, user: &User) -> Option<SignedIn> {
         let now_s = self.0.clock.wall_ms() / 1_000;
         self.issue(user, |identities, realm| self.0.sessions.issue(identities, realm, user, now_s))

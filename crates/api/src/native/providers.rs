@@ -497,6 +497,7 @@ async fn enter(
 ) -> Result<(Proven, SignedIn), Failed> {
     let outcome = match proven {
         Ok(proven) => {
+            let proven = state.security().with_own_name(proven);
             open(state, context, &proven).await.map(|opened| (proven, opened))
         }
         Err(failed) => Err(failed),
