@@ -67,6 +67,9 @@ async fn a_key_is_read_and_changed_under_conditions() {
         let (got, answer) = server.as_admin(Method::PUT, path, body).await;
         assert_eq!(got, status, "{path}: {answer}");
     }
+    // Every value of the permitted length fits, also if each byte takes six in JSON.
+    let body = json!({"text": "\u{1}".repeat(524_288)});
+    assert_eq!(server.as_admin(Method::PUT, "/kv/other", body).await.0, 200);
     server.put_kv("other", "x").await;
     let page = server.get("/kv?prefix=app%2F&limit=1").await;
     assert_eq!(page["items"][0]["key"], "app/a");

@@ -358,11 +358,13 @@ impl Inner {
     /// Adds the headers of a read.
     pub(crate) fn put_headers(&self, headers: &mut HeaderMap, options: &Options, ready: &Ready) {
         headers.insert(INDEX, ready.index.into());
-        let known = self.store.leadership_now().leader.is_some();
-        let known = if known { "true" } else { "false" };
+        let has_leader = self.store.leadership_now().leader.is_some();
+        let known = if has_leader { "true" } else { "false" };
         headers.insert(KNOWN_LEADER, HeaderValue::from_static(known));
+        // Without a leader, this node's own copy is the answer.
+        let mode = if has_leader { options.mode } else { Mode::Stale };
         headers.insert(LAST_CONTACT, ready.contact_ms.unwrap_or(CONTACT_UNKNOWN_MS).into());
-        headers.insert(EFFECTIVE, HeaderValue::from_static(options.mode.as_str()));
+        headers.insert(EFFECTIVE, HeaderValue::from_static(mode.as_str()));
         headers.insert(BACKEND, HeaderValue::from_static("blocking-query"));
         if options.cached {
             // There is no cache: every answer is made for its request.

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::Url;
@@ -197,7 +197,11 @@ impl ConnectArgs {
             Some(text)
         } else {
             let now_ms = Clock::system().wall_ms();
-            Session::load()?.filter(|session| session.expires_at_ms > now_ms).map(|session| {
+            let stored = Session::load()?;
+            if let Some(session) = stored.as_ref().filter(|s| s.expires_at_ms <= now_ms) {
+                note_ended_session(session.expires_at_ms);
+            }
+            stored.filter(|session| session.expires_at_ms > now_ms).map(|session| {
                 only_for = Some(session.servers);
                 session.token
             })
@@ -341,6 +345,16 @@ pub struct Session {
     pub expires_at_ms: u64,
     /// The session token.
     pub token: String,
+}
+
+/// Tells the user once that the stored session is over. Without this note, the error of the node says only that there is
+/// no token.
+fn note_ended_session(expired_at_ms: u64) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        let at = crate::cli::output::timestamp(expired_at_ms);
+        tell!("note: the stored session expired at {at}; sign in again with `maxine login`");
+    }
 }
 
 /// The file of the session: `MAXINE_SESSION_FILE`, or else `maxine/session.json` in the user's configuration

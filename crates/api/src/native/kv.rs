@@ -21,6 +21,7 @@ use super::watch::Watchers;
 use crate::lists::Lists;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, RequestContext};
+use maxine_state::limits::KV_VALUE_LEN_MAX;
 use maxine_state::{
     Command, KvAction, KvContent, KvEntry, KvKey, KvMeta, KvOp, KvRefusal, LockSessionId,
     Rejection, Reply,
@@ -29,6 +30,8 @@ use maxine_view::KvScope;
 
 /// Maximum size of the values on one page, in bytes. The page ends after the value that exceeds it.
 const PAGE_VALUES_LEN_MAX: usize = 4 * 1_024 * 1_024;
+/// Maximum length of the body with a value, in bytes. A byte of a value takes up to six in JSON text.
+pub(super) const VALUE_BODY_LEN_MAX: usize = 6 * KV_VALUE_LEN_MAX + 64 * 1_024;
 /// Maximum length of the body of a transaction, in bytes. Its values are in base64.
 const TRANSACTION_BODY_LEN_MAX: usize = 2 * 1_024 * 1_024;
 
@@ -316,7 +319,7 @@ pub(super) async fn put_kv(
     KeyPath(key): KeyPath,
     _: Params<NoParams>,
     write: Write,
-    JsonBody(body): JsonBody<KvBody>,
+    JsonBody(body): JsonBody<KvBody, VALUE_BODY_LEN_MAX>,
 ) -> Result<Response, Problem> {
     let content = required(content_of(body.text, body.base64, body.flags)?)?;
     let expected = write.conditions.expected_revision();

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{JsonBody, NoParams, OptionalJsonBody, Params, path_problem, service_key};
 use super::fresh::{AnswerBy, Answered, Fresh, Freshness, Write, Written, unexpected};
 use super::history_index::HistoryIndex;
-use super::kv::{KeyPath, change_one, content_of, parse_session};
+use super::kv::{KeyPath, VALUE_BODY_LEN_MAX, change_one, content_of, parse_session};
 use super::kv_wait::{Wait, wait};
 use super::page::{self, Page};
 use super::watch::Watchers;
@@ -511,7 +511,7 @@ pub(super) async fn take_lock(
     KeyPath(key): KeyPath,
     _: Params<NoParams>,
     write: Write,
-    JsonBody(body): JsonBody<LockBody>,
+    JsonBody(body): JsonBody<LockBody, VALUE_BODY_LEN_MAX>,
 ) -> Result<Json<LockChanged>, Problem> {
     let session = parse_session(&body.session)?;
     let content = content_of(body.text, body.base64, body.flags)?;
