@@ -65,18 +65,26 @@ struct Lines {
     has_colours: bool,
 }
 
-/// An event as one line, with escapes for everything that could end the line or control a terminal. The subscriber has
-/// escaped such bytes of terminals in the values already, so those that are left are its own colours.
+/// An event as one line, with escapes for everything that could end the line or control a terminal. Only colours stay.
 fn one_line(event: &[u8], has_colours: bool) -> Vec<u8> {
     let text = String::from_utf8_lossy(event);
     let text = text.strip_suffix('\n').unwrap_or(&text);
-    let escape = maxine_wording::escape_control;
-    let mut line = match has_colours {
-        true => text.split('\u{1b}').map(escape).collect::<Vec<_>>().join("\u{1b}"),
-        false => escape(text).into_owned(),
-    };
+    let mut line = String::with_capacity(text.len() + 1);
+    for (at, part) in text.split('\u{1b}').enumerate() {
+        if at > 0 {
+            line.push_str(if has_colours && is_colour(part) { "\u{1b}" } else { "\\u{1b}" });
+        }
+        line.push_str(&maxine_wording::escape_control(part));
+    }
     line.push('\n');
     line.into_bytes()
+}
+
+/// Whether what follows an escape character sets a colour or a style: `[`, numbers and `m`.
+fn is_colour(sequence: &str) -> bool {
+    let numbers = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b';');
+    let parts = sequence.strip_prefix('[').and_then(|rest| rest.split_once('m'));
+    parts.is_some_and(|(codes, _)| numbers(codes))
 }
 
 impl Write for Lines {

@@ -1,14 +1,18 @@
-//! Limits on places, so that no single address can take all of them.
+//! Limits on places and turns, so that no single address can take all of them.
 //!
 //! The gateway and the API use it for connections, watchers, bytes of request bodies that are still arriving,
 //! and password checks that wait. Each kind of place has a limit for the node, a limit for each address, and
 //! a reserve that only callers with a credential may use. So strangers cannot lock an operator out.
+
+mod turns;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+
+pub use turns::{Turn, Turns};
 
 /// The limits for one kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,45 +2,42 @@
 //!
 //! A short request can ask for a list of many megabytes. So a list needs a place, from before it is built until its
 //! answer is delivered or dropped, and each address has a limited number of places. A list is built when its turn
-//! comes: only some of the node's threads build lists, and the others stay free for all other requests. If a client
+//! comes: only some of the node's threads build lists, and the others stay free for all other requests. The lists of one
+//! address wait for each other first, so that the lists of other addresses do not wait for all of them. If a client
 //! leaves while its list waits, the list is not built.
 
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::caller::{CalledBy, RequestContext};
 use super::compat_error::{CompatError, edge_error};
 use super::problem::{Problem, ProblemKind};
-use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
+use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places, Turn, Turns};
 
 /// Limits for the lists in flight, which are waiting for their turn, being built, or being delivered.
 const PLACES: PlaceLimits = PlaceLimits { max: 512, per_address_max: 64, reserved: 128 };
-/// How long a list waits for its turn. After that, the answer is 503.
-const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The lists of a node.
 pub(super) struct Lists {
     places: Arc<Places>,
     /// The turns of callers without a credential.
-    turns: Arc<Semaphore>,
+    turns: Turns,
     /// The turns of callers with a credential, who do not wait for the others.
-    known_turns: Arc<Semaphore>,
+    known_turns: Turns,
 }
 
 /// A list that may be built now.
 pub(super) struct Listing {
     place: Place,
-    turn: OwnedSemaphorePermit,
+    turn: Turn,
 }
 
 /// Why a list is not built.
@@ -89,7 +86,7 @@ impl Default for Lists {
 
 impl Lists {
     fn new(turns: usize) -> Self {
-        let turns = || Arc::new(Semaphore::new(turns));
+        let turns = || Turns::new(turns);
         Self { places: Places::fair(PLACES), turns: turns(), known_turns: turns() }
     }
 
@@ -101,7 +98,7 @@ impl Lists {
         is_known: bool,
     ) -> Result<Listing, NotListed> {
         let place = self.take(address, is_known)?;
-        Ok(Listing { place, turn: self.turn(is_known).await? })
+        Ok(Listing { place, turn: self.turn(address, is_known).await? })
     }
 
     /// Holds a place for a long answer that is built already, until it is delivered or dropped.
@@ -125,10 +122,9 @@ impl Lists {
 
     /// Waits for a turn, which lasts until the returned value is dropped. Code that has a turn must not wait for
     /// anything else.
-    pub(super) async fn turn(&self, is_known: bool) -> Result<OwnedSemaphorePermit, NotListed> {
+    pub(super) async fn turn(&self, address: IpAddr, is_known: bool) -> Result<Turn, NotListed> {
         let turns = if is_known { &self.known_turns } else { &self.turns };
-        let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(turns).acquire_owned()).await;
-        let turn = turn.ok().and_then(Result::ok).ok_or(NotListed::TooLate)?;
+        let turn = turns.take(address).await.ok_or(NotListed::TooLate)?;
         // The HTTP library notices that a client has left only while its request waits. So the request waits once more
         // after it got the turn.
         tokio::task::yield_now().await;
@@ -243,6 +239,21 @@ mod tests {
         waiting.await.expect("the turn ends when the list is built, not when it is delivered");
         drop(undelivered);
         assert_eq!(lists.places.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_with_many_lists_does_not_go_before_another_one() {
+        let lists = Lists::new(1);
+        let building = lists.begin(stranger(1), false).await.unwrap();
+        let mut waiting: Vec<_> =
+            (0..10).map(|_| Box::pin(lists.begin(stranger(1), false))).collect();
+        for one in &mut waiting {
+            assert!(futures::poll!(one).is_pending());
+        }
+        let mut other = Box::pin(lists.begin(stranger(2), false));
+        assert!(futures::poll!(&mut other).is_pending());
+        drop(delivered(building));
+        other.await.expect("it waits for one list, and not for all of the other address");
     }
 
     #[tokio::test]

@@ -27,7 +27,6 @@ mod sessions;
 mod shape;
 mod tables;
 mod text;
-mod turns;
 mod txn;
 mod write;
 

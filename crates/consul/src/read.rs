@@ -26,8 +26,7 @@ use super::shape::{
 };
 use super::tables::{List, changed};
 use super::text::{Query, boolean};
-use super::turns::Turn;
-use maxine_admission::{CallerClass, NoPlace, Place};
+use maxine_admission::{CallerClass, NoPlace, Place, Turn};
 use maxine_clock::Clock;
 use maxine_state::{Instance, InstanceKey, Name, ServiceKey, ServiceRef, ServiceState};
 use maxine_store::Consistency;

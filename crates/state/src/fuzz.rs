@@ -406,7 +406,7 @@ mod tests {
         let digest = state.digest();
         assert_eq!(state.version(), 3);
         assert_eq!(state.kv().entries().len(), 2, "what was stored is in the digest");
-        assert_eq!((digest.index, &digest.digest[..16]), (65, "b060ff65fde0daac"));
+        assert_eq!((digest.index, &digest.digest[..16]), (65, "a2b58cbc2a23e7fd"));
     }
 
     #[test]

@@ -638,11 +638,12 @@ fn describe(error: &reqwest::Error) -> String {
 /// What a TLS error means for the user. `None` if it is another error.
 fn tls_text(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
-    let of_io = |error: &'_ std::io::Error| error.get_ref()?.downcast_ref::<Error>().cloned();
-    let error = match cause.downcast_ref::<Error>() {
-        Some(error) => error.clone(),
-        None => of_io(cause.downcast_ref::<std::io::Error>()?)?,
-    };
+    // An input or output error may contain another one, and does not give the inner one as its source.
+    let mut innermost = cause;
+    while let Some(inner) = innermost.downcast_ref::<std::io::Error>() {
+        innermost = inner.get_ref()?;
+    }
+    let error = innermost.downcast_ref::<Error>()?.clone();
     let trust = "give the file of the authority that signed it with --ca-file or MAXINE_CA_FILE";
     let text = match error {
         // The server's first bytes are not TLS.

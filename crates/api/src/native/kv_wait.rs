@@ -53,7 +53,8 @@ pub(super) async fn wait(
     let mut reader = state.view().kv_reader(scope);
     if !reader.has_index() {
         // All keys of the prefix are read now, once for all of its readers.
-        let _turn = Arc::<Lists>::from_ref(state).turn(caller.role.is_some()).await?;
+        let lists = Arc::<Lists>::from_ref(state);
+        let _listing = lists.begin(client, caller.role.is_some()).await?;
         let _ = reader.index();
     }
     let mut left_ms = wait_ms;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use maxine_admission::network_of;
+use super::network_of;
 
 /// How long a request waits for its turn.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,22 +21,23 @@ const ADDRESSES_MAX: usize = 1_024;
 
 /// The turns of one kind of callers.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub struct Turns {
     all: Arc<Semaphore>,
     per_address: usize,
     addresses: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
 }
 
-/// A turn, which ends when this is dropped.
+/// A turn, which ends when this is dropped. Code that has a turn must not wait for anything else.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub struct Turn {
     _of_address: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
 impl Turns {
     /// At most `count` turns at the same time. One address has at most half of them, but always one.
-    pub(crate) fn new(count: usize) -> Self {
+    #[must_use]
+    pub fn new(count: usize) -> Self {
         Self {
             all: Arc::new(Semaphore::new(count.max(1))),
             per_address: (count / 2).max(1),
@@ -44,8 +45,9 @@ impl Turns {
         }
     }
 
-    /// Waits for a turn; `None` if that takes too long.
-    pub(crate) async fn take(&self, address: IpAddr) -> Option<Turn> {
+    /// Waits for a turn; `None` if that takes longer than five seconds. Dropping the future gives up the place in the
+    /// queue.
+    pub async fn take(&self, address: IpAddr) -> Option<Turn> {
         let of_address = self.of_address(network_of(address));
         let both = async {
             let of_address = of_address.acquire_owned().await.ok()?;
