@@ -99,7 +99,7 @@ async fn signin_cannot_be_tried_without_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn guarded_routes_are_checked_in_order() {
     let server = Server::start_with(|options| {
-        options.security.session_lifetime_s = 1;
+        options.security.session_lifetime_s = 3;
         options.security.accounts = vec![account(Role::Viewer, "eve")];
     })
     .await;
@@ -126,7 +126,7 @@ async fn guarded_routes_are_checked_in_order() {
     // `HEAD` needs the same role as `GET`.
     let head = server.http.head(server.url(CONFIG)).header("authorization", &bearer).send();
     assert_eq!(head.await.unwrap().status(), 200);
-    tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(4_100)).await;
     expect(Some(&bearer), (401, "JWT token expired")).await;
 }
 
