@@ -16,6 +16,8 @@ const instance = (id) => `/services/default/orders/instances/${id}`;
 async function clean(page, where) {
   for (const [colorScheme, rules] of [['dark', 'colour'], ['light', 'all']]) {
     await page.emulateMedia({ colorScheme });
+    // A busy browser applies the theme with its next frames.
+    await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))));
     assert.deepEqual(await violations(page, { rules }), [], `${where}, ${colorScheme}`);
   }
 }
