@@ -1,7 +1,7 @@
 //! `maxine diagnose`: writes what is needed to look into a problem into one archive, for example for a ticket.
 //!
-//! It only reads. What could not be read is named in the archive, with the reason, so that nobody takes a missing file
-//! for an empty one.
+//! The command changes nothing. The archive lists everything that could not be read, with the reason. So a reader knows
+//! whether a file is missing or had no content.
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};

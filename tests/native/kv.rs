@@ -67,7 +67,7 @@ async fn a_key_is_read_and_changed_under_conditions() {
         let (got, answer) = server.as_admin(Method::PUT, path, body).await;
         assert_eq!(got, status, "{path}: {answer}");
     }
-    // Every value of the permitted length fits, also if each byte takes six in JSON.
+    // A value of the maximum length is accepted even if JSON needs six bytes for each of its bytes.
     let body = json!({"text": "\u{1}".repeat(524_288)});
     assert_eq!(server.as_admin(Method::PUT, "/kv/other", body).await.0, 200);
     server.put_kv("other", "x").await;

@@ -339,7 +339,7 @@ async fn an_account_that_is_renamed_at_the_provider_keeps_its_user() {
     let second = sign_in(&server, &idp, renamed.clone()).await.1.unwrap();
     assert_eq!(me(&server, &second).await.1["user"], "corp/ada");
     assert!(!server.get("/users").await.to_string().contains("corp/ada-l"));
-    // Another provider of the file has its own users, even if it has the same issuer.
+    // The identities file can name two providers with the same issuer. Each of them has its own users.
     let begun = begin(&server, "other", "/").await;
     let params = idp.authorize(&begun.location, renamed);
     let other = session(&come_back(&server, "other", &begun.cookie, &params).await).unwrap();

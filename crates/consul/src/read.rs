@@ -151,7 +151,7 @@ impl Inner {
             let _turn = self.turn(asked).await?;
             // A wrong filter is refused before the wait. The compiled one is large, so it is made again afterwards.
             options.filter()?;
-            // All keys of a prefix are read now, once for all of its readers.
+            // This reads all keys with the prefix. Later readers of the same prefix use the result.
             let _ = keys.as_ref().map(KvReader::index);
         }
         let _place = self.blocked_place(asked)?;

@@ -64,8 +64,9 @@ impl raft::Application for ReplicatedState {
     }
 }
 
-/// Whether only the node that leads may append it. Forwarded, a new leader would write what an old one decided; and
-/// nobody may act as a part of Maxine on another node ([`Peers::admit`]).
+/// Whether this batch may be appended only by this node itself, while it leads. If it were forwarded, a new leader would
+/// write what the old leader had decided. Other nodes also refuse proposals that a part of Maxine makes
+/// ([`Peers::admit`]).
 fn is_never_forwarded(batch: &Batch) -> bool {
     needs_lease(batch) || batch.proposals.iter().any(|proposal| proposal.actor.is_system())
 }

@@ -3,9 +3,9 @@
 //! Each reader has an entry for its key or prefix. A change looks up only the entries that it concerns, so
 //! readers of other keys are not woken and cost nothing.
 //!
-//! The index of a prefix is the greatest one of all its keys, so it costs as much as reading them. The readers of a
-//! prefix share it: the first one computes it, and each change raises it. Otherwise, a write would cost as much as the
-//! number of its readers times the number of their keys.
+//! The index of a prefix is the greatest index of all keys with that prefix. To compute it, all these keys must be read.
+//! So all readers of a prefix share one index: the first reader computes it, and each change raises it. If each reader
+//! computed it, the cost of one write would be the number of readers times the number of keys.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -4,8 +4,8 @@
 //! requests that wait for an answer fail at once. The next request opens it again, after a limited pause. A
 //! silent peer is pinged and then given up, so that a recovered network is noticed quickly.
 //!
-//! After the certificates of this node have changed, the connection ends once the requests in flight are answered, and
-//! the next one begins with the new certificates.
+//! When the certificates of this node change, the link waits for the answers to the requests in flight and closes the
+//! connection. The next request opens a connection with the new certificates.
 
 use std::collections::HashMap;
 use std::io;

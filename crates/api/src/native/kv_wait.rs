@@ -52,7 +52,7 @@ pub(super) async fn wait(
     let _place = watchers.admit(caller, client)?;
     let mut reader = state.view().kv_reader(scope);
     if !reader.has_index() {
-        // All keys of the prefix are read now, once for all of its readers.
+        // This reads all keys with the prefix. Later readers of the same prefix use the result.
         let lists = Arc::<Lists>::from_ref(state);
         let _listing = lists.begin(client, caller.role.is_some()).await?;
         let _ = reader.index();

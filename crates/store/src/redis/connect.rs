@@ -51,9 +51,9 @@ pub(super) fn classify(error: &RedisError) -> Failure {
     }
 }
 
-/// Whether the connection must be replaced: the server may no longer be the right one, or a reply has another type than
-/// the command has. Then the replies may have shifted, so that each command would get the reply to another one. A
-/// wrong type of the data is no such reply, because the server answers it with an error (`WRONGTYPE`).
+/// Whether the connection must be replaced. That is so if the server may no longer be the right one, or if a reply does
+/// not have the type that its command returns: then each command may be getting the reply to another command. A key that
+/// holds another type of data is not such a case, because the server answers with the error `WRONGTYPE`.
 fn must_reconnect(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(kind) => matches!(
