@@ -32,26 +32,39 @@ struct Dev {
 
 impl Dev {
     fn start() -> Self {
+        let mut starting = Self::spawn();
+        starting.wait();
+        starting
+    }
+
+    fn spawn() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let mut child = Command::new(PROGRAM)
+        let child = Command::new(PROGRAM)
             .args(["dev", "--output", "json", "--no-samples", "--port", "0", "--data-dir"])
             .arg(home.path().join("dev"))
             .env("MAXINE_ADMIN_USERNAME", "ada")
             .env("MAXINE_ADMIN_PASSWORD", PASSWORD)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(home.path().join("stderr")).unwrap())
             .spawn()
             .unwrap();
-        let lines = lines_of(child.stdout.take().unwrap());
-        let nodes = (0..3)
-            .map(|_| {
-                serde_json::from_str(
-                    &lines.recv_timeout(TIME_TO_START).expect("the cluster starts"),
-                )
-                .unwrap()
-            })
-            .collect();
-        Self { child, nodes, home }
+        Self { child, nodes: Vec::new(), home }
+    }
+
+    /// What the program has written to its standard error.
+    fn told(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("stderr")).unwrap()
+    }
+
+    /// Waits until the cluster runs.
+    fn wait(&mut self) {
+        let lines = lines_of(self.child.stdout.take().unwrap());
+        for _ in 0..3 {
+            match lines.recv_timeout(TIME_TO_START) {
+                Ok(line) => self.nodes.push(serde_json::from_str(&line).unwrap()),
+                Err(error) => panic!("the cluster does not start: {error}: {}", self.told()),
+            }
+        }
     }
 
     fn servers(&self) -> String {
@@ -734,6 +747,33 @@ fn a_restored_cluster_knows_no_place_of_the_old_one(
     watch.wait().unwrap();
     drop(node.stdin.take());
     node.wait().unwrap();
+}
+
+/// `maxine dev` chooses ports, and then starts processes that listen on them.
+#[test]
+fn a_port_that_another_process_takes_before_the_node_listens_is_replaced() {
+    for _ in 0..20 {
+        let mut dev = Dev::spawn();
+        let file = dev.home.path().join("dev/dev.json");
+        let port = loop {
+            let kept = std::fs::read(&file).unwrap_or_default();
+            if let Ok(kept) = serde_json::from_slice::<Value>(&kept) {
+                break kept["nodes"][2]["peer_port"].as_u64().unwrap().try_into().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        // If the node was faster, another cluster is tried.
+        if let Ok(_taken) = std::net::TcpListener::bind(("127.0.0.1", port)) {
+            dev.wait();
+            let told = dev.told();
+            assert!(told.contains(&format!("another process took port {port}")), "{told}");
+            let peer = dev.nodes[2]["peer"].as_str().unwrap();
+            assert!(!peer.ends_with(&format!(":{port}")), "{peer}");
+            dev.login();
+            return;
+        }
+    }
+    panic!("each node listened before this test did");
 }
 
 fn free_port() -> u16 {

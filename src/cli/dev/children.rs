@@ -1,5 +1,6 @@
 //! Starts, watches, reports and stops the child processes of `maxine dev`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -13,7 +14,7 @@ use nix::unistd::Pid;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
-use super::layout::Folder;
+use super::layout::{Folder, free_port};
 
 /// How long the children may take to stop by themselves.
 const STOP_TIMEOUT: Duration = Duration::from_secs(12);
@@ -213,9 +214,7 @@ pub(super) async fn redis(folder: &Folder) -> anyhow::Result<(String, Child)> {
              To use one that runs already: maxine serve --mode redis, with MAXINE_REGISTRY_REDIS_URL set"
         );
     }
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
-    let port = listener.local_addr()?.port();
-    drop(listener);
+    let port = free_port(&mut BTreeSet::new())?;
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
     command.args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);

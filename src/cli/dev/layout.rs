@@ -1,5 +1,6 @@
 //! The folder of `maxine dev`: the process that uses it, the ports of its nodes, and how they are started.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -148,18 +149,19 @@ impl Folder {
             (Some(_), None) => None,
             (None, None) => Some(DEFAULT_PORT),
         };
+        let mut given = BTreeSet::new();
         let mut nodes = Vec::new();
         for id in 1..=count {
             let old = kept.as_ref().and_then(|kept| kept.nodes.iter().find(|node| node.id == id));
             let http_port = match (first, old) {
-                (Some(0), _) => free_port()?,
+                (Some(0), _) => free_port(&mut given)?,
                 (Some(first), _) => {
                     u16::try_from(u64::from(first) + id - 1).context("--port is too high")?
                 }
                 (None, Some(old)) => old.http_port,
-                (None, None) => free_port()?,
+                (None, None) => free_port(&mut given)?,
             };
-            if TcpListener::bind((Ipv4Addr::LOCALHOST, http_port)).is_err() {
+            if !is_free(http_port) {
                 bail!(
                     "port {http_port} is taken: give another with --port (or --port 0 for free ones)"
                 );
@@ -167,13 +169,26 @@ impl Folder {
             // The address of a member is part of the cluster's state, so it never changes.
             let peer_port = match old {
                 Some(old) => old.peer_port,
-                None => free_port()?,
+                None => free_port(&mut given)?,
             };
             nodes.push(DevNode { id, http_port, peer_port });
         }
         let kept = Kept { backend, nodes: nodes.clone() };
         fs::write(&path, serde_json::to_vec_pretty(&kept)?)?;
         Ok(nodes)
+    }
+
+    /// A port that this run chose for one of its nodes and on which another process listens. `port` is the one
+    /// that the user asked for. Call it when no node runs.
+    pub(super) fn lost_port(&self, nodes: &[DevNode], port: Option<u16>) -> Option<u16> {
+        let peers = nodes.iter().filter(|_| self.is_new).map(|node| node.peer_port);
+        let http = nodes.iter().filter(|_| port == Some(0)).map(|node| node.http_port);
+        peers.chain(http).find(|port| !is_free(*port))
+    }
+
+    /// Deletes what a first start that failed has written. The data of an earlier run stays.
+    pub(super) fn undo_first_start(&self) -> anyhow::Result<()> {
+        if self.is_new { Self::clear(&self.dir) } else { Ok(()) }
     }
 
     pub(super) fn node_dir(&self, id: u64) -> PathBuf {
@@ -290,12 +305,17 @@ impl Folder {
     }
 }
 
-/// A port on which nobody listens. It is below the range from which the system chooses, so that no outgoing
-/// connection takes it before the child listens.
-fn free_port() -> anyhow::Result<u16> {
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// A port on which nobody listens and that is not in `given`, to which it is added. It is below the range from
+/// which the system chooses, so that no outgoing connection takes it before the child listens. Another process
+/// that listens can take it: see [`Folder::lost_port`].
+pub(super) fn free_port(given: &mut BTreeSet<u16>) -> anyhow::Result<u16> {
     for _ in 0..PORT_TRIES {
         let port = fastrand::u16(15_000..32_000);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if is_free(port) && given.insert(port) {
             return Ok(port);
         }
     }

@@ -64,6 +64,9 @@ impl ValueEnum for BackendKind {
 
 /// Time limit until the cluster accepts writes.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many times the cluster is started, each time with other ports, while other processes take the ports
+/// that it chose.
+const START_TRIES: u32 = 3;
 
 /// A client for loopback servers.
 pub(super) fn http_client() -> reqwest::Client {
@@ -105,38 +108,31 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
             args.data_dir.display()
         ),
     };
-    let nodes = folder.nodes(count, args.backend, args.port)?;
-    let redis = match args.backend {
-        BackendKind::Redis => Some(children::redis(&folder).await?),
-        _ => None,
-    };
-    let redis_url = redis.as_ref().map(|(url, _)| url.clone());
-    let mut children = Children::default();
-    if let Some((_, child)) = redis {
-        children.add(child).await?;
-    }
-    let tls = (args.tls && args.backend == BackendKind::Raft)
-        .then(|| folder.issue_certificates(&nodes))
-        .transpose()?;
-    for node in &nodes {
-        let command =
-            folder.node_command(node, &nodes, args.backend, redis_url.as_deref(), tls.as_ref())?;
-        children
-            .add(Child::node(node.id, command, folder.log_file(&format!("node-{}", node.id))))
-            .await?;
-    }
-    // From here on Ctrl-C must stop the children, even while they are starting.
+    // Ctrl-C must stop the children, even while they are starting.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let started = tokio::select! {
-        result = ready(&nodes, &mut children) => result,
-        _ = interrupt.recv() => Err(anyhow::anyhow!("stopped before the cluster was ready")),
-        _ = terminate.recv() => Err(anyhow::anyhow!("stopped before the cluster was ready")),
-    };
-    if let Err(error) = started {
+    let mut tries = 0;
+    let (nodes, mut children) = loop {
+        tries += 1;
+        let nodes = folder.nodes(count, args.backend, args.port)?;
+        let mut children = start_nodes(&args, &folder, &nodes).await?;
+        let (error, stopped) = tokio::select! {
+            result = ready(&nodes, &mut children) => match result {
+                Ok(()) => break (nodes, children),
+                Err(error) => (error, false),
+            },
+            _ = interrupt.recv() => (stopped_early(), true),
+            _ = terminate.recv() => (stopped_early(), true),
+        };
         children.stop_all().await;
-        return Err(error);
-    }
+        match folder.lost_port(&nodes, args.port) {
+            Some(port) if tries < START_TRIES && !stopped => {
+                tell!("another process took port {port}; starting with other ports");
+                folder.undo_first_start()?;
+            }
+            _ => return Err(error),
+        }
+    };
     if !args.no_samples {
         for (service, instance) in
             [("orders", "orders-1"), ("orders", "orders-2"), ("payments", "payments-1")]
@@ -166,6 +162,38 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     tell!("stopping {} processes", children.running());
     children.stop_all().await;
     Ok(ExitCode::SUCCESS)
+}
+
+fn stopped_early() -> anyhow::Error {
+    anyhow::anyhow!("stopped before the cluster was ready")
+}
+
+/// Starts the processes of the nodes, and Redis before them if the nodes need it.
+async fn start_nodes(
+    args: &DevArgs,
+    folder: &Folder,
+    nodes: &[DevNode],
+) -> anyhow::Result<Children> {
+    let redis = match args.backend {
+        BackendKind::Redis => Some(children::redis(folder).await?),
+        _ => None,
+    };
+    let redis_url = redis.as_ref().map(|(url, _)| url.clone());
+    let mut children = Children::default();
+    if let Some((_, child)) = redis {
+        children.add(child).await?;
+    }
+    let tls = (args.tls && args.backend == BackendKind::Raft)
+        .then(|| folder.issue_certificates(nodes))
+        .transpose()?;
+    for node in nodes {
+        let command =
+            folder.node_command(node, nodes, args.backend, redis_url.as_deref(), tls.as_ref())?;
+        children
+            .add(Child::node(node.id, command, folder.log_file(&format!("node-{}", node.id))))
+            .await?;
+    }
+    Ok(children)
 }
 
 /// Returns when every node answers and a leader accepts writes.
