@@ -7,7 +7,7 @@
 #   scripts/interop.sh dns-caddy      instances that Caddy finds in DNS
 #   scripts/interop.sh keycloak   sign-in and workload tokens with Keycloak
 #   scripts/interop.sh consul-go      a client of Consul; also consul-python, consul-node, consul-prometheus,
-#                                 consul-traefik
+#                                 consul-traefik, consul-template
 #   scripts/interop.sh spring         applications of Spring Boot, with the starter in sdks/java/spring
 #
 # Prints what was seen, and fails if anything is wrong or slow. Everything listens on loopback and ends with
@@ -22,7 +22,8 @@ BIN=${MAXINE_BIN:-target/debug/maxine}
 case "$CASE" in
   nginx | haproxy | dns-haproxy | dns-caddy) ;;
   keycloak) exec python3 scripts/interop_keycloak.py ;;
-  consul-go | consul-python | consul-node | consul-prometheus | consul-traefik) exec scripts/interop_consul.sh "$CASE" ;;
+  consul-go | consul-python | consul-node | consul-prometheus | consul-traefik | consul-template)
+    exec scripts/interop_consul.sh "$CASE" ;;
   spring) exec python3 scripts/interop_spring.py ;;
   *) sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

