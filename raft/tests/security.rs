@@ -8,6 +8,9 @@ mod support;
 use std::time::Duration;
 
 use maxine_raft::{EngineKind, PeerTls, RaftNode, StartError, pki};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::client::TlsStream;
+
 use support::{Cluster, Echo, Journal, JournalApp, TIMEOUT, member};
 
 /// Certificates that are valid for a day, in a directory below the cluster's.
@@ -113,7 +116,25 @@ async fn claim(
     certified: u64,
     node_id: u8,
     seen: &[u8],
-) -> (tokio_rustls::client::TlsStream<tokio::net::TcpStream>, u8) {
+) -> (TlsStream<tokio::net::TcpStream>, u8) {
+    let tcp = tokio::net::TcpStream::connect(&cluster.members[&1].peer_addr).await.unwrap();
+    let mut stream = handshake(cluster, certified, tcp).await;
+    let answer = exchange(&mut stream, &hello(node_id)).await;
+    if answer[4] == 0 {
+        // Each sends its data directory id, here 44 with an empty log, and confirms the other's.
+        let answer = exchange(&mut stream, &[b'M', b'X', 1, DIR_SHOWN, 44, 0]).await;
+        assert_eq!(answer[..5], [b'M', b'X', 1, DIR_SEEN, 0], "the directory is known");
+        send(&mut stream, &[&[b'M', b'X', 1, DIR_SEEN][..], seen].concat()).await;
+    }
+    (stream, answer[4])
+}
+
+/// Begins a TLS session with node 1, with the certificate of `certified`.
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    cluster: &Cluster,
+    certified: u64,
+    connection: S,
+) -> TlsStream<S> {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
     let pki = cluster.tls.as_ref().unwrap();
     let PeerTls::Mutual { ca_pem, cert_pem, key_pem } = pki.tls_of(certified).unwrap() else {
@@ -132,29 +153,23 @@ async fn claim(
         PrivateKeyDer::from_pem_file(key_pem).unwrap(),
     )
     .unwrap();
-    let tcp = tokio::net::TcpStream::connect(&cluster.members[&1].peer_addr).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    let mut stream =
-        connector.connect(ServerName::try_from("node-1.test.maxine").unwrap(), tcp).await.unwrap();
-    // Hello: cluster "test", lineage 0, who we claim to be, target 1, channel app, version 1, protocols 4 to 4.
+    connector
+        .connect(ServerName::try_from("node-1.test.maxine").unwrap(), connection)
+        .await
+        .unwrap()
+}
+
+/// The first envelope of a peer that says it is `node_id`.
+fn hello(node_id: u8) -> Vec<u8> {
+    // Cluster "test", lineage 0, who we claim to be, target 1, channel app, version 1, protocols 4 to 4.
     let mut hello = vec![b'M', b'X', 1, 5, 0, 4];
     hello.extend_from_slice(b"test");
     hello.extend_from_slice(&[0, node_id, 1, 3, 1, 4, 4]);
-    let answer = exchange(&mut stream, &hello).await;
-    if answer[4] == 0 {
-        // Each sends its data directory id, here 44 with an empty log, and confirms the other's.
-        let answer = exchange(&mut stream, &[b'M', b'X', 1, DIR_SHOWN, 44, 0]).await;
-        assert_eq!(answer[..5], [b'M', b'X', 1, DIR_SEEN, 0], "the directory is known");
-        send(&mut stream, &[&[b'M', b'X', 1, DIR_SEEN][..], seen].concat()).await;
-    }
-    (stream, answer[4])
+    hello
 }
 
-async fn send(
-    stream: &mut tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
-    envelope: &[u8],
-) {
-    use tokio::io::AsyncWriteExt;
+async fn send(stream: &mut (impl AsyncWrite + Unpin), envelope: &[u8]) {
     let mut frame = (8 + envelope.len() as u32).to_be_bytes().to_vec();
     frame.extend_from_slice(&[0; 8]);
     frame.extend_from_slice(envelope);
@@ -162,11 +177,7 @@ async fn send(
 }
 
 /// Sends one envelope and returns the one that answers it.
-async fn exchange(
-    stream: &mut tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
-    envelope: &[u8],
-) -> Vec<u8> {
-    use tokio::io::AsyncReadExt;
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), envelope: &[u8]) -> Vec<u8> {
     send(stream, envelope).await;
     let answering = async {
         let len = stream.read_u32().await.unwrap();
@@ -353,9 +364,59 @@ async fn a_new_authority_takes_over_step_by_step_under_writes() {
     tokio::time::sleep(Duration::from_millis(2_200)).await;
     send(&mut former, b"MX\x01\x07\x00").await;
     let mut rest = Vec::new();
-    let closing = tokio::io::AsyncReadExt::read_to_end(&mut former, &mut rest);
+    let closing = former.read_to_end(&mut rest);
     let _closed = tokio::time::timeout(TIMEOUT, closing).await.expect("the connection is closed");
     assert!(rest.is_empty(), "nothing is answered: {rest:?}");
+}
+
+/// A handshake that begins with the old authority and ends after its replacement opens no connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_spans_the_replacement_of_the_authority_is_refused() {
+    let cluster = tls_cluster().await;
+    issue(&cluster, "later", "test", &[1, 2, 3, 4]);
+    for replaced in [false, true] {
+        let tcp = tokio::net::TcpStream::connect(&cluster.members[&1].peer_addr).await.unwrap();
+        let (connection, release) = held_after_first_write(tcp);
+        // The client's part of the handshake ends. Its certificate does not reach the node yet.
+        let mut stream = handshake(&cluster, 4, connection).await;
+        if replaced {
+            replace_files(&cluster, "later", "pki");
+            cluster.node(1).reload_tls().unwrap();
+        }
+        release.send(()).unwrap();
+        if !replaced {
+            assert_eq!(exchange(&mut stream, &hello(4)).await[4], 0, "the certificate is good");
+            continue;
+        }
+        send(&mut stream, &hello(4)).await;
+        let mut rest = Vec::new();
+        let closing = stream.read_to_end(&mut rest);
+        let _closed = tokio::time::timeout(TIMEOUT, closing).await.expect("it is closed");
+        assert!(rest.is_empty(), "nothing is answered: {rest:?}");
+    }
+}
+
+/// A connection that passes the first write at once, and all others after the release.
+fn held_after_first_write(
+    tcp: tokio::net::TcpStream,
+) -> (tokio::io::DuplexStream, tokio::sync::oneshot::Sender<()>) {
+    let (own, other) = tokio::io::duplex(64 * 1_024);
+    let (release, released) = tokio::sync::oneshot::channel();
+    let (mut from_node, mut to_node) = tcp.into_split();
+    let (mut from_client, mut to_client) = tokio::io::split(other);
+    tokio::spawn(async move {
+        let _ended = tokio::io::copy(&mut from_node, &mut to_client).await;
+        let _closed = to_client.shutdown().await;
+    });
+    tokio::spawn(async move {
+        let mut first = vec![0; 16 * 1_024];
+        let len = from_client.read(&mut first).await.unwrap();
+        to_node.write_all(&first[..len]).await.unwrap();
+        if released.await.is_ok() {
+            let _ended = tokio::io::copy(&mut from_client, &mut to_node).await;
+        }
+    });
+    (own, release)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,10 +58,23 @@ struct Inner {
 
 /// The data and services that handlers use. Clones are cheap.
 #[derive(Clone)]
-pub struct AppState(Arc<Inner>);
+pub struct AppState(Arc<dyn Parts>);
+
+/// Hides the type of [`Inner`]. For each handler the compiler proves that its future can move to another thread. Behind
+/// `dyn` this proof ends here. Otherwise it goes through the types of the whole node each time, which is half of the build
+/// time of this crate.
+trait Parts: Send + Sync {
+    fn inner(&self) -> &Inner;
+}
+
+impl Parts for Inner {
+    fn inner(&self) -> &Inner {
+        self
+    }
+}
 
 /// A weak reference, for services that the node's parts own.
-pub(super) struct WeakState(Weak<Inner>);
+pub(super) struct WeakState(Weak<dyn Parts>);
 
 impl WeakState {
     /// The parts, as long as the node exists.
@@ -110,17 +123,17 @@ impl AppState {
     /// The header that carries the trace id.
     #[must_use]
     pub fn trace_header(&self) -> &HeaderName {
-        &self.0.trace_header
+        &self.0.inner().trace_header
     }
 
     /// The places for the bytes of request bodies that are arriving.
     pub(super) fn bodies(&self) -> &Arc<Places> {
-        &self.0.bodies
+        &self.0.inner().bodies
     }
 
     /// The limits on lists that are built and delivered.
     pub(super) fn lists(&self) -> &Lists {
-        &self.0.lists
+        &self.0.inner().lists
     }
 
     /// Counts an instance that is about to be registered, against the limit for its client's address. There is no limit
@@ -141,71 +154,71 @@ impl AppState {
             let service = snapshot.state.service(&key.service);
             service.is_some_and(|service| service.instances.contains_key(&key.instance))
         };
-        self.0.registrants.count(client.ip, key, self.clock().monotonic_ms(), exists)
+        self.0.inner().registrants.count(client.ip, key, self.clock().monotonic_ms(), exists)
     }
 
     /// Cancelled when the node begins to stop, so that answers without an end do not hold it up.
     pub(super) fn ending(&self) -> &CancellationToken {
-        &self.0.ending
+        &self.0.inner().ending
     }
 
     /// The performance report that was fetched last.
     pub(super) fn performance_report(&self) -> &PerformanceReport {
-        &self.0.performance_report
+        &self.0.inner().performance_report
     }
 
     /// The view, for reads.
     #[must_use]
     pub fn view(&self) -> &Arc<View> {
-        &self.0.parts.view
+        &self.0.inner().parts.view
     }
 
     /// The store.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn ControlStore> {
-        &self.0.parts.store
+        &self.0.inner().parts.store
     }
 
     /// The registry, for writes.
     #[must_use]
     pub fn registry(&self) -> &Registry {
-        &self.0.parts.registry
+        &self.0.inner().parts.registry
     }
 
     /// The clock.
     #[must_use]
     pub fn clock(&self) -> &Clock {
-        &self.0.parts.clock
+        &self.0.inner().parts.clock
     }
 
     /// The settings of the HTTP interface.
     #[must_use]
     pub fn settings(&self) -> &ApiSettings {
-        &self.0.parts.settings
+        &self.0.inner().parts.settings
     }
 
     /// Authenticates callers.
     #[must_use]
     pub fn security(&self) -> &Security {
-        &self.0.parts.security
+        &self.0.inner().parts.security
     }
 
     /// Metrics, traffic counts, alerts and logs.
     #[must_use]
     pub fn telemetry(&self) -> &Telemetry {
-        &self.0.parts.telemetry
+        &self.0.inner().parts.telemetry
     }
 
     /// Forwards requests to instances.
     #[must_use]
     pub fn forwarder(&self) -> &Forwarder {
-        &self.0.parts.forwarder
+        &self.0.inner().parts.forwarder
     }
 
     /// Probes instances, and knows the results.
     #[must_use]
     pub fn health(&self) -> &HealthChecker {
-        &self.0.parts.health
+        &self.0.inner().parts.health
     }
 
     /// Why this node's state must not be served as the cluster's; `None` if it may be served.
@@ -221,18 +234,18 @@ impl AppState {
     /// Writes events outside the log to the replicated audit log.
     #[must_use]
     pub fn audit(&self) -> &AuditRelay {
-        &self.0.audit
+        &self.0.inner().audit
     }
 
     /// The table of routes and roles.
     #[must_use]
     pub fn access(&self) -> &AccessTable {
-        &self.0.access
+        &self.0.inner().access
     }
 }
 
 impl FromRef<AppState> for Arc<Lists> {
     fn from_ref(state: &AppState) -> Self {
-        Arc::clone(&state.0.lists)
+        Arc::clone(&state.0.inner().lists)
     }
 }
