@@ -227,8 +227,10 @@ fn set_socket_options(stream: &TcpStream, limits: &ServeLimits) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
-    // The system closes the connection if the client reads nothing, even if the client's receive window is closed.
-    if let Err(error) = setsockopt(stream, sockopt::TcpUserTimeout, &limits.send_timeout_ms) {
+    // The system closes the connection if the client reads nothing, even if the client's receive window is closed. It
+    // does so later than this process, which also counts the connection as stalled.
+    let timeout_ms = limits.send_timeout_ms.saturating_mul(2);
+    if let Err(error) = setsockopt(stream, sockopt::TcpUserTimeout, &timeout_ms) {
         tracing::debug!(%error, "TCP_USER_TIMEOUT could not be set");
     }
 }
