@@ -94,7 +94,7 @@ pub struct Config {
     pub listen_addr: SocketAddr,
     /// Protection of connections between peers. Default: none, on loopback only.
     pub tls: PeerTls,
-    /// A file with the SHA-256 fingerprints of certificates that are refused, one per line. Default `None`.
+    /// A file with the fingerprints of keys whose certificates are refused, one per line. Default `None`.
     pub tls_denied: Option<PathBuf>,
     /// Version of the application's commands that this node understands. Default 1.
     pub app_version: u32,

@@ -20,6 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::{NodeId, PeerTls, certificate_name, cluster_id_is_valid, invalid_cluster_id};
 use crate::network::tls::check_name;
+use crate::network::trust;
 
 /// The files of the authority and of the nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -330,12 +331,13 @@ fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     fs::rename(&draft, path)
 }
 
-/// The SHA-256 fingerprint of the first certificate in a PEM file, in hexadecimal. Blocks.
+/// The SHA-256 of the public key of the first certificate in a PEM file, as in the list of denied keys
+/// (`raft.tls_denied`). Blocks.
 ///
 /// # Errors
 ///
 /// The file has no certificate.
-pub fn certificate_fingerprint(path: &Path) -> io::Result<String> {
+pub fn key_fingerprint(path: &Path) -> io::Result<String> {
     let failed = |error: &dyn std::fmt::Display| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
     };
@@ -344,8 +346,9 @@ pub fn certificate_fingerprint(path: &Path) -> io::Result<String> {
         pem::Error::NoItemsFound => failed(&"it holds no certificate in PEM"),
         other => failed(&other),
     })?;
-    let bytes = crate::network::trust::fingerprint(&certificate);
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    let bytes = trust::key_fingerprint(&certificate).map_err(|error| failed(&error))?;
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{}{digits}", trust::FINGERPRINT_PREFIX))
 }
 
 /// Checks that a node's certificate has its name, as the other nodes do.

@@ -311,7 +311,7 @@ async fn a_denied_certificate_ends_open_connections_and_opens_none() {
     cluster.leader().await;
     cluster.propose(1, "before").await;
     cluster.converged().await;
-    let stolen = pki::certificate_fingerprint(&cluster.dir.path().join("pki/node-3.pem")).unwrap();
+    let stolen = pki::key_fingerprint(&cluster.dir.path().join("pki/node-3.pem")).unwrap();
     std::fs::write(&list, format!("{stolen}\n")).unwrap();
     for id in [1, 2] {
         cluster.node(id).reload_tls().unwrap();

@@ -33,6 +33,7 @@ pub(super) fn face(state: &AppState, config: &NodeConfig, metrics: ConsulMetrics
         registry: state.registry().clone(),
         names: settings::consul_names(config),
         blocked: state.settings().watchers,
+        turns: Arc::clone(state.answer_turns()),
         metrics,
     });
     ConsulFace { consul, state: state.clone() }

@@ -12,7 +12,7 @@ use super::output::{Output, OutputArgs};
 use maxine_clock::Clock;
 use maxine_raft::NodeId;
 use maxine_raft::pki::{
-    CaStep, NODE_DAYS, Validity, certificate_fingerprint, renew_nodes, rotate_authority,
+    CaStep, NODE_DAYS, Validity, key_fingerprint, renew_nodes, rotate_authority,
 };
 
 /// Arguments of `maxine tls`.
@@ -28,7 +28,7 @@ enum Action {
     Renew(RenewArgs),
     /// Offline: carry out one step of the replacement of the authority; the nodes work all the time
     RotateCa(RotateArgs),
-    /// Offline: print the SHA-256 fingerprint of a certificate, for the file raft.tls_denied
+    /// Offline: print the fingerprint of the key of a certificate, for the file raft.tls_denied
     Fingerprint(FingerprintArgs),
 }
 
@@ -105,7 +105,7 @@ pub fn run(args: &TlsArgs, errors: &mut dyn Write) -> u8 {
 }
 
 fn fingerprint(file: &Path, out: &mut Output) -> Result<(), CliError> {
-    let fingerprint = certificate_fingerprint(file).map_err(|error| {
+    let fingerprint = key_fingerprint(file).map_err(|error| {
         let why = match error.kind() {
             // This error names the file already.
             std::io::ErrorKind::InvalidData => return CliError::Usage(error.to_string()),
@@ -113,7 +113,7 @@ fn fingerprint(file: &Path, out: &mut Output) -> Result<(), CliError> {
         };
         CliError::Usage(format!("{}: {why}", file.display()))
     })?;
-    out.done(&json!({"sha256": fingerprint}), format!("{fingerprint}  # {}", file.display()))
+    out.done(&json!({"fingerprint": fingerprint}), format!("{fingerprint}  # {}", file.display()))
 }
 
 fn describe(error: std::io::Error) -> CliError {

@@ -129,8 +129,8 @@ keys! {
         "This node's certificate, issued for the name `node-ID.CLUSTER.maxine`." => |c, v| c.raft.tls_cert = path(v);
     "raft.tls_key" "raft-tls-key" "MAXINE_RAFT_TLS_KEY" "path" "a PEM file" ""
         "Private key of this node's certificate." => |c, v| c.raft.tls_key = path(v);
-    "raft.tls_denied" "raft-tls-denied" "MAXINE_RAFT_TLS_DENIED" "path" "a file with one SHA-256 fingerprint per line" ""
-        "Certificates of other nodes that this node refuses although the authority signed them, such as that of a stolen machine. A changed file is taken within five seconds, and ends open connections too. `maxine tls fingerprint` prints a line for it." => |c, v| c.raft.tls_denied = path(v);
+    "raft.tls_denied" "raft-tls-denied" "MAXINE_RAFT_TLS_DENIED" "path" "a file with one fingerprint per line" ""
+        "Keys of other nodes whose certificates this node refuses although the authority signed them, such as that of a stolen machine. A changed file is taken within five seconds, and ends open connections too. `maxine tls fingerprint` prints a line for it." => |c, v| c.raft.tls_denied = path(v);
     "raft.allow_plain" "raft-allow-plain" "MAXINE_RAFT_ALLOW_PLAIN" "switch" "true, false" "false"
         "Allows connections between nodes without TLS on addresses other than loopback." => |c, v| c.raft.allow_plain = switch(v)?;
     "raft.heartbeat_interval_ms" "raft-heartbeat-interval-ms" "MAXINE_RAFT_HEARTBEAT_INTERVAL_MS" "milliseconds" "10 to 10000" "100"

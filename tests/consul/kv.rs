@@ -71,6 +71,10 @@ fn keys_are_read_written_and_deleted_as_in_consul() {
             ("kv/a?cas=1&acquire=x", 400, "Conflicting flags"),
             ("kv/a?flags=x", 400, "Invalid flags"),
             ("kv/a?acquire=x", 500, "invalid session \"x\""),
+            // An empty condition is not the same as none.
+            ("kv/a?acquire=", 500, "invalid session \"\""),
+            ("kv/a?release", 500, "invalid session \"\""),
+            ("kv/a?cas=", 400, "Invalid cas value"),
             ("kv/a?ns=team", 400, "keys have no namespaces"),
         ] {
             let refused = server.put_raw(path, b"v").await;

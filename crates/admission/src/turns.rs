@@ -1,15 +1,19 @@
 //! Whose answer is built next.
 //!
-//! Building an answer can take long, so only some threads build answers at the same time. The requests of one address
-//! first wait for each other. So an address that sends many requests does not make the other addresses wait for all of
-//! them.
+//! Building an answer can take long, so only some threads build answers at the same time, whichever face asks. The
+//! requests of one address first wait for each other. So an address that sends many requests does not make the other
+//! addresses wait for all of them. A request that has its turn does not hold up the other tasks of its thread, if
+//! [`build_aside`] polls it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::network_of;
@@ -19,9 +23,65 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// With this many addresses, those that have no request are forgotten.
 const ADDRESSES_MAX: usize = 1_024;
 
+thread_local! {
+    /// Whether the task that this thread polls has got a turn in this poll. It builds its answer in the next one.
+    static HAS_TURN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Waits for an answer. While it is built, the other tasks of this thread continue on another thread.
+pub async fn build_aside<F: Future>(answer: F) -> F::Output {
+    let mut answer = pin!(answer);
+    let mut builds = false;
+    std::future::poll_fn(move |cx| {
+        HAS_TURN.set(false);
+        let polled = if builds && has_other_threads() {
+            tokio::task::block_in_place(|| answer.as_mut().poll(cx))
+        } else {
+            answer.as_mut().poll(cx)
+        };
+        builds = HAS_TURN.take();
+        polled
+    })
+    .await
+}
+
+fn has_other_threads() -> bool {
+    Handle::try_current().is_ok_and(|now| now.runtime_flavor() == RuntimeFlavor::MultiThread)
+}
+
+/// The turns of a node, which all its faces share.
+#[derive(Debug)]
+pub struct NodeTurns {
+    strangers: Turns,
+    known: Turns,
+}
+
+impl NodeTurns {
+    /// Up to half of the processors build answers for callers without a credential, and up to half of them for others.
+    #[must_use]
+    pub fn for_this_machine() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(1, usize::from) / 2)
+    }
+
+    /// At most `count` turns of each kind at the same time, but always one.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        Self { strangers: Turns::new(count), known: Turns::new(count) }
+    }
+
+    /// Waits for a turn; `None` if that takes longer than five seconds. Callers with a credential do not wait for the
+    /// others. Dropping the future gives up the place in the queue. The future always waits once after it got the turn:
+    /// the HTTP library notices that a client has left only while its request waits, and [`build_aside`] moves the other
+    /// tasks away before the next poll.
+    pub async fn take(&self, address: IpAddr, is_known: bool) -> Option<Turn> {
+        let turns = if is_known { &self.known } else { &self.strangers };
+        turns.take(address).await
+    }
+}
+
 /// The turns of one kind of callers.
 #[derive(Debug)]
-pub struct Turns {
+struct Turns {
     all: Arc<Semaphore>,
     per_address: usize,
     addresses: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
@@ -36,8 +96,7 @@ pub struct Turn {
 
 impl Turns {
     /// At most `count` turns at the same time. One address has at most half of them, but always one.
-    #[must_use]
-    pub fn new(count: usize) -> Self {
+    fn new(count: usize) -> Self {
         Self {
             all: Arc::new(Semaphore::new(count.max(1))),
             per_address: (count / 2).max(1),
@@ -45,16 +104,17 @@ impl Turns {
         }
     }
 
-    /// Waits for a turn; `None` if that takes longer than five seconds. Dropping the future gives up the place in the
-    /// queue.
-    pub async fn take(&self, address: IpAddr) -> Option<Turn> {
+    async fn take(&self, address: IpAddr) -> Option<Turn> {
         let of_address = self.of_address(network_of(address));
         let both = async {
             let of_address = of_address.acquire_owned().await.ok()?;
             let of_all = Arc::clone(&self.all).acquire_owned().await.ok()?;
             Some(Turn { _of_address: of_address, _of_all: of_all })
         };
-        tokio::time::timeout(TIMEOUT, both).await.ok()?
+        let turn = tokio::time::timeout(TIMEOUT, both).await.ok()??;
+        HAS_TURN.set(true);
+        tokio::task::yield_now().await;
+        Some(turn)
     }
 
     fn of_address(&self, address: IpAddr) -> Arc<Semaphore> {
@@ -97,6 +157,24 @@ mod tests {
         }
         let second = order.lock().iter().position(|from| *from == 2);
         assert!(second <= Some(1), "{:?}", order.lock());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn the_other_tasks_of_a_thread_continue_while_an_answer_is_built() {
+        let turns = NodeTurns::new(1);
+        let (began, mut has_begun) = tokio::sync::mpsc::channel(1);
+        let (reply, replies) = std::sync::mpsc::channel();
+        let built = tokio::spawn(build_aside(async move {
+            let _turn = turns.take(address(1), false).await.unwrap();
+            began.try_send(()).unwrap();
+            // It blocks its thread, as building does, until the other task has run.
+            replies.recv_timeout(Duration::from_secs(20))
+        }));
+        tokio::spawn(async move {
+            has_begun.recv().await.unwrap();
+            reply.send(()).unwrap();
+        });
+        built.await.unwrap().expect("the other task runs meanwhile");
     }
 
     #[tokio::test(start_paused = true)]

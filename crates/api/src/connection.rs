@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
@@ -222,11 +223,16 @@ impl Session<'_> {
             // With TLS, what was written may still wait here.
             client.write.flush().await
         });
-        let sent = sent.await;
-        if sent.is_err() {
+        let stalled = match sent.await {
+            Ok(Ok(())) => return true,
+            // The system has its own time limit.
+            Ok(Err(error)) => error.kind() == io::ErrorKind::TimedOut,
+            Err(_) => true,
+        };
+        if stalled {
             self.listener.metrics.connections_stalled.inc();
         }
-        matches!(sent, Ok(Ok(())))
+        false
     }
 
     /// Reads once, answers look-ups, and sends as much of the answers as the system accepts.

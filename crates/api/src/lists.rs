@@ -20,7 +20,7 @@ use hyper::body::{Frame, SizeHint};
 use super::caller::{CalledBy, RequestContext};
 use super::compat_error::{CompatError, edge_error};
 use super::problem::{Problem, ProblemKind};
-use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places, Turn, Turns};
+use maxine_admission::{CallerClass, NoPlace, NodeTurns, Place, PlaceLimits, Places, Turn};
 
 /// Limits for the lists in flight, which are waiting for their turn, being built, or being delivered.
 const PLACES: PlaceLimits = PlaceLimits { max: 512, per_address_max: 64, reserved: 128 };
@@ -28,10 +28,7 @@ const PLACES: PlaceLimits = PlaceLimits { max: 512, per_address_max: 64, reserve
 /// The lists of a node.
 pub(super) struct Lists {
     places: Arc<Places>,
-    /// The turns of callers without a credential.
-    turns: Turns,
-    /// The turns of callers with a credential, who do not wait for the others.
-    known_turns: Turns,
+    turns: Arc<NodeTurns>,
 }
 
 /// A list that may be built now.
@@ -76,18 +73,14 @@ impl From<NotListed> for Problem {
     }
 }
 
-impl Default for Lists {
-    /// Lists of callers with a credential are built by up to half of the node's threads, and those of others likewise.
-    fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::new((threads / 2).max(1))
-    }
-}
-
 impl Lists {
-    fn new(turns: usize) -> Self {
-        let turns = || Turns::new(turns);
-        Self { places: Places::fair(PLACES), turns: turns(), known_turns: turns() }
+    pub(super) fn new(turns: NodeTurns) -> Self {
+        Self { places: Places::fair(PLACES), turns: Arc::new(turns) }
+    }
+
+    /// The turns, which other faces share.
+    pub(super) fn turns(&self) -> &Arc<NodeTurns> {
+        &self.turns
     }
 
     /// Waits until a list may be built. Dropping the future gives up the place. A handler that waits for something
@@ -123,12 +116,7 @@ impl Lists {
     /// Waits for a turn, which lasts until the returned value is dropped. Code that has a turn must not wait for
     /// anything else.
     pub(super) async fn turn(&self, address: IpAddr, is_known: bool) -> Result<Turn, NotListed> {
-        let turns = if is_known { &self.known_turns } else { &self.turns };
-        let turn = turns.take(address).await.ok_or(NotListed::TooLate)?;
-        // The HTTP library notices that a client has left only while its request waits. So the request waits once more
-        // after it got the turn.
-        tokio::task::yield_now().await;
-        Ok(turn)
+        self.turns.take(address, is_known).await.ok_or(NotListed::TooLate)
     }
 }
 
@@ -200,7 +188,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_has_a_limited_number_of_undelivered_lists() {
-        let lists = Lists::new(1);
+        let lists = Lists::new(NodeTurns::new(1));
         let mut held = Vec::new();
         for _ in 0..PLACES.per_address_max {
             held.push(delivered(lists.begin(stranger(1), false).await.unwrap()));
@@ -213,7 +201,7 @@ mod tests {
 
     #[tokio::test]
     async fn strangers_do_not_take_the_places_and_turns_of_callers_with_a_credential() {
-        let lists = Lists::new(1);
+        let lists = Lists::new(NodeTurns::new(1));
         let mut held = Vec::new();
         let mut last = 0;
         while lists.places.taken() < PLACES.max - PLACES.reserved {
@@ -230,7 +218,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_list_waits_for_its_turn_but_not_forever() {
-        let lists = Lists::new(1);
+        let lists = Lists::new(NodeTurns::new(1));
         let building = lists.begin(stranger(1), false).await.unwrap();
         assert_eq!(lists.begin(stranger(2), false).await.err(), Some(NotListed::TooLate));
         let mut waiting = Box::pin(lists.begin(stranger(2), false));
@@ -243,7 +231,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_with_many_lists_does_not_go_before_another_one() {
-        let lists = Lists::new(1);
+        let lists = Lists::new(NodeTurns::new(1));
         let building = lists.begin(stranger(1), false).await.unwrap();
         let mut waiting: Vec<_> =
             (0..10).map(|_| Box::pin(lists.begin(stranger(1), false))).collect();
@@ -258,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_whose_client_leaves_in_the_queue_is_not_built() {
-        let lists = Lists::new(1);
+        let lists = Lists::new(NodeTurns::new(1));
         let building = lists.begin(stranger(1), false).await.unwrap();
         let mut waiting = Box::pin(lists.begin(stranger(2), false));
         assert!((&mut waiting).now_or_never().is_none());

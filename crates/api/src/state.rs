@@ -13,7 +13,7 @@ use super::performance_report::PerformanceReport;
 use super::registrants::{Registrants, TooManyInstances};
 use super::settings::ApiSettings;
 use maxine_actors::{HealthChecker, Registry};
-use maxine_admission::Places;
+use maxine_admission::{NodeTurns, Places};
 use maxine_clock::Clock;
 use maxine_gateway::{ClientAddr, Forwarder};
 use maxine_identity::{Caller, Security};
@@ -105,7 +105,7 @@ impl AppState {
         let bodies = Places::fair(parts.settings.bodies);
         let registrants = Registrants::new(parts.settings.open_instances_per_address_max);
         let access = AccessTable::default();
-        let lists = Arc::new(Lists::default());
+        let lists = Arc::new(Lists::new(NodeTurns::for_this_machine()));
         let performance_report = PerformanceReport::default();
         Self(Arc::new(Inner {
             parts,
@@ -129,6 +129,12 @@ impl AppState {
     /// The places for the bytes of request bodies that are arriving.
     pub(super) fn bodies(&self) -> &Arc<Places> {
         &self.0.inner().bodies
+    }
+
+    /// The turns of answers that take long to build, for all faces.
+    #[must_use]
+    pub fn answer_turns(&self) -> &Arc<NodeTurns> {
+        self.lists().turns()
     }
 
     /// The limits on lists that are built and delivered.

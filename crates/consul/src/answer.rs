@@ -1,5 +1,7 @@
 //! Answers in the form of Consul: JSON, or an error as plain text.
 
+use std::io;
+
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -15,6 +17,9 @@ pub(crate) const REASON: HeaderName = HeaderName::from_static("x-consul-reason")
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// Maximum length of an answer, in bytes.
+pub(crate) const LEN_MAX: usize = 64 * 1_024 * 1_024;
 
 /// An answer to a client.
 pub(crate) type Answer = Response<Bytes>;
@@ -59,18 +64,43 @@ pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Answer {
     with_type(status, TEXT, Bytes::from(text.into()))
 }
 
-/// JSON. `pretty` indents it.
+/// JSON. `pretty` indents it. It is refused if it is longer than [`LEN_MAX`].
 pub(crate) fn json(status: StatusCode, pretty: bool, value: &impl Serialize) -> Answer {
+    let mut body = Bounded(Vec::new());
     let written = match pretty {
-        true => serde_json::to_vec_pretty(value),
-        false => serde_json::to_vec(value),
+        true => serde_json::to_writer_pretty(&mut body, value),
+        false => serde_json::to_writer(&mut body, value),
     };
     match written {
-        Ok(body) => with_type(status, JSON, Bytes::from(body)),
+        Ok(()) => with_type(status, JSON, Bytes::from(body.0)),
+        Err(error) if error.is_io() => too_long().into(),
         Err(error) => {
             tracing::error!(%error, "an answer could not be written as JSON");
             text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written")
         }
+    }
+}
+
+/// The refusal of an answer that would be longer than [`LEN_MAX`].
+pub(crate) fn too_long() -> Refusal {
+    let text = "the answer would have more than 64 MiB: choose less of it, by a longer prefix, a tag or a filter";
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+}
+
+/// Bytes that are written, up to [`LEN_MAX`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > LEN_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -92,4 +122,18 @@ fn with_type(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Answ
     answer.headers_mut().insert(header::CONTENT_TYPE, content_type);
     answer.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_too_long_is_refused() {
+        let with = |len| json(StatusCode::OK, false, &"x".repeat(len));
+        assert_eq!(with(LEN_MAX - 2).status(), StatusCode::OK);
+        let refused = with(LEN_MAX - 1);
+        assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(refused.body().starts_with(b"the answer would have more than 64 MiB"));
+    }
 }

@@ -19,8 +19,6 @@ use maxine_state::{
 use maxine_view::KvScope;
 
 const SANDBOX: HeaderName = HeaderName::from_static("content-security-policy");
-/// Maximum size of all keys and values in one answer, in bytes.
-const VALUES_LEN_MAX: u64 = 64 * 1_024 * 1_024;
 /// What an answer says of a key besides its name and value, in bytes.
 const SHOWN_LEN: u64 = 200;
 
@@ -34,12 +32,7 @@ impl ValuesRoom {
     /// Takes room for a key and its value, of this length together. Refuses the answer if there is none left.
     pub(crate) fn take(&mut self, len: u64) -> Result<(), Refusal> {
         self.taken += len + SHOWN_LEN;
-        if self.taken <= VALUES_LEN_MAX {
-            return Ok(());
-        }
-        let text =
-            "the answer would have more than 64 MiB: ask for a longer prefix, or for less at once";
-        Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text))
+        if self.taken <= answer::LEN_MAX as u64 { Ok(()) } else { Err(answer::too_long()) }
     }
 }
 
@@ -111,11 +104,16 @@ fn check_conflicts(query: &Query, names: &[&str]) -> Result<(), Refusal> {
     }
 }
 
-fn number(query: &Query, name: &str) -> Result<Option<u64>, Refusal> {
-    let given = query.get(name).map(|text| {
+fn number(name: &str, text: Option<&str>) -> Result<Option<u64>, Refusal> {
+    let parse = |text: &str| {
         text.parse().map_err(|_| Refusal::bad(format!("Invalid {name} value {text:?}")))
-    });
-    given.transpose()
+    };
+    text.map(parse).transpose()
+}
+
+/// The index that the request names as its condition. An empty one is refused, and not taken for no condition.
+fn condition(query: &Query) -> Result<Option<u64>, Refusal> {
+    number("cas", query.given("cas"))
 }
 
 impl Inner {
@@ -213,11 +211,11 @@ impl Inner {
         super::options::check_datacenter(&query, &self.names)?;
         check_conflicts(&query, &["cas", "acquire", "release"])?;
         let key = parse_key(name)?;
-        let flags = number(&query, "flags")?.unwrap_or(0);
+        let flags = number("flags", query.get("flags"))?.unwrap_or(0);
         let content = KvContent { value: asked.body.as_ref().into(), flags };
-        let session = query.get("acquire").or(query.get("release"));
+        let session = query.given("acquire").or(query.given("release"));
         let action = match session {
-            None => KvAction::Put { content, expected: number(&query, "cas")? },
+            None => KvAction::Put { content, expected: condition(&query)? },
             Some(text) => {
                 let session = parse_session(text)?;
                 let content = Some(content);
@@ -239,7 +237,7 @@ impl Inner {
             true => KvOp { key: KvKey::parse_prefix(name)?, action: KvAction::DeleteTree },
             false => KvOp {
                 key: parse_key(name)?,
-                action: KvAction::Delete { expected: number(&query, "cas")? },
+                action: KvAction::Delete { expected: condition(&query)? },
             },
         };
         self.kv_change(asked, op, "").await

@@ -10,7 +10,7 @@ use super::metrics::ConsulMetrics;
 use super::shape::Names;
 use super::tables::Tables;
 use maxine_actors::Registry;
-use maxine_admission::{PlaceLimits, Places, Turns};
+use maxine_admission::{NodeTurns, PlaceLimits, Places};
 use maxine_clock::Clock;
 use maxine_store::ControlStore;
 use maxine_view::View;
@@ -29,6 +29,8 @@ pub struct ConsulParts {
     pub names: Names,
     /// Limits on blocking queries.
     pub blocked: PlaceLimits,
+    /// The turns of answers that are built.
+    pub turns: Arc<NodeTurns>,
     /// The metrics.
     pub metrics: ConsulMetrics,
 }
@@ -44,10 +46,8 @@ pub(crate) struct Inner {
     pub(crate) tables: Tables,
     /// The places of blocking queries.
     pub(crate) blocked: Arc<Places>,
-    /// The turns of answers to callers without a credential.
-    pub(crate) turns: Turns,
-    /// The turns of callers with a credential, who do not wait for the others.
-    pub(crate) known_turns: Turns,
+    /// The turns of answers that are built.
+    pub(crate) turns: Arc<NodeTurns>,
     /// The latest answers.
     pub(crate) built: Built,
     /// Each is held while the registration of an instance is read, changed and written again, so that two changes
@@ -60,9 +60,7 @@ const CHANGING_LEN: usize = 256;
 
 impl Inner {
     pub(crate) fn new(parts: ConsulParts) -> Self {
-        let ConsulParts { clock, view, store, registry, names, blocked, metrics } = parts;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let turns = || Turns::new(threads / 2);
+        let ConsulParts { clock, view, store, registry, names, blocked, turns, metrics } = parts;
         Self {
             clock,
             view,
@@ -72,8 +70,7 @@ impl Inner {
             metrics,
             tables: Tables::new(),
             blocked: Places::fair(blocked),
-            turns: turns(),
-            known_turns: turns(),
+            turns,
             built: Built::default(),
             changing: std::array::from_fn(|_| Mutex::default()),
         }

@@ -188,14 +188,10 @@ impl Inner {
 
     /// Waits for the turn of an answer.
     async fn turn(&self, asked: &Asked) -> Result<Turn, Refusal> {
-        let turns = if asked.is_known { &self.known_turns } else { &self.turns };
-        let turn = turns.take(asked.client).await.ok_or_else(|| {
+        self.turns.take(asked.client, asked.is_known).await.ok_or_else(|| {
             let text = "too many answers are to be built before this one";
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
-        })?;
-        // The HTTP library notices that a client has left only while its request waits.
-        tokio::task::yield_now().await;
-        Ok(turn)
+        })
     }
 
     async fn take(
@@ -381,8 +377,10 @@ impl Inner {
     ) -> Result<Answer, Refusal> {
         ready.filtering.check()?;
         let mut answer = answer::json(StatusCode::OK, options.pretty, value);
-        self.put_headers(answer.headers_mut(), options, ready);
-        self.built.keep(ready.question.clone(), answer.body());
+        if answer.status() == StatusCode::OK {
+            self.put_headers(answer.headers_mut(), options, ready);
+            self.built.keep(ready.question.clone(), answer.body());
+        }
         Ok(answer)
     }
 

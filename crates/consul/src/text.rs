@@ -30,6 +30,11 @@ impl Query {
         Some(Self(all))
     }
 
+    /// The first value of a parameter, also if it is empty.
+    pub(crate) fn given(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
     /// The first value of a parameter that is not empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.all(name).find(|value| !value.is_empty())

@@ -184,7 +184,7 @@ fn shown(certificates: Option<&[CertificateDer<'_>]>) -> Vec<CertificateDer<'sta
     certificates.unwrap_or_default().iter().map(owned).collect()
 }
 
-/// The fingerprints that are refused. Blocks.
+/// The fingerprints of keys that are refused. Blocks.
 fn read_denied(config: &Config) -> Result<HashSet<Fingerprint>, StartError> {
     let Some(path) = &config.tls_denied else { return Ok(HashSet::new()) };
     trust::read(path)

@@ -1,5 +1,7 @@
 //! Which certificates of peers are accepted: those that a present authority has signed, except the denied ones, such as
-//! that of a stolen machine. The list of these is a file with one SHA-256 fingerprint per line.
+//! that of a stolen machine. The list of these is a file with one fingerprint per line. It is the SHA-256 of a public key,
+//! and not of a certificate: whoever has the private key can change the bytes of a signature in a certificate so that it
+//! stays valid, because a signature of ECDSA has two forms.
 //!
 //! Both count for open connections too. After a change of the files, a connection whose certificate is no longer
 //! accepted ends with the next bytes that arrive or leave, before anything of these bytes is used. A certificate of a
@@ -19,6 +21,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Maximum number of fingerprints in the file.
 const FINGERPRINTS_MAX: usize = 10_000;
@@ -26,16 +29,24 @@ const FINGERPRINTS_MAX: usize = 10_000;
 /// How long an open connection goes on with a certificate of a former authority.
 const FORMER_TIME: Duration = Duration::from_secs(2);
 
-/// SHA-256 of a certificate in DER.
+/// What each line of the list begins with.
+pub(crate) const FINGERPRINT_PREFIX: &str = "key-sha256:";
+
+/// SHA-256 of a public key in DER (`SubjectPublicKeyInfo`).
 pub(crate) type Fingerprint = [u8; 32];
 
-/// The fingerprint of a certificate.
-pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
-    Sha256::digest(certificate).into()
+/// The fingerprint of the key of a certificate.
+///
+/// # Errors
+///
+/// Says why the certificate cannot be read.
+pub(crate) fn key_fingerprint(certificate: &CertificateDer<'_>) -> Result<Fingerprint, String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    Ok(Sha256::digest(parsed.public_key().raw).into())
 }
 
-/// Reads a list: one fingerprint per line, in hexadecimal with or without colons. A line may end in a comment that
-/// begins with `#`. Blocks.
+/// Reads a list: one fingerprint per line, as `maxine tls fingerprint` prints it. A line may end in a comment that begins
+/// with `#`. Blocks.
 ///
 /// # Errors
 ///
@@ -49,7 +60,10 @@ pub(crate) fn read(path: &Path) -> Result<HashSet<Fingerprint>, String> {
             continue;
         }
         let parsed = parse(word).ok_or_else(|| {
-            format!("line {}: expected the 64 hexadecimal digits of a SHA-256 fingerprint", at + 1)
+            format!(
+                "line {}: expected {FINGERPRINT_PREFIX} and 64 hexadecimal digits, as 'maxine tls fingerprint' prints them",
+                at + 1
+            )
         })?;
         all.insert(parsed);
         if all.len() > FINGERPRINTS_MAX {
@@ -60,6 +74,7 @@ pub(crate) fn read(path: &Path) -> Result<HashSet<Fingerprint>, String> {
 }
 
 fn parse(word: &str) -> Option<Fingerprint> {
+    let word = word.strip_prefix(FINGERPRINT_PREFIX)?;
     let digits: Vec<u8> = word.bytes().filter(|byte| *byte != b':').collect();
     let mut bytes = [0; 32];
     if digits.len() != 64 {
@@ -131,10 +146,15 @@ impl Trust {
             return refused("the peer showed no certificate".into());
         };
         let present = Arc::clone(&self.0.present.read());
-        if present.denied.contains(&fingerprint(own)) {
-            return refused(
-                "the peer's certificate is on the list of denied ones (raft.tls_denied)".into(),
-            );
+        match key_fingerprint(own) {
+            Ok(key) if present.denied.contains(&key) => {
+                return refused(
+                    "the key of the peer's certificate is on the list of denied ones (raft.tls_denied)"
+                        .into(),
+                );
+            }
+            Ok(_) => {}
+            Err(why) => return refused(format!("the peer's certificate cannot be read: {why}")),
         }
         let Some(verifier) = &present.verifier else { return Ok(Accepted::Now) };
         let verify = |verifier: &Arc<dyn ClientCertVerifier>| {
@@ -237,20 +257,44 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 mod tests {
     use super::*;
 
+    /// Whoever has a denied key can change the signature in its certificate so that the certificate stays valid.
     #[test]
-    fn a_fingerprint_is_read_as_openssl_prints_it() {
+    fn a_denied_key_is_refused_whatever_the_bytes_of_its_certificate() {
+        use rustls::pki_types::pem::PemObject;
+        let dir = tempfile::tempdir().unwrap();
+        let validity = crate::pki::Validity { now_ms: 1_800_000_000_000, node_days: 1 };
+        let made = crate::pki::issue_cluster(dir.path(), "test", &[1, 2], validity).unwrap();
+        let [denied, other] = [0, 1].map(|at| {
+            CertificateDer::from_pem_file(&made.nodes[at].cert_pem).unwrap().into_owned()
+        });
+        let mut changed = denied.to_vec();
+        *changed.last_mut().unwrap() ^= 1;
+        let changed = CertificateDer::from(changed);
+        let trust = Trust::default();
+        trust.set([key_fingerprint(&denied).unwrap()].into(), None);
+        assert!(trust.check(&[denied]).is_err());
+        assert!(trust.check(&[changed]).is_err());
+        assert!(trust.check(&[other]).is_ok());
+    }
+
+    #[test]
+    fn a_fingerprint_is_read_with_and_without_colons() {
         let plain = "0123456789abcdef".repeat(4);
         let pairs: Vec<_> =
             plain.as_bytes().chunks(2).map(|p| std::str::from_utf8(p).unwrap()).collect();
         let colons = pairs.join(":").to_uppercase();
-        assert_eq!(parse(&plain).unwrap()[..3], [0x01, 0x23, 0x45]);
-        assert_eq!(parse(&plain), parse(&colons));
+        let read_key = |digits: &str| parse(&format!("{FINGERPRINT_PREFIX}{digits}"));
+        assert_eq!(read_key(&plain).unwrap()[..3], [0x01, 0x23, 0x45]);
+        assert_eq!(read_key(&plain), read_key(&colons));
         for wrong in ["", "01", &plain[1..], &plain.replace('f', "g"), &plain.replace("01", "+1")] {
-            assert_eq!(parse(wrong), None, "{wrong}");
+            assert_eq!(read_key(wrong), None, "{wrong}");
         }
+        // It looks like the fingerprint of a certificate, which would deny nobody for long.
+        assert_eq!(parse(&plain), None);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("denied");
-        std::fs::write(&path, format!("# stolen\n\n{colons}  # node 2\n")).unwrap();
+        std::fs::write(&path, format!("# stolen\n\n{FINGERPRINT_PREFIX}{colons}  # node 2\n"))
+            .unwrap();
         assert_eq!(read(&path).unwrap().len(), 1);
         std::fs::write(&path, "\nnode 2\n").unwrap();
         assert!(read(&path).unwrap_err().starts_with("line 2"), "a mistake denies nobody silently");

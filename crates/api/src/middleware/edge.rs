@@ -223,6 +223,7 @@ impl Shared {
         may_write: bool,
         answer: F,
     ) -> F::Output {
+        let answer = maxine_admission::build_aside(answer);
         if self.sampler.is_none() || !may_write {
             return answer.await;
         }

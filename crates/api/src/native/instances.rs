@@ -129,7 +129,8 @@ pub(super) async fn list_instances(
     let show = |(_, instance): (&Name, &Arc<Instance>)| {
         InstanceView::new(&key, service, in_traffic.has(instance), instance, (detail, now_ms))
     };
-    Ok(listing.answer(fresh.json(Page::take(instances, limit, cursor, show))))
+    let len = |(_, instance): &(&Name, &Arc<Instance>)| instance.stored_len();
+    Ok(listing.answer(fresh.json(Page::take_bounded(instances, limit, len, cursor, show))))
 }
 
 /// Shows an instance.

@@ -28,8 +28,8 @@ use maxine_state::{
 };
 use maxine_view::KvScope;
 
-/// Maximum size of the values on one page, in bytes. The page ends after the value that exceeds it.
-const PAGE_VALUES_LEN_MAX: usize = 4 * 1_024 * 1_024;
+/// Length of a value from which showing it needs a turn, in bytes.
+const LONG_VALUE_LEN_MIN: usize = 64 * 1_024;
 /// Maximum length of the body with a value, in bytes. A byte of a value takes up to six in JSON text.
 pub(super) const VALUE_BODY_LEN_MAX: usize = 6 * KV_VALUE_LEN_MAX + 64 * 1_024;
 /// Maximum length of the body of a transaction, in bytes. Its values are in base64.
@@ -256,8 +256,8 @@ pub(super) async fn list_kv(
     let (mut items, mut len, mut next_cursor) = (Vec::new(), 0, None);
     while let Some(entry) = entries.next() {
         items.push(KvKeyView::new(entry, query.values));
-        len += entry.content.value.0.len();
-        let is_full = items.len() == limit || query.values && len > PAGE_VALUES_LEN_MAX;
+        len += entry.stored_len();
+        let is_full = items.len() == limit || query.values && len > page::LEN_MAX;
         if is_full {
             let is_last = entries.peek().is_none();
             next_cursor = (!is_last).then(|| page::cursor_of(&[entry.key.as_str()]));
@@ -289,6 +289,7 @@ pub(super) struct GetKv {
 )]
 pub(super) async fn get_kv(
     State(state): State<AppState>,
+    State(lists): State<Arc<Lists>>,
     Extension(watchers): Extension<Arc<Watchers>>,
     KeyPath(key): KeyPath,
     mut fresh: Fresh,
@@ -299,11 +300,23 @@ pub(super) async fn get_kv(
     let scope = KvScope::Key(key.clone());
     let asked = Wait { index: query.index, wait_ms: query.wait_ms };
     wait(&state, &watchers, &caller, context.client.ip, &mut fresh, &scope, asked).await?;
+    let is_long = |fresh: &Fresh| {
+        let entry = fresh.state().kv().entry(key.as_str());
+        entry.is_some_and(|entry| entry.content.value.0.len() >= LONG_VALUE_LEN_MIN)
+    };
+    let mut listing = None;
+    if is_long(&fresh) {
+        listing = Some(lists.begin(context.client.ip, caller.role.is_some()).await?);
+        fresh.renew(&state);
+    }
     let entry = fresh.state().kv().entry(key.as_str());
     let entry = entry.ok_or_else(|| Problem::not_found("key", key.as_str()))?;
     let mut response = fresh.json(KvKeyView::new(entry, true));
     response.headers_mut().insert(header::ETAG, etag(entry.meta.modify_index));
-    Ok(response)
+    Ok(match listing {
+        Some(listing) => listing.answer(response),
+        None => response,
+    })
 }
 
 /// Sets the value of a key. `If-None-Match: *` creates it only. An equal value changes nothing. A lock on the key stays

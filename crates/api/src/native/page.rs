@@ -11,6 +11,8 @@ use maxine_state::limits::check_range;
 const LIMIT_DEFAULT: u64 = 100;
 /// Maximum number of items on a page.
 pub(super) const LIMIT_MAX: u64 = 1_000;
+/// A page ends after the item with which its items are longer than this, in bytes as the state stores them.
+pub(super) const LEN_MAX: u64 = 4 * 1_024 * 1_024;
 
 /// One page of a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -30,21 +32,35 @@ impl<T> Page<T> {
     /// Takes up to `limit` items. `cursor` makes the cursor of the last item, which is returned only if more items
     /// follow.
     pub(super) fn take<S>(
-        mut source: impl Iterator<Item = S>,
+        source: impl Iterator<Item = S>,
         limit: usize,
         cursor: impl Fn(&S) -> String,
         show: impl Fn(S) -> T,
     ) -> Self {
+        Self::take_bounded(source, limit, |_| 0, cursor, show)
+    }
+
+    /// Takes up to `limit` items, and fewer if they are long: `len` is the length of an item.
+    pub(super) fn take_bounded<S>(
+        source: impl Iterator<Item = S>,
+        limit: usize,
+        len: impl Fn(&S) -> u64,
+        cursor: impl Fn(&S) -> String,
+        show: impl Fn(S) -> T,
+    ) -> Self {
+        let mut source = source.peekable();
         let mut items = Vec::with_capacity(limit.min(128));
-        let mut last = None;
-        for item in source.by_ref().take(limit) {
-            if items.len() + 1 == limit {
-                last = Some(cursor(&item));
-            }
+        let mut taken = 0;
+        while let Some(item) = source.next() {
+            taken += len(&item);
+            let is_full = items.len() + 1 == limit || taken > LEN_MAX;
+            let last = (is_full && source.peek().is_some()).then(|| cursor(&item));
             items.push(show(item));
+            if is_full {
+                return Self { items, next_cursor: last };
+            }
         }
-        let next_cursor = last.filter(|_| source.next().is_some());
-        Self { items, next_cursor }
+        Self { items, next_cursor: None }
     }
 }
 
@@ -124,17 +140,21 @@ mod tests {
     }
 
     #[test]
-    fn pages_cover_a_list_once() {
+    fn pages_cover_a_list_once_and_end_early_with_long_items() {
         let all: Vec<u64> = (0..10).collect();
-        let mut seen = Vec::new();
-        let mut after = None;
-        loop {
-            let rest = all.iter().copied().filter(|n| after.is_none_or(|after| *n > after));
-            let page = Page::take(rest, 3, |n| cursor_of(&[&n.to_string()]), |n| n);
-            seen.extend(page.items);
-            let Some(cursor) = page.next_cursor else { break };
-            after = Some(cursor_number(&cursor).unwrap());
+        for (len, per_page) in [(0, 3), (LEN_MAX / 4, 3), (LEN_MAX / 2 + 1, 2), (LEN_MAX + 1, 1)] {
+            let mut seen = Vec::new();
+            let mut after = None;
+            loop {
+                let rest = all.iter().copied().filter(|n| after.is_none_or(|after| *n > after));
+                let cursor = |n: &u64| cursor_of(&[&n.to_string()]);
+                let page = Page::take_bounded(rest, 3, |_| len, cursor, |n| n);
+                assert!(page.items.len() <= per_page, "{len}: {:?}", page.items);
+                seen.extend(page.items);
+                let Some(cursor) = page.next_cursor else { break };
+                after = Some(cursor_number(&cursor).unwrap());
+            }
+            assert_eq!(seen, all);
         }
-        assert_eq!(seen, all);
     }
 }

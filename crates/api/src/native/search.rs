@@ -31,7 +31,8 @@ pub(super) struct Search {
     limit: Option<u64>,
 }
 
-/// Finds instances in all services. The answer has no further pages: narrow the search instead.
+/// Finds instances in all services. The answer has no further pages: narrow the search instead. It ends early after 4 MiB of
+/// registrations.
 #[utoipa::path(
     get, path = "/api/v1/instances", tag = "instances", operation_id = "searchInstances",
     params(Search, Freshness), responses((status = 200, body = Page<InstanceView>)),
@@ -60,8 +61,14 @@ fn find(
         let instances = service.instances.values().filter(|instance| matches(instance, wanted));
         instances.map(move |instance| (key, service, instance))
     });
+    let mut len = 0;
     found
         .take(limit)
+        .take_while(move |(_, _, instance)| {
+            let has_room = len <= page::LEN_MAX;
+            len += instance.stored_len();
+            has_room
+        })
         .map(|(key, service, instance)| {
             let routable = service.in_traffic().has(instance);
             InstanceView::new(key, service, routable, instance, detail)
