@@ -169,7 +169,7 @@ async fn whoever_is_not_the_one_who_began_the_sign_in_gets_no_session() {
     let mut other = params.clone();
     other.insert("iss".into(), evil.issuer.clone());
     refused(&mine.cookie, "corp", &other, "invalid_answer").await;
-    refused(&mine.cookie, "corp", &params, "start_again").await;
+    assert!(idp.requests().is_empty(), "no code went to the provider");
     // A provider that must name itself and does not.
     let begun = begin(&server, "corp", "/").await;
     let mut unnamed = idp.authorize(&begun.location, ada());
@@ -295,9 +295,111 @@ async fn a_program_signs_in_on_its_own_machine_or_on_another_device() {
         (StatusCode::ACCEPTED, json!({"slow_down": false}))
     );
     idp.approve_device();
-    let (status, answer) = post("device/poll", ticket.clone()).await;
+    let (status, answer) = loop {
+        let polled = post("device/poll", ticket.clone()).await;
+        if polled.0 != StatusCode::ACCEPTED {
+            break polled;
+        }
+        // The interval of the provider is not over.
+        assert_eq!(polled.1, json!({"slow_down": true}));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
     assert_eq!((status, &answer["role"]), (StatusCode::OK, &"viewer".into()), "{answer}");
     assert_eq!(post("device/poll", ticket).await.0, 401, "once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_without_a_code_does_not_end_the_sign_in() {
+    let (server, idp) = (Server::start().await, Idp::start().await);
+    let _files = set(&server, &idp.issuer, "https://other.invalid", "https://k8s.invalid").await;
+    let begun = begin(&server, "corp", "/").await;
+    let params = idp.authorize(&begun.location, ada());
+    for (name, value, why) in
+        [("error", "x", "denied"), ("code", "", "invalid_answer"), ("iss", "x", "invalid_answer")]
+    {
+        let mut wrong = params.clone();
+        wrong.insert(name.into(), value.into());
+        let answer = come_back(&server, "corp", &begun.cookie, &wrong).await;
+        assert_eq!((location(&answer), session(&answer)), (format!("/?sign_in={why}"), None));
+    }
+    assert!(idp.requests().is_empty(), "nothing went to the provider");
+    let answer = come_back(&server, "corp", &begun.cookie, &params).await;
+    assert!(session(&answer).is_some(), "{}", location(&answer));
+    // New settings do not make the node forget the sign-in.
+    let _files = set(&server, &idp.issuer, "https://other.invalid", "https://k8s.invalid").await;
+    let answer = come_back(&server, "corp", &begun.cookie, &params).await;
+    assert_eq!(location(&answer), "/?sign_in=start_again");
+}
+
+/// Waits until the provider was asked for a token this often.
+async fn asked(idp: &Idp, times: usize) {
+    while idp.requests().len() < times {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_that_finds_no_place_can_be_tried_again() {
+    let (server, idp) = (Server::start().await, Idp::start().await);
+    let _files = set(&server, &idp.issuer, "https://other.invalid", "https://k8s.invalid").await;
+    assert!(sign_in(&server, &idp, ada()).await.1.is_some());
+    idp.hold(Some("authorization_code"));
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let begun = begin(&server, "corp", "/").await;
+        let params = idp.authorize(&begun.location, ada());
+        let request = server.open(Method::GET, "/session/providers/corp/callback");
+        let request = request.query(&params).header("cookie", begun.cookie);
+        waiting.spawn(async { session(&request.send().await.unwrap()) });
+    }
+    asked(&idp, 9).await;
+    let begun = begin(&server, "corp", "/").await;
+    let params = idp.authorize(&begun.location, ada());
+    let answer = come_back(&server, "corp", &begun.cookie, &params).await;
+    assert_eq!(location(&answer), "/?sign_in=try_later");
+    assert!(cookies(&answer).is_empty(), "the browser keeps the ticket");
+    idp.hold(None);
+    while let Some(session) = waiting.join_next().await {
+        assert!(session.unwrap().is_some());
+    }
+    let answer = come_back(&server, "corp", &begun.cookie, &params).await;
+    assert!(session(&answer).is_some(), "{}", location(&answer));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_about_other_devices_come_at_the_interval_and_take_no_place_of_other_sign_ins() {
+    let (server, idp) = (Server::start().await, Idp::start().await);
+    let _files = set(&server, &idp.issuer, "https://other.invalid", "https://k8s.invalid").await;
+    idp.want_interval(60);
+    let post = |path: &str, body: &Value| {
+        server.open(Method::POST, &format!("/session/providers/corp/{path}")).json(body)
+    };
+    let begin = async || {
+        let (status, device) = server.json(post("device", &json!({}))).await;
+        assert_eq!((status, &device["interval_ms"]), (StatusCode::OK, &json!(60_000)), "{device}");
+        json!({"ticket": device["ticket"]})
+    };
+    let ticket = begin().await;
+    for slow_down in [false, true, true] {
+        let polled = server.json(post("device/poll", &ticket)).await;
+        assert_eq!(polled, (StatusCode::ACCEPTED, json!({ "slow_down": slow_down })));
+    }
+    assert_eq!(idp.requests().len(), 1, "the provider was asked once");
+    // One address takes all its places for questions.
+    idp.hold(Some("device_code"));
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let poll = post("device/poll", &begin().await);
+        waiting.spawn(async { poll.send().await.unwrap().status() });
+    }
+    asked(&idp, 9).await;
+    let (status, answer) = server.json(post("device/poll", &begin().await)).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+    assert!(sign_in(&server, &idp, ada()).await.1.is_some());
+    idp.hold(None);
+    while let Some(status) = waiting.join_next().await {
+        assert_eq!(status.unwrap(), StatusCode::ACCEPTED);
+    }
 }
 
 /// A provider that accepts connections and never answers.

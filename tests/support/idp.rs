@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use rcgen::SigningKey;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 /// What a test changes in the claims of the next tokens: a name, and a value or null for none.
 type Changes = Vec<(&'static str, Value)>;
@@ -31,6 +32,8 @@ struct Mind {
     /// Whether a stranger's key signs.
     forges: bool,
     device_approved: bool,
+    /// The pause between two questions that it wants, in seconds; 0 for the shortest.
+    interval_s: u64,
     requests: Vec<String>,
 }
 
@@ -41,6 +44,8 @@ pub(crate) struct Idp {
     mind: Arc<Mutex<Mind>>,
     key: Arc<rcgen::KeyPair>,
     stranger: Arc<rcgen::KeyPair>,
+    /// Requests for tokens with a grant type that ends with this text get no answer.
+    held: Arc<watch::Sender<Option<&'static str>>>,
 }
 
 fn new_key() -> Arc<rcgen::KeyPair> {
@@ -57,7 +62,13 @@ impl Idp {
     pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", listener.local_addr().unwrap());
-        let idp = Self { issuer, mind: Arc::default(), key: new_key(), stranger: new_key() };
+        let idp = Self {
+            issuer,
+            mind: Arc::default(),
+            key: new_key(),
+            stranger: new_key(),
+            held: Arc::new(watch::Sender::new(None)),
+        };
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/jwks", get(jwks))
@@ -97,6 +108,16 @@ impl Idp {
     /// The person signs in on the other device.
     pub(crate) fn approve_device(&self) {
         self.mind.lock().unwrap().device_approved = true;
+    }
+
+    /// The pause between two questions about a sign-in on another device that it wants, in seconds.
+    pub(crate) fn want_interval(&self, interval_s: u64) {
+        self.mind.lock().unwrap().interval_s = interval_s;
+    }
+
+    /// Holds requests for tokens with a grant type that ends with this text. `None` answers them all.
+    pub(crate) fn hold(&self, grant_type: Option<&'static str>) {
+        self.held.send_replace(grant_type);
     }
 
     /// The proofs with which Maxine asked for tokens.
@@ -156,6 +177,9 @@ async fn token(State(idp): State<Idp>, headers: axum::http::HeaderMap, body: Str
     let form = query(&format!("http://form/?{body}"));
     let proof = headers.get("authorization").and_then(|value| value.to_str().ok());
     idp.mind.lock().unwrap().requests.push(proof.unwrap_or_default().to_owned());
+    let is_answered =
+        |held: &Option<&'static str>| held.is_none_or(|held| !form["grant_type"].ends_with(held));
+    drop(idp.held.subscribe().wait_for(is_answered).await);
     if form["grant_type"].ends_with("device_code") {
         if !idp.mind.lock().unwrap().device_approved {
             return refused("authorization_pending");
@@ -179,8 +203,9 @@ async fn token(State(idp): State<Idp>, headers: axum::http::HeaderMap, body: Str
 }
 
 async fn device(State(idp): State<Idp>) -> Json<Value> {
+    let interval_s = idp.mind.lock().unwrap().interval_s.max(1);
     Json(json!({
         "device_code": "d", "user_code": "ABCD-EFGH", "verification_uri": format!("{}/d", idp.issuer),
-        "expires_in": 600, "interval": 1,
+        "expires_in": 600, "interval": interval_s,
     }))
 }

@@ -238,8 +238,11 @@ pub(super) async fn finish_in_browser(
             add_cookie(&mut response, &session_cookie(&context, &HeaderMap::new(), &signed_in));
             response
         }
-        // Another page may have sent the browser here. The sign-in that has begun can still be finished.
-        Err(failed @ Failed::Provider(ProviderError::NotBegun)) => return to_dashboard(&failed),
+        // Another page may have sent the browser here, or the node had no room. The sign-in that has begun can still be
+        // finished.
+        Err(failed @ Failed::Provider(ProviderError::NotBegun | ProviderError::Busy)) => {
+            return to_dashboard(&failed);
+        }
         Err(failed) => to_dashboard(&failed),
     };
     add_cookie(&mut response, &ticket_cookie(&context, "", 0));

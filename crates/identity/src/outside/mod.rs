@@ -7,6 +7,7 @@
 mod keys;
 mod metadata;
 mod places;
+mod remembered;
 mod remote;
 mod settings;
 pub(crate) mod sign_in;
@@ -29,6 +30,7 @@ pub use sign_in::{
 };
 
 use places::Places;
+use remembered::SignIns;
 use remote::Remote;
 use settings::{Issuer, Provider, Scope};
 use source::{Place, Source};
@@ -39,6 +41,12 @@ struct OfProvider {
     source: Arc<Source>,
     /// For sign-ins that wait for this provider. Those at other providers need none of them.
     places: Places,
+    /// For questions about sign-ins on another device, so that these take no place of other sign-ins.
+    poll_places: Places,
+    /// The sign-ins whose code was sent to this provider by this node.
+    finished: Arc<SignIns>,
+    /// The sign-ins on another device about which this node has asked this provider.
+    asked: Arc<SignIns>,
 }
 
 struct OfIssuer {
@@ -60,24 +68,16 @@ pub(super) struct Outside {
     clock: Clock,
     /// Tokens of workloads that were checked, by their hash.
     verified: Mutex<HashMap<[u8; 32], Verified>>,
-    /// The sign-ins that were finished on this node, with the end of their time in seconds since 1970.
-    finished: Mutex<HashMap<String, u64>>,
     wake: Notify,
 }
 
 impl Outside {
     /// Nobody from outside may come in, until [`Self::set`].
     pub(super) fn new(clock: Clock) -> Self {
-        Self {
-            config: ArcSwap::default(),
-            clock,
-            verified: Mutex::default(),
-            finished: Mutex::default(),
-            wake: Notify::new(),
-        }
+        Self { config: ArcSwap::default(), clock, verified: Mutex::default(), wake: Notify::new() }
     }
 
-    /// Takes new settings. Keys that are known stay known. Blocks.
+    /// Takes new settings. Keys that are known stay known, and sign-ins that were finished stay finished. Blocks.
     pub(super) fn set(&self, settings: &OutsideSettings) -> Result<(), String> {
         let former = self.config.load_full();
         let mut config = Config { public_url: settings.public_url.clone(), ..Config::default() };
@@ -89,8 +89,19 @@ impl Outside {
             let source = Arc::new(source);
             let known = former.providers.iter().map(|former| &former.source);
             source.take_over(known);
-            let (settings, places) = (provider.clone(), Places::default());
-            config.providers.push(Arc::new(OfProvider { settings, source, places }));
+            let mut of_name = former.providers.iter();
+            let own = of_name.find(|former| former.settings.name == provider.name);
+            let (finished, asked) = own
+                .map(|own| (Arc::clone(&own.finished), Arc::clone(&own.asked)))
+                .unwrap_or_default();
+            config.providers.push(Arc::new(OfProvider {
+                settings: provider.clone(),
+                source,
+                places: Places::default(),
+                poll_places: Places::default(),
+                finished,
+                asked,
+            }));
         }
         for issuer in &settings.issuers {
             let named = |text| format!("issuer {}: {text}", issuer.name);

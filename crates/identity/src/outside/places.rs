@@ -1,5 +1,5 @@
 //! Places for sign-ins that wait for an answer of one provider. A provider that is silent fills its own places only, and
-//! one address cannot take them all.
+//! one address cannot take them all. Questions about sign-ins on another device have places of their own.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

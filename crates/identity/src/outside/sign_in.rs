@@ -1,7 +1,8 @@
 //! Sign-in at an OpenID provider: the authorization code flow with PKCE, and the device flow (RFC 8628).
 //!
 //! Each provider has a redirect URL of its own, so that the answer of one is never taken for that of another. A sign-in
-//! is finished only by the browser or the command line that began it, which has its ticket, and once.
+//! is finished only by the browser or the command line that began it, which has its ticket. Only one code is sent to the
+//! provider for a ticket.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,8 +24,6 @@ use crate::{Security, SigninError};
 use maxine_state::limits::check_user_name;
 use maxine_state::{Name, Role};
 
-/// Maximum number of sign-ins that a node remembers as finished.
-const FINISHED_MAX: usize = 10_000;
 /// Maximum length of a path in the dashboard, in bytes.
 const PATH_LEN_MAX: usize = 512;
 /// What the stored credential of a user from outside begins with. No password's hash does.
@@ -160,8 +159,8 @@ pub enum ProviderError {
     /// The name cannot be that of a user.
     #[error("the claim with the user's name has a value that cannot be a user name")]
     UnusableName,
-    /// Too many sign-ins take place.
-    #[error("too many sign-ins at the same time; try again in 1 s")]
+    /// Too many sign-ins take place, or too many of this address did not succeed within 10 minutes.
+    #[error("too many sign-ins at this node, or from this address; try again later")]
     Busy,
     /// No sign-in is possible at this node now, of whatever kind.
     #[error(transparent)]
@@ -379,22 +378,6 @@ impl Outside {
         found.cloned().ok_or(ProviderError::Unknown)
     }
 
-    /// Marks a sign-in as finished. It fails if that was done before.
-    fn finish(&self, ticket: &Ticket) -> Result<(), ProviderError> {
-        let now_s = self.clock.wall_ms() / 1_000;
-        let mut finished = self.finished.lock();
-        if finished.len() >= FINISHED_MAX {
-            finished.retain(|_, expires_s| *expires_s > now_s);
-        }
-        if finished.len() >= FINISHED_MAX {
-            return Err(ProviderError::Busy);
-        }
-        match finished.insert(ticket.id.clone(), ticket.expires_s) {
-            None => Ok(()),
-            Some(_) => Err(ProviderError::NotBegun),
-        }
-    }
-
     /// The URL to which a provider sends browsers back.
     fn callback_url(&self, provider: &str) -> Result<String, ProviderError> {
         let config = self.config.load();
@@ -494,7 +477,8 @@ impl Security {
         Ok(Begun { authorization_url, state, ticket: text, lifetime_s: LIFETIME_S })
     }
 
-    /// Finishes a sign-in with what the provider sent back. It can be tried once, whatever comes of it.
+    /// Finishes a sign-in with what the provider sent back. Once a code was sent to the provider, the sign-in is
+    /// finished, whatever comes of it. After a failure before that, it can be tried again.
     ///
     /// # Errors
     ///
@@ -518,11 +502,10 @@ impl Security {
         let (redirect_uri, path) = match &ticket.way {
             Way::Dashboard(path) => (outside.callback_url(name)?, path.clone()),
             Way::Loopback(url) => (url.clone(), "/".into()),
-            Way::Device(_) => return Err(ProviderError::NotBegun),
+            Way::Device { .. } => return Err(ProviderError::NotBegun),
         };
-        self.begin_attempt(&ticket.id, client)?;
-        outside.finish(&ticket)?;
         let _place = provider.places.take(client)?;
+        self.begin_attempt(&ticket.id, client)?;
         let known = provider.known(outside).await?;
         let names_issuer = known.metadata.authorization_response_iss_parameter_supported;
         match callback.iss.as_deref() {
@@ -537,6 +520,8 @@ impl Security {
         if code.is_empty() || code.len() > 4_096 {
             return Err(ProviderError::Invalid("it has no code"));
         }
+        // Not before: strangers could fill the table with callbacks that cost no request to the provider.
+        provider.finished.finish(&ticket, client, &outside.clock)?;
         let form = [
             ("grant_type", "authorization_code"),
             ("code", code),
@@ -549,6 +534,7 @@ impl Security {
             return Err(ProviderError::Denied(error_code(code)));
         }
         let proven = provider.prove(outside, &known, &answer, Some(&derived.nonce)).await?;
+        provider.finished.succeeded(&ticket);
         self.0.limit.take_back(&ticket.id, client);
         Ok(Proven { path, ..proven })
     }
@@ -589,7 +575,9 @@ impl Security {
         else {
             return Err(ProviderError::Invalid("it has no code for the device"));
         };
-        let mut ticket = self.new_ticket(name, Way::Device(device_code))?;
+        let interval_s = answer.get("interval").and_then(Value::as_u64).unwrap_or(5).clamp(1, 60);
+        let way = Way::Device { code: device_code, interval_s };
+        let mut ticket = self.new_ticket(name, way)?;
         let given_s = answer.get("expires_in").and_then(Value::as_u64).unwrap_or(LIFETIME_S);
         let lifetime_s = given_s.clamp(1, LIFETIME_S);
         ticket.expires_s = ticket.expires_s - LIFETIME_S + lifetime_s;
@@ -598,13 +586,14 @@ impl Security {
             user_code,
             verification_uri,
             verification_uri_complete: url("verification_uri_complete"),
-            interval_s: answer.get("interval").and_then(Value::as_u64).unwrap_or(5).clamp(1, 60),
+            interval_s,
             ticket: text,
             lifetime_s,
         })
     }
 
-    /// Asks whether the person has signed in on the other device.
+    /// Asks whether the person has signed in on the other device. The provider is not asked if the last question came
+    /// less than its interval before this one.
     ///
     /// # Errors
     ///
@@ -619,20 +608,24 @@ impl Security {
         let outside = &self.0.outside;
         let provider = outside.provider(name)?;
         let (ticket, _) = self.open_ticket(name, ticket)?;
-        let Way::Device(device_code) = &ticket.way else { return Err(ProviderError::NotBegun) };
-        if outside.finished.lock().contains_key(&ticket.id) {
+        let Way::Device { code, interval_s } = &ticket.way else {
             return Err(ProviderError::NotBegun);
+        };
+        if !provider.asked.may_ask(&ticket, *interval_s, client, &outside.clock)? {
+            return Ok(Polled::Pending { slow_down: true });
         }
+        let _place = provider.poll_places.take(client)?;
         self.begin_attempt(&ticket.id, client)?;
-        let _place = provider.places.take(client)?;
         let known = provider.known(outside).await?;
         let grant = "urn:ietf:params:oauth:grant-type:device_code";
-        let form = [("grant_type", grant), ("device_code", device_code.as_str())];
+        let form = [("grant_type", grant), ("device_code", code.as_str())];
         let (status, answer) = provider.post(&known, "token_endpoint", &form).await?;
         let polled = match (status, text(&answer, "error")) {
             (200, _) => {
-                outside.finish(&ticket)?;
-                Polled::Proven(provider.prove(outside, &known, &answer, None).await?)
+                provider.asked.finish(&ticket, client, &outside.clock)?;
+                let proven = provider.prove(outside, &known, &answer, None).await?;
+                provider.asked.succeeded(&ticket);
+                Polled::Proven(proven)
             }
             (_, Some("authorization_pending")) => Polled::Pending { slow_down: false },
             (_, Some("slow_down")) => Polled::Pending { slow_down: true },

@@ -40,8 +40,13 @@ pub(super) enum Way {
     Dashboard(String),
     /// The browser is sent to this URL of the command line.
     Loopback(String),
-    /// The person types a code at the provider, and the command line asks with this one.
-    Device(String),
+    /// The person types a code at the provider, and the command line asks whether they have signed in.
+    Device {
+        /// The code with which the node asks the provider.
+        code: String,
+        /// The pause between two questions that the provider wants, in seconds.
+        interval_s: u64,
+    },
 }
 
 /// The secret values of a sign-in.
