@@ -7,7 +7,7 @@
 #   scripts/interop.sh dns-caddy      instances that Caddy finds in DNS
 #   scripts/interop.sh keycloak   sign-in and workload tokens with Keycloak
 #   scripts/interop.sh consul-go      a client of Consul; also consul-python, consul-node, consul-prometheus,
-#                                 consul-traefik, consul-template
+#                                 consul-traefik, consul-template, consul-spring
 #   scripts/interop.sh spring         applications of Spring Boot, with the starter in sdks/java/spring
 #
 # Prints what was seen, and fails if anything is wrong or slow. Everything listens on loopback and ends with
@@ -24,6 +24,7 @@ case "$CASE" in
   keycloak) exec python3 scripts/interop_keycloak.py ;;
   consul-go | consul-python | consul-node | consul-prometheus | consul-traefik | consul-template)
     exec scripts/interop_consul.sh "$CASE" ;;
+  consul-spring) exec python3 scripts/interop_consul_spring.py ;;
   spring) exec python3 scripts/interop_spring.py ;;
   *) sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

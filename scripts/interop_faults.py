@@ -1,11 +1,12 @@
 """A cluster of three nodes that speaks Consul's API, and the faults that a client of Consul must outlive.
 
-The scripts of the cases consul-traefik, consul-template and consul-spring use it.
+The scripts of the cases consul-prometheus, consul-traefik, consul-template and consul-spring use it.
 """
 
 import json
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,17 @@ import sdks
 
 USER, PASSWORD = "interop", "interop-on-loopback"
 os.environ.update(MAXINE_CONSUL_ON_HTTP="true", MAXINE_ADMIN_USERNAME=USER, MAXINE_ADMIN_PASSWORD=PASSWORD)
+
+
+def guide(page, containing, replaced=None):
+    """The block of a guide that contains a text, with some texts replaced: what the guide says is what runs."""
+    blocks = re.findall(r"^```.*?\n(.*?)^```", (sdks.ROOT / f"docs/guides/{page}.md").read_text(), re.S | re.M)
+    block = next(block for block in blocks if containing in block)
+    for old, new in (replaced or {}).items():
+        if old not in block:
+            raise SystemExit(f"docs/guides/{page}.md has no {old!r}")
+        block = block.replace(old, new)
+    return block
 
 
 class Api:

@@ -37,11 +37,9 @@ def classpath(scratch):
 class Application:
     """One application in a process of its own."""
 
-    def __init__(self, main, whole, cluster, scratch, name, *settings):
+    def __init__(self, main, whole, scratch, name, *settings):
         self.log = f"{scratch}/{name}.log"
-        common = ["--server.port=0", "--server.address=127.0.0.1", "--maxine.register.host=127.0.0.1",
-                  f"--maxine.servers={','.join(cluster.urls)}", f"--maxine.register.instance={name}",
-                  "--maxine.register.ttl=5s", "--management.endpoint.health.show-details=always"]
+        common = ["--server.port=0", "--server.address=127.0.0.1", "--management.endpoint.health.show-details=always"]
         with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(["java", "-XX:TieredStopAtLevel=1", "-cp", whole, main, *common, *settings],
                                             stdout=log, stderr=subprocess.STDOUT)
@@ -70,7 +68,9 @@ def main():
         applications = []
         with sdks.Cluster() as cluster:
             def start(main_class, name, *settings):
-                applications.append(Application(main_class, whole, cluster, scratch, name, *settings))
+                own = ["--maxine.register.host=127.0.0.1", f"--maxine.servers={','.join(cluster.urls)}",
+                       f"--maxine.register.instance={name}", "--maxine.register.ttl=5s"]
+                applications.append(Application(main_class, whole, scratch, name, *own, *settings))
                 return applications[-1]
 
             try:

@@ -7,7 +7,6 @@ scripts/interop.sh consul-template starts the node and builds the program.
 """
 
 import contextlib
-import json
 import pathlib
 import signal
 import subprocess
@@ -37,16 +36,16 @@ def consul_template(consul, token, folder, always=""):
     rendering after the first one must contain `always`."""
     home = pathlib.Path(tempfile.mkdtemp(dir=folder))
     (home / "template").write_text(TEMPLATE)
-    settings = {
-        "consul": {"address": consul, "token": token},
-        # A command runs after each change, as one that reloads a proxy.
-        "template": {"source": f"{home}/template", "destination": f"{home}/result",
-                     "command": f"cat {home}/result >>{home}/history && echo end >>{home}/history"},
-    }
-    (home / "settings.json").write_text(json.dumps(settings))
+    # The command sees each rendering.
+    settings = interop_faults.guide("consul-template", "consul.example", {
+        "consul.example:8500": consul, "TOKEN": token, "/etc/haproxy/haproxy.cfg.tmpl": f"{home}/template",
+        "/etc/haproxy/haproxy.cfg": f"{home}/result",
+        "systemctl reload haproxy": f"cat {home}/result >>{home}/history && echo end >>{home}/history",
+    })
+    (home / "settings.hcl").write_text(settings)
     log = home / "log"
     with open(log, "w") as out:
-        process = subprocess.Popen([PROGRAM, f"-config={home}/settings.json"], stdout=out, stderr=subprocess.STDOUT, cwd=home)
+        process = subprocess.Popen([PROGRAM, f"-config={home}/settings.hcl"], stdout=out, stderr=subprocess.STDOUT, cwd=home)
 
     def result():
         if process.poll() is not None:

@@ -10,7 +10,6 @@ import collections
 import contextlib
 import http.client
 import http.server
-import json
 import pathlib
 import socket
 import subprocess
@@ -85,17 +84,11 @@ def until(what, front, host, expected):
 def traefik(consul, token, folder):
     """A Traefik with the settings of the guide and the address of Consul's API; the port on which it listens."""
     front = free_port()
-    settings = {
-        "global": {"checkNewVersion": False},
-        "log": {"level": "INFO"},
-        "entryPoints": {"web": {"address": f"127.0.0.1:{front}"}},
-        "providers": {"consulCatalog": {
-            "endpoint": {"address": consul, "token": token}, "watch": True, "exposedByDefault": False,
-        }},
-    }
-    # JSON is YAML too.
+    settings = interop_faults.guide("consul-traefik", "consul.example", {
+        '":80"': f"127.0.0.1:{front}", "consul.example:8500": consul, "TOKEN": token,
+    })
     file = pathlib.Path(folder, f"traefik-{front}.yml")
-    file.write_text(json.dumps(settings))
+    file.write_text(settings + "global:\n  checkNewVersion: false\n")
     log = file.with_suffix(".log")
     with open(log, "w") as out:
         process = subprocess.Popen([TRAEFIK, f"--configFile={file}"], stdout=out, stderr=subprocess.STDOUT, cwd=folder)
