@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Runs real clients of Consul against a node; scripts/interop.sh calls it:
 #
-#   scripts/interop.sh consul-go          the Go client, whose library most programs use; then its Lock and Semaphore over
-#                                         three nodes whose leader is killed every 12 s
+#   scripts/interop.sh consul-go          the Go client, whose library most programs use
 #   scripts/interop.sh consul-python      py-consul
 #   scripts/interop.sh consul-node        the npm package consul
-#   scripts/interop.sh consul-prometheus  the service discovery of Prometheus; then with three nodes that fail in turn
-#   scripts/interop.sh consul-traefik     Traefik's provider consulCatalog; then the same faults
-#   scripts/interop.sh consul-template    consul-template, with services and keys; then the same faults
+#   scripts/interop.sh consul-prometheus  the service discovery of Prometheus
+#   scripts/interop.sh consul-traefik     Traefik's provider consulCatalog
+#   scripts/interop.sh consul-template    consul-template, with services and keys
+#
+# Each client works with one node, and then with three that fail in turn. consul-go ends with the Lock and Semaphore of the
+# client over three nodes whose leader is killed every 12 s.
 #
 # Everything listens on loopback and ends with the script.
 #
@@ -82,6 +84,9 @@ locks() {
   echo "  the leader was killed $kills times"
 }
 
+# The client of this program, while three nodes fail in turn.
+follow() { MAXINE_BIN=$BIN python3 scripts/interop_follow.py "$@"; }
+
 echo "$("$BIN" --version | head -n 1), $(date -u +%F)"
 case "$CASE" in
   consul-go)
@@ -89,17 +94,20 @@ case "$CASE" in
     (cd "$DIR/client" && GOFLAGS=-mod=mod go build -o client .)
     grep 'consul/api' "$DIR/client/go.mod" | sed 's/require //'
     CONSUL_HTTP_ADDR=127.0.0.1:$CONSUL CONSUL_HTTP_TOKEN=$TOKEN "$DIR/client/client"
+    follow "$DIR/client/client" follow
     locks
     ;;
   consul-python)
     python3 -m pip install --quiet --root-user-action ignore --target "$DIR/python" py-consul==1.8.0
     ls "$DIR/python" | grep -i 'py_consul.*info'
     PYTHONPATH="$DIR/python" python3 scripts/interop/consul-python/client.py "$CONSUL" "$TOKEN"
+    PYTHONPATH="$DIR/python" follow python3 scripts/interop/consul-python/follow.py
     ;;
   consul-node)
     cp -r scripts/interop/consul-node "$DIR/client"
     (cd "$DIR/client" && npm install --silent --no-audit --no-fund && npm ls consul | sed -n 2p)
     (cd "$DIR/client" && node client.js "$CONSUL" "$TOKEN")
+    follow node "$DIR/client/follow.js"
     ;;
   consul-prometheus)
     # The package of Debian is built without the discovery for Consul, so its code runs alone.

@@ -1,6 +1,6 @@
 """A cluster of three nodes that speaks Consul's API, and the faults that a client of Consul must outlive.
 
-The scripts of the cases consul-prometheus, consul-traefik, consul-template and consul-spring use it.
+The scripts of the cases whose names begin with consul- use it.
 """
 
 import json

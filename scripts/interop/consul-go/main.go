@@ -39,6 +39,10 @@ func main() {
 		semaphores(addresses, 45*time.Second)
 		return
 	}
+	if len(os.Args) == 4 && os.Args[1] == "follow" {
+		follow(os.Args[2], os.Args[3])
+		return
+	}
 	client, err := api.NewClient(api.DefaultConfig())
 	check(err)
 	agent, health := client.Agent(), client.Health()
