@@ -181,7 +181,7 @@ impl Monitored {
         let asleep_ms = self.clock.monotonic_ms().saturating_sub(slept_ms);
         let by_ms = asleep_ms.saturating_sub(TICK.as_millis() as u64);
         if by_ms >= STALL_MS && !self.store.leadership_now().is_leader {
-            let message = format!("this node's process did not run for {by_ms} ms");
+            let message = format!("this node's process did not run for at least {by_ms} ms");
             let notice = Notice::new(AlertKind::NodeStalled, &*self.node, message);
             self.telemetry.alert(notice.details(json!({"by_ms": by_ms})));
         }
@@ -538,7 +538,7 @@ impl Watch {
             _ => format!(", of {unknown} the outcome is unknown"),
         };
         let message = format!(
-            "{} through this node failed and none succeeded since{outcome}; the latest: {}",
+            "{} of clients or of this node itself (such as audit records) failed and none succeeded since{outcome}; the latest: {}",
             maxine_wording::count(refused, "write"),
             now.last_refusal
         );

@@ -189,7 +189,7 @@ fn writes_are_refused_as_long_as_there_is_no_leader_and_an_unknown_outcome_is_na
     let raised = run(&mut watch, &with(None, 3, 1), 2, 2);
     assert_eq!(raised, [(2, "+node.writes_refused node-1".to_owned())]);
     let notice = watch.judge_writes(&with(None, 3, 1), 3_000).unwrap();
-    let text = "3 writes through this node failed and none succeeded since, of 1 the outcome is unknown; the latest: ";
+    let text = "3 writes of clients or of this node itself (such as audit records) failed and none succeeded since, of 1 the outcome is unknown; the latest: ";
     assert!(notice.message.starts_with(text), "{}", notice.message);
     let quiet = run(&mut watch, &with(None, 3, 1), 4, 120);
     assert!(!quiet.iter().any(|(_, text)| text == "-node.writes_refused node-1"), "{quiet:?}");

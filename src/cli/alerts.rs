@@ -271,7 +271,11 @@ fn rows(items: &[&Value]) -> Vec<Vec<String>> {
         let first = group.iter().copied().min_by_key(|member| begun_ms(items[*member]));
         let item = items[first.unwrap_or(group[0])];
         let nodes: Vec<String> = group.iter().map(|member| cell(&items[*member]["node"])).collect();
-        let state = match item["resolved_ms"].as_u64() {
+        // It is over when it is over on the last node that has seen it.
+        let ends = group.iter().map(|member| items[*member]["resolved_ms"].as_u64());
+        let resolved_ms =
+            ends.collect::<Option<Vec<u64>>>().and_then(|ends| ends.into_iter().max());
+        let state = match resolved_ms {
             Some(at_ms) if at_ms < begun_ms(item) => {
                 format!("resolved {} (the clock was set back meanwhile)", timestamp(at_ms))
             }

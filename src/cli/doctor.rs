@@ -235,6 +235,10 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
             let found = format!("the last sync of its log took {:.1} ms", sync_us as f64 / 1e3);
             findings.add(Level::Good, "disk", url, &found, "");
         }
+        (_, None) if status["backend"] == "raft" => {
+            let found = "it has not synced its log since it started";
+            findings.add(Level::Unknown, "disk", url, found, "");
+        }
         (_, None) => {
             let found = "a node reports the time of its syncs in Raft mode only";
             findings.add(Level::Unknown, "disk", url, found, "");
@@ -376,7 +380,9 @@ fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
     } else if skew_ms > SKEW_WARN_MS {
         findings.add(Level::Warning, "clocks", "", &found, fix);
     } else {
-        let found = format!("no difference between the clocks of {all} was found");
+        let is_all = clocks.len() == seen.len();
+        let compared = if is_all { all } else { format!("{} of the nodes", clocks.len()) };
+        let found = format!("no difference between the clocks of {compared} was found");
         findings.add(Level::Good, "clocks", "", &found, "");
     }
 }
@@ -417,7 +423,9 @@ async fn check_backups(
         Err(error) => {
             let why =
                 format!("when the last backup was made is not known: {}", error.of_one_node());
-            findings.add(Level::Unknown, "backups", "", &why, VIEWER);
+            let is_refused = error.exit_code() == super::exit::REFUSED;
+            let fix = if is_refused { VIEWER } else { "" };
+            findings.add(Level::Unknown, "backups", "", &why, fix);
         }
     }
     Ok(())

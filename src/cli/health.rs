@@ -48,7 +48,10 @@ pub async fn run(args: HealthArgs, out: &mut Output) -> Result<(), CliError> {
         }
         Err(CliError::Problem(problem)) if !args.ready => not_ready(&problem.to_string(), out),
         Err(CliError::Unavailable { answered: true, tried }) if !args.ready => {
-            let why: Vec<&str> = tried.iter().map(|(_, why)| why.as_str()).collect();
+            let why: Vec<String> = tried
+                .iter()
+                .map(|(url, why)| format!("{}: {why}", url.trim_end_matches('/')))
+                .collect();
             not_ready(&why.join("; "), out)
         }
         Err(error) => Err(error),
@@ -58,6 +61,6 @@ pub async fn run(args: HealthArgs, out: &mut Output) -> Result<(), CliError> {
 fn not_ready(why: &str, out: &mut Output) -> Result<(), CliError> {
     out.done(
         &serde_json::json!({"ready": false, "reason": why}),
-        format!("the node answers, but it is not ready: {why}"),
+        format!("a node answers, but none is ready: {why}"),
     )
 }

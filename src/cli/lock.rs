@@ -179,6 +179,7 @@ impl<'a> Held<'a> {
         let sent_ms = self.clock.monotonic_ms();
         // A repeat does no harm.
         let request = Request::keyed(Method::POST, &["sessions", &self.id, "renew"]);
+        let request = request.hedged((self.ttl_ms / 20).clamp(50, 1_000));
         match self.client.send(&request).await {
             Ok(_) => {
                 self.renewed_ms = sent_ms;
@@ -203,7 +204,7 @@ impl<'a> Held<'a> {
                         return error.to_string();
                     }
                     Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
-                    Err(_) => return format!("no node renewed it within {} ms", self.ttl_ms),
+                    Err(_) => return format!("no renewal was confirmed within {} ms", self.ttl_ms),
                 }
             }
         }
@@ -249,6 +250,7 @@ impl<'a> Held<'a> {
         }
         let wait_ms = WAIT_MS.min(self.ttl_ms / 3);
         let look = look.query("index", seen.index()).query("wait_ms", Some(wait_ms));
+        let look = look.hedged(wait_ms + 1_000);
         self.client.send(&look).await.map(drop)
     }
 }

@@ -96,6 +96,23 @@ async fn a_dead_node_is_passed_over_and_not_asked_first_again() {
     assert_eq!(client.preferred.load(Ordering::Relaxed), 1);
 }
 
+/// A process that is paused keeps its connections open and answers nothing.
+#[tokio::test]
+async fn nodes_that_hang_do_not_keep_the_others_from_being_asked() {
+    let hung = Node::start(&[Does::RefuseAfter(60_000)]).await;
+    let node = Node::start(&[OK]).await;
+    let servers = [&*hung.url, &hung.url, &hung.url, &hung.url, &node.url];
+    let read = Request::get(&["cluster", "status"]);
+    client(&servers, 2_000).send(&read).await.unwrap();
+    let renewal = Request::keyed(Method::POST, &["sessions", "a", "renew"]).hedged(50);
+    client(&servers, 2_000).send(&renewal).await.unwrap();
+    let stream = client(&servers, 2_000).stream(&Request::get(&["watch"])).await.unwrap();
+    assert!(stream.status().is_success());
+    // If no node answers, each was asked and is named.
+    let hung = client(&servers[..4], 1_000).send(&read).await.unwrap_err();
+    assert!(matches!(&hung, CliError::Unavailable { tried, .. } if tried.len() == 4), "{hung}");
+}
+
 #[tokio::test]
 async fn a_keyed_write_is_repeated_with_the_same_key_until_it_is_answered() {
     let node = Node::start(&[BUSY, Does::HangUp, UNKNOWN, OK]).await;

@@ -4,6 +4,7 @@
 //! an idempotency key, and a write that cannot carry one is sent once.
 
 mod connect;
+mod hedged;
 mod problem;
 pub mod shapes;
 mod sse;
@@ -22,12 +23,11 @@ pub use sse::{EventParser, ServerEvent};
 
 use super::exit::CliError;
 use maxine_clock::Clock;
-use maxine_store::WriteOutcome;
 
 /// Maximum length of an answer that is read into memory, in bytes.
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
-/// Maximum time for one node while there are others to try, in milliseconds. It is longer than a node's write
-/// timeout (5 s by default), so that a write that has begun can end.
+/// Maximum time for one node while there are others to try, in milliseconds. With two nodes it is longer than a node's
+/// write timeout (5 s by default), so that a write that has begun can end.
 const ATTEMPT_MS_MAX: u64 = 6_500;
 /// The node is asked to answer a write this long before the time for the attempt ends, in milliseconds, or a
 /// quarter of that time if that is less. So the answer arrives in time.
@@ -45,7 +45,7 @@ pub const LIST_ITEMS_MAX: usize = 100_000;
 /// How often a request may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// It changes nothing: each node is asked once.
+    /// It changes nothing: each node is asked once, and the next one also while another one has not answered yet.
     Read,
     /// A write that takes effect once however often it is sent: it carries a key. Repeated until the time is up.
     Keyed,
@@ -62,6 +62,8 @@ pub struct Request {
     headers: Vec<(&'static str, String)>,
     body: Option<Value>,
     repeat: Repeat,
+    // After this time without an answer the next node is asked too. `None` for the usual one.
+    hedge_ms: Option<u64>,
 }
 
 impl Request {
@@ -99,6 +101,7 @@ impl Request {
             headers: Vec::new(),
             body: None,
             repeat,
+            hedge_ms: None,
         }
     }
 
@@ -154,6 +157,14 @@ impl Request {
     fn answered_within(self, budget_ms: u64) -> Self {
         let answer_ms = budget_ms - (budget_ms / 4).min(RETURN_MS_MAX);
         self.header("x-maxine-timeout-ms", Some(answer_ms.max(1).to_string()))
+    }
+
+    /// Asks the next node too after this time without an answer, in milliseconds. A write must do no harm if it is
+    /// carried out more than once.
+    #[must_use]
+    pub fn hedged(mut self, after_ms: u64) -> Self {
+        self.hedge_ms = Some(after_ms);
+        self
     }
 
     /// Sets the JSON body.
@@ -286,6 +297,9 @@ impl Client {
     /// went out and its answer was lost.
     pub async fn send(&self, request: &Request) -> Result<Answer, CliError> {
         request.check()?;
+        if request.repeat == Repeat::Read || request.hedge_ms.is_some() {
+            return self.hedged(request).await;
+        }
         let deadline_ms = self.clock.monotonic_ms() + self.timeout_ms;
         let mut may_have_happened = false;
         let mut slowest_ms: Option<u64> = None;
@@ -301,13 +315,13 @@ impl Client {
                 if left_ms == 0 && !tried.is_empty() {
                     break;
                 }
-                if left_ms < needed_ms(request, may_have_happened, slowest_ms) && !tried.is_empty()
-                {
+                if left_ms < needed_ms(may_have_happened, slowest_ms) && !tried.is_empty() {
                     break;
                 }
                 // A request that is sent only once gets all of the time, because no other node is tried.
                 let others = self.servers.len() > 1 && request.repeat != Repeat::Once;
-                let budget_ms = if others { left_ms.min(ATTEMPT_MS_MAX) } else { left_ms }.max(1);
+                let share_ms = share_of(left_ms, self.servers.len() - offset);
+                let budget_ms = if others { share_ms } else { left_ms.max(1) };
                 let sent_ms = self.clock.monotonic_ms();
                 let attempt = self.attempt(server, request, budget_ms).await;
                 let took_ms = self.clock.monotonic_ms().saturating_sub(sent_ms);
@@ -324,9 +338,6 @@ impl Client {
                         tried.push((server.to_string(), problem.to_string()));
                     }
                     Attempt::Refused(mut problem, headers) => {
-                        if request.repeat == Repeat::Read {
-                            problem.outcome = Some(WriteOutcome::NotDone);
-                        }
                         let unknown = problem.is_outcome_unknown();
                         let is_limit = problem.status == 429 && request.has_password();
                         problem.is_of_sign_in |= is_limit;
@@ -361,11 +372,11 @@ impl Client {
                 .map_or(ROUND_PAUSE_MS, |seconds| {
                     (seconds * 1_000).clamp(ROUND_PAUSE_MS, ROUND_PAUSE_MS_MAX)
                 });
-            let needed_ms = pause_ms + needed_ms(request, may_have_happened, slowest_ms);
+            let needed_ms = pause_ms + needed_ms(may_have_happened, slowest_ms);
             let over = self.clock.monotonic_ms() + needed_ms >= deadline_ms;
             // A write that may have taken effect is tried until the time is over. A write that reached no
             // node is not tried again.
-            let give_up = request.repeat == Repeat::Read || over || !(reached || may_have_happened);
+            let give_up = over || !(reached || may_have_happened);
             if give_up {
                 // A lost connection is no answer: whatever accepted it may be hung, or not be a node.
                 let answered = last_problem.is_some() || without_session;
@@ -424,8 +435,7 @@ impl Client {
             if left_ms == 0 && !tried.is_empty() {
                 break;
             }
-            let others = offset + 1 < self.servers.len();
-            let budget_ms = if others { left_ms.min(ATTEMPT_MS_MAX) } else { left_ms }.max(1);
+            let budget_ms = share_of(left_ms, self.servers.len() - offset);
             let outgoing = request.clone().answered_within(budget_ms);
             let wait = Duration::from_millis(budget_ms);
             match tokio::time::timeout(wait, self.build(server, &outgoing)?.send()).await {
@@ -561,11 +571,16 @@ impl Client {
     }
 }
 
+/// The time for one of `count` nodes that may have to be tried, in milliseconds.
+fn share_of(left_ms: u64, count: usize) -> u64 {
+    let share_ms = left_ms / (count.max(1) as u64);
+    if count > 1 { share_ms.min(ATTEMPT_MS_MAX) } else { left_ms }.max(1)
+}
+
 /// The time that must remain for one more try, in milliseconds. While it is certain that nothing was written,
 /// a try whose answer does not arrive would make the outcome unknown.
-fn needed_ms(request: &Request, may_have_happened: bool, slowest_ms: Option<u64>) -> u64 {
-    let certain = request.repeat != Repeat::Read && !may_have_happened;
-    slowest_ms.filter(|_| certain).map_or(0, |slowest_ms| slowest_ms + ANSWER_MARGIN_MS)
+fn needed_ms(may_have_happened: bool, slowest_ms: Option<u64>) -> u64 {
+    slowest_ms.filter(|_| !may_have_happened).map_or(0, |slowest_ms| slowest_ms + ANSWER_MARGIN_MS)
 }
 
 /// The gathered pages of a list.
