@@ -14,6 +14,7 @@
 # Everything listens on loopback and ends with the script.
 #
 #   MAXINE_BIN   the binary (default: target/debug/maxine)
+#   BACKENDS     where the nodes keep the locks, in turn: raft, redis, shared-file (default: raft)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -58,11 +59,13 @@ token() {
 TOKEN=$(token)
 [ -n "$TOKEN" ] || { echo "no token" >&2; exit 1; }
 
-# The locks of the Go client over three nodes, with a leader that is killed and started again.
+# The locks of the Go client over three nodes with a backend, with a leader that is killed and started again.
 locks() {
-  MAXINE_CONSUL_ON_HTTP=true "$BIN" dev --output json --no-samples --port 0 --data-dir "$DIR/dev" \
+  rm -rf "$DIR/dev"
+  MAXINE_CONSUL_ON_HTTP=true "$BIN" dev --backend "$1" --output json --no-samples --port 0 --data-dir "$DIR/dev" \
     >"$DIR/dev.json" 2>"$DIR/dev.log" &
-  PIDS+=($!)
+  cluster=$!
+  PIDS+=("$cluster")
   until [ "$(wc -l <"$DIR/dev.json")" -ge 3 ]; do sleep 0.2; done
   NODE=$(sed -n 's/.*"http":"http:\/\/[^:"]*:\([0-9]*\).*/\1/p' "$DIR/dev.json" | head -n 1)
   mapfile -t addresses < <(sed -n 's/.*"http":"http:\/\/\([^"]*\)".*/\1/p' "$DIR/dev.json")
@@ -74,14 +77,17 @@ locks() {
   while sleep 12 && kill -0 "$client" 2>/dev/null; do
     leader=$(for address in "${addresses[@]}"; do
       curl -s -m 2 "http://$address/api/v1/ready" | sed -n 's/.*"instance":"\([^"]*\)".*"is_leader":true.*/\1/p'
-    done | head -n 1)
-    pid=$(grep "\"instance\":\"$leader\"" "$DIR/dev.json" | tail -n 1 | sed -n 's/.*"pid":\([0-9]*\).*/\1/p')
+    done | head -n 1) || true
+    # There may be no leader now.
+    pid=$(grep "\"instance\":\"$leader\"" "$DIR/dev.json" | tail -n 1 | sed -n 's/.*"pid":\([0-9]*\).*/\1/p') || true
     [ -n "$leader" ] && [ -n "$pid" ] || continue
     kill -9 "$pid" && kills=$((kills + 1))
     "$BIN" dev --restart --output json --data-dir "$DIR/dev" >>"$DIR/restart.log" 2>&1 || true
   done
   wait "$client"
-  echo "  the leader was killed $kills times"
+  echo "  $1: the leader was killed $kills times"
+  kill "$cluster"
+  wait "$cluster" || true
 }
 
 # The client of this program, while three nodes fail in turn.
@@ -95,7 +101,7 @@ case "$CASE" in
     grep 'consul/api' "$DIR/client/go.mod" | sed 's/require //'
     CONSUL_HTTP_ADDR=127.0.0.1:$CONSUL CONSUL_HTTP_TOKEN=$TOKEN "$DIR/client/client"
     follow "$DIR/client/client" follow
-    locks
+    for backend in ${BACKENDS:-raft}; do locks "$backend"; done
     ;;
   consul-python)
     python3 -m pip install --quiet --root-user-action ignore --target "$DIR/python" py-consul==1.8.0
