@@ -168,7 +168,7 @@ def main():
                 port = cluster.urls[node].rpartition(":")[2]
                 files = [interop_faults.guide("consul-spring", "consul.example", {
                     "payments": service, "consul.example": "127.0.0.1", "8500": port, "TOKEN": cluster.api.token,
-                }), interop_faults.guide("consul-spring", "include-services-query")]
+                })]
                 if heartbeats:
                     files.append(interop_faults.guide("consul-spring", "heartbeat"))
                 for at, text_of in enumerate(files):

@@ -457,6 +457,19 @@ fn catalog_nodes_filters_and_parameters() {
         );
         let consistent = server.get("health/service/db?consistent").await;
         assert_eq!(consistent.header("x-consul-effective-consistency"), "consistent");
+        // Without a token a list is empty, and a program that asks for it takes the node for healthy.
+        for (path, empty) in [
+            ("catalog/services", json!({})),
+            ("agent/services", json!({})),
+            ("agent/checks", json!({})),
+            ("catalog/nodes", json!([])),
+            ("health/state/any", json!([])),
+        ] {
+            let hidden = server.get(path).await;
+            assert_eq!((hidden.status, &hidden.body), (200, &empty), "{path}");
+            assert_eq!(hidden.header("x-consul-results-filtered-by-acls"), "true", "{path}");
+            assert_ne!(server.get_known(path).await.body, empty, "{path}");
+        }
         let wrong = server.ask(server.client.post(format!("{}catalog/services", server.url))).await;
         assert_eq!((wrong.status, wrong.header("allow")), (405, "OPTIONS,GET"));
         assert_eq!(server.get("catalog/datacenters").await.body, json!(["dc1"]));

@@ -99,6 +99,12 @@ fn a_blocking_read_wakes_for_its_keys_and_for_nothing_else() {
     run(async {
         let server = Server::start(|_| {}).await;
         assert!(server.put_if("kv/app/a").await);
+        // What does not exist has the index of all keys.
+        for path in ["kv/none/?recurse&index=1", "kv/none?index=1"] {
+            let absent = server.get_known(path).await;
+            assert_eq!(absent.status, 404, "{path}");
+            assert!(absent.index() > 1, "it does not wait: {path}");
+        }
         let index = server.get_known("kv/app/?recurse").await.index();
         let path = format!("kv/app/?recurse&index={index}&wait=60s");
         let short = format!("kv/app/?recurse&index={index}&wait=300ms");

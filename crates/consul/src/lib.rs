@@ -67,7 +67,7 @@ impl Consul {
 
     /// Follows the changes of the registry, until it is dropped or the node stops. Lists are empty before this runs.
     pub async fn follow(self) {
-        self.0.tables.follow(&self.0.view).await;
+        tokio::join!(self.0.tables.follow(&self.0.view), self.0.follow_keys());
     }
 
     /// Whether a path on a port with other APIs belongs to this face.

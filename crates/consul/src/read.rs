@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use super::tables::{List, changed};
 use super::text::{Query, boolean};
 use maxine_admission::{CallerClass, NoPlace, Place, Turn};
 use maxine_clock::Clock;
-use maxine_state::{Instance, InstanceKey, Name, ServiceKey, ServiceRef, ServiceState};
+use maxine_state::{Instance, InstanceKey, KvKey, Name, ServiceKey, ServiceRef, ServiceState};
 use maxine_store::Consistency;
 use maxine_view::{KvReader, KvScope, Snapshot, WatchScope};
 
@@ -37,6 +37,10 @@ const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact")
 const EFFECTIVE: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
 const BACKEND: HeaderName = HeaderName::from_static("x-consul-query-backend");
 const CACHE: HeaderName = HeaderName::from_static("x-cache");
+const FILTERED: HeaderName = HeaderName::from_static("x-consul-results-filtered-by-acls");
+
+/// All keys.
+static ALL_KEYS: LazyLock<KvScope> = LazyLock::new(|| KvScope::Prefix(KvKey::everything()));
 
 /// How long a read waits for the leader's confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
@@ -156,7 +160,12 @@ impl Inner {
         }
         let _place = self.blocked_place(asked)?;
         let _blocked = self.metrics.blocked();
-        self.wait(asked, options, self.changed_after(scope, keys.as_mut(), options.index)).await?;
+        // What does not exist has the index of all keys, so a reader that knows an older one has its answer at once.
+        let has_answer = keys.as_ref().is_some_and(|keys| self.keys_index(keys) > options.index);
+        if !has_answer {
+            let changed = self.changed_after(scope, keys.as_mut(), options.index);
+            self.wait(asked, options, changed).await?;
+        }
         // The time since the contact may have grown while the request waited.
         let contact_ms = self.contact_ms().filter(|_| contact_ms.is_some());
         self.take(scope, keys.as_ref(), contact_ms, asked, options).await
@@ -228,7 +237,7 @@ impl Inner {
         // The index of a list or of keys is read first: the answer then includes at least what the index promises.
         let read_before = match scope {
             Scope::List(list) => Some(self.tables.index(*list)),
-            _ => keys.map(KvReader::index),
+            _ => keys.map(|keys| self.keys_index(keys)),
         };
         let snapshot = self.view.snapshot();
         let index = read_before.unwrap_or_else(|| match scope {
@@ -241,6 +250,35 @@ impl Inner {
         let built = self.built.find(&question);
         let filtering = Filtering::new(None, &self.clock);
         Ready { snapshot, index, contact_ms, question, built, filtering, _turn: None }
+    }
+
+    /// The index of keys or lock sessions for a client. A key that does not exist, or a prefix without keys, has the index
+    /// of all keys. So a client that waits for one such prefix after the other does not wait for each in vain.
+    fn keys_index(&self, keys: &KvReader<'_>) -> u64 {
+        let own = keys.index();
+        let snapshot = self.view.snapshot();
+        let kv = snapshot.state.kv();
+        let is_absent = match keys.scope() {
+            KvScope::Key(key) => kv.entry(key.as_str()).is_none(),
+            KvScope::Prefix(prefix) => kv.below(prefix.as_str(), None).next().is_none(),
+            KvScope::Session(_) | KvScope::Sessions => false,
+        };
+        if !is_absent {
+            return own;
+        }
+        let all = self.view.kv_reader(&ALL_KEYS);
+        // The face follows this index, so it is known but for a moment after the start.
+        if all.has_index() { own.max(all.index()) } else { own }
+    }
+
+    /// Keeps the index of all keys up to date, until it is dropped.
+    pub(crate) async fn follow_keys(&self) {
+        let mut all = self.view.kv_reader(&ALL_KEYS);
+        let mut index = 0;
+        loop {
+            all.changed_after(index).await;
+            index = all.index();
+        }
     }
 
     /// Returns when the index of `scope` is above `after`, or when it will never be compared with it, because this node
@@ -453,8 +491,29 @@ impl Inner {
         }
     }
 
+    /// A list of everything, of which a caller without a credential may see nothing. Clients expect an empty list then,
+    /// and not a refusal.
+    async fn hidden(
+        &self,
+        asked: &Asked,
+        options: &Options,
+        list: Option<List>,
+        empty: Value,
+    ) -> Result<Answer, Refusal> {
+        let mut answer = answer::json(StatusCode::OK, options.pretty, &empty);
+        if let Some(list) = list {
+            let ready = self.ready(asked, options, &Scope::List(list)).await?;
+            self.put_headers(answer.headers_mut(), options, &ready);
+        }
+        answer.headers_mut().insert(FILTERED, HeaderValue::from_static("true"));
+        Ok(answer)
+    }
+
     pub(crate) async fn catalog_services(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, None)?;
+        if !asked.is_known {
+            return self.hidden(asked, &options, Some(List::Services), json!({})).await;
+        }
         let ready = self.ready(asked, &options, &Scope::List(List::Services)).await?;
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
@@ -533,6 +592,9 @@ impl Inner {
 
     pub(crate) async fn catalog_nodes(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, Some(OF_NODE))?;
+        if !asked.is_known {
+            return self.hidden(asked, &options, Some(List::Registrations), json!([])).await;
+        }
         let ready = self.ready(asked, &options, &Scope::List(List::Registrations)).await?;
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
@@ -676,6 +738,9 @@ impl Inner {
             let text = format!("{state:?} is no state: use any, passing, warning or critical");
             return Err(Refusal::bad(text));
         }
+        if !asked.is_known {
+            return self.hidden(asked, &options, Some(List::Checks), json!([])).await;
+        }
         let ready = self.ready(asked, &options, &Scope::List(List::Checks)).await?;
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
@@ -778,6 +843,9 @@ impl Inner {
 
     pub(crate) async fn agent_services(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, Some(OF_SERVICE))?;
+        if !asked.is_known {
+            return self.hidden(asked, &options, None, json!({})).await;
+        }
         self.tables.caught_up(&self.view).await;
         let _turn = self.turn(asked).await?;
         let filtering = Filtering::new(options.filter()?, &self.clock);
@@ -794,6 +862,9 @@ impl Inner {
 
     pub(crate) async fn agent_checks(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, Some(OF_CHECK))?;
+        if !asked.is_known {
+            return self.hidden(asked, &options, None, json!({})).await;
+        }
         self.tables.caught_up(&self.view).await;
         let _turn = self.turn(asked).await?;
         let filtering = Filtering::new(options.filter()?, &self.clock);

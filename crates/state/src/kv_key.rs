@@ -26,6 +26,12 @@ impl KvKey {
         Ok(Self(text.into()))
     }
 
+    /// The empty beginning, with which every key begins.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self("".into())
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

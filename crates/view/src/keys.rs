@@ -112,6 +112,12 @@ pub struct KvReader<'a> {
 }
 
 impl KvReader<'_> {
+    /// What it reads.
+    #[must_use]
+    pub fn scope(&self) -> &KvScope {
+        self.scope
+    }
+
     /// Whether [`Self::index`] costs nothing. Otherwise it reads all keys that begin with the prefix.
     #[must_use]
     pub fn has_index(&self) -> bool {
