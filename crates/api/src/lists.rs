@@ -25,6 +25,10 @@ use maxine_admission::{CallerClass, NoPlace, NodeTurns, Place, PlaceLimits, Plac
 /// Limits for the lists in flight, which are waiting for their turn, being built, or being delivered.
 const PLACES: PlaceLimits = PlaceLimits { max: 512, per_address_max: 64, reserved: 128 };
 
+/// Length from which the answer for one object needs a turn too, in bytes as the state stores the object. Its JSON can be
+/// six times longer.
+pub(super) const LONG_OBJECT_LEN_MIN: u64 = 8 * 1_024;
+
 /// The lists of a node.
 pub(super) struct Lists {
     places: Arc<Places>,

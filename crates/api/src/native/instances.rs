@@ -15,7 +15,7 @@ use super::fresh::{AnswerBy, Answered, Fresh, Freshness, Write, unexpected};
 use super::known_checks::KnownChecks;
 use super::page::{self, Page};
 use super::shape::{Detail, InstanceView, RegistrationBody};
-use crate::lists::Listing;
+use crate::lists::{LONG_OBJECT_LEN_MIN, Listing, Lists};
 use crate::observations;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, RequestContext};
@@ -142,11 +142,21 @@ pub(super) async fn list_instances(
 )]
 pub(super) async fn get_instance(
     State(state): State<AppState>,
-    fresh: Fresh,
+    State(lists): State<Arc<Lists>>,
+    mut fresh: Fresh,
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
     CalledBy(caller): CalledBy,
+    context: RequestContext,
 ) -> Result<Response, Problem> {
+    let is_long = |fresh: &Fresh| {
+        fresh.state().instance(&key).is_some_and(|one| one.stored_len() >= LONG_OBJECT_LEN_MIN)
+    };
+    let mut listing = None;
+    if is_long(&fresh) {
+        listing = Some(lists.begin(context.client.ip, caller.role.is_some()).await?);
+        fresh.renew(&state);
+    }
     let service = fresh.service(&key.service)?;
     let instance = service.instances.get(&key.instance);
     let instance = instance.ok_or_else(|| Problem::not_found("instance", &key.to_string()))?;
@@ -158,7 +168,11 @@ pub(super) async fn get_instance(
     let known = KnownChecks::of(instance, is_probed, detail, &observations);
     let detail = (detail, state.clock().wall_ms());
     let view = InstanceView::new(&key.service, service, routable, instance, detail);
-    Ok(fresh.json(view.with_checks(known.into_views())))
+    let response = fresh.json(view.with_checks(known.into_views()));
+    Ok(match listing {
+        Some(listing) => listing.answer(response),
+        None => response,
+    })
 }
 
 /// A registration that was accepted.

@@ -18,7 +18,7 @@ use super::history_index::HistoryIndex;
 use super::kv_wait::{Wait, wait};
 use super::page::{self, Page};
 use super::watch::Watchers;
-use crate::lists::Lists;
+use crate::lists::{LONG_OBJECT_LEN_MIN, Lists};
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, RequestContext};
 use maxine_state::limits::KV_VALUE_LEN_MAX;
@@ -28,8 +28,6 @@ use maxine_state::{
 };
 use maxine_view::KvScope;
 
-/// Length of a value from which showing it needs a turn, in bytes.
-const LONG_VALUE_LEN_MIN: usize = 64 * 1_024;
 /// Maximum length of the body with a value, in bytes. A byte of a value takes up to six in JSON text.
 pub(super) const VALUE_BODY_LEN_MAX: usize = 6 * KV_VALUE_LEN_MAX + 64 * 1_024;
 /// Maximum length of the body of a transaction, in bytes. Its values are in base64.
@@ -302,7 +300,7 @@ pub(super) async fn get_kv(
     wait(&state, &watchers, &caller, context.client.ip, &mut fresh, &scope, asked).await?;
     let is_long = |fresh: &Fresh| {
         let entry = fresh.state().kv().entry(key.as_str());
-        entry.is_some_and(|entry| entry.content.value.0.len() >= LONG_VALUE_LEN_MIN)
+        entry.is_some_and(|entry| entry.stored_len() >= LONG_OBJECT_LEN_MIN)
     };
     let mut listing = None;
     if is_long(&fresh) {
