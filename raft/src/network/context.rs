@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::contacts::Contacts;
 use super::handshake::LocalIdentity;
 use super::tls::Transport;
-use crate::succession::Succession;
 
 /// What every connection needs.
 pub(crate) struct Context {
@@ -16,5 +15,4 @@ pub(crate) struct Context {
     pub(crate) silence_max: Duration,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) contacts: Contacts,
-    pub(crate) succession: Succession,
 }

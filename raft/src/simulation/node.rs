@@ -1,7 +1,6 @@
 //! A simulated node: its disk, and its present process.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -16,7 +15,6 @@ use super::virtual_clock;
 use super::{KnownFault, SimApplication};
 use crate::config::{Config, NodeId};
 use crate::storage::log_store::drop_contradicted;
-use crate::succession::Succession;
 
 /// A node, running or not.
 pub(super) struct SimNode {
@@ -41,7 +39,6 @@ impl SimNode {
         config.heartbeat_interval_ms = drifted(config.heartbeat_interval_ms);
         config.election_timeout_min_ms = drifted(config.election_timeout_min_ms);
         config.election_timeout_max_ms = drifted(config.election_timeout_max_ms);
-        config.read_lease_ms = drifted(config.read_lease_ms);
         // It is so low that snapshots are made, logs are purged, and a node that was away receives a
         // snapshot.
         config.snapshot_every_entries = 40;
@@ -66,25 +63,13 @@ impl SimNode {
         drop_contradicted(&mut log, snapshot).await.map_err(|error| error.to_string())?;
         let machine = SimMachine::open(self.id, app(), self.disk.clone(), net.world.clone(), fault)
             .map_err(|error| error.to_string())?;
-        let restarted = (process > 0).then(|| virtual_clock::now().into_std());
-        let succession = Arc::new(Succession::new(restarted));
-        let outbound =
-            SimOutbound { me: self.id, net: net.clone(), succession: succession.clone() };
+        let outbound = SimOutbound { me: self.id, net: net.clone() };
         let raft = SimRaft::new(self.id, Arc::new(core), outbound, log, machine)
             .await
             .map_err(|error| error.to_string())?;
         let lease = if process > 0 { config.election_timeout_max_ms } else { 0 };
         let votes_from = virtual_clock::now() + Duration::from_millis(lease);
-        let running = Running {
-            raft,
-            process,
-            votes_from,
-            succession,
-            config: Arc::new(config),
-            drift_percent: self.drift_percent,
-            transferring: Arc::new(AtomicU64::new(u64::MAX)),
-            fault,
-        };
+        let running = Running { raft, process, votes_from };
         net.running.lock().insert(self.id, running.clone());
         tokio::spawn(watch(self.id, running, self.disk.clone(), net.clone()));
         Ok(())
