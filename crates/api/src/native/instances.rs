@@ -15,7 +15,7 @@ use super::fresh::{AnswerBy, Answered, Fresh, Freshness, Write, unexpected};
 use super::known_checks::KnownChecks;
 use super::page::{self, Page};
 use super::shape::{Detail, InstanceView, RegistrationBody};
-use crate::lists::{LONG_OBJECT_LEN_MIN, Listing, Lists};
+use crate::lists::{LONG_OBJECT_LEN_MIN, Listing};
 use crate::observations;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, RequestContext};
@@ -142,7 +142,6 @@ pub(super) async fn list_instances(
 )]
 pub(super) async fn get_instance(
     State(state): State<AppState>,
-    State(lists): State<Arc<Lists>>,
     mut fresh: Fresh,
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
@@ -154,7 +153,7 @@ pub(super) async fn get_instance(
     };
     let mut listing = None;
     if is_long(&fresh) {
-        listing = Some(lists.begin(context.client.ip, caller.role.is_some()).await?);
+        listing = Some(state.lists().begin(context.client.ip, caller.role.is_some()).await?);
         fresh.renew(&state);
     }
     let service = fresh.service(&key.service)?;

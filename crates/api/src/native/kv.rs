@@ -287,7 +287,6 @@ pub(super) struct GetKv {
 )]
 pub(super) async fn get_kv(
     State(state): State<AppState>,
-    State(lists): State<Arc<Lists>>,
     Extension(watchers): Extension<Arc<Watchers>>,
     KeyPath(key): KeyPath,
     mut fresh: Fresh,
@@ -304,7 +303,7 @@ pub(super) async fn get_kv(
     };
     let mut listing = None;
     if is_long(&fresh) {
-        listing = Some(lists.begin(context.client.ip, caller.role.is_some()).await?);
+        listing = Some(state.lists().begin(context.client.ip, caller.role.is_some()).await?);
         fresh.renew(&state);
     }
     let entry = fresh.state().kv().entry(key.as_str());
