@@ -5,13 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 log=$(mktemp)
-beside_log=$(mktemp)
-beside=
-stop() {
-  if [ -n "$beside" ]; then kill -- "-$beside" 2>/dev/null || true; fi
-  rm -f "$log" "$beside_log"
-}
-trap stop EXIT
+trap 'rm -f "$log"' EXIT
 started=$SECONDS
 step() { printf '\n=== %s (%d s)\n' "$1" "$((SECONDS - started))"; }
 
@@ -48,18 +42,6 @@ step "unit and integration tests"
 # time-outs of these nodes, so a program runs more tests at once than there are cores.
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"
 
-# Steps that wait for nodes and browsers leave processor time. What later steps need is compiled in it, with the lowest
-# priority.
-compile_beside() {
-  RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked --quiet
-  cargo test --locked -p maxine-state --features next --lib --no-run
-  cargo build --locked --quiet -p maxine-raft --features faults,simulation --example raft_node
-  cargo test --locked -p maxine-raft --features faults,simulation --test slow_disk --test sync_order --no-run
-}
-export -f compile_beside
-setsid nice -n 19 bash -ec compile_beside >"$beside_log" 2>&1 &
-beside=$!
-
 step "client packages"
 # The tests above have built the server. The nightly run has those in Java too, and the clients under faults.
 scripts/sdks.py test node python go
@@ -74,18 +56,15 @@ step "requests made from the OpenAPI document"
 # Against the program that the tests above have run.
 timeout 600 scripts/schemathesis.sh
 
-step "documentation, and what the last tests need"
-if ! wait "$beside"; then
-  cat "$beside_log"
-  exit 1
-fi
-beside=
-
 step "the state machine as the next build has it"
 cargo test --locked -p maxine-state --features next --lib 2>&1 | tee -a "$log"
 
 step "the log on a slow disk, and the order of sync and acknowledgement"
+cargo build --locked --quiet -p maxine-raft --features faults,simulation --example raft_node
 cargo test --locked -p maxine-raft --features faults,simulation --test slow_disk --test sync_order 2>&1 | tee -a "$log"
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked --quiet
 
 step "licences, bans and sources"
 cargo deny --all-features check --hide-inclusion-graph licenses bans sources

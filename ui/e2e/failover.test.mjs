@@ -41,10 +41,11 @@ test('the leader is killed: the page goes on, and the timeline tells why and for
     assert.deepEqual(await violations(page), []);
   });
   const changes = (await on.cluster.call('GET', '/cluster/leadership', undefined, { node: other })).items;
-  assert.equal(changes[0].cause, 'silence');
-  assert.equal(changes[0].from, `node-${leader + 1}`);
-  assert.ok(changes[0].gap_ms > 0);
   await on.cluster.revive();
+  // On a busy machine the new leader may have lost its lease for a moment meanwhile, and that is a later change.
+  const taken = changes.find((change) => change.from === `node-${leader + 1}` && change.from !== change.holder);
+  assert.equal(taken?.cause, 'silence', JSON.stringify(changes));
+  assert.ok(taken.gap_ms > 0);
 });
 
 test('the node that serves the page hangs: the page says so, and lives on when it wakes', async () => {
