@@ -99,7 +99,7 @@ fn a_blocking_read_wakes_for_its_keys_and_for_nothing_else() {
     run(async {
         let server = Server::start(|_| {}).await;
         assert!(server.put_if("kv/app/a").await);
-        // What does not exist has the index of all keys.
+        // A key that does not exist has the index of all keys.
         for path in ["kv/none/?recurse&index=1", "kv/none?index=1"] {
             let absent = server.get_known(path).await;
             assert_eq!(absent.status, 404, "{path}");

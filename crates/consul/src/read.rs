@@ -160,7 +160,7 @@ impl Inner {
         }
         let _place = self.blocked_place(asked)?;
         let _blocked = self.metrics.blocked();
-        // What does not exist has the index of all keys, so a reader that knows an older one has its answer at once.
+        // A key that does not exist has the index of all keys. If the reader gave an older index, it is answered at once.
         let has_answer = keys.as_ref().is_some_and(|keys| self.keys_index(keys) > options.index);
         if !has_answer {
             let changed = self.changed_after(scope, keys.as_mut(), options.index);

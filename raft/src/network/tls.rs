@@ -187,8 +187,9 @@ fn shown(certificates: Option<&[CertificateDer<'_>]>) -> Vec<CertificateDer<'sta
 /// The fingerprints of keys that are refused. Blocks.
 fn read_denied(config: &Config) -> Result<HashSet<Fingerprint>, StartError> {
     let Some(path) = &config.tls_denied else { return Ok(HashSet::new()) };
-    trust::read(path)
-        .map_err(|why| StartError::Tls(format!("denied certificates {}: {why}", path.display())))
+    trust::read(path).map_err(|why| {
+        StartError::Tls(format!("the list of denied keys {}: {why}", path.display()))
+    })
 }
 
 /// Whether a certificate has the name of a node of the cluster.

@@ -52,7 +52,7 @@ impl Client {
                     self.tell_if_stale(request, &answer.headers);
                     return Ok(answer);
                 }
-                // Another of the named nodes may be asked with the session.
+                // The session may not be sent to this node. Another of the named nodes may accept it.
                 Attempt::Refused(problem, _) if self.is_for_the_session(server, &problem) => {
                     without_session = true;
                     tried.push((server.to_string(), problem.to_string()));

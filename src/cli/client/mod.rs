@@ -331,22 +331,19 @@ impl Client {
                         self.tell_if_stale(request, &answer.headers);
                         return Ok(answer);
                     }
-                    // Another of the named nodes may be asked with the session. It is not worth waiting for
-                    // this one.
+                    // The session may not be sent to this node. Another of the named nodes may accept it, so this
+                    // one is not asked again.
                     Attempt::Refused(problem, _) if self.is_for_the_session(server, &problem) => {
                         without_session = true;
                         tried.push((server.to_string(), problem.to_string()));
                     }
-                    Attempt::Refused(mut problem, headers) => {
+                    Attempt::Refused(mut problem, _) => {
                         let unknown = problem.is_outcome_unknown();
                         let is_limit = problem.status == 429 && request.has_password();
                         problem.is_of_sign_in |= is_limit;
                         problem.is_of_creation = request.is_creation();
                         let is_last = is_limit || (unknown && request.repeat == Repeat::Once);
                         if !problem.is_passing() || is_last {
-                            if problem.is_of_the_copy() {
-                                problem.stale_note = self.first_stale_note(request, &headers);
-                            }
                             return Err(CliError::Problem(Box::new(problem)));
                         }
                         reached = true;

@@ -19,8 +19,8 @@ use super::ticket::Ticket;
 const REMEMBERED_MAX: usize = 20_000;
 /// Maximum number of those from one address, or from one IPv6 network of 64 bits, without the successful ones.
 const OF_ADDRESS_MAX: usize = 100;
-/// How much earlier than the interval of the provider a question may come, in milliseconds. At most half of the
-/// interval is allowed.
+/// A client may ask this much earlier than the interval of the provider says, in milliseconds, but at most half of the
+/// interval earlier.
 const TOLERANCE_MS: u64 = 1_000;
 
 enum Stage {

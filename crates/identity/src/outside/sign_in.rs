@@ -520,7 +520,8 @@ impl Security {
         if code.is_empty() || code.len() > 4_096 {
             return Err(ProviderError::Invalid("it has no code"));
         }
-        // Not before: strangers could fill the table with callbacks that cost no request to the provider.
+        // The sign-in is stored only now, just before the request to the provider. If it were stored earlier, strangers
+        // could fill the table with callbacks that cause no such request.
         provider.finished.finish(&ticket, client, &outside.clock)?;
         let form = [
             ("grant_type", "authorization_code"),
