@@ -1,12 +1,12 @@
 //! Whose answer is built next.
 //!
-//! Building an answer can take long, so only some threads build answers at the same time, whichever face asks. The
-//! requests of one address first wait for each other. So an address that sends many requests does not make the other
-//! addresses wait for all of them. A request that has its turn does not hold up the other tasks of its thread, if
-//! [`build_aside`] polls it.
+//! Building an answer can take long, so only some threads build answers at the same time, whichever face asks. The next
+//! turn goes to the address whose answers took the least time lately. So an address that asks for little does not wait
+//! for those that ask for much, however many of them there are. A request that has its turn does not hold up the other
+//! tasks of its thread, if [`build_aside`] polls it.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,13 +14,20 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::network_of;
 
 /// How long a request waits for its turn.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// With this many addresses, those that have no request are forgotten.
+/// After this time, half of the time that an address has used counts no more.
+const HALF_LIFE: Duration = Duration::from_secs(10);
+/// What a turn counts at least.
+const LEAST: Duration = Duration::from_micros(1);
+/// An address that has used less than this may be forgotten, in seconds.
+const FORGOTTEN_S: f64 = 0.001;
+/// With this many addresses, those that have used little are forgotten.
 const ADDRESSES_MAX: usize = 1_024;
 
 thread_local! {
@@ -52,8 +59,8 @@ fn has_other_threads() -> bool {
 /// The turns of a node, which all its faces share.
 #[derive(Debug)]
 pub struct NodeTurns {
-    strangers: Turns,
-    known: Turns,
+    strangers: Arc<Turns>,
+    known: Arc<Turns>,
 }
 
 impl NodeTurns {
@@ -82,49 +89,147 @@ impl NodeTurns {
 /// The turns of one kind of callers.
 #[derive(Debug)]
 struct Turns {
-    all: Arc<Semaphore>,
-    per_address: usize,
-    addresses: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
+    /// Maximum number of turns at the same time.
+    max: usize,
+    /// Maximum number of those for one address.
+    of_address_max: usize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// How many turns are taken.
+    taken: usize,
+    addresses: HashMap<IpAddr, Usage>,
+    /// The requests that wait, by the number that says in which order they came.
+    waiting: BTreeMap<u64, Waiting>,
+    next_number: u64,
+}
+
+/// What an address uses.
+#[derive(Debug)]
+struct Usage {
+    /// How many turns it has.
+    taken: usize,
+    /// How long its turns took until `counted_at`, in seconds. Old turns count less and less.
+    used_s: f64,
+    counted_at: Instant,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    address: IpAddr,
+    turn: oneshot::Sender<Turn>,
 }
 
 /// A turn, which ends when this is dropped. Code that has a turn must not wait for anything else.
 #[derive(Debug)]
 pub struct Turn {
-    _of_address: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
+    turns: Arc<Turns>,
+    address: IpAddr,
+    begun: Instant,
+}
+
+/// A place in the queue, until it is dropped.
+struct Queued<'a> {
+    turns: &'a Turns,
+    number: u64,
+}
+
+impl Usage {
+    fn used_s(&self, now: Instant) -> f64 {
+        let passed_s = now.saturating_duration_since(self.counted_at).as_secs_f64();
+        self.used_s * (-passed_s / HALF_LIFE.as_secs_f64()).exp2()
+    }
+}
+
+impl Queue {
+    fn usage(&mut self, address: IpAddr, now: Instant) -> &mut Usage {
+        if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address) {
+            self.addresses.retain(|_, usage| usage.taken > 0 || usage.used_s(now) > FORGOTTEN_S);
+        }
+        let unused = Usage { taken: 0, used_s: 0.0, counted_at: now };
+        self.addresses.entry(address).or_insert(unused)
+    }
+
+    /// The request that gets the next turn.
+    fn next(&mut self, of_address_max: usize, now: Instant) -> Option<Waiting> {
+        let mut best: Option<(f64, u64)> = None;
+        for (number, waiting) in &self.waiting {
+            let usage = self.addresses.get(&waiting.address);
+            if usage.is_some_and(|usage| usage.taken >= of_address_max) {
+                continue;
+            }
+            let used_s = usage.map_or(0.0, |usage| usage.used_s(now));
+            if best.is_none_or(|(least_s, _)| used_s < least_s) {
+                best = Some((used_s, *number));
+            }
+        }
+        self.waiting.remove(&best?.1)
+    }
 }
 
 impl Turns {
-    /// At most `count` turns at the same time. One address has at most half of them, but always one.
-    fn new(count: usize) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(count.max(1))),
-            per_address: (count / 2).max(1),
-            addresses: Mutex::default(),
-        }
+    /// At most `max` turns at the same time. One address has at most half of them, but always one.
+    fn new(max: usize) -> Arc<Self> {
+        let (max, of_address_max) = (max.max(1), (max / 2).max(1));
+        Arc::new(Self { max, of_address_max, queue: Mutex::default() })
     }
 
-    async fn take(&self, address: IpAddr) -> Option<Turn> {
-        let of_address = self.of_address(network_of(address));
-        let both = async {
-            let of_address = of_address.acquire_owned().await.ok()?;
-            let of_all = Arc::clone(&self.all).acquire_owned().await.ok()?;
-            Some(Turn { _of_address: of_address, _of_all: of_all })
+    async fn take(self: &Arc<Self>, address: IpAddr) -> Option<Turn> {
+        let (turn, given) = oneshot::channel();
+        let number = {
+            let mut queue = self.queue.lock();
+            let number = queue.next_number;
+            queue.next_number += 1;
+            queue.waiting.insert(number, Waiting { address: network_of(address), turn });
+            number
         };
-        let turn = tokio::time::timeout(TIMEOUT, both).await.ok()??;
+        let _place = Queued { turns: self, number };
+        self.give();
+        let turn = tokio::time::timeout(TIMEOUT, given).await.ok()?.ok()?;
         HAS_TURN.set(true);
         tokio::task::yield_now().await;
         Some(turn)
     }
 
-    fn of_address(&self, address: IpAddr) -> Arc<Semaphore> {
-        let mut addresses = self.addresses.lock();
-        if addresses.len() >= ADDRESSES_MAX && !addresses.contains_key(&address) {
-            // A request that waits or has a turn holds the semaphore too.
-            addresses.retain(|_, turns| Arc::strong_count(turns) > 1);
+    /// Gives the free turns to requests that wait.
+    fn give(self: &Arc<Self>) {
+        let mut queue = self.queue.lock();
+        while queue.taken < self.max {
+            let now = Instant::now();
+            let Some(next) = queue.next(self.of_address_max, now) else { return };
+            queue.taken += 1;
+            queue.usage(next.address, now).taken += 1;
+            let turn = Turn { turns: Arc::clone(self), address: next.address, begun: now };
+            if let Err(turn) = next.turn.send(turn) {
+                // The request has ended. The turn ends here, which needs the queue.
+                drop(queue);
+                drop(turn);
+                queue = self.queue.lock();
+            }
         }
-        let turns = addresses.entry(address);
-        Arc::clone(turns.or_insert_with(|| Arc::new(Semaphore::new(self.per_address))))
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.turns.queue.lock().waiting.remove(&self.number);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut queue = self.turns.queue.lock();
+        queue.taken -= 1;
+        let now = Instant::now();
+        let usage = queue.usage(self.address, now);
+        usage.taken -= 1;
+        let took = now.duration_since(self.begun).max(LEAST);
+        usage.used_s = usage.used_s(now) + took.as_secs_f64();
+        usage.counted_at = now;
+        drop(queue);
+        self.turns.give();
     }
 }
 
@@ -137,8 +242,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_address_that_asks_for_little_goes_before_many_that_ask_for_much() {
+        let turns = Turns::new(1);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let ask = |from: u8, ms: u64| {
+            let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
+            tokio::spawn(async move {
+                let Some(_turn) = turns.take(address(from)).await else { return };
+                order.lock().push(from);
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+            })
+        };
+        for from in 1..=30 {
+            ask(from, 200).await.unwrap();
+        }
+        order.lock().clear();
+        let many: Vec<_> = (1..=30).cycle().take(90).map(|from| ask(from, 200)).collect();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        ask(100, 10).await.unwrap();
+        assert_eq!(order.lock()[1], 100, "{:?}", order.lock());
+        for one in many {
+            one.await.unwrap();
+        }
+        // A queue that is too long for the waiting time is shared out evenly.
+        let of_address = |from| order.lock().iter().filter(|one| **one == from).count();
+        assert_eq!(order.lock().len(), 26, "turns of 0.2 s within 5 s, and that of 100");
+        assert!((1..=30).all(|from| of_address(from) <= 1), "{:?}", order.lock());
+        assert!(turns.queue.lock().waiting.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_address_with_many_requests_does_not_go_before_another_one() {
-        let turns = Arc::new(Turns::new(1));
+        let turns = Turns::new(1);
         let first = turns.take(address(1)).await.unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiting = Vec::new();
@@ -188,7 +323,9 @@ mod tests {
             let ip = IpAddr::from(u32::try_from(n).unwrap().to_be_bytes());
             drop(turns.take(ip).await);
         }
-        assert!(turns.addresses.lock().len() <= ADDRESSES_MAX);
-        assert!(turns.addresses.lock().contains_key(&address(1)));
+        let queue = turns.queue.lock();
+        assert!(queue.addresses.len() <= ADDRESSES_MAX);
+        assert!(queue.addresses.contains_key(&address(1)), "it still has a turn");
+        assert_eq!((queue.taken, queue.waiting.len()), (1, 0));
     }
 }
