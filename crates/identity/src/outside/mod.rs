@@ -6,7 +6,6 @@
 
 mod keys;
 mod metadata;
-mod places;
 mod remembered;
 mod remote;
 mod settings;
@@ -22,6 +21,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use maxine_admission::{PlaceLimits, Places};
 use maxine_clock::Clock;
 
 pub use settings::OutsideSettings;
@@ -29,20 +29,24 @@ pub use sign_in::{
     Begun, BegunDevice, Callback, Polled, Proven, ProviderError, ProviderName, Return,
 };
 
-use places::Places;
 use remembered::SignIns;
 use remote::Remote;
 use settings::{Issuer, Provider, Scope};
 use source::{Place, Source};
 use workload::Verified;
 
+/// Maximum number of sign-ins that wait for one provider at the same time.
+const WAITING_MAX: usize = 32;
+/// How many percent of the places that the other addresses leave one address may take.
+const WAITING_SHARE_PERCENT: u8 = 25;
+
 struct OfProvider {
     settings: Provider,
     source: Arc<Source>,
-    /// For sign-ins that wait for this provider. Those at other providers need none of them.
-    places: Places,
+    /// For sign-ins that wait for this provider. A provider that is silent fills its own places only.
+    places: Arc<Places>,
     /// For questions about sign-ins on another device, so that these take no place of other sign-ins.
-    poll_places: Places,
+    poll_places: Arc<Places>,
     /// The sign-ins whose code was sent to this provider by this node.
     finished: Arc<SignIns>,
     /// The sign-ins on another device about which this node has asked this provider.
@@ -52,6 +56,12 @@ struct OfProvider {
 struct OfIssuer {
     settings: Issuer,
     source: Arc<Source>,
+}
+
+/// The places for those who wait for one provider.
+fn waiting_places() -> Arc<Places> {
+    let limits = PlaceLimits { max: WAITING_MAX, per_address_max: WAITING_MAX, reserved: 0 };
+    Places::shared(limits, WAITING_SHARE_PERCENT)
 }
 
 /// What follows from one reading of the file.
@@ -97,8 +107,8 @@ impl Outside {
             config.providers.push(Arc::new(OfProvider {
                 settings: provider.clone(),
                 source,
-                places: Places::default(),
-                poll_places: Places::default(),
+                places: waiting_places(),
+                poll_places: waiting_places(),
                 finished,
                 asked,
             }));

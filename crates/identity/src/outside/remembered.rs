@@ -3,22 +3,23 @@
 //!
 //! Beginning a sign-in is free for strangers. Each provider therefore has tables of its own, a table has a maximum size,
 //! and one address can fill only a share of it. A sign-in that succeeds leaves the share of its address, so that many
-//! people can sign in from behind one address.
+//! people can sign in from behind one address. If the table is full, the addresses with the most sign-ins lose some. What
+//! is forgotten about such a sign-in is only that the provider was asked before; its ticket is still needed.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-
-use maxine_admission::network_of;
 use maxine_clock::Clock;
 use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::ProviderError;
 use super::ticket::Ticket;
 
 /// Maximum number of sign-ins in a table.
 const REMEMBERED_MAX: usize = 20_000;
-/// Maximum number of those from one address, or from one IPv6 network of 64 bits, without the successful ones.
+/// Maximum number of those from one address, or from one IPv6 network of 48 bits, without the successful ones.
 const OF_ADDRESS_MAX: usize = 100;
+/// How much room is made in a full table, in sign-ins.
+const ROOM: usize = REMEMBERED_MAX / 16;
 /// A client may ask this much earlier than the interval of the provider says, in milliseconds, but at most half of the
 /// interval earlier.
 const TOLERANCE_MS: u64 = 1_000;
@@ -66,16 +67,46 @@ impl Table {
     }
 
     fn add(&mut self, ticket: &Ticket, client: IpAddr, stage: Stage) -> Result<(), ProviderError> {
-        let network = network_of(client);
+        let network = site_of(client);
         let share = self.shares.get(&network).copied().unwrap_or(0);
-        if share >= OF_ADDRESS_MAX || self.entries.len() >= REMEMBERED_MAX {
+        if share >= OF_ADDRESS_MAX {
             return Err(ProviderError::Busy);
         }
+        if self.entries.len() >= REMEMBERED_MAX && !self.make_room() {
+            return Err(ProviderError::Busy);
+        }
+        let share = self.shares.get(&network).copied().unwrap_or(0);
         self.shares.insert(network, share + 1);
         let counted = Some(network);
         let entry = Remembered { expires_s: ticket.expires_s, counted, stage };
         self.entries.insert(ticket.id.clone(), entry);
         Ok(())
+    }
+
+    /// Makes room in a full table: the networks with the most sign-ins lose some. It looks through the table, so it makes
+    /// room for many at once. Returns false if almost every sign-in is of a network of its own, or has succeeded.
+    fn make_room(&mut self) -> bool {
+        let Self { entries, shares, .. } = self;
+        let excess = |most: usize| shares.values().map(|share| share.saturating_sub(most)).sum();
+        let halves = std::iter::successors(Some(OF_ADDRESS_MAX / 2), |most| Some(most / 2));
+        let mut limits = halves.take_while(|most| *most > 0);
+        let Some(most) = limits.find(|most| ROOM <= excess(*most)) else { return false };
+        entries.retain(|_, entry| {
+            let share = entry.counted.and_then(|network| shares.get_mut(&network));
+            let Some(share) = share.filter(|share| **share > most) else { return true };
+            *share -= 1;
+            false
+        });
+        true
+    }
+}
+
+/// The network that counts as one client here: the whole IPv4 address, or the first 48 bits of an IPv6 address. A site
+/// usually gets so many.
+fn site_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80).into(),
+        v4 => v4,
     }
 }
 
@@ -177,15 +208,46 @@ mod tests {
         }
         assert_eq!(finish(1), Err(ProviderError::Busy));
         assert_eq!(finish(2), Ok(()), "another address has its own share");
-        for n in 2..=REMEMBERED_MAX / OF_ADDRESS_MAX {
-            while finish(n).is_ok() {}
-        }
-        assert_eq!(sign_ins.0.lock().entries.len(), REMEMBERED_MAX);
-        assert_eq!(finish(0), Err(ProviderError::Busy), "the table is full");
+        let other = |sites: &str| {
+            let network: IpAddr = sites.parse().unwrap();
+            (0..OF_ADDRESS_MAX).all(|_| sign_ins.finish(&ticket(&clock), network, &clock).is_ok())
+        };
+        assert!(other("2001:db8:0:1::1") && other("2001:db8:1::1"));
+        let of_site = "2001:db8:0:2::1".parse().unwrap();
+        let of_site = sign_ins.finish(&ticket(&clock), of_site, &clock);
+        assert_eq!(of_site, Err(ProviderError::Busy), "a site has one share");
         clock.advance(Duration::from_secs(LIFETIME_S));
         assert_eq!((finish(0), finish(1)), (Ok(()), Ok(())));
         let table = sign_ins.0.lock();
         assert_eq!((table.entries.len(), table.shares.len()), (2, 2));
+    }
+
+    #[test]
+    fn many_addresses_that_fill_the_table_do_not_keep_others_out() {
+        let (clock, sign_ins) = (Clock::manual(), SignIns::default());
+        let finish = |n: usize| sign_ins.finish(&ticket(&clock), address(n), &clock);
+        let own = ticket(&clock);
+        assert_eq!(sign_ins.finish(&own, address(60_000), &clock), Ok(()));
+        for n in 0..2 * REMEMBERED_MAX / OF_ADDRESS_MAX {
+            for _ in 0..OF_ADDRESS_MAX {
+                assert_eq!(finish(n), Ok(()));
+                assert!(sign_ins.0.lock().entries.len() <= REMEMBERED_MAX);
+            }
+        }
+        let again = sign_ins.finish(&own, address(60_000), &clock);
+        assert_eq!(again, Err(ProviderError::NotBegun), "an address with few sign-ins loses none");
+        let table = sign_ins.0.lock();
+        assert_eq!(table.shares.values().sum::<usize>(), table.entries.len());
+    }
+
+    #[test]
+    fn a_table_is_full_if_almost_every_sign_in_is_of_another_address() {
+        let (clock, sign_ins) = (Clock::manual(), SignIns::default());
+        for n in 0..REMEMBERED_MAX {
+            assert_eq!(sign_ins.finish(&ticket(&clock), address(n), &clock), Ok(()));
+        }
+        let next = sign_ins.finish(&ticket(&clock), address(REMEMBERED_MAX), &clock);
+        assert_eq!(next, Err(ProviderError::Busy));
     }
 
     #[test]
