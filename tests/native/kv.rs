@@ -220,6 +220,33 @@ async fn a_transaction_names_the_operation_that_failed() {
     assert_eq!(run(json!([{"verb": "lock", "key": "a"}])).await.0, 400);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_that_would_be_ignored_is_refused() {
+    let server = Server::start().await;
+    let revision = server.put_kv("a", "1").await;
+    let session = server.new_session(json!({"ttl_ms": 60_000})).await;
+    for (operation, field) in [
+        (json!({"verb": "put", "key": "a", "text": "2", "revision": null}), None),
+        (json!({"verb": "delete", "key": "a", "revision": null}), None),
+        (json!({"verb": "put", "key": "a", "text": "2", "session": session}), Some("session")),
+        (json!({"verb": "lock", "key": "a", "session": session, "revision": 0}), Some("revision")),
+        (json!({"verb": "lock", "key": "a", "session": session, "flags": 1}), Some("flags")),
+        (json!({"verb": "delete_tree", "key": "a", "revision": revision}), Some("revision")),
+        (
+            json!({"verb": "check_session", "key": "a", "session": session, "text": "2"}),
+            Some("text"),
+        ),
+    ] {
+        let body = json!({"operations": [operation]});
+        let (status, refused) = server.as_admin(Method::POST, "/transactions", body.clone()).await;
+        assert_eq!(status, 400, "{body}: {refused}");
+        if let Some(field) = field {
+            assert_eq!(refused["field"], field, "{refused}");
+        }
+    }
+    assert_eq!(server.get("/kv/a").await["revision"], revision);
+}
+
 /// Reading keys needs a viewer and changing them an operator, also where registration and discovery are open. Values
 /// appear neither in watches nor in the audit log.
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{JsonBody, NoParams, Params, path_problem};
@@ -427,15 +427,44 @@ struct OperationBody {
     #[serde(default)]
     flags: u64,
     /// The revision that the key must have.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     revision: Option<u64>,
     /// The lock session.
     #[serde(default)]
     session: Option<String>,
 }
 
+/// A field that has a value if it is there: a condition that is `null` may be one that the client has lost.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
+}
+
 impl OperationBody {
+    /// Refuses a field that the operation would ignore.
+    fn check_fields(&self) -> Result<(), Problem> {
+        let takes_content = matches!(self.verb, Verb::Put | Verb::Lock | Verb::Unlock);
+        let has_value = self.text.is_some() || self.base64.is_some();
+        let takes_session = matches!(self.verb, Verb::Lock | Verb::Unlock | Verb::CheckSession);
+        let takes_revision = matches!(self.verb, Verb::Put | Verb::Delete | Verb::CheckRevision);
+        let fields = [
+            ("text", self.text.is_some(), takes_content),
+            ("base64", self.base64.is_some(), takes_content),
+            ("flags", self.flags != 0, takes_content && has_value),
+            ("session", self.session.is_some(), takes_session),
+            ("revision", self.revision.is_some(), takes_revision),
+        ];
+        for (field, is_given, is_taken) in fields {
+            if is_given && !is_taken {
+                let detail = format!("the operation on {} takes no {field}", self.key);
+                return Err(Problem::new(ProblemKind::InvalidRequest, detail).with_field(field));
+            }
+        }
+        Ok(())
+    }
+
     fn into_op(self) -> Result<KvOp, Problem> {
+        self.check_fields()?;
         let content = content_of(self.text, self.base64, self.flags)?;
         let missing = |field: &str| {
             let detail = format!("the operation on {} needs {field}", self.key);
