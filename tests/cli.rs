@@ -1002,6 +1002,44 @@ fn another_web_server_is_no_healthy_node() {
     assert_eq!((code(&doctor), &answers["level"]), (0, &"unknown".into()), "{answers}");
 }
 
+/// A node that hangs makes `maxine diagnose` wait once, and not once for each file.
+#[test]
+fn the_files_of_a_diagnosis_are_asked_for_at_the_same_time() {
+    use std::io::Write;
+    use std::sync::{Arc, Condvar, Mutex};
+    const FILES: usize = 10;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let arrived = Arc::new((Mutex::new(0), Condvar::new()));
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let arrived = Arc::clone(&arrived);
+            std::thread::spawn(move || {
+                let mut head = [0; 4_096];
+                let len = stream.read(&mut head).unwrap_or(0);
+                // The status is asked for before the files too, so it does not count.
+                if !String::from_utf8_lossy(&head[..len]).contains("/cluster/status") {
+                    let (count, all) = &*arrived;
+                    let mut count = count.lock().unwrap();
+                    *count += 1;
+                    all.notify_all();
+                    let _all = all.wait_while(count, |count| *count < FILES).unwrap();
+                }
+                let answer = "Connection: close\r\nContent-Length: 4\r\n\r\nfull";
+                let _ = write!(stream, "HTTP/1.1 404 Not Found\r\n{answer}");
+            });
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("diagnosis.tar.gz");
+    let made = plain(&["diagnose", file.to_str().unwrap(), "--server", &url]);
+    let made = { made }.args(["--timeout-ms", "5000"]).output().unwrap();
+    let missing = text(&made.stderr);
+    let of_node = missing.lines().filter(|line| line.contains("nodes/"));
+    let answered = of_node.filter(|line| line.contains("404")).count();
+    assert_eq!((code(&made), answered), (4, FILES + 1), "{missing}");
+}
+
 /// `config check` accepts what `config example` prints. For every mistake it names the setting and the
 /// accepted values. `serve` refuses the same mistakes.
 #[test]

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures::future::{join, join_all};
 use serde_json::{Value, json};
 
-use super::client::{ConnectArgs, Request};
+use super::client::{Client, ConnectArgs, Request};
 use super::doctor;
 use super::download::{check_target, new_private_file};
 use super::each_node::{Node, nodes};
@@ -100,13 +101,16 @@ pub async fn run(args: DiagnoseArgs, out: &mut Output) -> Result<(), CliError> {
     }
     let mut bundle = Bundle::new(now_ms);
     let nodes = nodes(&args.connect).await?;
-    for node in &nodes {
-        ask_node(node, &mut bundle).await;
+    // All at once, so a node that does not answer costs one waiting time, and not one for each file.
+    for files in join_all(nodes.iter().map(files_of)).await {
+        bundle.extend(files);
     }
-    for (name, request) in of_the_cluster() {
-        let answer = args.connect.client()?.send(&request).await;
-        bundle.add_answer(format!("cluster/{name}"), answer.map(|answer| answer.body));
-    }
+    let any_node = args.connect.client()?;
+    let of_the_cluster = of_the_cluster();
+    let files = of_the_cluster.iter().map(async |(name, request)| {
+        (format!("cluster/{name}"), json_of(&any_node, request).await)
+    });
+    bundle.extend(join_all(files).await);
     match doctor::findings(&args.connect, args.config.as_deref()).await {
         Ok(findings) => bundle.add_json("doctor.json".into(), &json!(findings)),
         Err(error) => bundle.is_missing("doctor.json".into(), error.of_one_node()),
@@ -136,17 +140,29 @@ pub async fn run(args: DiagnoseArgs, out: &mut Output) -> Result<(), CliError> {
     Err(CliError::Incomplete(format!("{what}:{}", super::exit::list(&list))))
 }
 
-async fn ask_node(node: &Node, bundle: &mut Bundle) {
+/// The name of a file in the archive, and its content or why there is none.
+type Made = (String, Result<Vec<u8>, CliError>);
+
+/// The files about one node. Their answers are awaited at the same time.
+async fn files_of(node: &Node) -> Vec<Made> {
     let folder = folder_of(&node.url);
-    for (name, request) in of_each_node() {
-        let answer = node.client.send(&request).await;
-        bundle.add_answer(format!("{folder}/{name}"), answer.map(|answer| answer.body));
-    }
-    let name = format!("{folder}/metrics.txt");
-    match text_of(node, &Request::metrics()).await {
-        Ok(text) => bundle.add(name, text),
-        Err(error) => bundle.is_missing(name, error.of_one_node()),
-    }
+    let requests = of_each_node();
+    let documents = requests.iter().map(async |(name, request)| {
+        (format!("{folder}/{name}"), json_of(&node.client, request).await)
+    });
+    let metrics = Request::metrics();
+    let (mut files, text) = join(join_all(documents), text_of(node, &metrics)).await;
+    files.push((format!("{folder}/metrics.txt"), text));
+    files
+}
+
+/// Reads an answer that is JSON.
+async fn json_of(client: &Client, request: &Request) -> Result<Vec<u8>, CliError> {
+    Ok(lines_of(&client.send(request).await?.body))
+}
+
+fn lines_of(value: &Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
 }
 
 /// The folder of a node in the archive. Its URL is known also when it does not answer.
@@ -262,17 +278,19 @@ impl Bundle {
     }
 
     fn add_json(&mut self, name: String, value: &Value) {
-        self.add(name, format!("{value:#}\n").into_bytes());
+        self.add(name, lines_of(value));
     }
 
     fn is_missing(&mut self, name: String, why: String) {
         self.missing.push((name, why));
     }
 
-    fn add_answer(&mut self, name: String, answer: Result<Value, CliError>) {
-        match answer {
-            Ok(body) => self.add_json(name, &body),
-            Err(error) => self.is_missing(name, error.of_one_node()),
+    fn extend(&mut self, files: Vec<Made>) {
+        for (name, made) in files {
+            match made {
+                Ok(content) => self.add(name, content),
+                Err(error) => self.is_missing(name, error.of_one_node()),
+            }
         }
     }
 
