@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
+use hyper::Method;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, StatusCode};
 
 use super::limit::RateShape;
 use maxine_state::{
     CircuitBreakerPolicy, HeaderRules, HealthPolicy, MirrorPolicy, OutlierPolicy, PrefixPolicy,
-    RateLimitScope, RetryOn, RewritePolicy, ServiceKey, ServicePolicy, StickyPolicy, TrafficPolicy,
+    RateLimitScope, RewritePolicy, ServiceKey, ServicePolicy, StickyPolicy, TrafficPolicy,
     UpstreamProtocol,
 };
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::pool::PoolSettings;
+use super::retry::Retries;
 
 /// Header rules whose names and values are parsed.
 #[derive(Debug, Default)]
@@ -56,34 +57,12 @@ impl CompiledRules {
 pub(crate) struct Methods(Vec<Method>);
 
 impl Methods {
-    fn new(names: &[String]) -> Self {
+    pub(crate) fn new(names: &[String]) -> Self {
         Self(names.iter().filter_map(|name| Method::from_bytes(name.as_bytes()).ok()).collect())
     }
 
     pub(crate) fn has(&self, method: &Method) -> bool {
         self.0.contains(method)
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Retries {
-    pub(crate) attempts: u32,
-    pub(crate) methods: Methods,
-    pub(crate) on_connect: bool,
-    pub(crate) on_reset: bool,
-    pub(crate) on_timeout: bool,
-    statuses: Vec<StatusCode>,
-    pub(crate) per_try: Option<Duration>,
-    pub(crate) backoff_base_ms: u64,
-    pub(crate) backoff_max_ms: u64,
-    pub(crate) budget_percent: u32,
-    pub(crate) budget_min_per_s: u32,
-    pub(crate) body_len_max: u64,
-}
-
-impl Retries {
-    pub(crate) fn has_status(&self, status: StatusCode) -> bool {
-        self.statuses.contains(&status)
     }
 }
 
@@ -137,24 +116,7 @@ impl CompiledPolicy {
             response: ms(traffic.timeouts.response_ms),
             idle: ms(traffic.timeouts.idle_ms),
             total: (traffic.timeouts.total_ms > 0).then(|| ms(traffic.timeouts.total_ms)),
-            retries: traffic.retries.as_ref().map(|retries| Retries {
-                attempts: retries.attempts,
-                methods: Methods::new(&retries.methods),
-                on_connect: retries.on.contains(&RetryOn::Connect),
-                on_reset: retries.on.contains(&RetryOn::Reset),
-                on_timeout: retries.on.contains(&RetryOn::Timeout),
-                statuses: retries
-                    .statuses
-                    .iter()
-                    .filter_map(|status| StatusCode::from_u16(*status).ok())
-                    .collect(),
-                per_try: (retries.per_try_timeout_ms > 0).then(|| ms(retries.per_try_timeout_ms)),
-                backoff_base_ms: retries.backoff_base_ms,
-                backoff_max_ms: retries.backoff_max_ms,
-                budget_percent: retries.budget_percent,
-                budget_min_per_s: retries.budget_min_per_s,
-                body_len_max: retries.body_len_max,
-            }),
+            retries: traffic.retries.as_ref().map(Retries::new),
             hedging: traffic.hedging.as_ref().map(|hedging| Hedging {
                 after: ms(hedging.after_ms),
                 methods: Methods::new(&hedging.methods),

@@ -309,34 +309,18 @@ impl Forwarder {
 
     fn may_retry(&self, attempts: &Attempts<'_>, error: Option<&ProxyError>) -> bool {
         let Some(retries) = &attempts.runtime.policy.retries else { return false };
-        if attempts.made >= retries.attempts || !attempts.body.can_be_sent() {
-            return false;
-        }
-        let repeatable = retries.methods.has(&attempts.head.method)
-            && attempts.body.is_repeatable()
-            && attempts.body.kept_len() <= retries.body_len_max;
-        let allowed = match error {
-            Some(error) if error.is_before_sending() => retries.on_connect,
-            Some(ProxyError::Reset | ProxyError::BadResponse) => retries.on_reset && repeatable,
-            Some(ProxyError::ResponseTimeout) => retries.on_timeout && repeatable,
-            Some(_) => false,
-            None => repeatable,
-        };
         let now_us = self.0.clock.monotonic_us();
-        allowed && attempts.runtime.shared.retry_budget.spend(now_us, retries.budget_min_per_s)
+        retries.allows(attempts.made, &attempts.head.method, &attempts.body, error)
+            && attempts.runtime.shared.retry_budget.spend(now_us, retries.budget_min_per_s)
     }
 
-    /// Waits for a random time, up to the doubled pause of the policy (full jitter). There is no wait before the second
-    /// attempt if an instance is left that was not tried yet.
     async fn back_off(&self, attempts: &mut Attempts<'_>) -> Result<(), ProxyError> {
         let Some(retries) = &attempts.runtime.policy.retries else { return Ok(()) };
-        let untried = attempts.tried.len() < attempts.runtime.upstreams.len();
-        if attempts.made == 1 && untried {
+        let has_untried = attempts.tried.len() < attempts.runtime.upstreams.len();
+        let pause = retries.pause(attempts.made, has_untried);
+        if pause.is_zero() {
             return Ok(());
         }
-        let doubled = retries.backoff_base_ms.saturating_mul(1 << (attempts.made - 1).min(16));
-        let pause_ms = fastrand::u64(0..=doubled.min(retries.backoff_max_ms));
-        let pause = Duration::from_millis(pause_ms);
         if attempts.deadline.is_some_and(|deadline| timer_now() + pause >= deadline) {
             return Err(ProxyError::TotalTimeout);
         }
@@ -360,7 +344,7 @@ impl Forwarder {
                 .policy
                 .retries
                 .as_ref()
-                .is_some_and(|retries| attempts.made < retries.attempts);
+                .is_some_and(|retries| retries.has_attempts_after(attempts.made));
             let mut headers = if more {
                 attempts.head.headers.clone()
             } else {
@@ -685,11 +669,8 @@ fn outcome_of(outcome: &Result<Answer, ProxyError>) -> AttemptOutcome {
 fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool, body: &AxumBody) -> Option<u64> {
     // A small body is kept even without a policy, because it may have to be sent again on a new connection.
     let small = body.size_hint().exact().filter(|len| *len <= SMALL_LEN_MAX);
-    let for_retries = policy
-        .retries
-        .as_ref()
-        .filter(|retries| retries.attempts > 1 && retries.methods.has(&head.method))
-        .map(|retries| retries.body_len_max);
+    let retries = policy.retries.as_ref();
+    let for_retries = retries.and_then(|retries| retries.kept_len_max(&head.method));
     let for_mirror = policy.mirror().filter(|_| mirrored).map(|mirror| mirror.body_len_max);
     // The instance must answer a client that waits for `100 Continue`, so the body is not collected before.
     if head.expects_continue {

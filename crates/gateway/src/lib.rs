@@ -39,6 +39,7 @@ mod probe;
 mod request;
 mod request_body;
 mod response_body;
+mod retry;
 mod runtime;
 mod slots;
 mod target;

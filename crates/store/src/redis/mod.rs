@@ -12,7 +12,7 @@
 
 mod config;
 mod connect;
-mod lease;
+mod election;
 mod mailbox;
 mod nodes;
 mod propose;
@@ -41,7 +41,7 @@ use tokio_util::task::TaskTracker;
 
 use self::config::Keys;
 use self::connect::{Connector, SharedLink};
-use self::lease::LeaseState;
+use self::election::LeaseState;
 use self::mailbox::Calls;
 use self::replica::{Position, Replica};
 use super::lease_tokens::LeaseTokens;

@@ -15,10 +15,12 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, cmd};
 
 use super::connect::Link;
 
-mod leader;
+mod inbox;
+mod lease;
 mod nodes;
 
-pub(super) use leader::{ACQUIRE, LEASE, POST, RELEASE, RENEW};
+pub(super) use inbox::POST;
+pub(super) use lease::{ACQUIRE, LEASE, RELEASE, RENEW};
 pub(super) use nodes::{FORGET, NODES, REPORT};
 
 /// How long the data that [`INSTALL`] replaced is kept, in milliseconds: a week.
