@@ -372,6 +372,147 @@ fn an_http_check_is_made_by_maxine_and_what_it_cannot_check_is_refused() {
     });
 }
 
+/// A service without an address is at the address of its node, whoever registers it.
+#[test]
+fn the_catalog_knows_its_nodes() {
+    run(async {
+        let server = Server::start(|_| {}).await;
+        let register = async |node: Value, service: Value| {
+            let mut body = node;
+            body["Service"] = service;
+            server.put("catalog/register", body).await
+        };
+        let full = json!({"Node": "Ext1", "Address": "10.60.0.1", "NodeMeta": {"rack": "a"}});
+        let first = register(full.clone(), json!({"Service": "one", "Port": 1})).await;
+        assert_eq!(first.body, json!(true));
+        // Programs that register services of other machines send this.
+        let known = json!({"Node": "ext1", "SkipNodeUpdate": true});
+        let second = register(known, json!({"Service": "two", "Port": 2})).await;
+        assert_eq!(second.body, json!(true));
+        let two = server.get("catalog/service/two").await;
+        assert_eq!(
+            (&two.body[0]["Node"], &two.body[0]["Address"], &two.body[0]["NodeMeta"]["rack"]),
+            (&json!("Ext1"), &json!("10.60.0.1"), &json!("a"))
+        );
+        let unknown = json!({"Node": "nowhere", "SkipNodeUpdate": true});
+        let unknown = register(unknown, json!({"Service": "three", "Port": 3})).await;
+        assert_eq!(unknown.status, 400, "{}", unknown.body);
+        assert!(unknown.text().contains("not registered"), "{}", unknown.body);
+        // The name of a node counts without regard to case: the same service is replaced.
+        let again = json!({"Node": "EXT1", "Address": "10.60.0.9"});
+        register(again, json!({"Service": "one", "Port": 1})).await;
+        let one = server.get("catalog/service/one").await;
+        assert_eq!((one.len(), &one.body[0]["Address"]), (1, &json!("10.60.0.9")));
+
+        // A check that is not named stays, with its state.
+        let check = json!({"CheckID": "up", "Name": "up", "Status": "critical"});
+        let mut with_check = full.clone();
+        with_check["Check"] = check;
+        register(with_check, json!({"Service": "four", "Port": 4})).await;
+        register(full.clone(), json!({"Service": "four", "Port": 4, "Tags": ["new"]})).await;
+        assert_eq!(server.get("health/service/four?passing").await.len(), 0);
+        assert_eq!(server.get("health/service/four").await.body[0]["Checks"][1]["CheckID"], "up");
+
+        let elsewhere = json!({"Node": "ext1", "ServiceID": "one", "Datacenter": "mars"});
+        let elsewhere = server.put("catalog/deregister", elsewhere).await;
+        assert_eq!((elsewhere.status, elsewhere.text()), (500, "No path to datacenter"));
+        let own = server.put("catalog/deregister", json!({"Node": "maxine"})).await;
+        assert_eq!(own.status, 400, "{}", own.body);
+        assert_eq!(server.get("catalog/service/one").await.len(), 1);
+        let one = json!({"Node": "ext1", "ServiceID": "one"});
+        assert_eq!(server.put("catalog/deregister", one).await.body, json!(true));
+        assert_eq!(server.get("catalog/service/one").await.len(), 0);
+        assert_eq!(server.get("catalog/service/two").await.len(), 1);
+        let node = json!({"Node": "eXT1"});
+        assert_eq!(server.put("catalog/deregister", node).await.body, json!(true));
+        assert_eq!(server.get_known("catalog/services").await.body, json!({}));
+        server.node.stop().await;
+    });
+}
+
+/// A service whose port changes at its restart stays in traffic.
+#[test]
+fn checks_keep_their_state_at_another_address() {
+    run(async {
+        let server = Server::start(|_| {}).await;
+        let body = |port: u16| json!({"Name": "moves", "Port": port, "Check": {"TTL": "1m"}});
+        server.register(body(1)).await;
+        assert_eq!(server.get("health/service/moves?passing").await.len(), 0);
+        server.put("agent/check/pass/service:moves", Value::Null).await;
+        server.register(body(2)).await;
+        let found = server.get("health/service/moves?passing").await;
+        assert_eq!((found.len(), &found.body[0]["Service"]["Port"]), (1, &json!(2)));
+        server.register(body(2)).await;
+        assert_eq!(server.get("health/service/moves?passing").await.len(), 1);
+        server.node.stop().await;
+    });
+}
+
+#[test]
+fn the_list_of_services_is_filtered() {
+    run(async {
+        let server = Server::start(|_| {}).await;
+        for (name, tag) in [("web", "v1"), ("db", "v2")] {
+            server.register(json!({"Name": name, "Port": 1, "Tags": [tag]})).await;
+        }
+        let list = async |filter: &str| {
+            server.get_known(&format!("catalog/services?filter={filter}")).await
+        };
+        assert_eq!(list("ServiceName==web").await.body, json!({"web": ["v1"]}));
+        assert_eq!(list("v2%20in%20ServiceTags").await.body, json!({"db": ["v2"]}));
+        assert_eq!(list("ServiceName==none").await.body, json!({}));
+        let malformed = list("(").await;
+        assert_eq!(malformed.status, 400, "{}", malformed.body);
+        // What the filter asks can change while names and tags stay.
+        let before = list("ServicePort==2").await;
+        assert_eq!(before.body, json!({}));
+        let path =
+            format!("catalog/services?filter=ServicePort==2&wait=2m&index={}", before.index());
+        let change = server.register(json!({"Name": "db", "Port": 2, "Tags": ["v2"]}));
+        let (woken, ()) = tokio::join!(server.get_known(&path), change);
+        assert_eq!(woken.body, json!({"db": ["v2"]}));
+        server.node.stop().await;
+    });
+}
+
+/// An empty list that answers a revoked token would be taken for the whole list.
+#[test]
+fn a_token_that_is_not_valid_is_refused_where_none_is_needed() {
+    run(async {
+        let server = Server::start(|_| {}).await;
+        server.register(json!({"Name": "web", "Port": 1})).await;
+        for path in [
+            "catalog/services",
+            "catalog/nodes",
+            "health/state/any",
+            "agent/services",
+            "agent/checks",
+            "health/service/web",
+            "catalog/service/web",
+        ] {
+            let url = format!("{}{path}", server.url);
+            for request in [
+                server.client.get(&url).header("X-Consul-Token", "bad"),
+                server.client.get(&url).bearer_auth("bad"),
+                server.client.get(format!("{url}?token=bad")),
+            ] {
+                let refused = server.ask(request).await;
+                assert_eq!(refused.status, 403, "{path}: {}", refused.body);
+                assert!(refused.text().starts_with("Permission denied"), "{}", refused.body);
+            }
+            // Clients send an empty token if they have none.
+            let none = server.client.get(format!("{url}?token=")).header("X-Consul-Token", "");
+            assert_eq!(server.ask(none).await.status, 200, "{path}");
+        }
+        let url = format!("{}agent/service/register", server.url);
+        let body = json!({"Name": "other", "Port": 1}).to_string();
+        let refused = server.client.put(url).header("X-Consul-Token", "bad").body(body);
+        assert_eq!(server.ask(refused).await.status, 403);
+        assert_eq!(server.get("catalog/service/other").await.len(), 0);
+        server.node.stop().await;
+    });
+}
+
 #[test]
 fn catalog_nodes_filters_and_parameters() {
     run(async {

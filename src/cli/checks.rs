@@ -44,7 +44,7 @@ struct ReportArgs {
     instance: InstanceArg,
     /// Id of the check
     check: String,
-    /// The status: with warning the instance gets traffic, with critical it gets none
+    /// The status. With critical the instance gets no traffic; the others change nothing
     #[arg(value_parser = status_parser())]
     status: CheckStatus,
     /// What was found, up to 4096 bytes

@@ -416,7 +416,7 @@ async fn check_backups(
                 findings.add(Level::Good, "backups", "", &found, "");
             }
             None => {
-                let found = "the audit log has no backup; copies of files are not known to it";
+                let found = "Maxine knows of no backup; it cannot know copies of files";
                 findings.add(Level::Warning, "backups", "", found, fix);
             }
         },

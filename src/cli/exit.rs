@@ -151,7 +151,7 @@ impl CliError {
                 "check that a node runs at this address; --server URL,URL or MAXINE_SERVER names the nodes".into(),
             ),
             Self::OutcomeUnknown { .. } => {
-                Some("look at the state first, with 'maxine services show' or 'maxine cluster status', then repeat the change if needed".into())
+                Some("look at the state first, with 'maxine services show' or 'maxine cluster status', then repeat the change if needed; leave a node that does not answer out of --server".into())
             }
             _ => None,
         }

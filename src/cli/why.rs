@@ -100,7 +100,9 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
         checks::table(health.checks, out)?;
     }
     if health.reports.is_none() {
-        out.line("the leader did not answer: what other nodes observed is not known")?;
+        out.line(
+            "there is no leader, or it did not answer: what other nodes observed is not known",
+        )?;
     }
     let seen = health.observations.into_iter().chain(health.reports.unwrap_or_default());
     let rows = seen.map(|seen| {

@@ -231,7 +231,7 @@ async fn a_full_shared_storage_refuses_writes_and_the_node_lives() {
     assert_eq!(child.ask("register before"), "true");
     let filler = mounted.join("filler").display().to_string();
     child.ask(&format!("fill {filler}"));
-    let full = "the shared storage is full or read-only: writes that need more room fail";
+    let full = "the shared storage is full or read-only: only small writes may succeed";
     eventually("a report finds out", async || (child.ask("refuses") == full).then_some(())).await;
     // Some registrations fit into the last block of the log.
     let mut acknowledged = vec![String::from("before")];

@@ -28,6 +28,33 @@ impl Server {
     }
 }
 
+/// A name that is not UTF-8 must not stand for another key.
+#[test]
+fn keys_that_are_not_utf8_and_times_that_are_too_short_are_refused() {
+    run(async {
+        let server = Server::start(|_| {}).await;
+        assert_eq!(server.put_raw("kv/x%ff", b"one").await.status, 400);
+        assert_eq!(server.get_known("kv/x%fe").await.status, 400);
+        assert_eq!(server.delete("kv/x%fd").await.status, 400);
+        assert_eq!(server.get_known("kv/x?dc=%ff").await.status, 400);
+        // A time to live that is rounded to nothing would make a session that never ends.
+        for ttl in [json!(15), json!(30_000), json!("1ns"), json!("0.5ms"), json!("1ms")] {
+            let refused = server.put_known("session/create", json!({"TTL": ttl})).await;
+            assert_eq!(refused.status, 400, "{ttl}: {}", refused.body);
+        }
+        for verb in ["lock", "unlock", "check-session"] {
+            let op = json!([{"KV": {"Verb": verb, "Key": "a", "Session": "nosuch"}}]);
+            let refused = server.put_known("txn", op).await;
+            assert_eq!(
+                (refused.status, refused.text()),
+                (400, "invalid session \"nosuch\""),
+                "{verb}"
+            );
+        }
+        server.node.stop().await;
+    });
+}
+
 #[test]
 fn keys_are_read_written_and_deleted_as_in_consul() {
     run(async {

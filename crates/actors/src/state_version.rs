@@ -150,7 +150,7 @@ impl Voters {
         });
         let mut lacking: Vec<String> = lacking.collect();
         if self.may_be_others {
-            lacking.push("the store did not say which nodes there are".into());
+            lacking.push("the list of nodes cannot be read from the store now".into());
         }
         if lacking.is_empty() {
             return "every voter understands it, but the upgrade is not finished".into();

@@ -252,6 +252,15 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// The network that counts as one client where many small ones could be used in turn: the whole IPv4 address, or the
+/// first 48 bits of an IPv6 address. A site usually gets so many.
+pub fn site_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80).into(),
+        v4 => v4,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

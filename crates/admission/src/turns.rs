@@ -1,26 +1,30 @@
 //! Whose answer is built next.
 //!
-//! Building an answer can take long, so only some threads build answers at the same time, whichever face asks. The next
-//! turn goes to the address whose answers took the least time lately. So an address that asks for little does not wait
-//! for those that ask for much, however many of them there are. A request that has its turn does not hold up the other
-//! tasks of its thread, if [`build_aside`] polls it.
+//! Building an answer can take long, so only some threads build answers at the same time, whichever face asks. Every
+//! other turn goes to the address whose answers took the least time lately, so one that asks for little does not wait
+//! for those that ask for much. The turns between go to the request that waits longest, so addresses that are new do not
+//! keep out those that are known. A request that has its turn does not hold up the other tasks of its thread, if
+//! [`build_aside`] polls it.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::network_of;
+use super::site_of;
 
 /// How long a request waits for its turn.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How many requests get a turn before a builder is free. A busy runtime needs time to continue a request that got its
+/// turn, and the builders would have nothing to do meanwhile.
+const AHEAD: usize = 6;
 /// After this time, half of the time that an address has used counts no more.
 const HALF_LIFE: Duration = Duration::from_secs(10);
 /// What a turn counts at least.
@@ -31,22 +35,22 @@ const FORGOTTEN_S: f64 = 0.001;
 const ADDRESSES_MAX: usize = 1_024;
 
 thread_local! {
-    /// Whether the task that this thread polls has got a turn in this poll. It builds its answer in the next one.
-    static HAS_TURN: Cell<bool> = const { Cell::new(false) };
+    /// Whether the task that this thread polls waits for a turn. It may build its answer in its next poll.
+    static WAITS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Waits for an answer. While it is built, the other tasks of this thread continue on another thread.
 pub async fn build_aside<F: Future>(answer: F) -> F::Output {
     let mut answer = pin!(answer);
-    let mut builds = false;
+    let mut may_build = false;
     std::future::poll_fn(move |cx| {
-        HAS_TURN.set(false);
-        let polled = if builds && has_other_threads() {
+        WAITS.set(false);
+        let polled = if may_build && has_other_threads() {
             tokio::task::block_in_place(|| answer.as_mut().poll(cx))
         } else {
             answer.as_mut().poll(cx)
         };
-        builds = HAS_TURN.take();
+        may_build = WAITS.take();
         polled
     })
     .await
@@ -67,17 +71,18 @@ impl NodeTurns {
     /// Up to half of the processors build answers for callers without a credential, and up to half of them for others.
     #[must_use]
     pub fn for_this_machine() -> Self {
-        Self::new(std::thread::available_parallelism().map_or(1, usize::from) / 2)
+        let builders = std::thread::available_parallelism().map_or(1, usize::from) / 2;
+        Self { strangers: Turns::new(builders, AHEAD), known: Turns::new(builders, AHEAD) }
     }
 
     /// At most `count` turns of each kind at the same time, but always one.
     #[must_use]
     pub fn new(count: usize) -> Self {
-        Self { strangers: Turns::new(count), known: Turns::new(count) }
+        Self { strangers: Turns::new(count, 0), known: Turns::new(count, 0) }
     }
 
     /// Waits for a turn; `None` if that takes longer than five seconds. Callers with a credential do not wait for the
-    /// others. Dropping the future gives up the place in the queue. The future always waits once after it got the turn:
+    /// others. Dropping the future gives up the place in the queue. Before it joins the queue, the future waits once:
     /// the HTTP library notices that a client has left only while its request waits, and [`build_aside`] moves the other
     /// tasks away before the next poll.
     pub async fn take(&self, address: IpAddr, is_known: bool) -> Option<Turn> {
@@ -94,12 +99,16 @@ struct Turns {
     /// Maximum number of those for one address.
     of_address_max: usize,
     queue: Mutex<Queue>,
+    builders: Builders,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
+    begun: Instant,
     /// How many turns are taken.
     taken: usize,
+    /// How many turns were given.
+    given: u64,
     addresses: HashMap<IpAddr, Usage>,
     /// The requests that wait, by the number that says in which order they came.
     waiting: BTreeMap<u64, Waiting>,
@@ -111,9 +120,12 @@ struct Queue {
 struct Usage {
     /// How many turns it has.
     taken: usize,
-    /// How long its turns took until `counted_at`, in seconds. Old turns count less and less.
-    used_s: f64,
-    counted_at: Instant,
+    /// How long its turns took, for comparisons: the base-2 logarithm of the seconds, plus the half-lives from the
+    /// beginning of the queue until then. Old turns count less and less. All addresses lose the same share in the same
+    /// time, so their order stays.
+    rank: f64,
+    /// The numbers of its requests that wait.
+    numbers: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -122,12 +134,21 @@ struct Waiting {
     turn: oneshot::Sender<Turn>,
 }
 
+/// How many threads may build answers now.
+#[derive(Debug)]
+struct Builders {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
 /// A turn, which ends when this is dropped. Code that has a turn must not wait for anything else.
 #[derive(Debug)]
 pub struct Turn {
     turns: Arc<Turns>,
     address: IpAddr,
     begun: Instant,
+    /// Whether it takes one of the builders.
+    builds: bool,
 }
 
 /// A place in the queue, until it is dropped.
@@ -136,60 +157,111 @@ struct Queued<'a> {
     number: u64,
 }
 
-impl Usage {
-    fn used_s(&self, now: Instant) -> f64 {
-        let passed_s = now.saturating_duration_since(self.counted_at).as_secs_f64();
-        self.used_s * (-passed_s / HALF_LIFE.as_secs_f64()).exp2()
-    }
-}
-
 impl Queue {
+    fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            taken: 0,
+            given: 0,
+            addresses: HashMap::new(),
+            waiting: BTreeMap::new(),
+            next_number: 0,
+        }
+    }
+
+    /// How many half-lives have passed.
+    fn half_lives(&self, now: Instant) -> f64 {
+        now.saturating_duration_since(self.begun).as_secs_f64() / HALF_LIFE.as_secs_f64()
+    }
+
     fn usage(&mut self, address: IpAddr, now: Instant) -> &mut Usage {
         if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address) {
-            self.addresses.retain(|_, usage| usage.taken > 0 || usage.used_s(now) > FORGOTTEN_S);
+            let least = FORGOTTEN_S.log2() + self.half_lives(now);
+            self.addresses.retain(|_, usage| {
+                usage.taken > 0 || !usage.numbers.is_empty() || usage.rank > least
+            });
         }
-        let unused = Usage { taken: 0, used_s: 0.0, counted_at: now };
+        let unused = Usage { taken: 0, rank: f64::NEG_INFINITY, numbers: BTreeSet::new() };
         self.addresses.entry(address).or_insert(unused)
     }
 
-    /// The request that gets the next turn.
-    fn next(&mut self, of_address_max: usize, now: Instant) -> Option<Waiting> {
-        let mut best: Option<(f64, u64)> = None;
-        for (number, waiting) in &self.waiting {
-            let usage = self.addresses.get(&waiting.address);
-            if usage.is_some_and(|usage| usage.taken >= of_address_max) {
-                continue;
-            }
-            let used_s = usage.map_or(0.0, |usage| usage.used_s(now));
-            if best.is_none_or(|(least_s, _)| used_s < least_s) {
-                best = Some((used_s, *number));
-            }
+    fn join(&mut self, address: IpAddr, turn: oneshot::Sender<Turn>) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.usage(address, Instant::now()).numbers.insert(number);
+        self.waiting.insert(number, Waiting { address, turn });
+        number
+    }
+
+    fn leave(&mut self, number: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&number)?;
+        if let Some(usage) = self.addresses.get_mut(&waiting.address) {
+            usage.numbers.remove(&number);
         }
-        self.waiting.remove(&best?.1)
+        Some(waiting)
+    }
+
+    /// The request that gets the next turn.
+    fn next(&mut self, of_address_max: usize) -> Option<Waiting> {
+        let of_addresses = self.addresses.values();
+        let free = of_addresses.filter(|usage| usage.taken < of_address_max);
+        let first = free.filter_map(|usage| Some((usage.rank, *usage.numbers.first()?)));
+        let next = if self.given.is_multiple_of(2) {
+            first.min_by(|(a, m), (b, n)| a.total_cmp(b).then(m.cmp(n)))
+        } else {
+            first.min_by_key(|(_, number)| *number)
+        };
+        let (_, number) = next?;
+        self.leave(number)
+    }
+}
+
+impl Builders {
+    /// Waits for a builder. Blocks.
+    fn take(&self) {
+        let mut free = self.free.lock();
+        self.freed.wait_while(&mut free, |free| *free == 0);
+        *free -= 1;
+    }
+
+    fn give_back(&self) {
+        *self.free.lock() += 1;
+        self.freed.notify_one();
     }
 }
 
 impl Turns {
-    /// At most `max` turns at the same time. One address has at most half of them, but always one.
-    fn new(max: usize) -> Arc<Self> {
-        let (max, of_address_max) = (max.max(1), (max / 2).max(1));
-        Arc::new(Self { max, of_address_max, queue: Mutex::default() })
+    /// At most `builders` builders at the same time, but always one. One address has at most half of them, but always one.
+    fn new(builders: usize, ahead: usize) -> Arc<Self> {
+        let builders = builders.max(1);
+        Arc::new(Self {
+            max: builders + ahead,
+            of_address_max: (builders / 2).max(1),
+            queue: Mutex::new(Queue::new()),
+            builders: Builders { free: Mutex::new(builders), freed: Condvar::new() },
+        })
     }
 
     async fn take(self: &Arc<Self>, address: IpAddr) -> Option<Turn> {
+        WAITS.set(true);
+        tokio::task::yield_now().await;
         let (turn, given) = oneshot::channel();
-        let number = {
-            let mut queue = self.queue.lock();
-            let number = queue.next_number;
-            queue.next_number += 1;
-            queue.waiting.insert(number, Waiting { address: network_of(address), turn });
-            number
-        };
+        let number = self.queue.lock().join(site_of(address), turn);
         let _place = Queued { turns: self, number };
         self.give();
-        let turn = tokio::time::timeout(TIMEOUT, given).await.ok()?.ok()?;
-        HAS_TURN.set(true);
-        tokio::task::yield_now().await;
+        let mut given = pin!(tokio::time::timeout(TIMEOUT, given));
+        let given = std::future::poll_fn(|cx| {
+            let polled = given.as_mut().poll(cx);
+            WAITS.set(polled.is_pending());
+            polled
+        });
+        let mut turn = given.await.ok()?.ok()?;
+        // Other tasks of this thread would be held up too if it were the only one.
+        if has_other_threads() {
+            self.builders.take();
+            turn.builds = true;
+            turn.begun = Instant::now();
+        }
         Some(turn)
     }
 
@@ -197,11 +269,13 @@ impl Turns {
     fn give(self: &Arc<Self>) {
         let mut queue = self.queue.lock();
         while queue.taken < self.max {
-            let now = Instant::now();
-            let Some(next) = queue.next(self.of_address_max, now) else { return };
+            let Some(next) = queue.next(self.of_address_max) else { return };
+            let begun = Instant::now();
             queue.taken += 1;
-            queue.usage(next.address, now).taken += 1;
-            let turn = Turn { turns: Arc::clone(self), address: next.address, begun: now };
+            queue.given += 1;
+            queue.usage(next.address, begun).taken += 1;
+            let turns = Arc::clone(self);
+            let turn = Turn { turns, address: next.address, begun, builds: false };
             if let Err(turn) = next.turn.send(turn) {
                 // The request has ended. The turn ends here, which needs the queue.
                 drop(queue);
@@ -214,20 +288,23 @@ impl Turns {
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        self.turns.queue.lock().waiting.remove(&self.number);
+        self.turns.queue.lock().leave(self.number);
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        if self.builds {
+            self.turns.builders.give_back();
+        }
         let mut queue = self.turns.queue.lock();
         queue.taken -= 1;
         let now = Instant::now();
+        let passed = queue.half_lives(now);
+        let took = now.duration_since(self.begun).max(LEAST).as_secs_f64();
         let usage = queue.usage(self.address, now);
         usage.taken -= 1;
-        let took = now.duration_since(self.begun).max(LEAST);
-        usage.used_s = usage.used_s(now) + took.as_secs_f64();
-        usage.counted_at = now;
+        usage.rank = ((usage.rank - passed).exp2() + took).log2() + passed;
         drop(queue);
         self.turns.give();
     }
@@ -243,7 +320,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_asks_for_little_goes_before_many_that_ask_for_much() {
-        let turns = Turns::new(1);
+        let turns = Turns::new(1, 0);
         let order = Arc::new(Mutex::new(Vec::new()));
         let ask = |from: u8, ms: u64| {
             let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
@@ -260,7 +337,8 @@ mod tests {
         let many: Vec<_> = (1..=30).cycle().take(90).map(|from| ask(from, 200)).collect();
         tokio::time::sleep(Duration::from_millis(100)).await;
         ask(100, 10).await.unwrap();
-        assert_eq!(order.lock()[1], 100, "{:?}", order.lock());
+        let place = order.lock().iter().position(|from| *from == 100);
+        assert!(place <= Some(2), "{:?}", order.lock());
         for one in many {
             one.await.unwrap();
         }
@@ -272,8 +350,60 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn addresses_that_are_new_do_not_keep_out_those_that_are_known() {
+        let turns = Turns::new(1, 0);
+        drop(turns.take(address(1)).await);
+        let new = |worker: u32| {
+            let turns = Arc::clone(&turns);
+            tokio::spawn(async move {
+                for n in 0.. {
+                    let from = IpAddr::from((0x0a00_0000 | worker << 16 | n).to_be_bytes());
+                    let Some(_turn) = turns.take(from).await else { return };
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+        };
+        let attack: Vec<_> = (1..=12).map(new).collect();
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(turns.take(address(1)).await.is_some());
+        }
+        attack.iter().for_each(|worker| worker.abort());
+    }
+
+    /// A busy runtime needs long until a request that got its turn continues.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn requests_get_their_turns_ahead_and_one_builds_at_a_time() {
+        let turns = Turns::new(1, AHEAD);
+        let building = Arc::new(Mutex::new((0, 0)));
+        let ask = |last: u8| {
+            let (turns, building) = (Arc::clone(&turns), Arc::clone(&building));
+            tokio::spawn(build_aside(async move {
+                let _turn = turns.take(address(last)).await.unwrap();
+                let now = {
+                    let mut building = building.lock();
+                    building.0 += 1;
+                    building.1 += 1;
+                    building.0
+                };
+                std::thread::sleep(Duration::from_millis(5));
+                building.lock().0 -= 1;
+                now
+            }))
+        };
+        let all: Vec<_> = (1..=20).map(ask).collect();
+        for one in all {
+            assert_eq!(one.await.unwrap(), 1, "nobody else builds");
+        }
+        assert_eq!(building.lock().1, 20);
+        let queue = turns.queue.lock();
+        assert_eq!((queue.taken, queue.waiting.len()), (0, 0));
+        assert_eq!(*turns.builders.free.lock(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_address_with_many_requests_does_not_go_before_another_one() {
-        let turns = Turns::new(1);
+        let turns = Turns::new(1, 0);
         let first = turns.take(address(1)).await.unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiting = Vec::new();
@@ -314,7 +444,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_does_not_wait_without_end_and_idle_addresses_are_forgotten() {
-        let turns = Turns::new(2);
+        let turns = Turns::new(2, 0);
         let held = turns.take(address(1)).await;
         assert!(held.is_some());
         assert!(turns.take(address(1)).await.is_none());

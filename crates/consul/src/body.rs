@@ -81,7 +81,7 @@ impl Object {
             None => return Ok(None),
             Some(Value::String(text)) if text.is_empty() => return Ok(None),
             Some(Value::String(text)) => duration_ms(&text),
-            Some(value) => value.as_u64().map(|nanos| nanos / 1_000_000),
+            Some(value) => value.as_u64().map(|nanos| nanos.div_ceil(1_000_000)),
         };
         let ms = ms.ok_or_else(|| failed(&format!("{name} is no duration such as \"10s\"")))?;
         Ok(Some(ms).filter(|ms| *ms > 0))

@@ -45,7 +45,7 @@ pub use shape::Names;
 use answer::{Answer, Refusal};
 use parts::Inner;
 use routes::{Action, Found, find, methods_of};
-use text::Query;
+use text::{Query, is_utf8};
 use write::Reported;
 
 use maxine_state::limits::{KV_TRANSACTION_LEN_MAX, KV_VALUE_LEN_MAX};
@@ -113,7 +113,9 @@ impl Consul {
         let bearer = || {
             let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
             let (scheme, token) = text.trim().split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+            let token = token.trim();
+            let is_token = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty();
+            is_token.then(|| token.to_owned())
         };
         in_query().or_else(in_header).or_else(bearer)
     }
@@ -141,6 +143,10 @@ impl Consul {
             Found::OtherMethod(route) => return Ok(other_method(&asked.method, route.path)),
             Found::Unknown => return Err(Refusal::not_found("Invalid URL path: not found")),
         };
+        // Names that differ only in such bytes would count as one.
+        if !is_utf8(asked.uri.path()) {
+            return Err(Refusal::bad("Invalid URL path: it is not UTF-8"));
+        }
         let (face, name) = (&self.0, name.as_ref());
         // The futures are boxed, because one blocked reader must not take the memory of the largest handler.
         match route.action {

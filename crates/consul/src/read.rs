@@ -510,15 +510,18 @@ impl Inner {
     }
 
     pub(crate) async fn catalog_services(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let (_, options) = self.options(asked, None)?;
+        let (_, options) = self.options(asked, Some(OF_SERVICE_NODE))?;
+        // The list of names and tags does not change with what a filter or the metadata of a node is about.
+        let is_whole = options.node_meta.is_empty() && !options.has_filter();
+        let list = if is_whole { List::Services } else { List::Registrations };
         if !asked.is_known {
-            return self.hidden(asked, &options, Some(List::Services), json!({})).await;
+            return self.hidden(asked, &options, Some(list), json!({})).await;
         }
-        let ready = self.ready(asked, &options, &Scope::List(List::Services)).await?;
+        let ready = self.ready(asked, &options, &Scope::List(list)).await?;
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
         }
-        if options.node_meta.is_empty() {
+        if is_whole {
             let services = self.tables.service_tags(&options.namespace);
             let texts = |tags: &'_ [Arc<str>]| tags.iter().map(|tag| tag.to_string()).collect();
             let services: BTreeMap<&str, Vec<String>> =
@@ -527,7 +530,9 @@ impl Inner {
         }
         let mut services: BTreeMap<String, Vec<String>> = BTreeMap::new();
         self.each_instance(&ready.snapshot, &options.namespace, asked, |shown| {
-            if shown.has_node_meta(&options.node_meta) {
+            let is_meant = shown.has_node_meta(&options.node_meta)
+                && (!options.has_filter() || ready.filtering.matches(&shown.service_node()));
+            if is_meant {
                 let tags = services.entry(shown.service_name().to_owned()).or_default();
                 tags.extend(shown.instance.registration.tags.iter().map(|tag| tag.to_string()));
             }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 
 use super::answer::Refusal;
-use super::text::{PARAMETERS_MAX, Query};
+use super::text::{PARAMETERS_MAX, Query, is_utf8};
 use maxine_state::{Actor, InstanceKey, Registration};
 
 /// Decides what the caller of one request may do. The decision is the same for every API.
@@ -48,7 +48,11 @@ pub struct Asked {
 impl Asked {
     /// The parameters.
     pub(crate) fn query(&self) -> Result<Query, Refusal> {
-        let parsed = Query::parse(self.uri.query().unwrap_or_default());
+        let query = self.uri.query().unwrap_or_default();
+        if !is_utf8(query) {
+            return Err(Refusal::bad("the query is not UTF-8"));
+        }
+        let parsed = Query::parse(query);
         parsed.ok_or_else(|| {
             Refusal::bad(format!("the query has more than {PARAMETERS_MAX} parameters"))
         })

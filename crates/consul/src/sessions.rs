@@ -78,7 +78,7 @@ fn lock_delay_ms(value: Option<Value>) -> Result<u64, Refusal> {
         Some(Value::String(text)) => duration_ms(&text).ok_or_else(wrong),
         Some(value) => match value.as_u64().ok_or_else(wrong)? {
             seconds if seconds < 1_000 => Ok(seconds * 1_000),
-            nanos => Ok(nanos / 1_000_000),
+            nanos => Ok(nanos.div_ceil(1_000_000)),
         },
     }
 }

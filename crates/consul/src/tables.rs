@@ -39,6 +39,8 @@ struct Known {
     service: ServiceKey,
     /// The ids of its checks in Consul.
     checks: Vec<Name>,
+    /// The node that it was registered on through the catalog, in lower case.
+    node: Option<Box<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +49,8 @@ struct Content {
     by_id: HashMap<(Name, Name), Known>,
     /// By namespace and the check's id in Consul.
     by_check: HashMap<(Name, Name), InstanceKey>,
+    /// What was registered through the catalog, by namespace and node in lower case.
+    by_node: HashMap<(Name, Box<str>), BTreeSet<InstanceKey>>,
     /// The tags of the services that have instances.
     tags: BTreeMap<ServiceKey, Tags>,
 }
@@ -122,6 +126,12 @@ impl Tables {
     pub(crate) fn find_check(&self, namespace: &Name, id: &str) -> Option<InstanceKey> {
         let id = Name::parse("CheckID", id).ok()?;
         self.content.read().by_check.get(&(namespace.clone(), id)).cloned()
+    }
+
+    /// What was registered on a node through the catalog, sorted. The node's name counts without regard to case.
+    pub(crate) fn on_node(&self, namespace: &Name, node: &str) -> Vec<InstanceKey> {
+        let node = (namespace.clone(), node.to_lowercase().into_boxed_str());
+        self.content.read().by_node.get(&node).into_iter().flatten().cloned().collect()
     }
 
     /// Every instance of the namespace that was registered through this face, sorted.
@@ -261,7 +271,12 @@ impl Content {
         for check in &checks {
             self.by_check.insert((namespace.clone(), check.clone()), key.clone());
         }
-        let known = Known { service: service.clone(), checks };
+        let node = registration.node.as_ref().filter(|_| !extras.is_of_agent());
+        let node = node.map(|node| node.as_str().to_lowercase().into_boxed_str());
+        if let Some(node) = &node {
+            self.by_node.entry((namespace.clone(), node.clone())).or_default().insert(key);
+        }
+        let known = Known { service: service.clone(), checks, node };
         self.by_id.insert((namespace.clone(), registration.id.clone()), known);
     }
 
@@ -278,6 +293,13 @@ impl Content {
             if self.by_check.get(&check) == Some(key) {
                 self.by_check.remove(&check);
             }
+        }
+        let Some(node) = known.node else { return };
+        let node = (namespace.clone(), node);
+        let Some(on_node) = self.by_node.get_mut(&node) else { return };
+        on_node.remove(key);
+        if on_node.is_empty() {
+            self.by_node.remove(&node);
         }
     }
 

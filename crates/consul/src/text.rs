@@ -52,6 +52,11 @@ impl Query {
     }
 }
 
+/// Whether a part of a URL is UTF-8 once it is decoded.
+pub(crate) fn is_utf8(encoded: &str) -> bool {
+    percent_decode_str(encoded).decode_utf8().is_ok()
+}
+
 /// Decodes the rest of a path, in which an encoded slash is the same as a slash.
 pub(crate) fn decoded_path(path: &str) -> Cow<'_, str> {
     percent_decode_str(path).decode_utf8_lossy()
@@ -66,8 +71,8 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// Reads a duration as Go writes it, such as `1m30s`, `1.5h` or `300ms`, in milliseconds. Parts below a millisecond are
-/// cut off. `None` if it is malformed, negative, or too long for 64 bits.
+/// Reads a duration as Go writes it, such as `1m30s`, `1.5h` or `300ms`, in milliseconds. It is rounded up to the next
+/// millisecond, so that a short duration is not taken for none. `None` if it is malformed, negative, or too long for 64 bits.
 pub(crate) fn duration_ms(text: &str) -> Option<u64> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
@@ -101,7 +106,7 @@ pub(crate) fn duration_ms(text: &str) -> Option<u64> {
         nanos += digits(part)?.checked_mul(unit_ns)? / 10_u128.pow(part.len() as u32);
         rest = after;
     }
-    u64::try_from(nanos / 1_000_000).ok().filter(|_| nanos <= i64::MAX as u128)
+    u64::try_from(nanos.div_ceil(1_000_000)).ok().filter(|_| nanos <= i64::MAX as u128)
 }
 
 /// Writes a duration as Go does: `1h0m0s`, `1m30s`, `10s`, `1.5s`, `300ms`.
@@ -135,7 +140,7 @@ mod tests {
             ("300000ms", Some(300_000)),
             (".5s", Some(500)),
             ("0", Some(0)),
-            ("999us", Some(0)),
+            ("999us", Some(1)),
             ("", None),
             ("10", None),
             ("-1s", None),

@@ -12,7 +12,7 @@ use super::options::{check_datacenter, namespace};
 use super::parts::Inner;
 use super::request::Asked;
 use super::service_body::{Made, ServiceBody, id_on_node};
-use super::text::boolean;
+use super::text::{Query, boolean};
 use maxine_actors::registry::OwnReport;
 use maxine_actors::{WriteError, WriteRequest};
 use maxine_state::limits::{CHECK_OUTPUT_LEN_MAX, TEXT_LEN_MAX, check_text};
@@ -142,20 +142,19 @@ impl Inner {
         let client = asked.client.to_string();
         let address = body.address(&client)?;
         let present = kept.and_then(|key| self.instance(key));
-        let kept = present.map(|present| {
+        let kept = present.as_ref().map(|present| {
             let mut kept = checks_of(&present.registration);
             // A probe may call a secret path. A caller without a credential must not send it to another address.
-            let place = |address: &Address| {
-                let parts = address.parts();
-                (parts.host.to_owned(), parts.port)
-            };
             let moves = place(&present.registration.address) != place(&address);
             kept.retain(|(_, extra)| asked.is_known || !moves || !extra.probe);
             kept
         });
-        let Made { service, registration, .. } =
+        let Made { service, mut registration, .. } =
             body.into_registration(None, &client, kept.unwrap_or_default())?;
         self.check_ids(&namespace, &registration)?;
+        if let Some(present) = present.filter(|present| !has_address(present, &registration)) {
+            keep_states(&mut registration, &present);
+        }
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
         self.write(asked, service, registration).await?;
@@ -356,6 +355,15 @@ impl Inner {
         self.registry.report_check(actor, None, asked.answer_by_ms, report).await.map(drop)
     }
 
+    /// Refuses a request for another datacenter, in the query or in the body.
+    fn check_own_datacenter(&self, query: &Query, in_body: &str) -> Result<(), Refusal> {
+        check_datacenter(query, &self.names)?;
+        if in_body.is_empty() || in_body.eq_ignore_ascii_case(&self.names.datacenter) {
+            return Ok(());
+        }
+        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"))
+    }
+
     pub(crate) async fn catalog_register(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let query = asked.query()?;
         let namespace = namespace(&query)?;
@@ -377,10 +385,7 @@ impl Inner {
             body.ignore(field);
         }
         body.finish()?;
-        check_datacenter(&query, &self.names)?;
-        if !datacenter.is_empty() && !datacenter.eq_ignore_ascii_case(&self.names.datacenter) {
-            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"));
-        }
+        self.check_own_datacenter(&query, &datacenter)?;
         if node.is_empty() {
             return Err(Refusal::bad("Must provide node"));
         }
@@ -398,12 +403,16 @@ impl Inner {
         let node = Name::parse("Node", &node)?;
         let client = asked.client.to_string();
         let _changing = self.changing(&body.id).await;
+        self.tables.caught_up(&self.view).await;
+        let (node, extra) = self.node_of_catalog(&namespace, node, extra)?;
+        let before = self.tables.find(&namespace, &id_on_node(&body.id, node.as_str()));
+        let kept = before.as_ref().filter(|key| *key.service.service.as_str() == *body.name);
+        let kept = kept.and_then(|key| self.instance(key));
+        let kept = kept.map(|present| checks_of(&present.registration)).unwrap_or_default();
         let Made { service, registration, states } =
-            body.into_registration(Some((node, extra)), &client, Vec::new())?;
+            body.into_registration(Some((node, extra)), &client, kept)?;
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
-        self.tables.caught_up(&self.view).await;
-        let before = self.tables.find(&key.service.namespace, key.instance.as_str());
         self.write(asked, service, registration).await?;
         for (check, status, output) in states {
             let report = CheckReport { status, output: printable(&output).into() };
@@ -414,15 +423,43 @@ impl Inner {
         Ok(answer::json(StatusCode::OK, false, &true))
     }
 
+    /// The node of a registration through the catalog, as it is known already: its name is written as before, and without
+    /// an address it keeps the one that it has.
+    fn node_of_catalog(
+        &self,
+        namespace: &Name,
+        node: Name,
+        extra: NodeExtra,
+    ) -> Result<(Name, NodeExtra), Refusal> {
+        let on_node = self.tables.on_node(namespace, node.as_str());
+        let present = on_node.iter().find_map(|key| self.instance(key));
+        let present = present.map(|present| present.registration);
+        let name = present.as_ref().and_then(|present| present.node.clone());
+        let has_address = !extra.address.is_empty();
+        if has_address || node.as_str().eq_ignore_ascii_case(&self.names.node) {
+            return Ok((name.unwrap_or(node), extra));
+        }
+        match (name, present.and_then(|present| Extras::of(&present).node)) {
+            (Some(name), Some(known)) => Ok((name, known)),
+            _ => {
+                let text = format!("node {:?} is not registered: send its Address", node.as_str());
+                Err(Refusal::bad(text))
+            }
+        }
+    }
+
     pub(crate) async fn catalog_deregister(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let namespace = namespace(&asked.query()?)?;
+        let query = asked.query()?;
+        let namespace = namespace(&query)?;
         let mut body = Object::parse(&asked.body)?;
         let (node, service_id) = (body.text("Node")?, body.text("ServiceID")?);
         let check_id = body.text("CheckID")?;
-        for field in ["Datacenter", "Address", "Namespace", "Partition"] {
+        let datacenter = body.text("Datacenter")?;
+        for field in ["Address", "Namespace", "Partition"] {
             body.ignore(field);
         }
         body.finish()?;
+        self.check_own_datacenter(&query, &datacenter)?;
         if node.is_empty() {
             return Err(Refusal::bad("Must provide node"));
         }
@@ -431,21 +468,26 @@ impl Inner {
             return Err(Refusal::bad(text));
         }
         let is_own_node = node.eq_ignore_ascii_case(&self.names.node);
+        if is_own_node && service_id.is_empty() {
+            let text = format!(
+                "{node:?} is the node of Maxine itself, and cannot be deregistered: send ServiceID"
+            );
+            return Err(Refusal::bad(text));
+        }
         let own = if is_own_node { self.agent_key(&namespace, &service_id).await } else { None };
         self.tables.caught_up(&self.view).await;
         let keys = match (own, service_id.as_str()) {
             (Some(key), _) => vec![key],
-            (None, "") => {
-                // The whole node: what was registered on it through the catalog.
-                let suffix = id_on_node("", &node);
-                let mut all = self.tables.all(&namespace);
-                all.retain(|key| key.instance.as_str().ends_with(&suffix));
-                all.retain(|key| self.instance(key).is_some_and(|one| is_on(&one, &node)));
-                all
-            }
             (None, id) => {
-                let found = self.tables.find(&namespace, &id_on_node(id, &node));
-                found.into_iter().collect()
+                // Without an id, the whole node: what was registered on it through the catalog.
+                let mut all = self.tables.on_node(&namespace, &node);
+                let is_meant = |key: &InstanceKey| {
+                    let instance = self.instance(key);
+                    let of = instance.as_ref().map(|instance| &instance.registration);
+                    of.is_some_and(|of| Extras::of(of).id(of) == id)
+                };
+                all.retain(|key| id.is_empty() || is_meant(key));
+                all
             }
         };
         self.remove(asked, keys).await?;
@@ -453,11 +495,28 @@ impl Inner {
     }
 }
 
-/// Whether an instance was registered through the catalog on this node.
-fn is_on(instance: &Instance, node: &str) -> bool {
-    let registration = &instance.registration;
-    let is_here = registration.node.as_ref().is_some_and(|name| name.as_str() == node);
-    is_here && !Extras::of(registration).is_of_agent()
+/// The host and the port of an address.
+fn place(address: &Address) -> (&str, Option<u16>) {
+    let parts = address.parts();
+    (parts.host, parts.port)
+}
+
+fn has_address(instance: &Instance, registration: &Registration) -> bool {
+    instance.registration.address == registration.address
+}
+
+/// Lets the checks of a registration begin with the states that they have now. The state forgets them when the address
+/// changes, and Consul does not.
+fn keep_states(registration: &mut Registration, present: &Instance) {
+    let mut checks = registration.checks.to_vec();
+    for check in &mut checks {
+        let CheckKind::Ttl { initial, .. } = &mut check.kind else { continue };
+        let mut reported = present.reported_checks().iter();
+        if let Some(now) = reported.find(|now| now.id == check.id) {
+            *initial = now.status;
+        }
+    }
+    registration.checks = checks.into();
 }
 
 /// The checks of a registration, each with what is kept about it.

@@ -430,7 +430,7 @@ async fn judge_lineage(me: &LocalIdentity, hello: &HelloDto) -> Result<(), Refus
         };
     }
     Err(Refusal::OtherHistory(format!(
-        "this node belongs to another lineage ({lineage:016x}, not {:016x}): one side was restored from older data",
+        "this node belongs to another lineage ({lineage:016x}, not {:016x}): 'maxine cluster recover' or 'restore' began one of them",
         hello.lineage
     )))
 }

@@ -182,7 +182,7 @@ impl Listener {
                 %from,
                 %error,
                 connections,
-                "this node refused connections to its peer port; from and error are those of the last one"
+                "connections to this node's peer port failed; from and error are those of the last one. A received fatal alert means that the other node refused the certificate of this one"
             );
         }
     }

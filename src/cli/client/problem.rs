@@ -131,7 +131,7 @@ impl Problem {
                 "sign in with 'maxine login --user NAME', or give a token with MAXINE_TOKEN or --token-file".into(),
             ),
             412 if self.is_of_creation => Some("it exists already, and nothing was changed".into()),
-            412 => Some("somebody else has changed it in the meantime: read it again, then repeat the change".into()),
+            412 => Some("it has another revision than the change expects: read it again, then repeat the change".into()),
             _ if self.action.is_empty() => None,
             _ => Some(self.action.clone()),
         }
@@ -187,10 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn what_exists_already_was_not_changed_by_somebody_else() {
+    fn what_exists_already_has_no_other_revision() {
         let problem = Problem { is_of_creation: true, ..Problem::read(412, Value::Null, None) };
         assert!(problem.advice().unwrap().contains("it exists already"));
-        assert!(Problem::read(412, Value::Null, None).advice().unwrap().contains("somebody else"));
+        assert!(
+            Problem::read(412, Value::Null, None).advice().unwrap().contains("another revision")
+        );
     }
 
     #[test]

@@ -239,7 +239,7 @@ fn sharers(
 ) -> Result<Vec<Asked>, CliError> {
     let is_local = known.iter().all(|(_, cluster)| cluster.backend == StoreKind::Local);
     if !is_local && !known.iter().any(|(_, cluster)| cluster.nodes.is_some()) {
-        let text = "NOT COMPARED: the store did not say which nodes there are";
+        let text = "NOT COMPARED: the list of nodes cannot be read from the store now";
         return Err(CliError::Incomplete(text.into()));
     }
     let unasked = match silent {
@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(sharers(&[(&servers[0], &a), (&servers[1], &a)], &[]).unwrap().len(), 4);
         let untold = shapes::Cluster { nodes: None, ..a };
         let refused = sharers(&[(&servers[0], &untold)], &[]).unwrap_err().to_string();
-        assert!(refused.contains("did not say which nodes"), "{refused}");
+        assert!(refused.contains("list of nodes cannot be read"), "{refused}");
     }
 
     /// A node that was stopped in an orderly way is no longer listed. It was named, so it is missing.

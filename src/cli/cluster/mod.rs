@@ -127,7 +127,7 @@ impl ClusterArgs {
 /// See [`CliError`].
 pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
     match args.action {
-        Action::Status(connect) => status::show(&connect.client()?, out).await,
+        Action::Status(connect) => status::show(&connect, out).await,
         Action::Digest(connect) => digest::compare(&connect, out).await,
         Action::Add(Online { connect, args }) => {
             membership::add(&connect.client()?, args, out).await

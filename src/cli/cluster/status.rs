@@ -1,7 +1,8 @@
 //! `maxine cluster status`.
 
 use crate::cli::client::shapes::{NoTraffic, Totals};
-use crate::cli::client::{Client, Request, shapes};
+use crate::cli::client::{Answer, ConnectArgs, Request, shapes};
+use crate::cli::each_node::{ask_all, nodes};
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, human_ms, or_dash};
 use maxine_store::NodeRole;
@@ -9,12 +10,18 @@ use maxine_store::NodeRole;
 /// Shown in place of information that only a node with a state has.
 const NO_STATE: &str = "unknown: this node has no state yet";
 
-pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliError> {
-    let answer = client.send(&Request::get(&["cluster", "status"])).await?;
+pub(super) async fn show(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError> {
+    let (answer, without_leader) = status(connect).await?;
     if out.is_json() {
         return out.json(&answer.body);
     }
     let cluster: shapes::Cluster = answer.read()?;
+    if let Some(node) = without_leader {
+        out.line(format!(
+            "{node} knows no leader, and {} does; this is what {} says\n",
+            cluster.node, cluster.node
+        ))?;
+    }
     let mut rows = vec![
         vec![
             "node".to_owned(),
@@ -74,6 +81,27 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         }
     }
     cluster.warnings.iter().try_for_each(|warning| out.line(format!("warning: {warning}")))
+}
+
+/// The status that one node gives, and the node that was asked first if that knows no leader and the other one does. A
+/// node that is cut off says little about the cluster.
+async fn status(connect: &ConnectArgs) -> Result<(Answer, Option<String>), CliError> {
+    let request = Request::get(&["cluster", "status"]);
+    let has_leader = |answer: &Answer| !answer.body["leadership"]["leader"].is_null();
+    let answer = connect.client()?.send(&request).await?;
+    if has_leader(&answer) {
+        return Ok((answer, None));
+    }
+    let others = nodes(connect).await?;
+    let answers = ask_all(&others, &request).await;
+    let mut led = answers.into_iter().filter_map(|(_, other)| other.ok().filter(has_leader));
+    Ok(match led.next() {
+        Some(other) => {
+            let node = answer.body["node"].as_str().unwrap_or_default().to_owned();
+            (other, Some(node))
+        }
+        None => (answer, None),
+    })
 }
 
 /// The leader and its term. Only Raft has elections with terms; in the other modes the number is the fencing

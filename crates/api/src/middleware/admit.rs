@@ -102,7 +102,15 @@ impl Shared {
             let is_https = context.client.is_https;
             self.state.security().identify(CookieUse::Never, is_https, &headers)
         };
-        let caller = self.decide(access, identified).map_err(|(error, caller)| {
+        // A token that is not valid is refused where none is needed too. Without the rights of its token, the caller could
+        // take an empty list for the whole one.
+        let decided = match identified {
+            Err(error) if token.is_some() && access != access::Access::Open => {
+                Err((error, Caller::default()))
+            }
+            identified => self.decide(access, identified),
+        };
+        let caller = decided.map_err(|(error, caller)| {
             self.note_refusal(request, error, &caller, context);
             FaceRefusal::NotAllowed(error)
         })?;

@@ -15,7 +15,7 @@ use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use crate::AppState;
 use crate::lists::Listing;
-use crate::problem::{Problem, ProblemKind};
+use crate::problem::Problem;
 use maxine_actors::peer::Confirmation;
 use maxine_state::{
     AuditAction, AuditClass, AuditLog, AuditOutcome, AuditRecord, ControlState, encode_rejection,
@@ -253,12 +253,8 @@ pub(super) async fn verify_audit(
     _: Params<NoParams>,
     listing: Listing,
 ) -> Result<Response, Problem> {
-    let audit = fresh.state().audit().clone();
-    // Hashing all records takes tens of milliseconds.
-    let verdict = tokio::task::spawn_blocking(move || audit.verify()).await.map_err(|_| {
-        Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
-    })?;
     let audit = fresh.state().audit();
+    let verdict = audit.verify();
     Ok(listing.answer(fresh.json(AuditProof {
         ok: verdict.is_ok(),
         first_bad_seq: verdict.err(),

@@ -246,7 +246,7 @@ fn warnings(
         ));
     }
     if nodes.is_err() {
-        warn("the store did not say which nodes there are");
+        warn("the list of nodes cannot be read from the store now");
     }
     if let Some(raft) = raft {
         if raft.disk_stalled {

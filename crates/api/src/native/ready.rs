@@ -99,7 +99,7 @@ pub(super) async fn ready(
         }
         // Redis can refuse writes and still renew the leader's lease.
         None if let Some(why) = state.store().refuses_writes() => {
-            Some(format!("writes are not taken: {why}"))
+            Some(writes_fail(state.store().kind(), &why))
         }
         None if !fresh => Some(not_confirmed(staleness_ms)),
         None if snapshot.state.grant().is_none() => {
@@ -126,11 +126,19 @@ pub(super) async fn ready(
     (status, Json(answer))
 }
 
+/// Why the store refuses writes. A shared storage that is full may still take small ones.
+fn writes_fail(kind: StoreKind, why: &str) -> String {
+    match kind {
+        StoreKind::SharedFile => format!("writes may fail: {why}"),
+        _ => format!("writes are not taken: {why}"),
+    }
+}
+
 /// What does not work without a leader, for a store of this kind. `refuses_writes` is why the store refuses writes, if
 /// it does.
 pub(super) fn without_leader(kind: StoreKind, refuses_writes: Option<String>) -> String {
     match refuses_writes {
-        Some(why) => format!("writes are not taken: {why}"),
+        Some(why) => writes_fail(kind, &why),
         None if kind.orders_without_leader() => String::from(
             "heartbeats and health verdicts wait for one, and nothing expires; other writes need none",
         ),
@@ -171,9 +179,11 @@ mod tests {
                 without_leader(kind, None),
                 "heartbeats and health verdicts wait for one, and nothing expires; other writes need none"
             );
-            let why = "writes are not taken: the store refuses writes (OOM)";
-            assert_eq!(without_leader(kind, refused()), why);
         }
+        let why = "writes are not taken: the store refuses writes (OOM)";
+        assert_eq!(without_leader(StoreKind::Redis, refused()), why);
+        let why = "writes may fail: the store refuses writes (OOM)";
+        assert_eq!(without_leader(StoreKind::SharedFile, refused()), why);
         assert_eq!(without_leader(StoreKind::Raft, None), "writes are not taken");
     }
 }

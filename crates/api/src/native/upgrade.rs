@@ -85,7 +85,7 @@ pub(super) async fn forget_node(
     write: Write,
 ) -> Result<StatusCode, Problem> {
     let unavailable = |_| {
-        let detail = "the store did not say which nodes there are; nothing was changed";
+        let detail = "the list of nodes cannot be read from the store now; nothing was changed";
         Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
     };
     let Some(nodes) = app.store().nodes().await.map_err(unavailable)? else {

@@ -9,7 +9,9 @@
 use maxine_clock::Clock;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
+
+use maxine_admission::site_of;
 
 use super::ProviderError;
 use super::ticket::Ticket;
@@ -98,15 +100,6 @@ impl Table {
             false
         });
         true
-    }
-}
-
-/// The network that counts as one client here: the whole IPv4 address, or the first 48 bits of an IPv6 address. A site
-/// usually gets so many.
-fn site_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80).into(),
-        v4 => v4,
     }
 }
 

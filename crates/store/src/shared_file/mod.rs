@@ -51,7 +51,7 @@ const WAITING_MAX: usize = 1_024;
 /// Maximum size of an encoded batch, in bytes.
 const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
 /// Why a write may fail while the storage answers. Smaller writes may still fit into the last block of the log.
-const FULL: &str = "the shared storage is full or read-only: writes that need more room fail";
+const FULL: &str = "the shared storage is full or read-only: only small writes may succeed";
 /// Maximum time that a stop waits for the tasks.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
