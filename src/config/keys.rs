@@ -241,7 +241,7 @@ keys! {
     "health.observers_min" "health-observers-min" "MAXINE_HEALTH_OBSERVERS_MIN" "nodes" "1 to 9" "1"
         "Number of nodes that must agree before the health of an instance changes." => |c, v| c.health.observers_min = number(v, 1, 9)?;
 
-    "telemetry.log_filter" "log-filter" "MAXINE_LOG" "filter" "LEVEL or TARGET=LEVEL, separated by commas" "info,openraft=error,openraft::raft=off"
+    "telemetry.log_filter" "log-filter" "MAXINE_LOG" "filter" "LEVEL or TARGET=LEVEL, separated by commas" "info,h2=error,openraft=error,openraft::raft=off"
         "Which log lines of Maxine itself are written: a level (off, error, warn, info, debug, trace), and levels of modules. `maxine log-level` changes it while a node runs." => |c, v| c.telemetry.log_filter = log_filter(v)?;
     "telemetry.log_file" "log-file" "MAXINE_LOG_FILE" "path" "a file" ""
         "File to which the log of Maxine itself is also written, besides standard error. A relative path is inside the data directory. If empty, there is no such file." => |c, v| c.telemetry.log_file = path(v);

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use super::load::Outcome;
 use super::node::{Backend, Cluster};
 use super::report::{Goal, Section, ms};
+use super::turns::{CONNECTIONS, Target, turn, turn_length};
 use super::wire;
-use super::{Bench, discovery, failover, node, propagation, redis, registrations};
+use super::{Bench, failover, node, propagation, redis, registrations};
 use maxine::cli::exit::CliError;
 
 /// Number of services for discovery, each with three instances.
@@ -96,16 +97,15 @@ async fn discovery_on(bench: &Bench, cluster: &Cluster) -> Result<Outcome, CliEr
     let path = "/api/maxine/serviceops/discover?serviceName=s";
     let request = |n: u64| wire::get(&format!("{path}{}", n * 7_919 % SERVICES));
     let requests = (0..SERVICES).map(request).collect();
-    let server = cluster.nodes[0].server.as_ref();
-    let server = server.ok_or_else(|| CliError::Failed("the node is not running".into()))?;
-    let (outcome, _) = discovery::turn(bench, server, &cluster.nodes[0].addr(), requests).await?;
-    match outcome.failed {
-        0 => Ok(outcome),
-        failed => Err(CliError::Failed(format!(
-            "{failed} lookups failed: {}",
-            outcome.first_failure.unwrap_or_default()
-        ))),
-    }
+    let node = &cluster.nodes[0];
+    let side = Target {
+        name: "look-ups",
+        server: node.running()?,
+        addr: node.addr(),
+        requests: Arc::new(requests),
+        status: 302,
+    };
+    Ok(turn(bench, &side).await?.outcome)
 }
 
 /// Kills the leader. Returns how long it takes until another node has the leader's duties, in microseconds.
@@ -150,8 +150,8 @@ fn section(bench: &Bench, trials: u32, all: &[Figures]) -> Section {
              before the writer had its answer. Failover: {trials} times kill -9 of the leader, until another node has the leader's \
              duties; meanwhile reads go on everywhere, and so do writes in redis and shared-file mode. Redis syncs every write \
              (appendfsync always). All on this machine and its one disk.",
-            discovery::CONNECTIONS,
-            discovery::turn_length(bench).as_secs_f64(),
+            CONNECTIONS,
+            turn_length(bench).as_secs_f64(),
             bench.seconds,
             bench.seconds
         ),

@@ -2,26 +2,18 @@
 //! in turns.
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::load::{Outcome, Run, median};
-use super::process::{self, Server, wait_until};
+use super::process::{Server, wait_until};
 use super::report::{Goal, Section, ms};
+use super::turns::{CONNECTIONS, SERVER_CORE, TURNS, Target, take_turns, turn_length};
 use super::wire::{self, Connection};
 use super::{Bench, node, own_program};
 use maxine::cli::exit::CliError;
 
-/// Number of keep-alive connections of the load.
-pub(super) const CONNECTIONS: usize = 64;
-/// Number of turns of each server; the median counts. There are many short turns, because the speed of a
-/// shared machine varies.
-pub(super) const TURNS: usize = 9;
-/// The core of the servers.
-pub(super) const SERVER_CORE: usize = 0;
-/// The core of the load.
-const LOAD_CORE: usize = 1;
 /// The aim, as a share of the bare server's throughput.
 const SHARE_AIM: f64 = 0.8;
 
@@ -36,44 +28,25 @@ pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
         let bare_dir = bench.place("bare")?;
         let (bare, bare_addr) = start_bare(&bare_dir).await?;
         let names = services.min(10_000);
-        let paths = |prefix: &str, suffix: &str| -> Vec<Vec<u8>> {
-            (0..names)
-                .map(|n| wire::get(&format!("{prefix}s{}{suffix}", n * 7_919 % services)))
-                .collect()
+        let requests = |prefix: &str, suffix: &str| -> Arc<Vec<Vec<u8>>> {
+            let path = |n: u64| format!("{prefix}s{}{suffix}", n * 7_919 % services);
+            Arc::new((0..names).map(|n| wire::get(&path(n))).collect())
         };
-        let discover = paths("/api/maxine/serviceops/discover?serviceName=", "");
-        let native = paths("/api/v1/resolve/default/", "?redirect=1");
-        let server = cluster.nodes[0]
-            .server
-            .as_ref()
-            .ok_or_else(|| CliError::Failed("the node is not running".into()))?;
-        let mut sides = [
-            ("bare axum handler", &bare, bare_addr, discover.clone(), Vec::new()),
-            ("discover", server, addr.clone(), discover, Vec::new()),
-            ("resolve?redirect=1", server, addr, native, Vec::new()),
+        let discover = requests("/api/maxine/serviceops/discover?serviceName=", "");
+        let native = requests("/api/v1/resolve/default/", "?redirect=1");
+        let server = cluster.nodes[0].running()?;
+        let side =
+            |name, server, addr, requests| Target { name, server, addr, requests, status: 302 };
+        let sides = [
+            side("bare axum handler", &bare, bare_addr, Arc::clone(&discover)),
+            side("discover", server, addr.clone(), discover),
+            side("resolve?redirect=1", server, addr, native),
         ];
-        for _ in 0..TURNS {
-            for (_, server, addr, requests, turns) in &mut sides {
-                turns.push(turn(bench, server, addr, requests.clone()).await?);
-            }
-        }
-        let mut bare_per_second = 0.0;
-        for (name, _, _, _, turns) in sides {
-            let busy = turns.iter().map(|(_, busy)| *busy).fold(0.0, f64::max);
-            let failed: u64 = turns.iter().map(|(outcome, _)| outcome.failed).sum();
-            let runs: Vec<Outcome> = turns.into_iter().map(|(outcome, _)| outcome).collect();
-            let why = runs.iter().find_map(|run| run.first_failure.clone());
-            let Some(run) = median(runs) else { continue };
-            if failed > 0 {
-                return Err(CliError::Failed(format!(
-                    "{name}: {failed} requests failed: {}",
-                    why.unwrap_or_default()
-                )));
-            }
+        let turns = take_turns(bench, &sides).await?;
+        let bare_per_second = turns[0].outcome.per_second();
+        for (side, turn) in sides.iter().zip(&turns) {
+            let (name, run) = (side.name, &turn.outcome);
             let per_second = run.per_second();
-            if bare_per_second == 0.0 {
-                bare_per_second = per_second;
-            }
             let share = per_second / bare_per_second;
             rows.push(vec![
                 json!(services),
@@ -82,7 +55,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
                 json!((share * 100.0).round()),
                 ms(run.quantile_us(0.5)),
                 ms(run.quantile_us(0.99)),
-                json!((busy * 100.0).round()),
+                json!((turn.busy * 100.0).round()),
             ]);
             if name == "discover" {
                 goals.push(Goal {
@@ -127,65 +100,4 @@ async fn start_bare(dir: &std::path::Path) -> Result<(Server, String), CliError>
     })
     .await?;
     Ok((server, addr))
-}
-
-/// The length of a turn: a third of `--seconds`.
-pub(super) fn turn_length(bench: &Bench) -> Duration {
-    Duration::from_millis(bench.seconds * 1_000 / 3)
-}
-
-/// One turn of redirects from the other core. Returns the outcome, and the server's share of its
-/// core, from 0 to 1.
-pub(super) async fn turn(
-    bench: &Bench,
-    server: &Server,
-    addr: &str,
-    requests: Vec<Vec<u8>>,
-) -> Result<(Outcome, f64), CliError> {
-    let (run, duration) = (Run::new(&bench.clock), turn_length(bench));
-    let addr = addr.to_owned();
-    let (cpu_before, time_before) = (server.cpu_us(), bench.clock.monotonic_us());
-    let outcome = process::on_own_thread(LOAD_CORE, move || async move {
-        let requests = std::sync::Arc::new(requests);
-        // If the load slept, the server would have to wake it for every answer, and a slower server more
-        // often. So this load never sleeps.
-        let awake = tokio::spawn({
-            let run = run.clone();
-            async move {
-                while run.goes_on() {
-                    tokio::task::yield_now().await;
-                }
-            }
-        });
-        let clients = (0..CONNECTIONS)
-            .map(|client| {
-                let (run, requests, addr) = (run.clone(), requests.clone(), addr.clone());
-                async move {
-                    let mut connection = Connection::open(&addr).await?;
-                    let mut next = client * requests.len() / CONNECTIONS;
-                    while run.goes_on() {
-                        let since_us = run.now_us();
-                        let (status, _) = connection.call(&requests[next % requests.len()]).await?;
-                        next += 1;
-                        if status == 302 {
-                            run.acknowledged(since_us, 1);
-                        } else {
-                            run.failed(|| format!("HTTP {status}"));
-                        }
-                    }
-                    Ok(())
-                }
-            })
-            .collect();
-        let outcome = run.drive(clients, duration).await;
-        awake.abort();
-        outcome
-    })
-    .await?
-    .map_err(super::failed("the load on discovery"))?;
-    let (cpu_us, time_us) =
-        (server.cpu_us() - cpu_before, bench.clock.monotonic_us() - time_before);
-    #[allow(clippy::cast_precision_loss, reason = "microseconds of a run are far below 2^52")]
-    let busy = cpu_us as f64 / time_us.max(1) as f64;
-    Ok((outcome, busy))
 }

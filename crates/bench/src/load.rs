@@ -8,6 +8,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
+use maxine::cli::exit::CliError;
 use maxine_clock::Clock;
 
 /// Maximum latency that is recorded, in microseconds.
@@ -33,6 +34,15 @@ impl Outcome {
     #[allow(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
     pub(super) fn per_second(&self) -> f64 {
         self.units as f64 * 1_000_000.0 / self.elapsed_us.max(1) as f64
+    }
+
+    /// The same outcome. Fails if a request failed.
+    pub(super) fn complete(self, what: &str) -> Result<Self, CliError> {
+        if self.failed == 0 {
+            return Ok(self);
+        }
+        let why = self.first_failure.unwrap_or_default();
+        Err(CliError::Failed(format!("{what}: {} requests failed: {why}", self.failed)))
     }
 
     /// The latency quantile of the requests, in microseconds.
@@ -132,13 +142,6 @@ impl Run {
             first_failure: self.first_failure.lock().clone(),
         })
     }
-}
-
-/// The run whose throughput is the median.
-pub(super) fn median(mut runs: Vec<Outcome>) -> Option<Outcome> {
-    runs.sort_by(|a, b| a.per_second().total_cmp(&b.per_second()));
-    let middle = runs.len() / 2;
-    (!runs.is_empty()).then(|| runs.swap_remove(middle))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod backends;
 mod bare;
+mod consul;
 mod discovery;
 mod etcd;
 mod failover;
@@ -20,6 +21,7 @@ mod proxy;
 mod redis;
 mod registrations;
 mod report;
+mod turns;
 mod watchers;
 mod wire;
 
@@ -87,6 +89,12 @@ enum What {
         /// How many watchers (1 to 20000); each needs two open files
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=20_000))]
         watchers: u64,
+    },
+    /// Consul's API beside the native API: reads, TTL passes, registrations, blocked readers
+    Consul {
+        /// How many blocked readers, and native watchers (1 to 18000); each needs two open files
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=18_000))]
+        readers: u64,
     },
     /// Time from an acknowledged write until a watcher on another node receives the change
     Propagation,
@@ -237,6 +245,7 @@ impl Bench {
                 What::Registrations,
                 What::Heartbeats,
                 What::Watchers { watchers: 10_000 },
+                What::Consul { readers: 10_000 },
                 What::Propagation,
                 What::Failover { trials: 20 },
                 What::Memory { instances: 100_000 },
@@ -254,6 +263,10 @@ impl Bench {
             sections.push(match what {
                 What::Proxy => {
                     sections.extend(proxy::measure(self).await?);
+                    continue;
+                }
+                What::Consul { readers } => {
+                    sections.extend(Box::pin(consul::measure(self, readers)).await?);
                     continue;
                 }
                 What::Discovery => discovery::measure(self).await?,

@@ -54,6 +54,11 @@ impl Node {
         Ok(())
     }
 
+    /// Its process. Fails if it was never started.
+    pub(super) fn running(&self) -> Result<&Server, CliError> {
+        self.server.as_ref().ok_or_else(|| CliError::Failed("the node is not running".into()))
+    }
+
     /// Kills it as a crash would.
     pub(super) fn kill(&mut self) {
         if let Some(server) = &mut self.server {
@@ -126,17 +131,17 @@ pub(super) struct Cluster {
 impl Cluster {
     /// A Raft cluster of one node, on one core.
     pub(super) async fn single(bench: &Bench, dir: &Path, core: usize) -> Result<Self, CliError> {
-        Self::of(bench, dir, 1, Some(core), None).await
+        Self::of(bench, dir, 1, Some(core), &[]).await
     }
 
-    /// A Raft cluster of one node, on one core and in a zone.
-    pub(super) async fn single_in(
+    /// A Raft cluster of one node, on one core and with further options.
+    pub(super) async fn single_with(
         bench: &Bench,
         dir: &Path,
         core: usize,
-        zone: &str,
+        options: &[&str],
     ) -> Result<Self, CliError> {
-        Self::of(bench, dir, 1, Some(core), Some(zone)).await
+        Self::of(bench, dir, 1, Some(core), options).await
     }
 
     /// Starts `count` nodes with a backend and waits until they are ready. In Redis mode, they use the Redis at
@@ -149,7 +154,7 @@ impl Cluster {
         redis_url: Option<String>,
     ) -> Result<Self, CliError> {
         if backend == Backend::Raft {
-            return Self::of(bench, dir, count, None, None).await;
+            return Self::of(bench, dir, count, None, &[]).await;
         }
         let password = secret();
         let mut nodes = Vec::new();
@@ -181,7 +186,16 @@ impl Cluster {
 
     /// Three nodes in Raft mode.
     pub(super) async fn three(bench: &Bench, dir: &Path) -> Result<Self, CliError> {
-        Self::of(bench, dir, 3, None, None).await
+        Self::of(bench, dir, 3, None, &[]).await
+    }
+
+    /// Three nodes in Raft mode with further options.
+    pub(super) async fn three_with(
+        bench: &Bench,
+        dir: &Path,
+        options: &[&str],
+    ) -> Result<Self, CliError> {
+        Self::of(bench, dir, 3, None, options).await
     }
 
     async fn of(
@@ -189,7 +203,7 @@ impl Cluster {
         dir: &Path,
         count: usize,
         core: Option<usize>,
-        zone: Option<&str>,
+        options: &[&str],
     ) -> Result<Self, CliError> {
         let password = secret();
         let mut ports = Vec::new();
@@ -212,7 +226,7 @@ impl Cluster {
                 format!("--raft-listen=127.0.0.1:{}", ports[n + count]),
                 format!("--raft-members={}", members.join(",")),
             ]);
-            args.extend(zone.map(|zone| format!("--zone={zone}")));
+            args.extend(options.iter().map(|option| (*option).to_owned()));
             nodes.push(Node {
                 program: bench.program.clone(),
                 server: None,
@@ -338,36 +352,43 @@ pub(super) fn has_problem(answer: &[u8]) -> bool {
     answer.windows(REFUSED.len()).any(|window| window == REFUSED)
 }
 
-/// Registers `count` instances in services `s0`, `s1` and so on, with `per_service` each, in batches over a
-/// few connections.
+/// Registers `count` instances in services `s0`, `s1` and so on, with `per_service` each, in batches.
 pub(super) async fn fill(addr: &str, count: u64, per_service: u64) -> Result<(), CliError> {
-    const CONNECTIONS: u64 = 8;
     const BATCH: u64 = 500;
+    let request = move |batch: u64| {
+        let first = batch * BATCH;
+        let items: Vec<String> = (first..(first + BATCH).min(count))
+            .map(|n| {
+                batch_item(&format!("s{}", n / per_service), &format!("i{}", n % per_service), n)
+            })
+            .collect();
+        let body = format!("{{\"items\":[{}]}}", items.join(","));
+        wire::with_json("POST", "/api/v1/registrations", &body)
+    };
+    send_all(addr, count.div_ceil(BATCH), request).await
+}
+
+/// Sends `count` requests over a few connections. Fails if one is not answered with 200, or with a problem.
+pub(super) async fn send_all(
+    addr: &str,
+    count: u64,
+    request: impl Fn(u64) -> Vec<u8> + Clone + Send + 'static,
+) -> Result<(), CliError> {
+    const CONNECTIONS: u64 = 8;
     let mut workers = Vec::new();
     for worker in 0..CONNECTIONS {
-        let addr = addr.to_owned();
+        let (addr, request) = (addr.to_owned(), request.clone());
         workers.push(tokio::spawn(async move {
             let mut connection = Connection::open(&addr).await?;
-            let mut first = worker * BATCH;
-            while first < count {
-                let items: Vec<String> = (first..(first + BATCH).min(count))
-                    .map(|n| {
-                        batch_item(
-                            &format!("s{}", n / per_service),
-                            &format!("i{}", n % per_service),
-                            n,
-                        )
-                    })
-                    .collect();
-                let body = format!("{{\"items\":[{}]}}", items.join(","));
-                let (status, answer) = connection
-                    .call(&wire::with_json("POST", "/api/v1/registrations", &body))
-                    .await?;
+            let mut n = worker;
+            while n < count {
+                let bytes = request(n);
+                let (status, answer) = connection.call(&bytes).await?;
                 if status != 200 || has_problem(answer) {
                     let text: String = String::from_utf8_lossy(answer).chars().take(300).collect();
                     return Err(std::io::Error::other(format!("HTTP {status}: {text}")));
                 }
-                first += CONNECTIONS * BATCH;
+                n += CONNECTIONS;
             }
             Ok::<(), std::io::Error>(())
         }));

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -151,6 +152,17 @@ where
         })?
     });
     worker.await.map_err(|error| CliError::Failed(format!("the load generator ended: {error}")))?
+}
+
+/// Raises the limit of open files, which servers inherit that are started later. Returns the present limit.
+pub(super) fn raise_file_limit() -> u64 {
+    let wanted = 65_536;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
+    // Only root may raise the hard limit. If that fails, the soft limit is raised to the hard limit.
+    if hard >= wanted || setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_err() {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(soft, |(soft, _)| soft)
 }
 
 /// Polls until `ready` returns true.

@@ -108,8 +108,21 @@ fn figures(outcome: Option<&Outcome>) -> [Value; 4] {
 }
 
 /// Maximum number of instances per service, so that no service is larger than usual.
-const PER_SERVICE: u64 = 100;
+pub(super) const PER_SERVICE: u64 = 100;
 
+/// A load of registrations.
+pub(super) struct Load {
+    /// Number of clients, which are spread evenly over the nodes.
+    pub clients: usize,
+    /// Number of instances in one request.
+    pub batch: u64,
+    /// How long it lasts.
+    pub duration: Duration,
+    /// Makes the request that registers `batch` instances, from number `first` on.
+    pub request: fn(first: u64, batch: u64) -> Vec<u8>,
+}
+
+/// Registrations through the native API.
 pub(super) async fn maxine(
     bench: &Bench,
     cluster: &node::Cluster,
@@ -117,8 +130,21 @@ pub(super) async fn maxine(
     batch: u64,
     numbers: &Arc<AtomicU64>,
 ) -> Result<Outcome, CliError> {
+    let duration = Duration::from_secs(bench.seconds);
+    let load = Load { clients, batch, duration, request: registration_request };
+    register(bench, cluster, &load, numbers).await
+}
+
+/// Registers instances, with numbers that no other request has.
+pub(super) async fn register(
+    bench: &Bench,
+    cluster: &node::Cluster,
+    load: &Load,
+    numbers: &Arc<AtomicU64>,
+) -> Result<Outcome, CliError> {
     let run = Run::new(&bench.clock);
     let addrs = cluster.addrs();
+    let Load { clients, batch, duration, request } = *load;
     let tasks = (0..clients)
         .map(|client| {
             let (run, addr, numbers) =
@@ -127,9 +153,9 @@ pub(super) async fn maxine(
                 let mut connection = Connection::open(&addr).await?;
                 while run.goes_on() {
                     let first = numbers.fetch_add(batch, Ordering::Relaxed);
-                    let request = registration_request(first, batch);
+                    let bytes = request(first, batch);
                     let since_us = run.now_us();
-                    let (status, body) = connection.call(&request).await?;
+                    let (status, body) = connection.call(&bytes).await?;
                     if status == 200 && !node::has_problem(body) {
                         run.acknowledged(since_us, batch);
                     } else {
@@ -145,10 +171,11 @@ pub(super) async fn maxine(
             }
         })
         .collect();
-    finish(run.drive(tasks, Duration::from_secs(bench.seconds)).await, "registrations")
+    finish(run.drive(tasks, duration).await, "registrations")
 }
 
-fn registration_request(first: u64, batch: u64) -> Vec<u8> {
+/// The request of the native API that registers `batch` instances, from number `first` on.
+pub(super) fn registration_request(first: u64, batch: u64) -> Vec<u8> {
     let service = |n: u64| format!("s{}", n / PER_SERVICE);
     let id = |n: u64| format!("i{}", n % PER_SERVICE);
     if batch == 1 {

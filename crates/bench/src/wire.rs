@@ -17,11 +17,17 @@ pub(super) struct Connection {
     buffer: Vec<u8>,
     filled: usize,
     used: usize,
+    head_len: usize,
 }
 
 /// The bytes of a request without a body.
 pub(super) fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n").into_bytes()
+}
+
+/// The bytes of a request with an empty body.
+pub(super) fn without_body(method: &str, path: &str) -> Vec<u8> {
+    format!("{method} {path} HTTP/1.1\r\nhost: bench\r\ncontent-length: 0\r\n\r\n").into_bytes()
 }
 
 /// The bytes of a request with a JSON body.
@@ -38,7 +44,7 @@ impl Connection {
     pub(super) async fn open(addr: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: vec![0; 4_096], filled: 0, used: 0 })
+        Ok(Self { stream, buffer: vec![0; 4_096], filled: 0, used: 0, head_len: 0 })
     }
 
     /// Sends a request and returns the status and body of the answer. After an error the connection cannot be
@@ -65,7 +71,13 @@ impl Connection {
             self.fill().await?;
         }
         self.used = end;
+        self.head_len = head_len;
         Ok((status, &self.buffer[head_len..end]))
+    }
+
+    /// A header of the last answer.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        header(&self.buffer[..self.head_len], name)
     }
 
     async fn read_head(&mut self) -> io::Result<usize> {
@@ -103,14 +115,17 @@ fn malformed(why: &str) -> io::Error {
 }
 
 fn content_length(head: &[u8]) -> io::Result<usize> {
-    const NAME: &[u8] = b"content-length:";
-    for line in head.split(|byte| *byte == b'\n') {
-        if line.len() > NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME) {
-            let text = std::str::from_utf8(&line[NAME.len()..]).unwrap_or_default();
-            return text.trim().parse().map_err(|_| malformed("a bad content-length"));
-        }
-    }
-    Err(malformed("no content-length"))
+    let text = header(head, "content-length").ok_or_else(|| malformed("no content-length"))?;
+    text.parse().map_err(|_| malformed("a bad content-length"))
+}
+
+fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
+    head.split(|byte| *byte == b'\n').find_map(|line| {
+        let (own, rest) = line.split_at_checked(name.len())?;
+        let value = rest.strip_prefix(b":")?;
+        let is_wanted = own.eq_ignore_ascii_case(name.as_bytes());
+        is_wanted.then(|| std::str::from_utf8(value).unwrap_or_default().trim())
+    })
 }
 
 #[cfg(test)]
@@ -140,6 +155,7 @@ mod tests {
         let mut connection = Connection::open(&addr).await.unwrap();
         let (status, body) = connection.call(&get("/")).await.unwrap();
         assert_eq!((status, body), (302, &b"hello"[..]));
+        assert_eq!(connection.header("content-length"), Some("5"));
         assert_eq!(connection.call(&get("/")).await.unwrap().0, 204);
         server.await.unwrap();
         assert!(connection.call(&get("/")).await.is_err());

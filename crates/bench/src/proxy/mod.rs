@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -80,7 +79,7 @@ struct Loader {
 }
 
 pub(super) async fn measure(bench: &mut Bench) -> Result<Vec<Section>, CliError> {
-    raise_file_limit();
+    process::raise_file_limit();
     let traffic = Traffic::new(bench.clock.clone()).map_err(failed("the instance"))?;
     let upstream = traffic.addr().map_err(failed("the instance"))?;
     let loader = Loader { traffic: Arc::new(Mutex::new(traffic)), seconds: bench.seconds };
@@ -101,7 +100,8 @@ pub(super) async fn measure(bench: &mut Bench) -> Result<Vec<Section>, CliError>
         sides.push(Side { name, server: Some(Arc::new(server)), target, requests });
     }
     let dir = bench.place("proxy-maxine")?;
-    let mut cluster = node::Cluster::single_in(bench, &dir, SERVER_CORE, ZONE).await?;
+    let mut cluster =
+        node::Cluster::single_with(bench, &dir, SERVER_CORE, &[&format!("--zone={ZONE}")]).await?;
     let addr = cluster.addrs().swap_remove(0);
     prepare_services(&cluster, upstream).await?;
     let server = cluster.nodes[0].server.take();
@@ -277,14 +277,4 @@ async fn idle_memory(loader: &Loader, sides: &[Side]) -> Result<Section, CliErro
         rows,
         goals: Vec::new(),
     })
-}
-
-/// Raises the limit of open files. Each idle connection needs one, here and in the proxies, which inherit the limit.
-fn raise_file_limit() {
-    let wanted = 65_536;
-    let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    // Only root may raise the hard limit. If that fails, the soft limit is raised to the hard limit.
-    if hard >= wanted || setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_err() {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
 }
