@@ -528,7 +528,8 @@ fn a_locked_command_works_at_a_terminal_as_it_would_alone(dev: &Dev) {
     use std::io::Write;
     // `script` gives its command a terminal, and writes to it what it reads.
     let at_terminal = |key: &str, command: &str, input: &[(&str, &str)]| -> (i32, String) {
-        let line = format!("exec {PROGRAM} lock {key} -- {command}");
+        // The tests may run where the keyboard's signal is ignored, as in the background. It would stay so.
+        let line = format!("exec env --default-signal {PROGRAM} lock {key} -- {command}");
         let mut script = Command::new("script");
         script.args(["-qec", &line, "/dev/null"]).env("MAXINE_SERVER", dev.servers());
         script.env("MAXINE_SESSION_FILE", dev.home.path().join("session.json"));

@@ -35,6 +35,15 @@ pub(super) async fn nodes(connect: &ConnectArgs) -> Result<Vec<Node>, CliError> 
             urls.extend(url.filter(|url| !urls.contains(url)));
         }
     }
+    each(connect, urls)
+}
+
+/// The named nodes.
+pub(super) fn named(connect: &ConnectArgs) -> Result<Vec<Node>, CliError> {
+    each(connect, connect.servers()?)
+}
+
+fn each(connect: &ConnectArgs, urls: Vec<Url>) -> Result<Vec<Node>, CliError> {
     let each = urls.into_iter().map(|url| {
         let url = url.as_str().trim_end_matches('/').to_owned();
         let one = ConnectArgs { server: vec![url.clone()], ..connect.clone() };

@@ -187,7 +187,7 @@ mod tests {
             "node-2 understands only version 1, it is not known which version node-3 understands";
         assert_eq!(mixed, expected);
         assert!(of(&[Some(2)], false).voters_without(2).contains("the upgrade is not finished"));
-        assert!(of(&[Some(2)], true).voters_without(2).contains("the store did not say"));
+        assert!(of(&[Some(2)], true).voters_without(2).contains("cannot be read from the store"));
     }
 
     #[test]

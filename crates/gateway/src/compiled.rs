@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use hyper::Method;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::limit::RateShape;
@@ -14,6 +13,7 @@ use maxine_state::{
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::methods::Methods;
 use super::pool::PoolSettings;
 use super::retry::Retries;
 
@@ -49,20 +49,6 @@ impl CompiledRules {
         for (name, value) in &self.add {
             headers.append(name, value.clone());
         }
-    }
-}
-
-/// A set of methods.
-#[derive(Debug, Default)]
-pub(crate) struct Methods(Vec<Method>);
-
-impl Methods {
-    pub(crate) fn new(names: &[String]) -> Self {
-        Self(names.iter().filter_map(|name| Method::from_bytes(name.as_bytes()).ok()).collect())
-    }
-
-    pub(crate) fn has(&self, method: &Method) -> bool {
-        self.0.contains(method)
     }
 }
 

@@ -309,8 +309,11 @@ impl Forwarder {
 
     fn may_retry(&self, attempts: &Attempts<'_>, error: Option<&ProxyError>) -> bool {
         let Some(retries) = &attempts.runtime.policy.retries else { return false };
+        let body = &attempts.body;
+        let kept_len = body.is_repeatable().then(|| body.kept_len());
         let now_us = self.0.clock.monotonic_us();
-        retries.allows(attempts.made, &attempts.head.method, &attempts.body, error)
+        body.can_be_sent()
+            && retries.allows(attempts.made, &attempts.head.method, kept_len, error)
             && attempts.runtime.shared.retry_budget.spend(now_us, retries.budget_min_per_s)
     }
 

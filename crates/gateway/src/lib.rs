@@ -29,6 +29,7 @@ mod interim;
 mod limit;
 mod local_routes;
 mod lookup;
+mod methods;
 mod metrics;
 mod mirror;
 mod outlier;

@@ -5,9 +5,8 @@ use std::time::Duration;
 use hyper::{Method, StatusCode};
 use maxine_state::{RetryOn, RetryPolicy};
 
-use super::compiled::Methods;
 use super::error::ProxyError;
-use super::request::Outgoing;
+use super::methods::Methods;
 
 /// The retry policy of a service, prepared for requests.
 #[derive(Debug)]
@@ -66,19 +65,20 @@ impl Retries {
 
     /// Whether an attempt may follow the last one, which failed with `error`, or got a status that is not wanted. The
     /// budget is not considered.
+    ///
+    /// `kept_len` is the length of the body that is kept, in bytes; `None` if the body cannot be sent again.
     pub(crate) fn allows(
         &self,
         made: u32,
         method: &Method,
-        body: &Outgoing,
+        kept_len: Option<u64>,
         error: Option<&ProxyError>,
     ) -> bool {
-        if !self.has_attempts_after(made) || !body.can_be_sent() {
+        if !self.has_attempts_after(made) {
             return false;
         }
         let is_repeatable = self.methods.has(method)
-            && body.is_repeatable()
-            && body.kept_len() <= self.body_len_max;
+            && kept_len.is_some_and(|kept_len| kept_len <= self.body_len_max);
         match error {
             Some(error) if error.is_before_sending() => self.on_connect,
             Some(ProxyError::Reset | ProxyError::BadResponse) => self.on_reset && is_repeatable,

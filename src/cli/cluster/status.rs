@@ -2,7 +2,7 @@
 
 use crate::cli::client::shapes::{NoTraffic, Totals};
 use crate::cli::client::{Answer, ConnectArgs, Request, shapes};
-use crate::cli::each_node::{ask_all, nodes};
+use crate::cli::each_node::{ask_all, named};
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, human_ms, or_dash};
 use maxine_store::NodeRole;
@@ -83,8 +83,8 @@ pub(super) async fn show(connect: &ConnectArgs, out: &mut Output) -> Result<(), 
     cluster.warnings.iter().try_for_each(|warning| out.line(format!("warning: {warning}")))
 }
 
-/// The status that one node gives, and the node that was asked first if that knows no leader and the other one does. A
-/// node that is cut off says little about the cluster.
+/// The status that one of the named nodes gives, and the node that was asked first if that knows no leader and the other
+/// one does. A node that is cut off says little about the cluster.
 async fn status(connect: &ConnectArgs) -> Result<(Answer, Option<String>), CliError> {
     let request = Request::get(&["cluster", "status"]);
     let has_leader = |answer: &Answer| !answer.body["leadership"]["leader"].is_null();
@@ -92,8 +92,8 @@ async fn status(connect: &ConnectArgs) -> Result<(Answer, Option<String>), CliEr
     if has_leader(&answer) {
         return Ok((answer, None));
     }
-    let others = nodes(connect).await?;
-    let answers = ask_all(&others, &request).await;
+    let named = named(connect)?;
+    let answers = ask_all(&named, &request).await;
     let mut led = answers.into_iter().filter_map(|(_, other)| other.ok().filter(has_leader));
     Ok(match led.next() {
         Some(other) => {
