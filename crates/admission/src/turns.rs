@@ -60,6 +60,12 @@ fn has_other_threads() -> bool {
     Handle::try_current().is_ok_and(|now| now.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
+/// The present time of the runtime, beside whose timer requests wait.
+#[allow(clippy::disallowed_methods, reason = "how long turns took, never shown or stored")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// The turns of a node, which all its faces share.
 #[derive(Debug)]
 pub struct NodeTurns {
@@ -160,7 +166,7 @@ struct Queued<'a> {
 impl Queue {
     fn new() -> Self {
         Self {
-            begun: Instant::now(),
+            begun: now(),
             taken: 0,
             given: 0,
             addresses: HashMap::new(),
@@ -188,7 +194,7 @@ impl Queue {
     fn join(&mut self, address: IpAddr, turn: oneshot::Sender<Turn>) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        self.usage(address, Instant::now()).numbers.insert(number);
+        self.usage(address, now()).numbers.insert(number);
         self.waiting.insert(number, Waiting { address, turn });
         number
     }
@@ -260,7 +266,7 @@ impl Turns {
         if has_other_threads() {
             self.builders.take();
             turn.builds = true;
-            turn.begun = Instant::now();
+            turn.begun = now();
         }
         Some(turn)
     }
@@ -270,7 +276,7 @@ impl Turns {
         let mut queue = self.queue.lock();
         while queue.taken < self.max {
             let Some(next) = queue.next(self.of_address_max) else { return };
-            let begun = Instant::now();
+            let begun = now();
             queue.taken += 1;
             queue.given += 1;
             queue.usage(next.address, begun).taken += 1;
@@ -299,10 +305,10 @@ impl Drop for Turn {
         }
         let mut queue = self.turns.queue.lock();
         queue.taken -= 1;
-        let now = Instant::now();
-        let passed = queue.half_lives(now);
-        let took = now.duration_since(self.begun).max(LEAST).as_secs_f64();
-        let usage = queue.usage(self.address, now);
+        let ended = now();
+        let passed = queue.half_lives(ended);
+        let took = ended.duration_since(self.begun).max(LEAST).as_secs_f64();
+        let usage = queue.usage(self.address, ended);
         usage.taken -= 1;
         usage.rank = ((usage.rank - passed).exp2() + took).log2() + passed;
         drop(queue);
