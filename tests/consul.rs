@@ -412,6 +412,11 @@ fn the_catalog_knows_its_nodes() {
         register(full.clone(), json!({"Service": "four", "Port": 4, "Tags": ["new"]})).await;
         assert_eq!(server.get("health/service/four?passing").await.len(), 0);
         assert_eq!(server.get("health/service/four").await.body[0]["Checks"][1]["CheckID"], "up");
+        let moved = json!({"Node": "ext1", "Address": "10.60.0.2"});
+        register(moved, json!({"Service": "four", "Port": 4})).await;
+        let four = server.get("health/service/four").await;
+        assert_eq!(four.body[0]["Node"]["Address"], "10.60.0.2");
+        assert_eq!(server.get("health/service/four?passing").await.len(), 0, "{}", four.body);
 
         let elsewhere = json!({"Node": "ext1", "ServiceID": "one", "Datacenter": "mars"});
         let elsewhere = server.put("catalog/deregister", elsewhere).await;
@@ -463,7 +468,7 @@ fn the_list_of_services_is_filtered() {
         assert_eq!(list("ServiceName==none").await.body, json!({}));
         let malformed = list("(").await;
         assert_eq!(malformed.status, 400, "{}", malformed.body);
-        // What the filter asks can change while names and tags stay.
+        // A port can change while the names and tags stay the same.
         let before = list("ServicePort==2").await;
         assert_eq!(before.body, json!({}));
         let path =

@@ -2,8 +2,8 @@
 //!
 //! Building an answer can take long, so only some threads build answers at the same time, whichever face asks. Every
 //! other turn goes to the address whose answers took the least time lately, so one that asks for little does not wait
-//! for those that ask for much. The turns between go to the request that waits longest, so addresses that are new do not
-//! keep out those that are known. A request that has its turn does not hold up the other tasks of its thread, if
+//! for those that ask for much. The other turns go to the request that has waited longest, so many new addresses cannot
+//! keep everybody else waiting. A request that has its turn does not hold up the other tasks of its thread, if
 //! [`build_aside`] polls it.
 
 use std::cell::Cell;
@@ -25,9 +25,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How many requests get a turn before a builder is free. A busy runtime needs time to continue a request that got its
 /// turn, and the builders would have nothing to do meanwhile.
 const AHEAD: usize = 6;
-/// After this time, half of the time that an address has used counts no more.
+/// After this period, only half of the time that an address has used still counts.
 const HALF_LIFE: Duration = Duration::from_secs(10);
-/// What a turn counts at least.
+/// A turn that took less than this counts as this.
 const LEAST: Duration = Duration::from_micros(1);
 /// An address that has used less than this may be forgotten, in seconds.
 const FORGOTTEN_S: f64 = 0.001;
@@ -100,7 +100,7 @@ impl NodeTurns {
 /// The turns of one kind of callers.
 #[derive(Debug)]
 struct Turns {
-    /// Maximum number of turns at the same time.
+    /// Maximum number of turns at the same time, with those that wait for a builder.
     max: usize,
     /// Maximum number of those for one address.
     of_address_max: usize,
@@ -348,7 +348,7 @@ mod tests {
         for one in many {
             one.await.unwrap();
         }
-        // A queue that is too long for the waiting time is shared out evenly.
+        // More requests wait than can be answered in time. No address gets a second turn before the others had one.
         let of_address = |from| order.lock().iter().filter(|one| **one == from).count();
         assert_eq!(order.lock().len(), 26, "turns of 0.2 s within 5 s, and that of 100");
         assert!((1..=30).all(|from| of_address(from) <= 1), "{:?}", order.lock());

@@ -21,7 +21,7 @@ use maxine::cli::exit::CliError;
 
 /// The option of a node with which both APIs share a port, and so its limits.
 const ON_HTTP: &str = "--consul-on-http=true";
-/// Number of services, for reads and passes.
+/// Number of services whose instances are read, and whose checks are reported.
 const SERVICES: u64 = 1_000;
 /// Number of instances of each of them.
 const PER_SERVICE: u64 = 10;
@@ -30,7 +30,7 @@ const PER_SERVICE: u64 = 10;
 const REGISTRATION_TURNS: usize = 3;
 /// The aim for the throughput of reads and registrations, as a share of the native API's.
 const SHARE_AIM: f64 = 0.9;
-/// The aim for the processor time of a pass, in heartbeats of the native API.
+/// The aim for the processor time of a pass, as a multiple of that of a native heartbeat.
 const PASS_COST_AIM: f64 = 1.0;
 /// The columns of [`figures`].
 const FIGURES: [&str; 7] =
@@ -261,12 +261,12 @@ fn figures(turn: &Turn, native: &Turn) -> Vec<Value> {
     ]
 }
 
-/// The throughput, in that of the native API.
+/// The throughput as a share of that of the native API.
 fn share(turn: &Turn, native: &Turn) -> f64 {
     turn.outcome.per_second() / native.outcome.per_second().max(1.0)
 }
 
-/// The processor time of a request, in that of the native API.
+/// The processor time of a request as a multiple of that of the native API.
 fn cost(turn: &Turn, native: &Turn) -> f64 {
     turn.cpu_us_each / native.cpu_us_each.max(0.001)
 }

@@ -1,4 +1,5 @@
-//! Measures the sides of a comparison in turns: each server on one core, and the load on another.
+//! Measures the servers of a comparison one after the other, several times. The server runs on one core, and the load on
+//! another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,7 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// A turn of `time_us` in which the servers used `cpu_us` of processor time.
+    /// The result of a turn that took `time_us` microseconds. The servers used `cpu_us` microseconds of processor time.
     #[allow(
         clippy::cast_precision_loss,
         reason = "microseconds and counts of a run are far below 2^52"

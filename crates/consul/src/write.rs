@@ -142,19 +142,10 @@ impl Inner {
         let client = asked.client.to_string();
         let address = body.address(&client)?;
         let present = kept.and_then(|key| self.instance(key));
-        let kept = present.as_ref().map(|present| {
-            let mut kept = checks_of(&present.registration);
-            // A probe may call a secret path. A caller without a credential must not send it to another address.
-            let moves = place(&present.registration.address) != place(&address);
-            kept.retain(|(_, extra)| asked.is_known || !moves || !extra.probe);
-            kept
-        });
-        let Made { service, mut registration, .. } =
-            body.into_registration(None, &client, kept.unwrap_or_default())?;
+        let kept = kept_checks(asked, present.as_ref(), &address);
+        let Made { service, mut registration, .. } = body.into_registration(None, &client, kept)?;
         self.check_ids(&namespace, &registration)?;
-        if let Some(present) = present.filter(|present| !has_address(present, &registration)) {
-            keep_states(&mut registration, &present);
-        }
+        keep_states(&mut registration, present.as_ref());
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
         self.write(asked, service, registration).await?;
@@ -407,10 +398,12 @@ impl Inner {
         let (node, extra) = self.node_of_catalog(&namespace, node, extra)?;
         let before = self.tables.find(&namespace, &id_on_node(&body.id, node.as_str()));
         let kept = before.as_ref().filter(|key| *key.service.service.as_str() == *body.name);
-        let kept = kept.and_then(|key| self.instance(key));
-        let kept = kept.map(|present| checks_of(&present.registration)).unwrap_or_default();
-        let Made { service, registration, states } =
+        let present = kept.and_then(|key| self.instance(key));
+        let of_node = if extra.address.is_empty() { &client } else { &extra.address };
+        let kept = kept_checks(asked, present.as_ref(), &body.address(of_node)?);
+        let Made { service, mut registration, states } =
             body.into_registration(Some((node, extra)), &client, kept)?;
+        keep_states(&mut registration, present.as_ref());
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
         self.write(asked, service, registration).await?;
@@ -501,13 +494,25 @@ fn place(address: &Address) -> (&str, Option<u16>) {
     (parts.host, parts.port)
 }
 
-fn has_address(instance: &Instance, registration: &Registration) -> bool {
-    instance.registration.address == registration.address
+/// The checks of the present registration, which a new one at this address keeps unless it replaces them.
+fn kept_checks(
+    asked: &Asked,
+    present: Option<&Instance>,
+    address: &Address,
+) -> Vec<(Check, CheckExtra)> {
+    let Some(present) = present else { return Vec::new() };
+    let mut kept = checks_of(&present.registration);
+    // A probe may call a secret path. A caller without a credential must not send it to another address.
+    let moves = place(&present.registration.address) != place(address);
+    kept.retain(|(_, extra)| asked.is_known || !moves || !extra.probe);
+    kept
 }
 
-/// Lets the checks of a registration begin with the states that they have now. The state forgets them when the address
-/// changes, and Consul does not.
-fn keep_states(registration: &mut Registration, present: &Instance) {
+/// Lets the checks of a registration at another address begin with the states that they have now. Otherwise they would
+/// begin anew, which Consul's do not.
+fn keep_states(registration: &mut Registration, present: Option<&Instance>) {
+    let moved = present.filter(|present| present.registration.address != registration.address);
+    let Some(present) = moved else { return };
     let mut checks = registration.checks.to_vec();
     for check in &mut checks {
         let CheckKind::Ttl { initial, .. } = &mut check.kind else { continue };

@@ -63,8 +63,8 @@ impl Retries {
         (self.attempts > 1 && self.methods.has(method)).then_some(self.body_len_max)
     }
 
-    /// Whether an attempt may follow the last one, which failed with `error`, or got a status that is not wanted. The
-    /// budget is not considered.
+    /// Whether the policy allows another attempt after `made` attempts. `error` says why the last one failed. It is `None`
+    /// if the last one was answered with a status after which the policy retries. The budget is not considered here.
     ///
     /// `kept_len` is the length of the body that is kept, in bytes; `None` if the body cannot be sent again.
     pub(crate) fn allows(

@@ -31,7 +31,7 @@ const OBSERVED: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(3);
 /// Maximum time until all are answered.
 const TIME_TO_ANSWER: Duration = Duration::from_secs(60);
-/// Open files of a process that are not readers.
+/// Number of files that a process has open besides the connections of the readers.
 const OTHER_FILES: u64 = 200;
 /// The path of the service that is read.
 const PATH: &str = "/v1/health/service/s0";
@@ -250,7 +250,7 @@ async fn blocked(client: &Client) -> Option<u64> {
     metrics.lines().find_map(|line| line.strip_prefix(NAME)?.trim().parse().ok())
 }
 
-/// Runs one blocked reader, which counts its answer.
+/// Sends one blocking query, and counts its answer.
 async fn read(addr: String, request: Vec<u8>, shared: Shared) -> io::Result<()> {
     let permit = shared.opening.acquire_owned().await.ok();
     let mut connection = Connection::open(&addr).await?;
