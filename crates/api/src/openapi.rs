@@ -100,6 +100,10 @@ fn complete_operation(table: &AccessTable, path: &str, method: &Method, operatio
         let response = problem_response(kind);
         operation.responses.responses.entry(status).or_insert_with(|| RefOr::T(response));
     }
+    for (status, about) in UNREAD_HEADS {
+        let response = RefOr::T(unread_head_response(about));
+        operation.responses.responses.entry(status.into()).or_insert(response);
+    }
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response {
             put_headers(status, response);
@@ -171,6 +175,20 @@ fn problem_response(kind: ProblemKind) -> Response {
         .schema(Some(RefOr::Ref(Ref::from_schema_name(Problem::name()))))
         .build();
     ResponseBuilder::new().description(kind.title()).content(PROBLEM_JSON, content).build()
+}
+
+/// The answers to a request whose head is too long, with what is too long. They are given before the path is known, so
+/// they have the form of the compatible API.
+const UNREAD_HEADS: [(&str, &str); 2] = [
+    ("414", "The request's target is too long."),
+    ("431", "The request's head is too long, or has too many fields."),
+];
+
+fn unread_head_response(about: &str) -> Response {
+    let text = ObjectBuilder::new().schema_type(Type::String).description(Some("What is too long."));
+    let body = ObjectBuilder::new().property("message", text).required("message").build();
+    let content = ContentBuilder::new().schema(Some(body)).build();
+    ResponseBuilder::new().description(about).content("application/json", content).build()
 }
 
 fn put_headers(status: &str, response: &mut Response) {
