@@ -231,15 +231,18 @@ fn simulate_consensus(args: &SimulateArgs) -> anyhow::Result<bool> {
     }
     writeln!(
         out,
-        "{} seeds of {} virtual s: {} steps, {} messages, {} entries applied, {} acknowledged, {} leaders, \
-         {} crashes that took {} unsynced writes, {} partitions, {} membership changes, {} snapshots sent, {} broken",
+        "{} seeds of {} virtual s: {} steps, {} messages, {} entries applied, {} acknowledged, {} reads, {} leaders, \
+         {} elections on false evidence, {} crashes that took {} unsynced writes, {} partitions, \
+         {} membership changes, {} snapshots sent, {} broken",
         args.seeds,
         args.virtual_s,
         total.steps,
         total.messages,
         total.applied,
         total.acknowledged,
+        total.reads,
         total.leaders,
+        total.forged,
         total.crashes,
         total.writes_lost,
         total.partitions,
@@ -255,6 +258,8 @@ fn add_up(total: &mut consensus::Outcome, one: &consensus::Outcome) {
     total.messages += one.messages;
     total.applied += one.applied;
     total.acknowledged += one.acknowledged;
+    total.reads += one.reads;
+    total.forged += one.forged;
     total.leaders += one.leaders;
     total.crashes += one.crashes;
     total.writes_lost += one.writes_lost;

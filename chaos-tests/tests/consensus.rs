@@ -21,10 +21,13 @@ fn fixed_seeds_break_nothing_and_reach_every_part() {
         total.member_changes += outcome.member_changes;
         total.snapshots_installed += outcome.snapshots_installed;
         total.acknowledged += outcome.acknowledged;
+        total.reads += outcome.reads;
+        total.forged += outcome.forged;
     }
     assert!(total.leaders > 12 && total.acknowledged > 400, "{total:?}");
     assert!(total.crashes > 8 && total.writes_lost > 0 && total.partitions > 4, "{total:?}");
     assert!(total.member_changes > 1, "{total:?}");
+    assert!(total.reads > 400 && total.forged > 12, "{total:?}");
 }
 
 #[test]
@@ -66,4 +69,14 @@ fn an_acknowledgement_before_its_sync_is_caught() {
 #[test]
 fn a_vote_before_its_sync_is_caught() {
     assert!(is_caught(KnownFault::VoteBeforeSync, "one-leader-per-term"));
+}
+
+#[test]
+fn a_leader_that_answers_before_the_lease_of_another_ends_is_caught() {
+    assert!(is_caught(KnownFault::AnswerEarly, "reads-see-acknowledged"));
+}
+
+#[test]
+fn a_leader_that_reports_before_the_lease_of_another_ends_is_caught() {
+    assert!(is_caught(KnownFault::ReportEarly, "one-leader-reports"));
 }

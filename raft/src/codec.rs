@@ -414,6 +414,15 @@ pub(crate) enum Request {
     AppliedIndex,
     /// Asks for the membership that the receiver has applied.
     Membership,
+    /// Like `Vote`. The answer also says how long ago the receiver accepted a request of a leader. From
+    /// protocol 5 on.
+    VoteWithAge(VoteRequestDto),
+    /// Asks whether the receiver, too, has evidence that the process of this leader is gone, and would vote for
+    /// the sender, whose log ends here. From protocol 5 on.
+    Suspect {
+        leader: VoteDto,
+        last: Option<LogIdDto>,
+    },
 }
 impl Body for Request {
     const KIND: Kind = Kind::Request;
@@ -504,6 +513,16 @@ pub(crate) enum Response {
         index: u64,
         membership: MembershipDto,
     },
+    /// Answers `VoteWithAge`. `accepted_us` is the time since the voter may last have accepted a request of any
+    /// leader, in microseconds; `None` if it never has.
+    VoteWithAge {
+        vote: VoteDto,
+        granted: bool,
+        last: Option<LogIdDto>,
+        accepted_us: Option<u64>,
+    },
+    /// Answers `Suspect`.
+    Suspects(bool),
 }
 impl Body for Response {
     const KIND: Kind = Kind::Response;

@@ -138,7 +138,7 @@ fn requests_keep_their_bytes() {
     golden(Request::Heartbeat(append), "4d58010702070201010101010000");
     let vote_request = VoteRequestDto { vote, last: None, transfer: true };
     golden(Request::Vote(vote_request.clone()), "4d580107030702010001");
-    golden(Request::PreVote(vote_request), "4d580107040702010001");
+    golden(Request::PreVote(vote_request.clone()), "4d580107040702010001");
     golden(Request::TransferLeader { from: vote, to: 3, last: None }, "4d580107050702010300");
     golden(Request::SnapshotBegin { vote, len: 9 }, "4d5801070607020109");
     golden(Request::SnapshotChunk { offset: 1, bytes: vec![2] }, "4d58010707010102");
@@ -153,6 +153,8 @@ fn requests_keep_their_bytes() {
     golden(Request::Confirm, "4d5801070d");
     golden(Request::AppliedIndex, "4d5801070e");
     golden(Request::Membership, "4d5801070f");
+    golden(Request::VoteWithAge(vote_request), "4d580107100702010001");
+    golden(Request::Suspect { leader: vote, last: None }, "4d5801071107020100");
 }
 
 #[test]
@@ -191,6 +193,11 @@ fn responses_keep_their_bytes() {
         Response::Membership { index: 5, membership: membership() },
         "4d580108180501020102010103613a3103623a32016e",
     );
+    golden(
+        Response::VoteWithAge { vote, granted: false, last: None, accepted_us: Some(9) },
+        "4d5801081907020100000109",
+    );
+    golden(Response::Suspects(true), "4d5801081a01");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -109,8 +110,14 @@ pub struct Config {
     /// lead without an answer of a quorum. Default 400, at least three heartbeats.
     pub election_timeout_min_ms: u64,
     /// Maximum wait before an election, in milliseconds. It is also the lease that a follower grants its
-    /// leader. A failed leader is replaced after the lease plus one election timeout. Default 600.
+    /// leader. A silent leader is replaced after the lease plus three eighths of the minimum, and a leader whose
+    /// process is gone before that. Default 600.
     pub election_timeout_max_ms: u64,
+    /// How long a leader answers reads at [`ReadLevel::Leader`](crate::ReadLevel::Leader) after it sent the newest
+    /// request that a quorum has accepted, in milliseconds; then it asks a quorum. A leader that was elected early
+    /// acknowledges nothing for this time and a quarter of it after the last request that a voter accepted from
+    /// an earlier leader. So it must be the same on all nodes. Default 150.
+    pub read_lease_ms: u64,
     /// Number of entries between two snapshots. Default 50,000.
     pub snapshot_every_entries: u64,
     /// Number of snapshot files that are kept. Default 2, at least 1.
@@ -152,6 +159,7 @@ impl Config {
             heartbeat_interval_ms: 100,
             election_timeout_min_ms: 400,
             election_timeout_max_ms: 600,
+            read_lease_ms: 150,
             snapshot_every_entries: 50_000,
             snapshots_kept: 2,
             payload_len_max: 4 * 1024 * 1024,
@@ -198,6 +206,10 @@ impl Config {
             ),
         );
         check(
+            (10..=10_000).contains(&self.read_lease_ms),
+            format!("read_lease_ms {} must be 10 to 10000", self.read_lease_ms),
+        );
+        check(
             self.snapshot_every_entries >= 100,
             format!("snapshot_every_entries {} must be at least 100", self.snapshot_every_entries),
         );
@@ -234,10 +246,41 @@ impl Config {
         problems
     }
 
+    /// How old the newest request that a quorum has accepted may be for a read at the leader. A follower grants a
+    /// longer lease than this.
+    pub(crate) fn read_lease(&self) -> Duration {
+        Duration::from_millis(self.read_lease_ms.min(self.election_timeout_min_ms * 3 / 8))
+    }
+
+    /// How old the newest request that a quorum has accepted may be for a leader that reports to lead.
+    pub(crate) fn report_lease(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_min_ms)
+    }
+
+    /// How long a new leader acknowledges nothing after the last request that a voter accepted from an earlier
+    /// leader. The quarter is a margin for clocks with different speeds.
+    pub(crate) fn wait_for_reads(&self) -> Duration {
+        with_margin(Duration::from_millis(self.read_lease_ms))
+    }
+
+    /// How long a new leader does not report to lead, and has no duties of a leader, after that request.
+    pub(crate) fn wait_for_reports(&self) -> Duration {
+        with_margin(self.report_lease())
+    }
+
+    /// The longer one of the two waits.
+    pub(crate) fn longest_wait(&self) -> Duration {
+        self.wait_for_reads().max(self.wait_for_reports())
+    }
+
     /// Maximum length of a frame between peers, in bytes: one payload or one full batch, with its envelope.
     pub(crate) fn frame_len_max(&self) -> usize {
         (self.payload_len_max + codec::ENVELOPE_ROOM).max(4 * 1024 * 1024)
     }
+}
+
+fn with_margin(lease: Duration) -> Duration {
+    lease * 5 / 4
 }
 
 pub(crate) fn cluster_id_is_valid(id: &str) -> bool {

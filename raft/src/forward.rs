@@ -54,7 +54,7 @@ pub(crate) async fn answer(
         }
         Request::ReadIndex { strong, timeout_ms } => {
             let level = if strong { ReadLevel::Strong } else { ReadLevel::Leader };
-            if !inner.leads() {
+            if !inner.leads_core() {
                 return Response::ReadRefused;
             }
             match read::read_index_here(inner, level, bounded(timeout_ms)).await {

@@ -6,7 +6,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
@@ -53,6 +54,12 @@ pub(crate) struct Inner {
     pub(crate) led: Mutex<Led>,
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) stalled: AtomicBool,
+    /// The newest term in which this node, as the leader, has begun to transfer its leadership; `u64::MAX` if none.
+    pub(crate) transferring: AtomicU64,
+    /// When this node last supported another voter that found the leader gone.
+    pub(crate) supported_at: Mutex<Option<Instant>>,
+    /// Whether this node asks the other voters now whether the leader is gone.
+    pub(crate) stands_early: AtomicBool,
     pub(crate) counters: CounterCells,
     pub(crate) listen_addr: SocketAddr,
 }

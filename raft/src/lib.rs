@@ -45,7 +45,9 @@ mod state_age;
 mod status;
 mod status_report;
 mod storage;
+mod succession;
 mod supervision;
+mod suspicion;
 mod transfer;
 
 pub use application::{Application, CommittedEntry, PeerHandler, SnapshotEncoder};

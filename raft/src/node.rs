@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -37,7 +37,8 @@ use crate::storage::log_store::{LogStore, drop_contradicted};
 use crate::storage::node_dir::NodeDir;
 use crate::storage::snapshots::SnapshotStore;
 use crate::storage::state_machine::{SnapshotOrigin, StateMachine};
-use crate::{belonging, clock, forward, state_age, storage, supervision};
+use crate::succession::Succession;
+use crate::{belonging, clock, forward, state_age, storage, supervision, suspicion};
 
 /// What is opened on the disk before the consensus core starts.
 struct Opened {
@@ -131,7 +132,7 @@ impl RaftNode {
     /// entries, waits for that, and stops. Always ends within a few seconds.
     pub async fn shutdown(&self) -> Result<(), AdminError> {
         self.inner.lifecycle.accept_no_more();
-        if self.inner.leads() && self.inner.other_voters() > 0 {
+        if self.inner.leads_core() && self.inner.other_voters() > 0 {
             let patience = 3 * Duration::from_millis(self.inner.config.election_timeout_max_ms);
             if let Err(error) = crate::transfer::hand_over_to_stop(&self.inner, patience).await {
                 tracing::warn!(%error, "leadership could not be handed over before stopping");
@@ -219,6 +220,9 @@ async fn start_inside(
         leadership: watch::Sender::new(Leadership::default()),
         led: Mutex::default(),
         stalled: AtomicBool::new(false),
+        transferring: AtomicU64::new(u64::MAX),
+        supported_at: Mutex::default(),
+        stands_early: AtomicBool::new(false),
         counters: CounterCells::default(),
         lifecycle: Lifecycle::new(runtime.into_inner(), app_thread),
         raft: raft.clone(),
@@ -255,6 +259,7 @@ async fn start_inside(
     tasks.spawn(listener.run(tcp));
     belonging::watch_exclusion(&inner);
     tasks.spawn(supervision::watch_over(Arc::downgrade(&inner), stop.clone()));
+    tasks.spawn(suspicion::watch_leader(Arc::downgrade(&inner), stop.clone()));
     tasks.spawn(state_age::ask_leader(Arc::downgrade(&inner), stop.clone()));
     tasks.spawn(supervision::look_for_members(Arc::downgrade(&inner), stop.clone()));
     Ok(RaftNode { inner })
@@ -314,6 +319,7 @@ fn links(
     health: Arc<DiskHealth>,
     peers: Arc<dyn PeerHandler>,
 ) -> Arc<Links> {
+    let started = (!log.is_pristine()).then(clock::now);
     let end = log.clone();
     let log_end =
         move || (end.last_log_id(), end.saved_vote().map_or(0, |vote| vote.leader_id.term));
@@ -338,5 +344,6 @@ fn links(
         silence_max: Duration::from_millis((3 * config.election_timeout_max_ms).max(2_000)),
         runtime: tokio::runtime::Handle::current(),
         contacts: Contacts::default(),
+        succession: Succession::new(started),
     })))
 }

@@ -15,13 +15,14 @@ use crate::config::NodeId;
 use crate::consensus::Payload;
 use crate::error::ProposeError;
 use crate::inner::{Inner, RaftNode};
-use crate::leadership::LeaderAt;
+use crate::leadership::{LeaderAt, another_is_followed};
 use crate::network::link::LinkError;
-use crate::status::Leadership;
 
 /// How long this node waits for the answer of a leader that was replaced. A leader that transferred its
 /// leadership in an orderly way does answer.
 const LATE_ANSWER: Duration = Duration::from_millis(100);
+/// A leader that was replaced and not heard for this long has no late answer.
+const SILENT_AFTER: Duration = Duration::from_millis(300);
 /// Time for the way to the leader and back, in addition to the leader's own time.
 const FORWARD_MARGIN: Duration = Duration::from_millis(100);
 
@@ -146,15 +147,20 @@ impl Inner {
         timeout: Duration,
     ) -> Result<Proposed, ProposeError> {
         self.check_payload(&payload)?;
-        if !self.leads() {
+        if !self.leads_core() {
             return Err(ProposeError::NotLeader { hint: self.leadership_now().leader });
         }
+        let deadline = clock::now() + timeout;
         let _place = self.in_flight.try_acquire().map_err(|_| ProposeError::Overloaded)?;
         let Ok(written) =
             tokio::time::timeout(timeout, self.raft.client_write(Payload(payload))).await
         else {
             return Err(ProposeError::OutcomeUnknown);
         };
+        // An earlier leader may still answer reads that miss this entry.
+        if written.is_ok() && !self.succeeded(deadline).await {
+            return Err(ProposeError::OutcomeUnknown);
+        }
         match written {
             Ok(response) => Ok(Proposed {
                 index: response.log_id.index,
@@ -184,12 +190,12 @@ impl Inner {
         let link = self.links.get(leader, addr, Channel::App);
         // A leader that is paused or cut off does not answer, and its connection stays open for a while. Once
         // there is another leader, there is no need to wait.
-        let (term, mut leadership) = (self.leadership_now().term, self.leadership.subscribe());
         let replaced = async {
-            let by_another =
-                |now: &Leadership| now.term > term && now.leader.is_some_and(|id| id != leader);
-            let _ = leadership.wait_for(by_another).await;
-            tokio::time::sleep(LATE_ANSWER).await;
+            another_is_followed(&self.raft, leader).await;
+            let contact = self.links.context.contacts.get(leader);
+            if contact.is_some_and(|contact| clock::since(contact.heard) < SILENT_AFTER) {
+                tokio::time::sleep(LATE_ANSWER).await;
+            }
         };
         let answer = tokio::select! {
             biased;

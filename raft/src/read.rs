@@ -4,8 +4,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::LinearizerOption;
+use openraft::storage::RaftStateMachine;
 
 use crate::codec::{Channel, Request, Response};
+use crate::consensus::TypeConfig;
 use crate::error::ReadError;
 use crate::inner::{Inner, RaftNode};
 use crate::leadership::LeaderAt;
@@ -14,7 +16,7 @@ use crate::{clock, faults};
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadLevel {
-    /// The leader's lease is sufficient. If it is too old, a quorum is asked.
+    /// The leader's lease for reads is sufficient. If it has run out, a quorum is asked.
     Leader,
     /// A quorum confirms the leader after the call began.
     Strong,
@@ -69,14 +71,30 @@ pub(crate) async fn read_index_here(
     level: ReadLevel,
     timeout: Duration,
 ) -> Option<u64> {
+    let deadline = clock::now() + timeout;
     let age = match level {
         ReadLevel::Strong => Duration::ZERO,
-        // A follower grants a longer lease than this, and waits for its end after a restart. The rest is a
-        // margin for clocks with different speeds.
-        ReadLevel::Leader => Duration::from_millis(inner.config.election_timeout_min_ms * 3 / 4),
+        // The next leader acknowledges nothing until this lease has run out.
+        ReadLevel::Leader => inner.config.read_lease(),
     };
+    let index = take_index(&inner.raft, age, timeout).await?;
+    // An earlier leader may still answer reads that miss what this index contains.
+    inner.succeeded(deadline).await.then_some(index)
+}
+
+/// Takes an index from the core, if it leads and a quorum has accepted a request that it sent at most `age` before
+/// the call; with an age of zero, one that it sent after the call. Works with any state machine: that of a node, and
+/// that of the simulation.
+pub(crate) async fn take_index<SM>(
+    raft: &openraft::Raft<TypeConfig, SM>,
+    age: Duration,
+    timeout: Duration,
+) -> Option<u64>
+where
+    SM: RaftStateMachine<TypeConfig>,
+{
     let option = LinearizerOption::new(Some(age), true).with_wait_timeout(timeout);
-    let taking = inner.raft.get_read_linearizer(option);
+    let taking = raft.get_read_linearizer(option);
     let linearizer = tokio::time::timeout(timeout, taking).await.ok()?.ok()?;
     Some(linearizer.read_log_id().index())
 }

@@ -18,6 +18,7 @@ use crate::codec::{Channel, ConfirmedDto, Request, Response};
 use crate::config::NodeId;
 use crate::consensus::{self, Metrics, quorum_ack_age};
 use crate::inner::{Inner, RaftNode};
+use crate::leadership::another_is_followed;
 
 /// How often the node checks whether to ask.
 const TICK: Duration = Duration::from_millis(20);
@@ -119,6 +120,7 @@ pub(crate) async fn ask_leader(node: Weak<Inner>, stop: CancellationToken) {
         let (links, freshness) = (inner.links.clone(), inner.freshness.clone());
         let patience = Duration::from_millis(inner.config.election_timeout_min_ms);
         let target = inner.leader_to_ask(asked);
+        let raft = inner.raft.clone();
         drop(inner);
         let Some((leader, addr)) = target else { continue };
         let asked_at = clock::now();
@@ -127,6 +129,8 @@ pub(crate) async fn ask_leader(node: Weak<Inner>, stop: CancellationToken) {
         let answer = tokio::select! {
             () = stop.cancelled() => return,
             answer = link.request(&Request::Confirm, patience) => answer,
+            // A leader that was replaced may never answer.
+            () = another_is_followed(&raft, leader) => continue,
         };
         if let Ok(Response::Confirmed(confirmed)) = answer
             && let Some(at) = before(asked_at, confirmed.confirmed_us)

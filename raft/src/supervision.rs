@@ -130,12 +130,13 @@ async fn watch_disk(inner: &Inner) {
         inner.stalled.store(true, Ordering::Release);
         inner.counters.disk_stalls.fetch_add(1, Ordering::Relaxed);
         inner.raft.runtime_config().heartbeat(false);
+        // A leader that still waits for the lease of an earlier one cannot transfer its leadership.
         if inner.with_metrics(|metrics| metrics.state == ServerState::Leader)
+            && !inner.waits_for_earlier_leader()
             && let Some(target) = transfer::best_successor(inner)
         {
-            let trigger = inner.raft.trigger();
             let patience = Duration::from_millis(inner.config.heartbeat_interval_ms);
-            let _ = tokio::time::timeout(patience, trigger.transfer_leader(target)).await;
+            let _ = tokio::time::timeout(patience, inner.transfer_core(target)).await;
         }
     } else if stalled && busy < inner.config.disk_stall_ms {
         tracing::warn!("the disk has recovered");

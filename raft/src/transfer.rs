@@ -94,8 +94,12 @@ async fn begin(inner: &Inner, to: Option<NodeId>) -> Result<NodeId, AdminError> 
         None => best_successor(inner)
             .ok_or_else(|| AdminError::Refused("no other voter is connected".to_owned()))?,
     };
+    // The next leader relies on this one not waiting for the lease of an earlier leader.
+    while inner.waits_for_earlier_leader() {
+        tokio::time::sleep(POLL).await;
+    }
     tracing::info!(target, "transferring leadership");
-    inner.raft.trigger().transfer_leader(target).await.map_err(|_| AdminError::ShuttingDown)?;
+    inner.transfer_core(target).await?;
     Ok(target)
 }
 

@@ -61,6 +61,28 @@ async fn a_killed_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     assert_eq!(cluster.journal(1), acknowledged);
 }
 
+/// With these timeouts nobody could be elected within the time of the test if the lease had to run out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_process_is_gone_is_replaced_before_its_lease_has_run_out() {
+    let slow = |config: &mut maxine_raft::Config| {
+        config.election_timeout_min_ms = 60_000;
+        config.election_timeout_max_ms = 90_000;
+    };
+    let mut cluster = Cluster::start(EngineKind::Wal, 3, slow).await;
+    let old = cluster.leader().await;
+    let before = cluster.propose(old, "before").await;
+    cluster.kill(old).await;
+    for id in cluster.nodes.keys() {
+        let after = cluster.propose(*id, format!("after-{id}")).await;
+        assert!(after.term > before.term && after.index > before.index);
+        for level in [ReadLevel::Leader, ReadLevel::Strong] {
+            assert!(cluster.node(*id).read_index(level, TIMEOUT).await.unwrap() >= after.index);
+        }
+    }
+    // Nobody may report to lead as long as the former leader could, if it lived.
+    assert!(cluster.nodes.values().all(|node| !node.node.leadership().is_leader));
+}
+
 /// The log of the voter that slept names neither the new leader nor the removal. So it asks the members that
 /// it knows.
 #[tokio::test(flavor = "multi_thread")]

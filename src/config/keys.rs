@@ -136,9 +136,9 @@ keys! {
     "raft.heartbeat_interval_ms" "raft-heartbeat-interval-ms" "MAXINE_RAFT_HEARTBEAT_INTERVAL_MS" "milliseconds" "10 to 10000" "100"
         "Interval between two heartbeats of the leader." => |c, v| c.raft.heartbeat_interval_ms = number(v, 10, 10_000)?;
     "raft.election_timeout_min_ms" "raft-election-timeout-min-ms" "MAXINE_RAFT_ELECTION_TIMEOUT_MIN_MS" "milliseconds" "50 to 60000" "400"
-        "Minimum time without a message from the leader after which a node starts an election." => |c, v| c.raft.election_timeout_min_ms = number(v, 50, 60_000)?;
+        "How long a leader reports that it leads without an answer of a majority. Must be the same on all nodes." => |c, v| c.raft.election_timeout_min_ms = number(v, 50, 60_000)?;
     "raft.election_timeout_max_ms" "raft-election-timeout-max-ms" "MAXINE_RAFT_ELECTION_TIMEOUT_MAX_MS" "milliseconds" "75 to 120000" "600"
-        "Maximum of the same time. It must be at least 1.5 times the minimum." => |c, v| c.raft.election_timeout_max_ms = number(v, 75, 120_000)?;
+        "How long a voter that heard the leader elects no other one, unless a majority finds that the leader's process ended. At least 1.5 times the minimum, and the same on all nodes. A silent leader is replaced after this time plus three eighths of the minimum." => |c, v| c.raft.election_timeout_max_ms = number(v, 75, 120_000)?;
     "raft.disk_stall_ms" "raft-disk-stall-ms" "MAXINE_RAFT_DISK_STALL_MS" "milliseconds" "100 to 600000" "1000"
         "If one sync of the log takes longer than this, the leader steps down." => |c, v| c.raft.disk_stall_ms = number(v, 100, 600_000)?;
     "raft.snapshot_every_entries" "raft-snapshot-every-entries" "MAXINE_RAFT_SNAPSHOT_EVERY_ENTRIES" "entries" "100 to 10000000" "50000"

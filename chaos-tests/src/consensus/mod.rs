@@ -18,6 +18,8 @@ pub const KNOWN_FAULTS: &[(KnownFault, &str)] = &[
     (KnownFault::AckBeforeSync, "ack-before-sync"),
     (KnownFault::VoteBeforeSync, "vote-before-sync"),
     (KnownFault::SkipEntry, "skip-entry"),
+    (KnownFault::AnswerEarly, "answer-early"),
+    (KnownFault::ReportEarly, "report-early"),
 ];
 
 /// A run of this seed: `virtual_ms` milliseconds of faults, then a calm period.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::clock;
 use crate::config::{Config, NodeId};
@@ -14,6 +15,36 @@ pub(crate) struct Contacts {
     peers: Mutex<HashMap<NodeId, Contact>>,
     leader: Mutex<Option<(NodeId, Instant)>>,
     introductions: Mutex<HashMap<NodeId, Introduction>>,
+    incoming: Mutex<HashMap<NodeId, Incoming>>,
+    /// Notified when the last connection that a node had opened to this one has ended.
+    pub(crate) ended: Notify,
+}
+
+/// The connections that a node has opened to this one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Incoming {
+    open: usize,
+    /// When the last one ended; `None` while there is one.
+    ended: Option<Instant>,
+}
+
+/// A connection that a node has opened to this one, until it is dropped.
+pub(crate) struct OpenConnection<'a> {
+    contacts: &'a Contacts,
+    node: NodeId,
+}
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        let mut incoming = self.contacts.incoming.lock();
+        let of = incoming.entry(self.node).or_default();
+        of.open = of.open.saturating_sub(1);
+        if of.open == 0 {
+            of.ended = Some(clock::now());
+            drop(incoming);
+            self.contacts.ended.notify_waiters();
+        }
+    }
 }
 
 /// The name and address that a node gives when it is greeted; empty if it gives none.
@@ -32,12 +63,29 @@ impl Introduction {
 #[derive(Clone, Copy)]
 pub(crate) struct Contact {
     pub(crate) app_version: u32,
+    /// The newest protocol version that both sides understand.
+    pub(crate) protocol: u16,
     pub(crate) heard: Instant,
 }
 
 impl Contacts {
-    pub(crate) fn connected(&self, node: NodeId, app_version: u32) {
-        self.peers.lock().insert(node, Contact { app_version, heard: clock::now() });
+    pub(crate) fn connected(&self, node: NodeId, app_version: u32, protocol: u16) {
+        let contact = Contact { app_version, protocol, heard: clock::now() };
+        self.peers.lock().insert(node, contact);
+    }
+
+    /// Records a connection that `node` has opened to this one. Drop the result when it ends.
+    pub(crate) fn open(&self, node: NodeId) -> OpenConnection<'_> {
+        let mut incoming = self.incoming.lock();
+        let of = incoming.entry(node).or_default();
+        of.open += 1;
+        of.ended = None;
+        OpenConnection { contacts: self, node }
+    }
+
+    /// When the last connection that `node` had opened to this one ended; `None` if there is one, or never was.
+    pub(crate) fn ended_at(&self, node: NodeId) -> Option<Instant> {
+        self.incoming.lock().get(&node)?.ended
     }
 
     pub(crate) fn heard(&self, node: NodeId) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::contacts::Contacts;
 use super::handshake::LocalIdentity;
 use super::tls::Transport;
+use crate::succession::Succession;
 
 /// What every connection needs.
 pub(crate) struct Context {
@@ -15,4 +16,5 @@ pub(crate) struct Context {
     pub(crate) silence_max: Duration,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) contacts: Contacts,
+    pub(crate) succession: Succession,
 }

@@ -23,9 +23,12 @@ use crate::exclusion::{Refusals, removal_of};
 use crate::roster::{MembershipStatus, Roster};
 use crate::storage::node_dir::NodeDir;
 
-/// Protocol versions of this program. Builds before the first release used 1 to 3.
+/// Protocol versions of this program. Builds before the first release used 1 to 3. Version 5 has votes with an age,
+/// and questions about a leader whose process is gone.
 const PROTOCOL_MIN: u16 = 4;
-const PROTOCOL_MAX: u16 = 4;
+const PROTOCOL_MAX: u16 = 5;
+/// The first protocol version in which a leader may be elected before the leases of the voters have run out.
+pub(crate) const PROTOCOL_OF_EARLY_ELECTIONS: u16 = 5;
 /// Time limit for opening, encrypting and greeting a connection.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(1_000);
 
@@ -59,6 +62,8 @@ pub(crate) type Writer = WriteHalf<Box<dyn PeerStream>>;
 pub(crate) struct HandshakeResult {
     pub(crate) node_id: NodeId,
     pub(crate) app_version: u32,
+    /// The newest protocol version that both sides understand.
+    pub(crate) protocol: u16,
     pub(crate) channel: Channel,
     /// The name and address that the other side gave, if this node greeted it.
     pub(crate) introduction: Introduction,
@@ -106,10 +111,12 @@ pub(crate) async fn greet(
         protocol_max: PROTOCOL_MAX,
     });
     send(&mut write, &hello).await?;
-    let (_, answer) = reader
-        .next()
-        .await?
-        .ok_or_else(|| refused("the peer closed the connection instead of greeting"))?;
+    let (_, answer) = reader.next().await?.ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the peer closed the connection instead of greeting",
+        )
+    })?;
     match codec::decode(&answer)? {
         Welcome::Refused { reason } => Err(refused(format!("refused by node {target}: {reason}"))),
         Welcome::Removed { reason } => {
@@ -130,13 +137,17 @@ pub(crate) async fn greet(
         Welcome::Accepted { lineage, .. } if lineage != me.dir.lineage() => {
             Err(refused(format!("node {target} belongs to another lineage ({lineage:016x})")))
         }
-        Welcome::Accepted { node_id, app_version, name, http_addr, .. } => {
+        Welcome::Accepted { node_id, app_version, protocol, name, http_addr, .. } => {
             me.refusals.accepted(target);
             show_dir(me, target, &mut reader, &mut write).await?;
-            let introduction = Introduction { name, http_addr };
-            let unbelieved = None;
-            let greeted =
-                HandshakeResult { node_id, app_version, channel, introduction, unbelieved };
+            let greeted = HandshakeResult {
+                node_id,
+                app_version,
+                protocol: protocol.min(PROTOCOL_MAX),
+                channel,
+                introduction: Introduction { name, http_addr },
+                unbelieved: None,
+            };
             Ok((reader, write, greeted))
         }
     }
@@ -181,9 +192,16 @@ pub(crate) async fn receive(
     } else {
         Some(hear(me, hello.node_id, before, &mut reader, &mut write).await?)
     };
-    let HelloDto { node_id, app_version, channel, .. } = hello;
-    let introduction = Introduction::default();
-    Ok((reader, write, HandshakeResult { node_id, app_version, channel, introduction, unbelieved }))
+    let HelloDto { node_id, app_version, protocol_max, channel, .. } = hello;
+    let greeted = HandshakeResult {
+        node_id,
+        app_version,
+        protocol: protocol_max.min(PROTOCOL_MAX),
+        channel,
+        introduction: Introduction::default(),
+        unbelieved,
+    };
+    Ok((reader, write, greeted))
 }
 
 /// Sends this node's directory id to `target`, and checks the other's.

@@ -11,6 +11,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
@@ -18,10 +20,12 @@ use openraft::storage::RaftStateMachine;
 use parking_lot::Mutex;
 
 use super::context::Context;
+use super::handshake::PROTOCOL_OF_EARLY_ELECTIONS;
 use crate::application::PeerHandler;
 use crate::clock;
 use crate::codec::{
-    AdminRefusalDto, AppendDto, ProposeRefusalDto, Request, Response, VoteDto, VoteRequestDto,
+    AdminRefusalDto, AppendDto, LogIdDto, ProposeRefusalDto, Request, Response, VoteDto,
+    VoteRequestDto,
 };
 use crate::config::NodeId;
 use crate::consensus::{self, TypeConfig};
@@ -30,7 +34,8 @@ use crate::exclusion::removal_of;
 use crate::inner::Inner;
 use crate::roster::MembershipStatus;
 use crate::storage::snapshots::{SnapshotFile, SnapshotStore};
-use crate::{forward, quorum};
+use crate::succession::{Accepting, Succession};
+use crate::{forward, quorum, suspicion};
 
 /// The pause between two rounds of questions about nodes that this one does not know.
 const ASK_PAUSE: Duration = Duration::from_millis(100);
@@ -73,19 +78,38 @@ impl Inbound {
             Request::Ping => self.pong(from),
             Request::AppliedIndex => self.applied_index(),
             Request::Membership => self.membership(),
-            Request::Append(append) => self.note_leader(from, append_to(&self.raft, append).await),
+            Request::Append(append) => {
+                let accepting = self.context.succession.accepting(append.vote.term);
+                self.note_leader(from, accepting, append_to(&self.raft, append).await)
+            }
             Request::Heartbeat(append) => {
-                self.note_leader(from, heartbeat_to(&self.raft, append).await)
+                let accepting = self.context.succession.accepting(append.vote.term);
+                self.note_leader(from, accepting, heartbeat_to(&self.raft, append).await)
             }
             Request::Vote(request) => self.vote(request, false).await,
             Request::PreVote(request) => self.vote(request, true).await,
+            Request::VoteWithAge(request) => self.vote_with_age(request).await,
+            Request::Suspect { leader, last } => match self.node.upgrade() {
+                Some(node) => Response::Suspects(
+                    self.would_vote_early(from, leader.term, last)
+                        && suspicion::supports(&node, from, leader, last).await,
+                ),
+                None => Response::Failed("the node is stopping".to_owned()),
+            },
             Request::TransferLeader { .. } if !self.has_all_it_had() => {
                 let reason = "this node may lack entries that it had acknowledged";
                 Response::TransferRefused(reason.to_owned())
             }
-            Request::TransferLeader { from, to, last } => {
+            Request::TransferLeader { from: vote, to, last } => {
+                if vote.node == from
+                    && vote.committed
+                    && to == self.context.me.node_id
+                    && self.gives_its_lease_up(from)
+                {
+                    self.context.succession.transferred(vote.term + 1);
+                }
                 let request = TransferLeaderRequest::new(
-                    consensus::vote_from_dto(from),
+                    consensus::vote_from_dto(vote),
                     to,
                     last.map(consensus::log_id_from_dto),
                 );
@@ -160,6 +184,8 @@ impl Inbound {
             | Request::Heartbeat(_)
             | Request::Vote(_)
             | Request::PreVote(_)
+            | Request::VoteWithAge(_)
+            | Request::Suspect { .. }
             | Request::TransferLeader { .. }
             | Request::SnapshotBegin { .. }
             | Request::SnapshotChunk { .. }
@@ -206,7 +232,6 @@ impl Inbound {
     /// log names no member waits to join a cluster and cannot know better, so it believes every node with a
     /// certificate of the cluster.
     pub(crate) fn believes(&self, id: NodeId) -> bool {
-        use openraft::async_runtime::watch::WatchReceiver;
         let roster = &self.context.me.roster;
         let named = || {
             let metrics = self.raft.metrics();
@@ -276,20 +301,41 @@ impl Inbound {
     /// Votes, unless a lease that this node granted before it stopped may still be valid, or the vote could
     /// lose acknowledged entries.
     async fn vote(&self, request: VoteRequestDto, pre: bool) -> Response {
-        let lease_is_over = clock::now() >= self.votes_from;
-        let may_vote = lease_is_over || (request.transfer && self.is_settled());
-        let votes = may_vote && self.context.me.acknowledged.allows(&request, pre);
+        let votes = self.may_vote(&request, pre);
         let (candidate, term) = (request.vote.node, request.vote.term);
         let answer = vote_to(&self.raft, request, pre, votes).await;
         tracing::debug!(candidate, term, pre, votes, ?answer, "a vote was asked for");
         answer
     }
 
-    fn note_leader(&self, from: NodeId, response: Response) -> Response {
-        if matches!(
-            response,
-            Response::AppendOk | Response::AppendPartial(_) | Response::AppendConflict
-        ) {
+    async fn vote_with_age(&self, request: VoteRequestDto) -> Response {
+        let votes = self.may_vote(&request, false);
+        let succession = &self.context.succession;
+        vote_with_age_to(&self.raft, succession, request, votes, clock::now).await
+    }
+
+    /// Whether the build of a node gives up its lease before it transfers its leadership.
+    fn gives_its_lease_up(&self, leader: NodeId) -> bool {
+        let contact = self.context.contacts.get(leader);
+        contact.is_some_and(|contact| contact.protocol >= PROTOCOL_OF_EARLY_ELECTIONS)
+    }
+
+    fn may_vote(&self, request: &VoteRequestDto, pre: bool) -> bool {
+        let lease_is_over = clock::now() >= self.votes_from;
+        let may_vote = lease_is_over || (request.transfer && self.is_settled());
+        may_vote && self.context.me.acknowledged.allows(request, pre)
+    }
+
+    /// Whether this node would vote for `candidate`, whose log ends at `last`, before the lease of the leader of
+    /// `term` has run out.
+    fn would_vote_early(&self, candidate: NodeId, term: u64, last: Option<LogIdDto>) -> bool {
+        let vote = VoteDto { term: term + 1, node: candidate, committed: false };
+        self.may_vote(&VoteRequestDto { vote, last, transfer: true }, true)
+    }
+
+    fn note_leader(&self, from: NodeId, accepting: Accepting<'_>, response: Response) -> Response {
+        if is_accepted(&response) {
+            accepting.accepted(clock::now());
             self.context.contacts.record_leader_contact(from);
         }
         response
@@ -307,11 +353,15 @@ impl Inbound {
         tracing::debug!(leader = vote.node, index = file.index(), "a snapshot was received");
         let snapshot = openraft::Snapshot { meta: file.meta()?, snapshot: file };
         self.context.contacts.record_leader_contact(vote.node);
+        let accepting = self.context.succession.accepting(vote.term);
         let installed = self
             .raft
             .install_full_snapshot(consensus::vote_from_dto(vote), snapshot)
             .await
             .map_err(io::Error::other)?;
+        if consensus::vote_to_dto(&installed.vote) == vote {
+            accepting.accepted(clock::now());
+        }
         Ok(Response::SnapshotInstalled { vote: consensus::vote_to_dto(&installed.vote) })
     }
 }
@@ -398,6 +448,36 @@ where
         Ok(answer) => answer_vote(&answer),
         Err(error) => Response::Failed(error.to_string()),
     }
+}
+
+/// Whether the core accepted a request of a leader. The leader then counts this node for its lease.
+pub(crate) fn is_accepted(response: &Response) -> bool {
+    matches!(response, Response::AppendOk | Response::AppendPartial(_) | Response::AppendConflict)
+}
+
+/// Votes, and says how long ago this node accepted a request of a leader.
+pub(crate) async fn vote_with_age_to<SM>(
+    raft: &openraft::Raft<TypeConfig, SM>,
+    succession: &Succession,
+    request: VoteRequestDto,
+    votes: bool,
+    now: impl Fn() -> Instant,
+) -> Response
+where
+    SM: RaftStateMachine<TypeConfig>,
+{
+    // A leader that votes for another one acts under its lease until it has noticed that.
+    let asked = now();
+    let leads = raft.metrics().borrow_watched().state == ServerState::Leader;
+    let term = request.vote.term;
+    let response = vote_to(raft, request, false, votes).await;
+    let Response::Vote { vote, granted, last } = response else { return response };
+    // It may also have been elected while the core had not yet come to this request.
+    let may_have_led = leads || succession.was_voted_for(asked);
+    let age =
+        if may_have_led { Some(Duration::ZERO) } else { succession.accepted_age(term, now()) };
+    let micros = |age: Duration| u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
+    Response::VoteWithAge { vote, granted, last, accepted_us: age.map(micros) }
 }
 
 fn append_from_dto(append: AppendDto) -> Result<AppendEntriesRequest<TypeConfig>, String> {

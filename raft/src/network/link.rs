@@ -206,7 +206,7 @@ impl LinkTask {
             self.context.frame_len_max,
         )
         .await?;
-        self.context.contacts.connected(peer.node_id, peer.app_version);
+        self.context.contacts.connected(peer.node_id, peer.app_version, peer.protocol);
         self.context.contacts.introduced(peer.node_id, peer.introduction);
         Ok((reader, writer))
     }

@@ -190,8 +190,10 @@ impl Listener {
     async fn serve(&self, (reader, writer, mut peer): (Reader, Writer, HandshakeResult)) {
         let context = self.inbound.context();
         if peer.unbelieved.is_none() {
-            context.contacts.connected(peer.node_id, peer.app_version);
+            context.contacts.connected(peer.node_id, peer.app_version, peer.protocol);
         }
+        let is_believed = peer.unbelieved.is_none();
+        let _open = is_believed.then(|| context.contacts.open(peer.node_id));
         let (answers, outgoing) = mpsc::channel(REQUESTS_MAX);
         let writing = write_answers(writer, outgoing);
         let reading = async {
@@ -228,7 +230,7 @@ impl Listener {
         let context = self.inbound.context();
         if let Some(unbelieved) = peer.unbelieved.take_if(|_| self.inbound.believes(from)) {
             handshake::believe(&context.me, from, unbelieved).await?;
-            context.contacts.connected(from, peer.app_version);
+            context.contacts.connected(from, peer.app_version, peer.protocol);
         }
         context.contacts.heard(from);
         Ok(Some((id, codec::decode(&body)?)))

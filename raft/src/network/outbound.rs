@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesOrdered};
@@ -22,9 +22,11 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 
+use super::handshake::PROTOCOL_OF_EARLY_ELECTIONS;
 use super::link::{Answer, Link, LinkError};
 use super::links::Links;
 use super::snapshot_receiver::CHUNK_LEN;
+use crate::clock;
 use crate::codec::{AppendDto, Channel, Request, Response, VoteRequestDto};
 use crate::config::{Member, NodeId};
 use crate::consensus::{self, LogId, TypeConfig, Vote};
@@ -146,11 +148,30 @@ impl PeerNetwork {
         let timeout = option.soft_ttl();
         let answer = self.link(Channel::Control).request(request, timeout).await;
         match answer.map_err(|error| self.failed(RPCTypes::Vote, timeout, error))? {
-            Response::Vote { vote, granted, last } => Ok(VoteResponse::new(
-                consensus::vote_from_dto(vote),
-                last.map(consensus::log_id_from_dto),
-                granted,
-            )),
+            Response::Vote { vote, granted, last } => {
+                if let (Request::Vote(request), true) = (request, granted) {
+                    // An older build does not say how long ago it accepted a request of a leader.
+                    let now = clock::now();
+                    self.links.context.succession.voted(request.vote.term, Some(now), now);
+                }
+                Ok(VoteResponse::new(
+                    consensus::vote_from_dto(vote),
+                    last.map(consensus::log_id_from_dto),
+                    granted,
+                ))
+            }
+            Response::VoteWithAge { vote, granted, last, accepted_us } => {
+                if let (Request::VoteWithAge(request), true) = (request, granted) {
+                    let now = clock::now();
+                    let accepted = latest_acceptance(now, accepted_us);
+                    self.links.context.succession.voted(request.vote.term, accepted, now);
+                }
+                Ok(VoteResponse::new(
+                    consensus::vote_from_dto(vote),
+                    last.map(consensus::log_id_from_dto),
+                    granted,
+                ))
+            }
             other => Err(self.unexpected(other)),
         }
     }
@@ -349,7 +370,17 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<VoteResponse<TypeConfig>> {
-        self.ask_vote(&Request::Vote(vote_request(&request)), &option).await
+        let asked = vote_request(&request);
+        let contacts = &self.links.context.contacts;
+        if contacts.get(self.target).is_none() {
+            // The greeting says which build it is.
+            let _ = self.link(Channel::Control).request(&Request::Ping, option.soft_ttl()).await;
+        }
+        let knows_age = contacts
+            .get(self.target)
+            .is_some_and(|contact| contact.protocol >= PROTOCOL_OF_EARLY_ELECTIONS);
+        let asked = if knows_age { Request::VoteWithAge(asked) } else { Request::Vote(asked) };
+        self.ask_vote(&asked, &option).await
     }
 
     async fn pre_vote(
@@ -395,6 +426,13 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             other => Err(self.unexpected(other)),
         }
     }
+}
+
+/// The latest time at which a voter may have accepted a request of a leader, if it said at or before `now` that
+/// this was so long ago.
+pub(crate) fn latest_acceptance(now: Instant, accepted_us: Option<u64>) -> Option<Instant> {
+    // A time before the machine's start is over.
+    now.checked_sub(Duration::from_micros(accepted_us?))
 }
 
 pub(crate) fn append_dto(request: &AppendEntriesRequest<TypeConfig>) -> AppendDto {

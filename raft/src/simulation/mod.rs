@@ -3,8 +3,8 @@
 //! Real: the consensus core with this crate's settings and type parameters, the answers to peers, the bytes
 //! on the wire, and the application. Modelled: the disk (a crash loses what was not synced, and syncs are
 //! slow and cover groups), the network (messages are late, lost, repeated or reordered; partitions are
-//! symmetric, one-way, or with a bridge), clocks that run fast or slow, crashes, restarts, and changes of the
-//! membership. Nothing here is part of a real node.
+//! symmetric, one-way, or with a bridge), clocks that run fast or slow, crashes, restarts, false evidence that the
+//! leader is gone, and changes of the membership. Nothing here is part of a real node.
 
 mod disk;
 mod invariants;
@@ -56,6 +56,10 @@ pub enum KnownFault {
     VoteBeforeSync,
     /// A node leaves out an entry when it applies its log after a restart.
     SkipEntry,
+    /// A leader that was elected early does not wait for the lease of the leader before it.
+    AnswerEarly,
+    /// A leader that was elected early reports at once that it leads.
+    ReportEarly,
 }
 
 /// The settings of a run.
@@ -82,6 +86,10 @@ pub struct Outcome {
     pub applied: u64,
     /// Number of proposals that were acknowledged.
     pub acknowledged: u64,
+    /// Number of reads that were answered.
+    pub reads: u64,
+    /// Number of elections that were begun on false evidence that the leader is gone.
+    pub forged: u64,
     /// How often a node became leader.
     pub leaders: u64,
     /// Number of crashes.

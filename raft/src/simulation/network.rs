@@ -27,8 +27,9 @@ use super::world::{Shared, hash_of};
 use crate::codec::{self, Request, Response};
 use crate::config::{Member, NodeId};
 use crate::consensus::{self, TypeConfig, Vote};
-use crate::network::inbound::{append_to, heartbeat_to, vote_to};
-use crate::network::outbound::{append_dto, vote_request};
+use crate::network::inbound::{append_to, heartbeat_to, is_accepted, vote_to, vote_with_age_to};
+use crate::network::outbound::{append_dto, latest_acceptance, vote_request};
+use crate::succession::{Accepting, Succession};
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
@@ -43,6 +44,7 @@ pub(super) struct SimNet {
 pub(super) struct SimOutbound {
     pub(super) me: NodeId,
     pub(super) net: SimNet,
+    pub(super) succession: Arc<Succession>,
 }
 
 /// The connection from one node to another.
@@ -50,18 +52,26 @@ pub(super) struct SimPeer {
     me: NodeId,
     target: NodeId,
     net: SimNet,
+    succession: Arc<Succession>,
     heartbeats: bool,
+}
+
+impl SimOutbound {
+    fn client(&self, target: NodeId, heartbeats: bool) -> SimPeer {
+        let (net, succession) = (self.net.clone(), self.succession.clone());
+        SimPeer { me: self.me, target, net, succession, heartbeats }
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for SimOutbound {
     type Network = SimPeer;
 
     async fn new_client(&mut self, target: NodeId, _: &Member) -> SimPeer {
-        SimPeer { me: self.me, target, net: self.net.clone(), heartbeats: false }
+        self.client(target, false)
     }
 
     async fn new_heartbeat_client(&mut self, target: NodeId, _: &Member) -> SimPeer {
-        SimPeer { me: self.me, target, net: self.net.clone(), heartbeats: true }
+        self.client(target, true)
     }
 }
 
@@ -116,11 +126,11 @@ impl SimNet {
                     && let Some(node) = net.node(to)
                 {
                     // Nobody waits for the second answer.
-                    drop(answer(&node, &request).await);
+                    drop(answer(&node, from, to, &request).await);
                 }
             });
         }
-        let response = answer(&node, &request).await;
+        let response = answer(&node, from, to, &request).await;
         // A process that has died no longer answers.
         if self.node(to).is_none_or(|now| now.process != node.process) {
             return std::future::pending().await;
@@ -134,23 +144,40 @@ impl SimNet {
 }
 
 /// Answers a request as a real node does.
-async fn answer(node: &Running, request: &[u8]) -> Response {
+async fn answer(node: &Running, from: NodeId, me: NodeId, request: &[u8]) -> Response {
     let request: Request = match codec::decode(request) {
         Ok(request) => request,
         Err(error) => return Response::Failed(error.to_string()),
     };
     let votes = virtual_clock::now() >= node.votes_from;
     match request {
-        Request::Append(append) => append_to(&node.raft, append).await,
-        Request::Heartbeat(append) => heartbeat_to(&node.raft, append).await,
-        Request::Vote(request) => {
+        Request::Append(append) => {
+            let accepting = node.succession.accepting(append.vote.term);
+            accepted(accepting, append_to(&node.raft, append).await)
+        }
+        Request::Heartbeat(append) => {
+            let accepting = node.succession.accepting(append.vote.term);
+            accepted(accepting, heartbeat_to(&node.raft, append).await)
+        }
+        Request::VoteWithAge(request) => {
             let votes = votes || request.transfer;
-            vote_to(&node.raft, request, false, votes).await
+            let now = || virtual_clock::now().into_std();
+            let answer = vote_with_age_to(&node.raft, &node.succession, request, votes, now).await;
+            match answer {
+                Response::VoteWithAge { vote, granted, last, accepted_us } => {
+                    let accepted_us = accepted_us.map(|micros| node.measured(micros));
+                    Response::VoteWithAge { vote, granted, last, accepted_us }
+                }
+                other => other,
+            }
         }
         Request::PreVote(request) => vote_to(&node.raft, request, true, votes).await,
-        Request::TransferLeader { from, to, last } => {
+        Request::TransferLeader { from: vote, to, last } => {
+            if vote.node == from && vote.committed && to == me {
+                node.succession.transferred(vote.term + 1);
+            }
             let request = TransferLeaderRequest::new(
-                consensus::vote_from_dto(from),
+                consensus::vote_from_dto(vote),
                 to,
                 last.map(consensus::log_id_from_dto),
             );
@@ -162,6 +189,13 @@ async fn answer(node: &Running, request: &[u8]) -> Response {
         }
         other => Response::Failed(format!("{other:?} is not for the consensus core")),
     }
+}
+
+fn accepted(accepting: Accepting<'_>, response: Response) -> Response {
+    if is_accepted(&response) {
+        accepting.accepted(virtual_clock::now().into_std());
+    }
+    response
 }
 
 impl SimPeer {
@@ -180,14 +214,20 @@ impl SimPeer {
     }
 
     async fn ask_vote(&self, request: &Request, ttl: Duration) -> Rpc<VoteResponse<TypeConfig>> {
-        match self.ask(request, RPCTypes::Vote, ttl).await? {
-            Response::Vote { vote, granted, last } => Ok(VoteResponse::new(
-                consensus::vote_from_dto(vote),
-                last.map(consensus::log_id_from_dto),
-                granted,
-            )),
-            other => Err(unexpected(&other)),
-        }
+        let (vote, granted, last) = match self.ask(request, RPCTypes::Vote, ttl).await? {
+            Response::Vote { vote, granted, last } => (vote, granted, last),
+            Response::VoteWithAge { vote, granted, last, accepted_us } => {
+                if let (Request::VoteWithAge(request), true) = (request, granted) {
+                    let now = virtual_clock::now().into_std();
+                    let accepted = latest_acceptance(now, accepted_us);
+                    self.succession.voted(request.vote.term, accepted, now);
+                }
+                (vote, granted, last)
+            }
+            other => return Err(unexpected(&other)),
+        };
+        let (vote, last) = (consensus::vote_from_dto(vote), last.map(consensus::log_id_from_dto));
+        Ok(VoteResponse::new(vote, last, granted))
     }
 }
 
@@ -228,7 +268,7 @@ impl RaftNetworkV2<TypeConfig> for SimPeer {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<VoteResponse<TypeConfig>> {
-        self.ask_vote(&Request::Vote(vote_request(&request)), option.soft_ttl()).await
+        self.ask_vote(&Request::VoteWithAge(vote_request(&request)), option.soft_ttl()).await
     }
 
     async fn pre_vote(
@@ -252,8 +292,12 @@ impl RaftNetworkV2<TypeConfig> for SimPeer {
                 return std::future::pending().await;
             }
             let node = self.net.node(self.target).ok_or("nobody is there".to_owned())?;
+            let accepting = node.succession.accepting(vote.leader_id.term);
             let installed = node.raft.install_full_snapshot(vote, snapshot).await;
             let installed = installed.map_err(|error| error.to_string())?;
+            if installed.vote == vote {
+                accepting.accepted(virtual_clock::now().into_std());
+            }
             if !self.net.carry(self.target, self.me, bytes).await {
                 return std::future::pending().await;
             }

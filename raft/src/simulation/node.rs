@@ -1,6 +1,7 @@
 //! A simulated node: its disk, and its present process.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -15,6 +16,7 @@ use super::virtual_clock;
 use super::{KnownFault, SimApplication};
 use crate::config::{Config, NodeId};
 use crate::storage::log_store::drop_contradicted;
+use crate::succession::Succession;
 
 /// A node, running or not.
 pub(super) struct SimNode {
@@ -39,6 +41,7 @@ impl SimNode {
         config.heartbeat_interval_ms = drifted(config.heartbeat_interval_ms);
         config.election_timeout_min_ms = drifted(config.election_timeout_min_ms);
         config.election_timeout_max_ms = drifted(config.election_timeout_max_ms);
+        config.read_lease_ms = drifted(config.read_lease_ms);
         // It is so low that snapshots are made, logs are purged, and a node that was away receives a
         // snapshot.
         config.snapshot_every_entries = 40;
@@ -63,13 +66,25 @@ impl SimNode {
         drop_contradicted(&mut log, snapshot).await.map_err(|error| error.to_string())?;
         let machine = SimMachine::open(self.id, app(), self.disk.clone(), net.world.clone(), fault)
             .map_err(|error| error.to_string())?;
-        let outbound = SimOutbound { me: self.id, net: net.clone() };
+        let restarted = (process > 0).then(|| virtual_clock::now().into_std());
+        let succession = Arc::new(Succession::new(restarted));
+        let outbound =
+            SimOutbound { me: self.id, net: net.clone(), succession: succession.clone() };
         let raft = SimRaft::new(self.id, Arc::new(core), outbound, log, machine)
             .await
             .map_err(|error| error.to_string())?;
         let lease = if process > 0 { config.election_timeout_max_ms } else { 0 };
         let votes_from = virtual_clock::now() + Duration::from_millis(lease);
-        let running = Running { raft, process, votes_from };
+        let running = Running {
+            raft,
+            process,
+            votes_from,
+            succession,
+            config: Arc::new(config),
+            drift_percent: self.drift_percent,
+            transferring: Arc::new(AtomicU64::new(u64::MAX)),
+            fault,
+        };
         net.running.lock().insert(self.id, running.clone());
         tokio::spawn(watch(self.id, running, self.disk.clone(), net.clone()));
         Ok(())

@@ -16,4 +16,10 @@ pub(super) enum Step {
     Acknowledged { id: LogIdDto, entry: u64 },
     /// A node became leader with this log: its purged index and the entries after it.
     LogOfLeader { node: NodeId, term: u64, purged: u64, entries: BTreeMap<u64, u64> },
+    /// A client asks a node for an index to read at.
+    ReadBegan { read: u64 },
+    /// The node has answered.
+    ReadEnded { read: u64, node: NodeId, index: u64 },
+    /// A node reports that it leads a term.
+    Reports { node: NodeId, term: u64 },
 }

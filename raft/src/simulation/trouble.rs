@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::TransferLeaderRequest;
 use openraft::{ChangeMembers, EntryPayload, ServerState};
 use parking_lot::Mutex;
 
@@ -25,6 +26,9 @@ use crate::consensus::{self, Entry, Payload};
 const NODES: u64 = 3;
 const NODES_MAX: usize = 5;
 const CLIENTS: usize = 4;
+const READERS: usize = 2;
+/// Number of writes and reads right after a leader was replaced early.
+const BURST: usize = 40;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Maximum time for the recovery of all nodes once all faults have ended.
@@ -40,12 +44,18 @@ struct Run {
     net: SimNet,
     work: Work,
     over: Arc<AtomicBool>,
+    /// Whether all faults have ended.
+    calm: Arc<AtomicBool>,
+    /// Number of reads that have begun.
+    reads: Arc<AtomicU64>,
 }
 
 pub(super) async fn drive(plan: Plan, app: NewApp, work: Box<dyn Workload>) -> Outcome {
     let world = World::new(plan.seed);
     let net = SimNet { world, running: Arc::default() };
-    let run = Run { plan, net, work: Arc::new(Mutex::new(work)), over: Arc::default() };
+    let work = Arc::new(Mutex::new(work));
+    let (over, calm, reads) = (Arc::default(), Arc::default(), Arc::default());
+    let run = Run { plan, net, work, over, calm, reads };
     let mut trouble = Trouble { run: run.clone(), app, nodes: BTreeMap::new(), next: NODES + 1 };
     if let Err(reason) = trouble.found().await {
         run.broken("starts", reason);
@@ -54,7 +64,12 @@ pub(super) async fn drive(plan: Plan, app: NewApp, work: Box<dyn Workload>) -> O
     for client in 0..CLIENTS {
         tokio::spawn(propose(run.clone(), client));
     }
+    for _ in 0..READERS {
+        tokio::spawn(read(run.clone()));
+    }
     tokio::spawn(lead(run.clone()));
+    tokio::spawn(report(run.clone()));
+    tokio::spawn(forge(run.clone()));
     if let Err(reason) = trouble.make().await {
         run.broken("starts", reason);
     }
@@ -98,11 +113,41 @@ impl Run {
         running.into_iter().filter(|(_, node)| leads(node)).collect()
     }
 
+    /// Reads at one node.
+    async fn read(&self, id: NodeId, node: &Running, is_strong: bool) {
+        let read = self.reads.fetch_add(1, Ordering::Relaxed);
+        self.net.world.lock().happened(&Step::ReadBegan { read });
+        let answer = node.read(is_strong, PATIENCE).await;
+        let alive = self.net.running.lock().get(&id).map(|now| now.process);
+        if let Some(index) = answer
+            && alive == Some(node.process)
+        {
+            self.net.world.lock().happened(&Step::ReadEnded { read, node: id, index });
+        }
+    }
+
+    /// The node stands for election as if the leader's process were gone.
+    async fn stand_early(&self, id: NodeId, node: &Running) {
+        let vote = node.raft.metrics().borrow_watched().vote;
+        if !vote.committed || vote.leader_id.voted_for == id || self.calm.load(Ordering::Relaxed) {
+            return;
+        }
+        {
+            let mut world = self.net.world.lock();
+            world.outcome.forged += 1;
+            world.note(("forged", id, vote.leader_id.term));
+        }
+        let request = TransferLeaderRequest::new(vote, id, None);
+        // The process may have ended.
+        drop(node.raft.handle_transfer_leader(request).await);
+    }
+
     /// Proposes through one node. Returns the leader that the node names, if it does not lead.
     async fn write(&self, id: NodeId, node: &Running, payload: Bytes) -> Option<NodeId> {
         let writing = node.raft.client_write(Payload(payload.clone()));
         match tokio::time::timeout(PATIENCE, writing).await {
             Ok(Ok(response)) => {
+                node.succeeded().await;
                 let alive = self.net.running.lock().get(&id).map(|now| now.process);
                 // A process that was killed in the meantime answered nobody.
                 if alive == Some(node.process) {
@@ -137,6 +182,40 @@ async fn propose(run: Run, client: usize) {
         if let Some(node) = leader_runs {
             run.write(leader, &node, payload).await;
         }
+    }
+}
+
+/// A client that reads at a node that considers itself the leader.
+async fn read(run: Run) {
+    while !run.is_over() {
+        run.pause(5, 60).await;
+        let leaders = run.leaders();
+        let at = run.dice(0, leaders.len() as u64);
+        let Some((id, node)) = leaders.into_iter().nth(usize::try_from(at).unwrap_or(0)) else {
+            continue;
+        };
+        let is_strong = run.net.world.lock().dice.percent(20);
+        run.read(id, &node, is_strong).await;
+    }
+}
+
+/// Notes which nodes report that they lead.
+async fn report(run: Run) {
+    while !run.is_over() {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let running = run.net.running.lock().clone();
+        for (node, term) in running.iter().filter_map(|(id, node)| Some((*id, node.reports()?))) {
+            run.net.world.lock().happened(&Step::Reports { node, term });
+        }
+    }
+}
+
+/// From time to time, some node and a majority find evidence that the leader is gone, whether it is or not.
+async fn forge(run: Run) {
+    while !run.is_over() && !run.calm.load(Ordering::Relaxed) {
+        run.pause(300, 4_000).await;
+        let Some((id, node)) = run.any_running() else { continue };
+        run.stand_early(id, &node).await;
     }
 }
 
@@ -240,7 +319,7 @@ impl Trouble {
             self.run.net.world.lock().started + Duration::from_millis(self.run.plan.virtual_ms);
         self.run.pause(1_000, 2_500).await;
         while virtual_clock::now() < until && !self.run.is_over() {
-            match self.run.dice(0, 14) {
+            match self.run.dice(0, 16) {
                 0..3 => {
                     let id = self.any();
                     self.crash(id);
@@ -266,6 +345,7 @@ impl Trouble {
                 9 => self.hand_over(),
                 10 => self.lose_power_after_an_acknowledgement().await?,
                 11 => self.lose_a_vote().await?,
+                12 | 13 => self.replace_a_leader_that_is_cut_off().await,
                 _ => self.change_members().await?,
             }
             self.run.pause(100, 2_500).await;
@@ -326,6 +406,46 @@ impl Trouble {
         self.start(old).await
     }
 
+    /// A leader is cut off from all others, and at the same moment another node and a majority find that its process
+    /// is gone, as behind a firewall that refuses connections. Clients still reach the leader.
+    async fn replace_a_leader_that_is_cut_off(&self) {
+        let Some((old, former)) = self.run.leaders().pop() else { return };
+        let is_one_way = self.run.net.world.lock().dice.percent(30);
+        {
+            let mut world = self.run.net.world.lock();
+            world.outcome.partitions += 1;
+            world.note(("cut-off", old, is_one_way));
+            for other in self.nodes.keys().copied().filter(|other| *other != old) {
+                world.cut.insert((old, other));
+                if !is_one_way {
+                    world.cut.insert((other, old));
+                }
+            }
+        }
+        let others: Vec<(NodeId, Running)> = {
+            let running = self.run.net.running.lock();
+            running.iter().filter(|(id, _)| **id != old).map(|(id, n)| (*id, n.clone())).collect()
+        };
+        let at = usize::try_from(self.run.dice(0, others.len() as u64)).unwrap_or(0);
+        if let Some((id, node)) = others.into_iter().nth(at) {
+            self.run.stand_early(id, &node).await;
+            // Clients write at the new leader and read at the former one, while both may believe that they lead.
+            for _ in 0..BURST {
+                let payload = {
+                    let mut world = self.run.net.world.lock();
+                    self.run.work.lock().client(CLIENTS, &mut world.dice)
+                };
+                let (run, new) = (self.run.clone(), node.clone());
+                tokio::spawn(async move { run.write(id, &new, payload).await });
+                let (run, former) = (self.run.clone(), former.clone());
+                tokio::spawn(async move { run.read(old, &former, false).await });
+                self.run.pause(2, 10).await;
+            }
+        }
+        self.run.pause(200, 3_000).await;
+        self.run.net.world.lock().cut.clear();
+    }
+
     /// A partition: symmetric, one way, or with a bridge.
     fn cut(&self) {
         let all: Vec<NodeId> = self.nodes.keys().copied().collect();
@@ -352,6 +472,12 @@ impl Trouble {
     fn hand_over(&self) {
         let to = self.any();
         for (_, node) in self.run.leaders() {
+            // As a real node does: the next leader relies on this one not waiting for an earlier one.
+            if node.waits_until(node.config.longest_wait()).is_some() {
+                continue;
+            }
+            let term = node.raft.metrics().borrow_watched().current_term;
+            node.transferring.store(term, Ordering::Relaxed);
             tokio::spawn(async move { drop(node.raft.trigger().transfer_leader(to).await) });
         }
     }
@@ -393,6 +519,7 @@ impl Trouble {
     /// Ends all faults. Within a limited time every voter must have every acknowledged write, and new writes
     /// must be accepted.
     async fn calm(&mut self) {
+        self.run.calm.store(true, Ordering::Relaxed);
         {
             let mut world = self.run.net.world.lock();
             world.cut.clear();

@@ -108,6 +108,12 @@ impl World {
                 self.outcome.acknowledged += 1;
                 self.note((3, id.index, id.term, entry));
             }
+            Step::ReadBegan { .. } => {}
+            Step::ReadEnded { node, index, .. } => {
+                self.outcome.reads += 1;
+                self.note((5, node, index));
+            }
+            Step::Reports { node, term } => self.note((6, node, term)),
             Step::LogOfLeader { node, term, .. } => {
                 self.outcome.leaders += 1;
                 self.note((4, node, term));

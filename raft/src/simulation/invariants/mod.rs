@@ -4,6 +4,8 @@ mod acknowledged_survive;
 mod committed_entries_stay;
 mod digests_agree;
 mod one_leader_per_term;
+mod one_leader_reports;
+mod reads_see_acknowledged;
 
 use super::step::Step;
 
@@ -23,5 +25,7 @@ pub(super) fn all() -> Vec<Box<dyn Invariant>> {
         Box::<committed_entries_stay::CommittedEntriesStay>::default(),
         Box::<acknowledged_survive::AcknowledgedSurvive>::default(),
         Box::<digests_agree::DigestsAgree>::default(),
+        Box::<reads_see_acknowledged::ReadsSeeAcknowledged>::default(),
+        Box::<one_leader_reports::OneLeaderReports>::default(),
     ]
 }
