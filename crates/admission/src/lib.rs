@@ -12,7 +12,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-pub use turns::{NodeTurns, Turn, build_aside};
+pub use turns::{NodeTurns, QuestionTurns, Turn, build_aside};
 
 /// The limits for one kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -197,7 +197,8 @@ impl Inner {
 
     /// Waits for the turn of an answer.
     async fn turn(&self, asked: &Asked) -> Result<Turn, Refusal> {
-        self.turns.take(asked.client, asked.is_known).await.ok_or_else(|| {
+        let user = asked.is_known.then_some(&*asked.actor.user);
+        self.turns.take(asked.client, user).await.ok_or_else(|| {
             let text = "too many answers are to be built before this one";
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
         })
