@@ -410,6 +410,9 @@ fn policies_and_settings_change_field_by_field() {
     let dev = Dev::start();
     dev.login();
     dev.json(&["register", "orders", "--address", "http://127.0.0.1:9001", "--ttl-ms", "60000"]);
+    let without = dev.run(&["policy", "get", "orders", "--consistency", "strong"]);
+    let (ended, shown) = (code(&without), text(&without.stderr));
+    assert!(ended == 3 && shown.contains("has no policy, so the defaults apply"), "{shown}");
     dev.json(&[
         "policy",
         "set",
