@@ -285,6 +285,9 @@ fn rows(items: &[&Value]) -> Vec<Vec<String>> {
         let [severity, kind, object, message, by] =
             ["severity", "type", "object", "message", "acknowledged_by"]
                 .map(|field| cell(&item[field]));
+        // Messages are in the present tense. That of a condition which has ended is not true any more.
+        let message =
+            if resolved_ms.is_some() { format!("was reported: {message}") } else { message };
         let id = format!("{}:{}", cell(&item["node"]), item["id"]);
         vec![
             timestamp(begun_ms(item)),
@@ -351,6 +354,12 @@ mod tests {
         assert_eq!((when.as_str(), state.as_str()), ("2026-11-23T13:36:32.705Z", "active"));
         assert_eq!((rows[0][5].as_str(), rows[0][8].as_str()), ("node-1, node-2", "node-1:4"));
         assert_eq!(rows[1][1], "resolved 2026-11-23T12:46:32.705Z");
+        let said = [rows[0][6].as_str(), rows[1][6].as_str()];
+        assert_eq!(
+            said,
+            ["not heard", "was reported: not heard"],
+            "only what is still so is said as such"
+        );
     }
 
     /// A node that was restarted reports the condition with the time of its restart as the beginning.

@@ -11,7 +11,7 @@ import { scaleOf } from '../src/parts/chart';
 import { diffLines, folded, stable } from '../src/parts/diff';
 import { bytes, duration, relative, short } from '../src/parts/format';
 import { csv } from '../src/parts/download';
-import { groupsOf } from '../src/screens/alerts/groups';
+import { groupsOf, said } from '../src/screens/alerts/groups';
 import { withValue } from '../src/screens/service/policy-fields';
 import { doubtsOf } from '../src/screens/service/policy-check';
 import { disagreements } from '../src/screens/cluster/node-reports';
@@ -377,6 +377,12 @@ describe('alerts', () => {
       ['o', ['n1', 'n2'], true],
       ['o', ['n3'], false],
     ]);
+  });
+  it('say of a condition that has ended that it was so', () => {
+    const message = 'the leader is not known';
+    expect(said(alert({ message }))).toBe(message);
+    expect(said(alert({ message, state: 'event' }))).toBe(message);
+    expect(said(alert({ message, state: 'resolved', resolved_ms: 5 }))).toBe(`Was reported: ${message}`);
   });
 });
 
