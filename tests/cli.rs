@@ -1012,6 +1012,8 @@ fn the_files_of_a_diagnosis_are_asked_for_at_the_same_time() {
     use std::io::Write;
     use std::sync::{Arc, Condvar, Mutex};
     const FILES: usize = 10;
+    // With three files of the cluster, and the audit record that the doctor looks for.
+    const AT_ONCE: usize = FILES + 4;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let arrived = Arc::new((Mutex::new(0), Condvar::new()));
@@ -1027,7 +1029,7 @@ fn the_files_of_a_diagnosis_are_asked_for_at_the_same_time() {
                     let mut count = count.lock().unwrap();
                     *count += 1;
                     all.notify_all();
-                    let _all = all.wait_while(count, |count| *count < FILES).unwrap();
+                    let _all = all.wait_while(count, |count| *count < AT_ONCE).unwrap();
                 }
                 let answer = "Connection: close\r\nContent-Length: 4\r\n\r\nfull";
                 let _ = write!(stream, "HTTP/1.1 404 Not Found\r\n{answer}");
@@ -1042,6 +1044,41 @@ fn the_files_of_a_diagnosis_are_asked_for_at_the_same_time() {
     let of_node = missing.lines().filter(|line| line.contains("nodes/"));
     let answered = of_node.filter(|line| line.contains("404")).count();
     assert_eq!((code(&made), answered), (4, FILES + 1), "{missing}");
+}
+
+/// Regression: commands that ask every node, or for several documents, waited for each of them as long as `--timeout-ms`.
+#[test]
+fn a_node_that_hangs_delays_no_command_by_more_than_its_time_limit() {
+    const LIMIT_MS: u64 = 3_000;
+    // The system accepts the connections, and nobody answers.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("diagnosis.tar.gz");
+    let began = std::time::Instant::now();
+    let begin = |args: &[&str]| {
+        let mut command = plain(args);
+        command.args(["--server", &url, "--timeout-ms", &LIMIT_MS.to_string()]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        (args.join(" "), child)
+    };
+    let begun = [
+        begin(&["alerts"]),
+        begin(&["alerts", "silences"]),
+        begin(&["alerts", "unsilence", "node.stalled"]),
+        begin(&["alerts", "ack", "node-1:1"]),
+        begin(&["log-level"]),
+        begin(&["doctor"]),
+        begin(&["diagnose", archive.to_str().unwrap()]),
+        begin(&["cluster", "digest"]),
+        begin(&["cluster", "status"]),
+        begin(&["services", "show", "orders"]),
+    ];
+    for (name, mut child) in begun {
+        assert!(!child.wait().unwrap().success(), "{name}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_millis(2 * LIMIT_MS), "{name} took {took:?}");
+    }
 }
 
 /// `config check` accepts what `config example` prints. For every mistake it names the setting and the

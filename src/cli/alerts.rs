@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::future::{join, join_all};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -73,8 +74,11 @@ impl AlertsArgs {
 /// # Errors
 /// See [`CliError`].
 pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
-    let nodes = nodes(&args.connect).await?;
-    match args.action.unwrap_or(AlertsAction::List) {
+    let action = args.action.unwrap_or(AlertsAction::List);
+    // These look at what there is, and then change it.
+    let looks = matches!(action, AlertsAction::Ack { .. } | AlertsAction::Unsilence { .. });
+    let nodes = nodes(&args.connect, if looks { 2 } else { 1 }).await?;
+    match action {
         AlertsAction::List => list(&nodes, out).await,
         AlertsAction::Ack { id } => acknowledge(&nodes, &id, out).await,
         AlertsAction::Silence { kind, duration_ms, reason } => {
@@ -225,7 +229,8 @@ fn groups(items: &[&Value]) -> Vec<Vec<usize>> {
 }
 
 async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
-    let (items, silent) = gather(nodes).await?;
+    let (alerts, silences) = join(gather(nodes), silences(nodes)).await;
+    let (items, silent) = alerts?;
     let items: Vec<&Value> = items.iter().map(|(_, item)| item).collect();
     if out.is_json() {
         items.iter().try_for_each(|item| out.json(item))?;
@@ -253,7 +258,7 @@ async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
             rows(&items),
         )?;
     }
-    let (silences, _) = silences(nodes).await?;
+    let (silences, _) = silences?;
     let kinds: BTreeSet<&str> = silences.iter().map(|(_, silence)| &*silence.kind).collect();
     if !kinds.is_empty() {
         let kinds: Vec<&str> = kinds.into_iter().collect();
@@ -313,11 +318,14 @@ async fn acknowledge(nodes: &[Node], id: &str, out: &mut Output) -> Result<(), C
         show_silent(&silent, out)?;
         return Err(CliError::NotFound(format!("no node has an alert {id}; ids are NODE:NUMBER")));
     };
-    let mut shown = None;
-    for (node, item) in group.into_iter().map(|member| &items[member]) {
+    let each = group.into_iter().map(|member| &items[member]).map(|(node, item)| {
         let number = item["id"].to_string();
         let request = Request::keyed(Method::POST, &["alerts", &number, "ack"]);
-        shown = Some(node.client.send(&request).await?.body);
+        async move { node.client.send(&request).await }
+    });
+    let mut shown = None;
+    for answer in join_all(each).await {
+        shown = Some(answer?.body);
     }
     out.done(&shown.unwrap_or_default(), format!("alert {id} is acknowledged"))?;
     show_unchanged(nodes.len(), &silent, out)

@@ -6,9 +6,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use futures::future::{join, join_all, join3};
 use serde_json::{Value, json};
 
-use super::client::{ConnectArgs, Request};
+use super::client::{Answer, ConnectArgs, Request};
 use super::config::certificate_verdict;
 use super::each_node::{Node, nodes};
 use super::exit::CliError;
@@ -25,6 +26,8 @@ const SYNC_WARN_US: u64 = 100_000;
 const STALE_WARN_MS: u64 = 10_000;
 /// What to do if a node does not show something without a token.
 const VIEWER: &str = "use the token of a viewer: 'maxine login', MAXINE_TOKEN or --token-file";
+/// How many requests each node gets one after the other: its status, and then all others at the same time.
+const STEPS: u64 = 2;
 /// A last backup before this time is a warning, in milliseconds.
 const BACKUP_WARN_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
@@ -120,47 +123,58 @@ pub(super) async fn findings(
     if let Some(config) = config {
         check_machine(config, &mut findings);
     }
-    let nodes = nodes(connect).await?;
+    let nodes = nodes(connect, STEPS).await?;
+    let each = join_all(nodes.iter().map(|node| check_node(node, connect)));
+    let (checked, backups) = join(each, Box::pin(last_backup(connect))).await;
     let (mut seen, mut silent) = (Vec::new(), Vec::new());
-    for node in &nodes {
-        match check_node(node, connect, &mut findings).await {
+    for (node, (found, of_node)) in nodes.iter().zip(checked) {
+        findings.0.extend(found.0);
+        match of_node {
             Some(node) => seen.push(node),
             None => silent.push(node.url.as_str()),
         }
     }
     compare(&seen, &silent, &mut findings);
-    check_backups(connect, &seen, &mut findings).await?;
+    check_backups(backups, &seen, &mut findings);
     findings.0.sort_by_key(|finding| finding.level);
     Ok(findings.0)
 }
 
 /// Asks one node. `None` if it gave no status.
-async fn check_node(node: &Node, connect: &ConnectArgs, findings: &mut Findings) -> Option<Seen> {
+async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Option<Seen>) {
     let url = node.url.as_str();
+    let mut findings = Findings::default();
     let answer = match node.client.send(&Request::get(&["cluster", "status"])).await {
         Ok(answer) => answer,
         Err(error) => {
-            without_status(url, &error, findings);
-            return None;
+            without_status(url, &error, &mut findings);
+            return (findings, None);
         }
     };
     findings.add(Level::Good, "answers", url, "it answers", "");
     let status = answer.body;
-    check_status(url, &status, findings);
-    check_alerts(node, findings).await;
-    check_access(node, connect, &status, findings).await;
+    check_status(url, &status, &mut findings);
+    let request = Request::get(&["alerts"]).query("limit", Some(1_000));
+    // The clock comes first, because it gets the connection that is open: that makes its measurement short.
+    let (clock, alerts, ()) = join3(
+        Box::pin(clock_of(node)),
+        Box::pin(node.client.send(&request)),
+        Box::pin(check_access(node, connect, &status, &mut findings)),
+    )
+    .await;
+    check_alerts(url, alerts, &mut findings);
+    (findings, Some(Seen { url: url.into(), status, clock }))
+}
+
+/// The node's clock minus this machine's, and how wrong that can be, in milliseconds.
+async fn clock_of(node: &Node) -> Option<(i64, u64)> {
     let system = Clock::system();
     let before_ms = system.wall_ms();
     // A time in the future, so that the answer is short.
     let request = Request::get(&["traffic"]).query("since_ms", Some(before_ms + 86_400_000));
-    let clock = match node.client.send(&request).await {
-        Ok(answer) => answer.body["now_ms"].as_u64().map(|node_ms| {
-            let error_ms = system.wall_ms().saturating_sub(before_ms).div_ceil(2);
-            (signed(node_ms) - signed(before_ms + error_ms), error_ms)
-        }),
-        Err(_) => None,
-    };
-    Some(Seen { url: url.into(), status, clock })
+    let node_ms = node.client.send(&request).await.ok()?.body["now_ms"].as_u64()?;
+    let error_ms = system.wall_ms().saturating_sub(before_ms).div_ceil(2);
+    Some((signed(node_ms) - signed(before_ms + error_ms), error_ms))
 }
 
 /// What it means that a node gave no status. Only a node that does not answer, or cannot work, is a problem.
@@ -254,10 +268,8 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
 }
 
 /// The conditions that are active on a node. They include certificates that end soon and disks that are nearly full.
-async fn check_alerts(node: &Node, findings: &mut Findings) {
-    let request = Request::get(&["alerts"]).query("limit", Some(1_000));
-    let url = node.url.as_str();
-    let answer = match node.client.send(&request).await {
+fn check_alerts(url: &str, answer: Result<Answer, CliError>, findings: &mut Findings) {
+    let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
             let why = format!("its alerts are not known: {}", error.of_one_node());
@@ -299,7 +311,8 @@ async fn check_access(node: &Node, connect: &ConnectArgs, status: &Value, findin
     let Ok(stranger) = one.anonymous_client() else { return };
     let stranger = stranger.without_notes();
     // A service that nobody registers: 404 means that the caller was admitted.
-    let asked = stranger.send(&Request::get(&["resolve", "default", "maxine-doctor"])).await;
+    let request = Request::get(&["resolve", "default", "maxine-doctor"]);
+    let asked = stranger.send(&request.within(connect.timeout_ms / (STEPS + 1))).await;
     let is_admitted = match &asked {
         Ok(_) => true,
         Err(CliError::Problem(problem)) => problem.status == 404,
@@ -387,25 +400,27 @@ fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
     }
 }
 
+/// The audit record of the last backup. It is asked for while the nodes are.
+async fn last_backup(connect: &ConnectArgs) -> Result<Answer, CliError> {
+    let request = Request::get(&["audit"])
+        .query("action", Some("cluster.backup"))
+        .query("outcome", Some("success"))
+        .query("limit", Some(1))
+        .within(connect.timeout_ms / (STEPS + 1) * STEPS);
+    connect.client()?.send(&request).await
+}
+
 /// When the last backup was made, according to the audit log.
-async fn check_backups(
-    connect: &ConnectArgs,
-    seen: &[Seen],
-    findings: &mut Findings,
-) -> Result<(), CliError> {
+fn check_backups(answer: Result<Answer, CliError>, seen: &[Seen], findings: &mut Findings) {
     let mut kinds = seen.iter().filter_map(|node| node.status["backend"].as_str());
     if let Some(kind) = kinds.find(|kind| *kind != "raft") {
         let found = format!("in {kind} mode Maxine takes no backups");
         let fix = "back up the storage that holds the state; see docs/reference/backends.md";
         findings.add(Level::Unknown, "backups", "", &found, fix);
-        return Ok(());
+        return;
     }
-    let request = Request::get(&["audit"])
-        .query("action", Some("cluster.backup"))
-        .query("outcome", Some("success"))
-        .query("limit", Some(1));
     let fix = "make one with `maxine cluster backup FILE`";
-    match connect.client()?.send(&request).await {
+    match answer {
         Ok(answer) => match answer.body["items"][0]["time_ms"].as_u64() {
             Some(at_ms) if Clock::system().wall_ms().saturating_sub(at_ms) > BACKUP_WARN_MS => {
                 let found = format!("the last backup was made at {}", timestamp(at_ms));
@@ -428,7 +443,6 @@ async fn check_backups(
             findings.add(Level::Unknown, "backups", "", &why, fix);
         }
     }
-    Ok(())
 }
 
 /// Checks the settings and files of the node on this machine. Changes nothing.

@@ -426,6 +426,13 @@ impl Client {
         request.limit_ms.map_or(self.timeout_ms, |limit_ms| limit_ms.min(self.timeout_ms)).max(1)
     }
 
+    /// What is left of the time limit since this client was made, in milliseconds. A command that sends several requests
+    /// one after the other limits them to it, so that they end within the limit together.
+    #[must_use]
+    pub fn left_ms(&self) -> u64 {
+        self.timeout_ms.saturating_sub(self.clock.monotonic_ms())
+    }
+
     /// Requests all pages of a list, up to `limit` items. Returns them with the index of the first page and
     /// whether there are more.
     ///
