@@ -189,7 +189,8 @@ fn state(item: &Value) -> Option<AlertState> {
     AlertState::deserialize(&item["state"]).ok()
 }
 
-fn begun_ms(item: &Value) -> u64 {
+/// When an alert was raised, in milliseconds since 1970.
+pub(super) fn begun_ms(item: &Value) -> u64 {
     item["time_ms"].as_u64().unwrap_or(0)
 }
 
@@ -213,7 +214,7 @@ fn is_same(a: &Value, b: &Value) -> bool {
 
 /// The alerts that are one row for the user: the positions of those that several nodes raised for one reason.
 /// A row has at most one alert of each node, because a second one is the same condition at another time.
-fn groups(items: &[&Value]) -> Vec<Vec<usize>> {
+pub(super) fn groups(items: &[&Value]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (position, item) in items.iter().enumerate() {
         let fits =

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use futures::future::{join, join_all, join3};
 use serde_json::{Value, json};
 
+use super::alerts::{begun_ms, groups};
 use super::client::{Answer, ConnectArgs, Request};
 use super::config::certificate_verdict;
 use super::each_node::{Node, nodes};
@@ -17,6 +18,7 @@ use super::output::{Output, timestamp};
 use super::serve::{Loaded, ServeArgs};
 use maxine_clock::{Clock, SKEW_MAX_MS};
 use maxine_raft::pki::certificate_end_ms;
+use maxine_telemetry::AlertKind;
 
 /// A difference between two clocks above this is a warning, in milliseconds.
 const SKEW_WARN_MS: u64 = 1_000;
@@ -80,7 +82,7 @@ pub(super) struct Finding {
     level: Level,
     /// The check.
     check: &'static str,
-    /// The node's URL, a file, or empty for the whole cluster.
+    /// The URL of the node, or of several nodes with commas between them; a file; or empty for the whole cluster.
     subject: String,
     /// What was found.
     found: String,
@@ -102,6 +104,8 @@ impl Findings {
 struct Seen {
     url: String,
     status: Value,
+    /// The conditions that are active on it; `None` if it did not say.
+    active: Option<Vec<Value>>,
     /// The node's clock minus this machine's, and how wrong that can be, in milliseconds.
     clock: Option<(i64, u64)>,
 }
@@ -135,6 +139,7 @@ pub(super) async fn findings(
         }
     }
     compare(&seen, &silent, &mut findings);
+    check_alerts(&seen, &mut findings);
     check_backups(backups, &seen, &mut findings);
     findings.0.sort_by_key(|finding| finding.level);
     Ok(findings.0)
@@ -162,8 +167,8 @@ async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Option<See
         Box::pin(check_access(node, connect, &status, &mut findings)),
     )
     .await;
-    check_alerts(url, alerts, &mut findings);
-    (findings, Some(Seen { url: url.into(), status, clock }))
+    let active = active_of(url, alerts, &mut findings);
+    (findings, Some(Seen { url: url.into(), status, active, clock }))
 }
 
 /// The node's clock minus this machine's, and how wrong that can be, in milliseconds.
@@ -224,8 +229,11 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
     match status["staleness_ms"].as_u64() {
         Some(age_ms) if age_ms > STALE_WARN_MS => {
             let found = format!("its copy may be {} s old", age_ms / 1_000);
-            let fix = "see docs/operations/leader-lost.md";
-            findings.add(Level::Warning, "copy", url, &found, fix);
+            // A node that knows a leader and does not hear of it is cut off.
+            let knows_leader = status["leadership"]["leader"].is_string();
+            let page = if knows_leader { "partition" } else { "leader-lost" };
+            let fix = format!("see docs/operations/{page}.md");
+            findings.add(Level::Warning, "copy", url, &found, &fix);
         }
         Some(_) => findings.add(Level::Good, "copy", url, "its copy is current", ""),
         None => {
@@ -267,33 +275,71 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
     findings.add(Level::Unknown, "open files", url, found, "look at /proc/PID/fd on its machine");
 }
 
-/// The conditions that are active on a node. They include certificates that end soon and disks that are nearly full.
-fn check_alerts(url: &str, answer: Result<Answer, CliError>, findings: &mut Findings) {
+/// The conditions that are active on a node, according to its answer. `None` if it gave none.
+fn active_of(
+    url: &str,
+    answer: Result<Answer, CliError>,
+    findings: &mut Findings,
+) -> Option<Vec<Value>> {
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
             let why = format!("its alerts are not known: {}", error.of_one_node());
-            return findings.add(Level::Unknown, "alerts", url, &why, VIEWER);
+            findings.add(Level::Unknown, "alerts", url, &why, VIEWER);
+            return None;
         }
     };
-    let items = answer.body["items"].as_array().cloned().unwrap_or_default();
-    let active: Vec<&Value> = items.iter().filter(|alert| alert["state"] == "active").collect();
-    if active.is_empty() {
-        findings.add(Level::Good, "alerts", url, "no condition is active", "");
-    }
-    for alert in active {
-        let text = |field: &str| alert[field].as_str().unwrap_or_default();
-        let level = match text("severity") {
-            "critical" => Level::Problem,
-            _ => Level::Warning,
+    let mut alerts = answer.body["items"].as_array().cloned().unwrap_or_default();
+    alerts.retain(|alert| alert["state"] == "active");
+    Some(alerts)
+}
+
+/// The conditions that are active. They include certificates that end soon and disks that are nearly full. A condition
+/// that several nodes report is one finding, which names these nodes.
+fn check_alerts(seen: &[Seen], findings: &mut Findings) {
+    let mut all: Vec<(&Seen, &Value)> = Vec::new();
+    for node in seen {
+        let Some(active) = &node.active else { continue };
+        if active.is_empty() {
+            findings.add(Level::Good, "alerts", &node.url, "no condition is active", "");
+        }
+        // One node may have been named by two addresses.
+        let is_known = |alert: &Value| {
+            all.iter().any(|(_, known)| ["node", "id"].iter().all(|of| known[of] == alert[of]))
         };
+        let new: Vec<&Value> = active.iter().filter(|alert| !is_known(alert)).collect();
+        all.extend(new.into_iter().map(|alert| (node, alert)));
+    }
+    let alerts: Vec<&Value> = all.iter().map(|(_, alert)| *alert).collect();
+    for mut group in groups(&alerts) {
+        group.sort_by_key(|member| begun_ms(alerts[*member]));
+        let is_critical = group.iter().any(|member| alerts[*member]["severity"] == "critical");
+        let level = if is_critical { Level::Problem } else { Level::Warning };
+        // The node that has seen it for longest knows most of it.
+        let (node, alert) = all[group[0]];
+        let text = |field: &str| alert[field].as_str().unwrap_or_default();
         let found = format!("{}: {}", text("type"), text("message"));
-        let fix = match text("runbook") {
+        let fix = match page_of(alert, node.active.as_deref().unwrap_or_default()) {
             "" => String::new(),
             page => format!("see docs/operations/{page}.md"),
         };
-        findings.add(level, "alerts", url, &found, &fix);
+        let urls: Vec<&str> = group.iter().map(|member| all[*member].0.url.as_str()).collect();
+        findings.add(level, "alerts", &urls.join(", "), &found, &fix);
     }
+}
+
+/// The page about an alert. If a node refuses writes, that is the page about the cause, which is another alert of it.
+fn page_of<'a>(alert: &'a Value, active: &'a [Value]) -> &'a str {
+    let causes = [
+        AlertKind::NoMajority,
+        AlertKind::StoreUnreachable,
+        AlertKind::StoreWritesRefused,
+        AlertKind::NoLeader,
+    ];
+    let is_of = |alert: &Value, kind: AlertKind| alert["type"] == kind.name();
+    let cause = is_of(alert, AlertKind::WritesRefused)
+        .then(|| causes.iter().find_map(|kind| active.iter().find(|other| is_of(other, *kind))));
+    cause.flatten().unwrap_or(alert)["runbook"].as_str().unwrap_or_default()
 }
 
 /// Whether strangers can read the registry, and whether somebody on the way can read requests.
@@ -545,7 +591,70 @@ mod tests {
     }
 
     fn seen(version: &str, clock: Option<(i64, u64)>) -> Seen {
-        Seen { url: "http://n:1".into(), status: json!({"version": version}), clock }
+        Seen {
+            url: "http://n:1".into(),
+            status: json!({"version": version}),
+            active: Some(Vec::new()),
+            clock,
+        }
+    }
+
+    /// The findings about alerts: level, nodes and what to do, for nodes with these alerts.
+    fn alerts_of(nodes: &[(&str, &[Value])]) -> Vec<(Level, String, String)> {
+        let one = |(url, active): &(&str, &[Value])| Seen {
+            url: (*url).into(),
+            active: Some(active.to_vec()),
+            ..seen("2.0.0", None)
+        };
+        let mut findings = Findings::default();
+        check_alerts(&nodes.iter().map(one).collect::<Vec<_>>(), &mut findings);
+        findings.0.into_iter().map(|of| (of.level, of.subject, of.fix)).collect()
+    }
+
+    fn alert(node: &str, id: u64, kind: AlertKind) -> Value {
+        let severity = kind.severity().as_str();
+        json!({
+            "id": id, "node": node, "time_ms": 1_000 - id, "state": "active", "severity": severity,
+            "type": kind.name(), "object": "cluster", "message": "x", "runbook": kind.runbook(),
+        })
+    }
+
+    /// Regression: each node's alerts were listed by themselves, so one condition looked like several.
+    #[test]
+    fn a_condition_that_several_nodes_report_is_one_finding_that_names_them() {
+        let one = alert("n1", 1, AlertKind::NoLeader);
+        let two = [alert("n2", 7, AlertKind::NoLeader), alert("n2", 8, AlertKind::StateOld)];
+        let found = alerts_of(&[
+            ("http://n:1", &[one.clone()]),
+            ("http://n:2", &two),
+            ("http://n:3", &[]),
+            // Another address of the first one.
+            ("http://localhost:1", &[one]),
+        ]);
+        let of = |level, nodes: &str, fix: &str| (level, nodes.to_owned(), fix.to_owned());
+        assert_eq!(
+            found,
+            [
+                of(Level::Good, "http://n:3", ""),
+                of(Level::Problem, "http://n:2, http://n:1", "see docs/operations/leader-lost.md"),
+                of(Level::Warning, "http://n:2", "see docs/operations/partition.md"),
+            ]
+        );
+    }
+
+    /// Regression: the page about a lost majority was named whatever the cause was.
+    #[test]
+    fn the_page_about_refused_writes_is_that_of_their_cause() {
+        let page = |others: &[AlertKind]| {
+            let kinds = others.iter().chain([&AlertKind::WritesRefused]);
+            let all: Vec<Value> = kinds.map(|kind| alert("n1", 1, *kind)).collect();
+            page_of(&all[others.len()], &all).to_owned()
+        };
+        assert_eq!(page(&[]), "quorum-lost");
+        assert_eq!(page(&[AlertKind::DiskSlow]), "quorum-lost");
+        assert_eq!(page(&[AlertKind::NoLeader]), "leader-lost");
+        assert_eq!(page(&[AlertKind::NoLeader, AlertKind::NoMajority]), "quorum-lost");
+        assert_eq!(page(&[AlertKind::NoLeader, AlertKind::StoreUnreachable]), "redis-lost");
     }
 
     #[test]
