@@ -512,6 +512,12 @@ fn keys_are_kept_and_a_command_runs_under_a_lock() {
     let second = dev.run(&["lock", "jobs/a", "--wait-ms", "0", "--", "true"]);
     assert_eq!(code(&second), 5, "{}", text(&second.stderr));
     assert!(text(&second.stderr).contains("is held by the lock"), "{}", text(&second.stderr));
+    // Regression: the wait was overrun by up to two seconds, because a look at the lock was not ended.
+    let began = std::time::Instant::now();
+    let late = dev.run(&["lock", "jobs/a", "--wait-ms", "300", "--", "true"]);
+    let took = began.elapsed();
+    assert_eq!(code(&late), 5, "{}", text(&late.stderr));
+    assert!(took < Duration::from_millis(1_800), "{took:?}");
     let sessions = dev.json(&["session", "list"]);
     let session = sessions.iter().find(|session| session["locks_len"] == 1).unwrap();
     assert_eq!(session["locks"][0], "jobs/a");
