@@ -1258,6 +1258,26 @@ impl Serving {
     }
 }
 
+/// Regression: a node that was started while Redis accepted connections and did not answer logged nothing for 12 s.
+#[test]
+fn a_node_that_waits_for_a_redis_that_hangs_says_so() {
+    let redis = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = redis.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = plain(&["serve", "--mode", "redis", "--port", "0"]);
+    command.args(["--data-dir", dir.path().join("data").to_str().unwrap()]);
+    command.env("MAXINE_REGISTRY_REDIS_URL", format!("redis://maxine:geheim@{address}"));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let told =
+        lines.find(|line| line.contains("waits for redis") || line.contains("starts without"));
+    let mut node = Serving(child);
+    node.stop();
+    let told = told.unwrap();
+    assert!(told.contains("waits for redis") && told.contains(&address), "{told}");
+    assert!(told.contains("for up to 11 s more") && !told.contains("geheim"), "{told}");
+}
+
 #[test]
 fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
