@@ -106,10 +106,9 @@ pub(crate) async fn greet(
         protocol_max: PROTOCOL_MAX,
     });
     send(&mut write, &hello).await?;
-    let (_, answer) = reader
-        .next()
-        .await?
-        .ok_or_else(|| refused("the peer closed the connection instead of greeting"))?;
+    let (_, answer) = reader.next().await?.ok_or_else(|| {
+        refused(format!("node {target} closed the connection instead of greeting"))
+    })?;
     match codec::decode(&answer)? {
         Welcome::Refused { reason } => Err(refused(format!("refused by node {target}: {reason}"))),
         Welcome::Removed { reason } => {
@@ -173,7 +172,11 @@ pub(crate) async fn receive(
     };
     send(&mut write, &answer).await?;
     if let Err(refusal) = verdict {
-        return Err(refused(format!("refused node {}: {}", hello.node_id, refusal.reason())));
+        return Err(refused(format!(
+            "this node refused node {}: {}",
+            hello.node_id,
+            refusal.reason()
+        )));
     }
     let unbelieved = if believes(hello.node_id) {
         see_dir(me, hello.node_id, before, &mut reader, &mut write).await?;
@@ -405,8 +408,9 @@ async fn judge(
         )));
     }
     if let Some(certificate) = certificate {
-        tls::check_name(certificate, &me.cluster_id, hello.node_id)
-            .map_err(|reason| format!("certificate: {reason}"))?;
+        tls::check_name(certificate, &me.cluster_id, hello.node_id).map_err(|reason| {
+            format!("the certificate is not that of node {}: {reason}", hello.node_id)
+        })?;
     }
     judge_lineage(me, hello).await?;
     if me.roster.status_of(hello.node_id) == MembershipStatus::Removed {
