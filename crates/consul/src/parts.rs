@@ -52,11 +52,12 @@ pub(crate) struct Inner {
     pub(crate) built: Built,
     /// Each is held while the registration of an instance is read, changed and written again, so that two changes
     /// through this node do not overwrite each other.
-    changing: [Mutex<()>; CHANGING_LEN],
+    changing: Box<[Mutex<()>]>,
 }
 
-/// Number of locks that the ids of instances share.
-const CHANGING_LEN: usize = 256;
+/// Number of locks that the ids of instances share. A request that shares one with another waits for that write, so
+/// there are many more than writes at the same time.
+const CHANGING_LEN: usize = 4_096;
 
 impl Inner {
     pub(crate) fn new(parts: ConsulParts) -> Self {
@@ -72,7 +73,7 @@ impl Inner {
             blocked: Places::fair(blocked),
             turns,
             built: Built::default(),
-            changing: std::array::from_fn(|_| Mutex::default()),
+            changing: std::iter::repeat_with(Mutex::default).take(CHANGING_LEN).collect(),
         }
     }
 
