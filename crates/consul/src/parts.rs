@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::built::Built;
 use super::metrics::ConsulMetrics;
-use super::shape::Names;
+use super::shape::{Names, node_id};
 use super::tables::Tables;
 use maxine_actors::Registry;
 use maxine_admission::{NodeTurns, PlaceLimits, Places};
@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<dyn ControlStore>,
     pub(crate) registry: Registry,
     pub(crate) names: Names,
+    /// The id of the node of all instances whose machine is not known.
+    pub(crate) own_node_id: String,
     pub(crate) metrics: ConsulMetrics,
     pub(crate) tables: Tables,
     /// The places of blocking queries.
@@ -67,6 +69,7 @@ impl Inner {
             view,
             store,
             registry,
+            own_node_id: node_id(&names.node),
             names,
             metrics,
             tables: Tables::new(),

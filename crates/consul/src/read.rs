@@ -21,8 +21,8 @@ use super::options::{Mode, Options, check_datacenter};
 use super::parts::Inner;
 use super::request::Asked;
 use super::shape::{
-    Entry, HealthCheck, Node, OF_CHECK, OF_ENTRY, OF_NODE, OF_SERVICE, OF_SERVICE_NODE, Shown,
-    node_check, node_id,
+    HealthCheck, Listed, Node, OF_CHECK, OF_ENTRY, OF_NODE, OF_SERVICE, OF_SERVICE_NODE, Shown,
+    node_check,
 };
 use super::tables::{List, changed};
 use super::text::{Query, boolean};
@@ -99,6 +99,11 @@ impl Filtering {
     fn matches(&self, object: &impl Serialize) -> bool {
         let Some(filter) = &self.filter else { return true };
         self.has_time() && serde_json::to_value(object).is_ok_and(|value| filter.matches(&value))
+    }
+
+    /// Whether a check matches and has this state, if it is not `any`.
+    fn matches_state(&self, check: &HealthCheck<'_>, state: &str) -> bool {
+        (state == "any" || check.status == state) && self.matches(check)
     }
 
     /// Whether the time is not over. Once it is, [`Self::check`] refuses the answer.
@@ -414,8 +419,9 @@ impl Inner {
         ready: &Ready,
         value: &impl Serialize,
     ) -> Result<Answer, Refusal> {
-        ready.filtering.check()?;
         let mut answer = answer::json(StatusCode::OK, options.pretty, value);
+        // The objects of a list are chosen while it is written.
+        ready.filtering.check()?;
         if answer.status() == StatusCode::OK {
             self.put_headers(answer.headers_mut(), options, ready);
             self.built.keep(ready.question.clone(), answer.body());
@@ -447,7 +453,8 @@ impl Inner {
         instance: &'a Instance,
         asked: &Asked,
     ) -> Shown<'a> {
-        Shown::new(&self.names, key, service, instance, asked.is_known)
+        let own = (&self.names, self.own_node_id.as_str());
+        Shown::new(own, key, service, instance, asked.is_known)
     }
 
     /// The instances of one service that match the parameters, those near a node first.
@@ -557,18 +564,18 @@ impl Inner {
             return Ok(answer);
         }
         let found = self.of_service(&ready.snapshot, &key, &options, asked, &ready.filtering);
-        let nodes: Vec<_> = found.iter().map(Shown::service_node).collect();
-        let nodes: Vec<_> = nodes.iter().filter(|node| ready.filtering.matches(node)).collect();
-        self.answered(&options, &ready, &nodes)
+        let nodes = found.iter().map(Shown::service_node);
+        let nodes = nodes.filter(|node| ready.filtering.matches(node));
+        self.answered(&options, &ready, &Listed(nodes))
     }
 
     /// The nodes of a namespace, by name in lower case. That of instances whose machine is not known always exists.
-    fn nodes(
-        &self,
+    fn nodes<'a>(
+        &'a self,
         snapshot: &Snapshot,
         options: &Options,
         asked: &Asked,
-    ) -> BTreeMap<String, Node> {
+    ) -> BTreeMap<String, Node<'a>> {
         let mut nodes = BTreeMap::new();
         let own = self.names.node.to_lowercase();
         if options.node_meta.is_empty() {
@@ -577,23 +584,14 @@ impl Inner {
         self.each_instance(snapshot, &options.namespace, asked, |shown| {
             let name = shown.node_name().to_lowercase();
             if name != own && shown.has_node_meta(&options.node_meta) {
-                nodes.entry(name).or_insert_with(|| shown.node());
+                nodes.entry(name).or_insert_with(|| shown.node().into_owned());
             }
         });
         nodes
     }
 
-    fn own_node(&self) -> Node {
-        Node {
-            id: node_id(&self.names.node),
-            node: self.names.node.clone(),
-            address: "127.0.0.1".to_owned(),
-            datacenter: self.names.datacenter.clone(),
-            tagged_addresses: BTreeMap::new(),
-            meta: BTreeMap::new(),
-            create_index: 1,
-            modify_index: 1,
-        }
+    fn own_node(&self) -> Node<'_> {
+        Node::own(&self.names, &self.own_node_id)
     }
 
     pub(crate) async fn catalog_nodes(&self, asked: &Asked) -> Result<Answer, Refusal> {
@@ -701,10 +699,9 @@ impl Inner {
         if passing {
             found.retain(|shown| shown.status() == "passing");
         }
-        let entries: Vec<Entry<'_>> = found.iter().map(Shown::entry).collect();
-        let entries: Vec<_> =
-            entries.iter().filter(|entry| ready.filtering.matches(entry)).collect();
-        self.answered(&options, &ready, &entries)
+        let entries = found.iter().map(Shown::entry);
+        let entries = entries.filter(|entry| ready.filtering.matches(entry));
+        self.answered(&options, &ready, &Listed(entries))
     }
 
     pub(crate) async fn health_checks(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
@@ -716,7 +713,7 @@ impl Inner {
         }
         let found = self.of_service(&ready.snapshot, &key, &options, asked, &ready.filtering);
         let checks = found.iter().flat_map(Shown::checks);
-        let checks: Vec<HealthCheck> =
+        let checks: Vec<HealthCheck<'_>> =
             checks.filter(|check| ready.filtering.matches(check)).collect();
         self.answered(&options, &ready, &checks)
     }
@@ -729,7 +726,7 @@ impl Inner {
         }
         let found = self.of_node(&ready.snapshot, &options, name, asked);
         let mut checks = Vec::new();
-        if let Some(found) = found {
+        if let Some(found) = &found {
             let name = found.first().map_or(self.names.node.as_str(), Shown::node_name);
             checks.push(node_check(name));
             checks.extend(found.iter().flat_map(Shown::checks));
@@ -751,15 +748,15 @@ impl Inner {
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
         }
-        let is_wanted = |check: &HealthCheck| {
-            (state == "any" || check.status == state) && ready.filtering.matches(check)
-        };
         let nodes = self.nodes(&ready.snapshot, &options, asked);
-        let mut checks: Vec<_> = nodes.values().map(|node| node_check(&node.node)).collect();
-        checks.retain(is_wanted);
+        let mut checks: Vec<HealthCheck<'_>> =
+            nodes.values().map(|node| node_check(&node.node)).collect();
+        checks.retain(|check| ready.filtering.matches_state(check, state));
         self.each_instance(&ready.snapshot, &options.namespace, asked, |shown| {
             if shown.has_node_meta(&options.node_meta) {
-                checks.extend(shown.checks().into_iter().filter(is_wanted));
+                let wanted = shown.checks();
+                let wanted = wanted.filter(|check| ready.filtering.matches_state(check, state));
+                checks.extend(wanted.map(HealthCheck::into_owned));
             }
         });
         self.answered(&options, &ready, &checks)
@@ -790,13 +787,12 @@ impl Inner {
     pub(crate) fn agent_self(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let query = asked.query()?;
         let names = &self.names;
-        let id = node_id(&names.node);
         let version = env!("CARGO_PKG_VERSION");
         let config = json!({
             "Datacenter": names.datacenter,
             "PrimaryDatacenter": names.datacenter,
             "NodeName": names.node,
-            "NodeID": id,
+            "NodeID": self.own_node_id,
             "Revision": "maxine",
             "Server": true,
             "Version": version,
@@ -876,8 +872,8 @@ impl Inner {
         let filtering = Filtering::new(options.filter()?, &self.clock);
         let mut checks = BTreeMap::new();
         self.each_of_agent(asked, &options.namespace, |shown| {
-            for check in shown.checks().into_iter().filter(|check| filtering.matches(check)) {
-                checks.insert(check.check_id.clone(), check);
+            for check in shown.checks().filter(|check| filtering.matches(check)) {
+                checks.insert(check.check_id.to_string(), check.into_owned());
             }
         });
         filtering.check()?;
@@ -954,7 +950,7 @@ impl Inner {
             let body = json!({
                 "AggregatedStatus": status,
                 "Service": shown.agent_service(),
-                "Checks": shown.checks(),
+                "Checks": shown.checks().collect::<Vec<_>>(),
             });
             found.push((status, body));
         };
@@ -1013,8 +1009,8 @@ impl Inner {
 /// A node with its services.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct NodeServices<T> {
-    node: Node,
+struct NodeServices<'a, T> {
+    node: Node<'a>,
     services: T,
 }
 
