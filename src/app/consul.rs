@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, Response, StatusCode, Uri, header};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -109,7 +109,7 @@ impl Face for ConsulFace {
         let asked = Asked {
             method,
             uri,
-            headers,
+            accept: headers.get(header::ACCEPT).cloned(),
             body,
             actor: context.actor(&caller),
             is_known: caller.role.is_some(),
@@ -121,6 +121,6 @@ impl Face for ConsulFace {
                 client: context.client,
             }),
         };
-        async move { self.consul.answer(asked).await }.boxed()
+        async move { self.consul.answer(&asked).await }.boxed()
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, Method, Request, Response};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use super::Front;
 use super::credential_check::CredentialCheck;
@@ -65,13 +66,15 @@ impl Answering {
         B: HttpBody<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
     {
         let Self { front, peer, .. } = self;
-        let rest = match front.begin(*peer, &request) {
-            Begun::Answered(response) => return response,
-            Begun::Open(rest) => rest,
+        let with_body = |request: Request<B>| {
+            request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) })
         };
-        let request =
-            request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
-        // The future is boxed, so that a refused request and an idle connection do not hold memory for it.
-        Box::pin(front.answer(*peer, rest, interim, request)).await
+        // The futures are boxed, so that a refused request and an idle connection do not hold memory for them.
+        let answer: BoxFuture<'_, Response<Body>> = match front.begin(*peer, &request) {
+            Begun::Answered(response) => return response,
+            Begun::OfFace(face) => front.answer_by_face(face, *peer, with_body(request)),
+            Begun::Open(rest) => Box::pin(front.answer(*peer, rest, interim, with_body(request))),
+        };
+        answer.await
     }
 }

@@ -62,13 +62,13 @@ pub trait Face: Send + Sync + 'static {
     fn answer(self: Arc<Self>, request: FaceRequest) -> BoxFuture<'static, Response<Bytes>>;
 }
 
-/// Answers a request through a face.
+/// Answers a request through a face. Thousands of these futures can wait, so a test limits their size.
 pub(super) async fn answer(
     state: &AppState,
     edge: &Shared,
     face: Arc<dyn Face>,
     peer: Peer,
-    request: Request,
+    request: Box<Request>,
 ) -> Response<Body> {
     let mut record = edge.open(&request, peer);
     let access = face.access(request.method(), request.uri().path());
@@ -78,12 +78,14 @@ pub(super) async fn answer(
     let token = face.token(request.uri(), request.headers());
     let context = record.context.clone();
     let admitted = edge.admit_to_face(&request, access, token.as_deref(), &context);
+    drop(token);
     let response = match admitted {
         Ok(caller) => {
             edge.track_break_glass(&mut record, &caller, &request);
             let may_write = !request.method().is_safe();
             let answered = admitted_answer(state, &face, caller, context, request);
-            let answered = AssertUnwindSafe(answered).catch_unwind();
+            // Each future through which it passes would hold its whole size, for as long as a read waits.
+            let answered = Box::pin(AssertUnwindSafe(answered).catch_unwind());
             match edge.follow(&mut record, may_write, answered).await {
                 Ok(response) => response,
                 Err(panic) => {
@@ -103,7 +105,7 @@ async fn admitted_answer(
     face: &Arc<dyn Face>,
     caller: Caller,
     context: RequestContext,
-    request: Request,
+    request: Box<Request>,
 ) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(context.clone());
@@ -121,6 +123,8 @@ async fn admitted_answer(
     };
     let (client, is_known) = (context.client.ip, caller.role.is_some());
     let (method, uri, headers) = (parts.method, parts.uri, parts.headers);
+    // Only the body needed them, and a read can wait.
+    drop(parts.extensions);
     let is_read = method.is_safe();
     let request = FaceRequest { method, uri, headers, body, caller, context };
     let answer = Arc::clone(face).answer(request);
@@ -216,4 +220,22 @@ pub fn registration_refusal(
         status => status,
     };
     Some((status, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that this function returns, in bytes.
+    fn future_len<'a, F: Future + 'a>(
+        _: impl FnOnce(&'a AppState, &'a Shared, Arc<dyn Face>, Peer, Box<Request>) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_that_waits_holds_little_memory() {
+        let len = future_len(answer);
+        assert!(len <= 4_096, "{len} bytes");
+    }
 }

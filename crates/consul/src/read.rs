@@ -168,7 +168,8 @@ impl Inner {
         // A key that does not exist has the index of all keys. If the reader gave an older index, it is answered at once.
         let has_answer = keys.as_ref().is_some_and(|keys| self.keys_index(keys) > options.index);
         if !has_answer {
-            let changed = self.changed_after(scope, keys.as_mut(), options.index);
+            // It is pinned here, because a future that is passed on takes its size twice.
+            let changed = std::pin::pin!(self.changed_after(scope, keys.as_mut(), options.index));
             self.wait(asked, options, changed).await?;
         }
         // The time since the contact may have grown while the request waited.
@@ -317,9 +318,10 @@ impl Inner {
 
     async fn service_changed_after(&self, key: &ServiceKey, after: u64) {
         loop {
-            let snapshot = self.view.snapshot();
+            // A state that is held while it waits would stay in memory, with all that has changed since.
+            let index = self.view.snapshot().state.index();
             let scope = WatchScope::Service(key.clone());
-            let Ok(mut watcher) = self.view.hub().subscribe(scope, snapshot.state.index()) else {
+            let Ok(mut watcher) = self.view.hub().subscribe(scope, index) else {
                 tokio::task::yield_now().await;
                 continue;
             };
@@ -690,6 +692,7 @@ impl Inner {
                 boolean(text).ok_or_else(|| Refusal::bad("Invalid value for ?passing"))?
             }
         };
+        drop(query);
         let key = self.service_key(&options.namespace, name)?;
         let ready = self.ready(asked, &options, &Scope::Service(key.clone())).await?;
         if let Some(answer) = self.built_before(&options, &ready) {
@@ -939,8 +942,7 @@ impl Inner {
         by_id: bool,
     ) -> Result<Answer, Refusal> {
         let (query, options) = self.options(asked, None)?;
-        let accepts_text =
-            asked.headers.get(header::ACCEPT).is_some_and(|value| value == "text/plain");
+        let accepts_text = asked.accept.as_ref().is_some_and(|value| value == "text/plain");
         let is_text = query.get("format") == Some("text") || accepts_text;
         self.tables.caught_up(&self.view).await;
         let _turn = self.turn(asked).await?;
@@ -1041,6 +1043,17 @@ fn member(name: &str, datacenter: &str, host: &str, port: u16, is_alive: bool) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The size of the future that this function returns, in bytes.
+    fn future_len<'a, F: Future + 'a>(_: impl FnOnce(&'a Inner, &'a Asked, &'a str) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_blocking_query_that_waits_holds_little_memory() {
+        let len = future_len(Inner::health_service);
+        assert!(len <= 4_096, "{len} bytes");
+    }
 
     #[test]
     fn a_filter_that_takes_too_long_ends_and_refuses_the_answer() {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri};
 
 use super::answer::Refusal;
 use super::text::{PARAMETERS_MAX, Query, is_utf8};
@@ -23,14 +23,14 @@ pub trait Guard: Send + Sync {
     fn ended(&self) -> Option<(StatusCode, String)>;
 }
 
-/// A request that was admitted.
+/// A request that was admitted. A blocking query holds it while it waits, so it has only what is needed.
 pub struct Asked {
     /// The method.
     pub method: Method,
     /// The target.
     pub uri: Uri,
-    /// The header fields.
-    pub headers: HeaderMap,
+    /// The first header field `Accept`.
+    pub accept: Option<HeaderValue>,
     /// The whole body.
     pub body: Bytes,
     /// The caller, for the audit log.
