@@ -11,7 +11,7 @@ use super::Front;
 use super::credential_check::CredentialCheck;
 use super::front::Begun;
 use super::middleware::leave_out_body;
-use super::send_monitor::Reader;
+use super::send_monitor::{AnswerRoom, Reader, UnsentBytes};
 use super::well_formed::{self, Bounds};
 use maxine_admission::CallerClass;
 use maxine_gateway::{Peer, TrustedProxies};
@@ -27,6 +27,8 @@ pub(super) struct Answering {
     pub(super) proxies: TrustedProxies,
     pub(super) bounds: Bounds,
     pub(super) credential_check: Option<CredentialCheck>,
+    /// The waiting bytes of the listener's answers.
+    pub(super) unsent: UnsentBytes,
 }
 
 impl Answering {
@@ -72,7 +74,11 @@ impl Answering {
         // The futures are boxed, so that a refused request and an idle connection do not hold memory for them.
         let answer: BoxFuture<'_, Response<Body>> = match front.begin(*peer, &request) {
             Begun::Answered(response) => return response,
-            Begun::OfFace(face) => front.answer_by_face(face, *peer, with_body(request)),
+            Begun::OfFace(face) => {
+                let reader = self.reader(request.headers());
+                let room = AnswerRoom::new(self.unsent.clone(), reader, request.version());
+                front.answer_by_face(face, *peer, room, with_body(request))
+            }
             Begun::Open(rest) => Box::pin(front.answer(*peer, rest, interim, with_body(request))),
         };
         answer.await

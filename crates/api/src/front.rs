@@ -26,7 +26,7 @@ use maxine_identity::{CookieUse, TOKEN_HEADER};
 use maxine_telemetry::{AttemptTrail, Subject};
 
 use super::compat::{DISCOVER, Forwarding, LookUp, Relayed};
-use super::face::{self, Face};
+use super::face::{self, AnswerRoom, Face};
 use super::fast_path::{FastPath, Relay};
 use super::route::Route;
 use super::{AppState, compat, compat_error, router};
@@ -164,9 +164,10 @@ impl Front {
         &self,
         face: Arc<dyn Face>,
         peer: Peer,
+        room: AnswerRoom,
         request: Request,
     ) -> BoxFuture<'_, Response<Body>> {
-        Box::pin(face::answer(&self.state, &self.edge, face, peer, Box::new(request)))
+        Box::pin(face::answer(&self.state, &self.edge, face, (peer, room), Box::new(request)))
     }
 
     /// Waits for the answer to a request that the fast path has sent, and accounts for it. A plain answer is returned

@@ -109,8 +109,13 @@ impl Lists {
         Ok(response.map(|inner| Body::new(Held { inner, _place: place })))
     }
 
+    /// Whether a long answer could be held now.
+    pub(super) fn has_place(&self, address: IpAddr, is_known: bool) -> bool {
+        self.places.room(address, class_of(is_known)) > 0
+    }
+
     fn take(&self, address: IpAddr, is_known: bool) -> Result<Place, NotListed> {
-        let caller_class = if is_known { CallerClass::Known } else { CallerClass::Stranger };
+        let caller_class = class_of(is_known);
         self.places.take(address, caller_class, 1).map_err(|why| match why {
             NoPlace::Node => NotListed::Node,
             NoPlace::Address => NotListed::Address,
@@ -123,6 +128,10 @@ impl Lists {
         let user = caller.role.map(|_| &*caller.user);
         self.turns.take(address, user).await.ok_or(NotListed::TooLate)
     }
+}
+
+fn class_of(is_known: bool) -> CallerClass {
+    if is_known { CallerClass::Known } else { CallerClass::Stranger }
 }
 
 impl Listing {

@@ -77,6 +77,8 @@ pub(crate) struct Ready {
     /// The answer, if it was built for another reader.
     built: Option<Bytes>,
     filtering: Filtering,
+    /// The maximum length of an answer that is built now, in bytes.
+    pub(crate) len_max: usize,
     /// Held while the answer is built.
     _turn: Option<Turn>,
 }
@@ -230,7 +232,8 @@ impl Inner {
             return Ok(found);
         }
         let filtering = Filtering::new(options.filter()?, &self.clock);
-        Ok(Ready { filtering, _turn: Some(turn), ..found })
+        let len_max = asked.answer_len_max();
+        Ok(Ready { filtering, len_max, _turn: Some(turn), ..found })
     }
 
     /// The present state for a read, with the answer if it was built before.
@@ -256,7 +259,8 @@ impl Inner {
         let question = Question::new(&asked.uri, asked.is_known, index, history);
         let built = self.built.find(&question);
         let filtering = Filtering::new(None, &self.clock);
-        Ready { snapshot, index, contact_ms, question, built, filtering, _turn: None }
+        let len_max = answer::LEN_MAX;
+        Ready { snapshot, index, contact_ms, question, built, filtering, len_max, _turn: None }
     }
 
     /// The index of keys or lock sessions for a client. A key that does not exist, or a prefix without keys, has the index
@@ -421,7 +425,8 @@ impl Inner {
         ready: &Ready,
         value: &impl Serialize,
     ) -> Result<Answer, Refusal> {
-        let mut answer = answer::json(StatusCode::OK, options.pretty, value);
+        let (len_max, pretty) = (ready.len_max, options.pretty);
+        let mut answer = answer::json_within(len_max, StatusCode::OK, pretty, value);
         // The objects of a list are chosen while it is written.
         ready.filtering.check()?;
         if answer.status() == StatusCode::OK {
@@ -862,7 +867,8 @@ impl Inner {
             }
         });
         filtering.check()?;
-        Ok(answer::json(StatusCode::OK, options.pretty, &services))
+        let len_max = asked.answer_len_max();
+        Ok(answer::json_within(len_max, StatusCode::OK, options.pretty, &services))
     }
 
     pub(crate) async fn agent_checks(&self, asked: &Asked) -> Result<Answer, Refusal> {
@@ -880,7 +886,8 @@ impl Inner {
             }
         });
         filtering.check()?;
-        Ok(answer::json(StatusCode::OK, options.pretty, &checks))
+        let len_max = asked.answer_len_max();
+        Ok(answer::json_within(len_max, StatusCode::OK, options.pretty, &checks))
     }
 
     /// The instance of the agent with this id.
