@@ -230,6 +230,8 @@ impl Tables {
             let snapshot = view.snapshot();
             let index = snapshot.state.index();
             self.rebuild(&snapshot.state).await;
+            // It would be kept for as long as the changes are followed, with all that has changed since.
+            drop(snapshot);
             let Ok(watcher) = view.hub().subscribe(WatchScope::Everything, index) else {
                 // The changes since then are gone already, so the present state is read.
                 tokio::task::yield_now().await;
