@@ -21,6 +21,15 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// Maximum length of an answer, in bytes.
 pub(crate) const LEN_MAX: usize = 64 * 1_024 * 1_024;
 
+/// Minimum length of a node, a service or a check in an answer, in bytes.
+const OBJECT_LEN_MIN: usize = 100;
+
+/// Whether this number of nodes, services or checks is certainly longer than `len_max`. Then no more are collected, and
+/// the answer is refused when it is written.
+pub(crate) fn is_over(count: usize, len_max: usize) -> bool {
+    count.saturating_mul(OBJECT_LEN_MIN) > len_max
+}
+
 /// An answer to a client.
 pub(crate) type Answer = Response<Bytes>;
 

@@ -761,7 +761,8 @@ impl Inner {
             nodes.values().map(|node| node_check(&node.node)).collect();
         checks.retain(|check| ready.filtering.matches_state(check, state));
         self.each_instance(&ready.snapshot, &options.namespace, asked, |shown| {
-            if shown.has_node_meta(&options.node_meta) {
+            let is_over = answer::is_over(checks.len(), ready.len_max);
+            if !is_over && shown.has_node_meta(&options.node_meta) {
                 let wanted = shown.checks();
                 let wanted = wanted.filter(|check| ready.filtering.matches_state(check, state));
                 checks.extend(wanted.map(HealthCheck::into_owned));
@@ -859,15 +860,15 @@ impl Inner {
         self.tables.caught_up(&self.view).await;
         let _turn = self.turn(asked).await?;
         let filtering = Filtering::new(options.filter()?, &self.clock);
+        let len_max = asked.answer_len_max();
         let mut services = BTreeMap::new();
         self.each_of_agent(asked, &options.namespace, |shown| {
             let service = shown.agent_service();
-            if filtering.matches(&service) {
+            if !answer::is_over(services.len(), len_max) && filtering.matches(&service) {
                 services.insert(shown.id().to_owned(), json!(service));
             }
         });
         filtering.check()?;
-        let len_max = asked.answer_len_max();
         Ok(answer::json_within(len_max, StatusCode::OK, options.pretty, &services))
     }
 
@@ -879,14 +880,17 @@ impl Inner {
         self.tables.caught_up(&self.view).await;
         let _turn = self.turn(asked).await?;
         let filtering = Filtering::new(options.filter()?, &self.clock);
+        let len_max = asked.answer_len_max();
         let mut checks = BTreeMap::new();
         self.each_of_agent(asked, &options.namespace, |shown| {
+            if answer::is_over(checks.len(), len_max) {
+                return;
+            }
             for check in shown.checks().filter(|check| filtering.matches(check)) {
                 checks.insert(check.check_id.to_string(), check.into_owned());
             }
         });
         filtering.check()?;
-        let len_max = asked.answer_len_max();
         Ok(answer::json_within(len_max, StatusCode::OK, options.pretty, &checks))
     }
 
@@ -1049,6 +1053,7 @@ fn member(name: &str, datacenter: &str, host: &str, port: u16, is_alive: bool) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::shape::Names;
     use super::*;
 
     /// The size of the future that this function returns, in bytes.
@@ -1060,6 +1065,20 @@ mod tests {
     fn a_blocking_query_that_waits_holds_little_memory() {
         let len = future_len(Inner::health_service);
         assert!(len <= 4_096, "{len} bytes");
+    }
+
+    /// Otherwise an answer that has room would be cut, and not refused.
+    #[test]
+    fn objects_that_are_over_the_length_are_refused_when_they_are_written() {
+        let names = Names { datacenter: "d".into(), node: String::new() };
+        let values = [json!(node_check("")), json!(Node::own(&names, ""))];
+        for value in values {
+            let len = value.to_string().len();
+            for count in [1, 10, 1_000] {
+                assert!(!answer::is_over(count, count * len), "{value}");
+            }
+        }
+        assert!(answer::is_over(1_000, 64 * 1_024));
     }
 
     #[test]
