@@ -28,7 +28,7 @@ use spans::Node;
 
 pub use settings::{OtlpProtocol, OtlpSettings};
 
-/// Number of requests that are sent together. More waiting ones wake the sender.
+/// Maximum number of requests that are sent together.
 const BATCH_MAX: usize = 256;
 /// Maximum time that a request waits for others to be sent with.
 const ROUND: Duration = Duration::from_secs(1);
@@ -75,7 +75,7 @@ struct Shared {
     slow_us: u64,
     queue_max: usize,
     queue: Mutex<VecDeque<Waiting>>,
-    /// Wakes the sender when a whole batch waits.
+    /// Wakes the sender when [`Shared::wake_len`] requests wait.
     filled: Notify,
 }
 
@@ -135,7 +135,7 @@ impl Exporter {
         if lost.is_some() {
             shared.metrics.otlp_lost.inc();
         }
-        if len == BATCH_MAX {
+        if len == shared.wake_len() {
             shared.filled.notify_one();
         }
     }
@@ -165,6 +165,12 @@ impl Shared {
         } else {
             None
         }
+    }
+
+    /// Number of waiting requests that wakes the sender: a batch, or half of a queue that is smaller than two batches.
+    /// Such a queue could become full before the next round, although the receiver answers.
+    fn wake_len(&self) -> usize {
+        BATCH_MAX.min(self.queue_max.div_ceil(2))
     }
 
     fn take(&self) -> Vec<Waiting> {

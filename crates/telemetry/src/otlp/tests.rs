@@ -175,15 +175,37 @@ fn failures_and_slow_requests_are_exported_although_nobody_sampled_them() {
     assert_eq!(shared.why(&request(TraceName::Span(unsampled), 200, u64::MAX)), None);
 }
 
-#[test]
-fn of_too_many_waiting_requests_the_oldest_are_lost_and_counted() {
-    let shared = Arc::new(shared(3, 0));
-    let exporter = Exporter {
-        shared: Arc::clone(&shared),
+/// An exporter without a sender.
+fn exporter(queue_max: usize) -> Exporter {
+    Exporter {
+        shared: Arc::new(shared(queue_max, 0)),
         stop: CancellationToken::new(),
         task: Mutex::default(),
         timeout: Duration::ZERO,
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_is_smaller_than_a_batch_wakes_the_sender_before_requests_are_lost() {
+    // Half of a small queue, and a whole batch of a large one.
+    for (queue_max, wake_len) in [(1, 1), (16, 8), (512, 256), (4_096, 256)] {
+        let exporter = exporter(queue_max);
+        let one = request(TraceName::Span(NODE_SPAN), 200, 1);
+        let woken = || tokio::time::timeout(Duration::ZERO, exporter.shared.filled.notified());
+        for _ in 1..wake_len {
+            exporter.offer(&one, 0);
+        }
+        assert!(woken().await.is_err(), "{queue_max}");
+        exporter.offer(&one, 0);
+        assert!(woken().await.is_ok(), "{queue_max}");
+        assert_eq!(exporter.shared.metrics.otlp_lost.get(), 0);
+    }
+}
+
+#[test]
+fn of_too_many_waiting_requests_the_oldest_are_lost_and_counted() {
+    let exporter = exporter(3);
+    let shared = Arc::clone(&exporter.shared);
     for number in 1..=5 {
         let mut one = request(TraceName::Span(NODE_SPAN), 200, 1);
         one.started_us = number;
