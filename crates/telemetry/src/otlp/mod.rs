@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{FinishedRequest, Metrics};
+use crate::{FinishedRequest, Metrics, Subject};
 use client::{Client, Failure};
 use maxine_clock::Clock;
 use spans::Node;
@@ -46,7 +46,7 @@ enum Why {
     Sampled,
     /// It was answered with a status of 500 or more.
     Error,
-    /// It took long.
+    /// It took long, and did not wait for a change.
     Slow,
 }
 
@@ -160,11 +160,16 @@ impl Shared {
             Some(Why::Sampled)
         } else if request.status.is_server_error() {
             Some(Why::Error)
-        } else if self.slow_us > 0 && request.duration_us >= self.slow_us {
+        } else if self.is_slow(request) {
             Some(Why::Slow)
         } else {
             None
         }
+    }
+
+    fn is_slow(&self, request: &FinishedRequest) -> bool {
+        let waited = request.is_long_poll && !matches!(request.subject, Subject::Proxied(_));
+        self.slow_us > 0 && request.duration_us >= self.slow_us && !waited
     }
 
     /// Number of waiting requests that wakes the sender: a batch, or half of a queue that is smaller than two batches.

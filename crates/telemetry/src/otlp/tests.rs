@@ -6,8 +6,8 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 
 use super::*;
 use crate::{
-    AttemptOutcome, AttemptRecord, AttemptTrail, Sampler, SpanName, Subject, TraceName,
-    WriteRecord, WriteStages,
+    AttemptOutcome, AttemptRecord, AttemptTrail, Sampler, SpanName, TraceName, WriteRecord,
+    WriteStages,
 };
 use maxine_state::{Address, Instance, Name, Registration, ServiceKey};
 use maxine_view::ServiceCounter;
@@ -30,6 +30,7 @@ fn request(traceparent: TraceName, status: u16, duration_us: u64) -> FinishedReq
         status: StatusCode::from_u16(status).unwrap(),
         attempts: AttemptTrail::default(),
         writes: Vec::new(),
+        is_long_poll: false,
     }
 }
 
@@ -173,6 +174,21 @@ fn failures_and_slow_requests_are_exported_although_nobody_sampled_them() {
     assert_eq!(shared.why(&foreign), None, "there is no span to export");
     let shared = super::tests::shared(1, 0);
     assert_eq!(shared.why(&request(TraceName::Span(unsampled), 200, u64::MAX)), None);
+}
+
+#[test]
+fn a_request_that_waits_for_a_change_is_not_slow() {
+    let shared = shared(1, 500);
+    let (unsampled, _) = Sampler::new(0.0).span_of(None);
+    let mut one = request(TraceName::Span(unsampled), 200, 60_000_000);
+    one.is_long_poll = true;
+    assert_eq!(shared.why(&one), None);
+    one.status = StatusCode::SERVICE_UNAVAILABLE;
+    assert_eq!(shared.why(&one), Some(Why::Error));
+    // The query of a forwarded request is for its instance.
+    one.status = StatusCode::OK;
+    one.subject = Subject::Proxied(None);
+    assert_eq!(shared.why(&one), Some(Why::Slow));
 }
 
 /// An exporter without a sender.
