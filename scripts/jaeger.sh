@@ -28,7 +28,11 @@ if [ "$(cat "$DIR/version" 2>/dev/null)" != "$VERSION" ]; then
     go mod init jaeger
     go get -tool "$MODULE/cmd/jaeger@$VERSION"
     nice go build -p 2 -ldflags '-s -w' -o jaeger "$MODULE/cmd/jaeger"
-  ) >"$DIR/build.log" 2>&1 || { tail -n 20 "$DIR/build.log" >&2; exit 1; }
+  ) >"$DIR/build.log" 2>&1 || {
+    tail -n 20 "$DIR/build.log" >&2
+    echo "Jaeger was not built with $(go version); it needs Go 1.24 or newer" >&2
+    exit 1
+  }
   echo "$VERSION" >"$DIR/version"
 fi
 echo "$PWD/$DIR/jaeger"

@@ -360,10 +360,6 @@ def raft_trial(programs, directory, report):
         until("the end of MaxineNoMajority", lambda: trial.notified("MaxineNoMajority", "resolved"))
         notified_once(trial, "MaxineNoMajority")
         report("a lost majority: one notification, which silences what follows from it, and its end")
-        # Its shorter window is five minutes.
-        until("the end of MaxineProxySuccessBurnsFast", lambda: trial.notified("MaxineProxySuccessBurnsFast", "resolved"), 420)
-        notified_once(trial, "MaxineProxySuccessBurnsFast")
-        report("the end of the alert about the instance that failed")
         load.stop()
         failed = False
     finally:
