@@ -5,7 +5,8 @@
    docs/guides/monitoring.md describes them, with a caller and an instance that send spans of their own.
 2. Jaeger is stopped, and then frozen: requests are answered as before, and the loss is counted. Jaeger comes back: the export
    continues.
-3. A Jaeger with TLS that asks for a password: it is taken from a file, also after a change.
+3. Without sampling: only failures and slow requests.
+4. A Jaeger with TLS that asks for a password: it is taken from a file, also after a change.
 
 One line for each check; the first one that fails ends the script. Everything listens on loopback and ends with the script.
 docs/reference/interoperability.md has the last result.
@@ -161,7 +162,8 @@ class Jaeger:
 
 
 class Instance:
-    """An instance that notes the trace context of each request, and answers with the status that the path names."""
+    """An instance that notes the trace context of each request, and answers with the status and after the time in ms that the
+    path names."""
 
     def __init__(self):
         seen = self.seen = []
@@ -174,6 +176,8 @@ class Instance:
             def answer(self):
                 self.rfile.read(int(self.headers.get("content-length", 0)))
                 seen.append({name: self.headers.get(name) for name in ("traceparent", "tracestate", "baggage", "x-trace-id")})
+                late = re.search(r"/late/(\d+)", self.path)
+                time.sleep(int(late[1]) / 1_000 if late else 0)
                 named = re.search(r"/status/(\d+)", self.path)
                 self.send_response(int(named[1]) if named else 200)
                 self.send_header("content-length", "2")
@@ -519,6 +523,7 @@ def trial(jaeger, protocol, **more):
     settings = {
         "ENDPOINT": f"{scheme}://127.0.0.1:{port}", "PROTOCOL": protocol, "SAMPLE_RATIO": "1", "QUEUE_MAX": QUEUE_MAX,
         "TIMEOUT_MS": TIMEOUT_MS, "ATTRIBUTES": "deployment.environment.name=interop", "HEADERS_FILE": "", "CA": "",
+        "SLOW_MS": 1_000,
     } | more
     for name, value in settings.items():
         os.environ[f"MAXINE_OTLP_{name}"] = str(value)
@@ -547,6 +552,32 @@ def plain(program, directory, protocol):
             cluster.instance.stop()
     finally:
         jaeger.stop()
+
+
+def unsampled(program, directory):
+    """No request is sampled, and 300 ms are slow."""
+    print("OTLP over grpc, without sampling")
+    jaeger, instance = Jaeger(program, directory), Instance()
+    jaeger.start()
+    try:
+        with trial(jaeger, "grpc", SAMPLE_RATIO="0", SLOW_MS="300") as cluster:
+            cluster.register("orders", "a", instance.url)
+            node = cluster.nodes[0]
+            quick = trace_of(node.done("GET", f"{PROXY}/orders/x")[0])
+            waited = trace_of(node.done("GET", "/api/v1/changes?wait_ms=600", fields=cluster.admin)[0])
+            # This query is for the instance.
+            late = trace_of(node.done("GET", f"{PROXY}/orders/late/600?index=1")[0])
+            status, headers, _ = node.ask("GET", f"{PROXY}/nobody/x")
+            failed = trace_of(headers)
+            assert status == 503, status
+            for trace, name, why in ((late, "GET proxied orders", "slow"), (failed, "GET proxied", "error")):
+                by = {span["name"]: span for span in jaeger.trace(trace, {name})}
+                cluster.has_attributes(by[name], {"maxine.exported_because": why})
+            found = [what for what, trace in (("quick", quick), ("waited", waited)) if jaeger.has([trace])]
+            check(not found, "a slow request and a failed one are in Jaeger, a quick one and one that waits for a change are not", found)
+    finally:
+        jaeger.stop()
+        instance.stop()
 
 
 def certificates(directory):
@@ -615,10 +646,9 @@ def main():
     module = re.search(r"github\.com/jaegertracing/jaeger\s+(v\S+)", built)
     maxine = subprocess.run([sdks.PROGRAM, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
     print(f"{maxine}, Jaeger {module[1] if module else program}, {datetime.date.today()}", flush=True)
-    for what in (plain, secured):
-        for protocol in ("grpc", "http"):
-            with tempfile.TemporaryDirectory(prefix="maxine-jaeger-") as directory:
-                what(program, directory, protocol)
+    for what, *settings in ((plain, "grpc"), (plain, "http"), (unsampled,), (secured, "grpc"), (secured, "http")):
+        with tempfile.TemporaryDirectory(prefix="maxine-jaeger-") as directory:
+            what(program, directory, *settings)
     print("as expected")
 
 
