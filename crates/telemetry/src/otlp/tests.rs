@@ -126,6 +126,30 @@ fn a_forwarded_request_has_a_span_for_itself_each_choice_and_each_attempt() {
 }
 
 #[test]
+fn a_method_that_the_conventions_do_not_know_is_not_part_of_a_name() {
+    let address = Address::parse("http://10.0.0.1").unwrap();
+    let registration = Registration::new(Name::trusted("a"), address, 1_000);
+    let mut request = request(TraceName::Span(NODE_SPAN), 200, 700);
+    request.method = Method::from_bytes(b"PROPFIND").unwrap();
+    request.subject = Subject::Proxied(None);
+    request.attempts.push(AttemptRecord {
+        instance: Arc::new(Instance::new(registration, 1, 0)),
+        number: 1,
+        choosing_us: 1_000,
+        started_us: 1_100,
+        duration_us: 50,
+        outcome: AttemptOutcome::Answered(StatusCode::OK),
+    });
+    let spans = spans_of(request);
+    let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
+    assert_eq!(names, ["HTTP proxied", "choose instance", "HTTP"]);
+    for span in [&spans[0], &spans[2]] {
+        assert_eq!(attribute(span, "http.request.method").as_deref(), Some("_OTHER"));
+        assert_eq!(attribute(span, "http.request.method_original").as_deref(), Some("PROPFIND"));
+    }
+}
+
+#[test]
 fn a_write_has_a_span_for_each_stage_that_is_known() {
     let stages = WriteStages {
         received_us: 1_010,
