@@ -11,7 +11,9 @@ import { SignInAgain } from '../src/app/sign-in';
 import { SignInPage } from '../src/app/sign-in-form';
 import { RoleButton } from '../src/parts/button';
 import { Confirm } from '../src/parts/dialog';
+import { csv } from '../src/parts/download';
 import { Table } from '../src/parts/table';
+import { exportedWith } from '../src/screens/services/services';
 import { actAs, instance, problem, scriptFetch, service, show, type Asked } from './fixture';
 
 const asked = (name: string, problem: string | null = null) => ({ id: null, name, http_addr: '', problem });
@@ -141,8 +143,9 @@ describe('a confirmation', () => {
   });
 });
 
+const failing = { namespace: 'default', service: HOSTILE, lookups: 3, lookups_failed: 0, proxied: 8, proxied_failed: 8, p50_us: 64, p95_us: 64, p99_us: 64 };
+
 describe('what the page knows', () => {
-  const failing = { namespace: 'default', service: HOSTILE, lookups: 3, lookups_failed: 0, proxied: 8, proxied_failed: 8, p50_us: 64, p95_us: 64, p99_us: 64 };
   it('is that there are no open alerts only if all nodes answered', async () => {
     let complete = false;
     scriptFetch(
@@ -184,6 +187,107 @@ describe('what the page knows', () => {
     await act(() => queries.invalidateQueries({ queryKey: keys.alerts() }));
     expect(await screen.findByText(/Not current: the alerts could not be read/)).toBeTruthy();
     expect(screen.getByText('No open alerts.').closest('.dimmed')).not.toBeNull();
+  }, 15_000);
+});
+
+describe('what is not known', () => {
+  const report = { node: 'n1', version: '1.0.0', uptime_ms: 1, index: 21, audit_head: null, staleness_ms: 0, leader: 'n1', is_leader: true, term: 3, log: null, lookups: 0, proxied: 0, failed: 0 };
+  const calls = async (nodes: unknown[]) => {
+    scriptFetch(routes({ 'GET /cluster/nodes': () => ({ items: nodes, next_cursor: null }) }));
+    await open('#/');
+    return (await screen.findByText('Calls, last minute', {}, { timeout: 5_000 })).closest('dl') as HTMLElement;
+  };
+  it('is the share of failed calls where there were none', async () => {
+    const figure = await calls([{ id: 1, name: 'n1', report, problem: null }]);
+    await within(figure).findByText('no calls');
+    expect(figure.textContent).toContain('0/s');
+    expect(figure.textContent).not.toContain('%');
+  }, 15_000);
+  it('is the number of calls if no node answered', async () => {
+    const figure = await calls([{ id: 1, name: 'n1', report: null, problem: 'no answer' }]);
+    await within(figure).findByText(/not known · without 1 node/);
+    expect(figure.textContent).not.toMatch(/\d\/s|%/);
+  }, 15_000);
+  it('is no number in an export', () => {
+    const row = (of: Parameters<typeof exportedWith>[0]) => csv([service()], exportedWith(of)).split('\r\n')[1];
+    expect(row(undefined)).toBe('default,orders,healthy,3,3,0,0,0,,,,,round_robin');
+    expect(row(new Map([['default/orders', { ...failing, service: 'orders', p95_us: 64 }]]))).toMatch(/,3,8,8,64,round_robin$/);
+  });
+  it('is the traffic of a service without calls', async () => {
+    scriptFetch(routes());
+    await open('#/services/default/orders?tab=traffic');
+    const panel = (await screen.findByRole('heading', { name: 'Last minute, all nodes' }, { timeout: 5_000 })).closest('section') as HTMLElement;
+    expect(await within(panel).findAllByText('no calls known')).toHaveLength(3);
+    expect(panel.textContent).not.toMatch(/\d\/s|%/);
+  }, 15_000);
+  it('is not good news about an instance that nobody called', async () => {
+    const path = '/services/default/orders/instances/orders-1';
+    const proxy = { node: 'n1', breaker: 'closed', held_back: null, good_total: 0, bad_total: 0 };
+    scriptFetch(
+      routes({
+        [`GET ${path}/health`]: () => ({
+          namespace: 'default', service: 'orders', id: 'orders-1', routable: true, verdict: instance().health, drain: null, why: '', probe: null, probe_from: null, observations: [], proxy,
+        }),
+      }),
+    );
+    await open('#/services/default/orders?instance=orders-1');
+    const text = await screen.findByText(/no calls since the node started/, {}, { timeout: 5_000 });
+    expect(text.closest('.status')?.className).toContain('tone-muted');
+  }, 15_000);
+  it('is not hidden by the graph: what fails every call is failing there, too', async () => {
+    const trace = {
+      trace_id: 't', traceparent: 't', method: 'GET', path: '/x', kind: 'proxied', namespace: 'default', service: HOSTILE, status: 502,
+      duration_ms: 1, time_ms: 1, client: '10.0.0.9', attempts: [],
+    };
+    scriptFetch(
+      routes({
+        'GET /traces': () => ({ items: [trace, { ...trace, trace_id: 'u', service: 'gone' }], next_cursor: null }),
+        'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: 1, items: [failing], nodes: [asked('n1')], complete: true }),
+      }),
+    );
+    await open('#/dependencies');
+    await screen.findByRole('link', { name: `${HOSTILE}, failing: open` }, { timeout: 5_000 });
+    screen.getByRole('link', { name: 'gone, not registered: open' });
+  }, 15_000);
+});
+
+describe('a cluster with more services than the page loads', () => {
+  const many = (more: Record<string, (asked: Asked) => unknown> = {}) =>
+    routes({
+      'GET /services': ({ query }) => {
+        const health = query.get('health');
+        if (health === 'down') return { items: [service({ name: 'zz-down', health: 'down' })], next_cursor: null };
+        if (health === 'degraded') return { items: [service({ name: 'zz-degraded', health: 'degraded' })], next_cursor: null };
+        return { items: [service({ name: `a${query.get('cursor') ?? ''}` })], next_cursor: `${query.get('cursor') ?? ''}x` };
+      },
+      'GET /services/default/zz-failing': () => service({ name: 'zz-failing' }),
+      'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: 1, items: [{ ...failing, service: 'zz-failing' }], nodes: [asked('n1')], complete: true }),
+      ...more,
+    });
+  it('still lists every service that needs attention', async () => {
+    scriptFetch(many());
+    await open('#/services?health=bad');
+    await screen.findByText('zz-failing', {}, { timeout: 5_000 });
+    const names = screen.getAllByRole('row').flatMap((row) => row.querySelector('a')?.textContent ?? []);
+    expect(names).toEqual(['zz-failing', 'zz-down', 'zz-degraded']);
+    expect(screen.getByRole('button', { name: 'Degraded1' })).toBeTruthy();
+    // Nobody knows how many serve.
+    expect(screen.getByRole('button', { name: 'Serving' })).toBeTruthy();
+  }, 15_000);
+  it('is not called fine while some of it is not known', async () => {
+    const nothing = { items: [], next_cursor: null };
+    scriptFetch(
+      many({
+        'GET /services': ({ query }) => {
+          if (query.get('health') === 'degraded') return problem(503, 'unavailable', 'no');
+          return query.get('health') === 'down' ? nothing : { items: [service()], next_cursor: 'x' };
+        },
+        'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: 1, items: [], nodes: [asked('n1')], complete: true }),
+      }),
+    );
+    await open('#/');
+    await screen.findByText('Not all services are loaded yet.', {}, { timeout: 5_000 });
+    expect(screen.queryByText('Nothing needs attention.')).toBeNull();
   }, 15_000);
 });
 

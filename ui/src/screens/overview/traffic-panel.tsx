@@ -105,13 +105,11 @@ function Budget({ traffic: { total } }: { traffic: Traffic }) {
         </dt>
         <dd>
           <b className={`num text-${tone}`}>{left === null ? '–' : left <= 0 ? 'Spent' : `${percent(left, 0)} left`}</b>
-          <meter
-            min={0}
-            max={1}
-            value={Math.max(0, left ?? 0)}
-            aria-label="Error budget left"
-            className={`meter tone-${tone}`}
-          />
+          {left === null ? (
+            <span className="muted">no calls</span>
+          ) : (
+            <meter min={0} max={1} value={Math.max(0, left)} aria-label="Error budget left" className={`meter tone-${tone}`} />
+          )}
         </dd>
       </div>
     </dl>

@@ -40,18 +40,20 @@ function ThroughAllNodes({ service }: { service: Service }) {
         {({ of, windowMs }) => {
           const own = callsOf(service, of);
           const success = successOf(own);
-          const rate = (n: number | undefined) => `${short(((n ?? 0) * 1000) / windowMs)}/s`;
+          // A service that is not in the answer had no calls, or others were called later: a node counts 500 services.
+          const rate = (n: number | undefined) => (n === undefined ? '–' : `${short((n * 1000) / windowMs)}/s`);
+          const none = own === undefined ? 'no calls known' : null;
           const took = (us: number | null | undefined) => (us == null ? '–' : `≤ ${duration(us / 1000)}`);
           return (
             <dl className="figure-row">
-              <Figure label="Proxied calls" value={rate(own?.proxied)} />
+              <Figure label="Proxied calls" value={rate(own?.proxied)} note={none} />
               <Figure
                 label="Success"
                 value={success === null ? '–' : <span className={success < 0.95 ? 'text-bad' : undefined}>{percent(success)}</span>}
-                note={own && own.proxied_failed > 0 ? `${short(own.proxied_failed)} of ${short(own.proxied)} failed` : null}
+                note={success === null ? (none ?? 'no proxied calls') : own && own.proxied_failed > 0 ? `${short(own.proxied_failed)} of ${short(own.proxied)} failed` : null}
               />
               <Figure label="p50 / p95 / p99" value={own?.p50_us == null ? '–' : `${took(own.p50_us)} / ${took(own.p95_us)} / ${took(own.p99_us)}`} note="time to first byte" />
-              <Figure label="Look-ups" value={rate(own?.lookups)} note={own && own.lookups_failed > 0 ? `${short(own.lookups_failed)} failed` : null} />
+              <Figure label="Look-ups" value={rate(own?.lookups)} note={own && own.lookups_failed > 0 ? `${short(own.lookups_failed)} failed` : none} />
             </dl>
           );
         }}
