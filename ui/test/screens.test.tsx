@@ -5,6 +5,7 @@ import { beforeEach, describe, expect, it, vi } from 'vitest';
 import { LiveCache } from '../src/api/live';
 import { keys, servicesQuery, instancesQuery } from '../src/api/queries';
 import { session } from '../src/api/session';
+import { createStore, useStore } from '../src/api/store';
 import type { Change, Instance, Service } from '../src/api/types';
 import { router } from '../src/app/router';
 import { SignInAgain } from '../src/app/sign-in';
@@ -13,6 +14,8 @@ import { RoleButton } from '../src/parts/button';
 import { Confirm } from '../src/parts/dialog';
 import { csv } from '../src/parts/download';
 import { Table } from '../src/parts/table';
+import { dismiss } from '../src/app/dismissals';
+import { Warnings } from '../src/screens/overview/warnings';
 import { exportedWith } from '../src/screens/services/services';
 import { actAs, instance, problem, scriptFetch, service, show, type Asked } from './fixture';
 
@@ -288,6 +291,42 @@ describe('a cluster with more services than the page loads', () => {
     await open('#/');
     await screen.findByText('Not all services are loaded yet.', {}, { timeout: 5_000 });
     expect(screen.queryByText('Nothing needs attention.')).toBeNull();
+  }, 15_000);
+});
+
+describe('a warning that lasts', () => {
+  const open = 'registration is open';
+  const named = (verb: string) => new RegExp(`${verb}.*${open}`);
+  const given = (...warnings: string[]) => ({ node: 'n1', warnings });
+  it('is dismissed with a reason, is still counted, and comes back when it had ended', async () => {
+    const user = userEvent.setup();
+    const warnings = createStore([open, 'the disk is stalled']);
+    const Given = () => <Warnings status={given(...useStore(warnings))} />;
+    show(<Given />);
+    await user.click(screen.getByRole('button', { name: named('Dismiss…') }));
+    const dialog = await screen.findByRole('alertdialog');
+    await user.click(within(dialog).getByRole('button', { name: 'Dismiss' }));
+    expect(screen.getByRole('alertdialog')).toBeTruthy();
+    await user.type(within(dialog).getByLabelText('Reason'), 'only a laboratory');
+    await user.click(within(dialog).getByRole('button', { name: 'Dismiss' }));
+    await screen.findByText('1 warning dismissed in this browser');
+    expect(screen.queryByRole('button', { name: named('Dismiss…') })).toBeNull();
+    screen.getByRole('button', { name: /Dismiss….*the disk is stalled/ });
+    expect(screen.getByText(/by ada: only a laboratory/)).toBeTruthy();
+    expect(localStorage.getItem('maxine.dismissals')).toContain(open);
+    act(() => warnings.set([]));
+    await waitFor(() => expect(localStorage.getItem('maxine.dismissals')).toBe('[]'));
+    act(() => warnings.set([open]));
+    await screen.findByRole('button', { name: named('Dismiss…') });
+  }, 20_000);
+  it('is dismissed for the node that gave it, and can be shown again', async () => {
+    dismiss({ node: 'n2', text: open, reason: 'r', by: 'ada', at_ms: 1 });
+    show(<Warnings status={given(open)} />);
+    screen.getByRole('button', { name: named('Dismiss…') });
+    act(() => dismiss({ node: 'n1', text: open, reason: 'r', by: 'ada', at_ms: 1 }));
+    await userEvent.click(await screen.findByText('1 warning dismissed in this browser'));
+    await userEvent.click(screen.getByRole('button', { name: named('Show again') }));
+    await screen.findByRole('button', { name: named('Dismiss…') });
   }, 15_000);
 });
 

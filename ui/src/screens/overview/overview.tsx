@@ -14,7 +14,7 @@ import { useInfiniteQuery } from '@tanstack/react-query';
 import { Bar } from '../../parts/chart';
 import { count, duration, percent, plural, short } from '../../parts/format';
 import { Panel, Screen } from '../../parts/layout';
-import { Empty, Failed, Loaded, Loading, Note } from '../../parts/states';
+import { Empty, Failed, Loaded, Loading } from '../../parts/states';
 import { asProblem } from '../../api/problem';
 import { Badge, ServiceStatus, Status, type Tone } from '../../parts/status';
 import { Ago, useNow } from '../../parts/time';
@@ -22,6 +22,7 @@ import { reachOf, toleranceOf } from '../cluster/reach';
 import { groupsOf } from '../alerts/groups';
 import { FirstRun } from './first-run';
 import { TrafficPanel } from './traffic-panel';
+import { Warnings } from './warnings';
 
 export function Overview() {
   const cluster = useQuery(clusterQuery());
@@ -70,16 +71,6 @@ export function Overview() {
         </div>
       </div>
     </Screen>
-  );
-}
-
-/** The warnings of the node itself. */
-export function Warnings({ status }: { status: ClusterStatus }) {
-  if (status.warnings.length === 0) return null;
-  return (
-    <Note tone="warn">
-      <strong>{status.node} warns:</strong> {status.warnings.join(' · ')}
-    </Note>
   );
 }
 
