@@ -294,6 +294,36 @@ describe('a cluster with more services than the page loads', () => {
   }, 15_000);
 });
 
+describe('traces', () => {
+  const trace = (trace_id: string, service: string, status: number) => ({
+    trace_id, traceparent: trace_id, method: 'GET', path: '/x', kind: 'proxied', namespace: 'default', service, status, duration_ms: 1, time_ms: 1, client: '10.0.0.9', attempts: [],
+  });
+  const rows = () => screen.getAllByRole('row').slice(1).map((row) => row.textContent);
+  it('are found by service and status, and the chosen one stays although the node has forgotten it', async () => {
+    const user = userEvent.setup();
+    let items = [trace('t1', 'orders', 200), trace('t2', 'billing', 503)];
+    scriptFetch(routes({ 'GET /traces': () => ({ items, next_cursor: null }) }));
+    const { queries } = await open('#/traces?trace=t2');
+    const sheet = await screen.findByRole('dialog', {}, { timeout: 5_000 });
+    await within(sheet).findByRole('link', { name: 'billing' });
+    items = [trace('t3', 'orders', 200)];
+    await act(() => queries.invalidateQueries({ queryKey: keys.traces() }));
+    await waitFor(() => expect(document.body.textContent).toContain('t3'));
+    expect(within(sheet).getByRole('link', { name: 'billing' })).toBeTruthy();
+    expect(within(sheet).queryByText('This node no longer has the trace.')).toBeNull();
+    items = [trace('t1', 'orders', 200), trace('t2', 'billing', 503)];
+    await act(() => queries.invalidateQueries({ queryKey: keys.traces() }));
+    await user.keyboard('{Escape}');
+    const search = await screen.findByRole('searchbox');
+    for (const text of ['bill', '503']) {
+      await user.clear(search);
+      await user.type(search, text);
+      await waitFor(() => expect(rows()).toHaveLength(1));
+      expect(rows()[0]).toContain('billing');
+    }
+  }, 20_000);
+});
+
 describe('a warning that lasts', () => {
   const open = 'registration is open';
   const named = (verb: string) => new RegExp(`${verb}.*${open}`);
