@@ -132,6 +132,23 @@ describe('a group of instances', () => {
     expect(told.sort(([a], [b]) => a - b)).toEqual([[1, 'done'], [2, { problem: 'no' }], [3, 'done'], [4, 'done'], [5, 'done'], [6, 'done']]);
   });
 
+  it('of services that the page has not loaded is not said to leave none serving, and is drained only after a typed name', async () => {
+    scriptFetch(
+      common({
+        'GET /services': () => ({ items: [service({ name: 'other' })], next_cursor: null }),
+        'GET /instances': () => ({ items: all, next_cursor: null }),
+      }),
+    );
+    await open('#/services');
+    await userEvent.click(await screen.findByRole('button', { name: 'Drain a group…' }));
+    const dialog = within(await screen.findByRole('dialog'));
+    fireEvent.change(dialog.getByLabelText('Node'), { target: { value: 'host-1' } });
+    expect(await dialog.findByText(/How many instances of carts, orders remain serving is not known/)).toBeTruthy();
+    expect(dialog.queryByText(/remains? serving\.$/)).toBeNull();
+    expect(dialog.getByText('Drain 2 instances').getAttribute('aria-disabled')).toBe('true');
+    expect(dialog.getByLabelText('Type host-1 to confirm')).toBeTruthy();
+  }, 60_000);
+
   it('is drained after a warning and a typed name, tells each outcome, and can be tried again and returned', async () => {
     const user = userEvent.setup();
     let refuse = true;
