@@ -244,13 +244,15 @@ describe('what is not known', () => {
     };
     scriptFetch(
       routes({
-        'GET /traces': () => ({ items: [trace, { ...trace, trace_id: 'u', service: 'gone' }], next_cursor: null }),
+        'GET /traces': () => ({ items: [trace, { ...trace, trace_id: 'u', service: 'gone', namespace: 'batch' }], next_cursor: null }),
         'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: 1, items: [failing], nodes: [asked('n1')], complete: true }),
       }),
     );
     await open('#/dependencies');
     await screen.findByRole('link', { name: `${HOSTILE}, failing: open` }, { timeout: 5_000 });
     screen.getByRole('link', { name: 'gone, not registered: open' });
+    await userEvent.selectOptions(screen.getByLabelText('Namespace'), 'batch');
+    expect(screen.getAllByRole('link', { name: /: open$/ }).map((link) => link.getAttribute('aria-label'))).toEqual(['gone, not registered: open']);
   }, 15_000);
 });
 

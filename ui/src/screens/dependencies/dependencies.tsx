@@ -51,7 +51,10 @@ export function DependenciesScreen() {
   const [since] = useState(clusterNow);
   const seen = useKept(traces.data, traceKey);
   const lookups = useKept(events.data, eventKey);
-  const edges = useMemo(() => edgesOf(seen, lookups), [seen, lookups]);
+  const [namespace, setNamespace] = useState('');
+  const all = useMemo(() => edgesOf(seen, lookups), [seen, lookups]);
+  const namespaces = useMemo(() => [...new Set(all.map((e) => e.namespace))].sort(), [all]);
+  const edges = useMemo(() => (namespace === '' ? all : all.filter((e) => e.namespace === namespace)), [all, namespace]);
   const of = calls.data?.of;
   const states = useMemo(
     () => new Map((services.data?.items ?? []).map((s) => [`${s.namespace}/${s.name}`, stateOfService(s, of)])),
@@ -80,6 +83,14 @@ export function DependenciesScreen() {
                     { value: 'table', label: 'Table' },
                   ]}
                 />
+                {namespaces.length > 1 ? (
+                  <select aria-label="Namespace" value={namespace} onChange={(e) => setNamespace(e.target.value)}>
+                    <option value="">All namespaces</option>
+                    {namespaces.map((name) => (
+                      <option key={name}>{name}</option>
+                    ))}
+                  </select>
+                ) : null}
               </div>
               {mode === 'graph' ? (
                 <Graph edges={edges} node={cluster.data?.node ?? 'this node'} states={states} complete={services.data?.complete === true} />
