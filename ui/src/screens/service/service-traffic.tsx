@@ -120,12 +120,14 @@ function ThroughThisNode({ service }: { service: Service }) {
   const marks = useMarks(about, instances);
   return (
     <>
-    <Choice
-      label="Time that the charts show"
-      value={range}
-      onChange={setRange}
-      options={RANGES.filter((r) => Number(r.value) <= QUARTER_MS || Number(r.value) > HOUR_MS)}
-    />
+    <div>
+      <Choice
+        label="Time that the charts show"
+        value={range}
+        onChange={setRange}
+        options={RANGES.filter((r) => Number(r.value) <= QUARTER_MS || Number(r.value) > HOUR_MS)}
+      />
+    </div>
     <Loaded query={query} what="requests" rows={6}>
       {(traffic) => {
         const { total } = traffic;
