@@ -8,6 +8,7 @@ MAXINE_BIN is the program (default: target/debug/maxine). MAXINE_SDKS_PORT is th
 `faults` prints a table, and fails if a call to an instance failed or a client lost its registration.
 """
 
+import contextlib
 import http.server
 import json
 import os
@@ -30,18 +31,56 @@ NEEDS = {"node": "node", "python": "python3", "go": "go", "java": "mvn"}
 # What the optional parts of the Python package are tested with, in a virtual environment of their own.
 VENV = ROOT / "target/sdks-python"
 PYTHON_PACKAGES = ["httpx==0.28.1"]
+# The provider of sdks/node/provider.mjs, as the nodes know it. One of its clients has no role.
+IDENTITIES = """
+[[issuer]]
+name = "corp"
+issuer = "{issuer}"
+audiences = ["https://maxine.test/"]
+clock_skew_s = 1
+[[issuer.rule]]
+role = "operator"
+claims = {{ sub = "orders: a+b" }}
+[[issuer.rule]]
+role = "viewer"
+claims = {{ sub = "brief", scope = "register" }}
+"""
+
+
+class Provider:
+    """An OpenID provider in a process of its own, stopped at the end of the `with`."""
+
+    def __enter__(self):
+        subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=SDKS / "node", check=True)
+        self.process = subprocess.Popen(["node", "provider.mjs"], cwd=SDKS / "node", text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.issuer = next((line.strip() for line in self.process.stdout if line.startswith("http")), None)
+        if self.issuer is None:
+            raise SystemExit("the OpenID provider did not start: run `node provider.mjs` in sdks/node")
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(60)
 
 
 class Cluster:
-    """A `maxine dev`, stopped at the end of the `with`."""
+    """A `maxine dev`, stopped at the end of the `with`. It accepts the tokens of the OpenID provider `issuer`."""
+
+    def __init__(self, issuer=None):
+        self.issuer = issuer
 
     def __enter__(self):
         self.home = tempfile.mkdtemp(prefix="maxine-sdks-")
         self.directory = f"{self.home}/dev"
         port = os.environ.get("MAXINE_SDKS_PORT", "0")
+        environment = dict(os.environ)
+        if self.issuer:
+            environment["MAXINE_IDENTITIES_FILE"] = f"{self.home}/identities.toml"
+            pathlib.Path(environment["MAXINE_IDENTITIES_FILE"]).write_text(IDENTITIES.format(issuer=self.issuer), encoding="utf-8")
         self.process = subprocess.Popen(
             [PROGRAM, "dev", "--output", "json", "--no-samples", "--port", port, "--data-dir", self.directory],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
         )
         self.nodes = [json.loads(self.process.stdout.readline()) for _ in range(3)]
         threading.Thread(target=self.read, daemon=True).start()
@@ -132,7 +171,8 @@ def test(names):
     """The tests of the packages. The last line counts the packages."""
     python = python_with_packages() if "python" in names else None
     commands = {
-        "node": [["npm", "ci", "--silent", "--no-audit", "--no-fund"], ["node", "build.mjs"], ["node", "--test", "test/"]],
+        # Provider has installed the packages.
+        "node": [["node", "build.mjs"], ["node", "--test", "test/"]],
         "python": [[python, "-m", "unittest", "discover", "-s", "tests"]],
         "go": [["go", "vet", "./..."], ["go", "test", "-count=1", "./..."]],
         # The starter takes the client from the local repository.
@@ -144,9 +184,14 @@ def test(names):
     if "java" in names:
         folders["java"].append(SDKS / "java/spring")
     failed = 0
-    with Cluster() as cluster:
-        environment = {**os.environ, "MAXINE_SERVER": ",".join(cluster.urls), "PYTHONDONTWRITEBYTECODE": "1",
-                       "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
+    with contextlib.ExitStack() as running:
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
+        if shutil.which("npm"):
+            environment["MAXINE_TEST_ISSUER"] = running.enter_context(Provider()).issuer
+        else:
+            print("NOT RUN: tokens of a real OpenID provider, because npm is not installed", file=sys.stderr)
+        cluster = running.enter_context(Cluster(environment.get("MAXINE_TEST_ISSUER")))
+        environment["MAXINE_SERVER"] = ",".join(cluster.urls)
         for name in names:
             began = time.monotonic()
             for folder, command in ((folder, command) for folder in folders[name] for command in commands[name]):

@@ -6,7 +6,7 @@ import { dirname } from "node:path";
 
 const folder = (path) => new URL(path, import.meta.url);
 rmSync(folder("cjs"), { recursive: true, force: true });
-for (const name of ["maxine", "lib/xxh3", "lib/balance", "lib/nodes", "lib/client", "lib/undici", "lib/grpc", "index"]) {
+for (const name of ["maxine", "lib/xxh3", "lib/balance", "lib/nodes", "lib/credentials", "lib/client", "lib/undici", "lib/grpc", "index"]) {
   const exported = [];
   const text = readFileSync(folder(`${name}.mjs`), "utf8")
     .replace(/^export (async function\*?|function\*?|class|const) (\w+)/gm, (_, kind, one) => (exported.push(one), `${kind} ${one}`))

@@ -20,6 +20,8 @@ type Options struct {
 	Token string
 	// TokenFile has the token, and is read for each request.
 	TokenFile string
+	// Credentials fetch tokens from an OpenID provider. They replace Token and TokenFile.
+	Credentials *ClientCredentials
 	// CAFile has the certificates that https nodes are checked with; by default those of the system.
 	CAFile string
 	// Timeout limits a call with all its attempts; by default 10 s.

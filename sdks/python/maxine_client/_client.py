@@ -43,7 +43,8 @@ class Client:
     """A client of the nodes of one cluster. It may be used by several threads.
 
     `nodes` are addresses such as `http://10.0.0.1:8080`. `token` or `token_file` has a session token or an API
-    token; the file is read for each request. `ca_file` has the certificates that `https` nodes are checked with;
+    token; the file is read for each request. `credentials` are `ClientCredentials`, which fetch tokens from an OpenID
+    provider. `ca_file` has the certificates that `https` nodes are checked with;
     without it, those of the system are used. `timeout_s` limits a call with all its attempts,
     `attempt_timeout_s` one attempt. `on_error` gets the errors of the work in the background.
 
@@ -51,10 +52,12 @@ class Client:
     and `on_call` a `Call` when the request to a chosen instance is over. Both must return soon.
     """
 
-    def __init__(self, nodes, *, namespace="default", token=None, token_file=None, ca_file=None,
+    def __init__(self, nodes, *, namespace="default", token=None, token_file=None, credentials=None, ca_file=None,
                  timeout_s=10.0, attempt_timeout_s=3.0, on_error=None, on_attempt=None, on_call=None):
         nodes = nodes.split(",") if isinstance(nodes, str) else nodes
-        self.nodes = Nodes(nodes, token, token_file, ca_file, timeout_s, attempt_timeout_s, _guarded(on_attempt))
+        self.nodes = Nodes(
+            nodes, token, token_file, ca_file, timeout_s, attempt_timeout_s, _guarded(on_attempt), credentials
+        )
         self.namespace, self.on_call = namespace, _guarded(on_call)
         self._on_error = on_error or (lambda error: None)
         self._lock = threading.Lock()

@@ -15,7 +15,7 @@ _BACKOFF_MAX_S = 5.0
 
 
 class MaxineError(Exception):
-    """An answer that is an error. `status` is 0 if no node has answered in time."""
+    """An answer that is an error. `status` is 0 if no node has answered in time, or there is no token."""
 
     def __init__(self, status, message, problem=None):
         super().__init__(f"{status}: {message}" if status else message)
@@ -40,11 +40,13 @@ class Nodes:
     """Sends a request to one node after another, until one gives an answer that is not only a matter of the node."""
 
     def __init__(self, nodes, token=None, token_file=None, ca_file=None, timeout_s=10.0, attempt_timeout_s=3.0,
-                 on_attempt=None):
+                 on_attempt=None, credentials=None):
         self._nodes = [urllib.parse.urlsplit(node.rstrip("/")) for node in nodes]
         if not self._nodes:
             raise ValueError("at least one node is needed")
-        self._token, self._token_file = token, token_file
+        if credentials and (token or token_file):
+            raise ValueError("either a token, a file with one or credentials: not two of them")
+        self._token, self._token_file, self._credentials = token, token_file, credentials
         self._tls = None
         if any(node.scheme == "https" for node in self._nodes):
             self._tls = ssl.create_default_context(cafile=ca_file)
@@ -80,8 +82,8 @@ class Nodes:
             self._not_before[at] = time.monotonic() + pause
             self._at = (at + 1) % len(self._nodes)
 
-    def _headers(self, headers):
-        token = self._token
+    def _headers(self, headers, fetched):
+        token = fetched or self._token
         if self._token_file:  # Read each time, so that a replaced token is used at once.
             with open(self._token_file, encoding="ascii") as file:
                 token = file.read().strip()
@@ -97,6 +99,9 @@ class Nodes:
         headers = dict(headers or {}, **({} if body is None else {"content-type": "application/json"}))
         last = None
         while True:
+            token = None
+            if self._credentials:  # That there is no token is no failure of a node.
+                token = self._credentials.token(deadline - time.monotonic())
             at, pause = self._pick()
             left = deadline - time.monotonic()
             if pause >= left:
@@ -109,7 +114,7 @@ class Nodes:
                 return Attempt(url, method, path, status, time.monotonic() - begun, error)
 
             try:
-                connection.request(method, self._nodes[at].path + path, sent, self._headers(headers))
+                connection.request(method, self._nodes[at].path + path, sent, self._headers(headers, token))
                 answer = connection.getresponse()
                 self._on_attempt(attempt(answer.status))
                 if answer.status < 300:
@@ -131,6 +136,8 @@ class Nodes:
             last = error_of(answer.status, text)
             if answer.status < 500 and answer.status != 429:
                 self.worked(at)
+                if answer.status == 401 and self._credentials and self._credentials.refused(token):
+                    continue
                 raise last
             retry_after = answer.headers.get("retry-after", "")
             self.failed(at, float(retry_after) if retry_after.isdigit() else None)

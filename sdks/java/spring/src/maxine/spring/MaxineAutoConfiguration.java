@@ -1,6 +1,7 @@
 package maxine.spring;
 
 import java.io.IOException;
+import maxine.client.ClientCredentials;
 import maxine.client.MaxineClient;
 import org.apache.commons.logging.Log;
 import org.apache.commons.logging.LogFactory;
@@ -39,8 +40,19 @@ public class MaxineAutoConfiguration {
             .withNamespace(properties.getNamespace())
             .withToken(properties.getToken())
             .withTokenFile(properties.getTokenFile())
+            .withCredentials(credentials(properties.getOidc()))
             .withCaFile(properties.getCaFile())
             .withOnError(error -> LOG.warn(error.getMessage())));
+    }
+
+    private static ClientCredentials credentials(MaxineProperties.Oidc oidc) throws IOException {
+        if (oidc.getClientId() == null) {
+            return null;
+        }
+        return ClientCredentials.builder(oidc.getClientId()).issuer(oidc.getIssuer()).tokenUrl(oidc.getTokenUrl())
+            .clientSecretFile(oidc.getClientSecretFile()).clientSecretEnv(oidc.getClientSecretEnv())
+            .scope(oidc.getScope()).audience(oidc.getAudience()).resource(oidc.getResource())
+            .caFile(oidc.getCaFile()).onError(error -> LOG.warn(error.getMessage())).build();
     }
 
     @Bean

@@ -6,6 +6,8 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.net.ServerSocket;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
@@ -17,6 +19,7 @@ import maxine.client.MaxineClient;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable;
+import org.junit.jupiter.api.io.TempDir;
 import org.springframework.boot.autoconfigure.EnableAutoConfiguration;
 import org.springframework.boot.availability.AvailabilityChangeEvent;
 import org.springframework.boot.availability.ReadinessState;
@@ -204,5 +207,18 @@ class StarterTest {
         assertTrue(ids(silent).isEmpty());
         ConfigurableApplicationContext off = start(Payments.class, payments, "maxine.register.instance=off", "maxine.enabled=false");
         assertFalse(off.getBeanProvider(MaxineClient.class).iterator().hasNext());
+    }
+
+    @Test
+    @EnabledIfEnvironmentVariable(named = "MAXINE_TEST_ISSUER", matches = ".+")
+    void anApplicationUsesTokensOfAnOpenIdProvider(@TempDir Path folder) throws Exception {
+        Path secret = folder.resolve("secret");
+        Files.writeString(secret, "s3cret: with % signs +\n");
+        ConfigurableApplicationContext application = start(Payments.class, payments, "maxine.register.instance=a",
+            "maxine.oidc.issuer=" + System.getenv("MAXINE_TEST_ISSUER"), "maxine.oidc.client-id=orders: a+b",
+            "maxine.oidc.client-secret-file=" + secret, "maxine.oidc.resource=https://maxine.test/", "maxine.oidc.scope=register");
+        until("the registration", () -> ids(application).equals(Set.of("a")));
+        // Without a token the nodes refuse this list.
+        assertTrue(application.getBean(MaxineClient.class).services().contains(payments));
     }
 }
