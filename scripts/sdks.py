@@ -30,7 +30,7 @@ PROGRAM = os.environ.get("MAXINE_BIN", str(ROOT / "target/debug/maxine"))
 NEEDS = {"node": "node", "python": "python3", "go": "go", "java": "mvn"}
 # What the optional parts of the Python package are tested with, in a virtual environment of their own.
 VENV = ROOT / "target/sdks-python"
-PYTHON_PACKAGES = ["httpx==0.28.1"]
+PYTHON_PACKAGES = ["httpx==0.28.1", "opentelemetry-sdk==1.45.2"]
 # The provider of sdks/node/provider.mjs, as the nodes know it. One of its clients has no role.
 IDENTITIES = """
 [[issuer]]
@@ -163,7 +163,7 @@ def go_has(needed):
     found = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
     numbers = [[int(part) for part in version.split(".")[:2]] for version in (found.removeprefix("go"), needed)]
     if numbers[0] < numbers[1]:
-        print(f"NOT RUN: the gRPC resolver, because it needs Go {needed}, not {found}", file=sys.stderr)
+        print(f"NOT RUN: the parts for gRPC and OpenTelemetry, because they need Go {needed}, not {found}", file=sys.stderr)
     return numbers[0] >= numbers[1]
 
 
@@ -180,7 +180,7 @@ def test(names):
     }
     folders = {name: [SDKS / name] for name in names}
     if "go" in names and go_has("1.23"):
-        folders["go"].append(SDKS / "go/grpc")
+        folders["go"] += [SDKS / "go/grpc", SDKS / "go/otel"]
     if "java" in names:
         folders["java"].append(SDKS / "java/spring")
     failed = 0

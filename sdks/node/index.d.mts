@@ -23,6 +23,26 @@ export interface ClientOptions {
   onAttempt?: (attempt: Attempt) => void;
   /** Gets each use of an instance, from its choice to `done` or `failed`. */
   onCall?: (call: Call) => void;
+  /** Begins and ends spans, for example those of `maxine-client/otel`. */
+  tracer?: Tracer;
+}
+
+/** What a span is about: a request to a node, or the use of an instance from its choice to its end. */
+export type Traced =
+  | { kind: "request"; node: string; method: string; path: string }
+  | { kind: "call"; namespace: string; service: string; instance: string; address: string };
+
+/** How it has ended. `status` is that of an HTTP answer, if there was one. `failed`: the instance could not be reached. */
+export interface Outcome {
+  status?: number;
+  error?: unknown;
+  failed?: boolean;
+}
+
+/** Its errors end nothing. Both functions must return soon. */
+export interface Tracer {
+  /** Begins a span. `headers` are sent with the request, for example `traceparent`, with names in lower case. */
+  start(about: Traced): { headers?: Record<string, string>; end(outcome: Outcome): void } | undefined;
 }
 
 export interface ClientCredentialsOptions {
@@ -179,9 +199,12 @@ export class Chosen {
   private constructor();
   readonly instance: Instance;
   readonly address: string;
-  done(): void;
+  /** Header fields that pass the trace on, if the client has a tracer. Send them with the request. */
+  readonly headers: Readonly<Record<string, string>>;
+  /** The request is over. What is known of its outcome is for the tracer. */
+  done(outcome?: { status?: number; error?: unknown }): void;
   /** The instance could not be reached: it is avoided for some seconds. */
-  failed(): void;
+  failed(error?: unknown): void;
 }
 
 /** An error of `Client`. `status` is 0 if no node has answered in time, or there is no token. */

@@ -169,8 +169,10 @@ func (n *nodes) send(ctx context.Context, one *node, token, method, path string,
 	for name, value := range headers {
 		request.Header.Set(name, value)
 	}
-	if n.options.OnAttempt == nil {
-		return n.http.Do(request)
+	span := start(ctx, n.options.Tracer, Traced{Node: one.url, Method: method, Path: path})
+	if span != nil {
+		span.Inject(request.Header)
+		request = request.WithContext(span.Context())
 	}
 	begun := time.Now()
 	answer, err := n.http.Do(request)
@@ -178,7 +180,12 @@ func (n *nodes) send(ctx context.Context, one *node, token, method, path string,
 	if err == nil {
 		about.Status = answer.StatusCode
 	}
-	n.options.OnAttempt(about)
+	if span != nil {
+		span.End(Outcome{Status: about.Status, Err: err})
+	}
+	if n.options.OnAttempt != nil {
+		n.options.OnAttempt(about)
+	}
 	return answer, err
 }
 

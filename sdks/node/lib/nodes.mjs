@@ -25,11 +25,11 @@ export class Nodes {
   #at;
   #agents;
 
-  constructor(nodes, { token, tokenFile, credentials, caFile, timeoutMs = 10_000, attemptTimeoutMs = 3_000, onAttempt = () => {} } = {}) {
+  constructor(nodes, { token, tokenFile, credentials, caFile, timeoutMs = 10_000, attemptTimeoutMs = 3_000, onAttempt = () => {}, tracer } = {}) {
     this.#nodes = nodes.map((node) => ({ url: node.replace(/\/+$/, ""), failures: 0, notBefore: 0 }));
     if (nodes.length === 0) throw new TypeError("at least one node is needed");
     if (credentials && (token || tokenFile)) throw new TypeError("either a token, a file with one or credentials: not two of them");
-    this.#options = { token, tokenFile, credentials, timeoutMs, attemptTimeoutMs, onAttempt };
+    this.#options = { token, tokenFile, credentials, timeoutMs, attemptTimeoutMs, onAttempt, tracer };
     // Clients that start together do not all begin with the same node.
     this.#at = Math.floor(Math.random() * nodes.length);
     this.#agents = {
@@ -101,11 +101,15 @@ export class Nodes {
       const end = () => ended.abort();
       const begun = performance.now();
       let answered = false;
-      const tell = (status, error) => this.#options.onAttempt({ node: node.url, method, path, status, durationMs: performance.now() - begun, error });
+      const span = this.#options.tracer?.start({ kind: "request", node: node.url, method, path });
+      const tell = (status, error) => {
+        span?.end({ status, error });
+        this.#options.onAttempt({ node: node.url, method, path, status, durationMs: performance.now() - begun, error });
+      };
       const timer = setTimeout(end, Math.min(left, attemptMs));
       signal?.addEventListener("abort", end);
       try {
-        const answer = await this.#send(node, method, path, body, await this.#headers(headers, token), ended.signal);
+        const answer = await this.#send(node, method, path, body, await this.#headers({ ...span?.headers, ...headers }, token), ended.signal);
         answered = true;
         tell(answer.statusCode);
         if (answer.statusCode < 300) return await use(answer, node, () => clearTimeout(timer));

@@ -10,6 +10,8 @@ import time
 import urllib.parse
 from typing import NamedTuple, Optional
 
+from ._trace import Span, TracedRequest
+
 _BACKOFF_S = 0.05
 _BACKOFF_MAX_S = 5.0
 
@@ -40,7 +42,7 @@ class Nodes:
     """Sends a request to one node after another, until one gives an answer that is not only a matter of the node."""
 
     def __init__(self, nodes, token=None, token_file=None, ca_file=None, timeout_s=10.0, attempt_timeout_s=3.0,
-                 on_attempt=None, credentials=None):
+                 on_attempt=None, credentials=None, tracer=None):
         self._nodes = [urllib.parse.urlsplit(node.rstrip("/")) for node in nodes]
         if not self._nodes:
             raise ValueError("at least one node is needed")
@@ -51,6 +53,7 @@ class Nodes:
         if any(node.scheme == "https" for node in self._nodes):
             self._tls = ssl.create_default_context(cafile=ca_file)
         self.timeout_s, self._attempt_timeout_s = timeout_s, attempt_timeout_s
+        self._tracer = tracer
         self._on_attempt = on_attempt or (lambda attempt: None)
         self._lock = threading.Lock()
         # Clients that start together do not all begin with the same node.
@@ -109,14 +112,17 @@ class Nodes:
             time.sleep(pause)
             left = min(left - pause, attempt_s)
             connection, begun, answer = self._connection(self._nodes[at], left), time.monotonic(), None
+            url = self._nodes[at].geturl()
+            span = Span(self._tracer, TracedRequest(url, method, path))
 
-            def attempt(status, error=None, url=self._nodes[at].geturl(), begun=begun):
-                return Attempt(url, method, path, status, time.monotonic() - begun, error)
+            def tell(status, error=None, url=url, begun=begun, span=span):
+                span.end(status, error)
+                self._on_attempt(Attempt(url, method, path, status, time.monotonic() - begun, error))
 
             try:
-                connection.request(method, self._nodes[at].path + path, sent, self._headers(headers, token))
+                connection.request(method, self._nodes[at].path + path, sent, self._headers({**span.headers, **headers}, token))
                 answer = connection.getresponse()
-                self._on_attempt(attempt(answer.status))
+                tell(answer.status)
                 if answer.status < 300:
                     if read_timeout_s and connection.sock:
                         connection.sock.settimeout(read_timeout_s)
@@ -125,7 +131,7 @@ class Nodes:
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 if answer is None:
-                    self._on_attempt(attempt(0, error))
+                    tell(0, error)
                 self.failed(at)
                 # That the time is over says less than the error before.
                 if last is None or not isinstance(error, socket.timeout):

@@ -131,14 +131,17 @@ class Nodes {
         }
     }
 
-    private HttpRequest request(Node node, String method, String path, Object body, String lastEventId, String fetched)
-            throws IOException {
+    private HttpRequest request(Node node, String method, String path, Object body, String lastEventId, String fetched,
+            Tracer.Span span) throws IOException {
         HttpRequest.Builder request = HttpRequest.newBuilder(URI.create(node.url + path));
         // Read each time, so that a replaced token is used at once.
         String token = options.tokenFile() == null ? options.token() : Files.readString(options.tokenFile()).strip();
         token = fetched == null ? token : fetched;
         if (token != null) {
             request.header("authorization", "Bearer " + token);
+        }
+        if (span != null) {
+            span.headers().forEach(request::setHeader);
         }
         if (lastEventId != null) {
             request.header("last-event-id", lastEventId);
@@ -194,8 +197,10 @@ class Nodes {
             }
             Thread.sleep(pauseMs);
             leftMs = Math.min(leftMs, attemptMs);
+            Tracer.Span span = MaxineClient.begin(options.tracer(), new Tracer.NodeRequest(node.url, method, path));
             try {
-                HttpResponse<T> answer = exchange(node, request(node, method, path, body, lastEventId, token), path, as, leftMs);
+                HttpRequest request = request(node, method, path, body, lastEventId, token, span);
+                HttpResponse<T> answer = exchange(node, request, path, as, leftMs, span);
                 if (answer.statusCode() < 300) {
                     use.take(answer, node);
                     return;
@@ -222,8 +227,8 @@ class Nodes {
         }
     }
 
-    private <T> HttpResponse<T> exchange(Node node, HttpRequest request, String path, HttpResponse.BodyHandler<T> as, long timeoutMs)
-            throws IOException, InterruptedException, TimeoutException {
+    private <T> HttpResponse<T> exchange(Node node, HttpRequest request, String path, HttpResponse.BodyHandler<T> as, long timeoutMs,
+            Tracer.Span span) throws IOException, InterruptedException, TimeoutException {
         long begun = System.nanoTime();
         int status = 0;
         Exception failure = null;
@@ -235,6 +240,7 @@ class Nodes {
             failure = error;
             throw error;
         } finally {
+            MaxineClient.end(span, new Tracer.Outcome(status, failure, false));
             if (options.onAttempt() != null) {
                 Duration duration = Duration.ofNanos(System.nanoTime() - begun);
                 MaxineClient.tell(options.onAttempt(),

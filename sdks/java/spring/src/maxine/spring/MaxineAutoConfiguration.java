@@ -3,8 +3,10 @@ package maxine.spring;
 import java.io.IOException;
 import maxine.client.ClientCredentials;
 import maxine.client.MaxineClient;
+import maxine.client.Tracer;
 import org.apache.commons.logging.Log;
 import org.apache.commons.logging.LogFactory;
+import org.springframework.beans.factory.ObjectProvider;
 import org.springframework.boot.actuate.health.HealthIndicator;
 import org.springframework.boot.autoconfigure.AutoConfiguration;
 import org.springframework.boot.autoconfigure.condition.ConditionalOnClass;
@@ -35,13 +37,14 @@ public class MaxineAutoConfiguration {
 
     @Bean(destroyMethod = "close")
     @ConditionalOnMissingBean
-    MaxineClient maxineClient(MaxineProperties properties) throws IOException {
+    MaxineClient maxineClient(MaxineProperties properties, ObjectProvider<Tracer> tracer) throws IOException {
         return new MaxineClient(properties.getServers(), MaxineClient.Options.DEFAULT
             .withNamespace(properties.getNamespace())
             .withToken(properties.getToken())
             .withTokenFile(properties.getTokenFile())
             .withCredentials(credentials(properties.getOidc()))
             .withCaFile(properties.getCaFile())
+            .withTracer(tracer.getIfAvailable())
             .withOnError(error -> LOG.warn(error.getMessage())));
     }
 
