@@ -19,7 +19,7 @@ const server = createServer();
 await once(server.listen(0, "127.0.0.1"), "listening");
 const issuer = `http://127.0.0.1:${server.address().port}`;
 const provider = new Provider(issuer, {
-  clients: [client("orders: a+b"), client("brief"), client("stranger")],
+  clients: [client("orders: a+b"), client("brief"), client("worker"), client("stranger")],
   features: {
     clientCredentials: { enabled: true },
     resourceIndicators: {
@@ -27,7 +27,7 @@ const provider = new Provider(issuer, {
       getResourceServerInfo: (_, resource) => ({ audience: resource, scope: "register", accessTokenFormat: "jwt" }),
     },
   },
-  ttl: { ClientCredentials: (_, __, { clientId }) => (clientId === "brief" ? 5 : 600) },
+  ttl: { ClientCredentials: (_, __, { clientId }) => ({ brief: 5, worker: 10 })[clientId] ?? 600 },
 });
 server.on("request", provider.callback());
 console.log(issuer);
