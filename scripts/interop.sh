@@ -9,6 +9,7 @@
 #   scripts/interop.sh consul-go      a client of Consul; also consul-python, consul-node, consul-prometheus,
 #                                 consul-traefik, consul-template, consul-spring
 #   scripts/interop.sh spring         applications of Spring Boot, with the starter in sdks/java/spring
+#   scripts/interop.sh jaeger         export of traces to Jaeger, which is built at the first run (5 to 15 minutes)
 #
 # Prints what was seen, and fails if anything is wrong or slow. Everything listens on loopback and ends with
 # the script. docs/reference/interoperability.md has the last results.
@@ -26,7 +27,8 @@ case "$CASE" in
     exec scripts/interop_consul.sh "$CASE" ;;
   consul-spring) exec python3 scripts/interop_consul_spring.py ;;
   spring) exec python3 scripts/interop_spring.py ;;
-  *) sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  jaeger) exec python3 scripts/interop_jaeger.py ;;
+  *) sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 [ -x "$BIN" ] || { echo "$BIN is not there: cargo build" >&2; exit 1; }
 # Servers are not in every PATH.

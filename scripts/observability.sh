@@ -4,10 +4,12 @@
 #   scripts/observability.sh generate   writes the generated files from their sources
 #   scripts/observability.sh check      fails if a generated file differs from its source, if promtool or amtool finds a
 #                                       fault, or if a rule fires or does not fire as its tests say
-#   scripts/observability.sh live       runs clusters, Prometheus and Alertmanager, breaks something, and looks at
-#                                       every panel, alert and target; some minutes
+#   scripts/observability.sh live       runs clusters, Prometheus, Alertmanager and Jaeger, breaks something, and looks at
+#                                       every panel, alert and target; some minutes, and at the first run 5 to 15
+#                                       minutes to build Jaeger
 #
 #   MAXINE_BIN   the binary for live (default: target/debug/maxine)
+#   JAEGER_BIN   Jaeger for live (default: scripts/jaeger.sh builds it)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # Servers are not in every PATH.
@@ -39,10 +41,11 @@ case "${1:-}" in
     ;;
   live)
     need prometheus promtool prometheus-alertmanager
-    exec python3 scripts/observability_live.py "${MAXINE_BIN:-target/debug/maxine}"
+    jaeger=$(scripts/jaeger.sh)
+    exec python3 scripts/observability_live.py "${MAXINE_BIN:-target/debug/maxine}" "$jaeger"
     ;;
   *)
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

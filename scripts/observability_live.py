@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Runs real clusters, Prometheus and Alertmanager with the files in deploy/, and breaks something.
+"""Runs real clusters, Prometheus, Alertmanager and Jaeger with the files in deploy/, and breaks something.
 
-    scripts/observability_live.py MAXINE
+    scripts/observability_live.py MAXINE JAEGER
 
-1. The commands of docs/guides/monitoring.md, as they are written: a cluster, Prometheus, Alertmanager, a killed leader.
+1. The commands of docs/guides/monitoring.md, as they are written: a cluster, Prometheus, Alertmanager, Jaeger, a killed
+   leader, and an instance that fails, from the alert to the trace of a failed call.
 2. Scrape targets that follow register, drain and deregister.
 3. Every query of every panel, under load and with a fault. A query that fails or has no value is an error.
 4. A lost majority: one notification, which silences what follows from it, and its end.
@@ -32,9 +33,13 @@ import urllib.request
 from pathlib import Path
 
 import dashboards
+import docs
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 180
+NODES = ("8080", "8081", "8082")
+# The ports in the guide and in the files of deploy/. A trial uses others.
+PORTS = (*NODES, "9090", "9093", "9095", "4317", "4318", "16685", "16686")
 
 
 def until(what, found, patience_s=PATIENCE_S):
@@ -68,15 +73,16 @@ def ask(url, method="GET", body=None, token=None):
 class Trial:
     """A working directory with the files of deploy/, and the servers that run in it."""
 
-    def __init__(self, program, directory, backend):
+    def __init__(self, programs, directory, backend):
         self.dir, self.backend, self.servers = Path(directory), backend, []
         base = random.randrange(20_000, 30_000, 10)
-        self.ports = {old: base + at for at, old in enumerate(("8080", "8081", "8082", "9090", "9093", "9095"))}
-        self.nodes = [f"http://127.0.0.1:{self.ports[port]}" for port in ("8080", "8081", "8082")]
+        self.ports = {old: base + at for at, old in enumerate(PORTS)}
+        self.nodes = [f"http://127.0.0.1:{self.ports[port]}" for port in NODES]
         self.prometheus = f"http://127.0.0.1:{self.ports['9090']}"
         bin_dir = self.dir / "bin"
         bin_dir.mkdir()
-        (bin_dir / "maxine").symlink_to(program)
+        for name, program in programs.items():
+            (bin_dir / name).symlink_to(program)
         self.env = os.environ | {
             "PATH": f"{bin_dir}:{os.environ['PATH']}",
             "HOME": str(self.dir),
@@ -86,7 +92,7 @@ class Trial:
         for name in ("MAXINE_TOKEN", "MAXINE_PASSWORD", "MAXINE_OUTPUT"):
             self.env.pop(name, None)
         shutil.copytree(ROOT / "deploy", self.dir / "deploy", ignore=shutil.ignore_patterns("maxine-token"))
-        for name in ("prometheus/prometheus.yml", "alertmanager/alertmanager.yml"):
+        for name in ("prometheus/prometheus.yml", "alertmanager/alertmanager.yml", "jaeger/jaeger.yaml"):
             path = self.dir / "deploy" / name
             text = self.adapted(path.read_text())
             # So that the trial is quick.
@@ -97,12 +103,13 @@ class Trial:
 
     def adapted(self, text):
         """With the ports of this trial."""
-        return re.sub(r"\b(8080|8081|8082|9090|9093|9095)\b", lambda found: str(self.ports[found[0]]), text)
+        return re.sub(rf"\b({'|'.join(PORTS)})\b", lambda found: str(self.ports[found[0]]), text)
 
     def start(self, command):
         log = open(self.dir / f"server-{len(self.servers)}.log", "wb")
         # The shell becomes the server, so the process that is stopped is the server itself.
-        server = subprocess.Popen(["sh", "-c", f"exec {command}"], cwd=self.dir, env=self.env, stdout=log, stderr=log)
+        command = re.sub(r"^((?:\w+=\S+ )*)", r"\1exec ", command)
+        server = subprocess.Popen(["sh", "-c", command], cwd=self.dir, env=self.env, stdout=log, stderr=log)
         self.servers.append((server, log.name))
         return log.name
 
@@ -122,7 +129,7 @@ class Trial:
         until("three nodes that are up", lambda: self.value('sum(up{job="maxine"})') == 3)
 
     def run(self, command, ends_with=0):
-        done = subprocess.run(["sh", "-eu", "-c", command], cwd=self.dir, env=self.env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(["sh", "-eu", "-c", command], cwd=self.dir, env=self.env, capture_output=True, text=True, timeout=300)
         if done.returncode != ends_with:
             raise SystemExit(f"{command}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -154,7 +161,7 @@ class Trial:
         if len(result) != 1:
             return None
         port = result[0]["metric"]["instance"].rsplit(":", 1)[1]
-        return f"node-{[str(self.ports[p]) for p in ('8080', '8081', '8082')].index(port) + 1}"
+        return f"node-{[str(self.ports[p]) for p in NODES].index(port) + 1}"
 
     def notified(self, name, status):
         """The notifications of an alert with this status."""
@@ -184,7 +191,7 @@ class Load:
     """Look-ups, proxied requests, heartbeats and a failed sign-in now and then, until it is stopped."""
 
     def __init__(self, nodes):
-        self.nodes, self.over = nodes, threading.Event()
+        self.nodes, self.over, self.signs_in = nodes, threading.Event(), True
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
@@ -201,7 +208,7 @@ class Load:
             # A redirect that is followed leads to the instance.
             ask(f"{compatible}/discover?serviceName=orders")
             ask(f"{node}/api/v1/services/default/load/instances/a", "PUT", body)
-            if turn % 100 == 0:
+            if turn % 100 == 0 and self.signs_in:
                 ask(f"{node}/api/v1/session", "POST", {"user": "admin", "password": "wrong"})
 
     def stop(self):
@@ -269,8 +276,28 @@ def notified_once(trial, name):
     assert count == 1, f"{count} notifications of {name}"
 
 
-def raft_trial(program, directory, report):
-    trial = Trial(program, directory, "raft")
+def an_instance_fails(trial, fail, call, show, end):
+    """From an alert to the trace of a failed call, as the guide says."""
+    name = "MaxineProxySuccessBurnsFast"
+    trial.run(fail)
+    notified_once(trial, name)
+    runbook, anchor = trial.notified(name, "firing")[0]["alerts"][0]["annotations"]["runbook_url"].split("#")
+    assert anchor in docs.anchors((ROOT / runbook).read_text()), (runbook, anchor)
+    answer = trial.run(call)
+    assert re.match(r"HTTP/1.1 502 ", answer) and re.search(r"(?m)^x-maxine-error: connect_failed\r?$", answer), answer
+    trial.env["TRACE_ID"] = re.search(r"(?m)^x-trace-id: (\w+)", answer)[1]
+    shown = trial.run(show).splitlines()
+    expected = (
+        r"GET proxied reports  \S+ ms  http.response.status_code=502  error.type=connect_failed  maxine.exported_because=error",
+        r"  choose instance  \S+ ms  maxine.instance=reports-1",
+        r"  GET  \S+ ms  error.type=connect_failed  server.address=127.0.0.1  server.port=9  maxine.instance=reports-1",
+    )
+    assert len(shown) == len(expected) and all(map(re.fullmatch, expected, shown)), shown
+    trial.run(end)
+
+
+def raft_trial(programs, directory, report):
+    trial = Trial(programs, directory, "raft")
     failed = True
     try:
         blocks = [(mark, trial.adapted(text.strip())) for mark, text in guide_blocks()]
@@ -280,8 +307,9 @@ def raft_trial(program, directory, report):
         trial.admin = json.loads(ask(f"{trial.nodes[0]}/api/v1/session", "POST", body)[1])["access_token"]
         commands = [(mark, text) for mark, text in blocks if mark != "sh server"]
         marks = [mark for mark, _ in commands]
-        assert marks == ["sh", "sh up", "sh", "sh", "sh incomplete", "sh"] and len(servers) == 4, (marks, servers)
-        sign_in, up, kill, look, look_at_nodes, repair = (text for _, text in commands)
+        expected = ["sh", "sh up", "sh", "sh", "sh incomplete", "sh", "sh fail", "sh call", "sh trace", "sh end"]
+        assert marks == expected and len(servers) == 5, (marks, servers)
+        sign_in, up, kill, look, look_at_nodes, repair, *failing = (text for _, text in commands)
         trial.run(sign_in)
         trial.start_monitoring(servers[1:])
         shown = trial.run(up)
@@ -312,7 +340,11 @@ def raft_trial(program, directory, report):
 
         until("three nodes that are up", lambda: trial.value('sum(up{job="maxine"})') == 3)
         until("a leader", trial.leader)
+        an_instance_fails(trial, *failing)
+        report("an instance that fails: one notification, with its runbook, and the trace of a failed call")
         before = trial.notifications.read_text().splitlines()
+        # A sign-in that is refused without a majority leaves no audit record, which is an alert of its own.
+        load.signs_in = False
         for name in ("node-1", "node-2"):
             os.kill(trial.processes()[name], signal.SIGKILL)
         notified_once(trial, "MaxineNoMajority")
@@ -334,8 +366,8 @@ def raft_trial(program, directory, report):
         trial.stop(failed)
 
 
-def redis_trial(program, directory, report):
-    trial = Trial(program, directory, "redis")
+def redis_trial(programs, directory, report):
+    trial = Trial(programs, directory, "redis")
     failed = True
     try:
         blocks = [(mark, trial.adapted(text.strip())) for mark, text in guide_blocks()]
@@ -366,11 +398,11 @@ def redis_trial(program, directory, report):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3:
         sys.exit(__doc__)
-    program = Path(sys.argv[1]).resolve()
-    if not os.access(program, os.X_OK):
-        sys.exit(f"{program} is not there: cargo build")
+    programs = {name: Path(path).resolve() for name, path in zip(("maxine", "jaeger"), sys.argv[1:])}
+    if not os.access(programs["maxine"], os.X_OK):
+        sys.exit(f"{programs['maxine']} is not there: cargo build")
     started = time.monotonic()
 
     def report(text):
@@ -381,10 +413,10 @@ def main():
         return (done.stdout + done.stderr).splitlines()[0].split("(")[0].strip().removesuffix(",")
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    print(f"{version(program)}, {version('prometheus')}, {version('prometheus-alertmanager')}, {datetime.date.today()}")
+    print(f"{version(programs['maxine'])}, {version('prometheus')}, {version('prometheus-alertmanager')}, {datetime.date.today()}")
     for trial in (raft_trial, redis_trial):
         with tempfile.TemporaryDirectory() as directory:
-            trial(program, directory, report)
+            trial(programs, directory, report)
     report("done")
 
 

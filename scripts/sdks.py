@@ -5,9 +5,12 @@
     scripts/sdks.py faults [NAME...]    all clients at once, while nodes are killed, restarted and frozen (2 minutes)
 
 MAXINE_BIN is the program (default: target/debug/maxine). MAXINE_SDKS_PORT is the first of three ports (default: any).
-`faults` prints a table, and fails if a call to an instance failed or a client lost its registration.
+`faults` prints a table, and fails if a call to an instance failed or a client lost its registration. Its nodes ask for tokens, which
+are valid for 10 s; the clients fetch them from an OpenID provider (this needs npm).
 """
 
+import base64
+import contextlib
 import http.server
 import json
 import os
@@ -21,6 +24,7 @@ import tempfile
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -29,19 +33,75 @@ PROGRAM = os.environ.get("MAXINE_BIN", str(ROOT / "target/debug/maxine"))
 NEEDS = {"node": "node", "python": "python3", "go": "go", "java": "mvn"}
 # What the optional parts of the Python package are tested with, in a virtual environment of their own.
 VENV = ROOT / "target/sdks-python"
-PYTHON_PACKAGES = ["httpx==0.28.1"]
+PYTHON_PACKAGES = ["httpx==0.28.1", "opentelemetry-sdk==1.45.2"]
+# The secret of all clients of sdks/node/provider.mjs, and the provider as the nodes know it. One of its clients has no role.
+SECRET = "s3cret: with % signs +"
+IDENTITIES = """
+[[issuer]]
+name = "corp"
+issuer = "{issuer}"
+audiences = ["https://maxine.test/"]
+clock_skew_s = 1
+[[issuer.rule]]
+role = "operator"
+claims = {{ sub = "orders: a+b" }}
+[[issuer.rule]]
+role = "operator"
+claims = {{ sub = "worker" }}
+[[issuer.rule]]
+role = "viewer"
+claims = {{ sub = "brief", scope = "register" }}
+"""
+
+
+class Provider:
+    """An OpenID provider in a process of its own, stopped at the end of the `with`."""
+
+    def __enter__(self):
+        subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=SDKS / "node", check=True)
+        self.process = subprocess.Popen(["node", "provider.mjs"], cwd=SDKS / "node", text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.issuer = next((line.strip() for line in self.process.stdout if line.startswith("http")), None)
+        if self.issuer is None:
+            raise SystemExit("the OpenID provider did not start: run `node provider.mjs` in sdks/node")
+        return self
+
+    def token(self, client_id="orders: a+b"):
+        """A token of this client. It is valid for 10 minutes."""
+        quoted = ":".join(urllib.parse.quote_plus(part) for part in (client_id, SECRET))
+        headers = {"authorization": f"Basic {base64.b64encode(quoted.encode()).decode()}"}
+        form = urllib.parse.urlencode({"grant_type": "client_credentials", "resource": "https://maxine.test/"})
+        request = urllib.request.Request(f"{self.issuer}/token", form.encode(), headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read())["access_token"]
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(60)
 
 
 class Cluster:
-    """A `maxine dev`, stopped at the end of the `with`."""
+    """A `maxine dev`, stopped at the end of the `with`. It accepts the tokens of the OpenID provider `issuer`.
+
+    With a `token`, the nodes ask for one, and `ask` sends this one.
+    """
+
+    def __init__(self, issuer=None, token=None):
+        self.issuer, self.token = issuer, token
 
     def __enter__(self):
         self.home = tempfile.mkdtemp(prefix="maxine-sdks-")
         self.directory = f"{self.home}/dev"
         port = os.environ.get("MAXINE_SDKS_PORT", "0")
+        environment = dict(os.environ)
+        if self.token:
+            environment |= {"MAXINE_REGISTRATION_ACCESS": "token", "MAXINE_DISCOVERY_ACCESS": "token"}
+        if self.issuer:
+            environment["MAXINE_IDENTITIES_FILE"] = f"{self.home}/identities.toml"
+            pathlib.Path(environment["MAXINE_IDENTITIES_FILE"]).write_text(IDENTITIES.format(issuer=self.issuer), encoding="utf-8")
         self.process = subprocess.Popen(
             [PROGRAM, "dev", "--output", "json", "--no-samples", "--port", port, "--data-dir", self.directory],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
         )
         self.nodes = [json.loads(self.process.stdout.readline()) for _ in range(3)]
         threading.Thread(target=self.read, daemon=True).start()
@@ -62,6 +122,8 @@ class Cluster:
         last = None
         for url in self.urls if node is None else [self.urls[node]]:
             request = urllib.request.Request(url + path, sent, {"content-type": "application/json"}, method=method)
+            if self.token:
+                request.add_header("authorization", f"Bearer {self.token}")
             try:
                 with urllib.request.urlopen(request, timeout=timeout_s) as answer:
                     return json.loads(answer.read() or "null")
@@ -124,7 +186,7 @@ def go_has(needed):
     found = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
     numbers = [[int(part) for part in version.split(".")[:2]] for version in (found.removeprefix("go"), needed)]
     if numbers[0] < numbers[1]:
-        print(f"NOT RUN: the gRPC resolver, because it needs Go {needed}, not {found}", file=sys.stderr)
+        print(f"NOT RUN: the parts for gRPC and OpenTelemetry, because they need Go {needed}, not {found}", file=sys.stderr)
     return numbers[0] >= numbers[1]
 
 
@@ -132,7 +194,8 @@ def test(names):
     """The tests of the packages. The last line counts the packages."""
     python = python_with_packages() if "python" in names else None
     commands = {
-        "node": [["npm", "ci", "--silent", "--no-audit", "--no-fund"], ["node", "build.mjs"], ["node", "--test", "test/"]],
+        # Provider has installed the packages.
+        "node": [["node", "build.mjs"], ["node", "--test", "test/"]],
         "python": [[python, "-m", "unittest", "discover", "-s", "tests"]],
         "go": [["go", "vet", "./..."], ["go", "test", "-count=1", "./..."]],
         # The starter takes the client from the local repository.
@@ -140,13 +203,18 @@ def test(names):
     }
     folders = {name: [SDKS / name] for name in names}
     if "go" in names and go_has("1.23"):
-        folders["go"].append(SDKS / "go/grpc")
+        folders["go"] += [SDKS / "go/grpc", SDKS / "go/otel"]
     if "java" in names:
         folders["java"].append(SDKS / "java/spring")
     failed = 0
-    with Cluster() as cluster:
-        environment = {**os.environ, "MAXINE_SERVER": ",".join(cluster.urls), "PYTHONDONTWRITEBYTECODE": "1",
-                       "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
+    with contextlib.ExitStack() as running:
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
+        if shutil.which("npm"):
+            environment["MAXINE_TEST_ISSUER"] = running.enter_context(Provider()).issuer
+        else:
+            print("NOT RUN: tokens of a real OpenID provider, because npm is not installed", file=sys.stderr)
+        cluster = running.enter_context(Cluster(environment.get("MAXINE_TEST_ISSUER")))
+        environment["MAXINE_SERVER"] = ",".join(cluster.urls)
         for name in names:
             began = time.monotonic()
             for folder, command in ((folder, command) for folder in folders[name] for command in commands[name]):
@@ -164,9 +232,9 @@ def test(names):
 class Worker:
     """One client in the fault suite."""
 
-    def __init__(self, name, command, cluster, folder):
+    def __init__(self, name, command, cluster, folder, more):
         self.name, self.changes, self.result = name, [], None
-        environment = {**os.environ, "MAXINE_SERVER": ",".join(cluster.urls), "PYTHONPATH": str(SDKS / "python")}
+        environment = {**os.environ, "MAXINE_SERVER": ",".join(cluster.urls), "PYTHONPATH": str(SDKS / "python"), **more}
         self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
         self.thread = threading.Thread(target=self.read, daemon=True)
         self.thread.start()
@@ -255,13 +323,21 @@ def faults(names):
     upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Target)
     upstream.daemon_threads = True
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
-    with tempfile.TemporaryDirectory() as scratch, Cluster() as cluster:
+    with contextlib.ExitStack() as running:
+        scratch = running.enter_context(tempfile.TemporaryDirectory())
+        provider, token, more = None, None, {}
+        if shutil.which("npm"):
+            provider = running.enter_context(Provider())
+            token, more = provider.token(), {"MAXINE_TEST_ISSUER": provider.issuer, "MAXINE_TEST_SECRET": SECRET}
+        else:
+            print("NOT RUN: tokens that expire, because npm is not installed", file=sys.stderr)
+        cluster = running.enter_context(Cluster(provider and provider.issuer, token))
         commands = commands_of(names, scratch)
         target = f"http://127.0.0.1:{upstream.server_port}"
         for name in ("a", "b"):
             body = {"address": target, "ttl_ms": 3_600_000}
             cluster.ask("PUT", f"/api/v1/services/default/targets/instances/{name}", body)
-        workers = [Worker(name, command, cluster, SDKS / name) for name, command in commands.items()]
+        workers = [Worker(name, command, cluster, SDKS / name, more) for name, command in commands.items()]
         try:
             suite = Suite(cluster, workers)
             suite.target = target
@@ -269,6 +345,8 @@ def faults(names):
             ended = threading.Event()
             threading.Thread(target=suite.watch_registrations, args=(ended,), daemon=True).start()
             run(cluster, suite)
+            if provider:
+                freeze(provider, suite)
             ended.set()
             for worker in workers:
                 worker.process.send_signal(signal.SIGTERM)
@@ -313,6 +391,18 @@ def run(cluster, suite):
         os.kill(cluster.pid(at), signal.SIGCONT)
     wait_for(lambda: cluster.leader() is not None, "a leader")
     suite.change("all frozen for 20 s")
+
+
+def freeze(provider, suite):
+    """Freezes the provider for most of the life of a token. A token is renewed 2 to 3 s before its end."""
+    for _ in range(6):
+        os.kill(provider.process.pid, signal.SIGSTOP)
+        try:
+            suite.change("the provider of tokens frozen")
+            time.sleep(1.5)
+        finally:
+            os.kill(provider.process.pid, signal.SIGCONT)
+        time.sleep(0.4)
 
 
 def report(suite, workers, left):

@@ -410,6 +410,9 @@ fn policies_and_settings_change_field_by_field() {
     let dev = Dev::start();
     dev.login();
     dev.json(&["register", "orders", "--address", "http://127.0.0.1:9001", "--ttl-ms", "60000"]);
+    let without = dev.run(&["policy", "get", "orders", "--consistency", "strong"]);
+    let (ended, shown) = (code(&without), text(&without.stderr));
+    assert!(ended == 3 && shown.contains("has no policy, so the defaults apply"), "{shown}");
     dev.json(&[
         "policy",
         "set",
@@ -509,6 +512,12 @@ fn keys_are_kept_and_a_command_runs_under_a_lock() {
     let second = dev.run(&["lock", "jobs/a", "--wait-ms", "0", "--", "true"]);
     assert_eq!(code(&second), 5, "{}", text(&second.stderr));
     assert!(text(&second.stderr).contains("is held by the lock"), "{}", text(&second.stderr));
+    // Regression: the wait was overrun by up to two seconds, because a look at the lock was not ended.
+    let began = std::time::Instant::now();
+    let late = dev.run(&["lock", "jobs/a", "--wait-ms", "300", "--", "true"]);
+    let took = began.elapsed();
+    assert_eq!(code(&late), 5, "{}", text(&late.stderr));
+    assert!(took < Duration::from_millis(1_800), "{took:?}");
     let sessions = dev.json(&["session", "list"]);
     let session = sessions.iter().find(|session| session["locks_len"] == 1).unwrap();
     assert_eq!(session["locks"][0], "jobs/a");
@@ -1009,6 +1018,8 @@ fn the_files_of_a_diagnosis_are_asked_for_at_the_same_time() {
     use std::io::Write;
     use std::sync::{Arc, Condvar, Mutex};
     const FILES: usize = 10;
+    // With three files of the cluster, and the audit record that the doctor looks for.
+    const AT_ONCE: usize = FILES + 4;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let arrived = Arc::new((Mutex::new(0), Condvar::new()));
@@ -1024,7 +1035,7 @@ fn the_files_of_a_diagnosis_are_asked_for_at_the_same_time() {
                     let mut count = count.lock().unwrap();
                     *count += 1;
                     all.notify_all();
-                    let _all = all.wait_while(count, |count| *count < FILES).unwrap();
+                    let _all = all.wait_while(count, |count| *count < AT_ONCE).unwrap();
                 }
                 let answer = "Connection: close\r\nContent-Length: 4\r\n\r\nfull";
                 let _ = write!(stream, "HTTP/1.1 404 Not Found\r\n{answer}");
@@ -1039,6 +1050,41 @@ fn the_files_of_a_diagnosis_are_asked_for_at_the_same_time() {
     let of_node = missing.lines().filter(|line| line.contains("nodes/"));
     let answered = of_node.filter(|line| line.contains("404")).count();
     assert_eq!((code(&made), answered), (4, FILES + 1), "{missing}");
+}
+
+/// Regression: commands that ask every node, or for several documents, waited for each of them as long as `--timeout-ms`.
+#[test]
+fn a_node_that_hangs_delays_no_command_by_more_than_its_time_limit() {
+    const LIMIT_MS: u64 = 3_000;
+    // The system accepts the connections, and nobody answers.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("diagnosis.tar.gz");
+    let began = std::time::Instant::now();
+    let begin = |args: &[&str]| {
+        let mut command = plain(args);
+        command.args(["--server", &url, "--timeout-ms", &LIMIT_MS.to_string()]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        (args.join(" "), child)
+    };
+    let begun = [
+        begin(&["alerts"]),
+        begin(&["alerts", "silences"]),
+        begin(&["alerts", "unsilence", "node.stalled"]),
+        begin(&["alerts", "ack", "node-1:1"]),
+        begin(&["log-level"]),
+        begin(&["doctor"]),
+        begin(&["diagnose", archive.to_str().unwrap()]),
+        begin(&["cluster", "digest"]),
+        begin(&["cluster", "status"]),
+        begin(&["services", "show", "orders"]),
+    ];
+    for (name, mut child) in begun {
+        assert!(!child.wait().unwrap().success(), "{name}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_millis(2 * LIMIT_MS), "{name} took {took:?}");
+    }
 }
 
 /// `config check` accepts what `config example` prints. For every mistake it names the setting and the
@@ -1210,6 +1256,26 @@ impl Serving {
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
         self.0.wait().unwrap();
     }
+}
+
+/// Regression: a node that was started while Redis accepted connections and did not answer logged nothing for 12 s.
+#[test]
+fn a_node_that_waits_for_a_redis_that_hangs_says_so() {
+    let redis = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = redis.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = plain(&["serve", "--mode", "redis", "--port", "0"]);
+    command.args(["--data-dir", dir.path().join("data").to_str().unwrap()]);
+    command.env("MAXINE_REGISTRY_REDIS_URL", format!("redis://maxine:geheim@{address}"));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let told =
+        lines.find(|line| line.contains("waits for redis") || line.contains("starts without"));
+    let mut node = Serving(child);
+    node.stop();
+    let told = told.unwrap();
+    assert!(told.contains("waits for redis") && told.contains(&address), "{told}");
+    assert!(told.contains("for up to 11 s more") && !told.contains("geheim"), "{told}");
 }
 
 #[test]

@@ -435,6 +435,37 @@ fn the_catalog_knows_its_nodes() {
     });
 }
 
+/// The id of a registration through the catalog can be that of an instance of the agent, whose probe may call a secret
+/// path.
+#[test]
+fn a_stranger_does_not_send_the_probe_of_an_agents_instance_elsewhere_through_the_catalog() {
+    run(async {
+        let server = Server::start(|_| {}).await;
+        let check = json!({"HTTP": "http://127.0.0.1:9/health?token=s3cret", "Interval": "5s"});
+        let of_agent = json!({"ID": "web@ext1", "Name": "web", "Address": "127.0.0.1", "Port": 9, "Check": check});
+        let of_catalog = || json!({"Node": "ext1", "Address": "127.0.0.2", "Service": {"Service": "web", "Port": 9}});
+        let checks = async || server.get_known("health/checks/web").await.body.to_string();
+        let registered = server.put_known("agent/service/register", of_agent.clone()).await;
+        assert_eq!(registered.status, 200, "{}", registered.body);
+        assert!(checks().await.contains("s3cret"));
+        let moved = server.put("catalog/register", of_catalog()).await;
+        assert_eq!(moved.body, json!(true));
+        let found = server.get("health/service/web").await;
+        assert_eq!((found.len(), &found.body[0]["Service"]["Address"]), (1, &json!("127.0.0.2")));
+        let kept = checks().await;
+        assert!(!kept.contains("s3cret"), "{kept}");
+        // A caller with a token may move it.
+        assert_eq!(server.put_known("agent/service/register", of_agent).await.status, 200);
+        let moved = server.put_known("catalog/register", of_catalog()).await;
+        assert_eq!(moved.body, json!(true));
+        let found = server.get("health/service/web").await;
+        assert_eq!((found.len(), &found.body[0]["Service"]["Address"]), (1, &json!("127.0.0.2")));
+        let kept = checks().await;
+        assert!(kept.contains("s3cret"), "{kept}");
+        server.node.stop().await;
+    });
+}
+
 /// A service whose port changes at its restart stays in traffic.
 #[test]
 fn checks_keep_their_state_at_another_address() {

@@ -413,8 +413,14 @@ fn existing_authority(ca: &Pair, cluster_id: &str, validity: Validity) -> io::Re
         )));
     }
     let ends_s = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    if ends_s < validity.now_ms / 1_000 + u64::from(validity.node_days) * DAY_S {
-        let left = ends_s.saturating_sub(validity.now_ms / 1_000) / DAY_S;
+    let now_s = validity.now_ms / 1_000;
+    if ends_s <= now_s {
+        return Err(refused(format!(
+            "{cert_pem} has expired: make a new authority in another directory, and replace the files of all nodes"
+        )));
+    }
+    if ends_s < now_s + u64::from(validity.node_days) * DAY_S {
+        let left = (ends_s - now_s) / DAY_S;
         return Err(refused(format!(
             "{cert_pem} ends in {left} days, before certificates for {} days would: ask for fewer days, or \
              make a new authority in another directory",
@@ -490,6 +496,9 @@ mod tests {
         let nine_years = Validity { now_ms: NOW_MS + 9 * 365 * day_ms, node_days: 400 };
         let error = issue_cluster(dir.path(), "test", &[3], nine_years).unwrap_err();
         assert!(error.to_string().contains("ends in 365 days"), "{error}");
+        let eleven_years = Validity { now_ms: NOW_MS + 11 * 365 * day_ms, ..YEAR };
+        let error = issue_cluster(dir.path(), "test", &[3], eleven_years).unwrap_err();
+        assert!(error.to_string().contains("ca.pem has expired"), "{error}");
         assert_eq!(files(dir.path()), after);
     }
 

@@ -6,7 +6,7 @@ import { dirname } from "node:path";
 
 const folder = (path) => new URL(path, import.meta.url);
 rmSync(folder("cjs"), { recursive: true, force: true });
-for (const name of ["maxine", "lib/xxh3", "lib/balance", "lib/nodes", "lib/client", "lib/undici", "lib/grpc", "index"]) {
+for (const name of ["maxine", "lib/xxh3", "lib/balance", "lib/nodes", "lib/credentials", "lib/client", "lib/undici", "lib/grpc", "lib/otel", "index"]) {
   const exported = [];
   const text = readFileSync(folder(`${name}.mjs`), "utf8")
     .replace(/^export (async function\*?|function\*?|class|const) (\w+)/gm, (_, kind, one) => (exported.push(one), `${kind} ${one}`))
@@ -20,6 +20,6 @@ for (const name of ["maxine", "lib/xxh3", "lib/balance", "lib/nodes", "lib/clien
   writeFileSync(to, `"use strict";\n${text}${exported.length > 0 ? `\nObject.assign(module.exports, { ${exported.join(", ")} });\n` : ""}`);
 }
 // TypeScript reads one file of types for each kind of module.
-for (const name of ["index", "lib/undici", "lib/grpc"]) {
+for (const name of ["index", "lib/undici", "lib/grpc", "lib/otel"]) {
   writeFileSync(folder(`cjs/${name}.d.cts`), readFileSync(folder(`${name}.d.mts`), "utf8").replaceAll("../index.mjs", "../index.cjs"));
 }

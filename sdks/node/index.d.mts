@@ -9,6 +9,8 @@ export interface ClientOptions {
   token?: string;
   /** A file with the token, read for each request. */
   tokenFile?: string;
+  /** Fetches tokens from an OpenID provider. It replaces `token` and `tokenFile`. */
+  credentials?: ClientCredentials;
   /** A file with the certificates that `https` nodes are checked with; by default those of Node.js. */
   caFile?: string;
   /** The time for a call with all its attempts; by default 10,000. */
@@ -21,6 +23,58 @@ export interface ClientOptions {
   onAttempt?: (attempt: Attempt) => void;
   /** Gets each use of an instance, from its choice to `done` or `failed`. */
   onCall?: (call: Call) => void;
+  /** Begins and ends spans, for example those of `maxine-client/otel`. */
+  tracer?: Tracer;
+}
+
+/** What a span is about: a request to a node, or the use of an instance from its choice to its end. */
+export type Traced =
+  | { kind: "request"; node: string; method: string; path: string }
+  | { kind: "call"; namespace: string; service: string; instance: string; address: string };
+
+/** How it has ended. `status` is that of an HTTP answer, if there was one. `failed`: the instance could not be reached. */
+export interface Outcome {
+  status?: number;
+  error?: unknown;
+  failed?: boolean;
+}
+
+/** Its errors end nothing. Both functions must return soon. */
+export interface Tracer {
+  /** Begins a span. `headers` are sent with the request, for example `traceparent`, with names in lower case. */
+  start(about: Traced): { headers?: Record<string, string>; end(outcome: Outcome): void } | undefined;
+}
+
+export interface ClientCredentialsOptions {
+  /** The name of this client at the provider. */
+  clientId: string;
+  /** The URL of the provider, whose `/.well-known/openid-configuration` names the token endpoint. */
+  issuer?: string;
+  /** The token endpoint itself, instead of `issuer`. */
+  tokenUrl?: string;
+  /** A file with the client's secret, read for each fetch. */
+  clientSecretFile?: string;
+  /** The name of the environment variable with the client's secret, instead of `clientSecretFile`. */
+  clientSecretEnv?: string;
+  /** The scopes, separated by spaces. */
+  scope?: string;
+  /** For whom the token is, for providers that read `audience`. */
+  audience?: string;
+  /** For whom the token is, for providers that read `resource` (RFC 8707). */
+  resource?: string;
+  /** A file with the certificates that the provider is checked with; by default those of Node.js. */
+  caFile?: string;
+  /** Gets the errors of fetches while the former token is still valid. */
+  onError?: (error: unknown) => void;
+}
+
+/** Tokens of an OpenID provider by the grant `client_credentials`. Several clients may share it. */
+export class ClientCredentials {
+  constructor(options: ClientCredentialsOptions);
+  /** A token that is valid now; fetched if none is held. */
+  token(options?: { timeoutMs?: number; signal?: AbortSignal }): Promise<string>;
+  /** A node has refused this token. Tells whether to ask again, with a new one. */
+  refused(token: string): boolean;
 }
 
 /** One request to a node. `status` is 0 if there was no answer; then `error` says why. */
@@ -145,12 +199,15 @@ export class Chosen {
   private constructor();
   readonly instance: Instance;
   readonly address: string;
-  done(): void;
+  /** Header fields that pass the trace on, if the client has a tracer. Send them with the request. */
+  readonly headers: Readonly<Record<string, string>>;
+  /** The request is over. What is known of its outcome is for the tracer. */
+  done(outcome?: { status?: number; error?: unknown }): void;
   /** The instance could not be reached: it is avoided for some seconds. */
-  failed(): void;
+  failed(error?: unknown): void;
 }
 
-/** An error of `Client`. `status` is 0 if no node has answered in time. */
+/** An error of `Client`. `status` is 0 if no node has answered in time, or there is no token. */
 export class MaxineClientError extends Error {
   constructor(status: number, message: string, problem?: Record<string, unknown>, options?: ErrorOptions);
   readonly status: number;

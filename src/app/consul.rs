@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, Response, StatusCode, Uri, header};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -11,7 +11,9 @@ use super::assemble::Assembled;
 use super::settings;
 use crate::config::NodeConfig;
 use maxine_api::access::Access;
-use maxine_api::face::{Face, FaceRequest, read_ended, registration_refusal};
+use maxine_api::face::{
+    AnswerRoom, Face, FaceRequest, answer_len_max, read_ended, registration_refusal,
+};
 use maxine_api::{AppState, Caller};
 use maxine_consul::{Asked, Consul, ConsulMetrics, ConsulParts, Guard, Right, reaper};
 use maxine_gateway::ClientAddr;
@@ -56,11 +58,12 @@ impl ConsulFace {
     }
 }
 
-/// Decides about registrations of one caller.
+/// Decides about registrations of one caller, and about answers to it.
 struct CallerGuard {
     state: AppState,
     caller: Caller,
     client: ClientAddr,
+    room: AnswerRoom,
 }
 
 impl Guard for CallerGuard {
@@ -74,6 +77,10 @@ impl Guard for CallerGuard {
 
     fn ended(&self) -> Option<(StatusCode, String)> {
         read_ended(&self.state, &self.caller)
+    }
+
+    fn answer_len_max(&self) -> usize {
+        answer_len_max(&self.state, &self.caller, &self.client, &self.room)
     }
 }
 
@@ -105,11 +112,11 @@ impl Face for ConsulFace {
     }
 
     fn answer(self: Arc<Self>, request: FaceRequest) -> BoxFuture<'static, Response<Bytes>> {
-        let FaceRequest { method, uri, headers, body, caller, context } = request;
+        let FaceRequest { method, uri, headers, body, caller, context, room } = request;
         let asked = Asked {
             method,
             uri,
-            headers,
+            accept: headers.get(header::ACCEPT).cloned(),
             body,
             actor: context.actor(&caller),
             is_known: caller.role.is_some(),
@@ -119,8 +126,9 @@ impl Face for ConsulFace {
                 state: self.state.clone(),
                 caller,
                 client: context.client,
+                room,
             }),
         };
-        async move { self.consul.answer(asked).await }.boxed()
+        async move { self.consul.answer(&asked).await }.boxed()
     }
 }

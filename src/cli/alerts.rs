@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::future::{join, join_all};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -73,8 +74,11 @@ impl AlertsArgs {
 /// # Errors
 /// See [`CliError`].
 pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
-    let nodes = nodes(&args.connect).await?;
-    match args.action.unwrap_or(AlertsAction::List) {
+    let action = args.action.unwrap_or(AlertsAction::List);
+    // These look at what there is, and then change it.
+    let looks = matches!(action, AlertsAction::Ack { .. } | AlertsAction::Unsilence { .. });
+    let nodes = nodes(&args.connect, if looks { 2 } else { 1 }).await?;
+    match action {
         AlertsAction::List => list(&nodes, out).await,
         AlertsAction::Ack { id } => acknowledge(&nodes, &id, out).await,
         AlertsAction::Silence { kind, duration_ms, reason } => {
@@ -185,7 +189,8 @@ fn state(item: &Value) -> Option<AlertState> {
     AlertState::deserialize(&item["state"]).ok()
 }
 
-fn begun_ms(item: &Value) -> u64 {
+/// When an alert was raised, in milliseconds since 1970.
+pub(super) fn begun_ms(item: &Value) -> u64 {
     item["time_ms"].as_u64().unwrap_or(0)
 }
 
@@ -209,7 +214,7 @@ fn is_same(a: &Value, b: &Value) -> bool {
 
 /// The alerts that are one row for the user: the positions of those that several nodes raised for one reason.
 /// A row has at most one alert of each node, because a second one is the same condition at another time.
-fn groups(items: &[&Value]) -> Vec<Vec<usize>> {
+pub(super) fn groups(items: &[&Value]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (position, item) in items.iter().enumerate() {
         let fits =
@@ -225,7 +230,8 @@ fn groups(items: &[&Value]) -> Vec<Vec<usize>> {
 }
 
 async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
-    let (items, silent) = gather(nodes).await?;
+    let (alerts, silences) = join(gather(nodes), silences(nodes)).await;
+    let (items, silent) = alerts?;
     let items: Vec<&Value> = items.iter().map(|(_, item)| item).collect();
     if out.is_json() {
         items.iter().try_for_each(|item| out.json(item))?;
@@ -253,7 +259,7 @@ async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
             rows(&items),
         )?;
     }
-    let (silences, _) = silences(nodes).await?;
+    let (silences, _) = silences?;
     let kinds: BTreeSet<&str> = silences.iter().map(|(_, silence)| &*silence.kind).collect();
     if !kinds.is_empty() {
         let kinds: Vec<&str> = kinds.into_iter().collect();
@@ -285,6 +291,9 @@ fn rows(items: &[&Value]) -> Vec<Vec<String>> {
         let [severity, kind, object, message, by] =
             ["severity", "type", "object", "message", "acknowledged_by"]
                 .map(|field| cell(&item[field]));
+        // Messages are in the present tense. That of a condition which has ended is not true any more.
+        let message =
+            if resolved_ms.is_some() { format!("was reported: {message}") } else { message };
         let id = format!("{}:{}", cell(&item["node"]), item["id"]);
         vec![
             timestamp(begun_ms(item)),
@@ -310,11 +319,14 @@ async fn acknowledge(nodes: &[Node], id: &str, out: &mut Output) -> Result<(), C
         show_silent(&silent, out)?;
         return Err(CliError::NotFound(format!("no node has an alert {id}; ids are NODE:NUMBER")));
     };
-    let mut shown = None;
-    for (node, item) in group.into_iter().map(|member| &items[member]) {
+    let each = group.into_iter().map(|member| &items[member]).map(|(node, item)| {
         let number = item["id"].to_string();
         let request = Request::keyed(Method::POST, &["alerts", &number, "ack"]);
-        shown = Some(node.client.send(&request).await?.body);
+        async move { node.client.send(&request).await }
+    });
+    let mut shown = None;
+    for answer in join_all(each).await {
+        shown = Some(answer?.body);
     }
     out.done(&shown.unwrap_or_default(), format!("alert {id} is acknowledged"))?;
     show_unchanged(nodes.len(), &silent, out)
@@ -351,6 +363,12 @@ mod tests {
         assert_eq!((when.as_str(), state.as_str()), ("2026-11-23T13:36:32.705Z", "active"));
         assert_eq!((rows[0][5].as_str(), rows[0][8].as_str()), ("node-1, node-2", "node-1:4"));
         assert_eq!(rows[1][1], "resolved 2026-11-23T12:46:32.705Z");
+        let said = [rows[0][6].as_str(), rows[1][6].as_str()];
+        assert_eq!(
+            said,
+            ["not heard", "was reported: not heard"],
+            "only what is still so is said as such"
+        );
     }
 
     /// A node that was restarted reports the condition with the time of its restart as the beginning.

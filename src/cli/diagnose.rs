@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures::future::{join, join_all};
+use futures::future::{join, join_all, join3};
 use serde_json::{Value, json};
 
 use super::client::{Client, ConnectArgs, Request};
@@ -93,25 +93,32 @@ pub async fn run(args: DiagnoseArgs, out: &mut Output) -> Result<(), CliError> {
     });
     check_target(&file)?;
     // Without the right to read, there is nothing to write. A node that does not answer is no reason to stop.
-    let status = args.connect.client()?.send(&Request::get(&["cluster", "status"])).await;
+    let client = args.connect.client()?;
+    let request = Request::get(&["cluster", "status"]).within(args.connect.timeout_ms / 4);
+    let status = client.send(&request).await;
     if let Err(CliError::Problem(problem)) = status
         && matches!(problem.status, 401 | 403)
     {
         return Err(CliError::Problem(problem));
     }
     let mut bundle = Bundle::new(now_ms);
-    let nodes = nodes(&args.connect).await?;
+    let nodes = nodes(&args.connect.within(client.left_ms()), 1).await?;
     // All at once, so a node that does not answer costs one waiting time, and not one for each file.
-    for files in join_all(nodes.iter().map(files_of)).await {
-        bundle.extend(files);
-    }
-    let any_node = args.connect.client()?;
+    let rest = args.connect.within(client.left_ms());
+    let any_node = rest.client()?;
     let of_the_cluster = of_the_cluster();
     let files = of_the_cluster.iter().map(async |(name, request)| {
         (format!("cluster/{name}"), json_of(&any_node, request).await)
     });
-    bundle.extend(join_all(files).await);
-    match doctor::findings(&args.connect, args.config.as_deref()).await {
+    let (of_nodes, files, findings) = join3(
+        join_all(nodes.iter().map(files_of)),
+        join_all(files),
+        Box::pin(doctor::findings(&rest, args.config.as_deref())),
+    )
+    .await;
+    of_nodes.into_iter().for_each(|files| bundle.extend(files));
+    bundle.extend(files);
+    match findings {
         Ok(findings) => bundle.add_json("doctor.json".into(), &json!(findings)),
         Err(error) => bundle.is_missing("doctor.json".into(), error.of_one_node()),
     }

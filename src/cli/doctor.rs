@@ -6,9 +6,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use futures::future::{join, join_all, join3};
 use serde_json::{Value, json};
 
-use super::client::{ConnectArgs, Request};
+use super::alerts::{begun_ms, groups};
+use super::client::{Answer, ConnectArgs, Request};
 use super::config::certificate_verdict;
 use super::each_node::{Node, nodes};
 use super::exit::CliError;
@@ -16,6 +18,7 @@ use super::output::{Output, timestamp};
 use super::serve::{Loaded, ServeArgs};
 use maxine_clock::{Clock, SKEW_MAX_MS};
 use maxine_raft::pki::certificate_end_ms;
+use maxine_telemetry::AlertKind;
 
 /// A difference between two clocks above this is a warning, in milliseconds.
 const SKEW_WARN_MS: u64 = 1_000;
@@ -25,6 +28,8 @@ const SYNC_WARN_US: u64 = 100_000;
 const STALE_WARN_MS: u64 = 10_000;
 /// What to do if a node does not show something without a token.
 const VIEWER: &str = "use the token of a viewer: 'maxine login', MAXINE_TOKEN or --token-file";
+/// How many requests each node gets one after the other: its status, and then all others at the same time.
+const STEPS: u64 = 2;
 /// A last backup before this time is a warning, in milliseconds.
 const BACKUP_WARN_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
@@ -77,7 +82,7 @@ pub(super) struct Finding {
     level: Level,
     /// The check.
     check: &'static str,
-    /// The node's URL, a file, or empty for the whole cluster.
+    /// The URL of the node, or of several nodes with commas between them; a file; or empty for the whole cluster.
     subject: String,
     /// What was found.
     found: String,
@@ -99,6 +104,8 @@ impl Findings {
 struct Seen {
     url: String,
     status: Value,
+    /// The conditions that are active on it; `None` if it did not say.
+    active: Option<Vec<Value>>,
     /// The node's clock minus this machine's, and how wrong that can be, in milliseconds.
     clock: Option<(i64, u64)>,
 }
@@ -120,47 +127,59 @@ pub(super) async fn findings(
     if let Some(config) = config {
         check_machine(config, &mut findings);
     }
-    let nodes = nodes(connect).await?;
+    let nodes = nodes(connect, STEPS).await?;
+    let each = join_all(nodes.iter().map(|node| check_node(node, connect)));
+    let (checked, backups) = join(each, Box::pin(last_backup(connect))).await;
     let (mut seen, mut silent) = (Vec::new(), Vec::new());
-    for node in &nodes {
-        match check_node(node, connect, &mut findings).await {
+    for (node, (found, of_node)) in nodes.iter().zip(checked) {
+        findings.0.extend(found.0);
+        match of_node {
             Some(node) => seen.push(node),
             None => silent.push(node.url.as_str()),
         }
     }
     compare(&seen, &silent, &mut findings);
-    check_backups(connect, &seen, &mut findings).await?;
+    check_alerts(&seen, &mut findings);
+    check_backups(backups, &seen, &mut findings);
     findings.0.sort_by_key(|finding| finding.level);
     Ok(findings.0)
 }
 
 /// Asks one node. `None` if it gave no status.
-async fn check_node(node: &Node, connect: &ConnectArgs, findings: &mut Findings) -> Option<Seen> {
+async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Option<Seen>) {
     let url = node.url.as_str();
+    let mut findings = Findings::default();
     let answer = match node.client.send(&Request::get(&["cluster", "status"])).await {
         Ok(answer) => answer,
         Err(error) => {
-            without_status(url, &error, findings);
-            return None;
+            without_status(url, &error, &mut findings);
+            return (findings, None);
         }
     };
     findings.add(Level::Good, "answers", url, "it answers", "");
     let status = answer.body;
-    check_status(url, &status, findings);
-    check_alerts(node, findings).await;
-    check_access(node, connect, &status, findings).await;
+    check_status(url, &status, &mut findings);
+    let request = Request::get(&["alerts"]).query("limit", Some(1_000));
+    // The clock comes first, because it gets the connection that is open: that makes its measurement short.
+    let (clock, alerts, ()) = join3(
+        Box::pin(clock_of(node)),
+        Box::pin(node.client.send(&request)),
+        Box::pin(check_access(node, connect, &status, &mut findings)),
+    )
+    .await;
+    let active = active_of(url, alerts, &mut findings);
+    (findings, Some(Seen { url: url.into(), status, active, clock }))
+}
+
+/// The node's clock minus this machine's, and how wrong that can be, in milliseconds.
+async fn clock_of(node: &Node) -> Option<(i64, u64)> {
     let system = Clock::system();
     let before_ms = system.wall_ms();
     // A time in the future, so that the answer is short.
     let request = Request::get(&["traffic"]).query("since_ms", Some(before_ms + 86_400_000));
-    let clock = match node.client.send(&request).await {
-        Ok(answer) => answer.body["now_ms"].as_u64().map(|node_ms| {
-            let error_ms = system.wall_ms().saturating_sub(before_ms).div_ceil(2);
-            (signed(node_ms) - signed(before_ms + error_ms), error_ms)
-        }),
-        Err(_) => None,
-    };
-    Some(Seen { url: url.into(), status, clock })
+    let node_ms = node.client.send(&request).await.ok()?.body["now_ms"].as_u64()?;
+    let error_ms = system.wall_ms().saturating_sub(before_ms).div_ceil(2);
+    Some((signed(node_ms) - signed(before_ms + error_ms), error_ms))
 }
 
 /// What it means that a node gave no status. Only a node that does not answer, or cannot work, is a problem.
@@ -210,8 +229,11 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
     match status["staleness_ms"].as_u64() {
         Some(age_ms) if age_ms > STALE_WARN_MS => {
             let found = format!("its copy may be {} s old", age_ms / 1_000);
-            let fix = "see docs/operations/leader-lost.md";
-            findings.add(Level::Warning, "copy", url, &found, fix);
+            // A node that knows a leader and does not hear of it is cut off.
+            let knows_leader = status["leadership"]["leader"].is_string();
+            let page = if knows_leader { "partition" } else { "leader-lost" };
+            let fix = format!("see docs/operations/{page}.md");
+            findings.add(Level::Warning, "copy", url, &found, &fix);
         }
         Some(_) => findings.add(Level::Good, "copy", url, "its copy is current", ""),
         None => {
@@ -253,35 +275,71 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
     findings.add(Level::Unknown, "open files", url, found, "look at /proc/PID/fd on its machine");
 }
 
-/// The conditions that are active on a node. They include certificates that end soon and disks that are nearly full.
-async fn check_alerts(node: &Node, findings: &mut Findings) {
-    let request = Request::get(&["alerts"]).query("limit", Some(1_000));
-    let url = node.url.as_str();
-    let answer = match node.client.send(&request).await {
+/// The conditions that are active on a node, according to its answer. `None` if it gave none.
+fn active_of(
+    url: &str,
+    answer: Result<Answer, CliError>,
+    findings: &mut Findings,
+) -> Option<Vec<Value>> {
+    let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
             let why = format!("its alerts are not known: {}", error.of_one_node());
-            return findings.add(Level::Unknown, "alerts", url, &why, VIEWER);
+            findings.add(Level::Unknown, "alerts", url, &why, VIEWER);
+            return None;
         }
     };
-    let items = answer.body["items"].as_array().cloned().unwrap_or_default();
-    let active: Vec<&Value> = items.iter().filter(|alert| alert["state"] == "active").collect();
-    if active.is_empty() {
-        findings.add(Level::Good, "alerts", url, "no condition is active", "");
-    }
-    for alert in active {
-        let text = |field: &str| alert[field].as_str().unwrap_or_default();
-        let level = match text("severity") {
-            "critical" => Level::Problem,
-            _ => Level::Warning,
+    let mut alerts = answer.body["items"].as_array().cloned().unwrap_or_default();
+    alerts.retain(|alert| alert["state"] == "active");
+    Some(alerts)
+}
+
+/// The conditions that are active. They include certificates that end soon and disks that are nearly full. A condition
+/// that several nodes report is one finding, which names these nodes.
+fn check_alerts(seen: &[Seen], findings: &mut Findings) {
+    let mut all: Vec<(&Seen, &Value)> = Vec::new();
+    for node in seen {
+        let Some(active) = &node.active else { continue };
+        if active.is_empty() {
+            findings.add(Level::Good, "alerts", &node.url, "no condition is active", "");
+        }
+        // One node may have been named by two addresses.
+        let is_known = |alert: &Value| {
+            all.iter().any(|(_, known)| ["node", "id"].iter().all(|of| known[of] == alert[of]))
         };
+        let new: Vec<&Value> = active.iter().filter(|alert| !is_known(alert)).collect();
+        all.extend(new.into_iter().map(|alert| (node, alert)));
+    }
+    let alerts: Vec<&Value> = all.iter().map(|(_, alert)| *alert).collect();
+    for mut group in groups(&alerts) {
+        group.sort_by_key(|member| begun_ms(alerts[*member]));
+        let is_critical = group.iter().any(|member| alerts[*member]["severity"] == "critical");
+        let level = if is_critical { Level::Problem } else { Level::Warning };
+        // The node that has seen it for longest knows most of it.
+        let (node, alert) = all[group[0]];
+        let text = |field: &str| alert[field].as_str().unwrap_or_default();
         let found = format!("{}: {}", text("type"), text("message"));
-        let fix = match text("runbook") {
+        let fix = match page_of(alert, node.active.as_deref().unwrap_or_default()) {
             "" => String::new(),
             page => format!("see docs/operations/{page}.md"),
         };
-        findings.add(level, "alerts", url, &found, &fix);
+        let urls: Vec<&str> = group.iter().map(|member| all[*member].0.url.as_str()).collect();
+        findings.add(level, "alerts", &urls.join(", "), &found, &fix);
     }
+}
+
+/// The page about an alert. If a node refuses writes, that is the page about the cause, which is another alert of it.
+fn page_of<'a>(alert: &'a Value, active: &'a [Value]) -> &'a str {
+    let causes = [
+        AlertKind::NoMajority,
+        AlertKind::StoreUnreachable,
+        AlertKind::StoreWritesRefused,
+        AlertKind::NoLeader,
+    ];
+    let is_of = |alert: &Value, kind: AlertKind| alert["type"] == kind.name();
+    let cause = is_of(alert, AlertKind::WritesRefused)
+        .then(|| causes.iter().find_map(|kind| active.iter().find(|other| is_of(other, *kind))));
+    cause.flatten().unwrap_or(alert)["runbook"].as_str().unwrap_or_default()
 }
 
 /// Whether strangers can read the registry, and whether somebody on the way can read requests.
@@ -299,7 +357,8 @@ async fn check_access(node: &Node, connect: &ConnectArgs, status: &Value, findin
     let Ok(stranger) = one.anonymous_client() else { return };
     let stranger = stranger.without_notes();
     // A service that nobody registers: 404 means that the caller was admitted.
-    let asked = stranger.send(&Request::get(&["resolve", "default", "maxine-doctor"])).await;
+    let request = Request::get(&["resolve", "default", "maxine-doctor"]);
+    let asked = stranger.send(&request.within(connect.timeout_ms / (STEPS + 1))).await;
     let is_admitted = match &asked {
         Ok(_) => true,
         Err(CliError::Problem(problem)) => problem.status == 404,
@@ -387,25 +446,27 @@ fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
     }
 }
 
+/// The audit record of the last backup. It is asked for while the nodes are.
+async fn last_backup(connect: &ConnectArgs) -> Result<Answer, CliError> {
+    let request = Request::get(&["audit"])
+        .query("action", Some("cluster.backup"))
+        .query("outcome", Some("success"))
+        .query("limit", Some(1))
+        .within(connect.timeout_ms / (STEPS + 1) * STEPS);
+    connect.client()?.send(&request).await
+}
+
 /// When the last backup was made, according to the audit log.
-async fn check_backups(
-    connect: &ConnectArgs,
-    seen: &[Seen],
-    findings: &mut Findings,
-) -> Result<(), CliError> {
+fn check_backups(answer: Result<Answer, CliError>, seen: &[Seen], findings: &mut Findings) {
     let mut kinds = seen.iter().filter_map(|node| node.status["backend"].as_str());
     if let Some(kind) = kinds.find(|kind| *kind != "raft") {
         let found = format!("in {kind} mode Maxine takes no backups");
         let fix = "back up the storage that holds the state; see docs/reference/backends.md";
         findings.add(Level::Unknown, "backups", "", &found, fix);
-        return Ok(());
+        return;
     }
-    let request = Request::get(&["audit"])
-        .query("action", Some("cluster.backup"))
-        .query("outcome", Some("success"))
-        .query("limit", Some(1));
     let fix = "make one with `maxine cluster backup FILE`";
-    match connect.client()?.send(&request).await {
+    match answer {
         Ok(answer) => match answer.body["items"][0]["time_ms"].as_u64() {
             Some(at_ms) if Clock::system().wall_ms().saturating_sub(at_ms) > BACKUP_WARN_MS => {
                 let found = format!("the last backup was made at {}", timestamp(at_ms));
@@ -428,7 +489,6 @@ async fn check_backups(
             findings.add(Level::Unknown, "backups", "", &why, fix);
         }
     }
-    Ok(())
 }
 
 /// Checks the settings and files of the node on this machine. Changes nothing.
@@ -531,7 +591,70 @@ mod tests {
     }
 
     fn seen(version: &str, clock: Option<(i64, u64)>) -> Seen {
-        Seen { url: "http://n:1".into(), status: json!({"version": version}), clock }
+        Seen {
+            url: "http://n:1".into(),
+            status: json!({"version": version}),
+            active: Some(Vec::new()),
+            clock,
+        }
+    }
+
+    /// The findings about alerts: level, nodes and what to do, for nodes with these alerts.
+    fn alerts_of(nodes: &[(&str, &[Value])]) -> Vec<(Level, String, String)> {
+        let one = |(url, active): &(&str, &[Value])| Seen {
+            url: (*url).into(),
+            active: Some(active.to_vec()),
+            ..seen("2.0.0", None)
+        };
+        let mut findings = Findings::default();
+        check_alerts(&nodes.iter().map(one).collect::<Vec<_>>(), &mut findings);
+        findings.0.into_iter().map(|of| (of.level, of.subject, of.fix)).collect()
+    }
+
+    fn alert(node: &str, id: u64, kind: AlertKind) -> Value {
+        let severity = kind.severity().as_str();
+        json!({
+            "id": id, "node": node, "time_ms": 1_000 - id, "state": "active", "severity": severity,
+            "type": kind.name(), "object": "cluster", "message": "x", "runbook": kind.runbook(),
+        })
+    }
+
+    /// Regression: each node's alerts were listed by themselves, so one condition looked like several.
+    #[test]
+    fn a_condition_that_several_nodes_report_is_one_finding_that_names_them() {
+        let one = alert("n1", 1, AlertKind::NoLeader);
+        let two = [alert("n2", 7, AlertKind::NoLeader), alert("n2", 8, AlertKind::StateOld)];
+        let found = alerts_of(&[
+            ("http://n:1", &[one.clone()]),
+            ("http://n:2", &two),
+            ("http://n:3", &[]),
+            // Another address of the first one.
+            ("http://localhost:1", &[one]),
+        ]);
+        let of = |level, nodes: &str, fix: &str| (level, nodes.to_owned(), fix.to_owned());
+        assert_eq!(
+            found,
+            [
+                of(Level::Good, "http://n:3", ""),
+                of(Level::Problem, "http://n:2, http://n:1", "see docs/operations/leader-lost.md"),
+                of(Level::Warning, "http://n:2", "see docs/operations/partition.md"),
+            ]
+        );
+    }
+
+    /// Regression: the page about a lost majority was named whatever the cause was.
+    #[test]
+    fn the_page_about_refused_writes_is_that_of_their_cause() {
+        let page = |others: &[AlertKind]| {
+            let kinds = others.iter().chain([&AlertKind::WritesRefused]);
+            let all: Vec<Value> = kinds.map(|kind| alert("n1", 1, *kind)).collect();
+            page_of(&all[others.len()], &all).to_owned()
+        };
+        assert_eq!(page(&[]), "quorum-lost");
+        assert_eq!(page(&[AlertKind::DiskSlow]), "quorum-lost");
+        assert_eq!(page(&[AlertKind::NoLeader]), "leader-lost");
+        assert_eq!(page(&[AlertKind::NoLeader, AlertKind::NoMajority]), "quorum-lost");
+        assert_eq!(page(&[AlertKind::NoLeader, AlertKind::StoreUnreachable]), "redis-lost");
     }
 
     #[test]

@@ -24,18 +24,21 @@ pub(super) struct Silent {
     pub(super) error: CliError,
 }
 
-/// The named nodes, and the members that one of them knows.
-pub(super) async fn nodes(connect: &ConnectArgs) -> Result<Vec<Node>, CliError> {
+/// The named nodes, and the members that one of them knows. `steps` is the number of requests that the command sends to
+/// each of them one after the other. Together with the one that finds the members, they end within the time limit.
+pub(super) async fn nodes(connect: &ConnectArgs, steps: u64) -> Result<Vec<Node>, CliError> {
     let mut urls: Vec<Url> = connect.servers()?;
+    let client = connect.client()?;
+    let request = Request::get(&["cluster", "status"]).within(connect.timeout_ms / (steps + 1));
     // If no node reports the status of the cluster, only the named nodes are asked.
-    if let Ok(answer) = connect.client()?.send(&Request::get(&["cluster", "status"])).await {
+    if let Ok(answer) = client.send(&request).await {
         let cluster: shapes::Cluster = answer.read()?;
         for member in cluster.raft.map(|raft| raft.members).unwrap_or_default() {
             let url = member.http_addr.parse::<Url>().ok().filter(Url::has_host);
             urls.extend(url.filter(|url| !urls.contains(url)));
         }
     }
-    each(connect, urls)
+    each(&connect.within(client.left_ms() / steps.max(1)), urls)
 }
 
 /// The named nodes.

@@ -24,6 +24,12 @@ const WAIT_MS: u64 = 2_000;
 /// Pause before the lock is requested again while a lock delay is not over, because its end is no change of the key.
 const DELAY_PAUSE: Duration = Duration::from_millis(500);
 
+/// The requests for the lock get this time beyond `--wait-ms`, in milliseconds. So a node can answer the last one, also
+/// with `--wait-ms 0`.
+const ANSWER_MS: u64 = 2_000;
+/// The session of a lock that was not taken is ended within this time at least, in milliseconds.
+const END_MS_MIN: u64 = 500;
+
 /// Arguments of `maxine lock`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -163,7 +169,8 @@ impl<'a> Held<'a> {
             "lock_delay_ms": args.lock_delay_ms,
         });
         let renewed_ms = clock.monotonic_ms();
-        let request = Request::keyed(Method::POST, &["sessions"]).json(body);
+        let limit_ms = args.wait_ms.map_or(u64::MAX, |wait_ms| wait_ms.saturating_add(ANSWER_MS));
+        let request = Request::keyed(Method::POST, &["sessions"]).json(body).within(limit_ms);
         let answer = client.send(&request).await?;
         let id = answer.body["id"].as_str().unwrap_or_default().to_owned();
         Ok(Self { client, clock, id, ttl_ms: args.ttl_ms, renewed_ms })
@@ -172,6 +179,11 @@ impl<'a> Held<'a> {
     /// The time until the session may be over, in milliseconds.
     fn left_ms(&self) -> u64 {
         (self.renewed_ms + self.ttl_ms).saturating_sub(self.clock.monotonic_ms())
+    }
+
+    /// The time until then, in milliseconds. Without a limit it does not end.
+    fn left_until_ms(&self, limit_ms: Option<u64>) -> u64 {
+        limit_ms.map_or(u64::MAX, |limit_ms| limit_ms.saturating_sub(self.clock.monotonic_ms()))
     }
 
     /// Renews the session. `false` if it is over.
@@ -219,23 +231,33 @@ impl<'a> Held<'a> {
         let _ended = self.client.send(&destroy).await;
     }
 
-    /// Waits until the session holds the lock. Returns the fencing token.
+    /// Waits until the session holds the lock. Returns the fencing token. At `until_ms` the lock is asked for once more.
     async fn take(&mut self, key: &str, until_ms: Option<u64>) -> Result<u64, CliError> {
+        let end_ms = until_ms.map(|until_ms| until_ms.saturating_add(ANSWER_MS));
         loop {
             let request = Request::keyed(Method::PUT, &["locks", key]);
             let request = request.json(json!({"session": self.id}));
+            let request = request.within(self.left_until_ms(end_ms));
             let why = match self.client.send(&request).await {
                 Ok(answer) => return Ok(answer.body["lock_index"].as_u64().unwrap_or_default()),
                 Err(CliError::Problem(problem)) if problem.status == 409 => problem.detail,
                 Err(error) => return Err(error),
             };
-            if until_ms.is_some_and(|until_ms| self.clock.monotonic_ms() >= until_ms) {
+            let left_ms = self.left_until_ms(until_ms);
+            if left_ms == 0 {
                 let text = format!("the lock was not free within --wait-ms: {why}");
                 return Err(CliError::Refused(text));
             }
-            self.wait(key).await?;
-            if !self.renew().await? {
-                return Err(CliError::Refused("the lock session ended while it waited".into()));
+            let waited = async {
+                self.wait(key).await?;
+                self.renew().await
+            };
+            match tokio::time::timeout(Duration::from_millis(left_ms), waited).await {
+                Ok(Ok(true)) | Err(_) => {}
+                Ok(Ok(false)) => {
+                    return Err(CliError::Refused("the lock session ended while it waited".into()));
+                }
+                Ok(Err(error)) => return Err(error),
             }
         }
     }
@@ -264,17 +286,24 @@ pub async fn lock(args: LockArgs, out: &mut Output) -> Result<(), CliError> {
     LockedCommand::check(&args.command)?;
     let client = args.connect.client()?;
     let clock = Clock::system();
-    let until_ms = args.wait_ms.map(|wait_ms| clock.monotonic_ms() + wait_ms);
+    let until_ms = args.wait_ms.map(|wait_ms| clock.monotonic_ms().saturating_add(wait_ms));
     let mut signals = Signals::new()?;
     let mut held = Held::new(&client, &args, clock).await?;
     let taken = tokio::select! {
         taken = held.take(&args.key, until_ms) => taken,
         signal = signals.next() => Err(CliError::Ended(code_of_signal(signal as i32))),
     };
-    let ended = match taken {
-        Ok(lock_index) => run(&args, &mut held, lock_index, &mut signals, out).await,
-        Err(error) => Err(error),
+    let lock_index = match taken {
+        Ok(lock_index) => lock_index,
+        Err(error) => {
+            // If this does not work in time, the session ends by itself.
+            let limit_ms = held.left_until_ms(until_ms).clamp(END_MS_MIN, ANSWER_MS);
+            let limit = Duration::from_millis(limit_ms);
+            let _late = tokio::time::timeout(limit, held.end(&args.key)).await;
+            return Err(error);
+        }
     };
+    let ended = run(&args, &mut held, lock_index, &mut signals, out).await;
     match ended {
         Err(error @ CliError::LockLost(_)) => return Err(error),
         _ => held.end(&args.key).await,

@@ -92,7 +92,7 @@ struct Item {
 /// # Errors
 /// See [`CliError`].
 pub async fn run(args: LogLevelArgs, out: &mut Output) -> Result<(), CliError> {
-    let nodes = nodes(&args.connect).await?;
+    let nodes = nodes(&args.connect, 1).await?;
     match args.action.unwrap_or(LogLevelAction::List) {
         LogLevelAction::List => list(&nodes, out).await,
         LogLevelAction::Set { module, level, duration_ms } => {

@@ -9,6 +9,8 @@ use super::output::{Output, or_dash};
 use maxine_api::native::ServiceHealth;
 use maxine_state::{Liveness, Readiness};
 
+/// How long the status is waited for, which is shown with a list only if it matters, in milliseconds.
+const NOTE_MS_MAX: u64 = 2_000;
 /// Maximum number of services that a list shows by default.
 const LIST_MAX: u32 = 1_000;
 
@@ -243,7 +245,8 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
 /// Tells the user if expiry is suspended, because silent instances are then still counted and listed. A user
 /// who may not read the cluster's status is told nothing.
 async fn tell_of_suspension(client: &Client) {
-    let answer = client.send(&Request::get(&["cluster", "status"])).await;
+    let request = Request::get(&["cluster", "status"]).within(NOTE_MS_MAX);
+    let answer = client.send(&request).await;
     let Ok(cluster) = answer.and_then(|answer| answer.read::<shapes::Cluster>()) else { return };
     if cluster.expiry.suspended == Some(true) {
         tell!(

@@ -276,7 +276,7 @@ keys! {
     "telemetry.otlp_sample_ratio" "otlp-sample-ratio" "MAXINE_OTLP_SAMPLE_RATIO" "share" "0 to 1" "0.01"
         "Share of new traces that are exported. For a request with a traceparent, its sender has decided." => |c, v| c.telemetry.otlp.sample_ratio = ratio(v)?;
     "telemetry.otlp_slow_ms" "otlp-slow-ms" "MAXINE_OTLP_SLOW_MS" "milliseconds" "0 to 3600000" "1000"
-        "Requests that take at least this long are exported in any case, like those with a status of 500 or more. 0 means no such rule for slow requests." => |c, v| c.telemetry.otlp.slow_us = number::<u64>(v, 0, 3_600_000)? * 1_000;
+        "Requests that take at least this long are exported in any case, like those with a status of 500 or more. Those that wait for a change, as their client asked, do not count. 0 means no such rule for slow requests." => |c, v| c.telemetry.otlp.slow_us = number::<u64>(v, 0, 3_600_000)? * 1_000;
     "telemetry.otlp_timeout_ms" "otlp-timeout-ms" "MAXINE_OTLP_TIMEOUT_MS" "milliseconds" "100 to 60000" "5000"
         "Time limit of one delivery." => |c, v| c.telemetry.otlp.timeout_ms = number(v, 100, 60_000)?;
     "telemetry.otlp_queue_max" "otlp-queue-max" "MAXINE_OTLP_QUEUE_MAX" "requests" "16 to 1000000" "4096"

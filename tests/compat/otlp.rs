@@ -288,6 +288,32 @@ async fn without_sampling_only_failures_are_exported_over_http() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_waits_for_a_change_is_not_exported_as_a_slow_one() {
+    let (taken, otlp) = grpc_receiver().await;
+    let server = server(OtlpSettings { sample_ratio: 0.0, slow_us: 200_000, ..otlp }).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    server.register(node("orders", "a", listener.local_addr().unwrap().port())).await;
+    let late = Router::new().fallback(async || {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        "late"
+    });
+    tokio::spawn(async move { axum::serve(listener, late).await.unwrap() });
+    let poll = server.get("/api/v1/changes?wait_ms=400").bearer_auth(server.admin().await);
+    let waited = poll.send().await.unwrap();
+    assert_eq!(waited.status(), 200);
+    let waited = waited.headers()["traceparent"].to_str().unwrap().to_owned();
+    // Here the query is for the instance.
+    let slow = server.get("/api/maxine/serviceops/proxy/orders/x?index=1").send().await.unwrap();
+    assert_eq!(slow.status(), 200);
+    let slow = slow.headers()["traceparent"].to_str().unwrap().to_owned();
+    let spans = taken.trace(ids(&slow).0, "GET proxied orders").await;
+    let span = &spans["GET proxied orders"];
+    assert_eq!(attribute(span, "maxine.exported_because").as_deref(), Some("slow"));
+    let all = taken.spans();
+    assert!(all.iter().all(|span| hex(&span.trace_id) != ids(&waited).0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_receiver_is_away_requests_are_answered_and_the_loss_is_counted() {
     let (taken, otlp) = grpc_receiver().await;
     taken.is_away.store(true, Ordering::SeqCst);

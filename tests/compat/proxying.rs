@@ -213,6 +213,11 @@ async fn a_discovery_that_forwards_counts_as_proxied_whatever_its_url_says() {
     let counts = ["lookups", "proxied", "failed"].map(|name| total[name].as_u64().unwrap());
     assert_eq!(counts, [2, 4, 1], "{total}");
     assert_eq!(traffic("").await["total"]["registrations"], 1);
+    // A day has the same calls, in longer steps.
+    let day = traffic("?service=s%20p&range=day").await;
+    assert_eq!((&day["step_ms"], &day["total"]["proxied"]), (&json!(600_000), &json!(4)));
+    let day = traffic("?range=day").await;
+    assert_eq!((&day["step_ms"], &day["total"]["registrations"]), (&json!(60_000), &json!(1)));
 }
 
 /// The shares of `traffic.split` are the same whether a client is redirected, resolves or is proxied.

@@ -400,6 +400,22 @@ async fn a_part_of_the_configuration_changes_alone_or_is_refused() {
     }
 }
 
+/// Regression: the answer for a service without a policy read as if the service did not exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_without_a_policy_is_distinguished_from_one_that_does_not_exist() {
+    let server = Server::start().await;
+    server.register("orders", "a", "http://h:1").await;
+    for (service, detail) in [
+        ("orders", "service default/orders has no policy, so the defaults apply"),
+        ("odrers", "service default/odrers does not exist"),
+    ] {
+        let path = format!("/services/default/{service}/policy");
+        let (status, problem) = server.json(server.admin(Method::GET, &path)).await;
+        assert_eq!((status.as_u16(), &problem["type"]), (404, &json!("/problems/not-found")));
+        assert_eq!(problem["detail"], detail);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_of_a_mistyped_service_is_refused() {
     let server = Server::start().await;

@@ -212,6 +212,8 @@ test('two versions are compared by their calls, the bad one is taken out, and ch
     const bad = versions.getByRole('row', { name: /^2\.0\.0 50\.0 % .* 0\.0 %/ });
     await page.getByRole('list', { name: /^Changes during this time: Requests/ }).getByText('Change of the policy by admin').waitFor();
     await page.getByRole('list', { name: /^Changes during this time: Requests/ }).getByText('Version 2.0.0 registered').waitFor();
+    await page.getByRole('button', { name: '24 h', exact: true }).click();
+    await page.getByText(/^\d+ in 24 hours, /).waitFor();
     await page.getByRole('button', { name: '5 min', exact: true }).click();
     await clean(page, 'versions side by side');
     await bad.getByRole('button', { name: /^Abort/ }).click();

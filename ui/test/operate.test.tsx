@@ -3,11 +3,12 @@ import { createHashHistory, RouterProvider } from '@tanstack/react-router';
 import { act, fireEvent, screen, waitFor, within } from '@testing-library/react';
 import userEvent from '@testing-library/user-event';
 import { beforeEach, describe, expect, it, vi } from 'vitest';
-import { deployMarks, leaderMarks, marksOf } from '../src/api/marks';
+import { cutMark, deployMarks, leaderMarks, marksOf } from '../src/api/marks';
 import { byInstance, figuresOf, SeenCalls } from '../src/api/seen-calls';
 import type { AuditRecord, LeadershipGrant, Policy, TraceEntry } from '../src/api/types';
 import { router } from '../src/app/router';
-import { Chart } from '../src/parts/chart';
+import { Chart, type ChartProps } from '../src/parts/chart';
+import { TrafficPanel } from '../src/screens/overview/traffic-panel';
 import { serviceOf } from '../src/screens/audit/change';
 import { doubtsOf } from '../src/screens/service/policy-check';
 import { policyChanges } from '../src/screens/service/policy-changes';
@@ -131,6 +132,23 @@ describe('a group of instances', () => {
     expect(told.sort(([a], [b]) => a - b)).toEqual([[1, 'done'], [2, { problem: 'no' }], [3, 'done'], [4, 'done'], [5, 'done'], [6, 'done']]);
   });
 
+  it('of services that the page has not loaded is not said to leave none serving, and is drained only after a typed name', async () => {
+    scriptFetch(
+      common({
+        'GET /services': () => ({ items: [service({ name: 'other' })], next_cursor: null }),
+        'GET /instances': () => ({ items: all, next_cursor: null }),
+      }),
+    );
+    await open('#/services');
+    await userEvent.click(await screen.findByRole('button', { name: 'Drain a group…' }));
+    const dialog = within(await screen.findByRole('dialog'));
+    fireEvent.change(dialog.getByLabelText('Node'), { target: { value: 'host-1' } });
+    expect(await dialog.findByText(/How many instances of carts, orders remain serving is not known/)).toBeTruthy();
+    expect(dialog.queryByText(/remains? serving\.$/)).toBeNull();
+    expect(dialog.getByText('Drain 2 instances').getAttribute('aria-disabled')).toBe('true');
+    expect(dialog.getByLabelText('Type host-1 to confirm')).toBeTruthy();
+  }, 60_000);
+
   it('is drained after a warning and a typed name, tells each outcome, and can be tried again and returned', async () => {
     const user = userEvent.setup();
     let refuse = true;
@@ -223,5 +241,42 @@ describe('the marks of a chart', () => {
       /Drain of a.*n2 became the leader, the last of 2 changes of the leader$/,
     );
     expect(screen.queryByText(/too old/)).toBeNull();
+  });
+  it('say from when on they are complete', () => {
+    expect(cutMark(null)).toEqual([]);
+    expect(cutMark(7)).toEqual([{ at: 7, text: 'Not all earlier changes are marked' }]);
+  });
+});
+
+describe('a chart', () => {
+  const chart = (more: Partial<ChartProps>) => {
+    const points = [0, 600, 1_200].map((s) => ({ at: s * 1_000, value: 7 }));
+    const { container } = show(<Chart label="Requests" unit="/s" spanMs={3_600_000} series={[{ name: 'x', tint: 1, points }]} {...more} />);
+    return { path: container.querySelector('path.chart-line')?.getAttribute('d') ?? '', legend: container.querySelector('.legend')?.textContent };
+  };
+  it('joins the values of long steps, and not those beyond a gap', () => {
+    expect(chart({}).path.match(/M/g)).toHaveLength(3);
+    expect(chart({ stepMs: 600_000 }).path.match(/M/g)).toHaveLength(1);
+  });
+  it('does not show an old value as the present one', () => {
+    expect(chart({}).legend).toContain('7 /s');
+    expect(chart({ endMs: 3_000_000 }).legend).toContain('–');
+  });
+});
+
+describe('the range of a chart', () => {
+  it('is up to 24 hours, which are read in longer steps', async () => {
+    const step = { at_ms: 0, requests: 60, lookups: 60, proxied: 0, failed: 0, proxied_failed: 0, registrations: 0, p50_us: 64, p95_us: 64, p99_us: 64 };
+    const view = (step_ms: number, n: number) => ({ step_ms, now_ms: 10 * step_ms, items: [step, { ...step, at_ms: step_ms }], total: { ...step, lookups: n } });
+    const asked = scriptFetch({
+      'GET /traffic': ({ query }) => (query.get('range') === 'day' ? view(60_000, 500) : view(5_000, 40)),
+      'GET /cluster/leadership': () => ({ items: [], next_cursor: null }),
+      'GET /audit': () => ({ items: [], next_cursor: null }),
+    });
+    show(<TrafficPanel node="n1" />);
+    await screen.findByText('0 of 40 calls in the last hour');
+    await userEvent.click(screen.getByRole('button', { name: '24 h' }));
+    await screen.findByText('0 of 500 calls in the last 24 hours');
+    expect(asked.filter((a) => a.path === '/traffic').map((a) => a.query.get('range'))).toContain('day');
   });
 });

@@ -5,13 +5,13 @@ import { stalenessOf, type Connection } from '../src/api/connection';
 import { matches, routable, stateOf, usedInPanic } from '../src/api/instances';
 import { knownBases, peerUrl, rememberPeers } from '../src/api/peers';
 import { SseParser } from '../src/api/sse';
-import { latencies, rates, wholeSteps, type TrafficStep } from '../src/api/traffic';
+import { DAY_MS, endOfTraffic, latencies, rates, wholeSteps, type TrafficStep } from '../src/api/traffic';
 import type { Alert, ClusterStatus, LeadershipGrant, Member, NodeReport, ServiceCalls, TraceEntry } from '../src/api/types';
 import { scaleOf } from '../src/parts/chart';
 import { diffLines, folded, stable } from '../src/parts/diff';
 import { bytes, duration, relative, short } from '../src/parts/format';
 import { csv } from '../src/parts/download';
-import { groupsOf } from '../src/screens/alerts/groups';
+import { groupsOf, said } from '../src/screens/alerts/groups';
 import { withValue } from '../src/screens/service/policy-fields';
 import { doubtsOf } from '../src/screens/service/policy-check';
 import { disagreements } from '../src/screens/cluster/node-reports';
@@ -111,7 +111,7 @@ describe('traffic', () => {
   it('has no gaps, and leaves out the step that is under way', () => {
     const steps = wholeSteps({ step_ms: 5_000, now_ms: 22_000, items: [step(5_000, 10, 2_048), step(15_000, 5), step(20_000, 1)] });
     expect(steps.map((s) => [s.at_ms, s.lookups])).toEqual([[5_000, 10], [10_000, 0], [15_000, 5]]);
-    const traffic = { stepMs: 5_000, steps, total: step(5_000, 15) };
+    const traffic = { stepMs: 5_000, nowMs: 22_000, steps, total: step(5_000, 15) };
     expect(rates(traffic, (s) => s.lookups)).toEqual([
       { at: 10_000, value: 2 },
       { at: 15_000, value: 0 },
@@ -119,6 +119,23 @@ describe('traffic', () => {
     ]);
     expect(latencies(traffic, (s) => s.p50_us)).toEqual([{ at: 10_000, value: 2.048 }]);
     expect(wholeSteps({ step_ms: 5_000, now_ms: 1, items: [] })).toEqual([]);
+  });
+  it('of a service that was called before the range begins has its steps where they are', () => {
+    const steps = wholeSteps({ step_ms: 5_000, now_ms: 3_622_000, items: [step(5_000, 9), step(3_600_000, 3)] });
+    expect(steps[0]?.at_ms).toBe(25_000);
+    expect(steps.filter((s) => s.lookups > 0).map((s) => s.at_ms)).toEqual([3_600_000]);
+  });
+  it('of a day has the present long step, with the rate of the time that has passed', () => {
+    const items = [step(0, 6_000, 64), step(600_000, 1_200, 128)];
+    const at = (nowMs: number) => {
+      const view = { step_ms: 600_000, now_ms: nowMs, items };
+      return { stepMs: 600_000, nowMs, steps: wholeSteps(view, DAY_MS), total: step(0, 7_200) };
+    };
+    expect(rates(at(720_000), (s) => s.lookups)).toEqual([{ at: 600_000, value: 10 }, { at: 720_000, value: 10 }]);
+    expect(endOfTraffic(at(720_000))).toBe(720_000);
+    // What has just begun would look like a drop.
+    expect(rates(at(630_000), (s) => s.lookups)).toEqual([{ at: 600_000, value: 10 }]);
+    expect(wholeSteps({ step_ms: 600_000, now_ms: 30 * DAY_MS, items }, DAY_MS)).toHaveLength(144);
   });
 });
 
@@ -377,6 +394,12 @@ describe('alerts', () => {
       ['o', ['n1', 'n2'], true],
       ['o', ['n3'], false],
     ]);
+  });
+  it('say of a condition that has ended that it was so', () => {
+    const message = 'the leader is not known';
+    expect(said(alert({ message }))).toBe(message);
+    expect(said(alert({ message, state: 'event' }))).toBe(message);
+    expect(said(alert({ message, state: 'resolved', resolved_ms: 5 }))).toBe(`Was reported: ${message}`);
   });
 });
 

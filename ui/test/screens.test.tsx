@@ -5,13 +5,18 @@ import { beforeEach, describe, expect, it, vi } from 'vitest';
 import { LiveCache } from '../src/api/live';
 import { keys, servicesQuery, instancesQuery } from '../src/api/queries';
 import { session } from '../src/api/session';
+import { createStore, useStore } from '../src/api/store';
 import type { Change, Instance, Service } from '../src/api/types';
 import { router } from '../src/app/router';
 import { SignInAgain } from '../src/app/sign-in';
 import { SignInPage } from '../src/app/sign-in-form';
 import { RoleButton } from '../src/parts/button';
 import { Confirm } from '../src/parts/dialog';
+import { csv } from '../src/parts/download';
 import { Table } from '../src/parts/table';
+import { dismiss } from '../src/app/dismissals';
+import { Warnings } from '../src/screens/overview/warnings';
+import { exportedWith } from '../src/screens/services/services';
 import { actAs, instance, problem, scriptFetch, service, show, type Asked } from './fixture';
 
 const asked = (name: string, problem: string | null = null) => ({ id: null, name, http_addr: '', problem });
@@ -141,8 +146,9 @@ describe('a confirmation', () => {
   });
 });
 
+const failing = { namespace: 'default', service: HOSTILE, lookups: 3, lookups_failed: 0, proxied: 8, proxied_failed: 8, p50_us: 64, p95_us: 64, p99_us: 64 };
+
 describe('what the page knows', () => {
-  const failing = { namespace: 'default', service: HOSTILE, lookups: 3, lookups_failed: 0, proxied: 8, proxied_failed: 8, p50_us: 64, p95_us: 64, p99_us: 64 };
   it('is that there are no open alerts only if all nodes answered', async () => {
     let complete = false;
     scriptFetch(
@@ -184,6 +190,175 @@ describe('what the page knows', () => {
     await act(() => queries.invalidateQueries({ queryKey: keys.alerts() }));
     expect(await screen.findByText(/Not current: the alerts could not be read/)).toBeTruthy();
     expect(screen.getByText('No open alerts.').closest('.dimmed')).not.toBeNull();
+  }, 15_000);
+});
+
+describe('what is not known', () => {
+  const report = { node: 'n1', version: '1.0.0', uptime_ms: 1, index: 21, audit_head: null, staleness_ms: 0, leader: 'n1', is_leader: true, term: 3, log: null, lookups: 0, proxied: 0, failed: 0 };
+  const calls = async (nodes: unknown[]) => {
+    scriptFetch(routes({ 'GET /cluster/nodes': () => ({ items: nodes, next_cursor: null }) }));
+    await open('#/');
+    return (await screen.findByText('Calls, last minute', {}, { timeout: 5_000 })).closest('dl') as HTMLElement;
+  };
+  it('is the share of failed calls where there were none', async () => {
+    const figure = await calls([{ id: 1, name: 'n1', report, problem: null }]);
+    await within(figure).findByText('no calls');
+    expect(figure.textContent).toContain('0/s');
+    expect(figure.textContent).not.toContain('%');
+  }, 15_000);
+  it('is the number of calls if no node answered', async () => {
+    const figure = await calls([{ id: 1, name: 'n1', report: null, problem: 'no answer' }]);
+    await within(figure).findByText(/not known · without 1 node/);
+    expect(figure.textContent).not.toMatch(/\d\/s|%/);
+  }, 15_000);
+  it('is no number in an export', () => {
+    const row = (of: Parameters<typeof exportedWith>[0]) => csv([service()], exportedWith(of)).split('\r\n')[1];
+    expect(row(undefined)).toBe('default,orders,healthy,3,3,0,0,0,,,,,round_robin');
+    expect(row(new Map([['default/orders', { ...failing, service: 'orders', p95_us: 64 }]]))).toMatch(/,3,8,8,64,round_robin$/);
+  });
+  it('is the traffic of a service without calls', async () => {
+    scriptFetch(routes());
+    await open('#/services/default/orders?tab=traffic');
+    const panel = (await screen.findByRole('heading', { name: 'Last minute, all nodes' }, { timeout: 5_000 })).closest('section') as HTMLElement;
+    expect(await within(panel).findAllByText('no calls known')).toHaveLength(3);
+    expect(panel.textContent).not.toMatch(/\d\/s|%/);
+  }, 15_000);
+  it('is not good news about an instance that nobody called', async () => {
+    const path = '/services/default/orders/instances/orders-1';
+    const proxy = { node: 'n1', breaker: 'closed', held_back: null, good_total: 0, bad_total: 0 };
+    scriptFetch(
+      routes({
+        [`GET ${path}/health`]: () => ({
+          namespace: 'default', service: 'orders', id: 'orders-1', routable: true, verdict: instance().health, drain: null, why: '', probe: null, probe_from: null, observations: [], proxy,
+        }),
+      }),
+    );
+    await open('#/services/default/orders?instance=orders-1');
+    const text = await screen.findByText(/no calls since the node started/, {}, { timeout: 5_000 });
+    expect(text.closest('.status')?.className).toContain('tone-muted');
+  }, 15_000);
+  it('is not hidden by the graph: what fails every call is failing there, too', async () => {
+    const trace = {
+      trace_id: 't', traceparent: 't', method: 'GET', path: '/x', kind: 'proxied', namespace: 'default', service: HOSTILE, status: 502,
+      duration_ms: 1, time_ms: 1, client: '10.0.0.9', attempts: [],
+    };
+    scriptFetch(
+      routes({
+        'GET /traces': () => ({ items: [trace, { ...trace, trace_id: 'u', service: 'gone', namespace: 'batch' }], next_cursor: null }),
+        'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: 1, items: [failing], nodes: [asked('n1')], complete: true }),
+      }),
+    );
+    await open('#/dependencies');
+    await screen.findByRole('link', { name: `${HOSTILE}, failing: open` }, { timeout: 5_000 });
+    screen.getByRole('link', { name: 'gone, not registered: open' });
+    await userEvent.selectOptions(screen.getByLabelText('Namespace'), 'batch');
+    expect(screen.getAllByRole('link', { name: /: open$/ }).map((link) => link.getAttribute('aria-label'))).toEqual(['gone, not registered: open']);
+  }, 15_000);
+});
+
+describe('a cluster with more services than the page loads', () => {
+  const many = (more: Record<string, (asked: Asked) => unknown> = {}) =>
+    routes({
+      'GET /services': ({ query }) => {
+        const health = query.get('health');
+        if (health === 'down') return { items: [service({ name: 'zz-down', health: 'down' })], next_cursor: null };
+        if (health === 'degraded') return { items: [service({ name: 'zz-degraded', health: 'degraded' })], next_cursor: null };
+        return { items: [service({ name: `a${query.get('cursor') ?? ''}` })], next_cursor: `${query.get('cursor') ?? ''}x` };
+      },
+      'GET /services/default/zz-failing': () => service({ name: 'zz-failing' }),
+      'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: 1, items: [{ ...failing, service: 'zz-failing' }], nodes: [asked('n1')], complete: true }),
+      ...more,
+    });
+  it('still lists every service that needs attention', async () => {
+    scriptFetch(many());
+    await open('#/services?health=bad');
+    await screen.findByText('zz-failing', {}, { timeout: 5_000 });
+    const names = screen.getAllByRole('row').flatMap((row) => row.querySelector('a')?.textContent ?? []);
+    expect(names).toEqual(['zz-failing', 'zz-down', 'zz-degraded']);
+    expect(screen.getByRole('button', { name: 'Degraded1' })).toBeTruthy();
+    // Nobody knows how many serve.
+    expect(screen.getByRole('button', { name: 'Serving' })).toBeTruthy();
+  }, 15_000);
+  it('is not called fine while some of it is not known', async () => {
+    const nothing = { items: [], next_cursor: null };
+    scriptFetch(
+      many({
+        'GET /services': ({ query }) => {
+          if (query.get('health') === 'degraded') return problem(503, 'unavailable', 'no');
+          return query.get('health') === 'down' ? nothing : { items: [service()], next_cursor: 'x' };
+        },
+        'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: 1, items: [], nodes: [asked('n1')], complete: true }),
+      }),
+    );
+    await open('#/');
+    await screen.findByText('Not all services are loaded yet.', {}, { timeout: 5_000 });
+    expect(screen.queryByText('Nothing needs attention.')).toBeNull();
+  }, 15_000);
+});
+
+describe('traces', () => {
+  const trace = (trace_id: string, service: string, status: number) => ({
+    trace_id, traceparent: trace_id, method: 'GET', path: '/x', kind: 'proxied', namespace: 'default', service, status, duration_ms: 1, time_ms: 1, client: '10.0.0.9', attempts: [],
+  });
+  const rows = () => screen.getAllByRole('row').slice(1).map((row) => row.textContent);
+  it('are found by service and status, and the chosen one stays although the node has forgotten it', async () => {
+    const user = userEvent.setup();
+    let items = [trace('t1', 'orders', 200), trace('t2', 'billing', 503)];
+    scriptFetch(routes({ 'GET /traces': () => ({ items, next_cursor: null }) }));
+    const { queries } = await open('#/traces?trace=t2');
+    const sheet = await screen.findByRole('dialog', {}, { timeout: 5_000 });
+    await within(sheet).findByRole('link', { name: 'billing' });
+    items = [trace('t3', 'orders', 200)];
+    await act(() => queries.invalidateQueries({ queryKey: keys.traces() }));
+    await waitFor(() => expect(document.body.textContent).toContain('t3'));
+    expect(within(sheet).getByRole('link', { name: 'billing' })).toBeTruthy();
+    expect(within(sheet).queryByText('This node no longer has the trace.')).toBeNull();
+    items = [trace('t1', 'orders', 200), trace('t2', 'billing', 503)];
+    await act(() => queries.invalidateQueries({ queryKey: keys.traces() }));
+    await user.keyboard('{Escape}');
+    const search = await screen.findByRole('searchbox');
+    for (const text of ['bill', '503']) {
+      await user.clear(search);
+      await user.type(search, text);
+      await waitFor(() => expect(rows()).toHaveLength(1));
+      expect(rows()[0]).toContain('billing');
+    }
+  }, 20_000);
+});
+
+describe('a warning that lasts', () => {
+  const open = 'registration is open';
+  const named = (verb: string) => new RegExp(`${verb}.*${open}`);
+  const given = (...warnings: string[]) => ({ node: 'n1', warnings });
+  it('is dismissed with a reason, is still counted, and comes back when it had ended', async () => {
+    const user = userEvent.setup();
+    const warnings = createStore([open, 'the disk is stalled']);
+    const Given = () => <Warnings status={given(...useStore(warnings))} />;
+    show(<Given />);
+    await user.click(screen.getByRole('button', { name: named('Dismiss…') }));
+    const dialog = await screen.findByRole('alertdialog');
+    await user.click(within(dialog).getByRole('button', { name: 'Dismiss' }));
+    expect(screen.getByRole('alertdialog')).toBeTruthy();
+    await user.type(within(dialog).getByLabelText('Reason'), 'only a laboratory');
+    await user.click(within(dialog).getByRole('button', { name: 'Dismiss' }));
+    await screen.findByText('1 warning dismissed in this browser');
+    expect(screen.queryByRole('button', { name: named('Dismiss…') })).toBeNull();
+    screen.getByRole('button', { name: /Dismiss….*the disk is stalled/ });
+    expect(screen.getByText(/by ada: only a laboratory/)).toBeTruthy();
+    expect(localStorage.getItem('maxine.dismissals')).toContain(open);
+    act(() => warnings.set([]));
+    await waitFor(() => expect(localStorage.getItem('maxine.dismissals')).toBe('[]'));
+    act(() => warnings.set([open]));
+    await screen.findByRole('button', { name: named('Dismiss…') });
+  }, 20_000);
+  it('is dismissed for the node that gave it, and can be shown again', async () => {
+    dismiss({ node: 'n2', text: open, reason: 'r', by: 'ada', at_ms: 1 });
+    show(<Warnings status={given(open)} />);
+    screen.getByRole('button', { name: named('Dismiss…') });
+    act(() => dismiss({ node: 'n1', text: open, reason: 'r', by: 'ada', at_ms: 1 }));
+    await userEvent.click(await screen.findByText('1 warning dismissed in this browser'));
+    await userEvent.click(screen.getByRole('button', { name: named('Show again') }));
+    await screen.findByRole('button', { name: named('Dismiss…') });
   }, 15_000);
 });
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-pub use turns::{NodeTurns, Turn, build_aside};
+pub use turns::{NodeTurns, QuestionTurns, Turn, build_aside};
 
 /// The limits for one kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,19 @@ impl Places {
         self.taken.lock().unused
     }
 
+    /// The number of places that a user could take now.
+    #[must_use]
+    pub fn room(&self, address: IpAddr, caller_class: CallerClass) -> usize {
+        let taken = self.taken.lock();
+        let max = self.max_for(caller_class);
+        let of_node = max.saturating_sub(taken.all);
+        if caller_class == CallerClass::Trusted {
+            return of_node;
+        }
+        let (of_address, allowed) = self.of_address(&taken, network_of(address), max);
+        of_node.min(allowed.saturating_sub(of_address))
+    }
+
     /// Takes `count` places.
     pub fn take(
         self: &Arc<Self>,
@@ -147,21 +160,31 @@ impl Places {
         count: usize,
         new: usize,
     ) -> Result<(), NoPlace> {
-        let PlaceLimits { max, per_address_max, reserved } = self.limits;
-        let max = if caller_class == CallerClass::Stranger { max - reserved.min(max) } else { max };
+        let max = self.max_for(caller_class);
         if taken.all.saturating_add(new) > max {
             return Err(NoPlace::Node);
         }
-        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        let of_others = (taken.all - taken.unused).saturating_sub(of_address);
-        let share = max.saturating_sub(of_others).saturating_mul(self.share_percent).div_ceil(100);
-        let allowed = per_address_max.min(share);
+        let (of_address, allowed) = self.of_address(taken, address, max);
         if caller_class != CallerClass::Trusted && of_address.saturating_add(count) > allowed {
             return Err(NoPlace::Address);
         }
         *taken.by_address.entry(address).or_insert(0) += count;
         taken.all += new;
         Ok(())
+    }
+
+    /// The places of the node that these callers may use.
+    fn max_for(&self, caller_class: CallerClass) -> usize {
+        let PlaceLimits { max, reserved, .. } = self.limits;
+        if caller_class == CallerClass::Stranger { max - reserved.min(max) } else { max }
+    }
+
+    /// The places that an address has taken, and those that it may have, if its callers may use `max` places.
+    fn of_address(&self, taken: &Taken, address: IpAddr, max: usize) -> (usize, usize) {
+        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
+        let of_others = (taken.all - taken.unused).saturating_sub(of_address);
+        let share = max.saturating_sub(of_others).saturating_mul(self.share_percent).div_ceil(100);
+        (of_address, self.limits.per_address_max.min(share))
     }
 }
 
@@ -267,6 +290,21 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_room_for_a_user_is_what_it_could_take() {
+        let limits = PlaceLimits { max: 10, per_address_max: 5, reserved: 2 };
+        for places in [Places::new(limits), Places::shared(limits, 40)] {
+            let _other = places.take(ip("10.0.0.1"), CallerClass::Stranger, 2).unwrap();
+            let _own = places.take(ip("10.0.0.2"), CallerClass::Stranger, 1).unwrap();
+            for caller_class in [CallerClass::Stranger, CallerClass::Known, CallerClass::Trusted] {
+                let room = places.room(ip("::ffff:10.0.0.2"), caller_class);
+                let take = |count| places.take(ip("10.0.0.2"), caller_class, count);
+                assert!(room > 0 && take(room).is_ok(), "{caller_class:?} {room}");
+                assert!(take(room + 1).is_err(), "{caller_class:?} {room}");
+            }
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Whose answer is built next.
 //!
 //! Building an answer can take long, so only some threads build answers at the same time, whichever face asks. Every
-//! other turn goes to the address whose answers took the least time lately, so one that asks for little does not wait
-//! for those that ask for much. The other turns go to the request that has waited longest, so many new addresses cannot
-//! keep everybody else waiting. A request that has its turn does not hold up the other tasks of its thread, if
+//! other turn goes to the payer whose answers took the least time lately, so one that asks for little does not wait
+//! for those that ask for much. A payer is a user, or the address of a caller without a credential. The other turns go
+//! to the request that has waited longest, so many new payers cannot keep everybody else waiting. A request that has its turn does not hold up the other tasks of its thread, if
 //! [`build_aside`] polls it.
 
 use std::cell::Cell;
@@ -25,14 +25,14 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How many requests get a turn before a builder is free. A busy runtime needs time to continue a request that got its
 /// turn, and the builders would have nothing to do meanwhile.
 const AHEAD: usize = 6;
-/// After this period, only half of the time that an address has used still counts.
+/// After this period, only half of the time that a payer has used still counts.
 const HALF_LIFE: Duration = Duration::from_secs(10);
 /// A turn that took less than this counts as this.
 const LEAST: Duration = Duration::from_micros(1);
-/// An address that has used less than this may be forgotten, in seconds.
+/// A payer that has used less than this may be forgotten, in seconds.
 const FORGOTTEN_S: f64 = 0.001;
-/// With this many addresses, those that have used little are forgotten.
-const ADDRESSES_MAX: usize = 1_024;
+/// With this many payers, those that have used little are forgotten.
+const PAYERS_MAX: usize = 1_024;
 
 thread_local! {
     /// Whether the task that this thread polls waits for a turn. It may build its answer in its next poll.
@@ -87,14 +87,43 @@ impl NodeTurns {
         Self { strangers: Turns::new(count, 0), known: Turns::new(count, 0) }
     }
 
-    /// Waits for a turn; `None` if that takes longer than five seconds. Callers with a credential do not wait for the
-    /// others. Dropping the future gives up the place in the queue. Before it joins the queue, the future waits once:
+    /// Waits for a turn; `None` if that takes longer than five seconds. A caller with a credential is a `user`. Users do
+    /// not wait for callers without a credential, and share the turns by name, wherever they are. Dropping the future gives up the place in the queue. Before it joins the queue, the future waits once:
     /// the HTTP library notices that a client has left only while its request waits, and [`build_aside`] moves the other
     /// tasks away before the next poll.
-    pub async fn take(&self, address: IpAddr, is_known: bool) -> Option<Turn> {
-        let turns = if is_known { &self.known } else { &self.strangers };
-        turns.take(address).await
+    pub async fn take(&self, address: IpAddr, user: Option<&str>) -> Option<Turn> {
+        match user {
+            Some(user) => self.known.take(Payer::User(user.into())).await,
+            None => self.strangers.take(Payer::Site(site_of(address))).await,
+        }
     }
+}
+
+/// Turns for questions to another server, which can be slow. Whoever asks has a turn while it waits for the answer.
+#[derive(Debug)]
+pub struct QuestionTurns(Arc<Turns>);
+
+impl QuestionTurns {
+    /// At most `max` questions at the same time, and at most `of_address_max` of those from one address.
+    #[must_use]
+    pub fn new(max: usize, of_address_max: usize) -> Self {
+        Self(Arc::new(Turns::with(max, of_address_max, None)))
+    }
+
+    /// Waits for a turn of a caller without a credential; `None` if that takes longer than five seconds. Dropping the
+    /// future gives up the place in the queue.
+    pub async fn take(&self, address: IpAddr) -> Option<Turn> {
+        self.0.take(Payer::Site(site_of(address))).await
+    }
+}
+
+/// Whose turns are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Payer {
+    /// Callers without a credential at this address, or at this network of IPv6.
+    Site(IpAddr),
+    /// Callers with the credentials of this user.
+    User(Box<str>),
 }
 
 /// The turns of one kind of callers.
@@ -102,10 +131,11 @@ impl NodeTurns {
 struct Turns {
     /// Maximum number of turns at the same time, with those that wait for a builder.
     max: usize,
-    /// Maximum number of those for one address.
-    of_address_max: usize,
+    /// Maximum number of those for one payer.
+    of_payer_max: usize,
     queue: Mutex<Queue>,
-    builders: Builders,
+    /// The threads that build answers; `None` if those who have a turn only wait.
+    builders: Option<Builders>,
 }
 
 #[derive(Debug)]
@@ -115,19 +145,19 @@ struct Queue {
     taken: usize,
     /// How many turns were given.
     given: u64,
-    addresses: HashMap<IpAddr, Usage>,
+    payers: HashMap<Payer, Usage>,
     /// The requests that wait, by the number that says in which order they came.
     waiting: BTreeMap<u64, Waiting>,
     next_number: u64,
 }
 
-/// What an address uses.
+/// What a payer uses.
 #[derive(Debug)]
 struct Usage {
     /// How many turns it has.
     taken: usize,
     /// How long its turns took, for comparisons: the base-2 logarithm of the seconds, plus the half-lives from the
-    /// beginning of the queue until then. Old turns count less and less. All addresses lose the same share in the same
+    /// beginning of the queue until then. Old turns count less and less. All payers lose the same share in the same
     /// time, so their order stays.
     rank: f64,
     /// The numbers of its requests that wait.
@@ -136,7 +166,7 @@ struct Usage {
 
 #[derive(Debug)]
 struct Waiting {
-    address: IpAddr,
+    payer: Payer,
     turn: oneshot::Sender<Turn>,
 }
 
@@ -147,11 +177,11 @@ struct Builders {
     freed: Condvar,
 }
 
-/// A turn, which ends when this is dropped. Code that has a turn must not wait for anything else.
+/// A turn, which ends when this is dropped. Code that builds an answer must not wait for anything else meanwhile.
 #[derive(Debug)]
 pub struct Turn {
     turns: Arc<Turns>,
-    address: IpAddr,
+    payer: Payer,
     begun: Instant,
     /// Whether it takes one of the builders.
     builds: bool,
@@ -169,7 +199,7 @@ impl Queue {
             begun: now(),
             taken: 0,
             given: 0,
-            addresses: HashMap::new(),
+            payers: HashMap::new(),
             waiting: BTreeMap::new(),
             next_number: 0,
         }
@@ -180,37 +210,37 @@ impl Queue {
         now.saturating_duration_since(self.begun).as_secs_f64() / HALF_LIFE.as_secs_f64()
     }
 
-    fn usage(&mut self, address: IpAddr, now: Instant) -> &mut Usage {
-        if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address) {
+    fn usage(&mut self, payer: &Payer, now: Instant) -> &mut Usage {
+        if self.payers.len() >= PAYERS_MAX && !self.payers.contains_key(payer) {
             let least = FORGOTTEN_S.log2() + self.half_lives(now);
-            self.addresses.retain(|_, usage| {
+            self.payers.retain(|_, usage| {
                 usage.taken > 0 || !usage.numbers.is_empty() || usage.rank > least
             });
         }
         let unused = Usage { taken: 0, rank: f64::NEG_INFINITY, numbers: BTreeSet::new() };
-        self.addresses.entry(address).or_insert(unused)
+        self.payers.entry(payer.clone()).or_insert(unused)
     }
 
-    fn join(&mut self, address: IpAddr, turn: oneshot::Sender<Turn>) -> u64 {
+    fn join(&mut self, payer: Payer, turn: oneshot::Sender<Turn>) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        self.usage(address, now()).numbers.insert(number);
-        self.waiting.insert(number, Waiting { address, turn });
+        self.usage(&payer, now()).numbers.insert(number);
+        self.waiting.insert(number, Waiting { payer, turn });
         number
     }
 
     fn leave(&mut self, number: u64) -> Option<Waiting> {
         let waiting = self.waiting.remove(&number)?;
-        if let Some(usage) = self.addresses.get_mut(&waiting.address) {
+        if let Some(usage) = self.payers.get_mut(&waiting.payer) {
             usage.numbers.remove(&number);
         }
         Some(waiting)
     }
 
     /// The request that gets the next turn.
-    fn next(&mut self, of_address_max: usize) -> Option<Waiting> {
-        let of_addresses = self.addresses.values();
-        let free = of_addresses.filter(|usage| usage.taken < of_address_max);
+    fn next(&mut self, of_payer_max: usize) -> Option<Waiting> {
+        let of_payers = self.payers.values();
+        let free = of_payers.filter(|usage| usage.taken < of_payer_max);
         let first = free.filter_map(|usage| Some((usage.rank, *usage.numbers.first()?)));
         let next = if self.given.is_multiple_of(2) {
             first.min_by(|(a, m), (b, n)| a.total_cmp(b).then(m.cmp(n)))
@@ -237,34 +267,37 @@ impl Builders {
 }
 
 impl Turns {
-    /// At most `builders` builders at the same time, but always one. One address has at most half of them, but always one.
+    /// At most `builders` builders at the same time, but always one. One payer has at most half of them, but always one.
     fn new(builders: usize, ahead: usize) -> Arc<Self> {
         let builders = builders.max(1);
-        Arc::new(Self {
-            max: builders + ahead,
-            of_address_max: (builders / 2).max(1),
-            queue: Mutex::new(Queue::new()),
-            builders: Builders { free: Mutex::new(builders), freed: Condvar::new() },
-        })
+        let threads = Builders { free: Mutex::new(builders), freed: Condvar::new() };
+        Arc::new(Self::with(builders + ahead, (builders / 2).max(1), Some(threads)))
     }
 
-    async fn take(self: &Arc<Self>, address: IpAddr) -> Option<Turn> {
-        WAITS.set(true);
-        tokio::task::yield_now().await;
+    fn with(max: usize, of_payer_max: usize, builders: Option<Builders>) -> Self {
+        Self { max, of_payer_max, queue: Mutex::new(Queue::new()), builders }
+    }
+
+    async fn take(self: &Arc<Self>, payer: Payer) -> Option<Turn> {
+        let builds = self.builders.is_some();
+        if builds {
+            WAITS.set(true);
+            tokio::task::yield_now().await;
+        }
         let (turn, given) = oneshot::channel();
-        let number = self.queue.lock().join(site_of(address), turn);
+        let number = self.queue.lock().join(payer, turn);
         let _place = Queued { turns: self, number };
         self.give();
         let mut given = pin!(tokio::time::timeout(TIMEOUT, given));
         let given = std::future::poll_fn(|cx| {
             let polled = given.as_mut().poll(cx);
-            WAITS.set(polled.is_pending());
+            WAITS.set(builds && polled.is_pending());
             polled
         });
         let mut turn = given.await.ok()?.ok()?;
         // Other tasks of this thread would be held up too if it were the only one.
-        if has_other_threads() {
-            self.builders.take();
+        if let Some(builders) = self.builders.as_ref().filter(|_| has_other_threads()) {
+            builders.take();
             turn.builds = true;
             turn.begun = now();
         }
@@ -275,13 +308,13 @@ impl Turns {
     fn give(self: &Arc<Self>) {
         let mut queue = self.queue.lock();
         while queue.taken < self.max {
-            let Some(next) = queue.next(self.of_address_max) else { return };
+            let Some(next) = queue.next(self.of_payer_max) else { return };
             let begun = now();
             queue.taken += 1;
             queue.given += 1;
-            queue.usage(next.address, begun).taken += 1;
+            queue.usage(&next.payer, begun).taken += 1;
             let turns = Arc::clone(self);
-            let turn = Turn { turns, address: next.address, begun, builds: false };
+            let turn = Turn { turns, payer: next.payer, begun, builds: false };
             if let Err(turn) = next.turn.send(turn) {
                 // The request has ended. The turn ends here, which needs the queue.
                 drop(queue);
@@ -300,15 +333,15 @@ impl Drop for Queued<'_> {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if self.builds {
-            self.turns.builders.give_back();
+        if let Some(builders) = self.turns.builders.as_ref().filter(|_| self.builds) {
+            builders.give_back();
         }
         let mut queue = self.turns.queue.lock();
         queue.taken -= 1;
         let ended = now();
         let passed = queue.half_lives(ended);
         let took = ended.duration_since(self.begun).max(LEAST).as_secs_f64();
-        let usage = queue.usage(self.address, ended);
+        let usage = queue.usage(&self.payer, ended);
         usage.taken -= 1;
         usage.rank = ((usage.rank - passed).exp2() + took).log2() + passed;
         drop(queue);
@@ -324,6 +357,10 @@ mod tests {
         IpAddr::from([192, 0, 2, last])
     }
 
+    fn site(last: u8) -> Payer {
+        Payer::Site(address(last))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_address_that_asks_for_little_goes_before_many_that_ask_for_much() {
         let turns = Turns::new(1, 0);
@@ -331,7 +368,7 @@ mod tests {
         let ask = |from: u8, ms: u64| {
             let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
             tokio::spawn(async move {
-                let Some(_turn) = turns.take(address(from)).await else { return };
+                let Some(_turn) = turns.take(site(from)).await else { return };
                 order.lock().push(from);
                 tokio::time::sleep(Duration::from_millis(ms)).await;
             })
@@ -358,13 +395,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn addresses_that_are_new_do_not_keep_out_those_that_are_known() {
         let turns = Turns::new(1, 0);
-        drop(turns.take(address(1)).await);
+        drop(turns.take(site(1)).await);
         let new = |worker: u32| {
             let turns = Arc::clone(&turns);
             tokio::spawn(async move {
                 for n in 0.. {
                     let from = IpAddr::from((0x0a00_0000 | worker << 16 | n).to_be_bytes());
-                    let Some(_turn) = turns.take(from).await else { return };
+                    let Some(_turn) = turns.take(Payer::Site(from)).await else { return };
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             })
@@ -372,7 +409,7 @@ mod tests {
         let attack: Vec<_> = (1..=12).map(new).collect();
         for _ in 0..5 {
             tokio::time::sleep(Duration::from_millis(300)).await;
-            assert!(turns.take(address(1)).await.is_some());
+            assert!(turns.take(site(1)).await.is_some());
         }
         attack.iter().for_each(|worker| worker.abort());
     }
@@ -385,7 +422,7 @@ mod tests {
         let ask = |last: u8| {
             let (turns, building) = (Arc::clone(&turns), Arc::clone(&building));
             tokio::spawn(build_aside(async move {
-                let _turn = turns.take(address(last)).await.unwrap();
+                let _turn = turns.take(site(last)).await.unwrap();
                 let now = {
                     let mut building = building.lock();
                     building.0 += 1;
@@ -404,19 +441,19 @@ mod tests {
         assert_eq!(building.lock().1, 20);
         let queue = turns.queue.lock();
         assert_eq!((queue.taken, queue.waiting.len()), (0, 0));
-        assert_eq!(*turns.builders.free.lock(), 1);
+        assert_eq!(*turns.builders.as_ref().unwrap().free.lock(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_address_with_many_requests_does_not_go_before_another_one() {
         let turns = Turns::new(1, 0);
-        let first = turns.take(address(1)).await.unwrap();
+        let first = turns.take(site(1)).await.unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiting = Vec::new();
         for from in [1, 1, 1, 1, 2] {
             let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
             waiting.push(tokio::spawn(async move {
-                let turn = turns.take(address(from)).await;
+                let turn = turns.take(site(from)).await;
                 order.lock().push(from);
                 drop(turn);
             }));
@@ -430,13 +467,60 @@ mod tests {
         assert!(second <= Some(1), "{:?}", order.lock());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_user_with_many_addresses_does_not_go_before_another_user_at_one_of_them() {
+        let turns = Arc::new(NodeTurns::new(1));
+        let first = turns.take(address(1), Some("viewer")).await.unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiting = Vec::new();
+        let viewers = (1..=30).map(|last| (last, "viewer"));
+        for (last, user) in viewers.chain([(1, "admin")]) {
+            let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
+            waiting.push(tokio::spawn(async move {
+                let turn = turns.take(address(last), Some(user)).await;
+                order.lock().push(user);
+                drop(turn);
+            }));
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        for one in waiting {
+            one.await.unwrap();
+        }
+        let admin = order.lock().iter().position(|user| *user == "admin");
+        assert!(admin <= Some(1), "{:?}", order.lock());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_addresses_with_questions_to_a_slow_server_do_not_keep_out_another_one() {
+        let turns = Arc::new(QuestionTurns::new(32, 8));
+        let ask = |last: u8| {
+            let turns = Arc::clone(&turns);
+            tokio::spawn(async move {
+                loop {
+                    let Some(_turn) = turns.take(address(last)).await else { continue };
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                }
+            })
+        };
+        let attack: Vec<_> = (1..=30).cycle().take(120).map(ask).collect();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let mut answered = 0;
+        for last in 100..120 {
+            answered += usize::from(turns.take(address(last)).await.is_some());
+            tokio::time::sleep(Duration::from_millis(1_300)).await;
+        }
+        assert!(answered >= 10, "{answered} of 20");
+        attack.iter().for_each(|one| one.abort());
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn the_other_tasks_of_a_thread_continue_while_an_answer_is_built() {
         let turns = NodeTurns::new(1);
         let (began, mut has_begun) = tokio::sync::mpsc::channel(1);
         let (reply, replies) = std::sync::mpsc::channel();
         let built = tokio::spawn(build_aside(async move {
-            let _turn = turns.take(address(1), false).await.unwrap();
+            let _turn = turns.take(address(1), None).await.unwrap();
             began.try_send(()).unwrap();
             // It blocks its thread, as building does, until the other task has run.
             replies.recv_timeout(Duration::from_secs(20))
@@ -451,17 +535,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_does_not_wait_without_end_and_idle_addresses_are_forgotten() {
         let turns = Turns::new(2, 0);
-        let held = turns.take(address(1)).await;
+        let held = turns.take(site(1)).await;
         assert!(held.is_some());
-        assert!(turns.take(address(1)).await.is_none());
-        assert!(turns.take(address(2)).await.is_some());
-        for n in 0..2 * ADDRESSES_MAX {
+        assert!(turns.take(site(1)).await.is_none());
+        assert!(turns.take(site(2)).await.is_some());
+        for n in 0..2 * PAYERS_MAX {
             let ip = IpAddr::from(u32::try_from(n).unwrap().to_be_bytes());
-            drop(turns.take(ip).await);
+            drop(turns.take(Payer::Site(ip)).await);
         }
         let queue = turns.queue.lock();
-        assert!(queue.addresses.len() <= ADDRESSES_MAX);
-        assert!(queue.addresses.contains_key(&address(1)), "it still has a turn");
+        assert!(queue.payers.len() <= PAYERS_MAX);
+        assert!(queue.payers.contains_key(&site(1)), "it still has a turn");
         assert_eq!((queue.taken, queue.waiting.len()), (1, 0));
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, Method, Request, Response};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use super::Front;
 use super::credential_check::CredentialCheck;
 use super::front::Begun;
 use super::middleware::leave_out_body;
-use super::send_monitor::Reader;
+use super::send_monitor::{AnswerRoom, Reader, UnsentBytes};
 use super::well_formed::{self, Bounds};
 use maxine_admission::CallerClass;
 use maxine_gateway::{Peer, TrustedProxies};
@@ -26,6 +27,8 @@ pub(super) struct Answering {
     pub(super) proxies: TrustedProxies,
     pub(super) bounds: Bounds,
     pub(super) credential_check: Option<CredentialCheck>,
+    /// The waiting bytes of the listener's answers.
+    pub(super) unsent: UnsentBytes,
 }
 
 impl Answering {
@@ -65,13 +68,19 @@ impl Answering {
         B: HttpBody<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
     {
         let Self { front, peer, .. } = self;
-        let rest = match front.begin(*peer, &request) {
-            Begun::Answered(response) => return response,
-            Begun::Open(rest) => rest,
+        let with_body = |request: Request<B>| {
+            request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) })
         };
-        let request =
-            request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
-        // The future is boxed, so that a refused request and an idle connection do not hold memory for it.
-        Box::pin(front.answer(*peer, rest, interim, request)).await
+        // The futures are boxed, so that a refused request and an idle connection do not hold memory for them.
+        let answer: BoxFuture<'_, Response<Body>> = match front.begin(*peer, &request) {
+            Begun::Answered(response) => return response,
+            Begun::OfFace(face) => {
+                let reader = self.reader(request.headers());
+                let room = AnswerRoom::new(self.unsent.clone(), reader, request.version());
+                front.answer_by_face(face, *peer, room, with_body(request))
+            }
+            Begun::Open(rest) => Box::pin(front.answer(*peer, rest, interim, with_body(request))),
+        };
+        answer.await
     }
 }

@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use super::access::Access;
 use super::body::{self, BodyError};
 use super::middleware::{FaceRefusal, Shared};
+pub use super::send_monitor::AnswerRoom;
 use super::{AppState, Caller, RequestContext, compat_error, native};
 use maxine_gateway::{ClientAddr, Peer};
 use maxine_identity::AuthError;
@@ -39,6 +40,8 @@ pub struct FaceRequest {
     pub caller: Caller,
     /// The client and the names of the request.
     pub context: RequestContext,
+    /// The room for the answer.
+    pub room: AnswerRoom,
 }
 
 /// The face of another protocol. It translates, and decides nothing.
@@ -62,13 +65,13 @@ pub trait Face: Send + Sync + 'static {
     fn answer(self: Arc<Self>, request: FaceRequest) -> BoxFuture<'static, Response<Bytes>>;
 }
 
-/// Answers a request through a face.
+/// Answers a request through a face. Thousands of these futures can wait, so a test limits their size.
 pub(super) async fn answer(
     state: &AppState,
     edge: &Shared,
     face: Arc<dyn Face>,
-    peer: Peer,
-    request: Request,
+    (peer, room): (Peer, AnswerRoom),
+    request: Box<Request>,
 ) -> Response<Body> {
     let mut record = edge.open(&request, peer);
     let access = face.access(request.method(), request.uri().path());
@@ -78,12 +81,15 @@ pub(super) async fn answer(
     let token = face.token(request.uri(), request.headers());
     let context = record.context.clone();
     let admitted = edge.admit_to_face(&request, access, token.as_deref(), &context);
+    drop(token);
     let response = match admitted {
         Ok(caller) => {
             edge.track_break_glass(&mut record, &caller, &request);
             let may_write = !request.method().is_safe();
-            let answered = admitted_answer(state, &face, caller, context, request);
-            let answered = AssertUnwindSafe(answered).catch_unwind();
+            let admitted = Admitted { caller, context, room };
+            let answered = admitted_answer(state, &face, admitted, request);
+            // Each future through which it passes would hold its whole size, for as long as a read waits.
+            let answered = Box::pin(AssertUnwindSafe(answered).catch_unwind());
             match edge.follow(&mut record, may_write, answered).await {
                 Ok(response) => response,
                 Err(panic) => {
@@ -98,12 +104,18 @@ pub(super) async fn answer(
     edge.close(record, response)
 }
 
+/// Who may have an answer, and where it waits.
+struct Admitted {
+    caller: Caller,
+    context: RequestContext,
+    room: AnswerRoom,
+}
+
 async fn admitted_answer(
     state: &AppState,
     face: &Arc<dyn Face>,
-    caller: Caller,
-    context: RequestContext,
-    request: Request,
+    Admitted { caller, context, room }: Admitted,
+    request: Box<Request>,
 ) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(context.clone());
@@ -121,8 +133,10 @@ async fn admitted_answer(
     };
     let (client, is_known) = (context.client.ip, caller.role.is_some());
     let (method, uri, headers) = (parts.method, parts.uri, parts.headers);
+    // Only the body needed them, and a read can wait.
+    drop(parts.extensions);
     let is_read = method.is_safe();
-    let request = FaceRequest { method, uri, headers, body, caller, context };
+    let request = FaceRequest { method, uri, headers, body, caller, context, room };
     let answer = Arc::clone(face).answer(request);
     // A read can wait for minutes, and must not hold up a node that stops. A write is answered.
     let answer = tokio::select! {
@@ -193,6 +207,21 @@ pub fn read_ended(state: &AppState, caller: &Caller) -> Option<(StatusCode, Stri
     (!state.security().is_still_valid(caller)).then(|| (StatusCode::FORBIDDEN, text()))
 }
 
+/// The maximum length of an answer that could be delivered to this caller now, in bytes. A longer one need not be built.
+#[must_use]
+pub fn answer_len_max(
+    state: &AppState,
+    caller: &Caller,
+    client: &ClientAddr,
+    room: &AnswerRoom,
+) -> usize {
+    let len_max = room.len_max();
+    match state.lists().has_place(client.ip, caller.role.is_some()) {
+        true => len_max,
+        false => len_max.min(LONG_ANSWER_LEN_MIN - 1),
+    }
+}
+
 /// Why the caller may not register this instance, with the status of the refusal. `None` if they may. Every way to
 /// register decides the same.
 #[must_use]
@@ -216,4 +245,22 @@ pub fn registration_refusal(
         status => status,
     };
     Some((status, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that this function returns, in bytes.
+    fn future_len<'a, F: Future + 'a>(
+        _: impl FnOnce(&'a AppState, &'a Shared, Arc<dyn Face>, (Peer, AnswerRoom), Box<Request>) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_that_waits_holds_little_memory() {
+        let len = future_len(answer);
+        assert!(len <= 4_096, "{len} bytes");
+    }
 }

@@ -13,6 +13,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{self, HeaderMap, HeaderValue, Response, StatusCode, Version};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
@@ -25,7 +26,7 @@ use maxine_identity::{CookieUse, TOKEN_HEADER};
 use maxine_telemetry::{AttemptTrail, Subject};
 
 use super::compat::{DISCOVER, Forwarding, LookUp, Relayed};
-use super::face::{self, Face};
+use super::face::{self, AnswerRoom, Face};
 use super::fast_path::{FastPath, Relay};
 use super::route::Route;
 use super::{AppState, compat, compat_error, router};
@@ -46,16 +47,16 @@ pub struct Front {
 pub(super) enum Begun {
     /// The request was a look-up, and this is its answer.
     Answered(Response<Body>),
+    /// This face answers the request, through [`Front::answer_by_face`].
+    OfFace(Arc<dyn Face>),
     /// [`Front::answer`] answers the request.
     Open(Rest),
 }
 
-/// What answers a request that is not a look-up.
+/// What answers a request that is neither a look-up nor for a face.
 pub(super) enum Rest {
     /// It is forwarded.
     Forwarding(Forwarding),
-    /// A face answers it.
-    Face(Arc<dyn Face>),
     /// The router answers it.
     Router,
 }
@@ -128,7 +129,7 @@ impl Front {
     /// needs.
     pub(super) fn begin<B>(&self, peer: Peer, request: &http::Request<B>) -> Begun {
         if let Some(face) = self.face_of(request.uri().path()) {
-            return Begun::Open(Rest::Face(Arc::clone(face)));
+            return Begun::OfFace(Arc::clone(face));
         }
         match Route::of_request(&self.state, request) {
             Route::LookUp(look_up) => Begun::Answered(self.look_up(peer, &look_up, request)),
@@ -148,7 +149,6 @@ impl Front {
     ) -> Response<Body> {
         match rest {
             Rest::Forwarding(forwarding) => self.forward(peer, forwarding, interim, request).await,
-            Rest::Face(face) => face::answer(&self.state, &self.edge, face, peer, request).await,
             Rest::Router => {
                 request.extensions_mut().insert(peer);
                 // The router is always ready and never fails.
@@ -156,6 +156,18 @@ impl Front {
                 response
             }
         }
+    }
+
+    /// Lets a face answer a request of `peer`. Dropping the future aborts the request. It can wait for minutes, so it is
+    /// boxed by itself and holds no memory for other kinds of requests.
+    pub(super) fn answer_by_face(
+        &self,
+        face: Arc<dyn Face>,
+        peer: Peer,
+        room: AnswerRoom,
+        request: Request,
+    ) -> BoxFuture<'_, Response<Body>> {
+        Box::pin(face::answer(&self.state, &self.edge, face, (peer, room), Box::new(request)))
     }
 
     /// Waits for the answer to a request that the fast path has sent, and accounts for it. A plain answer is returned

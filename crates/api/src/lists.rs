@@ -17,7 +17,7 @@ use axum::http::request::Parts;
 use axum::http::{Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 
-use super::caller::{CalledBy, RequestContext};
+use super::caller::{CalledBy, Caller, RequestContext};
 use super::compat_error::{CompatError, edge_error};
 use super::problem::{Problem, ProblemKind};
 use maxine_admission::{CallerClass, NoPlace, NodeTurns, Place, PlaceLimits, Places, Turn};
@@ -92,10 +92,10 @@ impl Lists {
     pub(super) async fn begin(
         &self,
         address: IpAddr,
-        is_known: bool,
+        caller: &Caller,
     ) -> Result<Listing, NotListed> {
-        let place = self.take(address, is_known)?;
-        Ok(Listing { place, turn: self.turn(address, is_known).await? })
+        let place = self.take(address, caller.role.is_some())?;
+        Ok(Listing { place, turn: self.turn(address, caller).await? })
     }
 
     /// Holds a place for a long answer that is built already, until it is delivered or dropped.
@@ -109,8 +109,13 @@ impl Lists {
         Ok(response.map(|inner| Body::new(Held { inner, _place: place })))
     }
 
+    /// Whether a long answer could be held now.
+    pub(super) fn has_place(&self, address: IpAddr, is_known: bool) -> bool {
+        self.places.room(address, class_of(is_known)) > 0
+    }
+
     fn take(&self, address: IpAddr, is_known: bool) -> Result<Place, NotListed> {
-        let caller_class = if is_known { CallerClass::Known } else { CallerClass::Stranger };
+        let caller_class = class_of(is_known);
         self.places.take(address, caller_class, 1).map_err(|why| match why {
             NoPlace::Node => NotListed::Node,
             NoPlace::Address => NotListed::Address,
@@ -119,9 +124,14 @@ impl Lists {
 
     /// Waits for a turn, which lasts until the returned value is dropped. Code that has a turn must not wait for
     /// anything else.
-    pub(super) async fn turn(&self, address: IpAddr, is_known: bool) -> Result<Turn, NotListed> {
-        self.turns.take(address, is_known).await.ok_or(NotListed::TooLate)
+    pub(super) async fn turn(&self, address: IpAddr, caller: &Caller) -> Result<Turn, NotListed> {
+        let user = caller.role.map(|_| &*caller.user);
+        self.turns.take(address, user).await.ok_or(NotListed::TooLate)
     }
+}
+
+fn class_of(is_known: bool) -> CallerClass {
+    if is_known { CallerClass::Known } else { CallerClass::Stranger }
 }
 
 impl Listing {
@@ -144,8 +154,7 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         let Ok(CalledBy(caller)) = CalledBy::from_request_parts(parts, state).await;
         let Ok(context) = RequestContext::from_request_parts(parts, state).await;
-        let listing =
-            Arc::<Lists>::from_ref(state).begin(context.client.ip, caller.role.is_some()).await;
+        let listing = Arc::<Lists>::from_ref(state).begin(context.client.ip, &caller).await;
         listing.map_err(|why| edge_error(parts.uri.path(), why.into()))
     }
 }
@@ -181,9 +190,10 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+    use maxine_state::Role;
 
-    fn stranger(last: u8) -> IpAddr {
-        [10, 0, 0, last].into()
+    async fn begin(lists: &Lists, last: u8) -> Result<Listing, NotListed> {
+        lists.begin([10, 0, 0, last].into(), &Caller::default()).await
     }
 
     fn delivered(listing: Listing) -> Response<Body> {
@@ -195,12 +205,12 @@ mod tests {
         let lists = Lists::new(NodeTurns::new(1));
         let mut held = Vec::new();
         for _ in 0..PLACES.per_address_max {
-            held.push(delivered(lists.begin(stranger(1), false).await.unwrap()));
+            held.push(delivered(begin(&lists, 1).await.unwrap()));
         }
-        assert_eq!(lists.begin(stranger(1), false).await.err(), Some(NotListed::Address));
-        lists.begin(stranger(2), false).await.expect("another address has places of its own");
+        assert_eq!(begin(&lists, 1).await.err(), Some(NotListed::Address));
+        begin(&lists, 2).await.expect("another address has places of its own");
         held.pop();
-        lists.begin(stranger(1), false).await.expect("a delivered answer gives its place back");
+        begin(&lists, 1).await.expect("a delivered answer gives its place back");
     }
 
     #[tokio::test]
@@ -209,23 +219,24 @@ mod tests {
         let mut held = Vec::new();
         let mut last = 0;
         while lists.places.taken() < PLACES.max - PLACES.reserved {
-            match lists.begin(stranger(last), false).await {
+            match begin(&lists, last).await {
                 Ok(listing) => held.push(delivered(listing)),
                 Err(_) => last += 1,
             }
         }
-        assert_eq!(lists.begin(stranger(255), false).await.err(), Some(NotListed::Node));
+        assert_eq!(begin(&lists, 255).await.err(), Some(NotListed::Node));
         held.pop();
-        let _turn = lists.begin(stranger(255), false).await.unwrap();
-        lists.begin([10, 0, 1, 1].into(), true).await.expect("a caller with a credential");
+        let _turn = begin(&lists, 255).await.unwrap();
+        let known = Caller { role: Some(Role::Viewer), ..Caller::default() };
+        lists.begin([10, 0, 1, 1].into(), &known).await.expect("a caller with a credential");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_list_waits_for_its_turn_but_not_forever() {
         let lists = Lists::new(NodeTurns::new(1));
-        let building = lists.begin(stranger(1), false).await.unwrap();
-        assert_eq!(lists.begin(stranger(2), false).await.err(), Some(NotListed::TooLate));
-        let mut waiting = Box::pin(lists.begin(stranger(2), false));
+        let building = begin(&lists, 1).await.unwrap();
+        assert_eq!(begin(&lists, 2).await.err(), Some(NotListed::TooLate));
+        let mut waiting = Box::pin(begin(&lists, 2));
         assert!(futures::poll!(&mut waiting).is_pending());
         let undelivered = delivered(building);
         waiting.await.expect("the turn ends when the list is built, not when it is delivered");
@@ -236,13 +247,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_address_with_many_lists_does_not_go_before_another_one() {
         let lists = Lists::new(NodeTurns::new(1));
-        let building = lists.begin(stranger(1), false).await.unwrap();
-        let mut waiting: Vec<_> =
-            (0..10).map(|_| Box::pin(lists.begin(stranger(1), false))).collect();
+        let building = begin(&lists, 1).await.unwrap();
+        let mut waiting: Vec<_> = (0..10).map(|_| Box::pin(begin(&lists, 1))).collect();
         for one in &mut waiting {
             assert!(futures::poll!(one).is_pending());
         }
-        let mut other = Box::pin(lists.begin(stranger(2), false));
+        let mut other = Box::pin(begin(&lists, 2));
         assert!(futures::poll!(&mut other).is_pending());
         drop(delivered(building));
         other.await.expect("it waits for one list, and not for all of the other address");
@@ -251,14 +261,14 @@ mod tests {
     #[tokio::test]
     async fn a_list_whose_client_leaves_in_the_queue_is_not_built() {
         let lists = Lists::new(NodeTurns::new(1));
-        let building = lists.begin(stranger(1), false).await.unwrap();
-        let mut waiting = Box::pin(lists.begin(stranger(2), false));
+        let building = begin(&lists, 1).await.unwrap();
+        let mut waiting = Box::pin(begin(&lists, 2));
         assert!((&mut waiting).now_or_never().is_none(), "it can be dropped before it has a turn");
         assert!((&mut waiting).now_or_never().is_none(), "another list is built");
         drop(waiting);
         assert_eq!(lists.places.taken(), 1);
         drop(delivered(building));
         assert_eq!(lists.places.taken(), 0);
-        lists.begin(stranger(3), false).await.expect("the turn is free again");
+        begin(&lists, 3).await.expect("the turn is free again");
     }
 }

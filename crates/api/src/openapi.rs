@@ -72,6 +72,9 @@ pub(super) fn complete(document: &mut OpenApi) {
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION_COOKIE)));
     components.add_security_scheme("cookie", cookie);
+    for (_, name, about) in UNREAD_HEADS {
+        components.responses.insert(name.into(), RefOr::T(unread_head_response(about)));
+    }
     let table = AccessTable::default();
     for (path, item) in &mut document.paths.paths {
         for (method, operation) in [
@@ -100,8 +103,8 @@ fn complete_operation(table: &AccessTable, path: &str, method: &Method, operatio
         let response = problem_response(kind);
         operation.responses.responses.entry(status).or_insert_with(|| RefOr::T(response));
     }
-    for (status, about) in UNREAD_HEADS {
-        let response = RefOr::T(unread_head_response(about));
+    for (status, name, _) in UNREAD_HEADS {
+        let response = RefOr::Ref(Ref::from_response_name(name));
         operation.responses.responses.entry(status.into()).or_insert(response);
     }
     for (status, response) in &mut operation.responses.responses {
@@ -177,15 +180,16 @@ fn problem_response(kind: ProblemKind) -> Response {
     ResponseBuilder::new().description(kind.title()).content(PROBLEM_JSON, content).build()
 }
 
-/// The answers to a request whose head is too long, with what is too long. They are given before the path is known, so
-/// they have the form of the compatible API.
-const UNREAD_HEADS: [(&str, &str); 2] = [
-    ("414", "The request's target is too long."),
-    ("431", "The request's head is too long, or has too many fields."),
+/// The answers to a request whose head is too long: status, name, and what is too long. They are given before the path is
+/// known, so they have the form of the compatible API.
+const UNREAD_HEADS: [(&str, &str, &str); 2] = [
+    ("414", "TargetTooLong", "The request's target is too long."),
+    ("431", "HeadTooLong", "The request's head is too long, or has too many fields."),
 ];
 
 fn unread_head_response(about: &str) -> Response {
-    let text = ObjectBuilder::new().schema_type(Type::String).description(Some("What is too long."));
+    let text =
+        ObjectBuilder::new().schema_type(Type::String).description(Some("What is too long."));
     let body = ObjectBuilder::new().property("message", text).required("message").build();
     let content = ContentBuilder::new().schema(Some(body)).build();
     ResponseBuilder::new().description(about).content("application/json", content).build()

@@ -115,6 +115,33 @@ impl UnsentBytes {
     }
 }
 
+/// The room for the answer to one request, until its client has read it.
+#[derive(Clone, Debug)]
+pub struct AnswerRoom {
+    unsent: UnsentBytes,
+    reader: Reader,
+    version: Version,
+}
+
+impl AnswerRoom {
+    pub(super) fn new(unsent: UnsentBytes, reader: Reader, version: Version) -> Self {
+        Self { unsent, reader, version }
+    }
+
+    /// The maximum length of an answer that [`SendMonitor::watch`] would accept now, in bytes.
+    pub(super) fn len_max(&self) -> usize {
+        let left = self.unsent.0.room(self.reader.address, self.reader.caller_class);
+        if left >= UNSENT_PER_ADDRESS_LEN_MAX {
+            return usize::MAX;
+        }
+        if self.version >= Version::HTTP_2 {
+            return left.saturating_sub(STREAM_LEN);
+        }
+        // Shorter answers are not counted.
+        left.max(usize::try_from(WATCHED_LEN_MIN - 1).unwrap_or(usize::MAX))
+    }
+}
+
 /// A request over HTTP/2, until its answer has been written.
 #[derive(Debug)]
 pub(super) struct OpenRequest(Arc<Shared>);
@@ -498,6 +525,25 @@ mod tests {
             [PIECE_LEN, PIECE_LEN, 40_000 - 2 * PIECE_LEN - LAST_PIECE_LEN, LAST_PIECE_LEN]
         );
         assert_eq!(seen, bytes);
+    }
+
+    #[tokio::test]
+    async fn the_room_for_an_answer_is_known_before_it_is_built() {
+        let unsent = UnsentBytes::default();
+        let monitor = monitor(&unsent);
+        let answer = |len| Response::new(Body::from(vec![0; len]));
+        let watch = |version, len| monitor.watch(version, reader(1), answer(len), None);
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let room = AnswerRoom::new(unsent.clone(), reader(1), version);
+            assert_eq!(room.len_max(), usize::MAX, "an answer of any length is accepted alone");
+            let _first = watch(version, UNSENT_PER_ADDRESS_LEN_MAX - 100 * 1_024);
+            let len_max = room.len_max();
+            assert_eq!(watch(version, len_max).status(), 200, "{version:?} {len_max}");
+            assert_eq!(watch(version, len_max + 1).status(), 503, "{version:?} {len_max}");
+            let _second = watch(version, len_max);
+            let short = if version == Version::HTTP_11 { 64 * 1_024 - 1 } else { 0 };
+            assert_eq!(room.len_max(), short);
+        }
     }
 
     #[tokio::test]

@@ -131,6 +131,7 @@ pub async fn serve(
             proxies: limits.trusted_proxies.clone(),
             bounds,
             credential_check,
+            unsent: shared.unsent.clone(),
         };
         let (shared, refusals) = (Arc::clone(&shared), Arc::clone(&refusals));
         tasks.spawn(async move {

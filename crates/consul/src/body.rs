@@ -35,11 +35,13 @@ impl Object {
         Self { fields: fields.collect() }
     }
 
-    /// Takes a field out. The first one of several that differ in case counts; null counts as absent.
+    /// Takes a field out, whose name here is in ASCII and has no underscore. The first one of several that differ in case
+    /// counts; null counts as absent.
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
-        let wanted = folded(name);
+        debug_assert!(name.bytes().all(|byte| byte.is_ascii() && byte != b'_'), "{name}");
         let mut found = None;
-        while let Some(at) = self.fields.iter().position(|(folded, ..)| *folded == wanted) {
+        let is_it = |(folded, ..): &(String, String, Value)| folded.eq_ignore_ascii_case(name);
+        while let Some(at) = self.fields.iter().position(is_it) {
             let (_, _, value) = self.fields.remove(at);
             found = found.or(Some(value));
         }

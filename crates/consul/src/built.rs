@@ -17,13 +17,13 @@ const LEN_MAX: usize = 16 * 1_024 * 1_024;
 /// What an answer depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
-    /// The path, and the parameters that change the content.
-    target: Box<str>,
-    /// Whether the caller has a credential. Others do not see everything.
-    is_known: bool,
-    /// The index of the objects, and the history that it belongs to.
+    /// The index of the objects, and the history that it belongs to. It is compared first, because it differs most often.
     index: u64,
     history: Option<History>,
+    /// Whether the caller has a credential. Others do not see everything.
+    is_known: bool,
+    /// The path, and the parameters that change the content.
+    target: Box<str>,
 }
 
 impl Question {

@@ -23,16 +23,24 @@ const SANDBOX: HeaderName = HeaderName::from_static("content-security-policy");
 const SHOWN_LEN: u64 = 200;
 
 /// The keys and values that fit into one answer.
-#[derive(Default)]
 pub(crate) struct ValuesRoom {
     taken: u64,
+    len_max: usize,
 }
 
 impl ValuesRoom {
+    /// The room in an answer of at most `len_max` bytes.
+    pub(crate) fn new(len_max: usize) -> Self {
+        Self { taken: 0, len_max }
+    }
+
     /// Takes room for a key and its value, of this length together. Refuses the answer if there is none left.
     pub(crate) fn take(&mut self, len: u64) -> Result<(), Refusal> {
         self.taken += len + SHOWN_LEN;
-        if self.taken <= answer::LEN_MAX as u64 { Ok(()) } else { Err(answer::too_long()) }
+        match self.taken <= self.len_max as u64 {
+            true => Ok(()),
+            false => Err(answer::too_long(self.len_max)),
+        }
     }
 }
 
@@ -168,7 +176,7 @@ impl Inner {
 
     fn kv_tree(&self, options: &Options, ready: &Ready, prefix: &str) -> Result<Answer, Refusal> {
         let kv = ready.snapshot.state.kv();
-        let (mut found, mut room) = (Vec::new(), ValuesRoom::default());
+        let (mut found, mut room) = (Vec::new(), ValuesRoom::new(ready.len_max));
         for entry in kv.below(prefix, None) {
             room.take(entry.stored_len())?;
             found.push(Shown::of(entry));

@@ -128,8 +128,8 @@ impl Consul {
     }
 
     /// Answers a request. Dropping the future aborts it.
-    pub async fn answer(&self, asked: Asked) -> Response<Bytes> {
-        let answered = self.dispatch(&asked).await;
+    pub async fn answer(&self, asked: &Asked) -> Response<Bytes> {
+        let answered = self.dispatch(asked).await;
         let mut answer = answered.unwrap_or_else(Answer::from);
         // A caller without a token is not known to be allowed anything.
         answer.headers_mut().insert(DEFAULT_POLICY, HeaderValue::from_static("deny"));

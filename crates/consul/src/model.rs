@@ -15,6 +15,8 @@ use maxine_state::{CheckStatus, Instance, Name, Registration};
 pub(crate) const RESERVED: &str = "consul-";
 /// The entry that marks what was registered through this face.
 const SERVICE: &str = "consul-service";
+/// What that entry has for a service of the agent of which nothing else is kept: [`ServiceExtra::default`].
+const OF_THE_AGENT: &str = r#"{"through":"agent"}"#;
 /// The entry about the node, of a registration through the catalog.
 const NODE: &str = "consul-node";
 /// Prefix of the entries about checks.
@@ -122,6 +124,10 @@ impl Extras {
             metadata[start..].iter().take_while(|(key, _)| key.as_str().starts_with(RESERVED));
         for (key, value) in reserved {
             match key.as_str() {
+                // Most services have nothing else, and every answer reads it.
+                SERVICE if **value == *OF_THE_AGENT => {
+                    extras.service = Some(ServiceExtra::default());
+                }
                 SERVICE => extras.service = serde_json::from_str(value).ok(),
                 NODE => extras.node = serde_json::from_str(value).ok(),
                 key if key.starts_with(CHECK) => {
@@ -201,6 +207,13 @@ pub(crate) fn is_overdue(
 mod tests {
     use super::*;
     use maxine_state::Address;
+
+    #[test]
+    fn the_short_form_of_an_entry_is_what_it_stands_for() {
+        let default = ServiceExtra::default();
+        assert_eq!(serde_json::to_string(&default).unwrap(), OF_THE_AGENT);
+        assert_eq!(serde_json::from_str::<ServiceExtra>(OF_THE_AGENT).unwrap(), default);
+    }
 
     #[test]
     fn what_is_kept_is_read_back_and_is_hidden() {

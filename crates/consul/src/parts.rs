@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::built::Built;
 use super::metrics::ConsulMetrics;
-use super::shape::Names;
+use super::shape::{Names, node_id};
 use super::tables::Tables;
 use maxine_actors::Registry;
 use maxine_admission::{NodeTurns, PlaceLimits, Places};
@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<dyn ControlStore>,
     pub(crate) registry: Registry,
     pub(crate) names: Names,
+    /// The id of the node of all instances whose machine is not known.
+    pub(crate) own_node_id: String,
     pub(crate) metrics: ConsulMetrics,
     pub(crate) tables: Tables,
     /// The places of blocking queries.
@@ -52,11 +54,12 @@ pub(crate) struct Inner {
     pub(crate) built: Built,
     /// Each is held while the registration of an instance is read, changed and written again, so that two changes
     /// through this node do not overwrite each other.
-    changing: [Mutex<()>; CHANGING_LEN],
+    changing: Box<[Mutex<()>]>,
 }
 
-/// Number of locks that the ids of instances share.
-const CHANGING_LEN: usize = 256;
+/// Number of locks that the ids of instances share. A request that shares one with another waits for that write, so
+/// there are many more than writes at the same time.
+const CHANGING_LEN: usize = 4_096;
 
 impl Inner {
     pub(crate) fn new(parts: ConsulParts) -> Self {
@@ -66,13 +69,14 @@ impl Inner {
             view,
             store,
             registry,
+            own_node_id: node_id(&names.node),
             names,
             metrics,
             tables: Tables::new(),
             blocked: Places::fair(blocked),
             turns,
             built: Built::default(),
-            changing: std::array::from_fn(|_| Mutex::default()),
+            changing: std::iter::repeat_with(Mutex::default).take(CHANGING_LEN).collect(),
         }
     }
 

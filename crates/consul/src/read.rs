@@ -21,8 +21,8 @@ use super::options::{Mode, Options, check_datacenter};
 use super::parts::Inner;
 use super::request::Asked;
 use super::shape::{
-    Entry, HealthCheck, Node, OF_CHECK, OF_ENTRY, OF_NODE, OF_SERVICE, OF_SERVICE_NODE, Shown,
-    node_check, node_id,
+    HealthCheck, Listed, Node, OF_CHECK, OF_ENTRY, OF_NODE, OF_SERVICE, OF_SERVICE_NODE, Shown,
+    node_check,
 };
 use super::tables::{List, changed};
 use super::text::{Query, boolean};
@@ -77,6 +77,8 @@ pub(crate) struct Ready {
     /// The answer, if it was built for another reader.
     built: Option<Bytes>,
     filtering: Filtering,
+    /// The maximum length of an answer that is built now, in bytes.
+    pub(crate) len_max: usize,
     /// Held while the answer is built.
     _turn: Option<Turn>,
 }
@@ -99,6 +101,11 @@ impl Filtering {
     fn matches(&self, object: &impl Serialize) -> bool {
         let Some(filter) = &self.filter else { return true };
         self.has_time() && serde_json::to_value(object).is_ok_and(|value| filter.matches(&value))
+    }
+
+    /// Whether a check matches and has this state, if it is not `any`.
+    fn matches_state(&self, check: &HealthCheck<'_>, state: &str) -> bool {
+        (state == "any" || check.status == state) && self.matches(check)
     }
 
     /// Whether the time is not over. Once it is, [`Self::check`] refuses the answer.
@@ -163,7 +170,8 @@ impl Inner {
         // A key that does not exist has the index of all keys. If the reader gave an older index, it is answered at once.
         let has_answer = keys.as_ref().is_some_and(|keys| self.keys_index(keys) > options.index);
         if !has_answer {
-            let changed = self.changed_after(scope, keys.as_mut(), options.index);
+            // It is pinned here, because a future that is passed on takes its size twice.
+            let changed = std::pin::pin!(self.changed_after(scope, keys.as_mut(), options.index));
             self.wait(asked, options, changed).await?;
         }
         // The time since the contact may have grown while the request waited.
@@ -197,7 +205,8 @@ impl Inner {
 
     /// Waits for the turn of an answer.
     async fn turn(&self, asked: &Asked) -> Result<Turn, Refusal> {
-        self.turns.take(asked.client, asked.is_known).await.ok_or_else(|| {
+        let user = asked.is_known.then_some(&*asked.actor.user);
+        self.turns.take(asked.client, user).await.ok_or_else(|| {
             let text = "too many answers are to be built before this one";
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
         })
@@ -223,7 +232,8 @@ impl Inner {
             return Ok(found);
         }
         let filtering = Filtering::new(options.filter()?, &self.clock);
-        Ok(Ready { filtering, _turn: Some(turn), ..found })
+        let len_max = asked.answer_len_max();
+        Ok(Ready { filtering, len_max, _turn: Some(turn), ..found })
     }
 
     /// The present state for a read, with the answer if it was built before.
@@ -249,7 +259,8 @@ impl Inner {
         let question = Question::new(&asked.uri, asked.is_known, index, history);
         let built = self.built.find(&question);
         let filtering = Filtering::new(None, &self.clock);
-        Ready { snapshot, index, contact_ms, question, built, filtering, _turn: None }
+        let len_max = answer::LEN_MAX;
+        Ready { snapshot, index, contact_ms, question, built, filtering, len_max, _turn: None }
     }
 
     /// The index of keys or lock sessions for a client. A key that does not exist, or a prefix without keys, has the index
@@ -311,9 +322,10 @@ impl Inner {
 
     async fn service_changed_after(&self, key: &ServiceKey, after: u64) {
         loop {
-            let snapshot = self.view.snapshot();
+            // A state that is held while it waits would stay in memory, with all that has changed since.
+            let index = self.view.snapshot().state.index();
             let scope = WatchScope::Service(key.clone());
-            let Ok(mut watcher) = self.view.hub().subscribe(scope, snapshot.state.index()) else {
+            let Ok(mut watcher) = self.view.hub().subscribe(scope, index) else {
                 tokio::task::yield_now().await;
                 continue;
             };
@@ -413,8 +425,10 @@ impl Inner {
         ready: &Ready,
         value: &impl Serialize,
     ) -> Result<Answer, Refusal> {
+        let (len_max, pretty) = (ready.len_max, options.pretty);
+        let mut answer = answer::json_within(len_max, StatusCode::OK, pretty, value);
+        // The objects of a list are chosen while it is written.
         ready.filtering.check()?;
-        let mut answer = answer::json(StatusCode::OK, options.pretty, value);
         if answer.status() == StatusCode::OK {
             self.put_headers(answer.headers_mut(), options, ready);
             self.built.keep(ready.question.clone(), answer.body());
@@ -446,7 +460,8 @@ impl Inner {
         instance: &'a Instance,
         asked: &Asked,
     ) -> Shown<'a> {
-        Shown::new(&self.names, key, service, instance, asked.is_known)
+        let own = (&self.names, self.own_node_id.as_str());
+        Shown::new(own, key, service, instance, asked.is_known)
     }
 
     /// The instances of one service that match the parameters, those near a node first.
@@ -556,18 +571,18 @@ impl Inner {
             return Ok(answer);
         }
         let found = self.of_service(&ready.snapshot, &key, &options, asked, &ready.filtering);
-        let nodes: Vec<_> = found.iter().map(Shown::service_node).collect();
-        let nodes: Vec<_> = nodes.iter().filter(|node| ready.filtering.matches(node)).collect();
-        self.answered(&options, &ready, &nodes)
+        let nodes = found.iter().map(Shown::service_node);
+        let nodes = nodes.filter(|node| ready.filtering.matches(node));
+        self.answered(&options, &ready, &Listed(nodes))
     }
 
     /// The nodes of a namespace, by name in lower case. That of instances whose machine is not known always exists.
-    fn nodes(
-        &self,
+    fn nodes<'a>(
+        &'a self,
         snapshot: &Snapshot,
         options: &Options,
         asked: &Asked,
-    ) -> BTreeMap<String, Node> {
+    ) -> BTreeMap<String, Node<'a>> {
         let mut nodes = BTreeMap::new();
         let own = self.names.node.to_lowercase();
         if options.node_meta.is_empty() {
@@ -576,23 +591,14 @@ impl Inner {
         self.each_instance(snapshot, &options.namespace, asked, |shown| {
             let name = shown.node_name().to_lowercase();
             if name != own && shown.has_node_meta(&options.node_meta) {
-                nodes.entry(name).or_insert_with(|| shown.node());
+                nodes.entry(name).or_insert_with(|| shown.node().into_owned());
             }
         });
         nodes
     }
 
-    fn own_node(&self) -> Node {
-        Node {
-            id: node_id(&self.names.node),
-            node: self.names.node.clone(),
-            address: "127.0.0.1".to_owned(),
-            datacenter: self.names.datacenter.clone(),
-            tagged_addresses: BTreeMap::new(),
-            meta: BTreeMap::new(),
-            create_index: 1,
-            modify_index: 1,
-        }
+    fn own_node(&self) -> Node<'_> {
+        Node::own(&self.names, &self.own_node_id)
     }
 
     pub(crate) async fn catalog_nodes(&self, asked: &Asked) -> Result<Answer, Refusal> {
@@ -691,6 +697,7 @@ impl Inner {
                 boolean(text).ok_or_else(|| Refusal::bad("Invalid value for ?passing"))?
             }
         };
+        drop(query);
         let key = self.service_key(&options.namespace, name)?;
         let ready = self.ready(asked, &options, &Scope::Service(key.clone())).await?;
         if let Some(answer) = self.built_before(&options, &ready) {
@@ -700,10 +707,9 @@ impl Inner {
         if passing {
             found.retain(|shown| shown.status() == "passing");
         }
-        let entries: Vec<Entry<'_>> = found.iter().map(Shown::entry).collect();
-        let entries: Vec<_> =
-            entries.iter().filter(|entry| ready.filtering.matches(entry)).collect();
-        self.answered(&options, &ready, &entries)
+        let entries = found.iter().map(Shown::entry);
+        let entries = entries.filter(|entry| ready.filtering.matches(entry));
+        self.answered(&options, &ready, &Listed(entries))
     }
 
     pub(crate) async fn health_checks(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
@@ -715,7 +721,7 @@ impl Inner {
         }
         let found = self.of_service(&ready.snapshot, &key, &options, asked, &ready.filtering);
         let checks = found.iter().flat_map(Shown::checks);
-        let checks: Vec<HealthCheck> =
+        let checks: Vec<HealthCheck<'_>> =
             checks.filter(|check| ready.filtering.matches(check)).collect();
         self.answered(&options, &ready, &checks)
     }
@@ -728,7 +734,7 @@ impl Inner {
         }
         let found = self.of_node(&ready.snapshot, &options, name, asked);
         let mut checks = Vec::new();
-        if let Some(found) = found {
+        if let Some(found) = &found {
             let name = found.first().map_or(self.names.node.as_str(), Shown::node_name);
             checks.push(node_check(name));
             checks.extend(found.iter().flat_map(Shown::checks));
@@ -750,15 +756,16 @@ impl Inner {
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
         }
-        let is_wanted = |check: &HealthCheck| {
-            (state == "any" || check.status == state) && ready.filtering.matches(check)
-        };
         let nodes = self.nodes(&ready.snapshot, &options, asked);
-        let mut checks: Vec<_> = nodes.values().map(|node| node_check(&node.node)).collect();
-        checks.retain(is_wanted);
+        let mut checks: Vec<HealthCheck<'_>> =
+            nodes.values().map(|node| node_check(&node.node)).collect();
+        checks.retain(|check| ready.filtering.matches_state(check, state));
         self.each_instance(&ready.snapshot, &options.namespace, asked, |shown| {
-            if shown.has_node_meta(&options.node_meta) {
-                checks.extend(shown.checks().into_iter().filter(is_wanted));
+            let is_over = answer::is_over(checks.len(), ready.len_max);
+            if !is_over && shown.has_node_meta(&options.node_meta) {
+                let wanted = shown.checks();
+                let wanted = wanted.filter(|check| ready.filtering.matches_state(check, state));
+                checks.extend(wanted.map(HealthCheck::into_owned));
             }
         });
         self.answered(&options, &ready, &checks)
@@ -789,13 +796,12 @@ impl Inner {
     pub(crate) fn agent_self(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let query = asked.query()?;
         let names = &self.names;
-        let id = node_id(&names.node);
         let version = env!("CARGO_PKG_VERSION");
         let config = json!({
             "Datacenter": names.datacenter,
             "PrimaryDatacenter": names.datacenter,
             "NodeName": names.node,
-            "NodeID": id,
+            "NodeID": self.own_node_id,
             "Revision": "maxine",
             "Server": true,
             "Version": version,
@@ -854,15 +860,16 @@ impl Inner {
         self.tables.caught_up(&self.view).await;
         let _turn = self.turn(asked).await?;
         let filtering = Filtering::new(options.filter()?, &self.clock);
+        let len_max = asked.answer_len_max();
         let mut services = BTreeMap::new();
         self.each_of_agent(asked, &options.namespace, |shown| {
             let service = shown.agent_service();
-            if filtering.matches(&service) {
+            if !answer::is_over(services.len(), len_max) && filtering.matches(&service) {
                 services.insert(shown.id().to_owned(), json!(service));
             }
         });
         filtering.check()?;
-        Ok(answer::json(StatusCode::OK, options.pretty, &services))
+        Ok(answer::json_within(len_max, StatusCode::OK, options.pretty, &services))
     }
 
     pub(crate) async fn agent_checks(&self, asked: &Asked) -> Result<Answer, Refusal> {
@@ -873,14 +880,18 @@ impl Inner {
         self.tables.caught_up(&self.view).await;
         let _turn = self.turn(asked).await?;
         let filtering = Filtering::new(options.filter()?, &self.clock);
+        let len_max = asked.answer_len_max();
         let mut checks = BTreeMap::new();
         self.each_of_agent(asked, &options.namespace, |shown| {
-            for check in shown.checks().into_iter().filter(|check| filtering.matches(check)) {
-                checks.insert(check.check_id.clone(), check);
+            if answer::is_over(checks.len(), len_max) {
+                return;
+            }
+            for check in shown.checks().filter(|check| filtering.matches(check)) {
+                checks.insert(check.check_id.to_string(), check.into_owned());
             }
         });
         filtering.check()?;
-        Ok(answer::json(StatusCode::OK, options.pretty, &checks))
+        Ok(answer::json_within(len_max, StatusCode::OK, options.pretty, &checks))
     }
 
     /// The instance of the agent with this id.
@@ -942,8 +953,7 @@ impl Inner {
         by_id: bool,
     ) -> Result<Answer, Refusal> {
         let (query, options) = self.options(asked, None)?;
-        let accepts_text =
-            asked.headers.get(header::ACCEPT).is_some_and(|value| value == "text/plain");
+        let accepts_text = asked.accept.as_ref().is_some_and(|value| value == "text/plain");
         let is_text = query.get("format") == Some("text") || accepts_text;
         self.tables.caught_up(&self.view).await;
         let _turn = self.turn(asked).await?;
@@ -953,7 +963,7 @@ impl Inner {
             let body = json!({
                 "AggregatedStatus": status,
                 "Service": shown.agent_service(),
-                "Checks": shown.checks(),
+                "Checks": shown.checks().collect::<Vec<_>>(),
             });
             found.push((status, body));
         };
@@ -1012,8 +1022,8 @@ impl Inner {
 /// A node with its services.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct NodeServices<T> {
-    node: Node,
+struct NodeServices<'a, T> {
+    node: Node<'a>,
     services: T,
 }
 
@@ -1043,7 +1053,33 @@ fn member(name: &str, datacenter: &str, host: &str, port: u16, is_alive: bool) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::shape::Names;
     use super::*;
+
+    /// The size of the future that this function returns, in bytes.
+    fn future_len<'a, F: Future + 'a>(_: impl FnOnce(&'a Inner, &'a Asked, &'a str) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_blocking_query_that_waits_holds_little_memory() {
+        let len = future_len(Inner::health_service);
+        assert!(len <= 4_096, "{len} bytes");
+    }
+
+    /// Otherwise an answer that has room would be cut, and not refused.
+    #[test]
+    fn objects_that_are_over_the_length_are_refused_when_they_are_written() {
+        let names = Names { datacenter: "d".into(), node: String::new() };
+        let values = [json!(node_check("")), json!(Node::own(&names, ""))];
+        for value in values {
+            let len = value.to_string().len();
+            for count in [1, 10, 1_000] {
+                assert!(!answer::is_over(count, count * len), "{value}");
+            }
+        }
+        assert!(answer::is_over(1_000, 64 * 1_024));
+    }
 
     #[test]
     fn a_filter_that_takes_too_long_ends_and_refuses_the_answer() {

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri};
 
-use super::answer::Refusal;
+use super::answer::{self, Refusal};
 use super::text::{PARAMETERS_MAX, Query, is_utf8};
 use maxine_state::{Actor, InstanceKey, Registration};
 
@@ -21,16 +21,20 @@ pub trait Guard: Send + Sync {
     /// Why an answer that has waited must not be given: the caller's credential is not valid any more, or this node does
     /// not belong to the cluster any more. `None` if it may be given.
     fn ended(&self) -> Option<(StatusCode, String)>;
+
+    /// The maximum length of an answer that could be delivered to the caller now, in bytes. It is asked for before a
+    /// long answer is built.
+    fn answer_len_max(&self) -> usize;
 }
 
-/// A request that was admitted.
+/// A request that was admitted. A blocking query holds it while it waits, so it has only what is needed.
 pub struct Asked {
     /// The method.
     pub method: Method,
     /// The target.
     pub uri: Uri,
-    /// The header fields.
-    pub headers: HeaderMap,
+    /// The first header field `Accept`.
+    pub accept: Option<HeaderValue>,
     /// The whole body.
     pub body: Bytes,
     /// The caller, for the audit log.
@@ -46,6 +50,11 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// The maximum length of the answer, if it is built now, in bytes.
+    pub(crate) fn answer_len_max(&self) -> usize {
+        self.guard.answer_len_max().min(answer::LEN_MAX)
+    }
+
     /// The parameters.
     pub(crate) fn query(&self) -> Result<Query, Refusal> {
         let query = self.uri.query().unwrap_or_default();

@@ -33,6 +33,8 @@ pub(crate) struct ServiceBody {
 pub(crate) struct Made {
     pub(crate) service: Name,
     pub(crate) registration: Registration,
+    /// What is kept about its checks.
+    pub(crate) checks: Vec<CheckExtra>,
     /// The states of the checks that the client sets, by their ids.
     pub(crate) states: Vec<(Name, CheckStatus, String)>,
 }
@@ -183,7 +185,7 @@ impl ServiceBody {
         }
         .normalised();
         registration.check()?;
-        Ok(Made { service, registration, states })
+        Ok(Made { service, registration, checks: extras.checks, states })
     }
 }
 

@@ -1,17 +1,19 @@
 //! The objects of Consul's answers, made from the instances of the registry.
+//!
+//! They borrow from the state what they can: an answer has thousands of them, and each is written as soon as it is made.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::filter::{Fields, Kind};
 use super::model::{CheckExtra, Extras, TaggedAddress, own_metadata};
 use super::text::duration_text;
 use maxine_state::{
-    Check, CheckKind, CheckReading, CheckStatus, Drain, Instance, ProbeKind, ProbeSpec, Scheme,
-    ServiceKey, ServiceState,
+    Check, CheckKind, CheckReading, CheckStatus, Drain, Instance, ProbeKind, ProbeSpec,
+    Registration, Scheme, ServiceKey, ServiceState,
 };
 
 /// The id of the check that an operator's drain adds is this and the id of the service.
@@ -35,19 +37,80 @@ pub(crate) fn node_id(name: &str) -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
+/// A list whose objects are made while it is written, so that an answer does not hold all of them.
+pub(crate) struct Listed<I>(pub(crate) I);
+
+impl<I> Serialize for Listed<I>
+where
+    I: Iterator<Item: Serialize> + Clone,
+{
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.clone())
+    }
+}
+
+/// The client's own metadata of an instance, which is sorted.
+#[derive(Clone, Copy, Debug)]
+struct Meta<'a>(&'a Registration);
+
+impl Serialize for Meta<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(own_metadata(self.0))
+    }
+}
+
+/// Texts by name.
+type Texts = BTreeMap<String, String>;
+
+static NO_TEXTS: Texts = BTreeMap::new();
+
 /// A node, as a client sees it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(crate) struct Node {
+pub(crate) struct Node<'a> {
     #[serde(rename = "ID")]
-    pub(crate) id: String,
-    pub(crate) node: String,
-    pub(crate) address: String,
-    pub(crate) datacenter: String,
-    pub(crate) tagged_addresses: BTreeMap<String, String>,
-    pub(crate) meta: BTreeMap<String, String>,
-    pub(crate) create_index: u64,
-    pub(crate) modify_index: u64,
+    id: Cow<'a, str>,
+    pub(crate) node: Cow<'a, str>,
+    address: Cow<'a, str>,
+    datacenter: Cow<'a, str>,
+    tagged_addresses: Cow<'a, Texts>,
+    meta: Cow<'a, Texts>,
+    create_index: u64,
+    modify_index: u64,
+}
+
+impl<'a> Node<'a> {
+    /// The node of all instances whose machine is not known, with its id.
+    pub(crate) fn own(names: &'a Names, id: &'a str) -> Self {
+        Self {
+            id: id.into(),
+            node: names.node.as_str().into(),
+            address: "127.0.0.1".into(),
+            datacenter: names.datacenter.as_str().into(),
+            tagged_addresses: Cow::Borrowed(&NO_TEXTS),
+            meta: Cow::Borrowed(&NO_TEXTS),
+            create_index: 1,
+            modify_index: 1,
+        }
+    }
+
+    /// A copy that borrows nothing.
+    pub(crate) fn into_owned<'b>(self) -> Node<'b> {
+        Node {
+            id: owned(self.id),
+            node: owned(self.node),
+            address: owned(self.address),
+            datacenter: owned(self.datacenter),
+            tagged_addresses: owned(self.tagged_addresses),
+            meta: owned(self.meta),
+            create_index: self.create_index,
+            modify_index: self.modify_index,
+        }
+    }
+}
+
+fn owned<'b, T: ToOwned + ?Sized>(value: Cow<'_, T>) -> Cow<'b, T> {
+    Cow::Owned(value.into_owned())
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -76,10 +139,10 @@ pub(crate) struct Service<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
     service: &'a str,
-    tags: Vec<&'a str>,
+    tags: &'a [Box<str>],
     address: &'a str,
     tagged_addresses: &'a BTreeMap<String, TaggedAddress>,
-    meta: BTreeMap<&'a str, &'a str>,
+    meta: Meta<'a>,
     port: u16,
     weights: Weights,
     enable_tag_override: bool,
@@ -109,8 +172,8 @@ pub(crate) struct AgentService<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
     service: &'a str,
-    tags: Vec<&'a str>,
-    meta: BTreeMap<&'a str, &'a str>,
+    tags: &'a [Box<str>],
+    meta: Meta<'a>,
     port: u16,
     address: &'a str,
     tagged_addresses: &'a BTreeMap<String, TaggedAddress>,
@@ -126,21 +189,21 @@ pub(crate) struct AgentService<'a> {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ServiceNode<'a> {
     #[serde(rename = "ID")]
-    id: String,
-    node: String,
-    address: String,
-    datacenter: String,
-    tagged_addresses: BTreeMap<String, String>,
-    node_meta: BTreeMap<String, String>,
+    id: Cow<'a, str>,
+    node: Cow<'a, str>,
+    address: Cow<'a, str>,
+    datacenter: Cow<'a, str>,
+    tagged_addresses: Cow<'a, Texts>,
+    node_meta: Cow<'a, Texts>,
     service_kind: &'static str,
     #[serde(rename = "ServiceID")]
     service_id: &'a str,
     service_name: &'a str,
-    service_tags: Vec<&'a str>,
+    service_tags: &'a [Box<str>],
     service_address: &'a str,
     service_tagged_addresses: &'a BTreeMap<String, TaggedAddress>,
     service_weights: Weights,
-    service_meta: BTreeMap<&'a str, &'a str>,
+    service_meta: Meta<'a>,
     service_port: u16,
     service_socket_path: &'static str,
     service_enable_tag_override: bool,
@@ -153,35 +216,98 @@ pub(crate) struct ServiceNode<'a> {
 /// A check.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(crate) struct HealthCheck {
-    node: String,
+pub(crate) struct HealthCheck<'a> {
+    node: Cow<'a, str>,
     #[serde(rename = "CheckID")]
-    pub(crate) check_id: String,
-    name: String,
+    pub(crate) check_id: Cow<'a, str>,
+    name: Cow<'a, str>,
     pub(crate) status: &'static str,
-    notes: String,
-    output: String,
+    notes: Cow<'a, str>,
+    output: Cow<'a, str>,
     #[serde(rename = "ServiceID")]
-    pub(crate) service_id: String,
-    service_name: String,
-    service_tags: Vec<String>,
+    service_id: Cow<'a, str>,
+    service_name: Cow<'a, str>,
+    service_tags: Cow<'a, [Box<str>]>,
     #[serde(rename = "Type")]
     kind: &'static str,
-    interval: String,
-    timeout: String,
+    interval: Cow<'a, str>,
+    timeout: Cow<'a, str>,
     exposed_port: u16,
-    definition: Value,
+    definition: Definition<'a>,
     create_index: u64,
     modify_index: u64,
+}
+
+impl HealthCheck<'_> {
+    /// A copy that borrows nothing.
+    pub(crate) fn into_owned<'b>(self) -> HealthCheck<'b> {
+        HealthCheck {
+            node: owned(self.node),
+            check_id: owned(self.check_id),
+            name: owned(self.name),
+            status: self.status,
+            notes: owned(self.notes),
+            output: owned(self.output),
+            service_id: owned(self.service_id),
+            service_name: owned(self.service_name),
+            service_tags: owned(self.service_tags),
+            kind: self.kind,
+            interval: owned(self.interval),
+            timeout: owned(self.timeout),
+            exposed_port: self.exposed_port,
+            definition: self.definition.into_owned(),
+            create_index: self.create_index,
+            modify_index: self.modify_index,
+        }
+    }
+}
+
+/// How a check is made: the fields that it has.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Definition<'a> {
+    #[serde(rename = "TTL", skip_serializing_if = "Option::is_none")]
+    ttl: Option<Cow<'a, str>>,
+    #[serde(rename = "TCP", skip_serializing_if = "Option::is_none")]
+    tcp: Option<Cow<'a, str>>,
+    #[serde(rename = "GRPC", skip_serializing_if = "Option::is_none")]
+    grpc: Option<Cow<'a, str>>,
+    #[serde(rename = "HTTP", skip_serializing_if = "Option::is_none")]
+    http: Option<Cow<'a, str>>,
+    #[serde(rename = "Interval", skip_serializing_if = "Option::is_none")]
+    interval: Option<Cow<'a, str>>,
+    #[serde(rename = "Timeout", skip_serializing_if = "Option::is_none")]
+    timeout: Option<Cow<'a, str>>,
+    #[serde(rename = "Method", skip_serializing_if = "Option::is_none")]
+    method: Option<Cow<'a, str>>,
+    #[serde(rename = "TLSSkipVerify", skip_serializing_if = "Option::is_none")]
+    insecure_tls: Option<bool>,
+    #[serde(rename = "DeregisterCriticalServiceAfter", skip_serializing_if = "Option::is_none")]
+    deregister_after: Option<Cow<'a, str>>,
+}
+
+impl Definition<'_> {
+    fn into_owned<'b>(self) -> Definition<'b> {
+        Definition {
+            ttl: self.ttl.map(owned),
+            tcp: self.tcp.map(owned),
+            grpc: self.grpc.map(owned),
+            http: self.http.map(owned),
+            interval: self.interval.map(owned),
+            timeout: self.timeout.map(owned),
+            method: self.method.map(owned),
+            insecure_tls: self.insecure_tls,
+            deregister_after: self.deregister_after.map(owned),
+        }
+    }
 }
 
 /// An entry of `health/service`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Entry<'a> {
-    node: Node,
+    node: Node<'a>,
     service: Service<'a>,
-    checks: Vec<HealthCheck>,
+    checks: Vec<HealthCheck<'a>>,
 }
 
 const TEXTS: Kind = Kind::Map(&Kind::Text);
@@ -266,6 +392,8 @@ pub(crate) const OF_ENTRY: Fields = &[
 /// An instance with what is kept about it, from which the objects of the answers are made.
 pub(crate) struct Shown<'a> {
     names: &'a Names,
+    /// The id of the node of all instances whose machine is not known.
+    own_node_id: &'a str,
     key: &'a ServiceKey,
     pub(crate) instance: &'a Instance,
     drain: Option<&'a Drain>,
@@ -278,7 +406,7 @@ static NO_TAGGED: BTreeMap<String, TaggedAddress> = BTreeMap::new();
 
 impl<'a> Shown<'a> {
     pub(crate) fn new(
-        names: &'a Names,
+        (names, own_node_id): (&'a Names, &'a str),
         key: &'a ServiceKey,
         service: &'a ServiceState,
         instance: &'a Instance,
@@ -286,7 +414,7 @@ impl<'a> Shown<'a> {
     ) -> Self {
         let drain = service.drains.get(&instance.registration.id).map(AsRef::as_ref);
         let extras = Extras::of(&instance.registration);
-        Self { names, key, instance, drain, extras, sees_checks }
+        Self { names, own_node_id, key, instance, drain, extras, sees_checks }
     }
 
     /// The id in Consul.
@@ -333,26 +461,35 @@ impl<'a> Shown<'a> {
         wanted.iter().all(|wanted| tags.contains(wanted))
     }
 
-    pub(crate) fn node(&self) -> Node {
+    pub(crate) fn node(&self) -> Node<'_> {
         let name = self.node_name();
         let extra = self.extras.node.as_ref();
         let address = extra.map(|node| node.address.as_str()).filter(|text| !text.is_empty());
         let id = extra.map(|node| node.id.as_str()).filter(|id| !id.is_empty());
+        let is_named = self.instance.registration.node.is_some();
         let registered = self.instance.lease_epoch.max(1);
         Node {
-            id: id.map_or_else(|| node_id(name), str::to_owned),
-            node: name.to_owned(),
-            address: address.unwrap_or_else(|| self.host()).to_owned(),
-            datacenter: self.names.datacenter.clone(),
-            tagged_addresses: extra.map(|node| node.tagged.clone()).unwrap_or_default(),
-            meta: extra.map(|node| node.meta.clone()).unwrap_or_default(),
+            id: match id {
+                Some(id) => id.into(),
+                None if is_named => node_id(name).into(),
+                None => self.own_node_id.into(),
+            },
+            node: name.into(),
+            address: address.unwrap_or_else(|| self.host()).into(),
+            datacenter: self.names.datacenter.as_str().into(),
+            tagged_addresses: Cow::Borrowed(extra.map_or(&NO_TEXTS, |node| &node.tagged)),
+            meta: Cow::Borrowed(extra.map_or(&NO_TEXTS, |node| &node.meta)),
             create_index: registered,
             modify_index: registered,
         }
     }
 
-    fn tags(&self) -> Vec<&str> {
-        self.instance.registration.tags.iter().map(|tag| &**tag).collect()
+    fn tags(&self) -> &'a [Box<str>] {
+        &self.instance.registration.tags
+    }
+
+    fn meta(&self) -> Meta<'a> {
+        Meta(&self.instance.registration)
     }
 
     fn tagged(&self) -> &BTreeMap<String, TaggedAddress> {
@@ -375,7 +512,7 @@ impl<'a> Shown<'a> {
             tags: self.tags(),
             address: self.host(),
             tagged_addresses: self.tagged(),
-            meta: own_metadata(&self.instance.registration).collect(),
+            meta: self.meta(),
             port: self.port(),
             weights: self.weights(),
             enable_tag_override: self.tag_override(),
@@ -392,7 +529,7 @@ impl<'a> Shown<'a> {
             id: self.id(),
             service: self.key.service.as_str(),
             tags: self.tags(),
-            meta: own_metadata(&self.instance.registration).collect(),
+            meta: self.meta(),
             port: self.port(),
             address: self.host(),
             tagged_addresses: self.tagged(),
@@ -440,8 +577,8 @@ impl<'a> Shown<'a> {
     }
 
     pub(crate) fn entry(&self) -> Entry<'_> {
-        let mut checks = vec![node_check(self.node_name())];
-        checks.extend(self.checks());
+        let of_node = std::iter::once(node_check(self.node_name()));
+        let checks = of_node.chain(self.checks()).collect();
         Entry { node: self.node(), service: self.service(), checks }
     }
 
@@ -458,9 +595,9 @@ impl<'a> Shown<'a> {
     }
 
     /// The checks of the instance, without that of its node.
-    pub(crate) fn checks(&self) -> Vec<HealthCheck> {
-        let own = self.instance.checks().map(|check| self.check(&check));
-        own.chain(self.drain.map(|drain| self.maintenance(drain))).collect()
+    pub(crate) fn checks(&self) -> impl Iterator<Item = HealthCheck<'_>> {
+        let own = self.instance.checks().map(move |check| self.check(&check));
+        own.chain(self.drain.map(|drain| self.maintenance(drain)))
     }
 
     fn status_of(&self, check: &CheckReading<'_>) -> CheckStatus {
@@ -480,61 +617,60 @@ impl<'a> Shown<'a> {
         }
     }
 
-    fn check(&self, check: &CheckReading<'_>) -> HealthCheck {
+    fn check<'s>(&'s self, check: &CheckReading<'s>) -> HealthCheck<'s> {
         let is_probe = check.id == Check::PROBE;
         let extra = self.extras.check(check.id, is_probe);
         let check_id = match (&self.extras.service, extra) {
-            (_, Some(extra)) => extra.id.clone(),
-            (Some(_), None) if !is_probe => check.id.to_owned(),
+            (_, Some(extra)) => extra.id.as_str().into(),
+            (Some(_), None) if !is_probe => check.id.into(),
             // A check of another client has a name within its instance only.
-            _ => format!("service:{}:{}", self.id(), check.id),
+            _ => format!("service:{}:{}", self.id(), check.id).into(),
         };
         let name = extra.map(|extra| extra.name.as_str()).filter(|name| !name.is_empty());
-        let name = name.map_or_else(|| default_check_name(self.key), str::to_owned);
-        let definition = Definition::of(check.kind, extra);
+        let how = How::of(check.kind, extra);
         let reported = self.instance.reported_checks();
         let state = reported.iter().find(|state| state.id.as_str() == check.id);
         let output = match state.filter(|_| !is_probe) {
             Some(state) if state.is_expired() => "TTL expired",
             _ => check.output,
         };
+        let definition = self.sees_checks.then(|| how.definition(extra));
         HealthCheck {
             check_id,
-            name,
+            name: name.map_or_else(|| default_check_name(self.key).into(), Cow::Borrowed),
             status: self.status_of(check).as_str(),
-            notes: extra.map(|extra| extra.notes.clone()).unwrap_or_default(),
-            output: if self.sees_checks { output.to_owned() } else { String::new() },
-            kind: definition.kind,
-            interval: definition.interval,
-            timeout: definition.timeout,
-            definition: if self.sees_checks { definition.fields } else { json!({}) },
+            notes: extra.map_or("", |extra| extra.notes.as_str()).into(),
+            output: if self.sees_checks { output.into() } else { "".into() },
+            kind: how.kind(),
+            definition: definition.unwrap_or_default(),
+            interval: how.duration(|spec| spec.interval_ms),
+            timeout: how.duration(|spec| spec.timeout_ms),
             create_index: self.instance.lease_epoch.max(1),
             modify_index: check.modified_index.max(self.instance.lease_epoch).max(1),
             ..self.blank_check()
         }
     }
 
-    fn blank_check(&self) -> HealthCheck {
+    fn blank_check(&self) -> HealthCheck<'_> {
         HealthCheck {
-            node: self.node_name().to_owned(),
-            service_id: self.id().to_owned(),
-            service_name: self.key.service.as_str().to_owned(),
-            service_tags: self.tags().into_iter().map(str::to_owned).collect(),
-            ..node_check("")
+            service_id: self.id().into(),
+            service_name: self.key.service.as_str().into(),
+            service_tags: self.tags().into(),
+            ..node_check(self.node_name())
         }
     }
 
-    fn maintenance(&self, drain: &Drain) -> HealthCheck {
+    fn maintenance<'s>(&'s self, drain: &'s Drain) -> HealthCheck<'s> {
         let notes = match drain.reason.as_str() {
             "" => "Maintenance mode is enabled for this service, but no reason was provided.",
             reason => reason,
         };
         HealthCheck {
-            check_id: format!("{MAINTENANCE}{}", self.id()),
-            name: "Service Maintenance Mode".to_owned(),
+            check_id: format!("{MAINTENANCE}{}", self.id()).into(),
+            name: "Service Maintenance Mode".into(),
             status: CheckStatus::Critical.as_str(),
-            notes: notes.to_owned(),
-            output: String::new(),
+            notes: notes.into(),
+            output: "".into(),
             kind: "maintenance",
             ..self.blank_check()
         }
@@ -547,78 +683,207 @@ pub(crate) fn default_check_name(key: &ServiceKey) -> String {
 }
 
 /// The check of every node. Maxine knows the health of instances, not of machines, so it always passes.
-pub(crate) fn node_check(node: &str) -> HealthCheck {
+pub(crate) fn node_check(node: &str) -> HealthCheck<'_> {
     HealthCheck {
-        node: node.to_owned(),
-        check_id: NODE_CHECK.to_owned(),
-        name: "Serf Health Status".to_owned(),
+        node: node.into(),
+        check_id: NODE_CHECK.into(),
+        name: "Serf Health Status".into(),
         status: CheckStatus::Passing.as_str(),
-        notes: String::new(),
-        output: "Agent alive and reachable".to_owned(),
-        service_id: String::new(),
-        service_name: String::new(),
-        service_tags: Vec::new(),
+        notes: "".into(),
+        output: "Agent alive and reachable".into(),
+        service_id: "".into(),
+        service_name: "".into(),
+        service_tags: Cow::Borrowed(&[]),
         kind: "",
-        interval: String::new(),
-        timeout: String::new(),
+        interval: "".into(),
+        timeout: "".into(),
         exposed_port: 0,
-        definition: json!({}),
+        definition: Definition::default(),
         create_index: 1,
         modify_index: 1,
     }
 }
 
 /// How a check is made.
-struct Definition {
-    kind: &'static str,
-    interval: String,
-    timeout: String,
-    fields: Value,
+#[derive(Clone, Copy)]
+enum How<'a> {
+    Probe(&'a ProbeSpec),
+    /// Its owner reports it within this time.
+    Ttl {
+        ttl_ms: u64,
+    },
+    /// Its client sets its state.
+    Static,
+    /// A probe that a policy or the node's settings ask for.
+    Policy,
 }
 
-impl Definition {
-    fn of(kind: Option<&CheckKind>, extra: Option<&CheckExtra>) -> Self {
-        let (interval, timeout) = (String::new(), String::new());
+impl<'a> How<'a> {
+    fn of(kind: Option<&'a CheckKind>, extra: Option<&CheckExtra>) -> Self {
         match kind {
-            Some(CheckKind::Probe(spec)) => Self::of_probe(spec, extra),
+            Some(CheckKind::Probe(spec)) => Self::Probe(spec),
             Some(CheckKind::Ttl { .. }) if extra.is_some_and(|extra| extra.is_static) => {
-                Self { kind: "", interval, timeout, fields: json!({}) }
+                Self::Static
             }
-            Some(CheckKind::Ttl { ttl_ms, .. }) => {
-                let mut fields = json!({ "TTL": duration_text(*ttl_ms) });
-                add_deregistration(&mut fields, extra);
-                Self { kind: "ttl", interval, timeout, fields }
-            }
-            // A probe that a policy or the node's settings ask for.
-            None => Self { kind: "http", interval, timeout, fields: json!({}) },
+            Some(CheckKind::Ttl { ttl_ms, .. }) => Self::Ttl { ttl_ms: *ttl_ms },
+            None => Self::Policy,
         }
     }
 
-    fn of_probe(spec: &ProbeSpec, extra: Option<&CheckExtra>) -> Self {
-        let target = extra.map_or(spec.path.as_str(), |extra| extra.target.as_str());
-        let (interval, timeout) = (duration_text(spec.interval_ms), duration_text(spec.timeout_ms));
-        let (kind, field) = match spec.kind {
-            ProbeKind::Tcp => ("tcp", "TCP"),
-            ProbeKind::Grpc => ("grpc", "GRPC"),
-            ProbeKind::Http | ProbeKind::Heartbeat => ("http", "HTTP"),
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Probe(spec) => match spec.kind {
+                ProbeKind::Tcp => "tcp",
+                ProbeKind::Grpc => "grpc",
+                ProbeKind::Http | ProbeKind::Heartbeat => "http",
+            },
+            Self::Ttl { .. } => "ttl",
+            Self::Static => "",
+            Self::Policy => "http",
+        }
+    }
+
+    /// A duration of a probe, as a text; empty for another check.
+    fn duration(self, ms: impl Fn(&ProbeSpec) -> u64) -> Cow<'static, str> {
+        match self {
+            Self::Probe(spec) => duration_text(ms(spec)).into(),
+            Self::Ttl { .. } | Self::Static | Self::Policy => "".into(),
+        }
+    }
+
+    fn definition(self, extra: Option<&'a CheckExtra>) -> Definition<'a> {
+        let deregister_after_ms = extra.and_then(|extra| extra.deregister_after_ms);
+        let with_time = Definition {
+            deregister_after: deregister_after_ms.map(|ms| duration_text(ms).into()),
+            ..Definition::default()
         };
-        let mut fields = json!({ field: target, "Interval": interval, "Timeout": timeout });
-        if spec.kind == ProbeKind::Http {
-            fields["Method"] = spec.method.as_str().into();
-            fields["TLSSkipVerify"] = spec.insecure_tls.into();
+        match self {
+            Self::Probe(spec) => Self::definition_of_probe(spec, extra, with_time),
+            Self::Ttl { ttl_ms } => {
+                Definition { ttl: Some(duration_text(ttl_ms).into()), ..with_time }
+            }
+            Self::Static | Self::Policy => Definition::default(),
         }
-        add_deregistration(&mut fields, extra);
-        Self { kind, interval, timeout, fields }
     }
-}
 
-fn add_deregistration(fields: &mut Value, extra: Option<&CheckExtra>) {
-    if let Some(after_ms) = extra.and_then(|extra| extra.deregister_after_ms) {
-        fields["DeregisterCriticalServiceAfter"] = duration_text(after_ms).into();
+    fn definition_of_probe(
+        spec: &'a ProbeSpec,
+        extra: Option<&'a CheckExtra>,
+        with_time: Definition<'a>,
+    ) -> Definition<'a> {
+        let target = extra.map_or(spec.path.as_str(), |extra| extra.target.as_str());
+        let target = Some(Cow::Borrowed(target));
+        let common = Definition {
+            interval: Some(duration_text(spec.interval_ms).into()),
+            timeout: Some(duration_text(spec.timeout_ms).into()),
+            ..with_time
+        };
+        match spec.kind {
+            ProbeKind::Tcp => Definition { tcp: target, ..common },
+            ProbeKind::Grpc => Definition { grpc: target, ..common },
+            ProbeKind::Heartbeat => Definition { http: target, ..common },
+            ProbeKind::Http => Definition {
+                http: target,
+                method: Some(spec.method.as_str().into()),
+                insecure_tls: Some(spec.insecure_tls),
+                ..common
+            },
+        }
     }
 }
 
 /// The scheme of an instance with these targets of checks.
 pub(crate) fn scheme_of(is_https: bool) -> Scheme {
     if is_https { Scheme::Https } else { Scheme::Http }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::ServiceExtra;
+    use super::*;
+    use maxine_state::{Address, Name};
+
+    /// Clients compare answers, and hashes of them, with earlier ones.
+    #[test]
+    fn the_bytes_of_an_entry_stay_the_same() {
+        let address = Address::parse("http://10.0.0.1:80").unwrap();
+        let ttl = CheckKind::Ttl { ttl_ms: 60_000, initial: CheckStatus::Passing };
+        let spec = ProbeSpec {
+            kind: ProbeKind::Http,
+            path: "/up".into(),
+            interval_ms: 10_000,
+            timeout_ms: 1_000,
+            ..ProbeSpec::default()
+        };
+        let checks = vec![
+            CheckExtra {
+                id: "own".into(),
+                notes: "its own".into(),
+                deregister_after_ms: Some(5_400_000),
+                ..CheckExtra::default()
+            },
+            CheckExtra {
+                id: "up".into(),
+                probe: true,
+                name: "Up".into(),
+                target: "http://10.0.0.1/up".into(),
+                ..CheckExtra::default()
+            },
+        ];
+        let extras = Extras { service: Some(ServiceExtra::default()), node: None, checks };
+        let mut registration = Registration::new(Name::trusted("web-1"), address, 5_000);
+        registration.tags = vec![Box::from("a")].into();
+        registration.metadata = extras.metadata([("k", "v")].into_iter()).unwrap();
+        registration.checks =
+            [Check { id: Name::trusted("own"), kind: ttl }, Check::probe(spec)].into();
+        let instance = Instance::new(registration.normalised(), 7, 1);
+        let names = Names { datacenter: "dc1".into(), node: "maxine".into() };
+        let key = ServiceKey::new(Name::trusted("default"), Name::trusted("web"));
+        let service = ServiceState::default();
+        let written = |sees_checks| {
+            let shown = Shown::new((&names, "n"), &key, &service, &instance, sees_checks);
+            serde_json::to_string(&shown.entry()).unwrap()
+        };
+        let of_ttl = r#"{"TTL":"1m0s","DeregisterCriticalServiceAfter":"1h30m0s"}"#;
+        let of_probe = concat!(
+            r#"{"HTTP":"http://10.0.0.1/up","Interval":"10s","Timeout":"1s","Method":"GET","#,
+            r#""TLSSkipVerify":false}"#
+        );
+        let entry = |of_ttl: &str, of_probe: &str| {
+            let node = concat!(
+                r#"{"ID":"n","Node":"maxine","Address":"10.0.0.1","Datacenter":"dc1","TaggedAddresses":{},"#,
+                r#""Meta":{},"CreateIndex":7,"ModifyIndex":7}"#
+            );
+            let service = concat!(
+                r#"{"ID":"web-1","Service":"web","Tags":["a"],"Address":"10.0.0.1","TaggedAddresses":{},"#,
+                r#""Meta":{"k":"v"},"Port":80,"Weights":{"Passing":1,"Warning":1},"EnableTagOverride":false,"#,
+                r#""Proxy":{"Mode":"","MeshGateway":{},"Expose":{}},"Connect":{},"PeerName":"","#,
+                r#""CreateIndex":7,"ModifyIndex":7}"#
+            );
+            let of_node = concat!(
+                r#"{"Node":"maxine","CheckID":"serfHealth","Name":"Serf Health Status","Status":"passing","#,
+                r#""Notes":"","Output":"Agent alive and reachable","ServiceID":"","ServiceName":"","#,
+                r#""ServiceTags":[],"Type":"","Interval":"","Timeout":"","ExposedPort":0,"Definition":{},"#,
+                r#""CreateIndex":1,"ModifyIndex":1}"#
+            );
+            let own = concat!(
+                r#"{"Node":"maxine","CheckID":"own","Name":"Service 'web' check","Status":"passing","#,
+                r#""Notes":"its own","Output":"","ServiceID":"web-1","ServiceName":"web","ServiceTags":["a"],"#,
+                r#""Type":"ttl","Interval":"","Timeout":"","ExposedPort":0,"Definition":"#
+            );
+            let up = concat!(
+                r#"{"Node":"maxine","CheckID":"up","Name":"Up","Status":"passing","Notes":"","Output":"","#,
+                r#""ServiceID":"web-1","ServiceName":"web","ServiceTags":["a"],"Type":"http","#,
+                r#""Interval":"10s","Timeout":"1s","ExposedPort":0,"Definition":"#
+            );
+            let end = r#","CreateIndex":7,"ModifyIndex":7}"#;
+            format!(
+                r#"{{"Node":{node},"Service":{service},"Checks":[{of_node},{own}{of_ttl}{end},{up}{of_probe}{end}]}}"#
+            )
+        };
+        assert_eq!(written(true), entry(of_ttl, of_probe));
+        assert_eq!(written(false), entry("{}", "{}"), "what a check calls can be secret");
+        let listed = [1, 2, 3].iter().filter(|n| **n != 2);
+        assert_eq!(serde_json::to_string(&Listed(listed)).unwrap(), "[1,3]");
+    }
 }

@@ -8,15 +8,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::model::Extras;
 use maxine_state::{ControlState, EventKind, Instance, InstanceKey, Name, ServiceKey};
-use maxine_view::{View, WatchScope, WatcherLost};
+use maxine_view::{View, WatchScope, Watcher, WatcherLost};
 
 /// Number of changes that are taken at once. The tables are locked for so long.
 const BATCH_LEN: usize = 64;
+/// How many times [`BATCH_LEN`] changes a request takes itself, before it waits for the task that follows them.
+const BATCHES_OF_A_REQUEST: usize = 4;
 /// Number of instances after which the building of new tables lets other tasks run.
 const REBUILT_AT_ONCE: usize = 256;
 /// How long a request waits for this node's own latest changes to be followed.
@@ -64,10 +66,33 @@ struct Tags {
     of: HashMap<Name, Box<[Arc<str>]>>,
 }
 
+/// How far the changes of the view were taken.
+#[derive(Debug)]
+struct Follower {
+    watcher: Watcher,
+    /// The index up to which the watcher can have every change.
+    published: watch::Receiver<u64>,
+    /// The index of the state that the tables were built from.
+    built: u64,
+}
+
+/// What came of taking changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// There may be more of them.
+    More,
+    /// All of them are in the tables.
+    All,
+    /// Changes are missing: the tables must be built again.
+    Lost,
+}
+
 /// The tables of a node.
 #[derive(Debug)]
 pub(crate) struct Tables {
     content: RwLock<Content>,
+    /// `None` while the tables are built. Changes are taken by one thread at a time, in their order.
+    follower: Mutex<Option<Follower>>,
     services: watch::Sender<u64>,
     registrations: watch::Sender<u64>,
     checks: watch::Sender<u64>,
@@ -80,6 +105,7 @@ impl Tables {
         let index = || watch::Sender::new(0);
         Self {
             content: RwLock::default(),
+            follower: Mutex::default(),
             services: index(),
             registrations: index(),
             checks: index(),
@@ -105,13 +131,58 @@ impl Tables {
         }
     }
 
-    /// Waits until the tables have every change that `view` has published. Gives up after a short time, in which the
-    /// tables fall behind only on an overloaded node.
+    /// Waits until the tables have every change that `view` has published. A few changes are taken at once. Gives up after
+    /// a short time, in which the tables fall behind only on an overloaded node.
     pub(crate) async fn caught_up(&self, view: &View) -> bool {
         let index = view.index();
+        if self.catch_up(index) {
+            return true;
+        }
         let mut followed = self.followed.subscribe();
         let reached = followed.wait_for(|followed| *followed >= index);
         matches!(tokio::time::timeout(FOLLOW_TIMEOUT, reached).await, Ok(Ok(_)))
+    }
+
+    /// Takes the changes up to `index`, if there are few. A wait for the task that follows them would cost more.
+    fn catch_up(&self, index: u64) -> bool {
+        let has_all = || *self.followed.borrow() >= index;
+        for _ in 0..BATCHES_OF_A_REQUEST {
+            if has_all() {
+                return true;
+            }
+            if self.take_batch() != Taken::More {
+                break;
+            }
+        }
+        has_all()
+    }
+
+    /// Takes the next changes, at most [`BATCH_LEN`].
+    fn take_batch(&self) -> Taken {
+        let mut follower = self.follower.lock();
+        let Some(Follower { watcher, published, built }) = follower.as_mut() else {
+            return Taken::Lost;
+        };
+        // It is read before the changes are taken, so that they include everything up to it.
+        let reached = (*published.borrow()).max(*built);
+        match watcher.take(BATCH_LEN) {
+            Ok(events) if events.is_empty() => {
+                self.followed.send_if_modified(|followed| {
+                    let is_new = *followed != reached;
+                    *followed = reached;
+                    is_new
+                });
+                Taken::All
+            }
+            Ok(events) => {
+                self.apply(&events);
+                Taken::More
+            }
+            Err(_) => {
+                *follower = None;
+                Taken::Lost
+            }
+        }
     }
 
     /// The instance with this id in the namespace, if it was registered through this face.
@@ -152,34 +223,34 @@ impl Tables {
             .collect()
     }
 
-    /// Follows the changes of `view` until it ends.
+    /// Follows the changes of `view` until it ends. Requests that need the latest changes may take them first.
     pub(crate) async fn follow(&self, view: &View) {
         loop {
             view.has_state().await;
             let snapshot = view.snapshot();
             let index = snapshot.state.index();
             self.rebuild(&snapshot.state).await;
-            let Ok(mut watcher) = view.hub().subscribe(WatchScope::Everything, index) else {
+            // It would be kept for as long as the changes are followed, with all that has changed since.
+            drop(snapshot);
+            let Ok(watcher) = view.hub().subscribe(WatchScope::Everything, index) else {
                 // The changes since then are gone already, so the present state is read.
                 tokio::task::yield_now().await;
                 continue;
             };
             let mut published = view.hub().published();
+            let follower = Follower { watcher, published: published.clone(), built: index };
+            *self.follower.lock() = Some(follower);
             loop {
-                // It is read before the changes are taken, so that they include everything up to it.
-                let reached = *published.borrow_and_update();
-                let lost = loop {
-                    match watcher.take(BATCH_LEN) {
-                        Ok(events) if events.is_empty() => break false,
-                        Ok(events) => self.apply(&events),
-                        Err(_) => break true,
+                published.mark_unchanged();
+                let last = loop {
+                    match self.take_batch() {
+                        Taken::More => tokio::task::yield_now().await,
+                        last => break last,
                     }
-                    tokio::task::yield_now().await;
                 };
-                if lost {
+                if last == Taken::Lost {
                     break;
                 }
-                self.followed.send_replace(reached.max(index));
                 if published.changed().await.is_err() {
                     return;
                 }
@@ -369,11 +440,60 @@ pub(crate) async fn changed(watcher: &mut maxine_view::Watcher) -> Option<bool> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::ServiceExtra;
     use super::*;
-    use maxine_state::{Address, Registration};
+    use maxine_clock::Clock;
+    use maxine_state::{
+        Actor, Address, Command, History, Proposal, Registration, RequestId, SigningKey,
+    };
 
     fn change(service: bool, tags: &[&str]) -> Change {
         Change { service, tags: tags.iter().map(|tag| Arc::from(*tag)).collect() }
+    }
+
+    /// On a busy node, the task that follows the changes waits for its turn while requests need them.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_does_not_wait_for_the_task_that_follows() {
+        let view = View::new(Clock::manual());
+        let mut state = ControlState::default();
+        let namespace = Name::trusted("default");
+        let service = ServiceKey::new(namespace.clone(), Name::trusted("web"));
+        let mut apply = |request: u128, command: Command| {
+            let proposal = Proposal {
+                request_id: RequestId(request),
+                proposed_at_ms: 0,
+                fence: None,
+                actor: Actor::system("test"),
+                command,
+            };
+            let mut events = Vec::new();
+            state.apply(&proposal, &mut events);
+            view.publish(&state, &events);
+        };
+        let registration = |id: &'static str| {
+            let address = Address::parse("http://127.0.0.1:1").unwrap();
+            let extras = Extras { service: Some(ServiceExtra::default()), ..Extras::default() };
+            let metadata = extras.metadata(std::iter::empty()).unwrap();
+            let registration = Registration::new(Name::trusted(id), address, 5_000);
+            let items = vec![(service.clone(), Registration { metadata, ..registration })];
+            Command::Register { items }
+        };
+        let (history, key_id) = (History::from_random(1), Name::trusted("k"));
+        let signing_key = SigningKey { key_id, secret: [7; 32].into(), created_at_ms: 0 };
+        apply(1, Command::BeginHistory { before: None, history, line: 1, signing_key });
+        apply(2, registration("a"));
+        let tables = Tables::new();
+        let mut following = Box::pin(tables.follow(&view));
+        tokio::select! {
+            () = &mut following => panic!("the view has not ended"),
+            is_there = tables.caught_up(&view) => assert!(is_there),
+        }
+        // From here on, the task has no turn.
+        apply(3, registration("b"));
+        assert!(tables.caught_up(&view).await);
+        assert_eq!(tables.find(&namespace, "b"), Some(service.instance(Name::trusted("b"))));
+        assert_eq!(tables.index(List::Registrations), view.index());
+        drop(following);
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl Inner {
     ) -> Result<Answer, Refusal> {
         let ready = self.ready(asked, options, &Scope::All).await?;
         let state = &ready.snapshot.state;
-        let (mut results, mut room) = (Vec::new(), ValuesRoom::default());
+        let (mut results, mut room) = (Vec::new(), ValuesRoom::new(ready.len_max));
         for (at, op) in (0_u32..).zip(ops) {
             match op {
                 Op::Tree(prefix) => {
@@ -209,7 +209,11 @@ impl Inner {
         }
         // It is not kept for other readers, because it depends on the body of the request.
         let body = Results { results, errors: None };
-        let mut answer = answer::json(StatusCode::OK, options.pretty, &body);
+        let len_max = ready.len_max;
+        let mut answer = answer::json_within(len_max, StatusCode::OK, options.pretty, &body);
+        if answer.status() != StatusCode::OK {
+            return Ok(answer);
+        }
         self.put_headers(answer.headers_mut(), options, &ready);
         Ok(answer)
     }

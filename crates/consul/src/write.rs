@@ -143,8 +143,9 @@ impl Inner {
         let address = body.address(&client)?;
         let present = kept.and_then(|key| self.instance(key));
         let kept = kept_checks(asked, present.as_ref(), &address);
-        let Made { service, mut registration, .. } = body.into_registration(None, &client, kept)?;
-        self.check_ids(&namespace, &registration)?;
+        let made = body.into_registration(None, &client, kept)?;
+        let Made { service, mut registration, checks, .. } = made;
+        self.check_ids(&namespace, &registration.id, &checks)?;
         keep_states(&mut registration, present.as_ref());
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
@@ -155,11 +156,16 @@ impl Inner {
         Ok(answer::done())
     }
 
-    /// Refuses check ids that belong to another instance.
-    fn check_ids(&self, namespace: &Name, registration: &Registration) -> Result<(), Refusal> {
-        for check in Extras::of(registration).checks {
+    /// Refuses ids of checks that belong to another instance than this one.
+    fn check_ids(
+        &self,
+        namespace: &Name,
+        instance: &Name,
+        checks: &[CheckExtra],
+    ) -> Result<(), Refusal> {
+        for check in checks {
             let Some(owner) = self.tables.find_check(namespace, &check.id) else { continue };
-            if owner.instance != registration.id {
+            if owner.instance != *instance {
                 let text = format!(
                     "Invalid check: the CheckID {:?} belongs to the service {:?}",
                     check.id, owner.instance
@@ -259,7 +265,7 @@ impl Inner {
         registration.checks = checks.into();
         let registration = registration.normalised();
         registration.check()?;
-        self.check_ids(&key.service.namespace, &registration)?;
+        self.check_ids(&key.service.namespace, &key.instance, &extras.checks)?;
         self.write(asked, key.service.clone(), registration).await?;
         Ok(answer::done())
     }
@@ -401,8 +407,8 @@ impl Inner {
         let present = kept.and_then(|key| self.instance(key));
         let of_node = if extra.address.is_empty() { &client } else { &extra.address };
         let kept = kept_checks(asked, present.as_ref(), &body.address(of_node)?);
-        let Made { service, mut registration, states } =
-            body.into_registration(Some((node, extra)), &client, kept)?;
+        let made = body.into_registration(Some((node, extra)), &client, kept)?;
+        let Made { service, mut registration, states, .. } = made;
         keep_states(&mut registration, present.as_ref());
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());

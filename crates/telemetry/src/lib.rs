@@ -45,7 +45,7 @@ pub use ring::Ring;
 pub use silences::Silence;
 pub use span_name::{Sampler, SpanName};
 pub use trace_name::TraceName;
-pub use traffic::{STEP_MS, ServiceCalls, Traffic, TrafficStep, TrafficSum};
+pub use traffic::{ServiceCalls, Traffic, TrafficExtent, TrafficRange, TrafficStep, TrafficSum};
 pub use trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
 pub use webhook::http_client;
 pub use webhook::{WebhookSettings, as_json as alert_as_json};

@@ -59,6 +59,9 @@ pub struct FinishedRequest {
     pub attempts: AttemptTrail,
     /// The writes that the request caused. Empty unless this node exports traces.
     pub writes: Vec<WriteRecord>,
+    /// Whether its target asks Maxine to wait for a change, so that it takes long without being slow. False unless this
+    /// node exports traces. Without meaning for a forwarded request, whose query is for its instance.
+    pub is_long_poll: bool,
 }
 
 /// Parts of the names of parameters whose values are credentials. Names are compared in lower case, without `-`, `_` and

@@ -2,30 +2,87 @@
 //! dashboard that is opened now also shows the past.
 //!
 //! Place in the flow: the writer of the request log passes each finished request in, outside the hot path. It
-//! is limited to an hour for the node, a quarter of an hour for a service, and the services that were
-//! requested most recently. It only has services that are registered.
+//! is limited to an hour for the node, a quarter of an hour for a service, a day in longer steps, and the services
+//! that were requested most recently. It only has services that are registered.
 
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::requests::{FinishedRequest, Subject};
 use maxine_state::{ControlState, ServiceKey};
 
-/// Length of one step, in milliseconds.
-pub const STEP_MS: u64 = 5_000;
-/// Number of steps for the node: an hour.
-const NODE_STEPS_MAX: usize = 720;
-/// Number of steps for a service: a quarter of an hour, or more if it was requested rarely.
-const SERVICE_STEPS_MAX: usize = 180;
+/// Length of one step of recent traffic, in milliseconds.
+const STEP_MS: u64 = 5_000;
+/// What is kept of the node: an hour, and a day in steps of a minute.
+const NODE: TrafficExtents = TrafficExtents {
+    recent: TrafficExtent { step_ms: STEP_MS, steps_max: 720 },
+    day: TrafficExtent { step_ms: 60_000, steps_max: 1_440 },
+};
+/// What is kept of a service: a quarter of an hour, and a day in steps of ten minutes.
+const SERVICE: TrafficExtents = TrafficExtents {
+    recent: TrafficExtent { step_ms: STEP_MS, steps_max: 180 },
+    day: TrafficExtent { step_ms: 600_000, steps_max: 144 },
+};
 /// Maximum number of services. A further one replaces the one that was requested longest ago. If all of them
 /// were requested in the present step, it has to wait for the next step.
 const SERVICES_MAX: usize = 500;
 /// Number of latency classes. Class `n` counts requests that took less than `64 << n` microseconds; the last
 /// class counts all longer ones.
 const CLASSES: usize = 22;
+
+/// Which steps are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TrafficRange {
+    /// Short steps: an hour of the node, or a quarter of an hour of a service.
+    #[default]
+    Recent,
+    /// A day in longer steps.
+    Day,
+}
+
+/// The length of steps, and how many with traffic are kept. Steps without traffic are not stored, so the kept ones may
+/// reach back further than they are long together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrafficExtent {
+    /// Length of a step, in milliseconds.
+    pub step_ms: u64,
+    /// Maximum number of steps.
+    steps_max: usize,
+}
+
+impl TrafficExtent {
+    /// The extent of the steps of `range`: those of a service, or of the node.
+    #[must_use]
+    pub fn of(range: TrafficRange, is_service: bool) -> Self {
+        if is_service { SERVICE.of(range) } else { NODE.of(range) }
+    }
+
+    /// The length of all steps together, in milliseconds. All steps of this time are kept.
+    #[must_use]
+    pub fn span_ms(self) -> u64 {
+        self.step_ms * self.steps_max as u64
+    }
+}
+
+/// The extent of each range.
+#[derive(Clone, Copy, Debug)]
+struct TrafficExtents {
+    recent: TrafficExtent,
+    day: TrafficExtent,
+}
+
+impl TrafficExtents {
+    fn of(self, range: TrafficRange) -> TrafficExtent {
+        match range {
+            TrafficRange::Recent => self.recent,
+            TrafficRange::Day => self.day,
+        }
+    }
+}
 
 /// The traffic in one step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -171,7 +228,12 @@ impl ServiceCalls {
 struct Steps(VecDeque<Step>);
 
 impl Steps {
-    fn at(&mut self, at_ms: u64, len_max: usize) -> &mut Step {
+    fn at(
+        &mut self,
+        ended_ms: u64,
+        TrafficExtent { step_ms, steps_max }: TrafficExtent,
+    ) -> &mut Step {
+        let at_ms = ended_ms / step_ms * step_ms;
         // Requests arrive approximately in the order in which they ended.
         let position = self.0.iter().rposition(|step| step.counts.at_ms <= at_ms);
         let found = position.filter(|position| self.0[*position].counts.at_ms == at_ms);
@@ -181,7 +243,7 @@ impl Steps {
             self.0.insert(position, Step { counts, ..Step::default() });
             position
         });
-        if self.0.len() > len_max {
+        if self.0.len() > steps_max {
             self.0.pop_front();
             position = position.saturating_sub(1);
         }
@@ -216,10 +278,36 @@ pub struct TrafficSum {
     pub total: TrafficStep,
 }
 
+/// The same requests in short and in long steps.
+#[derive(Debug, Default)]
+struct Kept {
+    recent: Steps,
+    day: Steps,
+}
+
+impl Kept {
+    fn count(&mut self, request: &FinishedRequest, ended_ms: u64, extents: TrafficExtents) {
+        self.recent.at(ended_ms, extents.recent).count(request);
+        self.day.at(ended_ms, extents.day).count(request);
+    }
+
+    fn of(&self, range: TrafficRange) -> &Steps {
+        match range {
+            TrafficRange::Recent => &self.recent,
+            TrafficRange::Day => &self.day,
+        }
+    }
+
+    /// When the newest short step began.
+    fn last_ms(&self) -> u64 {
+        self.recent.last_ms()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    node: Steps,
-    services: HashMap<ServiceKey, Steps>,
+    node: Kept,
+    services: HashMap<ServiceKey, Kept>,
     /// Services that can be replaced in the step `looked_at_ms`. The one that was requested longest ago is last. The
     /// list is made once a step, so that a node with many busy services does not search all the time.
     idle: Vec<ServiceKey>,
@@ -243,7 +331,7 @@ impl Inner {
             let mut idle: Vec<(u64, &ServiceKey)> = self
                 .services
                 .iter()
-                .map(|(key, steps)| (steps.last_ms(), key))
+                .map(|(key, kept)| (kept.last_ms(), key))
                 .filter(|(last_ms, _)| *last_ms < at_ms)
                 .collect();
             idle.sort_unstable_by(|a, b| b.cmp(a));
@@ -251,7 +339,7 @@ impl Inner {
         }
         while let Some(key) = self.idle.pop() {
             // It may have been requested since the list was made.
-            if self.services.get(&key).is_some_and(|steps| steps.last_ms() < at_ms) {
+            if self.services.get(&key).is_some_and(|kept| kept.last_ms() < at_ms) {
                 self.services.remove(&key);
                 return true;
             }
@@ -269,16 +357,16 @@ impl Traffic {
     pub(super) fn note(&self, request: &FinishedRequest, ended_ms: u64, state: &ControlState) {
         let at_ms = ended_ms / STEP_MS * STEP_MS;
         let mut inner = self.0.lock();
-        inner.node.at(at_ms, NODE_STEPS_MAX).count(request);
+        inner.node.count(request, ended_ms, NODE);
         let (Subject::Lookup(Some(service)) | Subject::Proxied(Some(service))) = &request.subject
         else {
             return;
         };
         let key = &service.key;
         // The look-up in the state comes last, because it takes most of the time if there are many services.
-        if let Some(steps) = inner.services.get_mut(key) {
-            if steps.last_ms() == at_ms || state.service(key).is_some() {
-                steps.at(at_ms, SERVICE_STEPS_MAX).count(request);
+        if let Some(kept) = inner.services.get_mut(key) {
+            if kept.last_ms() == at_ms || state.service(key).is_some() {
+                kept.count(request, ended_ms, SERVICE);
             }
             return;
         }
@@ -286,32 +374,31 @@ impl Traffic {
             return;
         }
         if state.service(key).is_some() && inner.make_room(at_ms) {
-            let steps = inner.services.entry(key.clone()).or_default();
-            steps.at(at_ms, SERVICE_STEPS_MAX).count(request);
+            inner.services.entry(key.clone()).or_default().count(request, ended_ms, SERVICE);
         }
     }
 
     /// The node's steps since `since_ms`.
     #[must_use]
-    pub fn of_node(&self, since_ms: u64) -> TrafficSum {
-        self.0.lock().node.since(since_ms)
+    pub fn of_node(&self, range: TrafficRange, since_ms: u64) -> TrafficSum {
+        self.0.lock().node.of(range).since(since_ms)
     }
 
     /// A service's steps since `since_ms`; none if it was not requested recently.
     #[must_use]
-    pub fn of_service(&self, key: &ServiceKey, since_ms: u64) -> TrafficSum {
+    pub fn of_service(&self, key: &ServiceKey, range: TrafficRange, since_ms: u64) -> TrafficSum {
         let inner = self.0.lock();
-        inner.services.get(key).map(|steps| steps.since(since_ms)).unwrap_or_default()
+        inner.services.get(key).map(|kept| kept.of(range).since(since_ms)).unwrap_or_default()
     }
 
     /// The calls since `since_ms` to each service that had any, in the order of their names.
     #[must_use]
     pub fn of_services(&self, since_ms: u64) -> Vec<(ServiceKey, ServiceCalls)> {
         let inner = self.0.lock();
-        let recent = inner.services.iter().filter(|(_, steps)| steps.last_ms() >= since_ms);
+        let recent = inner.services.iter().filter(|(_, kept)| kept.last_ms() >= since_ms);
         let mut calls: Vec<_> = recent
-            .map(|(key, steps)| {
-                let Step { counts, proxied_took, .. } = steps.sum_since(since_ms);
+            .map(|(key, kept)| {
+                let Step { counts, proxied_took, .. } = kept.recent.sum_since(since_ms);
                 let calls = ServiceCalls {
                     lookups: counts.lookups,
                     lookups_failed: counts.failed - counts.proxied_failed,
@@ -336,6 +423,7 @@ mod tests {
     use maxine_state::Name;
     use maxine_view::ServiceCounter;
 
+    use super::TrafficRange::{Day, Recent};
     use super::*;
     use crate::TraceName;
     use maxine_state::{Actor, Address, Command, Proposal, Registration, RequestId};
@@ -356,6 +444,7 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             attempts: crate::AttemptTrail::default(),
             writes: Vec::new(),
+            is_long_poll: false,
         }
     }
 
@@ -398,21 +487,21 @@ mod tests {
         note(Subject::Proxied(None), 503, 10, 15_001);
         note(Subject::Registration, 200, 10, 15_002);
         note(Subject::Other, 200, 10, 15_003);
-        let node = traffic.of_node(0).steps;
+        let node = traffic.of_node(Recent, 0).steps;
         let counts = |s: &TrafficStep| {
             (s.at_ms, s.requests, s.lookups, s.proxied, s.failed, s.registrations)
         };
         let counted: Vec<_> = node.iter().map(counts).collect();
         assert_eq!(counted, [(10_000, 3, 1, 2, 1, 0), (15_000, 4, 1, 1, 1, 1)]);
-        let orders = traffic.of_service(&key_of("orders"), 0).steps;
+        let orders = traffic.of_service(&key_of("orders"), Recent, 0).steps;
         let counted: Vec<_> = orders.iter().map(counts).collect();
         assert_eq!(counted, [(10_000, 3, 1, 2, 1, 0), (15_000, 1, 1, 0, 0, 0)]);
-        let total = traffic.of_node(0).total;
+        let total = traffic.of_node(Recent, 0).total;
         assert_eq!(counts(&total), (10_000, 7, 2, 3, 2, 1));
         assert_eq!((total.p50_us, total.p99_us), (Some(64), Some(131_072)));
         assert_eq!((orders[0].p50_us, orders[0].p99_us), (Some(1_024), Some(131_072)));
-        assert_eq!(traffic.of_service(&key_of("orders"), 15_000).steps.len(), 1);
-        assert_eq!(traffic.of_node(0).total.proxied_failed, 2);
+        assert_eq!(traffic.of_service(&key_of("orders"), Recent, 15_000).steps.len(), 1);
+        assert_eq!(traffic.of_node(Recent, 0).total.proxied_failed, 2);
         let [(key, calls)] = &traffic.of_services(0)[..] else { panic!("one service was called") };
         assert_eq!(*key, key_of("orders"));
         assert_eq!((calls.lookups, calls.lookups_failed), (2, 0));
@@ -424,7 +513,7 @@ mod tests {
         assert_eq!((both.lookups, both.proxied_failed, both.quantile_us(50)), (4, 2, Some(1_024)));
         assert_eq!(traffic.of_services(15_000)[0].1.proxied, 0);
         assert!(traffic.of_services(20_000).is_empty());
-        assert!(traffic.of_service(&key_of("nobody"), 0).steps.is_empty());
+        assert!(traffic.of_service(&key_of("nobody"), Recent, 0).steps.is_empty());
     }
 
     #[test]
@@ -439,15 +528,16 @@ mod tests {
                 &state,
             );
         }
-        assert!(traffic.of_service(&key_of("s4"), 0).steps.is_empty());
-        assert_eq!(traffic.of_service(&key_of("s5"), 0).steps.len(), 1);
+        assert!(traffic.of_service(&key_of("s4"), Recent, 0).steps.is_empty());
+        assert_eq!(traffic.of_service(&key_of("s5"), Recent, 0).steps.len(), 1);
         // If all services are requested in one step, a further one has to wait.
         let busy = names.len() as u64 * STEP_MS;
         for name in &names {
             traffic.note(&request(Subject::Lookup(counter(name)), 200, 1), busy, &state);
         }
-        let followed =
-            |name: &str, since_ms| !traffic.of_service(&key_of(name), since_ms).steps.is_empty();
+        let followed = |name: &str, since_ms| {
+            !traffic.of_service(&key_of(name), Recent, since_ms).steps.is_empty()
+        };
         let counted = names.iter().filter(|name| followed(name, busy)).count();
         assert_eq!(counted, SERVICES_MAX);
         let last = Subject::Lookup(counter(&names[names.len() - 1]));
@@ -457,7 +547,46 @@ mod tests {
             let call = request(Subject::Lookup(counter("s5")), 200, u64::MAX);
             traffic.note(&call, step * STEP_MS, &state);
         }
-        assert_eq!(traffic.of_node(0).steps.len(), NODE_STEPS_MAX);
-        assert_eq!(traffic.of_service(&key_of("s5"), 0).steps.len(), SERVICE_STEPS_MAX);
+        assert_eq!(traffic.of_node(Recent, 0).steps.len(), NODE.recent.steps_max);
+        let s5 = traffic.of_service(&key_of("s5"), Recent, 0);
+        assert_eq!(s5.steps.len(), SERVICE.recent.steps_max);
+        for minute in 0..2_000 {
+            let call = request(Subject::Lookup(counter("s5")), 200, 1);
+            traffic.note(&call, minute * 60_000, &state);
+        }
+        assert_eq!(traffic.of_node(Day, 0).steps.len(), NODE.day.steps_max);
+        assert_eq!(traffic.of_service(&key_of("s5"), Day, 0).steps.len(), SERVICE.day.steps_max);
+    }
+
+    #[test]
+    fn a_day_is_kept_in_longer_steps_with_the_same_sum() {
+        const HOUR_MS: u64 = 3_600_000;
+        let state = state_with(&["orders"]);
+        let traffic = Traffic::default();
+        // A call every 30 s for a day; those of the fourth hour fail.
+        for at_ms in (0..24 * HOUR_MS).step_by(30_000) {
+            let status = if at_ms / HOUR_MS == 3 { 502 } else { 200 };
+            traffic.note(&request(Subject::Proxied(counter("orders")), status, 900), at_ms, &state);
+        }
+        let orders = key_of("orders");
+        for (extent, sum) in [
+            (TrafficExtent::of(Day, false), traffic.of_node(Day, 0)),
+            (TrafficExtent::of(Day, true), traffic.of_service(&orders, Day, 0)),
+        ] {
+            assert_eq!(extent.span_ms(), 24 * HOUR_MS);
+            let steps_of = |hours: u64| hours * HOUR_MS / extent.step_ms;
+            assert_eq!(sum.steps.len() as u64, steps_of(24));
+            assert_eq!((sum.total.proxied, sum.total.failed), (24 * 120, 120));
+            let mut expected = (0..).map(|n| n * extent.step_ms);
+            assert!(sum.steps.iter().all(|step| Some(step.at_ms) == expected.next()));
+            let failed = sum.steps.iter().filter(|step| step.failed > 0);
+            assert!(failed.clone().all(|step| step.failed == step.proxied));
+            assert_eq!(failed.count() as u64, steps_of(1));
+            assert!(sum.steps.iter().all(|step| step.p95_us == Some(1_024)));
+        }
+        // Of the recent traffic, there is less.
+        let recent = traffic.of_service(&orders, Recent, 0);
+        assert!(recent.steps.len() < 24 * 120);
+        assert_eq!(traffic.of_service(&orders, Day, 23 * HOUR_MS).total.proxied, 120);
     }
 }

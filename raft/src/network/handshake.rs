@@ -114,7 +114,7 @@ pub(crate) async fn greet(
     let (_, answer) = reader.next().await?.ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::UnexpectedEof,
-            "the peer closed the connection instead of greeting",
+            format!("node {target} closed the connection instead of greeting"),
         )
     })?;
     match codec::decode(&answer)? {
@@ -184,7 +184,11 @@ pub(crate) async fn receive(
     };
     send(&mut write, &answer).await?;
     if let Err(refusal) = verdict {
-        return Err(refused(format!("refused node {}: {}", hello.node_id, refusal.reason())));
+        return Err(refused(format!(
+            "this node refused node {}: {}",
+            hello.node_id,
+            refusal.reason()
+        )));
     }
     let unbelieved = if believes(hello.node_id) {
         see_dir(me, hello.node_id, before, &mut reader, &mut write).await?;
@@ -423,8 +427,9 @@ async fn judge(
         )));
     }
     if let Some(certificate) = certificate {
-        tls::check_name(certificate, &me.cluster_id, hello.node_id)
-            .map_err(|reason| format!("certificate: {reason}"))?;
+        tls::check_name(certificate, &me.cluster_id, hello.node_id).map_err(|reason| {
+            format!("the certificate is not that of node {}: {reason}", hello.node_id)
+        })?;
     }
     judge_lineage(me, hello).await?;
     if me.roster.status_of(hello.node_id) == MembershipStatus::Removed {

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::context::Context;
 use super::handshake::{self, HANDSHAKE_TIMEOUT, Reader, Writer};
+use super::refusal;
 use super::wire::{put_encoded, put_frame};
 use crate::clock;
 use crate::codec::{self, Channel, Request, Response};
@@ -148,6 +149,7 @@ impl LinkTask {
         let mut backoff = BACKOFF_MIN;
         let mut retry_at: Option<Instant> = None;
         let mut last_error = String::new();
+        let mut logged = String::new();
         loop {
             let first = match self.unsent.take() {
                 Some(first) => Some(first),
@@ -167,6 +169,7 @@ impl LinkTask {
             match connected {
                 Ok((reader, writer)) => {
                     backoff = BACKOFF_MIN;
+                    logged.clear();
                     self.connected.store(true, Ordering::Relaxed);
                     tracing::debug!(target_node = self.target, channel = ?self.channel, addr = %self.addr, "link established");
                     let ended = self.drive(reader, writer, first, &mut queue).await;
@@ -177,9 +180,15 @@ impl LinkTask {
                 }
                 Err(error) => {
                     let reason = format!("{}: {error}", self.addr);
-                    // It is logged once, and not at every attempt.
-                    if error.kind() == io::ErrorKind::PermissionDenied && reason != last_error {
-                        tracing::warn!(target_node = self.target, %error, "peer refused the connection");
+                    // It is logged once, and not at every attempt. The reason of a certificate that has expired contains
+                    // the present time, so what it means is compared instead.
+                    if let Some(meaning) = refusal::meaning(&error) {
+                        let is_told = error.kind() == io::ErrorKind::PermissionDenied;
+                        let said = if is_told { &*reason } else { meaning };
+                        if said != logged {
+                            tracing::warn!(target_node = self.target, addr = %self.addr, %error, "{meaning}");
+                            said.clone_into(&mut logged);
+                        }
                     }
                     tracing::debug!(target_node = self.target, channel = ?self.channel, %reason, "cannot connect");
                     last_error = reason;

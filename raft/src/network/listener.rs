@@ -21,6 +21,7 @@ use super::greetings::Greetings;
 use super::handshake::{self, HANDSHAKE_TIMEOUT, HandshakeResult, Reader, Writer};
 use super::inbound::Inbound;
 use super::places::Places;
+use super::refusal;
 use super::snapshot_receiver::SnapshotReceiver;
 use super::wire::put_frame;
 use crate::clock;
@@ -171,18 +172,22 @@ impl Listener {
         }
     }
 
-    /// Logs that this node has refused a connection from `from`, with the number of refusals since the last such line.
+    /// Logs that a connection from `from` failed or was closed, with the number of such connections since the last such
+    /// line.
     fn log_refusal(&self, from: &dyn std::fmt::Display, error: &std::io::Error) {
         let mut refused = self.refused.lock();
         refused.since_logged += 1;
         if refused.logged_at.is_none_or(|at| clock::since(at) >= REFUSALS_LOGGED_EVERY) {
             let connections = std::mem::take(&mut refused.since_logged);
             refused.logged_at = Some(clock::now());
+            let meaning = refusal::meaning(error).unwrap_or(
+                "a connection to this node's peer port (raft.listen) failed or was closed",
+            );
             tracing::warn!(
                 %from,
                 %error,
                 connections,
-                "connections to this node's peer port failed; from and error are those of the last one. A received fatal alert means that the other node refused the certificate of this one"
+                "{meaning} (this is the last of the connections that failed since the last such line)"
             );
         }
     }

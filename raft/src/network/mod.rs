@@ -17,6 +17,7 @@ pub(crate) mod links;
 pub(crate) mod listener;
 pub(crate) mod outbound;
 mod places;
+mod refusal;
 pub(crate) mod snapshot_receiver;
 pub(crate) mod tls;
 pub(crate) mod trust;

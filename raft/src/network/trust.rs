@@ -143,18 +143,22 @@ impl Trust {
     fn check(&self, chain: &[CertificateDer<'static>]) -> io::Result<Accepted> {
         let refused = |text: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         let Some((own, between)) = chain.split_first() else {
-            return refused("the peer showed no certificate".into());
+            return refused("this node refused the peer, which showed no certificate".into());
         };
         let present = Arc::clone(&self.0.present.read());
         match key_fingerprint(own) {
             Ok(key) if present.denied.contains(&key) => {
                 return refused(
-                    "the key of the peer's certificate is on the list of denied ones (raft.tls_denied)"
+                    "this node refused the peer: the key of the peer's certificate is on the list of denied ones (raft.tls_denied)"
                         .into(),
                 );
             }
             Ok(_) => {}
-            Err(why) => return refused(format!("the peer's certificate cannot be read: {why}")),
+            Err(why) => {
+                let text =
+                    format!("this node refused the peer, whose certificate cannot be read: {why}");
+                return refused(text);
+            }
         }
         let Some(verifier) = &present.verifier else { return Ok(Accepted::Now) };
         let verify = |verifier: &Arc<dyn ClientCertVerifier>| {
@@ -165,7 +169,7 @@ impl Trust {
             Some((former, until)) if crate::clock::now() < *until && verify(former).is_ok() => {
                 Ok(Accepted::Former)
             }
-            _ => refused(format!("the peer's certificate is not accepted: {error}")),
+            _ => refused(format!("this node refused the certificate of the peer: {error}")),
         }
     }
 

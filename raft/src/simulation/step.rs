@@ -12,8 +12,8 @@ pub(super) enum Step {
     Leads { node: NodeId, term: u64 },
     /// A node applied an entry. `digest` is that of its state afterwards, if it was computed.
     Applied { node: NodeId, id: LogIdDto, entry: u64, digest: Option<u64> },
-    /// A proposal was acknowledged as this entry.
-    Acknowledged { id: LogIdDto, entry: u64 },
+    /// A proposal was acknowledged as this entry, by a node whose term is `by`.
+    Acknowledged { id: LogIdDto, entry: u64, by: u64 },
     /// A node became leader with this log: its purged index and the entries after it.
     LogOfLeader { node: NodeId, term: u64, purged: u64, entries: BTreeMap<u64, u64> },
     /// A client asks a node for an index to read at.

@@ -147,6 +147,7 @@ impl Run {
         let writing = node.raft.client_write(Payload(payload.clone()));
         match tokio::time::timeout(PATIENCE, writing).await {
             Ok(Ok(response)) => {
+                let by = node.raft.metrics().borrow_watched().current_term;
                 node.succeeded().await;
                 let alive = self.net.running.lock().get(&id).map(|now| now.process);
                 // A process that was killed in the meantime answered nobody.
@@ -155,7 +156,7 @@ impl Run {
                     let written = EntryPayload::Normal(Payload(payload.clone()));
                     let entry = entry_hash(&Entry { log_id, payload: written });
                     let id = consensus::log_id_to_dto(&log_id);
-                    self.net.world.lock().happened(&Step::Acknowledged { id, entry });
+                    self.net.world.lock().happened(&Step::Acknowledged { id, entry, by });
                     self.work.lock().answered(&payload, &response.data.0);
                 }
                 None

@@ -104,7 +104,7 @@ impl World {
                 self.outcome.applied += 1;
                 self.note((2, node, id.index, id.term, entry, digest));
             }
-            Step::Acknowledged { id, entry } => {
+            Step::Acknowledged { id, entry, .. } => {
                 self.outcome.acknowledged += 1;
                 self.note((3, id.index, id.term, entry));
             }

@@ -42,18 +42,29 @@ type picker struct {
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	sent, _ := metadata.FromOutgoingContext(info.Ctx)
 	chosen := p.resolver.Choose(&native.Request{
-		Header: http.Header(sent),
-		Skip:   func(instance *native.Instance) bool { return p.connections[instance.ID] == nil },
+		Context: info.Ctx,
+		Header:  http.Header(sent),
+		Skip:    func(instance *native.Instance) bool { return p.connections[instance.ID] == nil },
 	})
 	if chosen == nil { // The channel asks again when there is another connection.
 		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
 	}
 	done := func(call balancer.DoneInfo) {
-		if status.Code(call.Err) == codes.Unavailable && !call.BytesReceived {
-			chosen.Failed()
-		} else {
-			chosen.Done()
+		failed := status.Code(call.Err) == codes.Unavailable && !call.BytesReceived
+		chosen.End(native.Outcome{Err: call.Err, Failed: failed})
+	}
+	return balancer.PickResult{SubConn: p.connections[chosen.Instance.ID], Done: done, Metadata: traceOf(chosen, sent)}, nil
+}
+
+// traceOf is the metadata that passes the trace on, unless the call has such metadata already.
+func traceOf(chosen *native.Chosen, sent metadata.MD) metadata.MD {
+	header := http.Header{}
+	chosen.Inject(header)
+	added := metadata.MD{}
+	for name, values := range header {
+		if len(sent.Get(name)) == 0 {
+			added.Append(name, values...)
 		}
 	}
-	return balancer.PickResult{SubConn: p.connections[chosen.Instance.ID], Done: done}, nil
+	return added
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"maxine/native"
@@ -25,6 +28,7 @@ type server struct {
 	*grpc.Server
 	address string
 	calls   atomic.Int64
+	traces  atomic.Value // those of the last call
 }
 
 func newServer(t *testing.T) *server {
@@ -37,6 +41,8 @@ func newServer(t *testing.T) *server {
 	s.Server = grpc.NewServer(grpc.UnaryInterceptor(
 		func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			s.calls.Add(1)
+			sent, _ := metadata.FromIncomingContext(ctx)
+			s.traces.Store(sent.Get("traceparent"))
 			return next(ctx, request)
 		}))
 	healthpb.RegisterHealthServer(s.Server, health.NewServer())
@@ -54,13 +60,13 @@ func until(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-func client(t *testing.T) *native.Client {
+func client(t *testing.T, options native.Options) *native.Client {
 	t.Helper()
 	servers := os.Getenv("MAXINE_SERVER")
 	if servers == "" {
 		t.Skip("MAXINE_SERVER names no cluster")
 	}
-	c, err := native.New(strings.Split(servers, ","), native.Options{})
+	c, err := native.New(strings.Split(servers, ","), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +77,7 @@ func client(t *testing.T) *native.Client {
 func TestCallsFollowTheInstancesOfTheService(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	caller, owner := client(t), client(t)
+	caller, owner := client(t, native.Options{}), client(t, native.Options{})
 	service := fmt.Sprintf("go-grpc-%d", time.Now().UnixNano())
 	channel, err := grpc.NewClient("maxine:///"+service,
 		grpc.WithResolvers(NewBuilder(caller, "")), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -131,4 +137,67 @@ func TestCallsFollowTheInstancesOfTheService(t *testing.T) {
 	until(t, "a call", func() bool { before := heavy.calls.Load(); return call() == nil && heavy.calls.Load() > before })
 	light.Stop()
 	until(t, "good calls", func() bool { return call() == nil && call() == nil && call() == nil && call() == nil })
+}
+
+// marks gives each use of an instance the same trace, and notes how it has ended.
+type marks struct {
+	mu    sync.Mutex
+	ended []native.Outcome
+}
+
+type mark struct {
+	ctx context.Context
+	of  *marks
+}
+
+func (m *marks) Start(ctx context.Context, about native.Traced) native.Span {
+	if about.Service == "" {
+		return nil
+	}
+	return mark{ctx, m}
+}
+
+func (m mark) Context() context.Context  { return m.ctx }
+func (m mark) Inject(header http.Header) { header.Set("Traceparent", "of the call") }
+
+func (m mark) End(outcome native.Outcome) {
+	m.of.mu.Lock()
+	defer m.of.mu.Unlock()
+	m.of.ended = append(m.of.ended, outcome)
+}
+
+func TestACallPassesTheTraceOnOnce(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	m := &marks{}
+	caller := client(t, native.Options{Tracer: m})
+	service := fmt.Sprintf("go-grpc-trace-%d", time.Now().UnixNano())
+	s := newServer(t)
+	if _, err := caller.Register(ctx, service, "a", native.Body{Address: s.address}); err != nil {
+		t.Fatal(err)
+	}
+	channel, err := grpc.NewClient("maxine:///"+service,
+		grpc.WithResolvers(NewBuilder(caller, "")), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer channel.Close()
+	health := healthpb.NewHealthClient(channel)
+	for own, expect := range map[string]string{"": "of the call", "of the program": "of the program"} {
+		ctx := ctx
+		if own != "" {
+			ctx = metadata.AppendToOutgoingContext(ctx, "traceparent", own)
+		}
+		if _, err := health.Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true)); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.traces.Load().([]string); len(got) != 1 || got[0] != expect {
+			t.Error(got, expect)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.ended) != 2 || m.ended[0] != (native.Outcome{}) {
+		t.Error(m.ended)
+	}
 }

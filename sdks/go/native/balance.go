@@ -1,6 +1,7 @@
 package native
 
 import (
+	"context"
 	"encoding/binary"
 	"hash/maphash"
 	"math"
@@ -33,6 +34,8 @@ type Request struct {
 	Queries []string
 	// Skip tells which instances may not be chosen for this request; nil skips none.
 	Skip func(*Instance) bool
+	// Context has the span of the caller, for the Tracer; nil is context.Background().
+	Context context.Context
 }
 
 type hashKey struct{ From, Name string }

@@ -20,6 +20,8 @@ type Options struct {
 	Token string
 	// TokenFile has the token, and is read for each request.
 	TokenFile string
+	// Credentials fetch tokens from an OpenID provider. They replace Token and TokenFile.
+	Credentials *ClientCredentials
 	// CAFile has the certificates that https nodes are checked with; by default those of the system.
 	CAFile string
 	// Timeout limits a call with all its attempts; by default 10 s.
@@ -32,6 +34,8 @@ type Options struct {
 	OnAttempt func(Attempt)
 	// OnCall gets each choice of an instance, at the end of its request. It must return soon.
 	OnCall func(Call)
+	// Tracer begins and ends spans; nil for none.
+	Tracer Tracer
 }
 
 // Attempt is one request to a node.
@@ -335,7 +339,7 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	input := Request{Header: request.Header, Queries: []string{request.URL.RawQuery}}
+	input := Request{Context: request.Context(), Header: request.Header, Queries: []string{request.URL.RawQuery}}
 	for try := 1; ; try++ {
 		chosen := resolver.Choose(&input)
 		if chosen == nil {
@@ -343,21 +347,25 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		}
 		to, err := chosen.rewritten(request)
 		if err != nil {
-			chosen.Done()
+			chosen.End(Outcome{Err: err})
 			return nil, err
 		}
 		if request.Body != nil && request.GetBody != nil {
 			if to.Body, err = request.GetBody(); err != nil {
-				chosen.Done()
+				chosen.End(Outcome{Err: err})
 				return nil, err
 			}
 		}
 		answer, err := t.base.RoundTrip(to)
-		if err == nil || request.Context().Err() != nil {
-			chosen.Done()
-			return answer, err
+		if err == nil {
+			chosen.End(Outcome{Status: answer.StatusCode})
+			return answer, nil
 		}
-		chosen.Failed()
+		if request.Context().Err() != nil {
+			chosen.End(Outcome{Err: err})
+			return nil, err
+		}
+		chosen.End(Outcome{Err: err, Failed: true})
 		safe := request.Method == "" || request.Method == http.MethodGet || request.Method == http.MethodHead
 		repeatable := request.Body == nil || request.Body == http.NoBody || request.GetBody != nil
 		if try >= triesMax || !repeatable || !safe && !refusedConnection(err) {
@@ -372,7 +380,8 @@ func (c *Chosen) rewritten(request *http.Request) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	to := request.Clone(request.Context())
+	to := request.Clone(c.Context())
+	c.Inject(to.Header)
 	to.URL.Scheme, to.URL.Host, to.Host = address.Scheme, address.Host, ""
 	if base := strings.TrimRight(address.Path, "/"); base != "" {
 		to.URL.Path = base + to.URL.Path

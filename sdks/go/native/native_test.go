@@ -211,7 +211,7 @@ func get(c *Client) error {
 // once asks the only node once, whatever the answer is.
 func once(c *Client) error {
 	use := func(*http.Response, *node, func()) error { return nil }
-	_, err := c.nodes.attempt(context.Background(), time.Minute, c.nodes.list[0], http.MethodGet, "/x", nil, nil, use)
+	_, err := c.nodes.attempt(context.Background(), time.Minute, c.nodes.list[0], "", http.MethodGet, "/x", nil, nil, use)
 	return err
 }
 

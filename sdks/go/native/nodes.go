@@ -22,7 +22,7 @@ const (
 	backoffMax = 5 * time.Second
 )
 
-// Error is an answer that is an error. Status is 0 if no node has answered in time.
+// Error is an answer that is an error. Status is 0 if no node has answered in time, or there is no token.
 type Error struct {
 	Status  int
 	Message string
@@ -59,15 +59,14 @@ func newNodes(addresses []string, options Options) (*nodes, error) {
 	if len(addresses) == 0 {
 		return nil, errors.New("at least one node is needed")
 	}
+	if options.Credentials != nil && (options.Token != "" || options.TokenFile != "") {
+		return nil, errors.New("either Token, TokenFile or Credentials: not two of them")
+	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	if options.CAFile != "" {
-		pem, err := os.ReadFile(options.CAFile)
+		pool, err := poolOf(options.CAFile)
 		if err != nil {
 			return nil, err
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s has no certificate", options.CAFile)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
@@ -78,6 +77,19 @@ func newNodes(addresses []string, options Options) (*nodes, error) {
 	// Clients that start together do not all begin with the same node.
 	n.at = randomBelow(len(n.list))
 	return n, nil
+}
+
+// poolOf has the certificates of a file.
+func poolOf(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s has no certificate", file)
+	}
+	return pool, nil
 }
 
 // pick gives the node to ask, and the time to wait before.
@@ -133,12 +145,14 @@ func (n *nodes) failed(one *node, retryAfter string) {
 	}
 }
 
-func (n *nodes) send(ctx context.Context, one *node, method, path string, body []byte, headers map[string]string) (*http.Response, error) {
+func (n *nodes) send(ctx context.Context, one *node, token, method, path string, body []byte, headers map[string]string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, one.url+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	token := n.options.Token
+	if token == "" {
+		token = n.options.Token
+	}
 	if n.options.TokenFile != "" { // Read each time, so that a replaced token is used at once.
 		text, err := os.ReadFile(n.options.TokenFile)
 		if err != nil {
@@ -155,8 +169,10 @@ func (n *nodes) send(ctx context.Context, one *node, method, path string, body [
 	for name, value := range headers {
 		request.Header.Set(name, value)
 	}
-	if n.options.OnAttempt == nil {
-		return n.http.Do(request)
+	span := start(ctx, n.options.Tracer, Traced{Node: one.url, Method: method, Path: path})
+	if span != nil {
+		span.Inject(request.Header)
+		request = request.WithContext(span.Context())
 	}
 	begun := time.Now()
 	answer, err := n.http.Do(request)
@@ -164,7 +180,12 @@ func (n *nodes) send(ctx context.Context, one *node, method, path string, body [
 	if err == nil {
 		about.Status = answer.StatusCode
 	}
-	n.options.OnAttempt(about)
+	if span != nil {
+		span.End(Outcome{Status: about.Status, Err: err})
+	}
+	if n.options.OnAttempt != nil {
+		n.options.OnAttempt(about)
+	}
 	return answer, err
 }
 
@@ -182,6 +203,10 @@ func (n *nodes) open(ctx context.Context, timeout time.Duration, method, path st
 	late := error(&Error{Message: "no node has answered in time"})
 	last := late
 	for {
+		token, err := n.token(ctx, deadline)
+		if err != nil {
+			return err
+		}
 		one, pause := n.pick()
 		left := time.Until(deadline) - pause
 		if left <= 0 {
@@ -193,7 +218,7 @@ func (n *nodes) open(ctx context.Context, timeout time.Duration, method, path st
 		if left > attempt {
 			left = attempt
 		}
-		again, err := n.attempt(ctx, left, one, method, path, body, headers, use)
+		again, err := n.attempt(ctx, left, one, token, method, path, body, headers, use)
 		if err == nil || !again {
 			return err
 		}
@@ -207,13 +232,27 @@ func (n *nodes) open(ctx context.Context, timeout time.Duration, method, path st
 	}
 }
 
+// token is that of the credentials, if there are any. That there is none is no failure of a node.
+func (n *nodes) token(ctx context.Context, deadline time.Time) (string, error) {
+	if n.options.Credentials == nil {
+		return "", nil
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	token, err := n.options.Credentials.Token(ctx)
+	if err != nil {
+		return "", &Error{Message: err.Error(), cause: err}
+	}
+	return token, nil
+}
+
 // attempt asks one node. It tells whether another attempt may help.
-func (n *nodes) attempt(ctx context.Context, left time.Duration, one *node, method, path string, body []byte, headers map[string]string, use func(*http.Response, *node, func()) error) (bool, error) {
+func (n *nodes) attempt(ctx context.Context, left time.Duration, one *node, token, method, path string, body []byte, headers map[string]string, use func(*http.Response, *node, func()) error) (bool, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	timer := time.AfterFunc(left, cancel)
 	defer timer.Stop()
-	answer, err := n.send(ctx, one, method, path, body, headers)
+	answer, err := n.send(ctx, one, token, method, path, body, headers)
 	if err == nil && answer.StatusCode < 300 {
 		defer answer.Body.Close()
 		if err = use(answer, one, func() { timer.Stop() }); err == nil {
@@ -230,7 +269,7 @@ func (n *nodes) attempt(ctx context.Context, left time.Duration, one *node, meth
 			refused := errorOf(answer.StatusCode, text)
 			if answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests {
 				n.worked(one)
-				return false, refused
+				return refused.Status == http.StatusUnauthorized && token != "" && n.options.Credentials.Refused(token), refused
 			}
 			n.failed(one, answer.Header.Get("Retry-After"))
 			return true, refused

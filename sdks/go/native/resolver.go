@@ -71,6 +71,7 @@ type Resolver struct {
 	client        *Client
 	service, zone string
 	onCall        func(Call)
+	tracer        Tracer
 	state         atomic.Pointer[state]
 	turns         atomic.Uint64
 	currentAt     atomic.Int64
@@ -83,7 +84,7 @@ type Resolver struct {
 
 // Resolver reads the instances of a service, and keeps them. zone is the zone of this client, or empty.
 func (c *Client) Resolver(ctx context.Context, service, zone string) (*Resolver, error) {
-	r := &Resolver{client: c, service: service, zone: zone, onCall: c.options.OnCall, changed: make(chan struct{})}
+	r := &Resolver{client: c, service: service, zone: zone, onCall: c.options.OnCall, tracer: c.options.Tracer, changed: make(chan struct{})}
 	r.done, r.end = context.WithCancel(c.done)
 	if err := r.load(ctx, ""); err != nil {
 		return nil, err
@@ -118,6 +119,18 @@ type Chosen struct {
 	over     atomic.Bool
 	resolver *Resolver
 	chosenAt int64 // nanoseconds since the process began
+	ctx      context.Context
+	span     Span // nil if nothing is recorded
+}
+
+// Context is that of the request, with the span of this use of the instance.
+func (c *Chosen) Context() context.Context { return c.ctx }
+
+// Inject sets the header fields that pass the trace on, if the client has a Tracer.
+func (c *Chosen) Inject(header http.Header) {
+	if c.span != nil {
+		c.span.Inject(header)
+	}
 }
 
 func (c *Chosen) report(failed bool) {
@@ -128,28 +141,31 @@ func (c *Chosen) report(failed bool) {
 }
 
 // Done tells that the request is over.
-func (c *Chosen) Done() {
-	if !c.over.Swap(true) {
-		c.load.inFlight.Add(-1)
-		if c.load.failures.Load() > 0 {
-			c.load.failures.Store(0)
-			c.load.avoidUntil.Store(0)
-		}
-		c.report(false)
-	}
-}
+func (c *Chosen) Done() { c.End(Outcome{}) }
 
 // Failed tells that the instance could not be reached: it is avoided for some seconds.
-func (c *Chosen) Failed() {
-	if !c.over.Swap(true) {
-		c.load.inFlight.Add(-1)
+func (c *Chosen) Failed() { c.End(Outcome{Failed: true}) }
+
+// End is Done or Failed, and gives the Tracer what is known of the outcome.
+func (c *Chosen) End(outcome Outcome) {
+	if c.over.Swap(true) {
+		return
+	}
+	if c.span != nil {
+		c.span.End(outcome)
+	}
+	c.load.inFlight.Add(-1)
+	if outcome.Failed {
 		pause := avoidMax
 		if failures := c.load.failures.Add(1); failures < 6 {
 			pause = avoid << (failures - 1)
 		}
 		c.load.avoidUntil.Store(int64(time.Since(began) + pause))
-		c.report(true)
+	} else if c.load.failures.Load() > 0 {
+		c.load.failures.Store(0)
+		c.load.avoidUntil.Store(0)
 	}
+	c.report(outcome.Failed)
 }
 
 // Choose chooses an instance as a node would; nil if there is none. request may be nil.
@@ -189,7 +205,18 @@ func (r *Resolver) Choose(request *Request) *Chosen {
 		return nil
 	}
 	s.loads[at].inFlight.Add(1)
-	return &Chosen{Instance: &s.instances[at], load: s.loads[at], resolver: r, chosenAt: now}
+	chosen := &Chosen{Instance: &s.instances[at], load: s.loads[at], resolver: r, chosenAt: now, ctx: request.Context}
+	if chosen.ctx == nil {
+		chosen.ctx = context.Background()
+	}
+	if r.tracer != nil {
+		about := Traced{Service: r.service, Instance: chosen.Instance.ID, Address: chosen.Instance.Address}
+		about.Namespace = r.client.options.Namespace
+		if chosen.span = start(chosen.ctx, r.tracer, about); chosen.span != nil {
+			chosen.ctx = chosen.span.Context()
+		}
+	}
+	return chosen
 }
 
 func (r *Resolver) load(ctx context.Context, minIndex string) error {

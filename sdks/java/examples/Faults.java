@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.stream.Collectors;
+import maxine.client.ClientCredentials;
 import maxine.client.Instance;
 import maxine.client.MaxineClient;
 import maxine.client.Registration;
@@ -23,8 +24,13 @@ final class Faults {
 
     public static void main(String[] arguments) throws Exception {
         AtomicInteger errors = new AtomicInteger();
-        MaxineClient client = new MaxineClient(List.of(System.getenv("MAXINE_SERVER").split(",")),
-            MaxineClient.Options.DEFAULT.withOnError(error -> errors.incrementAndGet()));
+        MaxineClient.Options options = MaxineClient.Options.DEFAULT.withOnError(error -> errors.incrementAndGet());
+        String issuer = System.getenv("MAXINE_TEST_ISSUER");
+        if (issuer != null) { // The tokens of this client are valid for 10 s.
+            options = options.withCredentials(ClientCredentials.builder("worker").issuer(issuer)
+                .clientSecretEnv("MAXINE_TEST_SECRET").resource("https://maxine.test/").build());
+        }
+        MaxineClient client = new MaxineClient(List.of(System.getenv("MAXINE_SERVER").split(",")), options);
         Registration kept = client.register("workers", "java", "http://127.0.0.1:1", Map.of("ttl_ms", 3_000L));
         Resolver targets = client.resolver("targets", null);
         targets.onChange(Faults::tell);

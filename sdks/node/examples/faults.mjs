@@ -1,9 +1,13 @@
 // The part of a client in `scripts/sdks.py faults`: registers itself, calls the targets, and prints what it sees.
 
-import { Client } from "../index.mjs";
+import { Client, ClientCredentials } from "../index.mjs";
 
 let errors = 0, calls = 0, failed = 0, ageMaxMs = 0, stopping = false;
-const client = new Client(process.env.MAXINE_SERVER, { onError: () => (errors += 1) });
+// The tokens of this client are valid for 10 s.
+const credentials = process.env.MAXINE_TEST_ISSUER && new ClientCredentials({
+  clientId: "worker", issuer: process.env.MAXINE_TEST_ISSUER, clientSecretEnv: "MAXINE_TEST_SECRET", resource: "https://maxine.test/",
+});
+const client = new Client(process.env.MAXINE_SERVER, { credentials, onError: () => (errors += 1) });
 const kept = await client.register("workers", "node", { address: "http://127.0.0.1:1", ttl_ms: 3_000 });
 const targets = await client.resolver("targets");
 const tell = () => console.log(`change ${Date.now()} ${targets.instances.map(({ id }) => id).join()}`);

@@ -22,6 +22,16 @@ const guarded = (hook) =>
     }
   });
 
+/** A tracer whose own errors end nothing. */
+const guardedTracer = (tracer) =>
+  tracer && {
+    start(about) {
+      let span;
+      guarded(() => (span = tracer.start(about)))();
+      return { headers: span?.headers ?? {}, end: guarded((outcome) => span?.end(outcome)) };
+    },
+  };
+
 export class Client {
   #kept = new Set();
   #resolvers = new Set();
@@ -29,8 +39,10 @@ export class Client {
   #stopped = false;
   #onError;
 
-  constructor(nodes, { namespace = "default", onError = () => {}, onAttempt, onCall, ...options } = {}) {
-    this.nodes = new Nodes([nodes].flat().flatMap((node) => node.split(",")), { onAttempt: guarded(onAttempt), ...options });
+  constructor(nodes, { namespace = "default", onError = () => {}, onAttempt, onCall, tracer, ...options } = {}) {
+    this.tracer = guardedTracer(tracer);
+    const hooks = { onAttempt: guarded(onAttempt), tracer: this.tracer };
+    this.nodes = new Nodes([nodes].flat().flatMap((node) => node.split(",")), { ...hooks, ...options });
     this.namespace = namespace;
     this.#onError = onError;
     this.onCall = guarded(onCall);
@@ -181,7 +193,13 @@ export class Resolver extends EventEmitter {
     if (at === undefined) return undefined;
     const instance = this.instances[at];
     this.#inFlight.set(instance.id, (this.#inFlight.get(instance.id) ?? 0) + 1);
-    return new Chosen(instance, (failed) => this.#release(instance.id, failed, now));
+    const { tracer, namespace } = this.#client;
+    const span = tracer?.start({ kind: "call", namespace, service: this.service, instance: instance.id, address: instance.address });
+    const release = (failed, outcome) => {
+      span?.end({ failed, ...outcome });
+      this.#release(instance.id, failed, now);
+    };
+    return new Chosen(instance, release, span?.headers);
   }
 
   #release(id, failed, chosenAt) {
@@ -199,13 +217,15 @@ export class Resolver extends EventEmitter {
       const chosen = this.choose({ key, address, headers: headers && new Headers(headers), queries: [query] });
       if (!chosen) throw new MaxineClientError(0, `no instance of ${this.service} gets traffic`);
       try {
-        const answer = await fetch(chosen.address.replace(/\/+$/, "") + path, { ...options, headers });
-        chosen.done();
+        const sent = new Headers(headers);
+        for (const [name, value] of Object.entries(chosen.headers)) sent.set(name, value);
+        const answer = await fetch(chosen.address.replace(/\/+$/, "") + path, { ...options, headers: sent });
+        chosen.done({ status: answer.status });
         return answer;
       } catch (error) {
         const ended = options.signal?.aborted;
-        if (ended) chosen.done();
-        else chosen.failed();
+        if (ended) chosen.done({ error });
+        else chosen.failed(error);
         // A connection that was refused has sent nothing. After another error only safe methods are repeated.
         const safe = ["GET", "HEAD", "OPTIONS"].includes(method) || error.cause?.code === "ECONNREFUSED";
         if (ended || !safe || options.body instanceof ReadableStream || tries >= TRIES_MAX) throw error;
@@ -319,8 +339,9 @@ export class Resolver extends EventEmitter {
 export class Chosen {
   #release;
 
-  constructor(instance, release) {
+  constructor(instance, release, headers = {}) {
     this.instance = instance;
+    this.headers = headers;
     this.#release = release;
   }
 
@@ -328,13 +349,13 @@ export class Chosen {
     return this.instance.address;
   }
 
-  done() {
-    this.#release?.(false);
+  done({ status, error } = {}) {
+    this.#release?.(false, { status, error });
     this.#release = undefined;
   }
 
-  failed() {
-    this.#release?.(true);
+  failed(error) {
+    this.#release?.(true, { error });
     this.#release = undefined;
   }
 }

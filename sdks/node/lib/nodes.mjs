@@ -8,7 +8,7 @@ import { setTimeout as pause } from "node:timers/promises";
 
 const BACKOFF_MS = 50, BACKOFF_MAX_MS = 5_000;
 
-/** An answer that is an error. `status` is 0 if no node has answered in time; `problem` is the answer's JSON. */
+/** An answer that is an error. `status` is 0 if no node has answered in time or there is no token; `problem` is the answer's JSON. */
 export class MaxineClientError extends Error {
   constructor(status, message, problem, options) {
     super(status ? `${status}: ${message}` : message, options);
@@ -25,10 +25,11 @@ export class Nodes {
   #at;
   #agents;
 
-  constructor(nodes, { token, tokenFile, caFile, timeoutMs = 10_000, attemptTimeoutMs = 3_000, onAttempt = () => {} } = {}) {
+  constructor(nodes, { token, tokenFile, credentials, caFile, timeoutMs = 10_000, attemptTimeoutMs = 3_000, onAttempt = () => {}, tracer } = {}) {
     this.#nodes = nodes.map((node) => ({ url: node.replace(/\/+$/, ""), failures: 0, notBefore: 0 }));
     if (nodes.length === 0) throw new TypeError("at least one node is needed");
-    this.#options = { token, tokenFile, timeoutMs, attemptTimeoutMs, onAttempt };
+    if (credentials && (token || tokenFile)) throw new TypeError("either a token, a file with one or credentials: not two of them");
+    this.#options = { token, tokenFile, credentials, timeoutMs, attemptTimeoutMs, onAttempt, tracer };
     // Clients that start together do not all begin with the same node.
     this.#at = Math.floor(Math.random() * nodes.length);
     this.#agents = {
@@ -64,10 +65,10 @@ export class Nodes {
     this.#at = (this.#nodes.indexOf(node) + 1) % this.#nodes.length;
   }
 
-  async #headers(headers) {
+  async #headers(headers, fetched) {
     const { tokenFile } = this.#options;
     // Read each time, so that a replaced token is used at once.
-    const token = tokenFile ? (await readFile(tokenFile, "ascii")).trim() : this.#options.token;
+    const token = tokenFile ? (await readFile(tokenFile, "ascii")).trim() : (fetched ?? this.#options.token);
     return { ...(token && { authorization: `Bearer ${token}` }), ...headers };
   }
 
@@ -89,6 +90,8 @@ export class Nodes {
     let last;
     for (;;) {
       signal?.throwIfAborted();
+      // That there is no token is no failure of a node.
+      const token = await this.#options.credentials?.token({ timeoutMs: deadline - performance.now(), signal });
       const node = this.#pick();
       const wait = Math.max(0, node.notBefore - performance.now());
       const left = deadline - performance.now() - wait;
@@ -98,17 +101,22 @@ export class Nodes {
       const end = () => ended.abort();
       const begun = performance.now();
       let answered = false;
-      const tell = (status, error) => this.#options.onAttempt({ node: node.url, method, path, status, durationMs: performance.now() - begun, error });
+      const span = this.#options.tracer?.start({ kind: "request", node: node.url, method, path });
+      const tell = (status, error) => {
+        span?.end({ status, error });
+        this.#options.onAttempt({ node: node.url, method, path, status, durationMs: performance.now() - begun, error });
+      };
       const timer = setTimeout(end, Math.min(left, attemptMs));
       signal?.addEventListener("abort", end);
       try {
-        const answer = await this.#send(node, method, path, body, await this.#headers(headers), ended.signal);
+        const answer = await this.#send(node, method, path, body, await this.#headers({ ...span?.headers, ...headers }, token), ended.signal);
         answered = true;
         tell(answer.statusCode);
         if (answer.statusCode < 300) return await use(answer, node, () => clearTimeout(timer));
         last = errorOf(answer.statusCode, await textOf(answer));
         if (answer.statusCode < 500 && answer.statusCode !== 429) {
           this.worked(node);
+          if (answer.statusCode === 401 && this.#options.credentials?.refused(token)) continue;
           throw last;
         }
         const retryAfter = answer.headers["retry-after"];

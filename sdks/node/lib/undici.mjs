@@ -38,6 +38,7 @@ class Call {
   #chosen;
   #tries = 0;
   #answered = false;
+  #status;
 
   constructor(resolver, dispatch, options, handler) {
     this.#resolver = resolver;
@@ -50,7 +51,7 @@ class Call {
     try {
       this.#attempt();
     } catch (error) {
-      this.#chosen?.done();
+      this.#chosen?.done({ error });
       this.#handler.onResponseError?.(undefined, error);
     }
   }
@@ -63,8 +64,9 @@ class Call {
     this.#chosen = this.#resolver.choose({ headers, queries });
     if (!this.#chosen) throw new Error(`no instance of ${this.#resolver.service} gets traffic`);
     const address = new URL(this.#chosen.address);
+    const traced = withHeaders(this.#options.headers, this.#chosen.headers);
     // undici sends the host of the origin, unless the caller has set one.
-    this.#dispatch({ ...this.#options, origin: address.origin, path: address.pathname.replace(/\/+$/, "") + path }, this);
+    this.#dispatch({ ...this.#options, headers: traced, origin: address.origin, path: address.pathname.replace(/\/+$/, "") + path }, this);
   }
 
   onRequestStart(controller, context) {
@@ -73,13 +75,14 @@ class Call {
 
   onRequestUpgrade(...all) {
     this.#answered = true;
-    this.#chosen.done();
+    this.#chosen.done({ status: all[1] });
     this.#handler.onRequestUpgrade?.(...all);
   }
 
   onResponseStart(...all) {
     // Informational answers come before the answer itself.
     this.#answered = true;
+    this.#status = all[1];
     this.#handler.onResponseStart?.(...all);
   }
 
@@ -88,14 +91,14 @@ class Call {
   }
 
   onResponseEnd(...all) {
-    this.#chosen.done();
+    this.#chosen.done({ status: this.#status });
     this.#handler.onResponseEnd?.(...all);
   }
 
   onResponseError(controller, error) {
     const aborted = controller?.aborted;
-    if (aborted || this.#answered) this.#chosen.done();
-    else this.#chosen.failed();
+    if (aborted || this.#answered) this.#chosen.done({ status: this.#status, error });
+    else this.#chosen.failed(error);
     if (!aborted && !this.#answered && this.#mayRepeat(error)) this.start();
     else this.#handler.onResponseError?.(controller, error);
   }
@@ -107,6 +110,15 @@ class Call {
     const refused = error.code === "ECONNREFUSED" && typeof body?.pipe !== "function";
     return this.#tries < TRIES_MAX && (refused || (SAFE.includes(method) && (body === undefined || body === null)));
   }
+}
+
+/** The header fields with these others, in the form that undici takes as one list. */
+function withHeaders(headers, added) {
+  const names = Object.keys(added);
+  if (names.length === 0) return headers;
+  const kept = [...pairsOf(headers)].filter(([name]) => !names.includes(name.toLowerCase()));
+  const all = kept.flatMap(([name, value]) => [value].flat().flatMap((one) => [name, one]));
+  return all.concat(Object.entries(added).flat());
 }
 
 /** The header fields, which undici takes in several forms, as pairs. */

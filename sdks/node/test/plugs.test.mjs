@@ -160,4 +160,5 @@ test("the parts can be loaded with require", () => {
   const require = createRequire(import.meta.url);
   assert.equal(typeof require("maxine-client/undici").maxine, "function");
   assert.equal(typeof require("maxine-client/grpc").registerMaxine, "function");
+  assert.equal(typeof require("maxine-client/otel").openTelemetry, "function");
 });

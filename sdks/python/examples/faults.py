@@ -7,12 +7,16 @@ import threading
 import time
 import urllib.request
 
-from maxine_client import Client
+from maxine_client import Client, ClientCredentials
 
 errors = []
 ended = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: ended.set())
-client = Client(os.environ["MAXINE_SERVER"], on_error=errors.append)
+credentials = None
+if os.environ.get("MAXINE_TEST_ISSUER"):  # The tokens of this client are valid for 10 s.
+    credentials = ClientCredentials("worker", issuer=os.environ["MAXINE_TEST_ISSUER"],
+                                    client_secret_env="MAXINE_TEST_SECRET", resource="https://maxine.test/")
+client = Client(os.environ["MAXINE_SERVER"], credentials=credentials, on_error=errors.append)
 kept = client.register("workers", "python", address="http://127.0.0.1:1", ttl_ms=3_000)
 targets = client.resolver("targets")
 

@@ -10,7 +10,10 @@ The module `maxine`, in the same distribution, has the calls of the compatible A
 """
 
 from ._client import Call, Chosen, Client, Registration, Resolver
+from ._credentials import ClientCredentials
 from ._nodes import Attempt, MaxineError
+from ._trace import TracedCall, TracedRequest
 
-__all__ = ["Attempt", "Call", "Chosen", "Client", "MaxineError", "Registration", "Resolver"]
+__all__ = ["Attempt", "Call", "Chosen", "Client", "ClientCredentials", "MaxineError", "Registration", "Resolver", "TracedCall",
+           "TracedRequest"]
 __version__ = "2.0.0"

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 from . import _balance
 from ._nodes import MaxineError, Nodes
+from ._trace import Span, TracedCall
 
 # The nodes send at least a comment every 10 s.
 _SILENCE_MAX_S = 15.0
@@ -43,19 +44,24 @@ class Client:
     """A client of the nodes of one cluster. It may be used by several threads.
 
     `nodes` are addresses such as `http://10.0.0.1:8080`. `token` or `token_file` has a session token or an API
-    token; the file is read for each request. `ca_file` has the certificates that `https` nodes are checked with;
+    token; the file is read for each request. `credentials` are `ClientCredentials`, which fetch tokens from an OpenID
+    provider. `ca_file` has the certificates that `https` nodes are checked with;
     without it, those of the system are used. `timeout_s` limits a call with all its attempts,
     `attempt_timeout_s` one attempt. `on_error` gets the errors of the work in the background.
 
     For metrics and traces, `on_attempt` gets an `Attempt` when the answer of a node has begun or the request has failed,
     and `on_call` a `Call` when the request to a chosen instance is over. Both must return soon.
+    `tracer` begins and ends spans, for example those of `maxine_client.otel`.
     """
 
-    def __init__(self, nodes, *, namespace="default", token=None, token_file=None, ca_file=None,
-                 timeout_s=10.0, attempt_timeout_s=3.0, on_error=None, on_attempt=None, on_call=None):
+    def __init__(self, nodes, *, namespace="default", token=None, token_file=None, credentials=None, ca_file=None,
+                 timeout_s=10.0, attempt_timeout_s=3.0, on_error=None, on_attempt=None, on_call=None,
+                 tracer=None):
         nodes = nodes.split(",") if isinstance(nodes, str) else nodes
-        self.nodes = Nodes(nodes, token, token_file, ca_file, timeout_s, attempt_timeout_s, _guarded(on_attempt))
-        self.namespace, self.on_call = namespace, _guarded(on_call)
+        self.nodes = Nodes(
+            nodes, token, token_file, ca_file, timeout_s, attempt_timeout_s, _guarded(on_attempt), credentials, tracer
+        )
+        self.namespace, self.on_call, self.tracer = namespace, _guarded(on_call), tracer
         self._on_error = on_error or (lambda error: None)
         self._lock = threading.Lock()
         self._registrations, self._resolvers = [], []
@@ -246,7 +252,8 @@ class Resolver:
                 return None
             name = instances[at]["id"]
             self._in_flight[name] = self._in_flight.get(name, 0) + 1
-            return Chosen(self, instances[at], now)
+        about = TracedCall(self._client.namespace, self.service, name, instances[at]["address"])
+        return Chosen(self, instances[at], now, Span(self._client.tracer, about))
 
     def release(self, name, failed, chosen_at):
         """The request to an instance is over."""
@@ -364,7 +371,8 @@ class Chosen:
     If the `with` ends with an `OSError`, such as a refused connection, the instance is avoided for some seconds.
     """
 
-    def __init__(self, resolver, instance, chosen_at):
+    def __init__(self, resolver, instance, chosen_at, span):
+        self._span = span
         self._resolver, self.instance, self._failed = resolver, instance, False
         self._chosen_at, self._over = chosen_at, False
 
@@ -372,14 +380,20 @@ class Chosen:
     def address(self):
         return self.instance["address"]
 
+    @property
+    def headers(self):
+        """Header fields that pass the trace on, if the client has a tracer. Send them with the request."""
+        return self._span.headers
+
     def failed(self):
         """The instance could not be reached: it is avoided for some seconds."""
         self._failed = True
 
-    def done(self, failed=False):
-        """The request is over. This is for callers without a `with`."""
+    def done(self, failed=False, *, status=None, error=None):
+        """The request is over. This is for callers without a `with`. `status` and `error` are for the tracer."""
         if not self._over:
             self._over = True
+            self._span.end(status, error, self._failed or failed)
             self._resolver.release(self.instance["id"], self._failed or failed, self._chosen_at)
 
     def __enter__(self):
@@ -387,7 +401,10 @@ class Chosen:
 
     def __exit__(self, kind, error, _):
         # An answer with an error status reached the instance.
-        self.done(isinstance(error, OSError) and not isinstance(error, urllib.error.HTTPError))
+        if isinstance(error, urllib.error.HTTPError):
+            self.done(status=error.code)
+        else:
+            self.done(isinstance(error, OSError), error=error)
 
 
 def index_of(position):

@@ -10,12 +10,14 @@ import time
 import urllib.parse
 from typing import NamedTuple, Optional
 
+from ._trace import Span, TracedRequest
+
 _BACKOFF_S = 0.05
 _BACKOFF_MAX_S = 5.0
 
 
 class MaxineError(Exception):
-    """An answer that is an error. `status` is 0 if no node has answered in time."""
+    """An answer that is an error. `status` is 0 if no node has answered in time, or there is no token."""
 
     def __init__(self, status, message, problem=None):
         super().__init__(f"{status}: {message}" if status else message)
@@ -40,15 +42,18 @@ class Nodes:
     """Sends a request to one node after another, until one gives an answer that is not only a matter of the node."""
 
     def __init__(self, nodes, token=None, token_file=None, ca_file=None, timeout_s=10.0, attempt_timeout_s=3.0,
-                 on_attempt=None):
+                 on_attempt=None, credentials=None, tracer=None):
         self._nodes = [urllib.parse.urlsplit(node.rstrip("/")) for node in nodes]
         if not self._nodes:
             raise ValueError("at least one node is needed")
-        self._token, self._token_file = token, token_file
+        if credentials and (token or token_file):
+            raise ValueError("either a token, a file with one or credentials: not two of them")
+        self._token, self._token_file, self._credentials = token, token_file, credentials
         self._tls = None
         if any(node.scheme == "https" for node in self._nodes):
             self._tls = ssl.create_default_context(cafile=ca_file)
         self.timeout_s, self._attempt_timeout_s = timeout_s, attempt_timeout_s
+        self._tracer = tracer
         self._on_attempt = on_attempt or (lambda attempt: None)
         self._lock = threading.Lock()
         # Clients that start together do not all begin with the same node.
@@ -80,8 +85,8 @@ class Nodes:
             self._not_before[at] = time.monotonic() + pause
             self._at = (at + 1) % len(self._nodes)
 
-    def _headers(self, headers):
-        token = self._token
+    def _headers(self, headers, fetched):
+        token = fetched or self._token
         if self._token_file:  # Read each time, so that a replaced token is used at once.
             with open(self._token_file, encoding="ascii") as file:
                 token = file.read().strip()
@@ -97,6 +102,9 @@ class Nodes:
         headers = dict(headers or {}, **({} if body is None else {"content-type": "application/json"}))
         last = None
         while True:
+            token = None
+            if self._credentials:  # That there is no token is no failure of a node.
+                token = self._credentials.token(deadline - time.monotonic())
             at, pause = self._pick()
             left = deadline - time.monotonic()
             if pause >= left:
@@ -104,14 +112,17 @@ class Nodes:
             time.sleep(pause)
             left = min(left - pause, attempt_s)
             connection, begun, answer = self._connection(self._nodes[at], left), time.monotonic(), None
+            url = self._nodes[at].geturl()
+            span = Span(self._tracer, TracedRequest(url, method, path))
 
-            def attempt(status, error=None, url=self._nodes[at].geturl(), begun=begun):
-                return Attempt(url, method, path, status, time.monotonic() - begun, error)
+            def tell(status, error=None, url=url, begun=begun, span=span):
+                span.end(status, error)
+                self._on_attempt(Attempt(url, method, path, status, time.monotonic() - begun, error))
 
             try:
-                connection.request(method, self._nodes[at].path + path, sent, self._headers(headers))
+                connection.request(method, self._nodes[at].path + path, sent, self._headers({**span.headers, **headers}, token))
                 answer = connection.getresponse()
-                self._on_attempt(attempt(answer.status))
+                tell(answer.status)
                 if answer.status < 300:
                     if read_timeout_s and connection.sock:
                         connection.sock.settimeout(read_timeout_s)
@@ -120,7 +131,7 @@ class Nodes:
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 if answer is None:
-                    self._on_attempt(attempt(0, error))
+                    tell(0, error)
                 self.failed(at)
                 # That the time is over says less than the error before.
                 if last is None or not isinstance(error, socket.timeout):
@@ -131,6 +142,8 @@ class Nodes:
             last = error_of(answer.status, text)
             if answer.status < 500 and answer.status != 429:
                 self.worked(at)
+                if answer.status == 401 and self._credentials and self._credentials.refused(token):
+                    continue
                 raise last
             retry_after = answer.headers.get("retry-after", "")
             self.failed(at, float(retry_after) if retry_after.isdigit() else None)

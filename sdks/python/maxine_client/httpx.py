@@ -29,12 +29,13 @@ def _choose(resolver, request):
     return chosen
 
 
-def _to(request, address):
-    """The request as it is sent to the instance at this address."""
-    base = httpx.URL(address)
+def _to(request, chosen):
+    """The request as it is sent to this instance."""
+    base = httpx.URL(chosen.address)
     url = base.copy_with(raw_path=base.raw_path.rstrip(b"/") + request.url.raw_path)
     headers = request.headers.copy()
     headers["host"] = url.netloc.decode("ascii")
+    headers.update(chosen.headers)
     return httpx.Request(request.method, url, headers=headers, stream=request.stream, extensions=request.extensions)
 
 
@@ -50,8 +51,8 @@ def _may_repeat(request, error, tries):
 class _Stream(httpx.SyncByteStream):
     """The body of an answer. The request is in flight until it is closed."""
 
-    def __init__(self, stream, chosen):
-        self._stream, self._chosen = stream, chosen
+    def __init__(self, answer, chosen):
+        self._stream, self._status, self._chosen = answer.stream, answer.status_code, chosen
 
     def __iter__(self):
         yield from self._stream
@@ -60,14 +61,14 @@ class _Stream(httpx.SyncByteStream):
         try:
             self._stream.close()
         finally:
-            self._chosen.done()
+            self._chosen.done(status=self._status)
 
 
 class _AsyncStream(httpx.AsyncByteStream):
     """The body of an answer. The request is in flight until it is closed."""
 
-    def __init__(self, stream, chosen):
-        self._stream, self._chosen = stream, chosen
+    def __init__(self, answer, chosen):
+        self._stream, self._status, self._chosen = answer.stream, answer.status_code, chosen
 
     async def __aiter__(self):
         async for piece in self._stream:
@@ -77,7 +78,7 @@ class _AsyncStream(httpx.AsyncByteStream):
         try:
             await self._stream.aclose()
         finally:
-            self._chosen.done()
+            self._chosen.done(status=self._status)
 
 
 class MaxineTransport(httpx.BaseTransport):
@@ -104,16 +105,16 @@ class MaxineTransport(httpx.BaseTransport):
             tries += 1
             chosen = _choose(resolver, request)
             try:
-                answer = self._transport.handle_request(_to(request, chosen.address))
+                answer = self._transport.handle_request(_to(request, chosen))
             except httpx.TransportError as error:
-                chosen.done(failed=True)
+                chosen.done(failed=True, error=error)
                 if not _may_repeat(request, error, tries):
                     raise
-            except BaseException:
-                chosen.done()
+            except BaseException as error:
+                chosen.done(error=error)
                 raise
             else:
-                answer.stream = _Stream(answer.stream, chosen)
+                answer.stream = _Stream(answer, chosen)
                 return answer
 
     def close(self):
@@ -147,16 +148,16 @@ class AsyncMaxineTransport(httpx.AsyncBaseTransport):
             tries += 1
             chosen = _choose(resolver, request)
             try:
-                answer = await self._transport.handle_async_request(_to(request, chosen.address))
+                answer = await self._transport.handle_async_request(_to(request, chosen))
             except httpx.TransportError as error:
-                chosen.done(failed=True)
+                chosen.done(failed=True, error=error)
                 if not _may_repeat(request, error, tries):
                     raise
-            except BaseException:
-                chosen.done()
+            except BaseException as error:
+                chosen.done(error=error)
                 raise
             else:
-                answer.stream = _AsyncStream(answer.stream, chosen)
+                answer.stream = _AsyncStream(answer, chosen)
                 return answer
 
     async def aclose(self):

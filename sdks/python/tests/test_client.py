@@ -24,12 +24,12 @@ class FakeNode:
     """Answers each request with what `answer(method, path, headers)` returns: a status, headers and JSON."""
 
     def __init__(self, answer, tls=None):
-        self.seen = []
+        self.seen, self.bodies = [], []
         node = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def handle_any(self):
-                self.rfile.read(int(self.headers.get("content-length") or 0))
+                node.bodies.append(self.rfile.read(int(self.headers.get("content-length") or 0)))
                 node.seen.append((self.command, self.path, self.headers.get("authorization")))
                 status, headers, body = answer(self.command, self.path, self.headers)
                 text = json.dumps(body).encode()

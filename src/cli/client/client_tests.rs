@@ -113,6 +113,37 @@ async fn nodes_that_hang_do_not_keep_the_others_from_being_asked() {
     assert!(matches!(&hung, CliError::Unavailable { tried, .. } if tried.len() == 4), "{hung}");
 }
 
+/// Regression: a change of the members waited for a node that hangs until the time was over, and its outcome was
+/// unknown then.
+#[tokio::test]
+async fn a_node_that_hangs_gets_no_write_that_is_sent_once() {
+    const SCRIPTS: [&[Does]; 2] = [&[OK], &[REFUSED, OK]];
+    let hung = Node::start(&[Does::RefuseAfter(60_000)]).await;
+    let write = Request::once(Method::POST, &["cluster", "snapshot"]).to_one_that_answers();
+    for script in SCRIPTS {
+        let node = Node::start(script).await;
+        client(&[&hung.url, &node.url], 4_000).send(&write).await.unwrap();
+        let asked: Vec<String> =
+            node.requests.lock().iter().map(|text| text[..4].to_owned()).collect();
+        assert_eq!(asked, ["GET ", "POST"]);
+    }
+    // If no node answers, nothing was sent, and the error says so.
+    let error = client(&[&hung.url, &hung.url], 1_000).send(&write).await.unwrap_err();
+    assert_eq!(error.exit_code(), exit::UNAVAILABLE, "{error}");
+    assert!(hung.requests.lock().iter().all(|text| text.starts_with("GET ")));
+}
+
+#[tokio::test]
+async fn a_request_ends_at_its_own_limit_before_that_of_the_client() {
+    let hung = Node::start(&[Does::RefuseAfter(60_000)]).await;
+    let client = client(&[&hung.url], 60_000);
+    for request in [Request::get(&["config"]), Request::keyed(Method::PUT, &["config"])] {
+        let began_ms = client.clock.monotonic_ms();
+        client.send(&request.within(300)).await.unwrap_err();
+        assert!(client.clock.monotonic_ms() - began_ms < 5_000);
+    }
+}
+
 #[tokio::test]
 async fn a_keyed_write_is_repeated_with_the_same_key_until_it_is_answered() {
     let node = Node::start(&[BUSY, Does::HangUp, UNKNOWN, OK]).await;

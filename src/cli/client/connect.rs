@@ -95,6 +95,12 @@ impl ConnectArgs {
         self.client_with(servers, token)
     }
 
+    /// The same nodes and credentials, with this time limit.
+    #[must_use]
+    pub fn within(&self, timeout_ms: u64) -> Self {
+        Self { timeout_ms: timeout_ms.max(1), ..self.clone() }
+    }
+
     /// A client that sends no token.
     ///
     /// # Errors

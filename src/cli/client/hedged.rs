@@ -19,8 +19,9 @@ impl Client {
     /// are asked. The first answer counts. Within the time limit every node is asked.
     pub(super) async fn hedged(&self, request: &Request) -> Result<Answer, CliError> {
         let count = self.servers.len();
-        let deadline_ms = self.clock.monotonic_ms() + self.timeout_ms;
-        let share_ms = self.timeout_ms / (count as u64 + 1);
+        let limit_ms = self.limit_ms(request);
+        let deadline_ms = self.clock.monotonic_ms() + limit_ms;
+        let share_ms = limit_ms / (count as u64 + 1);
         let hedge_ms = request.hedge_ms.unwrap_or(HEDGE_MS_MAX.min(share_ms)).max(1);
         let first = self.preferred.load(Ordering::Relaxed);
         let mut positions = (0..count).map(|offset| (first + offset) % count);
@@ -62,6 +63,7 @@ impl Client {
                         problem.outcome = Some(WriteOutcome::NotDone);
                     }
                     if !problem.is_passing() {
+                        self.preferred.store(position, Ordering::Relaxed);
                         if problem.is_of_the_copy() {
                             problem.stale_note = self.first_stale_note(request, &headers);
                         }

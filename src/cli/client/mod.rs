@@ -64,6 +64,10 @@ pub struct Request {
     repeat: Repeat,
     // After this time without an answer the next node is asked too. `None` for the usual one.
     hedge_ms: Option<u64>,
+    // Time limit over all nodes that are tried, if it is less than the client's.
+    limit_ms: Option<u64>,
+    // Whether a read first finds a node that answers.
+    finds_node: bool,
 }
 
 impl Request {
@@ -102,6 +106,8 @@ impl Request {
             body: None,
             repeat,
             hedge_ms: None,
+            limit_ms: None,
+            finds_node: false,
         }
     }
 
@@ -164,6 +170,21 @@ impl Request {
     #[must_use]
     pub fn hedged(mut self, after_ms: u64) -> Self {
         self.hedge_ms = Some(after_ms);
+        self
+    }
+
+    /// Limits the time for all nodes that are tried, in milliseconds, if that is less than `--timeout-ms`.
+    #[must_use]
+    pub fn within(mut self, limit_ms: u64) -> Self {
+        self.limit_ms = Some(limit_ms);
+        self
+    }
+
+    /// If several nodes are named, first finds one that answers, with a read. Without that, a write that is sent once
+    /// would wait for a node that hangs until its time is over, and its outcome would be unknown.
+    #[must_use]
+    pub fn to_one_that_answers(mut self) -> Self {
+        self.finds_node = true;
         self
     }
 
@@ -300,7 +321,11 @@ impl Client {
         if request.repeat == Repeat::Read || request.hedge_ms.is_some() {
             return self.hedged(request).await;
         }
-        let deadline_ms = self.clock.monotonic_ms() + self.timeout_ms;
+        let limit_ms = self.limit_ms(request);
+        let deadline_ms = self.clock.monotonic_ms() + limit_ms;
+        if request.finds_node && self.servers.len() > 1 {
+            self.find_node(limit_ms / 2).await?;
+        }
         let mut may_have_happened = false;
         let mut slowest_ms: Option<u64> = None;
         loop {
@@ -387,6 +412,27 @@ impl Client {
         }
     }
 
+    /// Prefers a node that answers a read, whatever it answers. An error if none does.
+    async fn find_node(&self, limit_ms: u64) -> Result<(), CliError> {
+        let read = Request::get(&["cluster", "status"]).within(limit_ms);
+        match self.hedged(&read).await {
+            Err(error @ CliError::Unavailable { answered: false, .. }) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The time limit of a request over all nodes that are tried, in milliseconds.
+    fn limit_ms(&self, request: &Request) -> u64 {
+        request.limit_ms.map_or(self.timeout_ms, |limit_ms| limit_ms.min(self.timeout_ms)).max(1)
+    }
+
+    /// What is left of the time limit since this client was made, in milliseconds. A command that sends several requests
+    /// one after the other limits them to it, so that they end within the limit together.
+    #[must_use]
+    pub fn left_ms(&self) -> u64 {
+        self.timeout_ms.saturating_sub(self.clock.monotonic_ms())
+    }
+
     /// Requests all pages of a list, up to `limit` items. Returns them with the index of the first page and
     /// whether there are more.
     ///
@@ -423,7 +469,7 @@ impl Client {
     pub async fn stream(&self, request: &Request) -> Result<reqwest::Response, CliError> {
         request.check()?;
         let (mut tried, mut answered) = (Vec::new(), false);
-        let deadline_ms = self.clock.monotonic_ms() + self.timeout_ms;
+        let deadline_ms = self.clock.monotonic_ms() + self.limit_ms(request);
         let first = self.preferred.load(Ordering::Relaxed);
         for offset in 0..self.servers.len() {
             let position = (first + offset) % self.servers.len();

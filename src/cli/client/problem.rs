@@ -130,6 +130,8 @@ impl Problem {
             401 if !self.is_of_sign_in => Some(
                 "sign in with 'maxine login --user NAME', or give a token with MAXINE_TOKEN or --token-file".into(),
             ),
+            // The detail of a node says that it exists already, or to read it again.
+            412 if self.is_of_maxine() => None,
             412 if self.is_of_creation => Some("it exists already, and nothing was changed".into()),
             412 => Some("it has another revision than the change expects: read it again, then repeat the change".into()),
             _ if self.action.is_empty() => None,
@@ -193,6 +195,20 @@ mod tests {
         assert!(
             Problem::read(412, Value::Null, None).advice().unwrap().contains("another revision")
         );
+    }
+
+    /// Regression: the advice after a 412 repeated the sentence of the node.
+    #[test]
+    fn the_advice_does_not_repeat_what_the_node_said() {
+        let detail = "the revision is 5, not 3; read it again and repeat the change";
+        let body = json!({"type": "/problems/revision-mismatch", "detail": detail, "action": "x"});
+        for is_of_creation in [false, true] {
+            let problem = Problem { is_of_creation, ..Problem::read(412, body.clone(), None) };
+            assert_eq!(
+                (problem.to_string(), problem.advice()),
+                (format!("{detail} (HTTP 412)"), None)
+            );
+        }
     }
 
     #[test]

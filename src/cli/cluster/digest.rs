@@ -98,14 +98,21 @@ impl Verdict {
 
 /// Asks every member, and compares.
 pub(super) async fn compare(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError> {
-    let asked = members(connect).await?;
+    // All requests of the command end within its time limit.
+    let began = connect.client()?;
+    let asked = members(&connect.within(connect.timeout_ms / 2)).await?;
     let mut answers = Vec::new();
     let mut verdict = Verdict::Missing(Vec::new());
     for round in 0..ROUNDS_MAX {
         if round > 0 {
             tokio::time::sleep(ROUND_PAUSE).await;
         }
-        let each = asked.iter().map(|one| async { (one.clone(), digest_of(one, connect).await) });
+        let left_ms = began.left_ms();
+        if round > 0 && left_ms == 0 {
+            break;
+        }
+        let rest = &connect.within(left_ms);
+        let each = asked.iter().map(|one| async { (one.clone(), digest_of(one, rest).await) });
         answers = join_all(each).await;
         verdict = Verdict::of(&answers);
         if !matches!(verdict, Verdict::Apart { .. }) {

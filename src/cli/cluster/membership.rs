@@ -78,13 +78,14 @@ pub(super) struct TransferArgs {
 /// The risk of `--force`.
 const RISK: &str = "If no majority of the voters is reachable afterwards, writes stop until enough of them are back";
 
-// Membership changes carry no key that the log remembers. They are sent once, and a lost answer is reported as such.
+// Membership changes carry no key that the log remembers. They are sent once, to a node that has answered a read, and a
+// lost answer is reported as such.
 
 pub(super) async fn add(client: &Client, args: AddArgs, out: &mut Output) -> Result<(), CliError> {
     let name = args.name.unwrap_or_else(|| format!("node-{}", args.id));
     let body = json!({"id": args.id, "name": name, "peer_addr": args.peer_addr, "http_addr": args.http_addr});
-    let answer =
-        client.send(&Request::once(Method::POST, &["cluster", "members"]).json(body)).await?;
+    let request = Request::once(Method::POST, &["cluster", "members"]).json(body);
+    let answer = client.send(&request.to_one_that_answers()).await?;
     out.done(&answer.body, format!("{name} (id {}) is a learner", args.id))?;
     if !args.promote {
         return Ok(());
@@ -125,7 +126,7 @@ async fn give_vote(
     let number = id.to_string();
     let request = Request::once(Method::POST, &["cluster", "members", &number, "promote"])
         .query("force", force.then_some(true));
-    let answer = client.send(&request).await?;
+    let answer = client.send(&request.to_one_that_answers()).await?;
     out.done(&answer.body, format!("member {id} has a vote"))
 }
 
@@ -143,7 +144,7 @@ pub(super) async fn remove(
     confirm(&what, args.force.yes)?;
     let request = Request::once(Method::DELETE, &["cluster", "members", &id])
         .query("force", force.then_some(true));
-    let answer = client.send(&request).await?;
+    let answer = client.send(&request.to_one_that_answers()).await?;
     out.done(&answer.body, format!("the cluster has no member {id} now; if that node still runs, stop it and delete its data directory"))
 }
 
@@ -153,8 +154,8 @@ pub(super) async fn transfer(
     out: &mut Output,
 ) -> Result<(), CliError> {
     let body = args.to.map_or_else(|| json!({}), |id| json!({"to": id}));
-    let answer =
-        client.send(&Request::once(Method::POST, &["cluster", "transfer"]).json(body)).await?;
+    let request = Request::once(Method::POST, &["cluster", "transfer"]).json(body);
+    let answer = client.send(&request.to_one_that_answers()).await?;
     let text = match answer.body["leader"].as_str() {
         Some(leader) => format!("{leader} is the leader"),
         None => "leadership has moved; this node does not know the new leader yet".into(),

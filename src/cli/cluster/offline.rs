@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use maxine_raft::pki::{ClusterPki, NODE_DAYS, NodePki, Validity, issue_cluster};
+use maxine_raft::pki::{
+    ClusterPki, NODE_DAYS, NodePki, Validity, certificate_end_ms, issue_cluster,
+};
 use maxine_raft::{EngineKind, Member, NodeId, StartError};
 use serde_json::{Value, json};
 
+use crate::cli::config::certificate_verdict;
 use crate::cli::confirm::confirm;
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, or_dash};
@@ -307,7 +310,10 @@ pub(super) fn init_tls(args: &InitTlsArgs, out: &mut Output) -> Result<(), CliEr
         issue_cluster(&args.dir, &args.cluster_id, &args.nodes, validity).map_err(describe)?;
     let shown = |path: &Path| path.display().to_string();
     if out.is_json() {
-        let node = |node: &NodePki| json!({"id": node.node_id, "cert": shown(&node.cert_pem), "key": shown(&node.key_pem), "kept": node.kept});
+        let node = |node: &NodePki| {
+            let note = note_on_kept(node, validity.now_ms);
+            json!({"id": node.node_id, "cert": shown(&node.cert_pem), "key": shown(&node.key_pem), "kept": node.kept, "note": note})
+        };
         let nodes: Vec<Value> = pki.nodes.iter().map(node).collect();
         return out.json(&json!({
             "ca": shown(&pki.ca_pem), "ca_key": shown(&pki.ca_key_pem), "ca_kept": pki.ca_kept, "nodes": nodes,
@@ -318,7 +324,36 @@ pub(super) fn init_tls(args: &InitTlsArgs, out: &mut Output) -> Result<(), CliEr
         vec![node.node_id.to_string(), shown(&node.cert_pem), shown(&node.key_pem), made.into()]
     };
     out.table(&["node", "certificate", "key", ""], pki.nodes.iter().map(row).collect())?;
-    out.line(format!("\n{}", what_was_made(&pki, args.days)))
+    out.line(format!("\n{}", what_was_made(&pki, args.days)))?;
+    renewal(&pki, args, validity.now_ms).map_or(Ok(()), |text| out.line(text))
+}
+
+/// What is wrong with a node's certificate that was kept: it has expired, ends soon, or cannot be read.
+fn note_on_kept(node: &NodePki, now_ms: u64) -> Option<String> {
+    if !node.kept {
+        return None;
+    }
+    match certificate_verdict(certificate_end_ms(&node.cert_pem), now_ms) {
+        Ok(note) => note.map(|note| format!("{}: {note}", node.cert_pem.display())),
+        // This error names the file already.
+        Err(why) => Some(why),
+    }
+}
+
+/// The certificates that were kept and need to be replaced, and the command that does so. `None` if there are none.
+fn renewal(pki: &ClusterPki, args: &InitTlsArgs, now_ms: u64) -> Option<String> {
+    let noted = pki.nodes.iter().filter_map(|node| Some((node, note_on_kept(node, now_ms)?)));
+    let (ids, notes): (Vec<String>, Vec<String>) =
+        noted.map(|(node, note)| (node.node_id.to_string(), format!("warning: {note}\n"))).unzip();
+    (!ids.is_empty()).then(|| {
+        format!(
+            "{}To replace it, run 'maxine tls renew {} --cluster-id {} --nodes {}'",
+            notes.concat(),
+            args.dir.display(),
+            args.cluster_id,
+            ids.join(",")
+        )
+    })
 }
 
 /// Tells the user which files are new, and what to do with them.
@@ -327,8 +362,8 @@ fn what_was_made(pki: &ClusterPki, days: u32) -> String {
     let new = pki.nodes.iter().filter(|node| !node.kept).count();
     if new == 0 && pki.ca_kept {
         return format!(
-            "All of these files existed, and were kept as they were: nothing was written. For a new certificate, move the \
-             node's two files away and repeat the command with {ca} and {ca_key} in their place"
+            "All of these files existed, and were kept as they were: nothing was written. 'maxine tls renew' makes new \
+             certificates"
         );
     }
     let authority = if pki.ca_kept { "existed and signed them" } else { "is new" };
@@ -382,6 +417,37 @@ mod tests {
             text.starts_with("1 certificate made") && text.contains("existed and signed"),
             "{text}"
         );
+    }
+
+    /// Regression: pairs that had expired were kept without a word.
+    #[test]
+    fn init_tls_names_kept_certificates_that_have_expired_and_the_command_that_renews_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let day_ms = 24 * 3_600 * 1_000;
+        let made = Validity { now_ms: 1_795_440_992_705, node_days: 100 };
+        let nodes = |nodes: &[NodeId]| InitTlsArgs {
+            dir: dir.path().to_owned(),
+            cluster_id: "shop".into(),
+            nodes: nodes.to_vec(),
+            days: 100,
+        };
+        let text_at = |args: &InitTlsArgs, days: u64| {
+            let validity = Validity { now_ms: made.now_ms + days * day_ms, ..made };
+            let pki = issue_cluster(&args.dir, &args.cluster_id, &args.nodes, validity).unwrap();
+            renewal(&pki, args, validity.now_ms)
+        };
+        assert_eq!(text_at(&nodes(&[1, 2]), 0), None, "they are new");
+        assert_eq!(text_at(&nodes(&[1, 2]), 1), None, "they are valid for long");
+        // The pair of node 3 is new then.
+        let text = text_at(&nodes(&[1, 2, 3]), 100).unwrap();
+        assert_eq!(text.matches("the certificate expired at ").count(), 2, "{text}");
+        let command = format!(
+            "run 'maxine tls renew {} --cluster-id shop --nodes 1,2'",
+            dir.path().display()
+        );
+        assert!(text.contains("node-1.pem: ") && text.ends_with(&command), "{text}");
+        let text = text_at(&nodes(&[3]), 180).unwrap();
+        assert!(text.contains("expires in less than ") && text.ends_with("--nodes 3'"), "{text}");
     }
 
     /// Both are found before the user is asked and before anything is written.

@@ -88,12 +88,13 @@ pub(super) async fn show(connect: &ConnectArgs, out: &mut Output) -> Result<(), 
 async fn status(connect: &ConnectArgs) -> Result<(Answer, Option<String>), CliError> {
     let request = Request::get(&["cluster", "status"]);
     let has_leader = |answer: &Answer| !answer.body["leadership"]["leader"].is_null();
-    let answer = connect.client()?.send(&request).await?;
+    let client = connect.client()?;
+    let answer = client.send(&request).await?;
     if has_leader(&answer) {
         return Ok((answer, None));
     }
     let named = named(connect)?;
-    let answers = ask_all(&named, &request).await;
+    let answers = ask_all(&named, &request.within(client.left_ms())).await;
     let mut led = answers.into_iter().filter_map(|(_, other)| other.ok().filter(has_leader));
     Ok(match led.next() {
         Some(other) => {

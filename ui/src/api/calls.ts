@@ -2,6 +2,9 @@
 import { bySeverity, byName } from './instances';
 import type { ServiceCalls, ServiceHealth, ServiceSummary } from './types';
 
+/** Each node counts the services that were called last, at most this many. With more, a service may be missing. */
+export const SERVICES_COUNTED_MAX = 500;
+
 /** With fewer proxied calls, one accident would make a service fail. */
 const CALLS_MIN = 3;
 /** From this share of failed calls a service needs attention, if at least `FAILED_MIN` calls failed. */

@@ -28,7 +28,10 @@ const changesQuery = (service: ServiceName | null) =>
       const pages = await Promise.all(
         actions.map((action) => call<Page<AuditRecord>>('/audit', { signal, query: { action, object, outcome: 'success', limit: RECORDS_MAX } })),
       );
-      return pages.flatMap((page) => page.data.items).filter((r) => object === undefined || r.object === object || r.object.startsWith(`${object}/`));
+      const records = pages.flatMap((page) => page.data.items).filter((r) => object === undefined || r.object === object || r.object.startsWith(`${object}/`));
+      // Of a kind with more records, those before this time are not known here.
+      const cut = pages.flatMap(({ data }) => (data.next_cursor === null ? [] : (data.items.at(-1)?.time_ms ?? [])));
+      return { records, sinceMs: cut.length === 0 ? null : Math.max(...cut) };
     },
     refetchInterval: EVERY_MS,
   });
@@ -73,14 +76,22 @@ export function deployMarks(instances: readonly Instance[]): Mark[] {
   return [...first].map(([version, at]) => ({ at, text: `Version ${version} registered` }));
 }
 
+/** Says from when on the changes are marked, if there are more than the page reads. */
+export function cutMark(sinceMs: number | null): Mark[] {
+  return sinceMs === null ? [] : [{ at: sinceMs, text: 'Not all earlier changes are marked' }];
+}
+
 const NONE: readonly Instance[] = [];
 
 /** The marks for a chart, oldest first. `instances` are those of the service. */
 export function useMarks(service: ServiceName | null, instances: readonly Instance[] = NONE): Mark[] {
   const { data: grants } = useQuery(leadershipQuery());
-  const { data: records } = useQuery(changesQuery(service));
+  const { data: changes } = useQuery(changesQuery(service));
   return useMemo(
-    () => [...leaderMarks(grants ?? []), ...marksOf(records ?? [], service), ...deployMarks(instances)].sort((a, b) => a.at - b.at),
-    [grants, records, instances, service],
+    () =>
+      [...leaderMarks(grants ?? []), ...marksOf(changes?.records ?? [], service), ...cutMark(changes?.sinceMs ?? null), ...deployMarks(instances)].sort(
+        (a, b) => a.at - b.at,
+      ),
+    [grants, changes, instances, service],
   );
 }

@@ -19,6 +19,10 @@ export interface ChartProps {
   unit: string;
   /** The displayed span of time up to the latest point, in milliseconds. Default 300,000. */
   spanMs?: number;
+  /** The time at which the chart ends. Default: the latest point. */
+  endMs?: number;
+  /** The time between two values of a line, in milliseconds. Much longer gaps are not joined. Default 5,000. */
+  stepMs?: number;
   height?: number;
   format?: (n: number) => string;
   empty?: string;
@@ -62,16 +66,17 @@ export function Chart(props: ChartProps) {
       </div>
     );
   }
-  const end = Math.max(...all.map((p) => p.at));
+  const gapMs = Math.max(GAP_MS, 2.5 * (props.stepMs ?? 0));
+  const end = props.endMs ?? Math.max(...all.map((p) => p.at));
   const first = Math.min(...all.map((p) => p.at));
   // What changed shortly before the first value may have caused it.
-  const causes = (props.marks ?? []).map((m) => m.at).filter((at) => at >= first - GAP_MS && at < first);
+  const causes = (props.marks ?? []).map((m) => m.at).filter((at) => at >= first - gapMs && at < first);
   const extent = end - Math.min(first, ...causes);
   // A short series is drawn over the whole width.
   const spanMs = Math.min(props.spanMs ?? 300_000, Math.max(SPAN_MIN_MS, extent));
   const from = end - spanMs;
   const visible = all.filter((p) => p.at >= from);
-  const { top, ticks } = scaleOf(Math.max(...visible.map((p) => p.value)));
+  const { top, ticks } = scaleOf(Math.max(0, ...visible.map((p) => p.value)));
   const LEFT = Math.max(LEFT_MIN, Math.max(...ticks.map((tick) => format(tick).length)) * CHARACTER + 12);
   const x = (at: number) => LEFT + ((at - from) / spanMs) * (width - LEFT - 6);
   const y = (value: number) => TOP + (1 - value / top) * (height - TOP - BOTTOM);
@@ -80,7 +85,7 @@ export function Chart(props: ChartProps) {
     setHover(from + ((event.clientX - left - LEFT) / (width - LEFT - 6)) * spanMs);
   };
   const marks = (props.marks ?? []).filter((m) => m.at >= from && m.at <= end);
-  const picked = hover === null ? [] : series.map((s) => ({ ...s, at: nearest(s.points, hover) }));
+  const picked = hover === null ? [] : series.map((s) => ({ ...s, at: nearest(s.points, hover, gapMs) }));
   return (
     <div className="chart" ref={box}>
       <svg
@@ -127,8 +132,8 @@ export function Chart(props: ChartProps) {
             </g>
           ) : (
             <g key={s.name}>
-              {series.length <= AREAS_MAX ? <path d={area(s.points, from, x, y)} className={`chart-area tint-${s.tint}`} /> : null}
-              <path d={line(s.points, from, x, y)} className={`chart-line tint-${s.tint}`} />
+              {series.length <= AREAS_MAX ? <path d={area(s.points, from, gapMs, x, y)} className={`chart-area tint-${s.tint}`} /> : null}
+              <path d={line(s.points, from, gapMs, x, y)} className={`chart-line tint-${s.tint}`} />
             </g>
           ),
         )}
@@ -138,7 +143,9 @@ export function Chart(props: ChartProps) {
       </svg>
       <ul className="legend" aria-hidden="true">
         {series.map((s, i) => {
-          const point = picked[i]?.at ?? s.points.at(-1);
+          const last = s.points.at(-1);
+          // A value from before the end of the chart is not the present one.
+          const point = hover !== null ? picked[i]?.at : last && last.at >= end - gapMs ? last : null;
           return (
             <li key={s.name}>
               <svg width="16" height="8">
@@ -184,11 +191,14 @@ export const RANGES = [
   { value: '300000', label: '5 min' },
   { value: '900000', label: '15 min' },
   { value: '3600000', label: '1 h' },
+  { value: '21600000', label: '6 h' },
+  { value: '86400000', label: '24 h' },
 ] as const;
 
 function line(
   points: Series['points'],
   from: number,
+  gapMs: number,
   x: (at: number) => number,
   y: (value: number) => number,
 ): string {
@@ -196,30 +206,30 @@ function line(
   let before = -Infinity;
   for (const p of points) {
     if (p.at < from) continue;
-    path += `${p.at - before > GAP_MS ? 'M' : 'L'}${x(p.at).toFixed(1)} ${y(p.value).toFixed(1)}`;
+    path += `${p.at - before > gapMs ? 'M' : 'L'}${x(p.at).toFixed(1)} ${y(p.value).toFixed(1)}`;
     before = p.at;
   }
   return path;
 }
 
 /** The filled area under a line, with the gaps of the line. */
-function area(points: Series['points'], from: number, x: (at: number) => number, y: (value: number) => number): string {
+function area(points: Series['points'], from: number, gapMs: number, x: (at: number) => number, y: (value: number) => number): string {
   let path = '';
   let before: { at: number; value: number } | null = null;
   for (const p of points) {
     if (p.at < from) continue;
-    if (before && p.at - before.at > GAP_MS) path += `L${x(before.at).toFixed(1)} ${y(0)}Z`;
-    if (!before || p.at - before.at > GAP_MS) path += `M${x(p.at).toFixed(1)} ${y(0)}`;
+    if (before && p.at - before.at > gapMs) path += `L${x(before.at).toFixed(1)} ${y(0)}Z`;
+    if (!before || p.at - before.at > gapMs) path += `M${x(p.at).toFixed(1)} ${y(0)}`;
     path += `L${x(p.at).toFixed(1)} ${y(p.value).toFixed(1)}`;
     before = p;
   }
   return before ? `${path}L${x(before.at).toFixed(1)} ${y(0)}Z` : '';
 }
 
-function nearest(points: Series['points'], at: number): { at: number; value: number } | null {
+function nearest(points: Series['points'], at: number, gapMs: number): { at: number; value: number } | null {
   let best: { at: number; value: number } | null = null;
   for (const p of points) if (!best || Math.abs(p.at - at) < Math.abs(best.at - at)) best = p;
-  return best && Math.abs(best.at - at) < GAP_MS ? best : null;
+  return best && Math.abs(best.at - at) < gapMs ? best : null;
 }
 
 function spoken(series: readonly Series[], from: number, format: (n: number) => string, unit: string): string {

@@ -20,7 +20,7 @@ use tower::{Layer, Service};
 use super::answer::{leave_out_body, not_modified_if_matched};
 use super::break_glass::BreakGlassUse;
 use super::cors::Cors;
-use super::trace::{TRACEPARENT, context_of};
+use super::trace::{TRACEPARENT, context_of, is_long_poll};
 use crate::access::AccessMode;
 use crate::compat_error::{NOSNIFF, is_native};
 use crate::native::add_freshness_headers;
@@ -208,6 +208,7 @@ impl Shared {
             status: StatusCode::OK,
             attempts: AttemptTrail::default(),
             writes: Vec::new(),
+            is_long_poll: self.sampler.is_some() && is_long_poll(request.uri()),
         };
         let if_none_match = headers.get(header::IF_NONE_MATCH).cloned();
         let member_origin = self.cors.member_origin(request);
@@ -334,6 +335,7 @@ impl Shared {
             status: StatusCode::OK,
             attempts: AttemptTrail::default(),
             writes: Vec::new(),
+            is_long_poll: false,
         };
         Record {
             context,

@@ -1,6 +1,6 @@
 //! The trace id and the W3C trace parent of a request.
 
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Uri};
 
 use crate::RequestContext;
 use maxine_gateway::ClientAddr;
@@ -37,6 +37,16 @@ pub(crate) fn context_of(
     let trace_id = given.unwrap_or_else(TraceName::new_id);
     let traceparent = traceparent.and_then(copied).unwrap_or_else(TraceName::new_parent);
     RequestContext { trace_id, traceparent, parent_span: None, client, answer_by_ms: None }
+}
+
+/// Whether the target of a request asks for an answer when something has changed. Such a request takes long without being
+/// slow.
+pub(super) fn is_long_poll(uri: &Uri) -> bool {
+    // Only this one waits without an index. Blocking queries of Consul's agent have a hash.
+    let has_index = |query: &str| {
+        query.split('&').any(|pair| pair.starts_with("index=") || pair.starts_with("hash="))
+    };
+    uri.path() == "/api/v1/changes" || uri.query().is_some_and(has_index)
 }
 
 /// Whether a value is a `traceparent` (W3C Trace Context, section 3.2.2). A version after 00 may add fields.
@@ -97,6 +107,22 @@ mod tests {
         assert!(context.traceparent.text().ends_with("-01"));
         let context = context_of(None, None, Some(given.as_bytes()), client);
         assert_eq!((&*context.traceparent.text(), context.parent_span), (given, None));
+    }
+
+    #[test]
+    fn a_request_that_waits_for_a_change_is_known_by_its_target() {
+        for (target, expected) in [
+            ("/api/v1/changes", true),
+            ("/api/v1/changes?wait_ms=5", true),
+            ("/api/v1/kv/a?wait_ms=5&index=7-9", true),
+            ("/v1/health/service/web?index=7&wait=5s", true),
+            ("/v1/agent/service/web?hash=1", true),
+            ("/", false),
+            ("/api/v1/kv/a?wait_ms=5", false),
+            ("/v1/health/service/web?reindex=7&wait=index=8", false),
+        ] {
+            assert_eq!(is_long_poll(&Uri::from_static(target)), expected, "{target}");
+        }
     }
 
     #[test]

@@ -153,7 +153,7 @@ pub(super) async fn get_instance(
     };
     let mut listing = None;
     if is_long(&fresh) {
-        listing = Some(state.lists().begin(context.client.ip, caller.role.is_some()).await?);
+        listing = Some(state.lists().begin(context.client.ip, &caller).await?);
         fresh.renew(&state);
     }
     let service = fresh.service(&key.service)?;

@@ -246,7 +246,7 @@ pub(super) async fn list_kv(
     let scope = KvScope::Prefix(prefix.clone());
     let asked = Wait { index: query.index, wait_ms: query.wait_ms };
     wait(&state, &watchers, &caller, context.client.ip, &mut fresh, &scope, asked).await?;
-    let listing = lists.begin(context.client.ip, caller.role.is_some()).await?;
+    let listing = lists.begin(context.client.ip, &caller).await?;
     // What changed while the list waited for its turn is in it.
     fresh.renew(&state);
     let after = after.as_ref().map(|[key]| key.as_str());
@@ -303,7 +303,7 @@ pub(super) async fn get_kv(
     };
     let mut listing = None;
     if is_long(&fresh) {
-        listing = Some(state.lists().begin(context.client.ip, caller.role.is_some()).await?);
+        listing = Some(state.lists().begin(context.client.ip, &caller).await?);
         fresh.renew(&state);
     }
     let entry = fresh.state().kv().entry(key.as_str());

@@ -54,7 +54,7 @@ pub(super) async fn wait(
     if !reader.has_index() {
         // This reads all keys with the prefix. Later readers of the same prefix use the result.
         let lists = Arc::<Lists>::from_ref(state);
-        let _listing = lists.begin(client, caller.role.is_some()).await?;
+        let _listing = lists.begin(client, caller).await?;
         let _ = reader.index();
     }
     let mut left_ms = wait_ms;

@@ -253,7 +253,7 @@ pub(super) async fn list_sessions(
     let asked = Wait { index: query.index, wait_ms: query.wait_ms };
     let scope = KvScope::Sessions;
     wait(&state, &watchers, &caller, context.client.ip, &mut fresh, &scope, asked).await?;
-    let listing = lists.begin(context.client.ip, caller.role.is_some()).await?;
+    let listing = lists.begin(context.client.ip, &caller).await?;
     // What changed while the list waited for its turn is in it.
     fresh.renew(&state);
     let kv = fresh.state().kv();

@@ -20,6 +20,7 @@ use crate::AppState;
 use crate::state::WeakState;
 use maxine_actors::peer::{self, LogReport, NodeReport, NodeStatus, PeerService, To};
 use maxine_store::MemberView;
+use maxine_telemetry::TrafficRange;
 
 /// Time limit for the answer of a node.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -65,7 +66,9 @@ async fn report(app: &AppState) -> Result<NodeReport, String> {
     let telemetry = app.telemetry().clone();
     // Reading the counts may wait for the disk, because they include requests that are not yet written to the request
     // log.
-    let traffic = tokio::task::spawn_blocking(move || telemetry.traffic().of_node(since_ms));
+    let traffic = tokio::task::spawn_blocking(move || {
+        telemetry.traffic().of_node(TrafficRange::Recent, since_ms)
+    });
     let traffic = traffic.await.map_err(|_| "the node is stopping")?.total;
     let log = app.store().cluster().map(|cluster| {
         let status = cluster.status();

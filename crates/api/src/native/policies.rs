@@ -41,8 +41,8 @@ pub(super) fn shown_to(caller: &Caller, policy: &ServicePolicy) -> ServicePolicy
     if caller.has(Role::Operator) { policy } else { policy.without_secrets() }
 }
 
-/// Shows a service's policy. Callers who may not change it see `[redacted]` for the values of the header fields that
-/// are sent to instances.
+/// Shows a service's policy. 404 if the service does not exist, or has no policy. Callers who may not change it see
+/// `[redacted]` for the values of the header fields that are sent to instances.
 #[utoipa::path(
     get, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
     operation_id = "getPolicy",
@@ -56,7 +56,7 @@ pub(super) async fn get_policy(
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {
     let record = fresh.service(&key)?.policy.as_ref();
-    let record = record.ok_or_else(|| Problem::not_found("policy of service", &key.to_string()))?;
+    let record = record.ok_or_else(|| no_policy(&key))?;
     let policy = shown_to(&caller, &record.policy);
     let mut response = fresh.json(PolicyView { revision: record.revision, policy });
     response.headers_mut().insert(header::ETAG, etag(record.revision));
@@ -173,6 +173,15 @@ fn no_such_service(mut problem: Problem) -> Problem {
     if problem.kind == ProblemKind::NotFound {
         problem.action = "Check the service's name. To set a policy before the first registration, pass create=true (maxine policy set --create).";
     }
+    problem
+}
+
+/// The service exists, and nobody has set a policy for it.
+fn no_policy(key: &ServiceKey) -> Problem {
+    let detail = format!("service {key} has no policy, so the defaults apply");
+    let mut problem = Problem::new(ProblemKind::NotFound, detail);
+    problem.action =
+        "Set a policy with PUT or PATCH (maxine policy set), or leave it at the defaults.";
     problem
 }
 

@@ -15,10 +15,8 @@ use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use maxine_state::{LimitExceeded, Name, ServiceKey};
-use maxine_telemetry::{
-    Alert, AlertKind, STEP_MS, Silence, Subject, Trace, TrafficStep, TrafficSum,
-};
-use maxine_telemetry::{AttemptOutcome, AttemptRecord};
+use maxine_telemetry::{Alert, AlertKind, AttemptOutcome, AttemptRecord, Silence, Subject, Trace};
+use maxine_telemetry::{TrafficExtent, TrafficRange, TrafficStep, TrafficSum};
 
 /// Maximum duration of a silence, in milliseconds (30 days).
 const SILENCE_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
@@ -56,6 +54,11 @@ pub(super) struct TrafficQuery {
     service: Option<String>,
     /// The service's namespace.
     namespace: Option<String>,
+    /// `recent`: the last hour of the node, or the last quarter of an hour of a service. `day`: the last 24 hours, in steps
+    /// of a minute, or of ten minutes for a service. `recent` if left out.
+    #[serde(default)]
+    #[param(inline)]
+    range: TrafficRange,
     /// Only steps that began at this time or later, in milliseconds since 1970.
     since_ms: Option<u64>,
 }
@@ -74,7 +77,7 @@ pub(super) struct TrafficView {
 }
 
 /// Shows the traffic of this node: all traffic of the last hour, or the traffic of one service in the last quarter of
-/// an hour. A service without recent requests has none.
+/// an hour, or of the last 24 hours in longer steps. A service without requests in that time has none.
 #[utoipa::path(
     get, path = "/api/v1/traffic", tag = "traffic", operation_id = "traffic",
     params(TrafficQuery, Freshness), responses((status = 200, body = TrafficView)),
@@ -90,19 +93,22 @@ pub(super) async fn traffic(
         Ok::<_, LimitExceeded>(ServiceKey::new(namespace, Name::parse("service", service)?))
     });
     let key = key.transpose()?;
-    let since_ms = query.since_ms.unwrap_or(0);
+    let extent = TrafficExtent::of(query.range, key.is_some());
+    let now_ms = state.clock().wall_ms();
+    // Steps without traffic are not stored, so older ones than those of the range may be there.
+    let since_ms = query.since_ms.unwrap_or(0).max(now_ms.saturating_sub(extent.span_ms()));
     let telemetry = state.telemetry().clone();
     // Reading the counts may wait for the disk, because they include requests that are not yet written to the request
     // log.
     let sum = tokio::task::spawn_blocking(move || match &key {
-        Some(key) => telemetry.traffic().of_service(key, since_ms),
-        None => telemetry.traffic().of_node(since_ms),
+        Some(key) => telemetry.traffic().of_service(key, query.range, since_ms),
+        None => telemetry.traffic().of_node(query.range, since_ms),
     });
     let sum = sum.await.map_err(|_| {
         Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
     })?;
-    let (now_ms, TrafficSum { steps: items, total }) = (state.clock().wall_ms(), sum);
-    Ok(fresh.json(TrafficView { step_ms: STEP_MS, now_ms, items, total }))
+    let TrafficSum { steps: items, total } = sum;
+    Ok(fresh.json(TrafficView { step_ms: extent.step_ms, now_ms, items, total }))
 }
 
 /// Acknowledges an alert, and records who did so.

@@ -458,7 +458,7 @@ pub(super) async fn poll_changes(
     let history = watcher.history().map(|history| history.to_string());
     // One change can wake thousands of waiting polls, and each answer can have many megabytes.
     let turn =
-        state.lists().turn(context.client.ip, caller.role.is_some()).await.map_err(|_| {
+        state.lists().turn(context.client.ip, &caller).await.map_err(|_| {
             let detail = "too many answers are to be built before this one";
             Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
         })?;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
-use maxine_admission::{CallerClass, Place, Places};
 use reqwest::Url;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -228,11 +227,6 @@ fn is_loopback(url: &str) -> bool {
         && parsed.password().is_none()
         && parsed.fragment().is_none()
         && url.len() <= 256
-}
-
-/// A place for a client that waits for a provider.
-fn place(places: &Arc<Places>, client: IpAddr) -> Result<Place, ProviderError> {
-    places.take(client, CallerClass::Stranger, 1).map_err(|_| ProviderError::Busy)
 }
 
 fn text<'a>(document: &'a Value, name: &str) -> Option<&'a str> {
@@ -460,9 +454,9 @@ impl Security {
             Return::Loopback(url) if is_loopback(&url) => (url.clone(), Way::Loopback(url)),
             Return::Loopback(_) => return Err(ProviderError::NotLoopback),
         };
-        // A place is for waiting only, so it takes none if the provider is known.
+        // Nothing is asked if the provider is known.
         let is_known = provider.source.known(self.0.clock.monotonic_ms()).is_some();
-        let _place = if is_known { None } else { Some(place(&provider.places, client)?) };
+        let _question = if is_known { None } else { Some(provider.questions.begin(client).await?) };
         let known = provider.known(outside).await?;
         let endpoint = provider.endpoint(&known, "authorization_endpoint")?;
         let ticket = self.new_ticket(name, way)?;
@@ -510,7 +504,7 @@ impl Security {
             Way::Loopback(url) => (url.clone(), "/".into()),
             Way::Device { .. } => return Err(ProviderError::NotBegun),
         };
-        let _place = place(&provider.places, client)?;
+        let _question = provider.questions.begin(client).await?;
         self.begin_attempt(&ticket.id, client)?;
         let known = provider.known(outside).await?;
         let names_issuer = known.metadata.authorization_response_iss_parameter_supported;
@@ -561,7 +555,7 @@ impl Security {
         let provider = outside.provider(name)?;
         // A user name has no colon, so this counts apart from passwords.
         self.begin_attempt("device:", client)?;
-        let _place = place(&provider.places, client)?;
+        let _question = provider.questions.begin(client).await?;
         let known = provider.known(outside).await?;
         let scope = provider.settings.scopes.join(" ");
         let form = [("scope", scope.as_str()), ("client_id", &provider.settings.client_id)];
@@ -618,7 +612,7 @@ impl Security {
         let Way::Device { code, interval_s } = &ticket.way else {
             return Err(ProviderError::NotBegun);
         };
-        let _place = place(&provider.poll_places, client)?;
+        let _question = provider.polls.begin(client).await?;
         self.begin_attempt(&ticket.id, client)?;
         // The question is stored only now, so that a refused one takes no room in the table.
         if !provider.asked.may_ask(&ticket, *interval_s, client, &outside.clock)? {

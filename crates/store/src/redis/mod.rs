@@ -65,6 +65,8 @@ const UNCONFIRMED_MS: u64 = 1_000;
 /// If a question was not answered, and there was no answer to any other for this long, nothing confirms a lease either.
 /// In milliseconds.
 const SILENT_MS: u64 = 2_500;
+/// A start that has waited for Redis for this long says so.
+const NOTICE_AFTER: Duration = Duration::from_secs(1);
 /// Maximum time that a stop waits for the tasks.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Why nothing can be written while Redis is away.
@@ -397,6 +399,29 @@ impl RedisStore {
         clock: Clock,
         peers: Arc<dyn PeerHandler>,
     ) -> Result<Arc<Self>, OpenError> {
+        let servers = topology::hosts(&config);
+        // The check of the servers, the first connection and the first entries are waited for one after the other.
+        let connect_limit = Duration::from_millis(config.connect_timeout_ms);
+        let limit = topology::check_limit(&config) + 2 * connect_limit;
+        let mut opening = Box::pin(Self::open_and_wait(config, view, clock, peers));
+        if let Ok(opened) = tokio::time::timeout(NOTICE_AFTER, &mut opening).await {
+            return opened;
+        }
+        tracing::warn!(
+            redis = %servers,
+            "this node waits for redis and the state in it, for up to {} s more; until then it answers no requests, and \
+             then it starts without the state and continues to try",
+            limit.saturating_sub(NOTICE_AFTER).as_secs().max(1)
+        );
+        opening.await
+    }
+
+    async fn open_and_wait(
+        config: RedisConfig,
+        view: Arc<View>,
+        clock: Clock,
+        peers: Arc<dyn PeerHandler>,
+    ) -> Result<Arc<Self>, OpenError> {
         config.check().map_err(|wrong| OpenError::Settings(wrong.join("; ")))?;
         let connector = Arc::new(Connector::new(&config).map_err(OpenError::Settings)?);
         topology::check(&config).await.map_err(OpenError::Settings)?;
@@ -458,7 +483,9 @@ impl RedisStore {
             return Err(OpenError::Damaged(reason));
         }
         if !arrived {
-            tracing::warn!("redis does not answer yet; this node starts without the state");
+            tracing::warn!(
+                "the state has not arrived from redis yet; this node starts without it and continues to try"
+            );
         }
         Ok(Arc::new(Self { core }))
     }

@@ -22,12 +22,7 @@ const SERVERS_MAX: usize = 2_048;
 /// The error, if a server answers that is of another kind. Servers that do not answer, or may not report
 /// their kind, are skipped.
 pub(super) async fn check(config: &RedisConfig) -> Result<(), String> {
-    let first = std::slice::from_ref(&config.url);
-    let (urls, expected): (Vec<&String>, &str) = match &config.topology {
-        Topology::Single => (first.iter().collect(), "standalone"),
-        Topology::Sentinel { sentinels, .. } => (sentinels.iter().collect(), "sentinel"),
-        Topology::Cluster { nodes } => (first.iter().chain(nodes).collect(), "cluster"),
-    };
+    let (urls, expected) = expected(config);
     let asked = urls.iter().map(|url| mode(url, config));
     for (url, mode) in urls.iter().zip(futures::future::join_all(asked).await) {
         if let Some(mode) = mode.filter(|mode| mode != expected) {
@@ -35,6 +30,27 @@ pub(super) async fn check(config: &RedisConfig) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The URLs of the servers that are asked first, and their kind according to the settings.
+fn expected(config: &RedisConfig) -> (Vec<&String>, &'static str) {
+    let first = std::slice::from_ref(&config.url);
+    match &config.topology {
+        Topology::Single => (first.iter().collect(), "standalone"),
+        Topology::Sentinel { sentinels, .. } => (sentinels.iter().collect(), "sentinel"),
+        Topology::Cluster { nodes } => (first.iter().chain(nodes).collect(), "cluster"),
+    }
+}
+
+/// The servers that are asked first, as `host:port` with commas between them.
+pub(super) fn hosts(config: &RedisConfig) -> String {
+    let hosts: Vec<String> = expected(config).0.into_iter().map(|url| host(url)).collect();
+    hosts.join(", ")
+}
+
+/// How long [`check`] can take.
+pub(super) fn check_limit(config: &RedisConfig) -> Duration {
+    Duration::from_millis(config.connect_timeout_ms).min(TIMEOUT_MAX)
 }
 
 fn mismatch(host: &str, expected: &str, mode: &str) -> String {
@@ -69,7 +85,7 @@ async fn asked<T>(
     config: &RedisConfig,
     ask: impl AsyncFnOnce(MultiplexedConnection) -> Option<T>,
 ) -> Option<T> {
-    let timeout = Duration::from_millis(config.connect_timeout_ms).min(TIMEOUT_MAX);
+    let timeout = check_limit(config);
     let asking = async {
         let info = url.into_connection_info().ok()?;
         let settings = AsyncConnectionConfig::new().set_connection_timeout(Some(timeout));

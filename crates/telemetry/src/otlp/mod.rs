@@ -21,14 +21,14 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{FinishedRequest, Metrics};
+use crate::{FinishedRequest, Metrics, Subject};
 use client::{Client, Failure};
 use maxine_clock::Clock;
 use spans::Node;
 
 pub use settings::{OtlpProtocol, OtlpSettings};
 
-/// Number of requests that are sent together. More waiting ones wake the sender.
+/// Maximum number of requests that are sent together.
 const BATCH_MAX: usize = 256;
 /// Maximum time that a request waits for others to be sent with.
 const ROUND: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ enum Why {
     Sampled,
     /// It was answered with a status of 500 or more.
     Error,
-    /// It took long.
+    /// It took long, and did not wait for a change.
     Slow,
 }
 
@@ -75,7 +75,7 @@ struct Shared {
     slow_us: u64,
     queue_max: usize,
     queue: Mutex<VecDeque<Waiting>>,
-    /// Wakes the sender when a whole batch waits.
+    /// Wakes the sender when [`Shared::wake_len`] requests wait.
     filled: Notify,
 }
 
@@ -135,7 +135,7 @@ impl Exporter {
         if lost.is_some() {
             shared.metrics.otlp_lost.inc();
         }
-        if len == BATCH_MAX {
+        if len == shared.wake_len() {
             shared.filled.notify_one();
         }
     }
@@ -160,11 +160,22 @@ impl Shared {
             Some(Why::Sampled)
         } else if request.status.is_server_error() {
             Some(Why::Error)
-        } else if self.slow_us > 0 && request.duration_us >= self.slow_us {
+        } else if self.is_slow(request) {
             Some(Why::Slow)
         } else {
             None
         }
+    }
+
+    fn is_slow(&self, request: &FinishedRequest) -> bool {
+        let waited = request.is_long_poll && !matches!(request.subject, Subject::Proxied(_));
+        self.slow_us > 0 && request.duration_us >= self.slow_us && !waited
+    }
+
+    /// Number of waiting requests that wakes the sender: a batch, or half of a queue that is smaller than two batches.
+    /// Such a queue could become full before the next round, although the receiver answers.
+    fn wake_len(&self) -> usize {
+        BATCH_MAX.min(self.queue_max.div_ceil(2))
     }
 
     fn take(&self) -> Vec<Waiting> {

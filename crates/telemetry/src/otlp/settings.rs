@@ -30,7 +30,8 @@ pub struct OtlpSettings {
     pub ca_file: Option<PathBuf>,
     /// The share of new traces that are exported, from 0 to 1.
     pub sample_ratio: f64,
-    /// Requests that take at least this long are always exported, in microseconds; 0 for no such rule.
+    /// Requests that take at least this long are always exported, in microseconds; 0 for no such rule. Those that wait
+    /// for a change do not count as slow.
     pub slow_us: u64,
     /// Time limit of one delivery, in milliseconds.
     pub timeout_ms: u64,

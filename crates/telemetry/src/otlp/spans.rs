@@ -129,15 +129,14 @@ impl Times {
 
 /// The name and the attributes of the span of a request.
 fn describe(request: &FinishedRequest) -> (String, Vec<KeyValue>) {
-    let method = known_method(&request.method);
+    let (method, mut attributes) = method_of(&request.method);
     let (kind, service) = match &request.subject {
         Subject::Lookup(service) => ("lookup", service.as_ref()),
         Subject::Proxied(service) => ("proxied", service.as_ref()),
         Subject::Registration => ("registration", None),
         Subject::Other => ("other", None),
     };
-    let mut attributes = vec![
-        text("http.request.method", method),
+    attributes.extend([
         number("http.response.status_code", u64::from(request.status.as_u16())),
         text("url.scheme", if request.is_https { "https" } else { "http" }),
         text("url.path", request.path()),
@@ -145,12 +144,9 @@ fn describe(request: &FinishedRequest) -> (String, Vec<KeyValue>) {
         text("network.protocol.version", protocol(request.version)),
         text("maxine.kind", kind),
         text("maxine.trace_id", &request.trace_id.text()),
-    ];
+    ]);
     if let Some((_, query)) = request.target.split_once('?') {
         attributes.push(text("url.query", query));
-    }
-    if method == "_OTHER" {
-        attributes.push(text("http.request.method_original", request.method.as_str()));
     }
     let Some(service) = service else {
         let name = if kind == "other" { method.to_owned() } else { format!("{method} {kind}") };
@@ -175,18 +171,18 @@ fn attempt_span(times: &Times, method: &Method, attempt: &AttemptRecord) -> Span
     let AttemptRecord { instance, number: nth, started_us, duration_us, outcome, .. } = attempt;
     let id = times.own.of_attempt(*nth).id;
     let mut span = times.span(id, times.own.id, (*started_us, started_us + duration_us));
-    let method = known_method(method);
+    let (name, attributes) = method_of(method);
     span.kind = SpanKind::Client.into();
-    span.name = method.into();
+    span.name = name.into();
+    span.attributes = attributes;
     let address = &instance.registration.address;
     let parts = address.parts();
-    span.attributes = vec![
-        text("http.request.method", method),
+    span.attributes.extend([
         text("server.address", parts.host),
         number("server.port", u64::from(parts.http_port())),
         text("maxine.address", address.as_str()),
         text("maxine.instance", instance.registration.id.as_str()),
-    ];
+    ]);
     if *nth > 1 {
         span.attributes.push(number("http.request.resend_count", u64::from(nth - 1)));
     }
@@ -237,11 +233,16 @@ fn fail(span: &mut Span, kind: &str) {
     span.status = Some(Status { message: String::new(), code: StatusCode::Error.into() });
 }
 
-/// The method, or `_OTHER` for one that the conventions do not name: a client can send any.
-fn known_method(method: &Method) -> &str {
+/// The method in the names of spans, and its attributes. A client can send any method. One that the conventions do not
+/// know is `HTTP` in names and `_OTHER` as the method.
+fn method_of(method: &Method) -> (&'static str, Vec<KeyValue>) {
     const KNOWN: [&str; 9] =
         ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("_OTHER")
+    let Some(known) = KNOWN.into_iter().find(|known| *known == method.as_str()) else {
+        let original = text("http.request.method_original", method.as_str());
+        return ("HTTP", vec![text("http.request.method", "_OTHER"), original]);
+    };
+    (known, vec![text("http.request.method", known)])
 }
 
 fn protocol(version: Version) -> &'static str {

@@ -6,8 +6,8 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 
 use super::*;
 use crate::{
-    AttemptOutcome, AttemptRecord, AttemptTrail, Sampler, SpanName, Subject, TraceName,
-    WriteRecord, WriteStages,
+    AttemptOutcome, AttemptRecord, AttemptTrail, Sampler, SpanName, TraceName, WriteRecord,
+    WriteStages,
 };
 use maxine_state::{Address, Instance, Name, Registration, ServiceKey};
 use maxine_view::ServiceCounter;
@@ -30,6 +30,7 @@ fn request(traceparent: TraceName, status: u16, duration_us: u64) -> FinishedReq
         status: StatusCode::from_u16(status).unwrap(),
         attempts: AttemptTrail::default(),
         writes: Vec::new(),
+        is_long_poll: false,
     }
 }
 
@@ -125,6 +126,30 @@ fn a_forwarded_request_has_a_span_for_itself_each_choice_and_each_attempt() {
 }
 
 #[test]
+fn a_method_that_the_conventions_do_not_know_is_not_part_of_a_name() {
+    let address = Address::parse("http://10.0.0.1").unwrap();
+    let registration = Registration::new(Name::trusted("a"), address, 1_000);
+    let mut request = request(TraceName::Span(NODE_SPAN), 200, 700);
+    request.method = Method::from_bytes(b"PROPFIND").unwrap();
+    request.subject = Subject::Proxied(None);
+    request.attempts.push(AttemptRecord {
+        instance: Arc::new(Instance::new(registration, 1, 0)),
+        number: 1,
+        choosing_us: 1_000,
+        started_us: 1_100,
+        duration_us: 50,
+        outcome: AttemptOutcome::Answered(StatusCode::OK),
+    });
+    let spans = spans_of(request);
+    let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
+    assert_eq!(names, ["HTTP proxied", "choose instance", "HTTP"]);
+    for span in [&spans[0], &spans[2]] {
+        assert_eq!(attribute(span, "http.request.method").as_deref(), Some("_OTHER"));
+        assert_eq!(attribute(span, "http.request.method_original").as_deref(), Some("PROPFIND"));
+    }
+}
+
+#[test]
 fn a_write_has_a_span_for_each_stage_that_is_known() {
     let stages = WriteStages {
         received_us: 1_010,
@@ -176,14 +201,51 @@ fn failures_and_slow_requests_are_exported_although_nobody_sampled_them() {
 }
 
 #[test]
-fn of_too_many_waiting_requests_the_oldest_are_lost_and_counted() {
-    let shared = Arc::new(shared(3, 0));
-    let exporter = Exporter {
-        shared: Arc::clone(&shared),
+fn a_request_that_waits_for_a_change_is_not_slow() {
+    let shared = shared(1, 500);
+    let (unsampled, _) = Sampler::new(0.0).span_of(None);
+    let mut one = request(TraceName::Span(unsampled), 200, 60_000_000);
+    one.is_long_poll = true;
+    assert_eq!(shared.why(&one), None);
+    one.status = StatusCode::SERVICE_UNAVAILABLE;
+    assert_eq!(shared.why(&one), Some(Why::Error));
+    // The query of a forwarded request is for its instance.
+    one.status = StatusCode::OK;
+    one.subject = Subject::Proxied(None);
+    assert_eq!(shared.why(&one), Some(Why::Slow));
+}
+
+/// An exporter without a sender.
+fn exporter(queue_max: usize) -> Exporter {
+    Exporter {
+        shared: Arc::new(shared(queue_max, 0)),
         stop: CancellationToken::new(),
         task: Mutex::default(),
         timeout: Duration::ZERO,
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_is_smaller_than_a_batch_wakes_the_sender_before_requests_are_lost() {
+    // Half of a small queue, and a whole batch of a large one.
+    for (queue_max, wake_len) in [(1, 1), (16, 8), (512, 256), (4_096, 256)] {
+        let exporter = exporter(queue_max);
+        let one = request(TraceName::Span(NODE_SPAN), 200, 1);
+        let woken = || tokio::time::timeout(Duration::ZERO, exporter.shared.filled.notified());
+        for _ in 1..wake_len {
+            exporter.offer(&one, 0);
+        }
+        assert!(woken().await.is_err(), "{queue_max}");
+        exporter.offer(&one, 0);
+        assert!(woken().await.is_ok(), "{queue_max}");
+        assert_eq!(exporter.shared.metrics.otlp_lost.get(), 0);
+    }
+}
+
+#[test]
+fn of_too_many_waiting_requests_the_oldest_are_lost_and_counted() {
+    let exporter = exporter(3);
+    let shared = Arc::clone(&exporter.shared);
     for number in 1..=5 {
         let mut one = request(TraceName::Span(NODE_SPAN), 200, 1);
         one.started_us = number;

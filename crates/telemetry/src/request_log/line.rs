@@ -168,6 +168,7 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             attempts: crate::AttemptTrail::default(),
             writes: Vec::new(),
+            is_long_poll: false,
         }
     }
 

@@ -18,7 +18,7 @@ impl Invariant for CommittedEntriesStay {
 
     fn check(&mut self, step: &Step) -> Result<(), String> {
         let (id, entry) = match step {
-            Step::Applied { id, entry, .. } | Step::Acknowledged { id, entry } => (id, entry),
+            Step::Applied { id, entry, .. } | Step::Acknowledged { id, entry, .. } => (id, entry),
             _ => return Ok(()),
         };
         let first = *self.committed.entry(id.index).or_insert((*id, *entry));

@@ -30,7 +30,17 @@ func main() {
 	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	var errors atomic.Int64
-	client, err := native.New(strings.Split(os.Getenv("MAXINE_SERVER"), ","), native.Options{OnError: func(error) { errors.Add(1) }})
+	options := native.Options{OnError: func(error) { errors.Add(1) }}
+	if issuer := os.Getenv("MAXINE_TEST_ISSUER"); issuer != "" { // The tokens of this client are valid for 10 s.
+		credentials, err := native.NewClientCredentials(native.ClientCredentialsOptions{
+			ClientID: "worker", Issuer: issuer, ClientSecretEnv: "MAXINE_TEST_SECRET", Resource: "https://maxine.test/",
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+		options.Credentials = credentials
+	}
+	client, err := native.New(strings.Split(os.Getenv("MAXINE_SERVER"), ","), options)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -18,7 +18,7 @@ import { Empty, Loaded } from '../../parts/states';
 import { Status } from '../../parts/status';
 import { Ago, At, useNow } from '../../parts/time';
 import { fail, say } from '../../parts/toast';
-import { groupsOf, type AlertGroup } from './groups';
+import { groupsOf, said, type AlertGroup } from './groups';
 
 const SHOWN_MAX = 200;
 
@@ -144,14 +144,14 @@ function AlertCard({
           {group.nodes.join(', ')} · <Ago at={alert.time_ms} />
         </span>
       </div>
-      <p className="card-text">{alert.message}</p>
       {alert.resolved_ms !== null ? (
         <p className="card-text">
           <Status tone="good">
-            Resolved <Ago at={alert.resolved_ms} />
+            Resolved: from <At at={alert.time_ms} /> to <At at={alert.resolved_ms} />
           </Status>
         </p>
       ) : null}
+      <p className="card-text">{said(alert)}</p>
       <p className="muted">
         Runbook: <code>docs/operations/{alert.runbook}.md</code>
       </p>

@@ -35,6 +35,9 @@ export function groupsOf(alerts: readonly Alert[]): AlertGroup[] {
   return [...groups.values()].sort((a, b) => Number(b.open) - Number(a.open) || compare(a.latest, b.latest));
 }
 
+/** What an alert says. Messages are in the present tense: of a condition that has ended, the message was true then. */
+export const said = (alert: Alert): string => (alert.state === 'resolved' ? `Was reported: ${alert.message}` : alert.message);
+
 function compare(a: Alert, b: Alert): number {
   return (isOpen(a) && isOpen(b) ? URGENCY[a.severity] - URGENCY[b.severity] : 0) || b.time_ms - a.time_ms;
 }

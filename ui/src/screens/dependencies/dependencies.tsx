@@ -2,10 +2,11 @@
 import { queryOptions, useQuery } from '@tanstack/react-query';
 import { Link, useNavigate } from '@tanstack/react-router';
 import { useEffect, useMemo, useRef, useState } from 'react';
+import { stateOfService, type ServiceState } from '../../api/calls';
 import { call } from '../../api/client';
 import { clusterNow } from '../../api/clock';
-import { clusterQuery, servicesQuery, tracesQuery } from '../../api/queries';
-import type { ServiceSummary, TraceEntry } from '../../api/types';
+import { callsQuery, clusterQuery, servicesQuery, tracesQuery } from '../../api/queries';
+import type { TraceEntry } from '../../api/types';
 import { Choice } from '../../parts/field';
 import { clock, count, duration, percent } from '../../parts/format';
 import { Panel, Screen, useWidth } from '../../parts/layout';
@@ -44,15 +45,20 @@ export function DependenciesScreen() {
   const events = useQuery(eventsQuery());
   const cluster = useQuery(clusterQuery());
   const services = useQuery(servicesQuery());
+  const calls = useQuery(callsQuery());
   // In a narrow window too little of a graph would be visible.
   const [mode, setMode] = useState<'graph' | 'table'>(() => (window.innerWidth < 560 ? 'table' : 'graph'));
   const [since] = useState(clusterNow);
   const seen = useKept(traces.data, traceKey);
   const lookups = useKept(events.data, eventKey);
-  const edges = useMemo(() => edgesOf(seen, lookups), [seen, lookups]);
-  const health = useMemo(
-    () => new Map((services.data?.items ?? []).map((s) => [`${s.namespace}/${s.name}`, s.health])),
-    [services.data],
+  const [namespace, setNamespace] = useState('');
+  const all = useMemo(() => edgesOf(seen, lookups), [seen, lookups]);
+  const namespaces = useMemo(() => [...new Set(all.map((e) => e.namespace))].sort(), [all]);
+  const edges = useMemo(() => (namespace === '' ? all : all.filter((e) => e.namespace === namespace)), [all, namespace]);
+  const of = calls.data?.of;
+  const states = useMemo(
+    () => new Map((services.data?.items ?? []).map((s) => [`${s.namespace}/${s.name}`, stateOfService(s, of)])),
+    [services.data, of],
   );
   return (
     <Screen
@@ -77,8 +83,20 @@ export function DependenciesScreen() {
                     { value: 'table', label: 'Table' },
                   ]}
                 />
+                {namespaces.length > 1 ? (
+                  <select aria-label="Namespace" value={namespace} onChange={(e) => setNamespace(e.target.value)}>
+                    <option value="">All namespaces</option>
+                    {namespaces.map((name) => (
+                      <option key={name}>{name}</option>
+                    ))}
+                  </select>
+                ) : null}
               </div>
-              {mode === 'graph' ? <Graph edges={edges} node={cluster.data?.node ?? 'this node'} health={health} /> : <EdgeTable edges={edges} />}
+              {mode === 'graph' ? (
+                <Graph edges={edges} node={cluster.data?.node ?? 'this node'} states={states} complete={services.data?.complete === true} />
+              ) : (
+                <EdgeTable edges={edges} />
+              )}
             </>
           )
         }
@@ -90,16 +108,20 @@ export function DependenciesScreen() {
 const ROW = 46;
 const BOX = 30;
 const SERVICES_MAX = 40;
-const TONE = { healthy: 'good', degraded: 'warn', down: 'bad' } as const;
+const TONE = { healthy: 'good', degraded: 'warn', down: 'bad', failing: 'bad' } as const;
+const WORD = { healthy: 'serving', degraded: 'degraded', down: 'down', failing: 'failing' } as const;
 
 function Graph({
   edges,
   node,
-  health,
+  states,
+  complete,
 }: {
   edges: readonly Edge[];
   node: string;
-  health: ReadonlyMap<string, ServiceSummary['health']>;
+  states: ReadonlyMap<string, ServiceState>;
+  /** Whether `states` has every service. */
+  complete: boolean;
 }) {
   const box = useRef<HTMLDivElement>(null);
   const width = Math.max(560, useWidth(box) || 800);
@@ -176,7 +198,7 @@ function Graph({
           {services.map((name, i) => {
             const [namespace = '', ...rest] = name.split('/');
             const service = rest.join('/');
-            const tone = TONE[health.get(name) ?? 'down'];
+            const state = states.get(name);
             return (
               <Node
                 key={name}
@@ -184,8 +206,8 @@ function Graph({
                 y={y(i, services.length)}
                 width={columnWidth}
                 text={service}
-                tone={health.has(name) ? tone : 'muted'}
-                label={`${service}, ${health.get(name) ?? 'not registered'}: open`}
+                tone={state ? TONE[state] : 'muted'}
+                label={`${service}, ${state ? WORD[state] : complete ? 'not registered' : 'state unknown'}: open`}
                 onHover={(on) => setOver(on ? name : null)}
                 onOpen={() =>
                   void navigate({ to: '/services/$namespace/$service', params: { namespace, service }, search: {} })

@@ -2,8 +2,9 @@
 import { useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { useMemo } from 'react';
+import { useTroubled } from '../../api/beyond';
 import { alertsQuery, auditQuery, callsQuery, clusterQuery, isOpen, nodesQuery, servicesQuery } from '../../api/queries';
-import { byUrgency, callsOf, hasErrors, needsAttention, stateOfService, type CallsOf } from '../../api/calls';
+import { byUrgency, callsOf, hasErrors, needsAttention, SERVICES_COUNTED_MAX, stateOfService, type CallsOf } from '../../api/calls';
 import { partsOf } from '../../api/instances';
 import { connection } from '../../api/connection';
 import { useStore } from '../../api/store';
@@ -13,7 +14,7 @@ import { useInfiniteQuery } from '@tanstack/react-query';
 import { Bar } from '../../parts/chart';
 import { count, duration, percent, plural, short } from '../../parts/format';
 import { Panel, Screen } from '../../parts/layout';
-import { Empty, Failed, Loaded, Loading, Note } from '../../parts/states';
+import { Empty, Failed, Loaded, Loading } from '../../parts/states';
 import { asProblem } from '../../api/problem';
 import { Badge, ServiceStatus, Status, type Tone } from '../../parts/status';
 import { Ago, useNow } from '../../parts/time';
@@ -21,6 +22,7 @@ import { reachOf, toleranceOf } from '../cluster/reach';
 import { groupsOf } from '../alerts/groups';
 import { FirstRun } from './first-run';
 import { TrafficPanel } from './traffic-panel';
+import { Warnings } from './warnings';
 
 export function Overview() {
   const cluster = useQuery(clusterQuery());
@@ -69,16 +71,6 @@ export function Overview() {
         </div>
       </div>
     </Screen>
-  );
-}
-
-/** The warnings of the node itself. */
-export function Warnings({ status }: { status: ClusterStatus }) {
-  if (status.warnings.length === 0) return null;
-  return (
-    <Note tone="warn">
-      <strong>{status.node} warns:</strong> {status.warnings.join(' · ')}
-    </Note>
   );
 }
 
@@ -178,15 +170,21 @@ function Calls() {
   const reports = (data ?? []).flatMap((n) => (n.report ? [n.report] : []));
   const calls = reports.reduce((n, r) => n + r.lookups + r.proxied, 0);
   const failed = reports.reduce((n, r) => n + r.failed, 0);
-  const share = calls === 0 ? 0 : failed / calls;
+  const share = calls === 0 ? null : failed / calls;
   const silent = (data?.length ?? 0) - reports.length;
   return (
     <dl className="figure">
       <dt>Calls, last minute</dt>
       <dd>
-        <span className="figure-value">{data ? `${short(calls / 60)}/s` : '–'}</span>
+        <span className="figure-value">{reports.length > 0 ? `${short(calls / 60)}/s` : '–'}</span>
         <div className="figure-note">
-          <span className={share > 0.001 ? 'text-bad' : undefined}>{percent(share, 2)} failed</span>
+          {reports.length === 0 ? (
+            'not known'
+          ) : share === null ? (
+            'no calls'
+          ) : (
+            <span className={share > 0.001 ? 'text-bad' : undefined}>{percent(share, 2)} failed</span>
+          )}
           {silent > 0 ? ` · without ${plural(silent, 'node')}` : reports.length > 1 ? ` · ${reports.length} nodes` : ''}
         </div>
       </dd>
@@ -200,13 +198,12 @@ function Attention() {
   const services = useQuery(servicesQuery());
   const calls = useQuery(callsQuery());
   const of = calls.data?.of;
-  const bad = useMemo(
-    () => (services.data?.items ?? []).filter((s) => needsAttention(s, of)).sort(byUrgency(of)),
-    [services.data, of],
-  );
+  const { items, complete } = useTroubled(services.data, of);
+  const bad = useMemo(() => items.filter((s) => needsAttention(s, of)).sort(byUrgency(of)), [items, of]);
   const silent = silentNodes(calls.data?.nodes ?? []);
-  // Only with the calls of every node is it certain that no service fails.
-  const certain = calls.data !== undefined && silent.length === 0 && !calls.error && !services.error;
+  // Only with all services and the calls of every node is it certain that no service fails.
+  const counted = calls.data !== undefined && calls.data.of.size < SERVICES_COUNTED_MAX;
+  const certain = complete && counted && silent.length === 0 && !calls.error && !services.error;
   return (
     <Panel
       title="Needs attention"
@@ -226,7 +223,11 @@ function Attention() {
               {certain ? (
                 <Status tone="good">All instances are serving or draining, and calls succeed.</Status>
               ) : (
-                <Status tone="muted">All instances are serving or draining. Whether calls succeed is not known at every node.</Status>
+                <Status tone="muted">
+                  {complete
+                    ? 'All instances are serving or draining. Whether all calls succeed is not known.'
+                    : 'Not all services are loaded yet.'}
+                </Status>
               )}
             </Empty>
           ) : (

@@ -2,7 +2,7 @@
 import { useQuery } from '@tanstack/react-query';
 import { useMemo, useState } from 'react';
 import { preferences, prefer } from '../../app/preferences';
-import { calls, rates, trafficQuery, type Traffic } from '../../api/traffic';
+import { calls, endOfTraffic, HOUR_MS, rates, trafficQuery, type Traffic } from '../../api/traffic';
 import { useMarks, type Mark } from '../../api/marks';
 import { useStore } from '../../api/store';
 import { Chart, RANGES } from '../../parts/chart';
@@ -11,20 +11,19 @@ import { duration, percent, short } from '../../parts/format';
 import { Panel } from '../../parts/layout';
 import { Loaded } from '../../parts/states';
 
-const HOUR_MS = 3_600_000;
-
 export function TrafficPanel({ node }: { node: string }) {
-  const query = useQuery(trafficQuery());
   const marks = useMarks(null);
   const [range, setRange] = useState(String(HOUR_MS));
+  const isDay = Number(range) > HOUR_MS;
+  const query = useQuery(trafficQuery(isDay ? 'day' : 'recent'));
   return (
-    <Panel title="Traffic" aside={`through ${node}; the node keeps one hour`}>
+    <Panel title="Traffic" aside={`through ${node}, counted since it was started`}>
+      <Choice label="Time that the chart shows" value={range} onChange={setRange} options={RANGES} />
       <Loaded query={query} what="the traffic" rows={4}>
         {(traffic) => (
           <>
-            <Choice label="Time that the chart shows" value={range} onChange={setRange} options={RANGES} />
             <TrafficChart traffic={traffic} spanMs={Number(range)} marks={marks} />
-            <Budget traffic={traffic} />
+            <Budget traffic={traffic} time={isDay ? 'the last 24 hours' : 'the last hour'} />
           </>
         )}
       </Loaded>
@@ -48,6 +47,8 @@ function TrafficChart({ traffic, spanMs, marks }: { traffic: Traffic; spanMs: nu
       unit="/s"
       series={series}
       spanMs={spanMs}
+      stepMs={traffic.stepMs}
+      endMs={endOfTraffic(traffic)}
       marks={marks}
       height={168}
       empty="The node has just started. The first figures appear in a few seconds."
@@ -63,7 +64,7 @@ export function budgetLeft({ good, bad }: { good: number; bad: number }, objecti
   return allowed === 0 ? (bad === 0 ? 1 : -1) : 1 - bad / allowed;
 }
 
-function Budget({ traffic: { total } }: { traffic: Traffic }) {
+function Budget({ traffic: { total }, time }: { traffic: Traffic; time: string }) {
   const { objective } = useStore(preferences);
   const all = calls(total);
   const left = budgetLeft({ good: all - total.failed, bad: total.failed }, objective);
@@ -75,7 +76,7 @@ function Budget({ traffic: { total } }: { traffic: Traffic }) {
         <dt>Failed (5xx)</dt>
         <dd>
           <b className="num">{all ? percent(total.failed / all, 2) : '–'}</b>
-          <span className="muted">{all ? `${short(total.failed)} of ${short(all)} calls` : 'no calls in the last hour'}</span>
+          <span className="muted">{all ? `${short(total.failed)} of ${short(all)} calls in ${time}` : `no calls in ${time}`}</span>
         </dd>
       </div>
       <div>
@@ -105,13 +106,11 @@ function Budget({ traffic: { total } }: { traffic: Traffic }) {
         </dt>
         <dd>
           <b className={`num text-${tone}`}>{left === null ? '–' : left <= 0 ? 'Spent' : `${percent(left, 0)} left`}</b>
-          <meter
-            min={0}
-            max={1}
-            value={Math.max(0, left ?? 0)}
-            aria-label="Error budget left"
-            className={`meter tone-${tone}`}
-          />
+          {left === null ? (
+            <span className="muted">no calls</span>
+          ) : (
+            <meter min={0} max={1} value={Math.max(0, left)} aria-label="Error budget left" className={`meter tone-${tone}`} />
+          )}
         </dd>
       </div>
     </dl>

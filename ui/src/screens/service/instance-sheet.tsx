@@ -207,6 +207,9 @@ function Why({ instance }: { instance: Instance }) {
 
 function ProxyState({ proxy }: { proxy: NonNullable<HealthWhy['proxy']> }) {
   if (proxy.held_back !== null) return <Status tone="bad">{proxy.held_back}</Status>;
+  if (proxy.good_total + proxy.bad_total === 0) {
+    return <Status tone="muted">Breaker {proxy.breaker.replaceAll('_', ' ')}; no calls since the node started</Status>;
+  }
   return (
     <Status tone="good">
       Breaker {proxy.breaker.replaceAll('_', ' ')}; {plural(proxy.good_total, 'call')} succeeded, {proxy.bad_total} failed since the node started

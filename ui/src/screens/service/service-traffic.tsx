@@ -6,7 +6,7 @@ import { useMarks } from '../../api/marks';
 import { callsQuery, instancesQuery, tracesQuery } from '../../api/queries';
 import { callsOf, successOf } from '../../api/calls';
 import { byInstance, useSeenCalls, type CallFigures } from '../../api/seen-calls';
-import { calls, latencies, rates, trafficQuery } from '../../api/traffic';
+import { calls, endOfTraffic, HOUR_MS, latencies, rates, trafficQuery } from '../../api/traffic';
 import type { Service } from '../../api/types';
 import { Answered } from '../../parts/answered';
 import { Chart, RANGES } from '../../parts/chart';
@@ -40,18 +40,20 @@ function ThroughAllNodes({ service }: { service: Service }) {
         {({ of, windowMs }) => {
           const own = callsOf(service, of);
           const success = successOf(own);
-          const rate = (n: number | undefined) => `${short(((n ?? 0) * 1000) / windowMs)}/s`;
+          // A service that is not in the answer had no calls, or others were called later: a node counts 500 services.
+          const rate = (n: number | undefined) => (n === undefined ? '–' : `${short((n * 1000) / windowMs)}/s`);
+          const none = own === undefined ? 'no calls known' : null;
           const took = (us: number | null | undefined) => (us == null ? '–' : `≤ ${duration(us / 1000)}`);
           return (
             <dl className="figure-row">
-              <Figure label="Proxied calls" value={rate(own?.proxied)} />
+              <Figure label="Proxied calls" value={rate(own?.proxied)} note={none} />
               <Figure
                 label="Success"
                 value={success === null ? '–' : <span className={success < 0.95 ? 'text-bad' : undefined}>{percent(success)}</span>}
-                note={own && own.proxied_failed > 0 ? `${short(own.proxied_failed)} of ${short(own.proxied)} failed` : null}
+                note={success === null ? (none ?? 'no proxied calls') : own && own.proxied_failed > 0 ? `${short(own.proxied_failed)} of ${short(own.proxied)} failed` : null}
               />
               <Figure label="p50 / p95 / p99" value={own?.p50_us == null ? '–' : `${took(own.p50_us)} / ${took(own.p95_us)} / ${took(own.p99_us)}`} note="time to first byte" />
-              <Figure label="Look-ups" value={rate(own?.lookups)} note={own && own.lookups_failed > 0 ? `${short(own.lookups_failed)} failed` : null} />
+              <Figure label="Look-ups" value={rate(own?.lookups)} note={own && own.lookups_failed > 0 ? `${short(own.lookups_failed)} failed` : none} />
             </dl>
           );
         }}
@@ -107,21 +109,32 @@ function ByInstance({ service }: { service: Service }) {
 }
 
 function ThroughThisNode({ service }: { service: Service }) {
-  const query = useQuery(trafficQuery(service));
+  const [range, setRange] = useState(String(QUARTER_MS));
+  const isDay = Number(range) > HOUR_MS;
+  const query = useQuery(trafficQuery(isDay ? 'day' : 'recent', service));
+  const time = isDay ? '24 hours' : '15 minutes';
   const list = useInfiniteQuery(instancesQuery(service.namespace, service.name, {}));
   const instances = useMemo(() => (list.data?.pages ?? []).flatMap((page) => page.items), [list.data]);
   const { namespace, name } = service;
   const about = useMemo(() => ({ namespace, name }), [namespace, name]);
   const marks = useMarks(about, instances);
-  const [range, setRange] = useState(String(QUARTER_MS));
   return (
+    <>
+    <div>
+      <Choice
+        label="Time that the charts show"
+        value={range}
+        onChange={setRange}
+        options={RANGES.filter((r) => Number(r.value) <= QUARTER_MS || Number(r.value) > HOUR_MS)}
+      />
+    </div>
     <Loaded query={query} what="requests" rows={6}>
       {(traffic) => {
         const { total } = traffic;
         const all = calls(total);
         if (all === 0) {
           return (
-            <Empty title="No requests for this service through this node in the last 15 minutes.">
+            <Empty title={`No requests for this service through this node in the last ${time}.`}>
               Look-ups and proxied requests through this node appear here.
             </Empty>
           );
@@ -129,15 +142,14 @@ function ThroughThisNode({ service }: { service: Service }) {
         const took = (us: number | null) => (us === null ? '–' : `≤ ${duration(us / 1000)}`);
         return (
           <div className="two-columns">
-            <div className="span-2">
-              <Choice label="Time that the charts show" value={range} onChange={setRange} options={RANGES.filter((r) => Number(r.value) <= QUARTER_MS)} />
-            </div>
-            <Panel title="Requests through this node" aside={`${short(all)} in 15 minutes, ${percent(total.failed / all, 2)} failed`}>
+            <Panel title="Requests through this node" aside={`${short(all)} in ${time}, ${percent(total.failed / all, 2)} failed`}>
               <Chart
                 label="Requests a second"
                 unit="/s"
                 height={190}
                 spanMs={Number(range)}
+                stepMs={traffic.stepMs}
+                endMs={endOfTraffic(traffic)}
                 marks={marks}
                 series={[
                   { name: 'Look-ups', tint: 1, points: rates(traffic, (s) => s.lookups) },
@@ -155,6 +167,8 @@ function ThroughThisNode({ service }: { service: Service }) {
                 unit=""
                 height={190}
                 spanMs={Number(range)}
+                stepMs={traffic.stepMs}
+                endMs={endOfTraffic(traffic)}
                 marks={marks}
                 format={duration}
                 series={[
@@ -169,6 +183,7 @@ function ThroughThisNode({ service }: { service: Service }) {
         );
       }}
     </Loaded>
+    </>
   );
 }
 

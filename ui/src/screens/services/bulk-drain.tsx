@@ -71,6 +71,8 @@ function Bulk({ service, onClose }: { service: Service | null; onClose: () => vo
   const chosen = plans.filter((p) => !without.has(serviceKey(p)));
   const items = chosen.flatMap((p) => p.instances);
   const emptied = action === 'drain' ? chosen.filter((p) => p.servingAfter === 0 && p.servingNow !== 0) : [];
+  const unsure = action === 'drain' && chosen.some((p) => p.servingAfter === null);
+  const risky = emptied.length > 0 || unsure;
   const tooMany = instances.length >= INSTANCES_FOUND_MAX;
 
   const start = async (action: BulkAction, instances: Instance[], reason: string) => {
@@ -99,7 +101,7 @@ function Bulk({ service, onClose }: { service: Service | null; onClose: () => vo
           ? 'Too many instances were found. Drain them service by service.'
           : items.length === 0
             ? 'There is nothing to change.'
-            : emptied.length > 0 && typed !== wanted
+            : risky && typed !== wanted
               ? `Type ${wanted} to continue.`
               : null;
   return (
@@ -165,13 +167,13 @@ function Bulk({ service, onClose }: { service: Service | null; onClose: () => vo
           onChange={(e) => setReason(e.target.value)}
         />
       ) : null}
-      {emptied.length > 0 ? (
+      {risky ? (
         <TextField label={`Type ${wanted} to confirm`} value={typed} autoComplete="off" spellCheck={false} onChange={(e) => setTyped(e.target.value)} />
       ) : null}
       <footer className="dialog-foot">
         <Button onClick={onClose}>Cancel</Button>
         <Button
-          kind={emptied.length > 0 ? 'danger' : 'primary'}
+          kind={risky ? 'danger' : 'primary'}
           reason={blocked}
           onClick={() => void start(action, items, reason.trim() || `${kind} ${wanted}, from the dashboard`)}
         >
@@ -248,13 +250,22 @@ function Effect({ action, chosen, n, emptied }: { action: BulkAction; chosen: re
     );
   }
   const left = chosen.reduce((sum, p) => sum + (p.servingAfter ?? 0), 0);
+  const unknown = chosen.filter((p) => p.servingAfter === null);
   return (
     <>
       <p>
         {plural(n, 'instance')} of {plural(chosen.length, 'service')} {n === 1 ? 'gets' : 'get'} no new requests, until someone returns{' '}
-        {n === 1 ? 'it' : 'them'}. Requests in flight are answered. {plural(left, 'instance')} of {chosen.length === 1 ? 'this service' : 'these services'}{' '}
-        {left === 1 ? 'remains' : 'remain'} serving.
+        {n === 1 ? 'it' : 'them'}. Requests in flight are answered.
+        {unknown.length < chosen.length
+          ? ` ${plural(left, 'instance')} of ${chosen.length - unknown.length === 1 ? 'this service' : 'these services'} ${left === 1 ? 'remains' : 'remain'} serving.`
+          : ''}
       </p>
+      {unknown.length > 0 ? (
+        <Note tone="warn">
+          How many instances of {unknown.map((p) => p.name).join(', ')} remain serving is not known: the page has not loaded{' '}
+          {unknown.length === 1 ? 'this service' : 'these services'}.
+        </Note>
+      ) : null}
       {emptied.length > 0 ? (
         <Note tone="bad">
           No instance of {emptied.map((p) => p.name).join(', ')} remains serving: {emptied.length === 1 ? 'its' : 'their'} callers will get “unavailable”.

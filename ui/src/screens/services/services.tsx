@@ -6,6 +6,7 @@ import { fits } from '../../app/palette';
 import { path } from '../../api/client';
 import { byOrder, callsOf, needsAttention, ORDERS, stateOfService, successOf, type CallsOf, type Order } from '../../api/calls';
 import { partsOf } from '../../api/instances';
+import { useTroubled } from '../../api/beyond';
 import { callsQuery, servicesQuery } from '../../api/queries';
 import type { ServiceSummary } from '../../api/types';
 import { Bar } from '../../parts/chart';
@@ -113,7 +114,7 @@ const columnsWith = (calls: CallsOf | undefined, seconds: number): readonly Colu
   },
 ];
 
-const exportedWith = (calls: CallsOf | undefined) =>
+export const exportedWith = (calls: CallsOf | undefined) =>
   [
     ['namespace', (s: ServiceSummary) => s.namespace],
     ['service', (s: ServiceSummary) => s.name],
@@ -123,9 +124,10 @@ const exportedWith = (calls: CallsOf | undefined) =>
     ['unhealthy', (s: ServiceSummary) => s.no_traffic.unhealthy],
     ['evicted', (s: ServiceSummary) => s.no_traffic.evicted],
     ['draining', (s: ServiceSummary) => s.no_traffic.drained],
-    ['lookups_last_minute', (s: ServiceSummary) => callsOf(s, calls)?.lookups ?? 0],
-    ['proxied_last_minute', (s: ServiceSummary) => callsOf(s, calls)?.proxied ?? 0],
-    ['proxied_failed_last_minute', (s: ServiceSummary) => callsOf(s, calls)?.proxied_failed ?? 0],
+    // Empty if no calls are known, like the dashes in the list.
+    ['lookups_last_minute', (s: ServiceSummary) => callsOf(s, calls)?.lookups],
+    ['proxied_last_minute', (s: ServiceSummary) => callsOf(s, calls)?.proxied],
+    ['proxied_failed_last_minute', (s: ServiceSummary) => callsOf(s, calls)?.proxied_failed],
     ['p95_us', (s: ServiceSummary) => callsOf(s, calls)?.p95_us],
     ['strategy', (s: ServiceSummary) => s.strategy],
   ] as const;
@@ -148,15 +150,17 @@ export function ServicesScreen() {
   const calls = useQuery(callsQuery());
   const of = calls.data?.of;
   const order = (search.sort && search.sort in ORDERS ? search.sort : 'severity') as Order;
-  // If there are more services than the page loads, the server searches.
-  const byServer = all.data?.complete === false && (q !== '' || health !== 'all');
+  const partial = all.data?.complete === false;
+  const troubled = useTroubled(all.data, of);
+  // If there are more services than the page loads, the server searches. Those that need attention are all loaded.
+  const byServer = partial && (health === 'all' || health === 'healthy') && (q !== '' || health === 'healthy' || Boolean(search.ns));
   const found = useQuery({
-    ...servicesQuery({ q, health: health === 'all' || health === 'bad' || health === 'failing' ? undefined : health }),
+    ...servicesQuery({ namespace: search.ns, q, health: health === 'healthy' ? health : undefined }),
     enabled: byServer,
   });
-  const source = byServer ? found.data : all.data;
+  const source = byServer ? found.data?.items : health === 'all' ? all.data?.items : troubled.items;
   const rows = useMemo(() => {
-    const items = (source?.items ?? []).filter(
+    const items = (source ?? []).filter(
       (s) =>
         (health === 'all' || stateOfService(s, of) === health || (health === 'bad' && needsAttention(s, of))) &&
         (!search.ns || s.namespace === search.ns) &&
@@ -164,7 +168,9 @@ export function ServicesScreen() {
     );
     return items.sort(byOrder(order, of));
   }, [source, health, q, search.ns, order, of]);
-  const counts = useMemo(() => tally(all.data?.items ?? [], of), [all.data, of]);
+  const counts = useMemo(() => tally(troubled.items, of), [troubled.items, of]);
+  /** A number of services, if it is the number of all of them. */
+  const certain = (n: number, known: boolean) => (known ? n : undefined);
   const columns = useMemo(() => columnsWith(of, (calls.data?.windowMs ?? 0) / 1000), [of, calls.data?.windowMs]);
   const namespaces = useMemo(() => [...new Set((all.data?.items ?? []).map((s) => s.namespace))].sort(), [all.data]);
   const go = (change: Partial<typeof search>) =>
@@ -192,12 +198,12 @@ export function ServicesScreen() {
                   value={health}
                   onChange={(next) => go({ health: next === 'all' ? undefined : next })}
                   options={[
-                    { value: 'all', label: 'All', n: data.items.length },
-                    { value: 'bad', label: 'Needs attention', n: counts.bad },
-                    { value: 'failing', label: 'Failing', n: counts.failing },
-                    { value: 'down', label: 'Down', n: counts.down },
-                    { value: 'degraded', label: 'Degraded', n: counts.degraded },
-                    { value: 'healthy', label: 'Serving', n: counts.healthy },
+                    { value: 'all', label: 'All', n: certain(data.items.length, data.complete) },
+                    { value: 'bad', label: 'Needs attention', n: certain(counts.bad, troubled.complete) },
+                    { value: 'failing', label: 'Failing', n: certain(counts.failing, troubled.complete) },
+                    { value: 'down', label: 'Down', n: certain(counts.down, troubled.complete) },
+                    { value: 'degraded', label: 'Degraded', n: certain(counts.degraded, troubled.complete) },
+                    { value: 'healthy', label: 'Serving', n: certain(counts.healthy, data.complete) },
                   ]}
                 />
                 {namespaces.length > 1 ? (
@@ -229,8 +235,9 @@ export function ServicesScreen() {
               </div>
               {data.complete ? null : (
                 <Note tone="info">
-                  The first {count(data.items.length)} services are shown. Search and the health filter use all of
-                  them, on the server.
+                  The first {count(data.items.length)} services are loaded. The search, the namespaces and the filters use all services
+                  {troubled.complete ? '' : ', but not all that need attention are loaded yet'}. The orders and the list of namespaces
+                  use those that are loaded.
                 </Note>
               )}
               <Table
@@ -248,8 +255,9 @@ export function ServicesScreen() {
                 empty={<Empty title="No services found.">Change the search or the filter.</Empty>}
                 foot={
                   <>
+                    {byServer && found.data?.complete === false ? 'the first ' : ''}
                     {plural(rows.length, 'service')}
-                    {rows.length < data.items.length ? ` of ${count(data.items.length)}` : ''} · calls of the last minute:{' '}
+                    {rows.length < data.items.length && data.complete ? ` of ${count(data.items.length)}` : ''} · calls of the last minute:{' '}
                     {calls.data ? <Answered nodes={calls.data.nodes} /> : calls.error ? 'not known' : 'loading'}
                   </>
                 }

@@ -1,7 +1,7 @@
 /** The latest requests of this node; one trace as a waterfall. */
 import { useQuery } from '@tanstack/react-query';
 import { Link, useNavigate, useSearch } from '@tanstack/react-router';
-import { useMemo, useState } from 'react';
+import { useMemo, useRef, useState } from 'react';
 import { clusterQuery, tracesQuery } from '../../api/queries';
 import type { TraceAttempt, TraceEntry } from '../../api/types';
 import { Button } from '../../parts/button';
@@ -85,12 +85,13 @@ export function TracesScreen() {
       (t) =>
         (status === 'all' ||
           (status === 'calls' ? isCall(t) : status === 'slow' ? t.duration_ms >= 500 : String(t.status)[0] === status[0])) &&
-        (needle === '' || `${t.method} ${t.path} ${t.trace_id}`.toLowerCase().includes(needle)),
+        (needle === '' || `${t.method} ${t.path} ${t.service ?? ''} ${t.status} ${t.trace_id}`.toLowerCase().includes(needle)),
     );
   }, [items, status, typed]);
   const go = (change: Partial<typeof search>, how: { replace: boolean; state?: { sheet: boolean } } = { replace: true }) =>
     void navigate({ to: '/traces', search: { ...search, ...change }, ...how });
   const closeSheet = useCloseSheet();
+  const picked = usePicked(items, search.trace ?? null);
   return (
     <Screen
       title="Traces"
@@ -112,7 +113,7 @@ export function TracesScreen() {
             <div className="toolbar">
               <Search
                 value={typed}
-                label="Search by path, method or trace id"
+                label="Search by service, path, status or trace id"
                 onChange={(next) => {
                   setTyped(next);
                   go({ q: next.trim() || undefined });
@@ -150,7 +151,7 @@ export function TracesScreen() {
             />
             <TraceSheet
               id={search.trace ?? null}
-              entries={items.filter((t) => t.trace_id === search.trace)}
+              entries={picked}
               onClose={() => closeSheet(() => go({ trace: undefined }))}
             />
           </>
@@ -158,6 +159,17 @@ export function TracesScreen() {
       </Loaded>
     </Screen>
   );
+}
+
+/** The requests of the chosen trace. They stay when the node no longer has them. */
+function usePicked(items: readonly TraceEntry[], id: string | null): readonly TraceEntry[] {
+  const kept = useRef<readonly TraceEntry[]>([]);
+  return useMemo(() => {
+    const found = items.filter((t) => t.trace_id === id);
+    const before = kept.current.filter((t) => t.trace_id === id && !found.some((other) => other.time_ms === t.time_ms && other.path === t.path));
+    kept.current = [...found, ...before];
+    return kept.current;
+  }, [items, id]);
 }
 
 function TraceSheet({ id, entries, onClose }: { id: string | null; entries: readonly TraceEntry[]; onClose: () => void }) {

@@ -23,53 +23,64 @@ public final class MaxineClient implements AutoCloseable {
      * @param namespace the namespace of all services
      * @param token a session token or an API token, or null
      * @param tokenFile a file with the token, which is read for each request, or null
+     * @param credentials fetches tokens from an OpenID provider instead, or null
      * @param caFile the certificates that {@code https} nodes are checked with, or null for those of the JDK
      * @param timeout the time for a call with all its attempts
      * @param attemptTimeout the time for one attempt
      * @param onError gets the errors of the work in the background
      * @param onAttempt gets each request to a node, when its answer has begun or it has failed; null for nobody
      * @param onCall gets each use of an instance, from its choice to the end of the request; null for nobody
+     * @param tracer begins and ends spans; null for none
      */
-    public record Options(String namespace, String token, Path tokenFile, Path caFile, Duration timeout,
-            Duration attemptTimeout, Consumer<Exception> onError, Consumer<Attempt> onAttempt, Consumer<Call> onCall) {
+    public record Options(String namespace, String token, Path tokenFile, ClientCredentials credentials, Path caFile,
+            Duration timeout, Duration attemptTimeout, Consumer<Exception> onError, Consumer<Attempt> onAttempt, Consumer<Call> onCall,
+            Tracer tracer) {
         /** The settings if nothing is set. */
         public static final Options DEFAULT =
-            new Options("default", null, null, null, Duration.ofSeconds(10), Duration.ofSeconds(3), error -> { }, null, null);
+            new Options("default", null, null, null, null, Duration.ofSeconds(10), Duration.ofSeconds(3), error -> { }, null, null, null);
 
         public Options withNamespace(String value) {
-            return new Options(value, token, tokenFile, caFile, timeout, attemptTimeout, onError, onAttempt, onCall);
+            return new Options(value, token, tokenFile, credentials, caFile, timeout, attemptTimeout, onError, onAttempt, onCall, tracer);
         }
 
         public Options withToken(String value) {
-            return new Options(namespace, value, tokenFile, caFile, timeout, attemptTimeout, onError, onAttempt, onCall);
+            return new Options(namespace, value, tokenFile, credentials, caFile, timeout, attemptTimeout, onError, onAttempt, onCall, tracer);
         }
 
         public Options withTokenFile(Path value) {
-            return new Options(namespace, token, value, caFile, timeout, attemptTimeout, onError, onAttempt, onCall);
+            return new Options(namespace, token, value, credentials, caFile, timeout, attemptTimeout, onError, onAttempt, onCall, tracer);
+        }
+
+        public Options withCredentials(ClientCredentials value) {
+            return new Options(namespace, token, tokenFile, value, caFile, timeout, attemptTimeout, onError, onAttempt, onCall, tracer);
         }
 
         public Options withCaFile(Path value) {
-            return new Options(namespace, token, tokenFile, value, timeout, attemptTimeout, onError, onAttempt, onCall);
+            return new Options(namespace, token, tokenFile, credentials, value, timeout, attemptTimeout, onError, onAttempt, onCall, tracer);
         }
 
         public Options withTimeout(Duration value) {
-            return new Options(namespace, token, tokenFile, caFile, value, attemptTimeout, onError, onAttempt, onCall);
+            return new Options(namespace, token, tokenFile, credentials, caFile, value, attemptTimeout, onError, onAttempt, onCall, tracer);
         }
 
         public Options withAttemptTimeout(Duration value) {
-            return new Options(namespace, token, tokenFile, caFile, timeout, value, onError, onAttempt, onCall);
+            return new Options(namespace, token, tokenFile, credentials, caFile, timeout, value, onError, onAttempt, onCall, tracer);
         }
 
         public Options withOnError(Consumer<Exception> value) {
-            return new Options(namespace, token, tokenFile, caFile, timeout, attemptTimeout, value, onAttempt, onCall);
+            return new Options(namespace, token, tokenFile, credentials, caFile, timeout, attemptTimeout, value, onAttempt, onCall, tracer);
         }
 
         public Options withOnAttempt(Consumer<Attempt> value) {
-            return new Options(namespace, token, tokenFile, caFile, timeout, attemptTimeout, onError, value, onCall);
+            return new Options(namespace, token, tokenFile, credentials, caFile, timeout, attemptTimeout, onError, value, onCall, tracer);
         }
 
         public Options withOnCall(Consumer<Call> value) {
-            return new Options(namespace, token, tokenFile, caFile, timeout, attemptTimeout, onError, onAttempt, value);
+            return new Options(namespace, token, tokenFile, credentials, caFile, timeout, attemptTimeout, onError, onAttempt, value, tracer);
+        }
+
+        public Options withTracer(Tracer value) {
+            return new Options(namespace, token, tokenFile, credentials, caFile, timeout, attemptTimeout, onError, onAttempt, onCall, value);
         }
     }
 
@@ -119,6 +130,26 @@ public final class MaxineClient implements AutoCloseable {
             hook.accept(event);
         } catch (RuntimeException own) {
             own.printStackTrace();
+        }
+    }
+
+    /** Begins a span; null if there is no tracer. */
+    Tracer.Span begin(Tracer.Traced about) {
+        return begin(options.tracer(), about);
+    }
+
+    static Tracer.Span begin(Tracer tracer, Tracer.Traced about) {
+        try {
+            return tracer == null ? null : tracer.start(about);
+        } catch (RuntimeException own) {
+            own.printStackTrace();
+            return null;
+        }
+    }
+
+    static void end(Tracer.Span span, Tracer.Outcome outcome) {
+        if (span != null) {
+            tell(span::end, outcome);
         }
     }
 

@@ -16,7 +16,7 @@ public final class MaxineClientException extends IOException {
         this.problem = problem;
     }
 
-    /** The HTTP status; 0 if no node has answered in time. */
+    /** The HTTP status; 0 if no node has answered in time, or there is no token. */
     public int status() {
         return status;
     }

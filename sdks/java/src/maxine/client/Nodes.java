@@ -9,6 +9,7 @@ import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
+import java.nio.file.Path;
 import java.security.GeneralSecurityException;
 import java.security.KeyStore;
 import java.security.cert.Certificate;
@@ -66,19 +67,23 @@ class Nodes {
         if (addresses.isEmpty()) {
             throw new IllegalArgumentException("at least one node is needed");
         }
+        if (options.credentials() != null && (options.token() != null || options.tokenFile() != null)) {
+            throw new IllegalArgumentException("either a token, a file with one or credentials: not two of them");
+        }
         nodes = addresses.stream().map(Node::new).toList();
         this.options = options;
         HttpClient.Builder builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).connectTimeout(options.attemptTimeout());
         if (options.caFile() != null) {
-            builder.sslContext(trusting(options));
+            builder.sslContext(trusting(options.caFile()));
         }
         http = builder.build();
         // Clients that start together do not all begin with the same node.
         at = ThreadLocalRandom.current().nextInt(nodes.size());
     }
 
-    private static SSLContext trusting(MaxineClient.Options options) throws IOException {
-        try (InputStream pem = Files.newInputStream(options.caFile())) {
+    /** TLS with the certificates of a file. */
+    static SSLContext trusting(Path caFile) throws IOException {
+        try (InputStream pem = Files.newInputStream(caFile)) {
             KeyStore store = KeyStore.getInstance(KeyStore.getDefaultType());
             store.load(null);
             int number = 0;
@@ -91,7 +96,7 @@ class Nodes {
             context.init(null, trust.getTrustManagers(), null);
             return context;
         } catch (GeneralSecurityException error) {
-            throw new IOException(options.caFile() + ": " + error.getMessage(), error);
+            throw new IOException(caFile + ": " + error.getMessage(), error);
         }
     }
 
@@ -126,12 +131,17 @@ class Nodes {
         }
     }
 
-    private HttpRequest request(Node node, String method, String path, Object body, String lastEventId) throws IOException {
+    private HttpRequest request(Node node, String method, String path, Object body, String lastEventId, String fetched,
+            Tracer.Span span) throws IOException {
         HttpRequest.Builder request = HttpRequest.newBuilder(URI.create(node.url + path));
         // Read each time, so that a replaced token is used at once.
         String token = options.tokenFile() == null ? options.token() : Files.readString(options.tokenFile()).strip();
+        token = fetched == null ? token : fetched;
         if (token != null) {
             request.header("authorization", "Bearer " + token);
+        }
+        if (span != null) {
+            span.headers().forEach(request::setHeader);
         }
         if (lastEventId != null) {
             request.header("last-event-id", lastEventId);
@@ -176,6 +186,9 @@ class Nodes {
         long attemptMs = Math.min(options.attemptTimeout().toMillis(), timeout.toMillis() / 2);
         IOException last = null;
         while (true) {
+            // That there is no token is no failure of a node.
+            String token = options.credentials() == null ? null
+                : options.credentials().token(Duration.ofNanos(deadline - System.nanoTime()));
             Node node = pick();
             long pauseMs = node.waitMs();
             long leftMs = TimeUnit.NANOSECONDS.toMillis(deadline - System.nanoTime()) - pauseMs;
@@ -184,8 +197,10 @@ class Nodes {
             }
             Thread.sleep(pauseMs);
             leftMs = Math.min(leftMs, attemptMs);
+            Tracer.Span span = MaxineClient.begin(options.tracer(), new Tracer.NodeRequest(node.url, method, path));
             try {
-                HttpResponse<T> answer = exchange(node, request(node, method, path, body, lastEventId), path, as, leftMs);
+                HttpRequest request = request(node, method, path, body, lastEventId, token, span);
+                HttpResponse<T> answer = exchange(node, request, path, as, leftMs, span);
                 if (answer.statusCode() < 300) {
                     use.take(answer, node);
                     return;
@@ -193,6 +208,9 @@ class Nodes {
                 last = errorOf(answer);
                 if (answer.statusCode() < 500 && answer.statusCode() != 429) {
                     worked(node);
+                    if (answer.statusCode() == 401 && token != null && options.credentials().refused(token)) {
+                        continue;
+                    }
                     throw last;
                 }
                 failed(node, answer.headers().firstValue("retry-after").filter(text -> text.matches("\\d{1,6}")).map(Long::valueOf).orElse(-1L));
@@ -209,8 +227,8 @@ class Nodes {
         }
     }
 
-    private <T> HttpResponse<T> exchange(Node node, HttpRequest request, String path, HttpResponse.BodyHandler<T> as, long timeoutMs)
-            throws IOException, InterruptedException, TimeoutException {
+    private <T> HttpResponse<T> exchange(Node node, HttpRequest request, String path, HttpResponse.BodyHandler<T> as, long timeoutMs,
+            Tracer.Span span) throws IOException, InterruptedException, TimeoutException {
         long begun = System.nanoTime();
         int status = 0;
         Exception failure = null;
@@ -222,6 +240,7 @@ class Nodes {
             failure = error;
             throw error;
         } finally {
+            MaxineClient.end(span, new Tracer.Outcome(status, failure, false));
             if (options.onAttempt() != null) {
                 Duration duration = Duration.ofNanos(System.nanoTime() - begun);
                 MaxineClient.tell(options.onAttempt(),
@@ -231,7 +250,7 @@ class Nodes {
     }
 
     /** Waits for an answer with its body, unless that is a stream. */
-    private static <T> HttpResponse<T> within(CompletableFuture<HttpResponse<T>> answer, long timeoutMs)
+    static <T> HttpResponse<T> within(CompletableFuture<HttpResponse<T>> answer, long timeoutMs)
             throws IOException, InterruptedException, TimeoutException {
         try {
             return answer.get(timeoutMs, TimeUnit.MILLISECONDS);

@@ -57,6 +57,7 @@ public final class Resolver implements AutoCloseable {
         private final Load load;
         private final Resolver resolver;
         private final long chosenAt;
+        private final Tracer.Span span;
         private boolean over;
 
         private Chosen(Instance instance, Load load, Resolver resolver) {
@@ -65,6 +66,8 @@ public final class Resolver implements AutoCloseable {
             this.resolver = resolver;
             chosenAt = resolver.client.options.onCall() == null ? 0 : System.nanoTime();
             load.inFlight.incrementAndGet();
+            span = resolver.client.options.tracer() == null ? null : resolver.client.begin(new Tracer.InstanceCall(
+                resolver.client.options.namespace(), resolver.service, instance.id(), instance.address()));
         }
 
         /** The instance. */
@@ -77,33 +80,42 @@ public final class Resolver implements AutoCloseable {
             return instance.address();
         }
 
+        /** Header fields that pass the trace on, if the client has a tracer. Send them with the request. */
+        public Map<String, String> headers() {
+            return span == null ? Map.of() : span.headers();
+        }
+
         /** The request is over. */
         @Override
         public void close() {
-            if (!over) {
-                over = true;
-                load.inFlight.decrementAndGet();
-                if (load.avoided) {
-                    load.failures.set(0);
-                    load.avoided = false;
-                }
-                tell(false);
-            }
+            end(Tracer.Outcome.DONE);
         }
 
         /** The instance could not be reached: it is avoided for some seconds. */
         public void failed() {
-            if (!over) {
-                over = true;
-                load.inFlight.decrementAndGet();
+            end(new Tracer.Outcome(0, null, true));
+        }
+
+        /** The request is over, or has failed. The tracer gets what is known of its outcome. */
+        public void end(Tracer.Outcome outcome) {
+            if (over) {
+                return;
+            }
+            over = true;
+            MaxineClient.end(span, outcome);
+            load.inFlight.decrementAndGet();
+            if (outcome.failed()) {
                 long pauseMs = Math.min(AVOID_MAX_MS, AVOID_MS << Math.min(10, load.failures.getAndIncrement()));
                 load.avoidUntil = System.nanoTime() + pauseMs * 1_000_000;
                 load.avoided = true;
-                tell(true);
+            } else if (load.avoided) {
+                load.failures.set(0);
+                load.avoided = false;
             }
+            tell(outcome.failed());
         }
 
-        /** There was no request, or its outcome is not known. */
+        /** There was no request, or its outcome is not known. Its span does not end. */
         public void abandon() {
             if (!over) {
                 over = true;

@@ -1,9 +1,12 @@
 package maxine.spring;
 
 import java.io.IOException;
+import maxine.client.ClientCredentials;
 import maxine.client.MaxineClient;
+import maxine.client.Tracer;
 import org.apache.commons.logging.Log;
 import org.apache.commons.logging.LogFactory;
+import org.springframework.beans.factory.ObjectProvider;
 import org.springframework.boot.actuate.health.HealthIndicator;
 import org.springframework.boot.autoconfigure.AutoConfiguration;
 import org.springframework.boot.autoconfigure.condition.ConditionalOnClass;
@@ -34,13 +37,25 @@ public class MaxineAutoConfiguration {
 
     @Bean(destroyMethod = "close")
     @ConditionalOnMissingBean
-    MaxineClient maxineClient(MaxineProperties properties) throws IOException {
+    MaxineClient maxineClient(MaxineProperties properties, ObjectProvider<Tracer> tracer) throws IOException {
         return new MaxineClient(properties.getServers(), MaxineClient.Options.DEFAULT
             .withNamespace(properties.getNamespace())
             .withToken(properties.getToken())
             .withTokenFile(properties.getTokenFile())
+            .withCredentials(credentials(properties.getOidc()))
             .withCaFile(properties.getCaFile())
+            .withTracer(tracer.getIfAvailable())
             .withOnError(error -> LOG.warn(error.getMessage())));
+    }
+
+    private static ClientCredentials credentials(MaxineProperties.Oidc oidc) throws IOException {
+        if (oidc.getClientId() == null) {
+            return null;
+        }
+        return ClientCredentials.builder(oidc.getClientId()).issuer(oidc.getIssuer()).tokenUrl(oidc.getTokenUrl())
+            .clientSecretFile(oidc.getClientSecretFile()).clientSecretEnv(oidc.getClientSecretEnv())
+            .scope(oidc.getScope()).audience(oidc.getAudience()).resource(oidc.getResource())
+            .caFile(oidc.getCaFile()).onError(error -> LOG.warn(error.getMessage())).build();
     }
 
     @Bean

@@ -2,6 +2,7 @@ package maxine.spring;
 
 import java.util.List;
 import maxine.client.Resolver;
+import maxine.client.Tracer;
 import org.springframework.cloud.client.ServiceInstance;
 import org.springframework.cloud.client.loadbalancer.CompletionContext;
 import org.springframework.cloud.client.loadbalancer.DefaultResponse;
@@ -10,6 +11,7 @@ import org.springframework.cloud.client.loadbalancer.LoadBalancerLifecycle;
 import org.springframework.cloud.client.loadbalancer.Request;
 import org.springframework.cloud.client.loadbalancer.RequestDataContext;
 import org.springframework.cloud.client.loadbalancer.Response;
+import org.springframework.cloud.client.loadbalancer.ResponseData;
 import org.springframework.cloud.loadbalancer.core.ReactorServiceInstanceLoadBalancer;
 import reactor.core.publisher.Mono;
 import reactor.core.scheduler.Schedulers;
@@ -65,7 +67,9 @@ public class MaxineLoadBalancer implements ReactorServiceInstanceLoadBalancer {
         public void onComplete(CompletionContext<Object, ServiceInstance, Object> completion) {
             Response<ServiceInstance> response = completion.getLoadBalancerResponse();
             if (response != null && response.getServer() instanceof MaxineServiceInstance instance) {
-                instance.end(completion.status() == CompletionContext.Status.FAILED);
+                boolean failed = completion.status() == CompletionContext.Status.FAILED;
+                int status = completion.getClientResponse() instanceof ResponseData data ? data.getHttpStatus().value() : 0;
+                instance.end(new Tracer.Outcome(status, completion.getThrowable(), failed));
             }
         }
     }

@@ -25,7 +25,102 @@ public class MaxineProperties {
     private Path caFile;
     /** The zone of this application. */
     private String zone;
+    private final Oidc oidc = new Oidc();
     private final Register register = new Register();
+
+    /** The OpenID provider that gives this application its tokens. */
+    public static class Oidc {
+        /** The URL of the provider, whose /.well-known/openid-configuration names the token endpoint. */
+        private String issuer;
+        /** The token endpoint itself, instead of the issuer. */
+        private String tokenUrl;
+        /** The name of this application at the provider. Without it no tokens are fetched. */
+        private String clientId;
+        /** A file with the secret of this application, read for each fetch. */
+        private Path clientSecretFile;
+        /** The name of the environment variable with the secret, instead of a file. */
+        private String clientSecretEnv;
+        /** The scopes, separated by spaces. */
+        private String scope;
+        /** For whom the tokens are, for providers that read "audience". */
+        private String audience;
+        /** For whom the tokens are, for providers that read "resource" (RFC 8707). */
+        private String resource;
+        /** The certificates that the provider is checked with; by default those of the JDK. */
+        private Path caFile;
+
+        public String getIssuer() {
+            return issuer;
+        }
+
+        public void setIssuer(String issuer) {
+            this.issuer = issuer;
+        }
+
+        public String getTokenUrl() {
+            return tokenUrl;
+        }
+
+        public void setTokenUrl(String tokenUrl) {
+            this.tokenUrl = tokenUrl;
+        }
+
+        public String getClientId() {
+            return clientId;
+        }
+
+        public void setClientId(String clientId) {
+            this.clientId = clientId;
+        }
+
+        public Path getClientSecretFile() {
+            return clientSecretFile;
+        }
+
+        public void setClientSecretFile(Path clientSecretFile) {
+            this.clientSecretFile = clientSecretFile;
+        }
+
+        public String getClientSecretEnv() {
+            return clientSecretEnv;
+        }
+
+        public void setClientSecretEnv(String clientSecretEnv) {
+            this.clientSecretEnv = clientSecretEnv;
+        }
+
+        public String getScope() {
+            return scope;
+        }
+
+        public void setScope(String scope) {
+            this.scope = scope;
+        }
+
+        public String getAudience() {
+            return audience;
+        }
+
+        public void setAudience(String audience) {
+            this.audience = audience;
+        }
+
+        public String getResource() {
+            return resource;
+        }
+
+        public void setResource(String resource) {
+            this.resource = resource;
+        }
+
+        public Path getCaFile() {
+            return caFile;
+        }
+
+        public void setCaFile(Path caFile) {
+            this.caFile = caFile;
+        }
+    }
 
     /** How this application is registered. */
     public static class Register {
@@ -137,6 +232,10 @@ public class MaxineProperties {
         public void setMetadata(Map<String, String> metadata) {
             this.metadata = metadata;
         }
+    }
+
+    public Oidc getOidc() {
+        return oidc;
     }
 
     public Register getRegister() {

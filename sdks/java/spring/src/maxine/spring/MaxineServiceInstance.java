@@ -6,6 +6,7 @@ import java.util.List;
 import java.util.Map;
 import maxine.client.Instance;
 import maxine.client.Resolver;
+import maxine.client.Tracer;
 import org.springframework.cloud.client.ServiceInstance;
 
 /** An instance as Spring Cloud sees it. Its metadata also has the zone and the version, as {@code zone} and {@code version}. */
@@ -51,11 +52,9 @@ public final class MaxineServiceInstance implements ServiceInstance {
     }
 
     /** The request is over. */
-    synchronized void end(boolean failed) {
-        if (chosen != null && failed) {
-            chosen.failed();
-        } else if (chosen != null) {
-            chosen.close();
+    synchronized void end(Tracer.Outcome outcome) {
+        if (chosen != null) {
+            chosen.end(outcome);
         }
     }
 

@@ -6,17 +6,23 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.net.ServerSocket;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.Callable;
+import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.stream.Collectors;
 import maxine.client.MaxineClient;
+import maxine.client.Tracer;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable;
+import org.junit.jupiter.api.io.TempDir;
 import org.springframework.boot.autoconfigure.EnableAutoConfiguration;
 import org.springframework.boot.availability.AvailabilityChangeEvent;
 import org.springframework.boot.availability.ReadinessState;
@@ -66,12 +72,30 @@ class StarterTest {
             return RestClient.builder();
         }
 
+        /** Notes how each use of an instance has ended. */
+        @Bean
+        Tracer tracer() {
+            return about -> about instanceof Tracer.NodeRequest ? null : new Tracer.Span() {
+                @Override
+                public Map<String, String> headers() {
+                    return Map.of();
+                }
+
+                @Override
+                public void end(Tracer.Outcome outcome) {
+                    OUTCOMES.add(outcome);
+                }
+            };
+        }
+
         @Bean
         @LoadBalanced
         RestTemplate restTemplate() {
             return new RestTemplate();
         }
     }
+
+    private static final List<Tracer.Outcome> OUTCOMES = new CopyOnWriteArrayList<>();
 
     private final String payments = "payments-" + System.nanoTime();
     private final List<ConfigurableApplicationContext> running = new ArrayList<>();
@@ -134,6 +158,7 @@ class StarterTest {
             answers.add(call.call());
         }
         assertEquals(2, answers.stream().filter("a"::equals).count(), answers::toString);
+        assertEquals(Collections.nCopies(8, new Tracer.Outcome(200, null, false)), OUTCOMES);
         RestTemplate template = orders.getBean(RestTemplate.class);
         assertEquals(1, template.getForObject("http://" + payments + "/who", String.class).length());
         assertThrows(IllegalStateException.class, () -> template.getForObject("http://no-such-service/who", String.class));
@@ -155,6 +180,7 @@ class StarterTest {
                 }
             }
             assertEquals(1, failed);
+            assertEquals(1, OUTCOMES.stream().filter(one -> one.failed() && one.error() != null).count(), OUTCOMES::toString);
         }
 
         // The health of Actuator.
@@ -204,5 +230,18 @@ class StarterTest {
         assertTrue(ids(silent).isEmpty());
         ConfigurableApplicationContext off = start(Payments.class, payments, "maxine.register.instance=off", "maxine.enabled=false");
         assertFalse(off.getBeanProvider(MaxineClient.class).iterator().hasNext());
+    }
+
+    @Test
+    @EnabledIfEnvironmentVariable(named = "MAXINE_TEST_ISSUER", matches = ".+")
+    void anApplicationUsesTokensOfAnOpenIdProvider(@TempDir Path folder) throws Exception {
+        Path secret = folder.resolve("secret");
+        Files.writeString(secret, "s3cret: with % signs +\n");
+        ConfigurableApplicationContext application = start(Payments.class, payments, "maxine.register.instance=a",
+            "maxine.oidc.issuer=" + System.getenv("MAXINE_TEST_ISSUER"), "maxine.oidc.client-id=orders: a+b",
+            "maxine.oidc.client-secret-file=" + secret, "maxine.oidc.resource=https://maxine.test/", "maxine.oidc.scope=register");
+        until("the registration", () -> ids(application).equals(Set.of("a")));
+        // Without a token the nodes refuse this list.
+        assertTrue(application.getBean(MaxineClient.class).services().contains(payments));
     }
 }
