@@ -45,8 +45,11 @@ mod tests {
 
     #[test]
     fn a_read_that_misses_an_earlier_write_or_read_is_found() {
-        let acknowledged =
-            |index| Step::Acknowledged { id: LogIdDto { term: 2, node: 1, index }, entry: 9, by: 2 };
+        let acknowledged = |index| Step::Acknowledged {
+            id: LogIdDto { term: 2, node: 1, index },
+            entry: 9,
+            by: 2,
+        };
         let ended = |read, index| Step::ReadEnded { read, node: 1, index };
         let mut invariant = ReadsSeeAcknowledged::default();
         invariant.check(&Step::ReadBegan { read: 1 }).unwrap();
