@@ -28,7 +28,7 @@ use crate::codec::{
     VoteRequestDto,
 };
 use crate::config::NodeId;
-use crate::consensus::{self, TypeConfig};
+use crate::consensus::{self, TypeConfig, Vote};
 use crate::consensus_core::Raft;
 use crate::exclusion::removal_of;
 use crate::inner::Inner;
@@ -354,19 +354,40 @@ impl Inbound {
         let snapshot = openraft::Snapshot { meta: file.meta()?, snapshot: file };
         self.context.contacts.record_leader_contact(vote.node);
         let accepting = self.context.succession.accepting(vote.term);
-        let installed = self
-            .raft
-            .install_full_snapshot(consensus::vote_from_dto(vote), snapshot)
-            .await
-            .map_err(io::Error::other)?;
-        if consensus::vote_to_dto(&installed.vote) == vote {
+        let installed = install_to(&self.raft, consensus::vote_from_dto(vote), snapshot).await?;
+        let installed = consensus::vote_to_dto(&installed);
+        if installed == vote {
             accepting.accepted(clock::now());
         }
-        Ok(Response::SnapshotInstalled { vote: consensus::vote_to_dto(&installed.vote) })
+        Ok(Response::SnapshotInstalled { vote: installed })
     }
 }
 
-/// Appends the entries of a leader. This function and the next two work with any state machine: that of a
+/// Installs a leader's snapshot, and returns the vote of this node. If the log has the last entry that the snapshot covers,
+/// it has everything before it too, and nothing is installed: the core expects that a snapshot goes beyond the log. This
+/// function and the next three work with any state machine: that of a node, and that of the simulation.
+pub(crate) async fn install_to<SM>(
+    raft: &openraft::Raft<TypeConfig, SM>,
+    vote: Vote,
+    snapshot: openraft::alias::SnapshotOf<TypeConfig, SM::SnapshotData>,
+) -> io::Result<Vote>
+where
+    SM: RaftStateMachine<TypeConfig>,
+{
+    let last = snapshot.meta.last_log_id;
+    let has_last =
+        AppendEntriesRequest { vote, prev_log_id: last, leader_commit: last, entries: Vec::new() };
+    match raft.append_entries(has_last).await.map_err(io::Error::other)? {
+        AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_) => Ok(vote),
+        AppendEntriesResponse::HigherVote(higher) => Ok(higher),
+        AppendEntriesResponse::Conflict => {
+            let installed = raft.install_full_snapshot(vote, snapshot).await;
+            Ok(installed.map_err(io::Error::other)?.vote)
+        }
+    }
+}
+
+/// Appends the entries of a leader. with any state machine: that of a
 /// node, and that of the simulation.
 pub(crate) async fn append_to<SM>(
     raft: &openraft::Raft<TypeConfig, SM>,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -167,6 +168,16 @@ impl RaftStateMachine<TypeConfig> for SimMachine {
         meta: &SnapshotMeta,
         snapshot: SimSnapshot,
     ) -> Result<(), io::Error> {
+        // A large snapshot is written and read for long, and the core continues meanwhile.
+        let took_ms = {
+            let mut world = self.world.lock();
+            if world.dice.percent(50) {
+                world.dice.range(0, 20)
+            } else {
+                world.dice.range(20, 3_000)
+            }
+        };
+        tokio::time::sleep(Duration::from_millis(took_ms)).await;
         let snapshot = SimSnapshot { meta: meta.clone(), ..snapshot };
         self.keep(&snapshot);
         self.world.lock().outcome.snapshots_installed += 1;

@@ -27,7 +27,9 @@ use super::world::{Shared, hash_of};
 use crate::codec::{self, Request, Response};
 use crate::config::{Member, NodeId};
 use crate::consensus::{self, TypeConfig, Vote};
-use crate::network::inbound::{append_to, heartbeat_to, is_accepted, vote_to, vote_with_age_to};
+use crate::network::inbound::{
+    append_to, heartbeat_to, install_to, is_accepted, vote_to, vote_with_age_to,
+};
 use crate::network::outbound::{append_dto, latest_acceptance, vote_request};
 use crate::succession::{Accepting, Succession};
 
@@ -293,15 +295,15 @@ impl RaftNetworkV2<TypeConfig> for SimPeer {
             }
             let node = self.net.node(self.target).ok_or("nobody is there".to_owned())?;
             let accepting = node.succession.accepting(vote.leader_id.term);
-            let installed = node.raft.install_full_snapshot(vote, snapshot).await;
+            let installed = install_to(&node.raft, vote, snapshot).await;
             let installed = installed.map_err(|error| error.to_string())?;
-            if installed.vote == vote {
+            if installed == vote {
                 accepting.accepted(virtual_clock::now().into_std());
             }
             if !self.net.carry(self.target, self.me, bytes).await {
                 return std::future::pending().await;
             }
-            Ok::<_, String>(SnapshotResponse::new(installed.vote))
+            Ok::<_, String>(SnapshotResponse::new(installed))
         };
         let ttl = option.soft_ttl().min(Duration::from_secs(10));
         match tokio::time::timeout(ttl, sending).await {
@@ -329,6 +331,83 @@ impl RaftNetworkV2<TypeConfig> for SimPeer {
         match self.ask(&request, RPCTypes::TransferLeader, option.soft_ttl()).await? {
             Response::Transferred => Ok(Ok(())),
             other => Err(unexpected(&other)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Read, Write};
+
+    use bytes::Bytes;
+    use openraft::EntryPayload;
+
+    use super::super::node::{NewApp, SimNode};
+    use super::super::world::World;
+    use super::super::{SimApplication, Violation};
+    use super::*;
+    use crate::application::{Application, CommittedEntry, SnapshotEncoder};
+    use crate::consensus::{CommittedLeaderId, Entry, LogId, SnapshotMeta};
+
+    struct Nothing;
+
+    impl SnapshotEncoder for Nothing {
+        fn encode(self: Box<Self>, _: &mut dyn Write) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Application for Nothing {
+        fn apply(&mut self, entries: &[CommittedEntry]) -> io::Result<Vec<Bytes>> {
+            Ok(vec![Bytes::new(); entries.len()])
+        }
+
+        fn snapshot(&self) -> Box<dyn SnapshotEncoder> {
+            Box::new(Self)
+        }
+
+        fn restore(&mut self, _: u64, _: &mut dyn Read) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl SimApplication for Nothing {
+        fn digest(&self) -> u64 {
+            0
+        }
+
+        fn verdicts(&mut self) -> Vec<Violation> {
+            Vec::new()
+        }
+    }
+
+    fn id(index: u64) -> LogId {
+        LogId::new(CommittedLeaderId::new(1), index)
+    }
+
+    /// The core expects that a snapshot goes beyond the log.
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_whose_last_entry_is_in_the_log_is_not_installed() {
+        let net = SimNet { world: World::new(1), running: Arc::default() };
+        let app: NewApp = Arc::new(|| Box::new(Nothing));
+        SimNode::new(1, 0).start(&net, &app, None).await.unwrap();
+        let raft = net.node(1).unwrap().raft;
+        let vote =
+            consensus::vote_from_dto(crate::codec::VoteDto { term: 1, node: 2, committed: true });
+        let blank = |index| Entry { log_id: id(index), payload: EntryPayload::Blank };
+        let append = AppendEntriesRequest {
+            vote,
+            prev_log_id: None,
+            leader_commit: Some(id(1)),
+            entries: (0..5).map(blank).collect(),
+        };
+        raft.append_entries(append).await.unwrap();
+        for (index, installed) in [(3, 0), (4, 0), (9, 1)] {
+            let meta = SnapshotMeta { last_log_id: Some(id(index)), ..SnapshotMeta::default() };
+            let bytes = SimSnapshot { meta: meta.clone(), bytes: Arc::default() };
+            let snapshot = openraft::Snapshot { meta, snapshot: bytes };
+            assert_eq!(install_to(&raft, vote, snapshot).await.unwrap(), vote);
+            assert_eq!(net.world.lock().outcome.snapshots_installed, installed, "{index}");
         }
     }
 }
