@@ -96,11 +96,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Kills a member as a crash would.
-    pub(super) fn kill(&mut self, n: usize) {
-        if let Some(server) = &mut self.members[n].server {
-            server.kill_now();
-        }
+    /// The process of a member. Fails if it was never started.
+    pub(super) fn server(&mut self, n: usize) -> Result<&mut Server, CliError> {
+        let server = self.members[n].server.as_mut();
+        server.ok_or_else(|| CliError::Failed("the member is not running".into()))
     }
 
     /// Waits until every member accepts a write.

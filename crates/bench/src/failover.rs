@@ -1,4 +1,4 @@
-//! Measures the time from kill -9 of the leader to the next acknowledged write through another node.
+//! Measures the time from a fault of the leader to the next acknowledged write through another node.
 //!
 //! The prober is the same for both systems. It starts a new write every few milliseconds, whether earlier ones
 //! succeeded or not. So a system cannot hide its downtime by waiting or retrying.
@@ -6,10 +6,12 @@
 use std::io;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::process::Server;
 use super::report::{Goal, Section, ms};
 use super::wire::{self, Connection};
 use super::{Bench, etcd, grpc, node};
@@ -23,37 +25,90 @@ const PROBES_MAX: usize = 512;
 const TRIAL_MS_MAX: u64 = 30_000;
 /// Pause between the recovery of the cluster and the next kill, in milliseconds.
 const SETTLE_MS: u64 = 1_500;
-/// The aim for the median, in microseconds.
-const P50_AIM_US: u64 = 1_200_000;
-/// The aim for the longest trial, in microseconds.
-const MAX_AIM_US: u64 = 2_000_000;
+/// What happens to the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Fault {
+    /// `kill -9`
+    Kill,
+    /// SIGSTOP: it stays silent, and its sockets stay open
+    Pause,
+    /// SIGTERM: it stops as in an upgrade
+    Stop,
+}
 
-pub(super) async fn measure(bench: &Bench, trials: u32) -> Result<Section, CliError> {
-    let ours = maxine(bench, trials).await?;
-    let theirs = if bench.with_etcd { Some(etcd(bench, trials).await?) } else { None };
-    let (our_p50, our_max) = (quantile(&ours, 0.5), quantile(&ours, 1.0));
-    let mut rows = vec![row("maxine", &ours)];
-    rows.extend(theirs.as_ref().map(|theirs| row("etcd", theirs)));
-    let seconds = |us: u64| format!("{:.2} s", Duration::from_micros(us).as_secs_f64());
-    let goal = |text: &str, seen: u64, aim: u64| Goal {
-        text: text.into(),
-        aim: format!("below {}", seconds(aim)),
-        seen: seconds(seen),
-        met: seen < aim,
+impl Fault {
+    const ALL: [Self; 3] = [Self::Kill, Self::Pause, Self::Stop];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "killed",
+            Self::Pause => "paused",
+            Self::Stop => "stopped",
+        }
+    }
+
+    /// The aims for the median and for the longest trial, in milliseconds.
+    fn aims_ms(self) -> (u64, u64) {
+        match self {
+            Self::Kill => (250, 500),
+            Self::Pause => (1_000, 1_500),
+            Self::Stop => (50, 50),
+        }
+    }
+
+    fn begin(self, server: &mut Server) {
+        match self {
+            Self::Kill => server.kill_now(),
+            Self::Pause => server.signal(Signal::SIGSTOP),
+            Self::Stop => server.signal(Signal::SIGTERM),
+        }
+    }
+
+    /// Ends the fault. Returns whether the server must be started again.
+    fn end(self, server: &mut Server) -> bool {
+        match self {
+            Self::Pause => server.signal(Signal::SIGCONT),
+            Self::Kill | Self::Stop => server.wait(),
+        }
+        self != Self::Pause
+    }
+}
+
+pub(super) async fn measure(
+    bench: &Bench,
+    trials: u32,
+    fault: Option<Fault>,
+) -> Result<Section, CliError> {
+    let (mut rows, mut goals) = (Vec::new(), Vec::new());
+    let mut seconds = |what: String, seen_us: u64, aim_ms: u64| {
+        let (aim, seen) = (Duration::from_millis(aim_ms), Duration::from_micros(seen_us));
+        goals.push(Goal {
+            text: what,
+            aim: format!("at most {:.2} s", aim.as_secs_f64()),
+            seen: format!("{:.3} s", seen.as_secs_f64()),
+            met: seen <= aim,
+        });
     };
+    for fault in Fault::ALL.into_iter().filter(|one| fault.is_none_or(|only| only == *one)) {
+        let ours = maxine(bench, trials, fault).await?;
+        rows.push(row("maxine", fault, &ours));
+        if bench.with_etcd {
+            rows.push(row("etcd", fault, &etcd(bench, trials, fault).await?));
+        }
+        let (p50_aim_ms, max_aim_ms) = fault.aims_ms();
+        seconds(format!("leader {}, p50", fault.name()), quantile(&ours, 0.5), p50_aim_ms);
+        seconds(format!("leader {}, max", fault.name()), quantile(&ours, 1.0), max_aim_ms);
+    }
     Ok(Section {
-        name: "Leader killed to next acknowledged write",
+        name: "Fault of the leader to next acknowledged write",
         method: format!(
-            "Three nodes each; {trials} times: kill -9 of the leader, a fresh write every {PROBE_EVERY_MS} ms through one of \
-             the others until one is acknowledged, then the killed node is started again and {SETTLE_MS} ms pass. Default \
-             timeouts on both sides."
+            "Three nodes each; {trials} times: the leader is killed (SIGKILL), paused (SIGSTOP) or stopped (SIGTERM), a fresh \
+             write begins every {PROBE_EVERY_MS} ms through one of the others until one is acknowledged, then the node is \
+             started or continued and {SETTLE_MS} ms pass. Default timeouts on both sides."
         ),
-        columns: vec!["server", "trials", "p50 ms", "p90 ms", "max ms"],
+        columns: vec!["server", "leader", "trials", "p50 ms", "p90 ms", "max ms"],
         rows,
-        goals: vec![
-            goal("failover p50", our_p50, P50_AIM_US),
-            goal("failover max", our_max, MAX_AIM_US),
-        ],
+        goals,
     })
 }
 
@@ -68,19 +123,21 @@ pub(super) fn quantile(sorted_us: &[u64], quantile: f64) -> u64 {
     sorted_us.get(rank.clamp(1, sorted_us.len().max(1)) - 1).copied().unwrap_or(0)
 }
 
-fn row(name: &str, sorted_us: &[u64]) -> Vec<Value> {
+fn row(name: &str, fault: Fault, sorted_us: &[u64]) -> Vec<Value> {
     let figures = [0.5, 0.9, 1.0].map(|q| ms(quantile(sorted_us, q)));
-    [vec![json!(name), json!(sorted_us.len())], figures.to_vec()].concat()
+    let of = vec![json!(name), json!(fault.name()), json!(sorted_us.len())];
+    [of, figures.to_vec()].concat()
 }
 
-async fn maxine(bench: &Bench, trials: u32) -> Result<Vec<u64>, CliError> {
-    let mut cluster = node::Cluster::three(bench, &bench.place("failover")?).await?;
+async fn maxine(bench: &Bench, trials: u32, fault: Fault) -> Result<Vec<u64>, CliError> {
+    let place = bench.place(&format!("failover-{}", fault.name()))?;
+    let mut cluster = node::Cluster::three(bench, &place).await?;
     let mut taken_us = Vec::new();
     for trial in 0..trials {
         let leader = cluster.leader().await?;
         let addr = cluster.nodes[(leader + 1 + trial as usize % 2) % 3].addr();
         let since_us = bench.clock.monotonic_us();
-        cluster.nodes[leader].kill();
+        fault.begin(cluster.nodes[leader].running_mut()?);
         let write = move |n: u64| {
             let addr = addr.clone();
             async move {
@@ -96,7 +153,9 @@ async fn maxine(bench: &Bench, trials: u32) -> Result<Vec<u64>, CliError> {
             }
         };
         taken_us.push(first_success(bench, since_us, write).await?);
-        cluster.nodes[leader].start()?;
+        if fault.end(cluster.nodes[leader].running_mut()?) {
+            cluster.nodes[leader].start()?;
+        }
         cluster.wait_ready().await?;
         tokio::time::sleep(Duration::from_millis(SETTLE_MS)).await;
     }
@@ -104,8 +163,9 @@ async fn maxine(bench: &Bench, trials: u32) -> Result<Vec<u64>, CliError> {
     Ok(taken_us)
 }
 
-async fn etcd(bench: &Bench, trials: u32) -> Result<Vec<u64>, CliError> {
-    let mut cluster = etcd::Cluster::start(&bench.place("failover-etcd")?).await?;
+async fn etcd(bench: &Bench, trials: u32, fault: Fault) -> Result<Vec<u64>, CliError> {
+    let place = bench.place(&format!("failover-etcd-{}", fault.name()))?;
+    let mut cluster = etcd::Cluster::start(&place).await?;
     let mut taken_us = Vec::new();
     for trial in 0..trials {
         let leader = cluster
@@ -115,7 +175,7 @@ async fn etcd(bench: &Bench, trials: u32) -> Result<Vec<u64>, CliError> {
         let addr = cluster.addrs()[(leader + 1 + trial as usize % 2) % 3].clone();
         let channel = grpc::Channel::open(&addr).await.map_err(super::failed("etcd"))?;
         let since_us = bench.clock.monotonic_us();
-        cluster.kill(leader);
+        fault.begin(cluster.server(leader)?);
         let write = move |n: u64| {
             let mut channel = channel.clone();
             async move {
@@ -128,7 +188,9 @@ async fn etcd(bench: &Bench, trials: u32) -> Result<Vec<u64>, CliError> {
             }
         };
         taken_us.push(first_success(bench, since_us, write).await?);
-        cluster.start_member(leader)?;
+        if fault.end(cluster.server(leader)?) {
+            cluster.start_member(leader)?;
+        }
         cluster.wait_ready().await?;
         tokio::time::sleep(Duration::from_millis(SETTLE_MS)).await;
     }
@@ -167,7 +229,7 @@ where
     let at_us =
         tokio::time::timeout(Duration::from_millis(TRIAL_MS_MAX), search).await.map_err(|_| {
             CliError::Failed(format!(
-                "no write was acknowledged in {TRIAL_MS_MAX} ms after the kill"
+                "no write was acknowledged in {TRIAL_MS_MAX} ms after the fault"
             ))
         })?;
     probes.abort_all();

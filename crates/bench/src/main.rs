@@ -98,11 +98,14 @@ enum What {
     },
     /// Time from an acknowledged write until a watcher on another node receives the change
     Propagation,
-    /// Time from kill -9 of the leader to the next acknowledged write through another node
+    /// Time from a fault of the leader to the next acknowledged write through another node
     Failover {
         /// How many trials (1 to 200)
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
         trials: u32,
+        /// What happens to the leader [default: each of them]
+        #[arg(long, value_enum)]
+        fault: Option<failover::Fault>,
     },
     /// The same load on every backend: discovery, registrations, propagation, failover
     Backends {
@@ -247,7 +250,7 @@ impl Bench {
                 What::Watchers { watchers: 10_000 },
                 What::Consul { readers: 10_000 },
                 What::Propagation,
-                What::Failover { trials: 20 },
+                What::Failover { trials: 20, fault: None },
                 What::Memory { instances: 100_000 },
                 What::Backends { trials: 3 },
             ],
@@ -275,7 +278,7 @@ impl Bench {
                 What::Memory { instances } => memory::measure(self, instances).await?,
                 What::Watchers { watchers } => watchers::measure(self, watchers).await?,
                 What::Propagation => propagation::measure(self).await?,
-                What::Failover { trials } => failover::measure(self, trials).await?,
+                What::Failover { trials, fault } => failover::measure(self, trials, fault).await?,
                 What::Backends { trials } => Box::pin(backends::measure(self, trials)).await?,
                 What::All | What::Bare { .. } | What::BareProxy { .. } => continue,
             });

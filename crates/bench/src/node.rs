@@ -55,15 +55,13 @@ impl Node {
     }
 
     /// Its process. Fails if it was never started.
-    pub(super) fn running(&self) -> Result<&Server, CliError> {
-        self.server.as_ref().ok_or_else(|| CliError::Failed("the node is not running".into()))
+    pub(super) fn running_mut(&mut self) -> Result<&mut Server, CliError> {
+        self.server.as_mut().ok_or_else(|| CliError::Failed("the node is not running".into()))
     }
 
-    /// Kills it as a crash would.
-    pub(super) fn kill(&mut self) {
-        if let Some(server) = &mut self.server {
-            server.kill_now();
-        }
+    /// Its process. Fails if it was never started.
+    pub(super) fn running(&self) -> Result<&Server, CliError> {
+        self.server.as_ref().ok_or_else(|| CliError::Failed("the node is not running".into()))
     }
 
     /// Kills it as a crash would, and waits until it has ended.

@@ -56,6 +56,20 @@ impl Server {
         let _ = self.child.kill();
     }
 
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Ok(pid) = i32::try_from(self.pid()) {
+            // An error means that it has ended already.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+
+    /// Waits until it has ended.
+    pub(super) fn wait(&mut self) {
+        // An error means that it was waited for before.
+        let _ = self.child.wait();
+    }
+
     /// Kills it and waits until it has ended. Also kills the workers that it forked.
     pub(super) fn kill(&mut self) {
         let workers = self.pids();
