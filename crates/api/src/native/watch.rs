@@ -457,11 +457,10 @@ pub(super) async fn poll_changes(
     answered.at(index);
     let history = watcher.history().map(|history| history.to_string());
     // One change can wake thousands of waiting polls, and each answer can have many megabytes.
-    let turn =
-        state.lists().turn(context.client.ip, &caller).await.map_err(|_| {
-            let detail = "too many answers are to be built before this one";
-            Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
-        })?;
+    let turn = state.lists().turn(context.client.ip, &caller).await.map_err(|_| {
+        let detail = "too many answers are to be built before this one";
+        Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
+    })?;
     let changes = events.iter().map(|event| Change::new(event, detail)).collect();
     let answer = Json(Changes { index, history, changes }).into_response();
     drop(turn);
