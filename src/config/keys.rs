@@ -77,7 +77,7 @@ keys! {
     "http.connections_max" "http-connections-max" "MAXINE_HTTP_CONNECTIONS_MAX" "connections" "1 to 1000000" "20000"
         "Maximum open connections. Beyond it, new connections are answered with 503 and closed. One in eight is kept for callers with a credential and for this machine. At most three quarters of the open files that the system allows." => |c, v| c.http.connections_max = number(v, 1, 1_000_000)?;
     "http.connections_per_address_max" "http-connections-per-address-max" "MAXINE_HTTP_CONNECTIONS_PER_ADDRESS_MAX" "connections" "1 to 1000000" "12000"
-        "Maximum open connections from one address (for IPv6, one /64 network). Beyond it, new connections are answered with 503 and closed. security.trusted_proxies are exempt." => |c, v| c.http.connections_per_address_max = number(v, 1, 1_000_000)?;
+        "Maximum open connections from one address (for IPv6, one /48 network). Beyond it, new connections are answered with 503 and closed. security.trusted_proxies are exempt." => |c, v| c.http.connections_per_address_max = number(v, 1, 1_000_000)?;
     "http.watchers_max" "http-watchers-max" "MAXINE_HTTP_WATCHERS_MAX" "watchers" "1 to 1000000" "20000"
         "Maximum number of concurrent watch streams and long-polls. One in ten is reserved for callers with a credential. Beyond it, 429." => |c, v| c.http.watchers_max = number(v, 1, 1_000_000)?;
     "http.watchers_per_address_max" "http-watchers-per-address-max" "MAXINE_HTTP_WATCHERS_PER_ADDRESS_MAX" "watchers" "1 to 1000000" "10000"
@@ -93,7 +93,7 @@ keys! {
     "http.proxy_body_len_max" "proxy-body-len-max" "MAXINE_PROXY_BODY_LEN_MAX" "bytes" "0 to 1099511627776" "10485760"
         "Maximum length of a request body that is forwarded to an instance. A longer body is answered with 413. 0 means no limit." => |c, v| c.http.proxy_body_len_max = number(v, 0, 1 << 40)?;
     "http.proxy_connections_per_address_percent" "proxy-connections-per-address-percent" "MAXINE_PROXY_CONNECTIONS_PER_ADDRESS_PERCENT" "percent" "1 to 100" "25"
-        "Percentage of the connections to instances that one client address (for IPv6, one /64 network) may use at the same time, of those that other addresses do not use. Beyond it, proxied requests are answered with 503. Idle connections count for no address and are closed when a new one needs the place. One connection in eight is kept for callers with a credential. security.trusted_proxies that name no client are exempt. 100 means no such limit." => |c, v| c.http.proxy_connections_per_address_percent = number(v, 1, 100)?;
+        "Percentage of the connections to instances that one client address (for IPv6, one /48 network) may use at the same time, of those that other addresses do not use. Beyond it, proxied requests are answered with 503. Idle connections count for no address and are closed when a new one needs the place. One connection in eight is kept for callers with a credential. security.trusted_proxies that name no client are exempt. 100 means no such limit." => |c, v| c.http.proxy_connections_per_address_percent = number(v, 1, 100)?;
     "http.proxy_sandbox" "proxy-sandbox" "MAXINE_PROXY_SANDBOX" "switch" "true, false" "true"
         "If true, browsers treat a page that an instance serves through the proxy as a separate origin (CSP sandbox), so that its scripts cannot use the dashboard's session." => |c, v| c.http.proxy_sandbox = switch(v)?;
     "http.cors_allow_origin" "cors-allow-origin" "MAXINE_CORS_ALLOW_ORIGIN" "origin" "an origin, * or nothing" ""
@@ -164,7 +164,7 @@ keys! {
     "security.discovery_access" "discovery-access" "MAXINE_DISCOVERY_ACCESS" "choice" "open, token" "open"
         "Whether discovery and the proxy need a token." => |c, v| c.security.discovery_access = access(v)?;
     "security.open_instances_per_address_max" "open-instances-per-address-max" "MAXINE_OPEN_INSTANCES_PER_ADDRESS_MAX" "instances" "0 to 1000000" "100000"
-        "Maximum number of instances that one client address (for IPv6, one /64 network) registers through this node without a credential. Beyond it, registrations of further instances are answered with 429. Each node counts by itself since its start; an instance that has left the registry is no longer counted. Loopback addresses are exempt where security.trusted_proxies is empty. 0 means no limit." => |c, v| c.security.open_instances_per_address_max = number(v, 0, 1_000_000)?;
+        "Maximum number of instances that one client address (for IPv6, one /48 network) registers through this node without a credential. Beyond it, registrations of further instances are answered with 429. Each node counts by itself since its start; an instance that has left the registry is no longer counted. Loopback addresses are exempt where security.trusted_proxies is empty. 0 means no limit." => |c, v| c.security.open_instances_per_address_max = number(v, 0, 1_000_000)?;
     "security.allow_open" "allow-open" "MAXINE_ALLOW_OPEN" "switch" "true, false" "false"
         "Allows security.registration_access and security.discovery_access to be open where http.host is not a loopback address; such a node does not start without it." => |c, v| c.security.allow_open = switch(v)?;
     "security.allow_plain_http" "allow-plain-http" "MAXINE_ALLOW_PLAIN_HTTP" "switch" "true, false" "false"
@@ -207,11 +207,11 @@ keys! {
     "dns.udp_len_max" "dns-udp-len-max" "MAXINE_DNS_UDP_LEN_MAX" "bytes" "512 to 8192" "1232"
         "Maximum length of an answer over UDP. A client that announces less, or nothing, gets less. A longer answer is cut and marked, and the client asks over TCP. HAProxy never does: for a service with more than 20 instances raise this and its `accepted_payload_size`." => |c, v| c.dns.udp_len_max = number(v, 512, 8_192)?;
     "dns.rate_max_per_s" "dns-rate-max-per-s" "MAXINE_DNS_RATE_MAX_PER_S" "answers per second" "0 to 1000000" "1000"
-        "Maximum number of answers over UDP to one address (for IPv6, one /64 network) per second. Beyond it, every second question gets an empty answer that makes the client ask over TCP, and the others get none. Loopback addresses are exempt. 0 means no limit." => |c, v| c.dns.rate_max_per_s = number(v, 0, 1_000_000)?;
+        "Maximum number of answers over UDP to one address (for IPv6, one /48 network) per second. Beyond it, every second question gets an empty answer that makes the client ask over TCP, and the others get none. Loopback addresses are exempt. 0 means no limit." => |c, v| c.dns.rate_max_per_s = number(v, 0, 1_000_000)?;
     "dns.connections_max" "dns-connections-max" "MAXINE_DNS_CONNECTIONS_MAX" "connections" "1 to 100000" "1000"
         "Maximum number of DNS connections over TCP. Beyond it, new connections are closed." => |c, v| c.dns.connections_max = number(v, 1, 100_000)?;
     "dns.connections_per_address_max" "dns-connections-per-address-max" "MAXINE_DNS_CONNECTIONS_PER_ADDRESS_MAX" "connections" "1 to 100000" "100"
-        "Maximum number of these from one address (for IPv6, one /64 network)." => |c, v| c.dns.connections_per_address_max = number(v, 1, 100_000)?;
+        "Maximum number of these from one address (for IPv6, one /48 network)." => |c, v| c.dns.connections_per_address_max = number(v, 1, 100_000)?;
     "dns.connection_timeout_ms" "dns-connection-timeout-ms" "MAXINE_DNS_CONNECTION_TIMEOUT_MS" "milliseconds" "100 to 600000" "10000"
         "Time limit for receiving a question over TCP, for sending its answer, and for a connection without a question. Then the connection is closed." => |c, v| c.dns.connection_timeout_ms = number(v, 100, 600_000)?;
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-pub use turns::{NodeTurns, QuestionTurns, Turn, build_aside};
+pub use turns::{NodeTurns, Turn, WorkTurn, WorkTurns, build_aside};
 
 /// The limits for one kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl Places {
     /// The number of places that an address has taken.
     #[must_use]
     pub fn taken_by(&self, address: IpAddr) -> usize {
-        self.taken.lock().by_address.get(&network_of(address)).copied().unwrap_or(0)
+        self.taken.lock().by_address.get(&site_of(address)).copied().unwrap_or(0)
     }
 
     /// The number of taken places that have no user.
@@ -134,7 +134,7 @@ impl Places {
         if caller_class == CallerClass::Trusted {
             return of_node;
         }
-        let (of_address, allowed) = self.of_address(&taken, network_of(address), max);
+        let (of_address, allowed) = self.of_address(&taken, site_of(address), max);
         of_node.min(allowed.saturating_sub(of_address))
     }
 
@@ -145,7 +145,7 @@ impl Places {
         caller_class: CallerClass,
         count: usize,
     ) -> Result<Place, NoPlace> {
-        let user = (network_of(address), caller_class);
+        let user = (site_of(address), caller_class);
         if count > 0 {
             self.add(&mut self.taken.lock(), user, count, count)?;
         }
@@ -229,7 +229,7 @@ impl Place {
     /// Gives a place that nobody uses to a user. After an error nobody uses it.
     pub fn set_user(&mut self, address: IpAddr, caller_class: CallerClass) -> Result<(), NoPlace> {
         self.set_unused();
-        let user = (network_of(address), caller_class);
+        let user = (site_of(address), caller_class);
         let mut taken = self.places.taken.lock();
         self.places.add(&mut taken, user, self.count, 0)?;
         taken.unused -= self.count;
@@ -266,8 +266,8 @@ impl Drop for Place {
     }
 }
 
-/// The network that counts as one address: the whole IPv4 address, or the first 64 bits of an IPv6 address,
-/// because its owner can choose the rest.
+/// The network that counts as one address where people sign in: the whole IPv4 address, or the first 64 bits of an IPv6
+/// address, because its owner can choose the rest.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
@@ -275,8 +275,8 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The network that counts as one client where many small ones could be used in turn: the whole IPv4 address, or the
-/// first 48 bits of an IPv6 address. A site usually gets so many.
+/// The network that counts as one address wherever one client could use many: the whole IPv4 address, or the first 48 bits
+/// of an IPv6 address. One site usually owns all addresses that have these bits in common.
 pub fn site_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80).into(),
@@ -386,6 +386,7 @@ mod tests {
         let places = Places::new(PlaceLimits { max: 10, per_address_max: 1, reserved: 0 });
         let _one = places.take(ip("2001:db8::1"), CallerClass::Stranger, 1).unwrap();
         places.take(ip("2001:db8::2"), CallerClass::Stranger, 1).unwrap_err();
-        let _other = places.take(ip("2001:db8:0:1::1"), CallerClass::Stranger, 1).unwrap();
+        places.take(ip("2001:db8:0:1::1"), CallerClass::Stranger, 1).unwrap_err();
+        let _other = places.take(ip("2001:db8:1::1"), CallerClass::Stranger, 1).unwrap();
     }
 }

@@ -18,7 +18,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::site_of;
+use super::{CallerClass, Place, PlaceLimits, Places, site_of};
 
 /// How long a request waits for its turn.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,6 +29,11 @@ const AHEAD: usize = 6;
 const HALF_LIFE: Duration = Duration::from_secs(10);
 /// A turn that took less than this counts as this.
 const LEAST: Duration = Duration::from_micros(1);
+/// A payer that is not known counts as if it had used this part of a mean turn. So those that always come from new
+/// addresses do not go before a known payer that asks for little.
+const OF_NEW_PAYER: f64 = 0.25;
+/// The share of a turn in the mean.
+const OF_LATEST: f64 = 0.125;
 /// A payer that has used less than this may be forgotten, in seconds.
 const FORGOTTEN_S: f64 = 0.001;
 /// With this many payers, those that have used little are forgotten.
@@ -99,21 +104,42 @@ impl NodeTurns {
     }
 }
 
-/// Turns for questions to another server, which can be slow. Whoever asks has a turn while it waits for the answer.
-#[derive(Debug)]
-pub struct QuestionTurns(Arc<Turns>);
+/// Maximum number of callers that wait for work of one kind, or have it done.
+const WORK_PLACES_MAX: usize = 512;
+/// How many percent of the places that the other addresses leave one address may take.
+const WORK_SHARE_PERCENT: u8 = 10;
 
-impl QuestionTurns {
-    /// At most `max` questions at the same time, and at most `of_address_max` of those from one address.
+/// Turns for slow work that is done for callers without a credential: the check of a password, or a question to another
+/// server.
+#[derive(Debug)]
+pub struct WorkTurns {
+    places: Arc<Places>,
+    turns: Arc<Turns>,
+}
+
+/// A turn for work, which ends when this is dropped.
+#[derive(Debug)]
+pub struct WorkTurn {
+    _turn: Turn,
+    _place: Place,
+}
+
+impl WorkTurns {
+    /// The work is done for at most `max` callers at the same time, and for at most `of_address_max` of one address.
     #[must_use]
     pub fn new(max: usize, of_address_max: usize) -> Self {
-        Self(Arc::new(Turns::with(max, of_address_max, None)))
+        let limits =
+            PlaceLimits { max: WORK_PLACES_MAX, per_address_max: WORK_PLACES_MAX, reserved: 0 };
+        let places = Places::shared(limits, WORK_SHARE_PERCENT);
+        Self { places, turns: Arc::new(Turns::with(max, of_address_max, None)) }
     }
 
-    /// Waits for a turn of a caller without a credential; `None` if that takes longer than five seconds. Dropping the
-    /// future gives up the place in the queue.
-    pub async fn take(&self, address: IpAddr) -> Option<Turn> {
-        self.0.take(Payer::Site(site_of(address))).await
+    /// Waits for a turn; `None` if that takes longer than five seconds, or if too many wait. Dropping the future gives up
+    /// the place in the queue.
+    pub async fn take(&self, address: IpAddr) -> Option<WorkTurn> {
+        let place = self.places.take(address, CallerClass::Stranger, 1).ok()?;
+        let turn = self.turns.take(Payer::Site(site_of(address))).await?;
+        Some(WorkTurn { _turn: turn, _place: place })
     }
 }
 
@@ -146,6 +172,8 @@ struct Queue {
     /// How many turns were given.
     given: u64,
     payers: HashMap<Payer, Usage>,
+    /// How long a turn takes, in seconds: the mean of the turns, in which the latest count most.
+    mean_s: f64,
     /// The requests that wait, by the number that says in which order they came.
     waiting: BTreeMap<u64, Waiting>,
     next_number: u64,
@@ -170,11 +198,19 @@ struct Waiting {
     turn: oneshot::Sender<Turn>,
 }
 
-/// How many threads may build answers now.
+/// The threads that may build answers.
 #[derive(Debug)]
 struct Builders {
-    free: Mutex<usize>,
+    state: Mutex<BuildersState>,
     freed: Condvar,
+}
+
+#[derive(Debug)]
+struct BuildersState {
+    /// How many threads may begin now.
+    free: usize,
+    /// The turns that wait for a builder: the rank of the payer, and the number of the turn.
+    waiting: Vec<(f64, u64)>,
 }
 
 /// A turn, which ends when this is dropped. Code that builds an answer must not wait for anything else meanwhile.
@@ -183,6 +219,8 @@ pub struct Turn {
     turns: Arc<Turns>,
     payer: Payer,
     begun: Instant,
+    /// The rank of the payer when the turn was given, and the number of the turn.
+    order: (f64, u64),
     /// Whether it takes one of the builders.
     builds: bool,
 }
@@ -200,6 +238,7 @@ impl Queue {
             taken: 0,
             given: 0,
             payers: HashMap::new(),
+            mean_s: 0.0,
             waiting: BTreeMap::new(),
             next_number: 0,
         }
@@ -217,7 +256,8 @@ impl Queue {
                 usage.taken > 0 || !usage.numbers.is_empty() || usage.rank > least
             });
         }
-        let unused = Usage { taken: 0, rank: f64::NEG_INFINITY, numbers: BTreeSet::new() };
+        let rank = (self.mean_s * OF_NEW_PAYER).log2() + self.half_lives(now);
+        let unused = Usage { taken: 0, rank, numbers: BTreeSet::new() };
         self.payers.entry(payer.clone()).or_insert(unused)
     }
 
@@ -253,16 +293,30 @@ impl Queue {
 }
 
 impl Builders {
-    /// Waits for a builder. Blocks.
-    fn take(&self) {
-        let mut free = self.free.lock();
-        self.freed.wait_while(&mut free, |free| *free == 0);
-        *free -= 1;
+    fn new(count: usize) -> Self {
+        let state = BuildersState { free: count, waiting: Vec::new() };
+        Self { state: Mutex::new(state), freed: Condvar::new() }
+    }
+
+    /// Waits for a builder. A free one takes the turn of the payer with the lowest rank, so that an answer which takes
+    /// little time does not wait for all the turns that were given before. Blocks.
+    fn take(&self, order: (f64, u64)) {
+        let mut state = self.state.lock();
+        state.waiting.push(order);
+        self.freed.wait_while(&mut state, |state| {
+            let first = state.waiting.iter().min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            state.free == 0 || first != Some(&order)
+        });
+        state.free -= 1;
+        state.waiting.retain(|one| *one != order);
+        drop(state);
+        // There may be another free builder.
+        self.freed.notify_all();
     }
 
     fn give_back(&self) {
-        *self.free.lock() += 1;
-        self.freed.notify_one();
+        self.state.lock().free += 1;
+        self.freed.notify_all();
     }
 }
 
@@ -270,7 +324,7 @@ impl Turns {
     /// At most `builders` builders at the same time, but always one. One payer has at most half of them, but always one.
     fn new(builders: usize, ahead: usize) -> Arc<Self> {
         let builders = builders.max(1);
-        let threads = Builders { free: Mutex::new(builders), freed: Condvar::new() };
+        let threads = Builders::new(builders);
         Arc::new(Self::with(builders + ahead, (builders / 2).max(1), Some(threads)))
     }
 
@@ -297,7 +351,7 @@ impl Turns {
         let mut turn = given.await.ok()?.ok()?;
         // Other tasks of this thread would be held up too if it were the only one.
         if let Some(builders) = self.builders.as_ref().filter(|_| has_other_threads()) {
-            builders.take();
+            builders.take(turn.order);
             turn.builds = true;
             turn.begun = now();
         }
@@ -310,11 +364,14 @@ impl Turns {
         while queue.taken < self.max {
             let Some(next) = queue.next(self.of_payer_max) else { return };
             let begun = now();
+            let number = queue.given;
             queue.taken += 1;
             queue.given += 1;
-            queue.usage(&next.payer, begun).taken += 1;
+            let usage = queue.usage(&next.payer, begun);
+            usage.taken += 1;
+            let order = (usage.rank, number);
             let turns = Arc::clone(self);
-            let turn = Turn { turns, payer: next.payer, begun, builds: false };
+            let turn = Turn { turns, payer: next.payer, begun, order, builds: false };
             if let Err(turn) = next.turn.send(turn) {
                 // The request has ended. The turn ends here, which needs the queue.
                 drop(queue);
@@ -341,6 +398,7 @@ impl Drop for Turn {
         let ended = now();
         let passed = queue.half_lives(ended);
         let took = ended.duration_since(self.begun).max(LEAST).as_secs_f64();
+        queue.mean_s += (took - queue.mean_s) * OF_LATEST;
         let usage = queue.usage(&self.payer, ended);
         usage.taken -= 1;
         usage.rank = ((usage.rank - passed).exp2() + took).log2() + passed;
@@ -441,7 +499,7 @@ mod tests {
         assert_eq!(building.lock().1, 20);
         let queue = turns.queue.lock();
         assert_eq!((queue.taken, queue.waiting.len()), (0, 0));
-        assert_eq!(*turns.builders.as_ref().unwrap().free.lock(), 1);
+        assert_eq!(turns.builders.as_ref().unwrap().state.lock().free, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -492,8 +550,61 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn payers_that_are_always_new_do_not_go_before_a_known_one_that_asks_for_little() {
+        let turns = Turns::new(1, 0);
+        for _ in 0..3 {
+            let turn = turns.take(site(200)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            drop(turn);
+        }
+        let held = turns.take(site(1)).await.unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiting = Vec::new();
+        for from in (2..=20).chain([200]) {
+            let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
+            waiting.push(tokio::spawn(async move {
+                let _turn = turns.take(site(from)).await;
+                order.lock().push(from);
+            }));
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        drop(held);
+        for one in waiting {
+            one.await.unwrap();
+        }
+        let place = order.lock().iter().position(|from| *from == 200);
+        assert!(place <= Some(1), "{:?}", order.lock());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_free_builder_takes_the_turn_of_the_payer_that_used_least() {
+        let builders = Arc::new(Builders::new(1));
+        builders.take((0.0, 0));
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let threads: Vec<_> = [(5.0, 1), (4.0, 2), (-9.0, 3)]
+            .into_iter()
+            .map(|turn| {
+                let (builders, order) = (Arc::clone(&builders), Arc::clone(&order));
+                std::thread::spawn(move || {
+                    builders.take(turn);
+                    order.lock().push(turn.1);
+                    builders.give_back();
+                })
+            })
+            .collect();
+        while builders.state.lock().waiting.len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        builders.give_back();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(*order.lock(), [3, 2, 1]);
+        assert_eq!(builders.state.lock().free, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn many_addresses_with_questions_to_a_slow_server_do_not_keep_out_another_one() {
-        let turns = Arc::new(QuestionTurns::new(32, 8));
+        let turns = Arc::new(WorkTurns::new(32, 8));
         let ask = |last: u8| {
             let turns = Arc::clone(&turns);
             tokio::spawn(async move {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use maxine_admission::{CallerClass, NoPlace, Place, Places, network_of};
+use maxine_admission::{CallerClass, NoPlace, Place, Places, site_of};
 
 #[derive(Debug)]
 struct Waiter {
@@ -91,7 +91,7 @@ impl ProvisionalConnections {
         self: &Arc<Self>,
         address: IpAddr,
     ) -> Result<ProvisionalConnection, NoPlace> {
-        let network = network_of(address);
+        let network = site_of(address);
         let leave = Arc::new(Notify::new());
         let mut waiting = self.waiting.lock();
         if waiting.waiters.len() >= self.max {

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use parking_lot::Mutex;
 
 use super::problem::{Problem, ProblemKind};
-use maxine_admission::network_of;
+use maxine_admission::site_of;
 use maxine_state::InstanceKey;
 
 /// If an address has reached its limit, its instances are looked up to find out which have left. For this time after a
@@ -97,7 +97,7 @@ impl Registrants {
             *len = by_address.values().map(|own| own.instances.len()).sum();
             *tidy_len = TIDY_LEN_MIN.max(2 * *len);
         }
-        let own = by_address.entry(network_of(address)).or_default();
+        let own = by_address.entry(site_of(address)).or_default();
         if own.instances.len() >= self.max && now_ms >= own.look_again_ms {
             let before = own.instances.len();
             own.instances.retain(&exists);

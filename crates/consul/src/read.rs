@@ -48,8 +48,10 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 const AHEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a read that waits checks whether its caller may still have the answer.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a filter may take for one answer, in milliseconds.
+/// How long a filter may take for one answer to a caller with a credential, in milliseconds.
 const FILTER_MS_MAX: u64 = 500;
+/// How long it may take for a caller without one, in milliseconds. These callers share one half of the processors.
+const STRANGERS_FILTER_MS_MAX: u64 = 100;
 /// The time since the last contact with the leader, in milliseconds, if it is not known. Clients refuse an answer
 /// without a number, and 0 would claim that it is current.
 const CONTACT_UNKNOWN_MS: u64 = i32::MAX as u64;
@@ -87,14 +89,16 @@ pub(crate) struct Ready {
 struct Filtering {
     filter: Option<Filter>,
     clock: Clock,
+    ms_max: u64,
     until_ms: u64,
     is_over: Cell<bool>,
 }
 
 impl Filtering {
-    fn new(filter: Option<Filter>, clock: &Clock) -> Self {
-        let until_ms = clock.monotonic_ms() + FILTER_MS_MAX;
-        Self { filter, clock: clock.clone(), until_ms, is_over: Cell::new(false) }
+    fn new(filter: Option<Filter>, clock: &Clock, is_known: bool) -> Self {
+        let ms_max = if is_known { FILTER_MS_MAX } else { STRANGERS_FILTER_MS_MAX };
+        let until_ms = clock.monotonic_ms() + ms_max;
+        Self { filter, clock: clock.clone(), ms_max, until_ms, is_over: Cell::new(false) }
     }
 
     /// Whether an object matches. Once the time is over, none does, and [`Self::check`] refuses the answer.
@@ -121,7 +125,8 @@ impl Filtering {
         match self.is_over.get() {
             false => Ok(()),
             true => Err(Refusal::bad(format!(
-                "to choose from this list takes longer than {FILTER_MS_MAX} ms: use a simpler filter, or fewer tags"
+                "to choose from this list takes longer than {} ms: use a simpler filter, or fewer tags",
+                self.ms_max
             ))),
         }
     }
@@ -231,7 +236,7 @@ impl Inner {
         if found.built.is_some() {
             return Ok(found);
         }
-        let filtering = Filtering::new(options.filter()?, &self.clock);
+        let filtering = Filtering::new(options.filter()?, &self.clock, asked.is_known);
         let len_max = asked.answer_len_max();
         Ok(Ready { filtering, len_max, _turn: Some(turn), ..found })
     }
@@ -258,7 +263,7 @@ impl Inner {
         let history = snapshot.state.history();
         let question = Question::new(&asked.uri, asked.is_known, index, history);
         let built = self.built.find(&question);
-        let filtering = Filtering::new(None, &self.clock);
+        let filtering = Filtering::new(None, &self.clock, asked.is_known);
         let len_max = answer::LEN_MAX;
         Ready { snapshot, index, contact_ms, question, built, filtering, len_max, _turn: None }
     }
@@ -859,7 +864,7 @@ impl Inner {
         }
         self.tables.caught_up(&self.view).await;
         let _turn = self.turn(asked).await?;
-        let filtering = Filtering::new(options.filter()?, &self.clock);
+        let filtering = Filtering::new(options.filter()?, &self.clock, asked.is_known);
         let len_max = asked.answer_len_max();
         let mut services = BTreeMap::new();
         self.each_of_agent(asked, &options.namespace, |shown| {
@@ -879,7 +884,7 @@ impl Inner {
         }
         self.tables.caught_up(&self.view).await;
         let _turn = self.turn(asked).await?;
-        let filtering = Filtering::new(options.filter()?, &self.clock);
+        let filtering = Filtering::new(options.filter()?, &self.clock, asked.is_known);
         let len_max = asked.answer_len_max();
         let mut checks = BTreeMap::new();
         self.each_of_agent(asked, &options.namespace, |shown| {
@@ -1084,14 +1089,16 @@ mod tests {
     #[test]
     fn a_filter_that_takes_too_long_ends_and_refuses_the_answer() {
         let clock = Clock::manual();
-        let filter = Filter::parse("Node == n", OF_NODE).unwrap();
-        let filtering = Filtering::new(Some(filter), &clock);
         let node = json!({"Node": "n"});
-        clock.advance(Duration::from_millis(FILTER_MS_MAX));
-        assert!(filtering.matches(&node));
-        assert_eq!(filtering.check(), Ok(()));
-        clock.advance(Duration::from_millis(1));
-        assert!(!filtering.matches(&node));
-        assert_eq!(filtering.check().unwrap_err().status, StatusCode::BAD_REQUEST);
+        for (is_known, ms_max) in [(true, FILTER_MS_MAX), (false, STRANGERS_FILTER_MS_MAX)] {
+            let filter = Filter::parse("Node == n", OF_NODE).unwrap();
+            let filtering = Filtering::new(Some(filter), &clock, is_known);
+            clock.advance(Duration::from_millis(ms_max));
+            assert!(filtering.matches(&node));
+            assert_eq!(filtering.check(), Ok(()));
+            clock.advance(Duration::from_millis(1));
+            assert!(!filtering.matches(&node));
+            assert_eq!(filtering.check().unwrap_err().status, StatusCode::BAD_REQUEST);
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 
 use hashbrown::DefaultHashBuilder;
-use maxine_admission::network_of;
+use maxine_admission::site_of;
 
 /// Number of slots.
 const SLOTS: usize = 1 << 14;
@@ -54,7 +54,7 @@ impl RateLimit {
             return Allowed::All;
         }
         // The hash is seeded at random, so nobody can choose an address that shares a slot with a victim.
-        let at = self.hash.hash_one(network_of(address)) as usize % self.slots.len();
+        let at = self.hash.hash_one(site_of(address)) as usize % self.slots.len();
         let (slot, second) = (&mut self.slots[at], now_ms / 1_000);
         if slot.second != second {
             *slot = Slot { second, count: 0 };

@@ -17,7 +17,7 @@ pub struct DnsSettings {
     pub negative_ttl_s: u32,
     /// Maximum length of an answer over UDP, in bytes; at least 512. A client that announces less gets less.
     pub udp_len_max: usize,
-    /// Maximum number of answers over UDP to one address (for IPv6, one /64 network) per second; 0 for no limit.
+    /// Maximum number of answers over UDP to one address (for IPv6, one /48 network) per second; 0 for no limit.
     /// Loopback addresses have no limit.
     pub rate_max_per_s: u32,
     /// Maximum number of TCP connections.

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::client::ClientAddr;
-use maxine_admission::{CallerClass, network_of};
+use maxine_admission::{CallerClass, site_of};
 
 /// A client may hold fewer slots than this many times the free ones.
 const FREE_FACTOR: usize = 3;
@@ -34,7 +34,7 @@ pub(crate) struct Holder {
 impl Holder {
     pub(crate) fn of(client: &ClientAddr, is_known: bool) -> Self {
         let is_shared = client.is_peer_trusted && client.ip == client.peer;
-        Self { address: network_of(client.ip), is_shared, is_known }
+        Self { address: site_of(client.ip), is_shared, is_known }
     }
 
     /// Which limits of the whole node apply to the client.

@@ -12,18 +12,15 @@ use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, Salt
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::{Semaphore, oneshot};
 
-use maxine_admission::{CallerClass, PlaceLimits, Places};
+use maxine_admission::{CallerClass, PlaceLimits, Places, WorkTurns};
 use maxine_state::{Given, Limit, LimitExceeded};
 
 /// Maximum number of concurrent hashes.
 const CONCURRENT_MAX: usize = 2;
-/// Maximum number of waiting passwords.
-const WAITING_MAX: usize = 32;
-/// Maximum number of passwords of one address that are checked or wait, so that one address cannot prevent
-/// others from signing in.
-const PER_ADDRESS_MAX: usize = 8;
-/// Number of places that are reserved for callers with a credential.
-const RESERVED: usize = 4;
+/// Maximum number of those of one address.
+const OF_ADDRESS_MAX: usize = 1;
+/// Maximum number of passwords of callers with a credential that are checked or wait.
+const KNOWN_MAX: usize = 34;
 /// Minimum length of a password, in characters.
 pub const PASSWORD_CHARS_MIN: usize = 8;
 /// Maximum length of a password, in bytes. A longer one would only take more time.
@@ -85,7 +82,10 @@ pub enum PasswordCaller {
 pub struct Passwords {
     cost: PasswordCost,
     running: Arc<Semaphore>,
-    admitted: Arc<Places>,
+    /// For callers without a credential. As many of them wait for `running` as can have it, and callers with a credential
+    /// wait for no more than these.
+    strangers: WorkTurns,
+    known: Arc<Places>,
     /// A hash that is checked for users that do not exist, so that the check takes as long as for others.
     decoy: Box<str>,
 }
@@ -97,10 +97,11 @@ impl Passwords {
         Self {
             cost,
             running: Arc::new(Semaphore::new(CONCURRENT_MAX)),
-            admitted: Places::new(PlaceLimits {
-                max: CONCURRENT_MAX + WAITING_MAX,
-                per_address_max: PER_ADDRESS_MAX,
-                reserved: RESERVED,
+            strangers: WorkTurns::new(CONCURRENT_MAX, OF_ADDRESS_MAX),
+            known: Places::new(PlaceLimits {
+                max: KNOWN_MAX,
+                per_address_max: KNOWN_MAX,
+                reserved: 0,
             }),
             decoy,
         }
@@ -137,16 +138,21 @@ impl Passwords {
         caller: PasswordCaller,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PasswordBusy> {
-        let (address, caller_class) = match caller {
-            PasswordCaller::Stranger(address) => (address, CallerClass::Stranger),
-            PasswordCaller::Known => (Ipv4Addr::UNSPECIFIED.into(), CallerClass::Trusted),
+        let (turn, place) = match caller {
+            PasswordCaller::Stranger(address) => {
+                (Some(self.strangers.take(address).await.ok_or(PasswordBusy)?), None)
+            }
+            PasswordCaller::Known => {
+                let address = Ipv4Addr::UNSPECIFIED.into();
+                let place = self.known.take(address, CallerClass::Trusted, 1);
+                (None, Some(place.map_err(|_| PasswordBusy)?))
+            }
         };
-        let admitted = self.admitted.take(address, caller_class, 1).map_err(|_| PasswordBusy)?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| PasswordBusy)?;
         let (reply, done) = oneshot::channel();
         let work = move || {
             let result = work();
-            drop((admitted, running));
+            drop((turn, place, running));
             // The caller may have gone away.
             let _gone = reply.send(result);
         };
@@ -225,19 +231,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_address_cannot_take_all_turns() {
-        let passwords = Passwords::new(CHEAP);
-        let ip = |last| IpAddr::from([10, 0, 0, last]);
-        let take = |last, count| passwords.admitted.take(ip(last), CallerClass::Stranger, count);
-        let _one = take(1, PER_ADDRESS_MAX).unwrap();
-        let verify = |last| passwords.verify("x", None, PasswordCaller::Stranger(ip(last)));
-        assert_eq!(verify(1).await, Err(PasswordBusy));
-        assert_eq!(verify(2).await, Ok(false), "another address has its turn");
-        let _others: Vec<_> = (2..=3).map(|last| take(last, PER_ADDRESS_MAX).unwrap()).collect();
-        let _last = take(4, 6).unwrap();
-        assert_eq!(verify(5).await, Err(PasswordBusy));
-        assert!(passwords.hash("long enough").await.is_ok(), "whoever is known has theirs");
-        let _rest = passwords.admitted.take(ip(0), CallerClass::Trusted, RESERVED).unwrap();
+    async fn many_addresses_that_try_passwords_do_not_keep_others_from_signing_in() {
+        let passwords = Arc::new(Passwords::new(CHEAP));
+        let verify = |last: u8| {
+            let passwords = Arc::clone(&passwords);
+            let caller = PasswordCaller::Stranger(IpAddr::from([10, 0, 0, last]));
+            async move { passwords.verify("x", None, caller).await }
+        };
+        let attack: Vec<_> = (1..=120)
+            .map(|n| {
+                let tries = verify.clone();
+                tokio::spawn(async move {
+                    loop {
+                        let _busy = tries(n % 40).await;
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        for last in 200..220 {
+            assert_eq!(verify(last).await, Ok(false), "{last}");
+        }
+        assert!(passwords.hash("long enough").await.is_ok(), "callers with a credential, too");
+        attack.iter().for_each(|one| one.abort());
+        let all =
+            passwords.known.take(Ipv4Addr::UNSPECIFIED.into(), CallerClass::Trusted, KNOWN_MAX);
+        assert!(all.is_ok());
         assert_eq!(passwords.hash("long enough").await, Err(PasswordBusy.into()), "all are taken");
     }
 

@@ -30,7 +30,7 @@ use super::clock_check;
 use super::leadership::Duties;
 use super::peer::PeerRouter;
 use super::supervisor::{SendError, Supervised};
-use maxine_admission::network_of;
+use maxine_admission::site_of;
 use maxine_clock::Clock;
 use maxine_control::intake::{Write, WriteTimes};
 use maxine_control::leases::{ExpirySettings, LeaseId, LeaseTable};
@@ -302,7 +302,7 @@ impl Registry {
         let begin_ms = request.answer_by_ms.map_or(end_ms, |by_ms| by_ms.min(end_ms));
         let time = WriteTimes { begin_ms, end_ms };
         let (reply, answer) = WriteReply::new();
-        let address = network_of(address_of(&proposal.actor));
+        let address = site_of(address_of(&proposal.actor));
         let write = Write { proposal, time, address, reply };
         let submitted_us = self.clock.monotonic_us();
         self.actor.try_send(Submit(write)).map_err(|error| match error {

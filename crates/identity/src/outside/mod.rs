@@ -15,14 +15,13 @@ mod ticket;
 mod workload;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use maxine_admission::{self as admission, CallerClass, PlaceLimits, Places, QuestionTurns, Turn};
+use maxine_admission::WorkTurns;
 use maxine_clock::Clock;
 
 pub use settings::OutsideSettings;
@@ -40,18 +39,14 @@ use workload::Verified;
 const QUESTIONS_MAX: usize = 32;
 /// Maximum number of those from one address.
 const QUESTIONS_OF_ADDRESS_MAX: usize = 8;
-/// Maximum number of sign-ins that wait for one provider, or for their turn to ask it.
-const WAITING_MAX: usize = 512;
-/// How many percent of the places that the other addresses leave one address may take.
-const WAITING_SHARE_PERCENT: u8 = 10;
 
 struct OfProvider {
     settings: Provider,
     source: Arc<Source>,
-    /// For sign-ins at this provider.
-    questions: Questions,
+    /// For sign-ins at this provider. A provider that is silent fills its own places only.
+    questions: WorkTurns,
     /// For questions about sign-ins on another device, so that these take no place of other sign-ins.
-    polls: Questions,
+    polls: WorkTurns,
     /// The sign-ins whose code was sent to this provider by this node.
     finished: Arc<SignIns>,
     /// The sign-ins on another device about which this node has asked this provider.
@@ -61,30 +56,6 @@ struct OfProvider {
 struct OfIssuer {
     settings: Issuer,
     source: Arc<Source>,
-}
-
-/// The questions of one kind to one provider. A provider that is silent fills its own places only.
-struct Questions {
-    places: Arc<Places>,
-    turns: QuestionTurns,
-}
-
-impl Questions {
-    fn new() -> Self {
-        let limits = PlaceLimits { max: WAITING_MAX, per_address_max: WAITING_MAX, reserved: 0 };
-        Self {
-            places: Places::shared(limits, WAITING_SHARE_PERCENT),
-            turns: QuestionTurns::new(QUESTIONS_MAX, QUESTIONS_OF_ADDRESS_MAX),
-        }
-    }
-
-    /// Waits until a client may ask the provider, until the returned value is dropped. Of the clients that wait, every
-    /// other turn goes to the address that has waited for the provider least lately.
-    async fn begin(&self, client: IpAddr) -> Result<(admission::Place, Turn), ProviderError> {
-        let place = self.places.take(client, CallerClass::Stranger, 1);
-        let place = place.map_err(|_| ProviderError::Busy)?;
-        Ok((place, self.turns.take(client).await.ok_or(ProviderError::Busy)?))
-    }
 }
 
 /// What follows from one reading of the file.
@@ -130,8 +101,8 @@ impl Outside {
             config.providers.push(Arc::new(OfProvider {
                 settings: provider.clone(),
                 source,
-                questions: Questions::new(),
-                polls: Questions::new(),
+                questions: WorkTurns::new(QUESTIONS_MAX, QUESTIONS_OF_ADDRESS_MAX),
+                polls: WorkTurns::new(QUESTIONS_MAX, QUESTIONS_OF_ADDRESS_MAX),
                 finished,
                 asked,
             }));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use maxine_admission::{WorkTurn, WorkTurns};
 use reqwest::Url;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -227,6 +228,11 @@ fn is_loopback(url: &str) -> bool {
         && parsed.password().is_none()
         && parsed.fragment().is_none()
         && url.len() <= 256
+}
+
+/// Waits until a client may ask the provider.
+async fn turn(turns: &WorkTurns, client: IpAddr) -> Result<WorkTurn, ProviderError> {
+    turns.take(client).await.ok_or(ProviderError::Busy)
 }
 
 fn text<'a>(document: &'a Value, name: &str) -> Option<&'a str> {
@@ -456,7 +462,8 @@ impl Security {
         };
         // Nothing is asked if the provider is known.
         let is_known = provider.source.known(self.0.clock.monotonic_ms()).is_some();
-        let _question = if is_known { None } else { Some(provider.questions.begin(client).await?) };
+        let _question =
+            if is_known { None } else { Some(turn(&provider.questions, client).await?) };
         let known = provider.known(outside).await?;
         let endpoint = provider.endpoint(&known, "authorization_endpoint")?;
         let ticket = self.new_ticket(name, way)?;
@@ -504,7 +511,7 @@ impl Security {
             Way::Loopback(url) => (url.clone(), "/".into()),
             Way::Device { .. } => return Err(ProviderError::NotBegun),
         };
-        let _question = provider.questions.begin(client).await?;
+        let _question = turn(&provider.questions, client).await?;
         self.begin_attempt(&ticket.id, client)?;
         let known = provider.known(outside).await?;
         let names_issuer = known.metadata.authorization_response_iss_parameter_supported;
@@ -555,7 +562,7 @@ impl Security {
         let provider = outside.provider(name)?;
         // A user name has no colon, so this counts apart from passwords.
         self.begin_attempt("device:", client)?;
-        let _question = provider.questions.begin(client).await?;
+        let _question = turn(&provider.questions, client).await?;
         let known = provider.known(outside).await?;
         let scope = provider.settings.scopes.join(" ");
         let form = [("scope", scope.as_str()), ("client_id", &provider.settings.client_id)];
@@ -612,7 +619,7 @@ impl Security {
         let Way::Device { code, interval_s } = &ticket.way else {
             return Err(ProviderError::NotBegun);
         };
-        let _question = provider.polls.begin(client).await?;
+        let _question = turn(&provider.polls, client).await?;
         self.begin_attempt(&ticket.id, client)?;
         // The question is stored only now, so that a refused one takes no room in the table.
         if !provider.asked.may_ask(&ticket, *interval_s, client, &outside.clock)? {
