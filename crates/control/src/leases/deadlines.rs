@@ -47,7 +47,7 @@ pub struct Suspension {
 struct HandedOut {
     /// When it was handed out, in milliseconds.
     at_ms: u64,
-    /// Whether it does not count as part of another mass silence: its silence was confirmed, it is new, or it is a lock's.
+    /// Whether it does not count in a later mass silence: its silence was confirmed, it is new, or it is a lock's.
     is_settled: bool,
 }
 
