@@ -363,6 +363,7 @@ fn an_http_check_is_made_by_maxine_and_what_it_cannot_check_is_refused() {
         let with_both = server.get_known("agent/checks").await;
         assert_eq!(with_both.body["own"]["Status"], "critical");
         assert_eq!(with_both.body["up"]["Status"], "passing");
+        assert_eq!(with_both.body["up"]["Timeout"], "5s", "without a token it is not longer");
         let missing = json!({"Name": "own", "ServiceID": "none", "TTL": "1m"});
         let missing = server.put("agent/check/register", missing).await;
         assert_eq!((missing.status, missing.text()), (404, "ServiceID \"none\" does not exist"));

@@ -63,9 +63,9 @@ fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent, leads: b
     match event {
         ExpiryEvent::Suspended { suspension: Suspension { silent, fleet }, lasted_ms } => {
             let message = format!(
-                "{silent} of {fleet} instances went silent at once: nothing is expired until they come \
-                 back, an operator confirms that they are gone, or the suspension reaches its limit \
-                 (suspension_max_ms)"
+                "{silent} of {fleet} instances, without new ones, went silent at once: nothing is expired \
+                 until they come back, an operator confirms that they are gone, or the suspension \
+                 reaches its limit (suspension_max_ms)"
             );
             let notice = Notice::new(AlertKind::ExpirySuspended, REGISTRY, message);
             let notice = notice.details(json!({"silent": silent, "fleet": fleet}));

@@ -153,9 +153,9 @@ keys! {
     "registry.expiry_rate_max" "expiry-rate-max" "MAXINE_EXPIRY_RATE_MAX" "instances per second" "1 to 1000000" "1000"
         "Maximum number of instances that expire per second." => |c, v| c.registry.expiry.rate_max_per_s = number(v, 1, 1_000_000)?;
     "registry.silent_share_max_percent" "silent-share-max-percent" "MAXINE_SILENT_SHARE_MAX_PERCENT" "percent" "1 to 100" "50"
-        "If a larger share of all instances stops sending heartbeats at the same time, expiry is suspended. 100 means never." => |c, v| c.registry.expiry.silent_share_max_percent = number(v, 1, 100)?;
+        "If a larger share of all instances stops sending heartbeats at the same time, expiry is suspended. 100 means never. An instance counts after one minute of heartbeats." => |c, v| c.registry.expiry.silent_share_max_percent = number(v, 1, 100)?;
     "registry.silent_fleet_min" "silent-fleet-min" "MAXINE_SILENT_FLEET_MIN" "instances" "1 to 1000000" "50"
-        "Expiry is suspended only if at least this many instances are registered." => |c, v| c.registry.expiry.silent_fleet_min = number(v, 1, 1_000_000)?;
+        "Expiry is suspended only if at least this many instances are registered and have sent heartbeats for one minute." => |c, v| c.registry.expiry.silent_fleet_min = number(v, 1, 1_000_000)?;
     "registry.suspension_max_ms" "suspension-max-ms" "MAXINE_SUSPENSION_MAX_MS" "milliseconds" "0 to 86400000" "600000"
         "Maximum duration of a suspension of expiry. 0 means until an operator confirms it or the instances return." => |c, v| c.registry.expiry.suspension_max_ms = number(v, 0, DAY_MS)?;
 

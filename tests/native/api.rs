@@ -64,6 +64,7 @@ async fn without_a_credential_a_probe_is_a_path_and_its_outcome_is_not_shown() {
         json!({"kind": "http", "path": "/", "expected_body": "root:"}),
         json!({"kind": "http", "path": "/", "expected_statuses": [200]}),
         json!({"kind": "http", "path": "/", "interval_ms": 100}),
+        json!({"kind": "http", "path": "/", "timeout_ms": 5_001}),
         json!({"kind": "tcp"}),
         json!({"kind": "grpc"}),
     ] {

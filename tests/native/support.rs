@@ -13,6 +13,7 @@ use maxine_api::ServeLimits;
 use maxine_api::{self, ApiSettings};
 use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;
+use maxine_control::leases::ExpirySettings;
 use maxine_gateway::{EgressPolicy, ForwarderConfig, TlsRoots};
 use maxine_identity::{PasswordCost, Security, SecuritySettings};
 use maxine_state::{History, Name};
@@ -66,7 +67,12 @@ impl Server {
             Arc::new(MemoryStore::new(Arc::clone(&view), "node-1", Arc::clone(&peers) as _));
         let (system, arbiter) = start_actors();
         let settings = NodeSettings {
-            registry: RegistrySettings { write_timeout_ms: 2_000, ..RegistrySettings::default() },
+            registry: RegistrySettings {
+                write_timeout_ms: 2_000,
+                // No test waits for a minute until its instances count as part of the fleet.
+                expiry: ExpirySettings { established_ms: 0, ..ExpirySettings::default() },
+                ..RegistrySettings::default()
+            },
             api: ApiSettings { instance_id: "node-1".into(), ..settings },
             security: SecuritySettings {
                 password_cost: PasswordCost { memory_kib: 8, passes: 1 },

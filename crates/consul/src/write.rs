@@ -15,7 +15,9 @@ use super::service_body::{Made, ServiceBody, id_on_node};
 use super::text::{Query, boolean};
 use maxine_actors::registry::OwnReport;
 use maxine_actors::{WriteError, WriteRequest};
-use maxine_state::limits::{CHECK_OUTPUT_LEN_MAX, TEXT_LEN_MAX, check_text};
+use maxine_state::limits::{
+    CHECK_OUTPUT_LEN_MAX, OPEN_PROBE_TIMEOUT_MS_MAX, TEXT_LEN_MAX, check_text,
+};
 use maxine_state::{
     Address, Applied, Check, CheckKind, CheckReport, CheckStatus, Command, Deregistration,
     Instance, InstanceKey, Name, ObjectKind, Registration, Rejection, ServiceKey,
@@ -23,6 +25,15 @@ use maxine_state::{
 
 const UNKNOWN_SERVICE: &str = "Ensure that the service ID is passed, not the service name.";
 const UNKNOWN_CHECK: &str = "Ensure that the check ID is passed, not the check name.";
+
+/// Shortens the time limit of a probe to what a caller without a token may register. Consul's default is longer.
+fn shorten_probe(registration: &mut Registration) {
+    for check in &mut registration.checks {
+        if let CheckKind::Probe(spec) = &mut check.kind {
+            spec.timeout_ms = spec.timeout_ms.min(OPEN_PROBE_TIMEOUT_MS_MAX);
+        }
+    }
+}
 
 fn unknown_service(id: &str) -> Refusal {
     Refusal::not_found(format!("Unknown service ID {id:?}. {UNKNOWN_SERVICE}"))
@@ -93,8 +104,11 @@ impl Inner {
         &self,
         asked: &Asked,
         service: ServiceKey,
-        registration: Registration,
+        mut registration: Registration,
     ) -> Result<(), Refusal> {
+        if !asked.is_known {
+            shorten_probe(&mut registration);
+        }
         let key = service.instance(registration.id.clone());
         if let Some((status, text)) = asked.guard.refusal(&key, &registration) {
             return Err(Refusal::new(status, text));

@@ -90,6 +90,9 @@ pub const KV_LEN_MAX_MIN: u64 = 1_024 * 1_024;
 pub const KV_LEN_MAX_MAX: u64 = 1_024 * 1_024 * 1_024;
 /// Number of deleted keys whose deletion is remembered on its own.
 pub const KV_GONE_MAX: usize = 65_536;
+/// Maximum time limit of a probe that a caller without a credential registers, in milliseconds. An instance that never
+/// answers uses a place of the prober for this time.
+pub const OPEN_PROBE_TIMEOUT_MS_MAX: u64 = 5_000;
 /// Maximum number of lock sessions.
 pub const LOCK_SESSIONS_MAX: usize = 100_000;
 /// Maximum number of keys that one lock session holds.

@@ -72,6 +72,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Problem, ProblemKind};
 use super::{AppState, Caller, compat_error, openapi};
+use maxine_state::limits::OPEN_PROBE_TIMEOUT_MS_MAX;
 use maxine_state::{Given, ProbeKind, ProbeSpec, Registration};
 
 /// The routes, each with its entry in the OpenAPI document.
@@ -233,11 +234,12 @@ pub(super) fn check_probe(caller: &Caller, probe: Option<&ProbeSpec>) -> Result<
     };
     if *probe == plain
         && probe.interval_ms >= OPEN_PROBE_INTERVAL_MS_MIN
+        && probe.timeout_ms <= OPEN_PROBE_TIMEOUT_MS_MAX
         && matches!(probe.kind, ProbeKind::Heartbeat | ProbeKind::Http)
     {
         return Ok(());
     }
-    let detail = "without a token a probe has the kind http, a path, thresholds, and an interval of at least 5 s, \
-                  and nothing else";
+    let detail = "without a token a probe has the kind http, a path, thresholds, an interval of at least 5 s and a \
+                  time limit of at most 5 s, and nothing else";
     Err(Problem::new(ProblemKind::Unauthorized, detail).with_field("probe"))
 }

@@ -38,6 +38,8 @@ pub struct ProbeJob {
     pub spec: ProbeSpec,
     /// The class of places that the probe uses.
     pub class: ProbeClass,
+    /// When it began, in milliseconds on the monotonic clock.
+    pub begun_ms: u64,
     /// Whether the time limit in `spec` is shorter than the instance's own. If it is, no answer in time means only
     /// that the instance is slow.
     pub is_look: bool,
@@ -266,9 +268,9 @@ impl Observer {
             self.turns.push(class, &key, due_ms);
         }
         let mut jobs = Vec::new();
-        while let Some((class, key)) = self.turns.next() {
+        while let Some((class, key)) = self.turns.next(now_ms) {
             let Some(track) = self.tracks.get_mut(&key) else {
-                self.turns.done(class, &key.service);
+                self.turns.done(class, &key.service, now_ms);
                 continue;
             };
             track.in_flight = true;
@@ -286,6 +288,7 @@ impl Observer {
                 address: track.address.clone(),
                 spec,
                 class,
+                begun_ms: now_ms,
                 is_look,
             });
         }
@@ -307,7 +310,7 @@ impl Observer {
         now_ms: u64,
         wall_ms: u64,
     ) -> bool {
-        self.turns.done(job.class, &job.key.service);
+        self.turns.done(job.class, &job.key.service, job.begun_ms);
         let Some(track) =
             self.tracks.get_mut(&job.key).filter(|track| track.address_index == job.address_index)
         else {

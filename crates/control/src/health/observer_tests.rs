@@ -1,3 +1,4 @@
+use super::super::probe_queue::{ANSWERING_MAX, LATE_MAX};
 use super::*;
 use maxine_state::{Name, Registration};
 
@@ -45,6 +46,22 @@ impl World {
                     ProbeSpec::default(),
                 );
             }
+        }
+    }
+
+    /// Adds instances that answer their first probe fast and then no other one, in 8 services.
+    fn hanging(&mut self, len: usize) {
+        let hanging: Vec<InstanceKey> =
+            (0..len).map(|n| key(&format!("hang-{}", n % 8), &n.to_string())).collect();
+        let spec = ProbeSpec { interval_ms: 5_000, timeout_ms: 60_000, ..ProbeSpec::default() };
+        for key in &hanging {
+            self.register(key, spec.clone());
+            self.others.insert(key.clone(), (1, ProbeStatus::Good));
+        }
+        self.run(3_000);
+        for key in hanging {
+            assert_eq!(self.core.table.get(&key).unwrap().settled, Some(ProbeStatus::Good));
+            self.others.insert(key, (60_000, ProbeStatus::Dead));
         }
     }
 
@@ -149,6 +166,33 @@ fn six_thousand_services_that_never_answer_do_not_delay_the_probes_of_others() {
     let recovers = key("tar-7", "0");
     world.others.insert(recovers.clone(), (1, ProbeStatus::Good));
     assert!(world.settles_after_ms(&recovers, ProbeStatus::Good) <= 320_000);
+}
+
+#[test]
+fn instances_that_answer_once_and_then_hang_do_not_stop_the_probes_of_others() {
+    let mut world = World::new();
+    let falls_silent = key("old", "a");
+    world.honest(&falls_silent, 1, ProbeStatus::Good);
+    world.hanging(400);
+    world.run(7_000);
+    assert!(world.in_flight.len() >= 400, "all of them hang");
+    world.others.insert(falls_silent.clone(), (500, ProbeStatus::Dead));
+    assert!(world.settles_after_ms(&falls_silent, ProbeStatus::Dead) <= SOON_MS);
+}
+
+#[test]
+fn the_number_of_late_probes_is_limited_and_their_places_are_given_back() {
+    let mut world = World::new();
+    world.hanging(3_000);
+    world.run(20_000);
+    let in_flight = world.in_flight.len();
+    assert!(in_flight > LATE_MAX, "{in_flight} probes");
+    assert!(in_flight <= LATE_MAX + ANSWERING_MAX, "{in_flight} probes");
+    let tracked: Vec<InstanceKey> = world.core.tracks.keys().cloned().collect();
+    tracked.iter().for_each(|key| world.core.forget(key));
+    world.run(61_000);
+    assert!(world.in_flight.is_empty());
+    assert_eq!(world.core.turns.places_taken(), 0);
 }
 
 #[test]

@@ -6,19 +6,28 @@
 //! While more than half of the places for new instances are taken, a new instance has only [`NEW_PROBE_TIMEOUT_MS`] to
 //! answer. An instance that does not answer in this time is probed again as a slow one, with its whole time limit. So a
 //! new instance that answers fast does not wait for thousands that never answer.
+//!
+//! An instance that answered before can stop at any time. Therefore a probe gives back its place for instances that
+//! answer once it has run for [`SLOW_MS`]. It continues as a late probe, up to its own time limit.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use maxine_state::{InstanceKey, Name, ServiceKey};
 
 /// Maximum number of concurrent probes of instances that answer.
-const ANSWERING_MAX: usize = 128;
+pub(crate) const ANSWERING_MAX: usize = 128;
 /// Maximum number of concurrent probes of new instances.
 const NEW_MAX: usize = 192;
 /// Time limit for a new instance while many new instances are probed, in milliseconds.
 pub(crate) const NEW_PROBE_TIMEOUT_MS: u64 = 200;
 /// Maximum number of concurrent probes of slow instances.
 const SLOW_MAX: usize = 64;
+/// A probe that takes at least this long is slow, whatever its time limit is, in milliseconds.
+pub(crate) const SLOW_MS: u64 = 1_000;
+/// Maximum number of late probes. If there are as many, further probes keep their places until they end. At most
+/// [`ANSWERING_MAX`] probes become late in one second, so probes with a time limit of 5 s cannot reach it.
+pub(crate) const LATE_MAX: usize = 1_024;
 /// A service gets at most one in this many places of a class.
 const SERVICE_ONE_IN: usize = 2;
 
@@ -29,7 +38,7 @@ pub enum ProbeClass {
     Answering,
     /// The instance has not answered fast yet, and few probes were made.
     New,
-    /// Several probes in a row were answered late or not at all.
+    /// Several of the last probes were answered late or not at all.
     Slow,
 }
 
@@ -114,6 +123,10 @@ pub(crate) struct ProbeQueue {
     answering: Queue,
     new: Queue,
     slow: Queue,
+    /// How many probes of a service began at a time and have a place for instances that answer.
+    timely: BTreeMap<(u64, ServiceKey), usize>,
+    /// The number of late probes.
+    late: usize,
 }
 
 impl ProbeQueue {
@@ -122,6 +135,8 @@ impl ProbeQueue {
             answering: Queue::new(ANSWERING_MAX),
             new: Queue::new(NEW_MAX),
             slow: Queue::new(SLOW_MAX),
+            timely: BTreeMap::new(),
+            late: 0,
         }
     }
 
@@ -143,11 +158,31 @@ impl ProbeQueue {
         self.queue(class).remove(key, due_ms);
     }
 
-    /// The next probe to begin, if a place is free for it.
-    pub(crate) fn next(&mut self) -> Option<(ProbeClass, InstanceKey)> {
-        [ProbeClass::Answering, ProbeClass::New, ProbeClass::Slow]
+    /// The next probe to begin at `now_ms`, if a place is free for it.
+    pub(crate) fn next(&mut self, now_ms: u64) -> Option<(ProbeClass, InstanceKey)> {
+        self.free_late(now_ms);
+        let (class, key) = [ProbeClass::Answering, ProbeClass::New, ProbeClass::Slow]
             .into_iter()
-            .find_map(|class| Some((class, self.queue(class).next()?)))
+            .find_map(|class| Some((class, self.queue(class).next()?)))?;
+        if class == ProbeClass::Answering {
+            *self.timely.entry((now_ms, key.service.clone())).or_default() += 1;
+        }
+        Some((class, key))
+    }
+
+    /// Frees the places of the probes that are late at `now_ms`.
+    fn free_late(&mut self, now_ms: u64) {
+        while let Some(oldest) = self.timely.first_entry() {
+            let (begun_ms, count) = (oldest.key().0, *oldest.get());
+            if begun_ms + SLOW_MS > now_ms || self.late + count > LATE_MAX {
+                break;
+            }
+            let ((_, service), _) = oldest.remove_entry();
+            self.late += count;
+            for _ in 0..count {
+                self.answering.done(&service);
+            }
+        }
     }
 
     /// Whether probes of new instances have to be short.
@@ -159,11 +194,26 @@ impl ProbeQueue {
     #[cfg(test)]
     pub(crate) fn places_taken(&self) -> usize {
         let queues = [&self.answering, &self.new, &self.slow];
-        queues.iter().map(|queue| queue.in_flight + queue.lines.len()).sum()
+        let waiting: usize = queues.iter().map(|queue| queue.in_flight + queue.lines.len()).sum();
+        waiting + self.timely.len() + self.late
     }
 
-    /// Frees the place of a probe.
-    pub(crate) fn done(&mut self, class: ProbeClass, service: &ServiceKey) {
+    /// Frees the place of a probe that began at `begun_ms`.
+    pub(crate) fn done(&mut self, class: ProbeClass, service: &ServiceKey, begun_ms: u64) {
+        if class == ProbeClass::Answering {
+            match self.timely.entry((begun_ms, service.clone())) {
+                Entry::Vacant(_) => {
+                    self.late = self.late.saturating_sub(1);
+                    return;
+                }
+                Entry::Occupied(mut timely) => {
+                    *timely.get_mut() -= 1;
+                    if *timely.get() == 0 {
+                        timely.remove();
+                    }
+                }
+            }
+        }
         self.queue(class).done(service);
     }
 }

@@ -5,15 +5,15 @@ use std::collections::VecDeque;
 
 use bincode::{Decode, Encode};
 
-use super::probe_queue::ProbeClass;
+use super::probe_queue::{ProbeClass, SLOW_MS};
 use maxine_state::ProbeSpec;
 
 /// Maximum length of the text that is kept of a result, in bytes.
 const DETAIL_LEN_MAX: usize = 256;
 /// Number of results that are kept for the explanation of a verdict.
 const RECORDS_MAX: usize = 8;
-/// A probe that takes at least this long is slow, whatever its time limit is, in microseconds.
-const SLOW_US: u64 = 1_000_000;
+/// How much a slow probe adds to the slowness of an instance. A fast one subtracts 1.
+const SLOW_PROBE_ADDS: u32 = 3;
 /// Number of slow probes in a row after which an instance is slow; or the `fall` of its probe, if that is less.
 const SLOW_PROBES_MAX: u32 = 3;
 
@@ -79,7 +79,8 @@ pub(crate) struct Track {
     pub(crate) ready: Option<ProbeClass>,
     /// Whether any probe was fast.
     was_quick: bool,
-    slow_in_a_row: u32,
+    /// Rises with each slow probe and falls with each fast one.
+    slowness: u32,
     /// The status after enough results in a row; `None` before that.
     pub(crate) settled: Option<ProbeStatus>,
     candidate: Option<(ProbeStatus, u32)>,
@@ -105,7 +106,7 @@ impl Track {
             in_flight: false,
             ready: None,
             was_quick: false,
-            slow_in_a_row: 0,
+            slowness: 0,
             settled: None,
             candidate: None,
             failures: 0,
@@ -116,23 +117,30 @@ impl Track {
     /// The class of the next probe, which depends on how long earlier probes took. An instance that stops
     /// answering keeps its class until its status is settled.
     pub(crate) fn class(&self) -> ProbeClass {
-        if self.slow_in_a_row >= self.spec.fall.min(SLOW_PROBES_MAX) {
+        if self.slowness >= self.slow_from() {
             return ProbeClass::Slow;
         }
         if self.was_quick { ProbeClass::Answering } else { ProbeClass::New }
     }
 
-    /// Records that the instance gave no answer in the short time for new instances. It is slow from now on.
+    /// The slowness from which on an instance is slow.
+    fn slow_from(&self) -> u32 {
+        self.spec.fall.min(SLOW_PROBES_MAX) * SLOW_PROBE_ADDS
+    }
+
+    /// Records that the instance gave no answer in the short time for new instances. It is slow until a probe is fast.
     pub(crate) fn set_slow(&mut self) {
-        self.slow_in_a_row = SLOW_PROBES_MAX;
+        self.slowness = self.slow_from();
     }
 
     /// Records a result. Returns `true` if the settled status changed.
     pub(crate) fn take(&mut self, answer: &ProbeAnswer, now_ms: u64, wall_ms: u64) -> bool {
-        if answer.latency_us >= SLOW_US.min(self.spec.timeout_ms * 1_000) {
-            self.slow_in_a_row = self.slow_in_a_row.saturating_add(1);
+        if answer.latency_us >= SLOW_MS.min(self.spec.timeout_ms) * 1_000 {
+            // The maximum lets an instance that answers fast again leave its class after a few probes.
+            let slowness_max = self.slow_from() + SLOW_PROBE_ADDS;
+            self.slowness = (self.slowness + SLOW_PROBE_ADDS).min(slowness_max);
         } else {
-            self.slow_in_a_row = 0;
+            self.slowness = self.slowness.saturating_sub(1);
             self.was_quick = true;
         }
         if self.records.len() == RECORDS_MAX {
@@ -206,6 +214,25 @@ mod tests {
 
     fn answer(status: ProbeStatus) -> ProbeAnswer {
         ProbeAnswer { status, detail: "x".into(), latency_us: 1 }
+    }
+
+    #[test]
+    fn a_quick_answer_now_and_then_does_not_make_a_slow_instance_quick() {
+        let mut track = track(1, 3, 0);
+        let slow = ProbeAnswer { latency_us: 60_000_000, ..answer(ProbeStatus::Dead) };
+        track.take(&answer(ProbeStatus::Good), 1, 1);
+        assert_eq!(track.class(), ProbeClass::Answering);
+        for round in 0..10 {
+            track.take(&slow, 1, 1);
+            track.take(&slow, 1, 1);
+            track.take(&answer(ProbeStatus::Good), 1, 1);
+            let expected = if round == 0 { ProbeClass::Answering } else { ProbeClass::Slow };
+            assert_eq!(track.class(), expected, "round {round}");
+        }
+        for _ in 0..3 {
+            track.take(&answer(ProbeStatus::Good), 1, 1);
+        }
+        assert_eq!(track.class(), ProbeClass::Answering, "it answers fast again");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The order of the deadlines, and the limits on how many leases may expire and when.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -29,16 +29,16 @@ pub struct Due {
     /// These leases may be expired once leadership is confirmed. Each has the `registered_index` with which
     /// it was opened.
     pub expire: Vec<(Leased, u64)>,
-    /// Set if too large a share of the instances became silent at the same time. Their leases are kept.
+    /// Set if too large a share of the fleet became silent at the same time. Leases of instances and checks are kept.
     pub suspended: Option<Suspension>,
 }
 
-/// The number of silent leases for which expiry is suspended.
+/// The silence for which expiry is suspended. New leases do not count: see [`ExpirySettings::established_ms`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suspension {
     /// The number of silent leases.
     pub silent: usize,
-    /// The number of all leases.
+    /// The number of all leases of the fleet.
     pub fleet: usize,
 }
 
@@ -47,7 +47,7 @@ pub struct Suspension {
 struct HandedOut {
     /// When it was handed out, in milliseconds.
     at_ms: u64,
-    /// Whether it does not count as part of another mass silence: its silence was confirmed, or it is not of the fleet.
+    /// Whether it does not count in a later mass silence: its silence was confirmed, it is new, or it is a lock's.
     is_settled: bool,
 }
 
@@ -106,12 +106,11 @@ impl Order {
         silent
     }
 
-    /// Whether too large a share of the `leases` leases of the fleet became silent at the same time. Silence that was
-    /// confirmed does not count.
+    /// Whether too large a share of the fleet became silent at the same time. Confirmed silence does not count.
     fn implausible(
         &mut self,
         silent: &[SilentLease],
-        leases: usize,
+        table: &LeaseTable,
         settings: &ExpirySettings,
         now_ms: u64,
     ) -> Option<Suspension> {
@@ -121,14 +120,20 @@ impl Order {
             self.expired.pop_front();
         }
         let recent = self.expired.iter().filter(|expired| !expired.is_settled).count();
-        let of_fleet = || silent.iter().filter(|lease| lease.lease.leased.is_of_fleet());
+        let of_fleet = || silent.iter().filter(|silent| silent.lease.counts(settings));
         let confirmed = of_fleet().filter(|lease| lease.is_confirmed).count();
         let unconfirmed = of_fleet().count() - confirmed;
         let counted = unconfirmed + recent;
+        let share_max_percent = usize::from(settings.silent_share_max_percent);
+        // The fleet is counted only if the silence is too much for the smallest one.
+        if unconfirmed == 0 || counted * 100 <= settings.silent_fleet_min * share_max_percent {
+            return None;
+        }
+        let leases = table.leases.pin();
+        let leases = leases.values().filter(|lease| lease.counts(settings)).count();
         let fleet = leases.saturating_sub(confirmed) + recent;
-        let is_implausible = unconfirmed > 0
-            && fleet >= settings.silent_fleet_min
-            && counted * 100 > fleet * usize::from(settings.silent_share_max_percent);
+        let is_implausible =
+            fleet >= settings.silent_fleet_min && counted * 100 > fleet * share_max_percent;
         is_implausible.then_some(Suspension { silent: counted, fleet })
     }
 }
@@ -150,8 +155,6 @@ pub(super) struct Deadlines {
     order: Order,
     /// The checks that have leases, by the lease id of their instance. Most instances have none.
     checks: HashMap<LeaseId, Vec<Name>>,
-    /// The leases that are not of the fleet: those of lock sessions and lock delays.
-    locks: HashSet<LeaseId>,
     /// The remaining time of each lease when the table was last closed.
     former: Option<Arc<RemainingTimes>>,
     /// Since when the store has refused writes, as far as this node knows, in milliseconds. Other nodes send
@@ -167,7 +170,6 @@ impl Deadlines {
             table,
             order: Order::default(),
             checks: HashMap::new(),
-            locks: HashSet::new(),
             former: None,
             refused_since_ms: None,
         }
@@ -209,7 +211,6 @@ impl Deadlines {
         self.table.clear();
         self.order = Order::default();
         self.checks.clear();
-        self.locks.clear();
     }
 
     /// Removes the leases of registrations and reports that `state` does not have. The caller must then call
@@ -238,7 +239,6 @@ impl Deadlines {
             leases.iter().filter(|(_, lease)| !is_there(lease)).map(|(id, _)| *id).collect();
         for id in gone {
             leases.remove(&id);
-            self.locks.remove(&id);
         }
         self.checks.clear();
     }
@@ -285,7 +285,7 @@ impl Deadlines {
     pub(super) fn open(&mut self, key: &InstanceKey, instance: &Instance, now_ms: u64) {
         let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
         let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
-        self.put_instance(key, instance, ttl_ms, until_ms, 0);
+        self.put_instance(key, instance, now_ms, Some(now_ms), (until_ms, 0));
     }
 
     /// Opens the lease of a registration that may be older than this leadership. It may have been renewed
@@ -300,22 +300,25 @@ impl Deadlines {
     ) {
         let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
         let whole_ms = ttl_ms + self.settings.grace_ms + extra_ms;
-        self.put_instance(key, instance, ttl_ms, 0, now_ms + whole_ms);
+        self.put_instance(key, instance, now_ms, None, (0, now_ms + whole_ms));
     }
 
     fn put_instance(
         &mut self,
         key: &InstanceKey,
         instance: &Instance,
-        ttl_ms: u64,
-        heard_until_ms: u64,
-        inherited_until_ms: u64,
+        now_ms: u64,
+        opened_ms: Option<u64>,
+        (heard_until_ms, inherited_until_ms): (u64, u64),
     ) {
+        let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return };
         self.put(Lease {
             leased: Leased::Instance(key.clone()),
             epoch: instance.lease_epoch,
             registered_index: instance.registered_index,
             ttl_ms,
+            opened_ms,
+            renewed_ms: AtomicU64::new(now_ms),
             heard_until_ms: AtomicU64::new(heard_until_ms),
             inherited_until_ms: AtomicU64::new(inherited_until_ms),
             queued_ms: AtomicU64::new(0),
@@ -324,7 +327,7 @@ impl Deadlines {
         });
     }
 
-    fn put(&mut self, lease: Lease) {
+    fn put(&mut self, mut lease: Lease) {
         let id = lease.leased.id();
         let leases = self.table.leases.pin();
         if let Some(old) = leases.get(&id) {
@@ -339,6 +342,7 @@ impl Deadlines {
                 old.inherited_until_ms.fetch_max(inherited_ms, Ordering::SeqCst);
                 return;
             }
+            lease.opened_ms = old.opened_ms;
             if old.epoch == lease.epoch {
                 // An equal registration is a heartbeat, and never shortens a lease.
                 lease.heard_until_ms.fetch_max(old.deadline_ms(), Ordering::SeqCst);
@@ -384,12 +388,13 @@ impl Deadlines {
         let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
         let (heard_until_ms, inherited_until_ms) =
             extra_ms.map_or((until_ms, 0), |extra_ms| (0, until_ms + extra_ms));
-        self.locks.insert(id);
         self.put(Lease {
             leased,
             epoch: index,
             registered_index: index,
             ttl_ms,
+            opened_ms: extra_ms.is_none().then_some(now_ms),
+            renewed_ms: AtomicU64::new(now_ms),
             heard_until_ms: AtomicU64::new(heard_until_ms),
             inherited_until_ms: AtomicU64::new(inherited_until_ms),
             queued_ms: AtomicU64::new(0),
@@ -400,17 +405,12 @@ impl Deadlines {
 
     /// Removes the lease of a lock session that ended.
     pub(super) fn forget_session(&mut self, session: LockSessionId) {
-        self.forget_lock(LeaseId::of_session(session));
+        self.table.leases.pin().remove(&LeaseId::of_session(session));
     }
 
     /// Removes the lease of a lock delay that ended.
     pub(super) fn forget_delay(&mut self, session: LockSessionId) {
-        self.forget_lock(LeaseId::of_lock_delay(session));
-    }
-
-    fn forget_lock(&mut self, id: LeaseId) {
-        self.table.leases.pin().remove(&id);
-        self.locks.remove(&id);
+        self.table.leases.pin().remove(&LeaseId::of_lock_delay(session));
     }
 
     /// Closes expired leases. The leases of instances, lock sessions and lock delays are closed by their events, which may
@@ -463,6 +463,8 @@ impl Deadlines {
                 epoch: state.reported_index,
                 registered_index: state.reported_index,
                 ttl_ms,
+                opened_ms: extra_ms.is_none().then_some(now_ms),
+                renewed_ms: AtomicU64::new(now_ms),
                 heard_until_ms: AtomicU64::new(heard_until_ms),
                 inherited_until_ms: AtomicU64::new(inherited_until_ms),
                 queued_ms: AtomicU64::new(0),
@@ -562,9 +564,8 @@ impl Deadlines {
     /// with [`Self::give_back`].
     pub(super) fn due(&mut self, now_ms: u64, max: usize) -> Due {
         let (settings, order) = (&self.settings, &mut self.order);
-        let fleet = self.table.len().saturating_sub(self.locks.len());
         let mut silent = order.take_silent(&self.table, now_ms);
-        let mut suspended = order.implausible(&silent, fleet, settings, now_ms);
+        let mut suspended = order.implausible(&silent, &self.table, settings, now_ms);
         if suspended.is_some() {
             let since_ms = order.suspended_since_ms(now_ms).unwrap_or(now_ms);
             order.suspended_since_ms = Some(since_ms);
@@ -584,12 +585,13 @@ impl Deadlines {
         let mut left = max.min(allowed.saturating_sub(within_a_second));
         let mut expire = Vec::new();
         for SilentLease { id, lease, is_confirmed } in silent {
-            let is_settled = is_confirmed || !lease.leased.is_of_fleet();
-            if left == 0 || (suspended.is_some() && !is_settled) {
+            let is_held = suspended.is_some() && !is_confirmed && lease.leased.is_of_fleet();
+            if left == 0 || is_held {
                 order.queue(id, &lease);
                 continue;
             }
             left -= 1;
+            let is_settled = is_confirmed || !lease.counts(settings);
             order.expired.push_back(HandedOut { at_ms: now_ms, is_settled });
             expire.push((lease.leased.clone(), lease.registered_index));
         }

@@ -15,7 +15,18 @@ fn deadlines(settings: ExpirySettings) -> Deadlines {
     Deadlines::on(Arc::new(LeaseTable::new(&settings)), settings)
 }
 
+/// A table with leases whose age is not known, so that they count as part of the fleet.
 fn table(fleet: usize) -> Deadlines {
+    let mut table = deadlines(ExpirySettings::default());
+    table.begin(Fence(1), 0);
+    for id in 0..fleet {
+        table.take_over(&key(id), &instance(id, 1 + id as u64, 5_000), 0, 0);
+    }
+    table
+}
+
+/// A table with leases that are opened at 0.
+fn new_table(fleet: usize) -> Deadlines {
     let mut table = deadlines(ExpirySettings::default());
     table.begin(Fence(1), 0);
     for id in 0..fleet {
@@ -134,7 +145,7 @@ fn a_confirmation_covers_only_the_instances_that_were_silent_when_it_was_given()
     let mut table = table(200);
     for id in 0..110 {
         table.forget(&key(id));
-        table.open(&key(id), &instance(id, 1_000, 1_000), 0);
+        table.take_over(&key(id), &instance(id, 1_000, 1_000), 0, 0);
     }
     assert_eq!(table.due(2_000, 1_000), suspended(110, 200));
     assert!(table.confirm_silence(2_100));
@@ -156,6 +167,58 @@ fn a_confirmation_covers_only_the_instances_that_were_silent_when_it_was_given()
             leased.key().unwrap().instance
         );
     }
+}
+
+/// Anyone can register instances and leave them.
+#[test]
+fn new_instances_that_fall_silent_do_not_suspend_the_expiry_of_others() {
+    let mut table = table(100);
+    for id in 100..300 {
+        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0);
+    }
+    for id in 0..99 {
+        assert!(table.table.renew(LeaseId::of_key(&key(id)), 0, 5_000));
+    }
+    let out = expired(table.due(6_000, 1_000));
+    assert!(out.contains(&"i99".to_owned()), "it was there before, and is gone");
+    assert_eq!(out.len(), 201);
+    // The new ones do not count as expired just before either.
+    for id in 99..300 {
+        table.forget(&key(id));
+    }
+    for id in 10..99 {
+        assert!(table.table.renew(LeaseId::of_key(&key(id)), 0, 6_000));
+    }
+    assert_eq!(expired(table.due(11_000, 1_000)).len(), 10);
+}
+
+/// An expiry that is suspended for others keeps new instances too.
+#[test]
+fn new_instances_are_kept_while_expiry_is_suspended() {
+    let mut table = table(100);
+    table.open(&key(100), &instance(100, 101, 5_000), 0);
+    assert_eq!(table.due(6_000, 1_000), suspended(100, 100));
+}
+
+#[test]
+fn an_instance_counts_as_part_of_the_fleet_after_a_minute_of_renewals() {
+    let renewed_until = |last_ms: u64| {
+        let mut table = new_table(100);
+        for now_ms in (0..=last_ms).step_by(1_000) {
+            for id in 0..100 {
+                assert!(table.table.renew(LeaseId::of_key(&key(id)), 0, now_ms));
+            }
+        }
+        table
+    };
+    assert_eq!(expired(renewed_until(59_000).due(66_000, 1_000)).len(), 100);
+    assert_eq!(renewed_until(60_000).due(66_000, 1_000), suspended(100, 100));
+    // Another registration is a renewal too.
+    let mut table = renewed_until(59_000);
+    for id in 0..100 {
+        table.open(&key(id), &instance(id, 1_000 + id as u64, 5_000), 60_000);
+    }
+    assert_eq!(table.due(66_000, 1_000), suspended(100, 100));
 }
 
 #[test]

@@ -10,6 +10,9 @@ pub struct ExpirySettings {
     /// The share of the fleet that may become silent within [`Self::silence_window_ms`], in percent. Above
     /// it, expiry is suspended. 100 disables this.
     pub silent_share_max_percent: u8,
+    /// A lease counts as part of the fleet once it was renewed this long after it was opened, in milliseconds. So
+    /// instances that are registered and then left alone do not suspend the expiry of others.
+    pub established_ms: u64,
     /// Minimum number of leases for a suspension. In a smaller fleet, one deployment can be most of the fleet.
     pub silent_fleet_min: usize,
     /// The window in which silent instances are counted, in milliseconds.
@@ -26,6 +29,7 @@ impl Default for ExpirySettings {
         Self {
             grace_ms: 500,
             silent_share_max_percent: 50,
+            established_ms: 60_000,
             silent_fleet_min: 50,
             silence_window_ms: 15_000,
             suspension_max_ms: 600_000,

@@ -61,6 +61,11 @@ pub(super) struct Lease {
     /// Index of the registration or report in the log that last opened it. An expiry names this index.
     pub(super) registered_index: u64,
     pub(super) ttl_ms: u64,
+    /// Since when it has existed without a gap, in milliseconds. `None` if that is not known, because it may be older
+    /// than this leadership.
+    pub(super) opened_ms: Option<u64>,
+    /// When it was last renewed under this leader, in milliseconds.
+    pub(super) renewed_ms: AtomicU64,
     /// Until when it runs according to the registrations and renewals under this leader, in milliseconds.
     pub(super) heard_until_ms: AtomicU64,
     /// Until when it runs according to the previous leader, in milliseconds; 0 if it was opened later.
@@ -78,6 +83,15 @@ impl Lease {
     pub(super) fn deadline_ms(&self) -> u64 {
         let heard_ms = self.heard_until_ms.load(Ordering::SeqCst);
         heard_ms.max(self.inherited_until_ms.load(Ordering::SeqCst))
+    }
+
+    /// Whether it counts when expiry may have to be suspended: it is of the fleet, and was renewed for long enough. A
+    /// lease of unknown age counts.
+    pub(super) fn counts(&self, settings: &ExpirySettings) -> bool {
+        let renewed_ms = self.renewed_ms.load(Ordering::SeqCst);
+        let is_established =
+            |opened_ms| renewed_ms.saturating_sub(opened_ms) >= settings.established_ms;
+        self.leased.is_of_fleet() && self.opened_ms.is_none_or(is_established)
     }
 }
 
@@ -120,6 +134,7 @@ impl LeaseTable {
         let until_ms = now_ms + lease.ttl_ms + self.grace_ms;
         // A deadline only moves to a later time, so that a renewal does not undo the shift after a stall.
         lease.heard_until_ms.fetch_max(until_ms, Ordering::SeqCst);
+        lease.renewed_ms.fetch_max(now_ms, Ordering::SeqCst);
         lease.extensions.store(0, Ordering::SeqCst);
         // If the end was decided between the two checks, the owner must register again. If the table was
         // closed between them, the remaining times for the next leader may lack this renewal.
