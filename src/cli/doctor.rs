@@ -433,17 +433,28 @@ fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
     // What remains after the error of both measurements is certain.
     let skew_ms = latest.0.abs_diff(earliest.0).saturating_sub(latest.1 + earliest.1);
     let fix = "synchronize the clocks (NTP); see docs/operations/clock-wrong.md";
-    let found = format!("the clocks of the nodes differ by at least {skew_ms} ms");
+    let found = format!("the times that the nodes reported differ by at least {skew_ms} ms");
     if skew_ms > SKEW_MAX_MS {
         findings.add(Level::Problem, "clocks", "", &found, fix);
     } else if skew_ms > SKEW_WARN_MS {
         findings.add(Level::Warning, "clocks", "", &found, fix);
+    } else if has_alert(seen, AlertKind::ClockSkew) {
+        // A node may answer with the time that the nodes have agreed on, and not with that of its own clock.
+        let name = AlertKind::ClockSkew.name();
+        let found = format!("the nodes reported the same time, but the alert {name} is active");
+        findings.add(Level::Unknown, "clocks", "", &found, fix);
     } else {
         let is_all = clocks.len() == seen.len();
         let compared = if is_all { all } else { format!("{} of the nodes", clocks.len()) };
-        let found = format!("no difference between the clocks of {compared} was found");
+        let found = format!("no difference between the times that {compared} reported was found");
         findings.add(Level::Good, "clocks", "", &found, "");
     }
+}
+
+/// Whether a condition of this kind is active on one of the nodes, as far as they said.
+fn has_alert(seen: &[Seen], kind: AlertKind) -> bool {
+    let mut active = seen.iter().filter_map(|node| node.active.as_ref()).flatten();
+    active.any(|alert| alert["type"] == kind.name())
 }
 
 /// The audit record of the last backup. It is asked for while the nodes are.
@@ -672,6 +683,20 @@ mod tests {
         assert_eq!(found(&[Some((0, 5)), None]), [Level::Unknown]);
     }
 
+    /// Regression: the clocks were called good while an alert said that one of them was wrong.
+    #[test]
+    fn clocks_are_not_good_while_a_node_reports_that_one_is_wrong() {
+        let alerted = Seen {
+            active: Some(vec![alert("n1", 1, AlertKind::ClockSkew)]),
+            ..seen("2.0.0", Some((0, 5)))
+        };
+        let mut findings = Findings::default();
+        compare(&[seen("2.0.0", Some((0, 5))), alerted], &[], &mut findings);
+        assert_eq!(levels(&findings, "clocks"), [Level::Unknown]);
+        let of_clocks = findings.0.iter().find(|finding| finding.check == "clocks").unwrap();
+        assert!(of_clocks.found.contains("node.clock_skew"), "{}", of_clocks.found);
+    }
+
     #[test]
     fn what_a_node_says_is_judged_and_what_it_does_not_say_is_unknown() {
         let found = |status: Value, check: &str| {
@@ -709,7 +734,8 @@ mod tests {
         };
         let good: Vec<&str> = of(Level::Good).iter().map(|finding| &*finding.found).collect();
         let versions = "the 2 nodes that answered run version 2.0.0";
-        let clocks = "no difference between the clocks of the 2 nodes that answered was found";
+        let clocks =
+            "no difference between the times that the 2 nodes that answered reported was found";
         assert_eq!(good, [versions, clocks]);
         assert_eq!(of(Level::Unknown)[0].subject, "http://n:3");
     }
