@@ -49,7 +49,8 @@ pub enum Repeat {
     Read,
     /// A write that takes effect once however often it is sent: it carries a key. Repeated until the time is up.
     Keyed,
-    /// A write without that protection: it is repeated only if it certainly did not arrive.
+    /// A write without that protection: it is repeated only if it certainly did not arrive. If several nodes are named,
+    /// a read first finds one that answers.
     Once,
 }
 
@@ -66,8 +67,6 @@ pub struct Request {
     hedge_ms: Option<u64>,
     // Time limit over all nodes that are tried, if it is less than the client's.
     limit_ms: Option<u64>,
-    // Whether a read first finds a node that answers.
-    finds_node: bool,
 }
 
 impl Request {
@@ -107,7 +106,6 @@ impl Request {
             repeat,
             hedge_ms: None,
             limit_ms: None,
-            finds_node: false,
         }
     }
 
@@ -177,14 +175,6 @@ impl Request {
     #[must_use]
     pub fn within(mut self, limit_ms: u64) -> Self {
         self.limit_ms = Some(limit_ms);
-        self
-    }
-
-    /// If several nodes are named, first finds one that answers, with a read. Without that, a write that is sent once
-    /// would wait for a node that hangs until its time is over, and its outcome would be unknown.
-    #[must_use]
-    pub fn to_one_that_answers(mut self) -> Self {
-        self.finds_node = true;
         self
     }
 
@@ -323,7 +313,9 @@ impl Client {
         }
         let limit_ms = self.limit_ms(request);
         let deadline_ms = self.clock.monotonic_ms() + limit_ms;
-        if request.finds_node && self.servers.len() > 1 {
+        // A write that is sent once would wait for a node that hangs until its time is over, and its outcome would be
+        // unknown then.
+        if request.repeat == Repeat::Once && self.servers.len() > 1 {
             self.find_node(limit_ms / 2).await?;
         }
         let mut may_have_happened = false;
