@@ -107,7 +107,7 @@ impl Shared {
         if away.is_none() {
             *away = Some(self.clock.monotonic_ms());
             drop(away);
-            self.emit(StoreEvent::Unreachable { reason: reason.to_owned() });
+            self.emit(StoreEvent::Unreachable { reason: reason.to_owned(), refusal: None });
         }
     }
 
