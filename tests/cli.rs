@@ -1087,6 +1087,31 @@ fn a_node_that_hangs_delays_no_command_by_more_than_its_time_limit() {
     }
 }
 
+/// Regression: without a leader the status came after the whole time limit if one of the nodes hung.
+#[test]
+fn the_status_without_a_leader_does_not_wait_long_for_a_node_that_hangs() {
+    use std::io::Write;
+    // The system accepts the connections, and nobody answers.
+    let hung = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let urls = [&listener, &hung].map(|of| format!("http://{}", of.local_addr().unwrap()));
+    std::thread::spawn(move || {
+        let body = r#"{"node":"n","leadership":{"leader":null,"is_leader":false,"term":null}}"#;
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4_096]);
+            let head = format!("Connection: close\r\nContent-Length: {}", body.len());
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}");
+        }
+    });
+    let began = std::time::Instant::now();
+    let servers = urls.join(",");
+    let mut status = plain(&["cluster", "status", "--output", "json", "--server", &servers]);
+    let status = status.args(["--timeout-ms", "30000"]).output().unwrap();
+    assert_eq!(code(&status), 0, "{}", text(&status.stderr));
+    assert!(text(&status.stdout).contains(r#""node":"n""#), "{}", text(&status.stdout));
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
 /// `config check` accepts what `config example` prints. For every mistake it names the setting and the
 /// accepted values. `serve` refuses the same mistakes.
 #[test]
