@@ -186,6 +186,27 @@ async fn a_keyed_write_that_never_gets_an_answer_is_told_as_unknown() {
     assert!(node.count() > 1);
 }
 
+/// Regression: the error had only the last answers, which said that nothing was written, and advised to leave out a node
+/// that does not answer although all answered.
+#[tokio::test]
+async fn the_answer_that_leaves_the_outcome_open_is_shown_with_the_command_that_tells() {
+    const UNKNOWN_ONCE: Does = Does::Answer(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 0\r\ncontent-length: 69\r\n\r\n{\"detail\":\"no answer\",\"outcome\":\"unknown\",\"retry\":\"later\",\"status\":1}",
+    );
+    let (one, two) = (Node::start(&[UNKNOWN_ONCE, BUSY]).await, Node::start(&[BUSY]).await);
+    let write = Request::keyed(Method::PUT, &["kv", "a/b"]);
+    let error = client(&[&one.url, &two.url], 2_000).send(&write).await.unwrap_err();
+    assert_eq!(error.exit_code(), exit::OUTCOME_UNKNOWN, "{error}");
+    let (text, advice) = (error.to_string(), error.action().unwrap());
+    assert!(text.contains("no answer (HTTP 503)") && text.contains("busy (HTTP 503)"), "{text}");
+    assert!(advice.contains("'maxine kv get a/b'"), "{advice}");
+    assert!(!advice.contains("--server"), "{advice}");
+    // One of two nodes is silent.
+    let hung = Node::start(&[Does::HangUp]).await;
+    let error = client(&[&hung.url, &two.url], 1_000).send(&write).await.unwrap_err();
+    assert!(error.action().unwrap().contains("--server"), "{error}");
+}
+
 /// Without a leader every answer says, after a while, that nothing was written. One more try whose answer
 /// does not arrive in time would make the outcome unknown.
 #[tokio::test]
