@@ -566,7 +566,7 @@ async fn a_write_without_the_password_of_redis_is_refused_at_once_with_the_reaso
         })
         .await;
         log.until("the alert says that Redis answers", |event| {
-            matches!(event, StoreEvent::Unreachable { refusal: Some(text), .. } if text == why)
+            matches!(event, StoreEvent::Unreachable { cause: Some(text), .. } if text == why)
         })
         .await;
         // Redis closes a connection without a password after a long command. The outcome of a write on it was unknown.

@@ -239,8 +239,8 @@ impl Core {
             self.main.reopen();
             if let Some(reason) = reason {
                 let reason = maxine_wording::foreign(reason);
-                let refusal = self.password_refusal().map(str::to_owned);
-                self.emit(StoreEvent::Unreachable { reason, refusal });
+                let cause = self.password_refusal().map(str::to_owned);
+                self.emit(StoreEvent::Unreachable { reason, cause });
             }
         }
         self.publish_leadership();
