@@ -1087,6 +1087,23 @@ fn a_node_that_hangs_delays_no_command_by_more_than_its_time_limit() {
     }
 }
 
+/// Regression: an empty `MAXINE_TOKEN_FILE` was an error, and an empty `MAXINE_TOKEN` counts as not set.
+#[test]
+fn an_empty_variable_for_the_token_file_counts_as_not_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let none = dir.path().join("session.json");
+    let kv = |args: &[&str], empty: bool| {
+        let mut command = plain(&["kv", "list", "--server", "http://127.0.0.1:9"]);
+        command.args(args).env("MAXINE_SESSION_FILE", &none);
+        if empty {
+            command.env("MAXINE_TOKEN_FILE", "");
+        }
+        code(&command.output().unwrap())
+    };
+    assert_eq!(kv(&[], true), 4);
+    assert_eq!(kv(&["--token-file", ""], false), 2);
+}
+
 /// Regression: without a leader the status came after the whole time limit if one of the nodes hung.
 #[test]
 fn the_status_without_a_leader_does_not_wait_long_for_a_node_that_hangs() {

@@ -123,7 +123,9 @@ async fn a_node_that_hangs_gets_no_write_that_is_sent_once() {
         let write = Request::once(Method::POST, path);
         for script in SCRIPTS {
             let node = Node::start(script).await;
-            client(&[&hung.url, &node.url], 4_000).send(&write).await.unwrap();
+            let client = client(&[&hung.url, &node.url], 4_000);
+            client.send(&write).await.unwrap();
+            assert_eq!(client.answered().as_str().trim_end_matches('/'), node.url);
             let asked: Vec<String> =
                 node.requests.lock().iter().map(|text| text[..4].to_owned()).collect();
             assert_eq!(asked, ["GET ", "POST"]);

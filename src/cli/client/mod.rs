@@ -567,6 +567,12 @@ impl Client {
         self.preferred.store(next, Ordering::Relaxed);
     }
 
+    /// The node that answered last; the first one if none has answered.
+    #[must_use]
+    pub fn answered(&self) -> &Url {
+        &self.servers[self.preferred.load(Ordering::Relaxed) % self.servers.len()]
+    }
+
     /// The nodes that were named, in order.
     #[must_use]
     pub fn servers(&self) -> &[Url] {

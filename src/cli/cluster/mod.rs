@@ -143,8 +143,11 @@ pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
         }
         Action::Snapshot(connect) => {
             let request = Request::once(Method::POST, &["cluster", "snapshot"]);
-            connect.client()?.send(&request).await?;
-            out.done(&json!({"snapshot": true}), "the snapshot is written")
+            let client = connect.client()?;
+            client.send(&request).await?;
+            let server = client.answered().as_str().trim_end_matches('/');
+            let done = json!({"snapshot": true, "server": server});
+            out.done(&done, format!("the snapshot is written on {server}"))
         }
         Action::Forget(Online { connect, args }) => {
             let request = Request::once(Method::DELETE, &["cluster", "nodes", &args.node]);
