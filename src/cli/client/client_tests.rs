@@ -113,8 +113,8 @@ async fn nodes_that_hang_do_not_keep_the_others_from_being_asked() {
     assert!(matches!(&hung, CliError::Unavailable { tried, .. } if tried.len() == 4), "{hung}");
 }
 
-/// Regression: a change of the members, and later a sign-in, waited for a node that hangs until the time was over, and its outcome was
-/// unknown then.
+/// Regression: a change of the members, and later a sign-in, waited for a node that hangs until the time was over, and its
+/// outcome was unknown then.
 #[tokio::test]
 async fn a_node_that_hangs_gets_no_write_that_is_sent_once() {
     const SCRIPTS: [&[Does]; 2] = [&[OK], &[REFUSED, OK]];
