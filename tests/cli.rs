@@ -1009,7 +1009,7 @@ fn another_web_server_is_no_healthy_node() {
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .find(|finding| finding["check"] == "answers")
         .unwrap();
-    assert_eq!((code(&doctor), &answers["level"]), (0, &"unknown".into()), "{answers}");
+    assert_eq!((code(&doctor), &answers["level"]), (4, &"unknown".into()), "{answers}");
 }
 
 /// A node that hangs makes `maxine diagnose` wait once, and not once for each file.
@@ -1085,6 +1085,48 @@ fn a_node_that_hangs_delays_no_command_by_more_than_its_time_limit() {
         let took = began.elapsed();
         assert!(took < Duration::from_millis(2 * LIMIT_MS), "{name} took {took:?}");
     }
+}
+
+/// Regression: an empty `MAXINE_TOKEN_FILE` was an error, and an empty `MAXINE_TOKEN` counts as not set.
+#[test]
+fn an_empty_variable_for_the_token_file_counts_as_not_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let none = dir.path().join("session.json");
+    let kv = |args: &[&str], empty: bool| {
+        let mut command = plain(&["kv", "list", "--server", "http://127.0.0.1:9"]);
+        command.args(args).env("MAXINE_SESSION_FILE", &none);
+        if empty {
+            command.env("MAXINE_TOKEN_FILE", "");
+        }
+        code(&command.output().unwrap())
+    };
+    assert_eq!(kv(&[], true), 4);
+    assert_eq!(kv(&["--token-file", ""], false), 2);
+}
+
+/// Regression: without a leader the status came after the whole time limit if one of the nodes hung.
+#[test]
+fn the_status_without_a_leader_does_not_wait_long_for_a_node_that_hangs() {
+    use std::io::Write;
+    // The system accepts the connections, and nobody answers.
+    let hung = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let urls = [&listener, &hung].map(|of| format!("http://{}", of.local_addr().unwrap()));
+    std::thread::spawn(move || {
+        let body = r#"{"node":"n","leadership":{"leader":null,"is_leader":false,"term":null}}"#;
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4_096]);
+            let head = format!("Connection: close\r\nContent-Length: {}", body.len());
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}");
+        }
+    });
+    let began = std::time::Instant::now();
+    let servers = urls.join(",");
+    let mut status = plain(&["cluster", "status", "--output", "json", "--server", &servers]);
+    let status = status.args(["--timeout-ms", "30000"]).output().unwrap();
+    assert_eq!(code(&status), 0, "{}", text(&status.stderr));
+    assert!(text(&status.stdout).contains(r#""node":"n""#), "{}", text(&status.stdout));
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
 
 /// `config check` accepts what `config example` prints. For every mistake it names the setting and the

@@ -21,6 +21,9 @@ use crate::storage::log_store::{Recovered, recover};
 use crate::storage::snapshots::{self, SnapshotFile, SnapshotStore};
 use crate::storage::{LogEngine, MetaKey, log_writer, node_dir, open_engine, sync_dir};
 
+/// Why a recovery refuses the directory of a node that was removed.
+pub const REMOVED: &str = "this node was removed from the cluster: it lacks everything written since. Recover another node";
+
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 /// The content of a directory.
@@ -53,6 +56,8 @@ pub struct Inspection {
     pub damaged_snapshots: Vec<String>,
     /// The members by the newest membership in the log or snapshot. The flag says whether the member votes.
     pub members: Vec<(NodeId, Member, bool)>,
+    /// The reason that the node received when it was removed from its cluster; `None` if it knows of no removal.
+    pub removed: Option<String>,
 }
 
 /// What a recovery from the loss of a majority kept, and what it may have lost.
@@ -111,6 +116,10 @@ fn open(data_dir: &Path) -> Result<Opened, StartError> {
 }
 
 impl Opened {
+    fn removal(&self, data_dir: &Path) -> Result<Option<String>, StartError> {
+        node_dir::read_removal(data_dir, self.identity.lineage).map_err(storage)
+    }
+
     fn membership(&self) -> Result<Membership, StartError> {
         let in_log = self.log.tail.iter().rev().find_map(|entry| match &entry.payload {
             EntryPayload::Membership(membership) => Some(membership.clone()),
@@ -162,11 +171,13 @@ pub fn inspect(data_dir: &Path) -> Result<Inspection, StartError> {
             .nodes()
             .map(|(id, member)| (*id, member.clone(), voters.contains(id)))
             .collect(),
+        removed: opened.removal(data_dir)?,
     })
 }
 
 /// Makes the node of `data_dir` the only voter of a new line of history, and keeps all its entries. Only use
-/// it if a majority is lost permanently. Use the survivor with the greatest `last_index`.
+/// it if a majority is lost permanently. Use the survivor with the greatest `last_index`. A node that was removed from
+/// the cluster is refused.
 pub fn recover_lost_quorum(data_dir: &Path, node_id: NodeId) -> Result<RecoveryReport, StartError> {
     let mut opened = open(data_dir)?;
     if opened.identity.node_id != node_id {
@@ -174,6 +185,9 @@ pub fn recover_lost_quorum(data_dir: &Path, node_id: NodeId) -> Result<RecoveryR
             "it belongs to node {}, not {node_id}",
             opened.identity.node_id
         )));
+    }
+    if opened.removal(data_dir)?.is_some() {
+        return Err(StartError::Identity(REMOVED.to_owned()));
     }
     let last = opened.log.last.ok_or_else(|| {
         StartError::Identity("the log is empty: there is nothing to recover".to_owned())

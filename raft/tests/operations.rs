@@ -229,6 +229,16 @@ async fn a_removed_node_learns_of_it_and_knows_it_after_a_restart() {
     }
     cluster.start_node(removed).await;
     assert!(matches!(cluster.node(removed).exclusion(), Some(Exclusion::Removed(_))));
+    // An inspection shows the reason. A recovery of this directory would lose what was written since.
+    cluster.kill(removed).await;
+    let dir = cluster.config(removed).data_dir;
+    let seen = offline::inspect(&dir).unwrap();
+    assert!(seen.removed.as_deref().is_some_and(|reason| reason.contains("was removed")));
+    let refused = offline::recover_lost_quorum(&dir, removed).unwrap_err();
+    assert!(refused.to_string().contains(offline::REMOVED), "{refused}");
+    assert_eq!(offline::inspect(&dir).unwrap(), seen, "it changed what it refused");
+    let of_leader = offline::inspect(&cluster.config(leader).data_dir).unwrap();
+    assert_eq!(of_leader.removed, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -675,11 +675,11 @@ fn disk_room(object: &str, free: u64, size: u64) -> Option<Notice> {
         () if below(DISK_WARN) => Severity::Warning,
         () => return None,
     };
-    let message = format!(
-        "the disk is nearly full: {} of {} are free",
-        maxine_wording::size(free),
-        maxine_wording::size(size)
-    );
+    let (free_text, size_text) = (maxine_wording::size(free), maxine_wording::size(size));
+    let message = match free {
+        0 => format!("the disk is full: nothing of {size_text} is free"),
+        _ => format!("the disk is nearly full: {free_text} of {size_text} are free"),
+    };
     let details = json!({"free_bytes": free, "size_bytes": size});
     let notice = Notice::new(AlertKind::DiskNearlyFull, object, message);
     Some(notice.severity(severity).details(details))

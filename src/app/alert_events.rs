@@ -87,12 +87,15 @@ fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent, leads: b
 
 fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
     let (kind, message) = match event {
-        StoreEvent::Unreachable { reason } => {
+        StoreEvent::Unreachable { reason, cause } => {
             let effect = match has_state {
                 true => "reads continue, writes fail",
                 false => "this node has no state yet, so reads and writes fail",
             };
-            let message = format!("the store does not answer ({reason}): {effect}");
+            let message = match cause {
+                Some(why) => format!("{why}: {effect}"),
+                None => format!("the store does not answer ({reason}): {effect}"),
+            };
             let notice = Notice::new(AlertKind::StoreUnreachable, STORE, message);
             return telemetry.raise(notice.details(details(event)));
         }

@@ -237,6 +237,14 @@ fn a_clock_that_is_off_is_named_with_how_far() {
     assert_eq!(skew.message, "the clock of node-3 is 2678400 s behind the clocks of the majority");
 }
 
+/// Regression: with 0 bytes free the disk was called nearly full.
+#[test]
+fn a_disk_without_free_space_is_called_full() {
+    let message = |free| disk_room("node-1 /data", free, 1 << 30).unwrap().message;
+    assert_eq!(message(0), "the disk is full: nothing of 1024 MiB is free");
+    assert_eq!(message(1 << 20), "the disk is nearly full: 1024 KiB of 1024 MiB are free");
+}
+
 #[test]
 fn a_disk_that_hangs_is_told_of_though_the_look_at_it_hangs_too() {
     let mut watch = watch();

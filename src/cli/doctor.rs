@@ -26,6 +26,8 @@ const SKEW_WARN_MS: u64 = 1_000;
 const SYNC_WARN_US: u64 = 100_000;
 /// A copy that may be older than this is a warning, in milliseconds.
 const STALE_WARN_MS: u64 = 10_000;
+/// The check whether a node gives its status.
+const ANSWERS: &str = "answers";
 /// What to do if a node does not show something without a token.
 const VIEWER: &str = "use the token of a viewer: 'maxine login', MAXINE_TOKEN or --token-file";
 /// How many requests each node gets one after the other: its status, and then all others at the same time.
@@ -113,7 +115,8 @@ struct Seen {
 /// Runs `maxine doctor`.
 ///
 /// # Errors
-/// [`CliError::Incomplete`] if there is a problem; see [`CliError`] for others.
+/// [`CliError::Failed`] if there is a problem; [`CliError::Refused`] or [`CliError::Incomplete`] if no node gave its
+/// status; see [`CliError`] for others.
 pub async fn run(args: DoctorArgs, out: &mut Output) -> Result<(), CliError> {
     show(&findings(&args.connect, args.config.as_deref()).await?, out)
 }
@@ -156,7 +159,7 @@ async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Option<See
             return (findings, None);
         }
     };
-    findings.add(Level::Good, "answers", url, "it answers", "");
+    findings.add(Level::Good, ANSWERS, url, "it answers", "");
     let status = answer.body;
     check_status(url, &status, &mut findings);
     let request = Request::get(&["alerts"]).query("limit", Some(1_000));
@@ -191,23 +194,23 @@ fn without_status(url: &str, error: &CliError, findings: &mut Findings) {
             false => "look whether the machine runs, and whether the network to it works",
         };
         let fix = format!("{fix}; see docs/operations/replica-lost.md");
-        return findings.add(Level::Problem, "answers", url, &format!("no answer: {why}"), &fix);
+        return findings.add(Level::Problem, ANSWERS, url, &format!("no answer: {why}"), &fix);
     };
     if !problem.is_of_maxine() {
         let found = format!("it answers, but not as a Maxine node: {why}");
         let fix = "look whether the address is that of a Maxine node";
-        return findings.add(Level::Unknown, "answers", url, &found, fix);
+        return findings.add(Level::Unknown, ANSWERS, url, &found, fix);
     }
     let found = format!("it answers, but gave no status: {why}");
     match problem.status {
-        401 | 403 => findings.add(Level::Unknown, "answers", url, &found, VIEWER),
+        401 | 403 => findings.add(Level::Unknown, ANSWERS, url, &found, VIEWER),
         503 | 500 => {
             let fix = "look into its log; see docs/operations/README.md";
-            findings.add(Level::Problem, "answers", url, &found, fix);
+            findings.add(Level::Problem, ANSWERS, url, &found, fix);
         }
         _ => {
             let fix = "look whether the address is that of a Maxine node of this version";
-            findings.add(Level::Unknown, "answers", url, &found, fix);
+            findings.add(Level::Unknown, ANSWERS, url, &found, fix);
         }
     }
 }
@@ -433,17 +436,28 @@ fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
     // What remains after the error of both measurements is certain.
     let skew_ms = latest.0.abs_diff(earliest.0).saturating_sub(latest.1 + earliest.1);
     let fix = "synchronize the clocks (NTP); see docs/operations/clock-wrong.md";
-    let found = format!("the clocks of the nodes differ by at least {skew_ms} ms");
+    let found = format!("the times that the nodes reported differ by at least {skew_ms} ms");
     if skew_ms > SKEW_MAX_MS {
         findings.add(Level::Problem, "clocks", "", &found, fix);
     } else if skew_ms > SKEW_WARN_MS {
         findings.add(Level::Warning, "clocks", "", &found, fix);
+    } else if has_alert(seen, AlertKind::ClockSkew) {
+        // A node may answer with the time that the nodes have agreed on, and not with that of its own clock.
+        let name = AlertKind::ClockSkew.name();
+        let found = format!("the nodes reported the same time, but the alert {name} is active");
+        findings.add(Level::Unknown, "clocks", "", &found, fix);
     } else {
         let is_all = clocks.len() == seen.len();
         let compared = if is_all { all } else { format!("{} of the nodes", clocks.len()) };
-        let found = format!("no difference between the clocks of {compared} was found");
+        let found = format!("no difference between the times that {compared} reported was found");
         findings.add(Level::Good, "clocks", "", &found, "");
     }
+}
+
+/// Whether a condition of this kind is active on one of the nodes, as far as they said.
+fn has_alert(seen: &[Seen], kind: AlertKind) -> bool {
+    let mut active = seen.iter().filter_map(|node| node.active.as_ref()).flatten();
+    active.any(|alert| alert["type"] == kind.name())
 }
 
 /// The audit record of the last backup. It is asked for while the nodes are.
@@ -573,7 +587,7 @@ fn show(findings: &[Finding], out: &mut Output) -> Result<(), CliError> {
         out.table(&["level", "check", "of", "found", "what to do"], rows)?;
     }
     match count(Level::Problem) {
-        0 => Ok(()),
+        0 => cluster_was_checked(findings),
         problems => {
             let problems = maxine_wording::count(problems, "problem");
             Err(CliError::Failed(format!("{problems} found")))
@@ -581,9 +595,21 @@ fn show(findings: &[Finding], out: &mut Output) -> Result<(), CliError> {
     }
 }
 
+/// An error if no node gave its status. That there is no problem says nothing then.
+fn cluster_was_checked(findings: &[Finding]) -> Result<(), CliError> {
+    let answers = || findings.iter().filter(|finding| finding.check == ANSWERS);
+    if answers().any(|finding| finding.level == Level::Good) {
+        return Ok(());
+    }
+    let text = "no node gave its status: the cluster was not checked".to_owned();
+    let is_refused = answers().any(|finding| finding.fix == VIEWER);
+    Err(if is_refused { CliError::Refused(text) } else { CliError::Incomplete(text) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::client::Problem;
+    use super::super::exit;
     use super::*;
 
     fn levels(findings: &Findings, check: &str) -> Vec<Level> {
@@ -672,6 +698,20 @@ mod tests {
         assert_eq!(found(&[Some((0, 5)), None]), [Level::Unknown]);
     }
 
+    /// Regression: the clocks were called good while an alert said that one of them was wrong.
+    #[test]
+    fn clocks_are_not_good_while_a_node_reports_that_one_is_wrong() {
+        let alerted = Seen {
+            active: Some(vec![alert("n1", 1, AlertKind::ClockSkew)]),
+            ..seen("2.0.0", Some((0, 5)))
+        };
+        let mut findings = Findings::default();
+        compare(&[seen("2.0.0", Some((0, 5))), alerted], &[], &mut findings);
+        assert_eq!(levels(&findings, "clocks"), [Level::Unknown]);
+        let of_clocks = findings.0.iter().find(|finding| finding.check == "clocks").unwrap();
+        assert!(of_clocks.found.contains("node.clock_skew"), "{}", of_clocks.found);
+    }
+
     #[test]
     fn what_a_node_says_is_judged_and_what_it_does_not_say_is_unknown() {
         let found = |status: Value, check: &str| {
@@ -709,7 +749,8 @@ mod tests {
         };
         let good: Vec<&str> = of(Level::Good).iter().map(|finding| &*finding.found).collect();
         let versions = "the 2 nodes that answered run version 2.0.0";
-        let clocks = "no difference between the clocks of the 2 nodes that answered was found";
+        let clocks =
+            "no difference between the times that the 2 nodes that answered reported was found";
         assert_eq!(good, [versions, clocks]);
         assert_eq!(of(Level::Unknown)[0].subject, "http://n:3");
     }
@@ -743,6 +784,26 @@ mod tests {
         assert!(refused.0 == Level::Problem && refused.1.contains("start the node"), "{refused:?}");
         let slow = found(&dead("no answer in time"));
         assert!(slow.0 == Level::Problem && slow.1.contains("network"), "{slow:?}");
+    }
+
+    /// Regression: with a token that was revoked, nothing was checked, and the exit code was 0.
+    #[test]
+    fn a_cluster_that_could_not_be_checked_is_not_reported_as_good() {
+        let code = |statuses: &[u16]| {
+            let mut findings = Findings::default();
+            for status in statuses {
+                let answer = Problem::read(*status, json!({"type": "/problems/x"}), None);
+                let error = CliError::Problem(Box::new(answer));
+                match status {
+                    200 => findings.add(Level::Good, ANSWERS, "http://n:1", "it answers", ""),
+                    _ => without_status("http://n:1", &error, &mut findings),
+                }
+            }
+            cluster_was_checked(&findings.0).err().map(|error| error.exit_code())
+        };
+        assert_eq!(code(&[401, 401]), Some(exit::REFUSED));
+        assert_eq!(code(&[404]), Some(exit::UNAVAILABLE));
+        assert_eq!(code(&[401, 200]), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use reqwest::Url;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client, ConnectArgs, Request, shapes};
-use super::exit::{CliError, list as list_of};
+use super::exit::{CliError, REFUSED, list as list_of};
 use super::output::Output;
 
 /// A node, with a client that asks only this node.
@@ -85,7 +85,12 @@ pub(super) fn answered<T>(
 ) -> Result<(T, Vec<Silent>), CliError> {
     match first {
         Some(first) => Ok((first, silent)),
-        None => Err(silent.remove(0).error),
+        None => {
+            // A refusal says more than the silence of another node.
+            let refuses = |one: &Silent| one.error.exit_code() == REFUSED;
+            let refusing = silent.iter().position(refuses).unwrap_or(0);
+            Err(silent.remove(refusing).error)
+        }
     }
 }
 
@@ -131,4 +136,29 @@ pub(super) fn show_silent(silent: &[Silent], out: &mut Output) -> Result<(), Cli
         };
         CliError::Incomplete(what + &nodes)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::Problem;
+    use super::super::exit::UNAVAILABLE;
+    use super::*;
+
+    /// Regression: without a valid token the error was that of a node that hangs, while others answered 401.
+    #[test]
+    fn a_refused_token_is_reported_although_another_node_hangs() {
+        let hung = || Silent {
+            url: "http://a".into(),
+            error: CliError::Unavailable {
+                answered: false,
+                tried: vec![("http://a".into(), "no answer in time".into())],
+            },
+        };
+        let refused = Problem::read(401, json!({"type": "/problems/unauthorized"}), None);
+        let refusing =
+            Silent { url: "http://b".into(), error: CliError::Problem(Box::new(refused)) };
+        let code = |silent| answered(None::<()>, silent).err().map(|error| error.exit_code());
+        assert_eq!(code(vec![hung(), refusing]), Some(REFUSED));
+        assert_eq!(code(vec![hung(), hung()]), Some(UNAVAILABLE));
+    }
 }

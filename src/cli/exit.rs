@@ -82,8 +82,12 @@ pub enum CliError {
     /// A write went out and no answer came back.
     #[error("it is unknown whether the change was made:{}", list(.tried))]
     OutcomeUnknown {
-        /// Each node that was tried, and its error.
+        /// The answers that leave the outcome open, and then the last ones, each with its node.
         tried: Vec<(String, String)>,
+        /// Whether one of several nodes gave no answer.
+        is_silent: bool,
+        /// The command that shows whether the change was made, if one is known.
+        look: Option<String>,
     },
     /// The result cannot be written. The command itself was carried out.
     #[error("the result could not be written: {why}{}", .lost.as_ref().map_or_else(String::new, |lost| format!("; it was: {lost}")))]
@@ -135,7 +139,7 @@ impl CliError {
     pub fn of_one_node(&self) -> String {
         match self {
             Self::Unavailable { tried, .. } if tried.len() == 1 => tried[0].1.clone(),
-            Self::OutcomeUnknown { tried } if tried.len() == 1 => {
+            Self::OutcomeUnknown { tried, .. } if tried.len() == 1 => {
                 format!("it is unknown whether the change was made: {}", tried[0].1)
             }
             other => other.to_string().replace('\n', " "),
@@ -150,8 +154,18 @@ impl CliError {
             Self::Unavailable { answered: false, .. } => Some(
                 "check that a node runs at this address; --server URL,URL or MAXINE_SERVER names the nodes".into(),
             ),
-            Self::OutcomeUnknown { .. } => {
-                Some("look at the state first, with 'maxine services show' or 'maxine cluster status', then repeat the change if needed; leave a node that does not answer out of --server".into())
+            Self::OutcomeUnknown { is_silent, look, .. } => {
+                let look = match look {
+                    Some(command) => format!("'{command}'"),
+                    None => "'maxine services show' or 'maxine cluster status'".into(),
+                };
+                let of_silent = match is_silent {
+                    true => "; leave a node that does not answer out of --server",
+                    false => "",
+                };
+                Some(format!(
+                    "look at the state first, with {look}, then repeat the change if needed{of_silent}"
+                ))
             }
             _ => None,
         }
@@ -221,7 +235,8 @@ mod tests {
     #[test]
     fn the_error_of_one_node_does_not_repeat_its_address() {
         let tried = vec![("http://a/".into(), "Connection refused".into())];
-        let lost = CliError::OutcomeUnknown { tried: tried.clone() }.of_one_node();
+        let lost = CliError::OutcomeUnknown { tried: tried.clone(), is_silent: false, look: None };
+        let lost = lost.of_one_node();
         assert_eq!(lost, "it is unknown whether the change was made: Connection refused");
         let dead = CliError::Unavailable { answered: false, tried }.of_one_node();
         assert_eq!(dead, "Connection refused");

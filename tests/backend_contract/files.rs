@@ -231,7 +231,7 @@ async fn a_full_shared_storage_refuses_writes_and_the_node_lives() {
     assert_eq!(child.ask("register before"), "true");
     let filler = mounted.join("filler").display().to_string();
     child.ask(&format!("fill {filler}"));
-    let full = "the shared storage is full or read-only: only small writes may succeed";
+    let full = "the shared storage is full: only small writes may succeed";
     eventually("a report finds out", async || (child.ask("refuses") == full).then_some(())).await;
     // Some registrations fit into the last block of the log.
     let mut acknowledged = vec![String::from("before")];
@@ -835,9 +835,17 @@ async fn without_its_lock_a_shared_log_is_away_and_no_copy_is_current() {
         })
         .await;
     }
-    let away = |event: &StoreEvent| matches!(event, StoreEvent::Unreachable { .. });
+    let text = format!("the lock file {} is missing", lock.display());
+    let away = |event: &StoreEvent| match event {
+        StoreEvent::Unreachable { cause: Some(cause), .. } => cause.starts_with(&text),
+        _ => false,
+    };
     for event_log in &event_log {
         event_log.until("the node reports that the storage is away", away).await;
+    }
+    let why = "the lock file of the shared storage is missing: the storage may not be mounted";
+    for node in &nodes {
+        assert_eq!(node.store.refuses_writes().as_deref(), Some(why));
     }
     fs::write(&lock, b"").unwrap();
     nodes[1].register("orders", "b", 80).await;

@@ -690,7 +690,7 @@ pub(crate) fn node_check(node: &str) -> HealthCheck<'_> {
         name: "Serf Health Status".into(),
         status: CheckStatus::Passing.as_str(),
         notes: "".into(),
-        output: "Agent alive and reachable".into(),
+        output: "Maxine does not check machines".into(),
         service_id: "".into(),
         service_name: "".into(),
         service_tags: Cow::Borrowed(&[]),
@@ -862,7 +862,7 @@ mod tests {
             );
             let of_node = concat!(
                 r#"{"Node":"maxine","CheckID":"serfHealth","Name":"Serf Health Status","Status":"passing","#,
-                r#""Notes":"","Output":"Agent alive and reachable","ServiceID":"","ServiceName":"","#,
+                r#""Notes":"","Output":"Maxine does not check machines","ServiceID":"","ServiceName":"","#,
                 r#""ServiceTags":[],"Type":"","Interval":"","Timeout":"","ExposedPort":0,"Definition":{},"#,
                 r#""CreateIndex":1,"ModifyIndex":1}"#
             );

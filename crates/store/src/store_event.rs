@@ -49,10 +49,13 @@ impl StoreEvents {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StoreEvent {
-    /// The service stopped answering. Reads use the last view.
+    /// The service stopped answering, or cannot be used at all. Reads use the last view.
     Unreachable {
         /// The first error, in one line.
         reason: String,
+        /// Why the service cannot be used, if it answers and this node knows the reason.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cause: Option<String>,
     },
     /// The service answers again, and this node has caught up.
     Reachable {
@@ -155,7 +158,7 @@ mod event_tests {
     #[test]
     fn every_listener_receives_what_happened_before_it_listened() {
         let events = StoreEvents::default();
-        let away = StoreEvent::Unreachable { reason: "refused".into() };
+        let away = StoreEvent::Unreachable { reason: "refused".into(), cause: None };
         events.emit(away.clone());
         let (mut first, mut second) = (events.listen(), events.listen());
         assert_eq!((first.try_recv(), second.try_recv()), (Ok(away.clone()), Ok(away)));

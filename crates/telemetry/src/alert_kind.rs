@@ -141,7 +141,7 @@ kinds! {
     ServicePanic = "service.panic": Condition, Critical, Cluster, "service-panic";
     /// Health checks evicted an instance. The object is the instance.
     UpstreamEvicted = "upstream.evicted": Event, Critical, Node, "service-panic";
-    /// The store (Redis, shared file) does not answer.
+    /// The store (Redis, shared file) does not answer, or does not accept the password of this node.
     StoreUnreachable = "store.unreachable": Condition, Critical, Cluster, "redis-lost";
     /// The content of the store cannot be used. The nodes repair it.
     StoreDamaged = "store.damaged": Event, Critical, Node, "redis-lost";

@@ -53,10 +53,7 @@ impl NodeDir {
             }
         };
         let engine = identity.engine.parse().map_err(StartError::Identity)?;
-        let removal = match checked_file::read(path, REMOVAL_FILE).map_err(storage)? {
-            Some(Removal::V1 { lineage, reason }) if lineage == identity.lineage => Some(reason),
-            _ => None,
-        };
+        let removal = read_removal(path, identity.lineage).map_err(storage)?;
         Ok(Self {
             path: path.to_owned(),
             engine,
@@ -127,6 +124,15 @@ impl NodeDir {
     pub(crate) fn unlock(&self) {
         self.lock.lock().take();
     }
+}
+
+/// The reason that the node of this directory received when it was removed from the line of history `lineage`. `None` if
+/// it was not. Blocks.
+pub(crate) fn read_removal(path: &Path, lineage: u64) -> io::Result<Option<String>> {
+    Ok(match checked_file::read(path, REMOVAL_FILE)? {
+        Some(Removal::V1 { lineage: of, reason }) if of == lineage => Some(reason),
+        _ => None,
+    })
 }
 
 /// Takes the lock of the directory, or fails if it is held.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,7 @@ pub struct ConnectArgs {
         long,
         env = "MAXINE_TOKEN_FILE",
         value_name = "FILE",
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
         global = true,
         help_heading = "Connection"
     )]
@@ -189,9 +191,23 @@ impl ConnectArgs {
         Ok(servers)
     }
 
+    /// The file of the token. An empty `MAXINE_TOKEN_FILE` counts as not set.
+    fn token_file(&self) -> Result<Option<&Path>, CliError> {
+        match self.token_file.as_deref() {
+            Some(file) if file.as_os_str().is_empty() => {
+                let is_set = std::env::var_os("MAXINE_TOKEN_FILE").is_some_and(|it| it.is_empty());
+                match is_set {
+                    true => Ok(None),
+                    false => Err(CliError::Usage("--token-file: the name is empty".into())),
+                }
+            }
+            file => Ok(file),
+        }
+    }
+
     fn token(&self) -> Result<Option<Token>, CliError> {
         let mut only_for = None;
-        let text = if let Some(file) = &self.token_file {
+        let text = if let Some(file) = self.token_file()? {
             let bytes = read_file(file)?;
             if bytes.trim_ascii().is_empty() {
                 return Err(CliError::Usage(format!("{}: the file has no token", file.display())));

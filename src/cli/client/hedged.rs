@@ -82,7 +82,9 @@ impl Client {
         // A lost connection is no answer: whatever accepted it may be hung, or not be a node.
         let answered = last_problem.is_some() || without_session;
         Err(match last_problem {
-            _ if is_lost && request.repeat != Repeat::Read => CliError::OutcomeUnknown { tried },
+            _ if is_lost && request.repeat != Repeat::Read => {
+                CliError::OutcomeUnknown { tried, is_silent: count > 1, look: request.shown_by() }
+            }
             Some(problem) if tried.len() == 1 => CliError::Problem(Box::new(problem)),
             _ => CliError::Unavailable { answered, tried },
         })

@@ -49,7 +49,8 @@ pub enum Repeat {
     Read,
     /// A write that takes effect once however often it is sent: it carries a key. Repeated until the time is up.
     Keyed,
-    /// A write without that protection: it is repeated only if it certainly did not arrive.
+    /// A write without that protection: it is repeated only if it certainly did not arrive. If several nodes are named,
+    /// a read first finds one that answers.
     Once,
 }
 
@@ -66,8 +67,6 @@ pub struct Request {
     hedge_ms: Option<u64>,
     // Time limit over all nodes that are tried, if it is less than the client's.
     limit_ms: Option<u64>,
-    // Whether a read first finds a node that answers.
-    finds_node: bool,
 }
 
 impl Request {
@@ -107,7 +106,6 @@ impl Request {
             repeat,
             hedge_ms: None,
             limit_ms: None,
-            finds_node: false,
         }
     }
 
@@ -117,6 +115,24 @@ impl Request {
         let of_node = [&["alerts"][..], &["cluster", "status"], &["cluster", "digest"]];
         self.repeat == Repeat::Read
             && !of_node.iter().any(|segments| self.path.starts_with(&api_path(segments)))
+    }
+
+    /// The command that shows whether the change was made. `None` if none is known.
+    fn shown_by(&self) -> Option<String> {
+        let mut segments = self.path.strip_prefix("/api/v1/")?.split('/');
+        let command = match (segments.next()?, segments.next()) {
+            ("kv", Some(key)) => {
+                let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy();
+                return Some(format!("maxine kv get {key}"));
+            }
+            ("kv", None) => "maxine kv list",
+            ("users", _) => "maxine user list",
+            ("tokens", _) => "maxine token list",
+            ("keys", _) => "maxine key list",
+            ("cluster", _) => "maxine cluster status",
+            _ => return None,
+        };
+        Some(command.to_owned())
     }
 
     /// Whether it carries a password. Every attempt counts against the limit of sign-ins.
@@ -177,14 +193,6 @@ impl Request {
     #[must_use]
     pub fn within(mut self, limit_ms: u64) -> Self {
         self.limit_ms = Some(limit_ms);
-        self
-    }
-
-    /// If several nodes are named, first finds one that answers, with a read. Without that, a write that is sent once
-    /// would wait for a node that hangs until its time is over, and its outcome would be unknown.
-    #[must_use]
-    pub fn to_one_that_answers(mut self) -> Self {
-        self.finds_node = true;
         self
     }
 
@@ -323,10 +331,15 @@ impl Client {
         }
         let limit_ms = self.limit_ms(request);
         let deadline_ms = self.clock.monotonic_ms() + limit_ms;
-        if request.finds_node && self.servers.len() > 1 {
+        // A write that is sent once would wait for a node that hangs until its time is over, and its outcome would be
+        // unknown then.
+        if request.repeat == Repeat::Once && self.servers.len() > 1 {
             self.find_node(limit_ms / 2).await?;
         }
         let mut may_have_happened = false;
+        // What leaves the outcome open, of all rounds.
+        let mut open: Vec<(String, String)> = Vec::new();
+        let mut is_silent = false;
         let mut slowest_ms: Option<u64> = None;
         loop {
             let mut tried = Vec::new();
@@ -374,17 +387,27 @@ impl Client {
                         reached = true;
                         slowest_ms = slowest_ms.max(Some(took_ms));
                         may_have_happened |= unknown;
-                        tried.push((server.to_string(), problem.to_string()));
+                        let said = (server.to_string(), problem.to_string());
+                        if unknown && !open.contains(&said) {
+                            open.push(said.clone());
+                        }
+                        tried.push(said);
                         last_problem = Some(problem);
                     }
-                    Attempt::NotSent(why) => tried.push((server.to_string(), why)),
-                    Attempt::Lost(why) => {
-                        reached = true;
+                    Attempt::NotSent(why) => {
+                        is_silent = true;
                         tried.push((server.to_string(), why));
-                        if request.repeat == Repeat::Once {
-                            return Err(CliError::OutcomeUnknown { tried });
+                    }
+                    Attempt::Lost(why) => {
+                        (reached, is_silent, may_have_happened) = (true, true, true);
+                        let said = (server.to_string(), why);
+                        if !open.contains(&said) {
+                            open.push(said.clone());
                         }
-                        may_have_happened |= request.repeat == Repeat::Keyed;
+                        tried.push(said);
+                        if request.repeat == Repeat::Once {
+                            return Err(self.unknown(request, open, tried, is_silent));
+                        }
                     }
                 }
             }
@@ -403,13 +426,29 @@ impl Client {
                 // A lost connection is no answer: whatever accepted it may be hung, or not be a node.
                 let answered = last_problem.is_some() || without_session;
                 return Err(match last_problem {
-                    _ if may_have_happened => CliError::OutcomeUnknown { tried },
+                    _ if may_have_happened => self.unknown(request, open, tried, is_silent),
                     Some(problem) if tried.len() == 1 => CliError::Problem(Box::new(problem)),
                     _ => CliError::Unavailable { answered, tried },
                 });
             }
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         }
+    }
+
+    /// The error for a write that may have taken effect: `open` is what leaves this open, and `last` what the nodes said
+    /// last.
+    fn unknown(
+        &self,
+        request: &Request,
+        open: Vec<(String, String)>,
+        last: Vec<(String, String)>,
+        is_silent: bool,
+    ) -> CliError {
+        let mut tried = open;
+        let rest: Vec<_> = last.into_iter().filter(|said| !tried.contains(said)).collect();
+        tried.extend(rest);
+        let is_silent = is_silent && self.servers.len() > 1;
+        CliError::OutcomeUnknown { tried, is_silent, look: request.shown_by() }
     }
 
     /// Prefers a node that answers a read, whatever it answers. An error if none does.
@@ -526,6 +565,12 @@ impl Client {
     pub fn prefer_next(&self) {
         let next = (self.preferred.load(Ordering::Relaxed) + 1) % self.servers.len();
         self.preferred.store(next, Ordering::Relaxed);
+    }
+
+    /// The node that answered last; the first one if none has answered.
+    #[must_use]
+    pub fn answered(&self) -> &Url {
+        &self.servers[self.preferred.load(Ordering::Relaxed) % self.servers.len()]
     }
 
     /// The nodes that were named, in order.

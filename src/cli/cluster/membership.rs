@@ -85,7 +85,7 @@ pub(super) async fn add(client: &Client, args: AddArgs, out: &mut Output) -> Res
     let name = args.name.unwrap_or_else(|| format!("node-{}", args.id));
     let body = json!({"id": args.id, "name": name, "peer_addr": args.peer_addr, "http_addr": args.http_addr});
     let request = Request::once(Method::POST, &["cluster", "members"]).json(body);
-    let answer = client.send(&request.to_one_that_answers()).await?;
+    let answer = client.send(&request).await?;
     out.done(&answer.body, format!("{name} (id {}) is a learner", args.id))?;
     if !args.promote {
         return Ok(());
@@ -126,7 +126,7 @@ async fn give_vote(
     let number = id.to_string();
     let request = Request::once(Method::POST, &["cluster", "members", &number, "promote"])
         .query("force", force.then_some(true));
-    let answer = client.send(&request.to_one_that_answers()).await?;
+    let answer = client.send(&request).await?;
     out.done(&answer.body, format!("member {id} has a vote"))
 }
 
@@ -144,7 +144,7 @@ pub(super) async fn remove(
     confirm(&what, args.force.yes)?;
     let request = Request::once(Method::DELETE, &["cluster", "members", &id])
         .query("force", force.then_some(true));
-    let answer = client.send(&request.to_one_that_answers()).await?;
+    let answer = client.send(&request).await?;
     out.done(&answer.body, format!("the cluster has no member {id} now; if that node still runs, stop it and delete its data directory"))
 }
 
@@ -155,7 +155,7 @@ pub(super) async fn transfer(
 ) -> Result<(), CliError> {
     let body = args.to.map_or_else(|| json!({}), |id| json!({"to": id}));
     let request = Request::once(Method::POST, &["cluster", "transfer"]).json(body);
-    let answer = client.send(&request.to_one_that_answers()).await?;
+    let answer = client.send(&request).await?;
     let text = match answer.body["leader"].as_str() {
         Some(leader) => format!("{leader} is the leader"),
         None => "leadership has moved; this node does not know the new leader yet".into(),

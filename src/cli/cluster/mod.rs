@@ -143,12 +143,15 @@ pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
         }
         Action::Snapshot(connect) => {
             let request = Request::once(Method::POST, &["cluster", "snapshot"]);
-            connect.client()?.send(&request.to_one_that_answers()).await?;
-            out.done(&json!({"snapshot": true}), "the snapshot is written")
+            let client = connect.client()?;
+            client.send(&request).await?;
+            let server = client.answered().as_str().trim_end_matches('/');
+            let done = json!({"snapshot": true, "server": server});
+            out.done(&done, format!("the snapshot is written on {server}"))
         }
         Action::Forget(Online { connect, args }) => {
             let request = Request::once(Method::DELETE, &["cluster", "nodes", &args.node]);
-            connect.client()?.send(&request.to_one_that_answers()).await.map_err(absent)?;
+            connect.client()?.send(&request).await.map_err(absent)?;
             out.done(&json!({"forgotten": args.node}), format!("{} is forgotten", args.node))
         }
         Action::Upgrade(UpgradeAction::Finish(connect)) => finish_upgrade(&connect, out).await,
@@ -174,7 +177,7 @@ fn absent(error: CliError) -> CliError {
 
 async fn finish_upgrade(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError> {
     let request = Request::once(Method::POST, &["cluster", "upgrade", "finish"]);
-    let answer = connect.client()?.send(&request.to_one_that_answers()).await?;
+    let answer = connect.client()?.send(&request).await?;
     let version = text_of(&answer.body["state_version"]);
     let text = match answer.body["raised"].as_bool() {
         Some(true) => format!("the state has version {version} now"),

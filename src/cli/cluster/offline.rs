@@ -142,11 +142,11 @@ pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliErr
             "cluster_id": found.cluster_id, "node_id": found.node_id, "lineage": format!("{:016x}", found.lineage), "engine": found.engine.to_string(),
             "term": found.term, "voted_for": found.voted_for, "last_log_entry": found.last_index, "committed_log_entry": found.committed_index,
             "purged_log_entry": found.purged_index, "snapshot_log_entry": found.snapshot_index, "snapshots": found.snapshots, "damaged_snapshots": found.damaged_snapshots,
-            "members": members,
+            "members": members, "removed": found.removed,
         }))
         .and_then(|()| snapshots_are_whole(&found.damaged_snapshots));
     }
-    let rows = vec![
+    let mut rows = vec![
         vec![
             "node".to_owned(),
             format!(
@@ -161,6 +161,7 @@ pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliErr
         vec!["compacted up to entry".into(), or_dash(found.purged_index)],
         vec!["snapshot at entry".into(), or_dash(found.snapshot_index)],
     ];
+    rows.extend(found.removed.map(|why| vec!["REMOVED".to_owned(), why]));
     out.table(&["", ""], rows)?;
     let rows = found
         .members
@@ -272,6 +273,9 @@ fn backup_index(file: &Path) -> Result<u64, CliError> {
 
 pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliError> {
     let (dir, found) = look(&args.data_dir)?;
+    if let Some(why) = found.removed {
+        return Err(CliError::Refused(format!("{}\n  {why}", maxine_raft::offline::REMOVED)));
+    }
     let others: Vec<String> = found
         .members
         .iter()

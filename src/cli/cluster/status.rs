@@ -7,6 +7,9 @@ use crate::cli::exit::CliError;
 use crate::cli::output::{Output, human_ms, or_dash};
 use maxine_store::NodeRole;
 
+/// How long a node that knows a leader is waited for, if the first answer is from a node that knows none, in
+/// milliseconds.
+const BETTER_ANSWER_MS: u64 = 2_000;
 /// Shown in place of information that only a node with a state has.
 const NO_STATE: &str = "unknown: this node has no state yet";
 
@@ -94,7 +97,8 @@ async fn status(connect: &ConnectArgs) -> Result<(Answer, Option<String>), CliEr
         return Ok((answer, None));
     }
     let named = named(connect)?;
-    let answers = ask_all(&named, &request.within(client.left_ms())).await;
+    let limit_ms = client.left_ms().min(BETTER_ANSWER_MS);
+    let answers = ask_all(&named, &request.within(limit_ms)).await;
     let mut led = answers.into_iter().filter_map(|(_, other)| other.ok().filter(has_leader));
     Ok(match led.next() {
         Some(other) => {

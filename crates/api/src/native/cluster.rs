@@ -31,6 +31,7 @@ use maxine_store::{
     AdminError, CallError, ClusterAdmin, ClusterStatus, MemberView, StoreKind, StoreNode,
     WriteOutcome,
 };
+use maxine_telemetry::{Alert, AlertKind, AlertState};
 use maxine_view::NO_STATE;
 
 /// Time limit for a change of the membership, in milliseconds.
@@ -268,7 +269,17 @@ fn warnings(
             warn("one more lost voter stops writes");
         }
     }
+    warnings.extend(certificate_warnings(app.telemetry().alerts().newest_first()));
     warnings
+}
+
+/// The active alerts about certificates of this node.
+fn certificate_warnings(alerts: Vec<Alert>) -> Vec<String> {
+    let is_active = |alert: &Alert| {
+        alert.kind == AlertKind::CertificateEnds && alert.state == AlertState::Active
+    };
+    let active = alerts.into_iter().filter(is_active);
+    active.map(|alert| format!("{}: {}", alert.object, alert.message)).collect()
 }
 
 /// Hashes the state. The digest is equal on every node at the same index.
@@ -687,6 +698,33 @@ mod tests {
         for log_ms in [0, clock_ms - 1_000, clock_ms + 1_000] {
             assert_eq!(time_ahead(log_ms, clock_ms), None);
         }
+    }
+
+    /// Regression: the status did not show that a certificate of the node had expired.
+    #[test]
+    fn the_status_warns_of_a_certificate_while_its_alert_is_active() {
+        let alert = |kind: AlertKind, state| Alert {
+            id: 1,
+            node: "node-1".into(),
+            time_ms: 1,
+            state,
+            resolved_ms: None,
+            severity: kind.severity(),
+            stage: 0,
+            kind,
+            object: "cert.pem".into(),
+            message: "the certificate expired".into(),
+            details: serde_json::Map::new(),
+            runbook: kind.runbook(),
+            acknowledged_by: None,
+            silenced: false,
+        };
+        let alerts = vec![
+            alert(AlertKind::CertificateEnds, AlertState::Resolved),
+            alert(AlertKind::NoLeader, AlertState::Active),
+            alert(AlertKind::CertificateEnds, AlertState::Active),
+        ];
+        assert_eq!(certificate_warnings(alerts), ["cert.pem: the certificate expired"]);
     }
 
     #[test]

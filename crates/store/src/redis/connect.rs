@@ -51,10 +51,19 @@ pub(super) fn classify(error: &RedisError) -> Failure {
     }
 }
 
+/// Whether Redis answered that the connection has not sent a password. It answers a long command on such a connection
+/// with an error about its length, and closes the connection.
+pub(super) fn is_unauthenticated(error: &RedisError) -> bool {
+    error.detail().is_some_and(|text| text.contains("unauthenticated"))
+}
+
 /// Whether the connection must be replaced. That is so if the server may no longer be the right one, or if a reply does
 /// not have the type that its command returns: then each command may be getting the reply to another command. A key that
 /// holds another type of data is not such a case, because the server answers with the error `WRONGTYPE`.
 fn must_reconnect(error: &RedisError) -> bool {
+    if is_unauthenticated(error) {
+        return true;
+    }
     match error.kind() {
         ErrorKind::Server(kind) => matches!(
             kind,

@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::config::Keys;
-use self::connect::{Connector, SharedLink};
+use self::connect::{Connector, SharedLink, is_unauthenticated};
 use self::election::LeaseState;
 use self::mailbox::Calls;
 use self::replica::{Position, Replica};
@@ -72,21 +72,19 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Why nothing can be written while Redis is away.
 const NO_ANSWER: &str = "the store does not answer";
 
+/// Why nothing can be written while Redis does not accept the password of this node.
+const WRONG_PASSWORD: &str = "the store refuses this node's password (WRONGPASS)";
+/// Why nothing can be written while Redis demands a password that this node does not have.
+const NO_PASSWORD: &str = "the store demands a password, and this node has none (NOAUTH)";
+
 /// Why nothing can be written while the content of Redis is damaged.
 const UNUSABLE: &str = "the content of the store cannot be used; the nodes repair it";
 
-/// Why nothing can be written after the error `error` of a connection. Users and addresses are left out. If a
-/// connection has not sent a password, Redis answers a long command with an error about its length, and names the
-/// connection unauthenticated.
+/// Why nothing can be written after the error `error` of a connection. Users and addresses are left out.
 fn no_answer(error: &RedisError) -> &'static str {
-    let is_unauthenticated = error.detail().is_some_and(|text| text.contains("unauthenticated"));
     match (error.kind(), error.code()) {
-        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => {
-            "the store refuses this node's password (WRONGPASS)"
-        }
-        (_, code) if code == Some("NOAUTH") || is_unauthenticated => {
-            "the store demands a password, and this node has none (NOAUTH)"
-        }
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => WRONG_PASSWORD,
+        (_, code) if code == Some("NOAUTH") || is_unauthenticated(error) => NO_PASSWORD,
         (_, Some("READONLY")) => "the store refuses writes (READONLY)",
         (_, Some("LOADING")) => "the store is loading its data (LOADING)",
         (_, Some("MASTERDOWN")) => "the store has lost its master (MASTERDOWN)",
@@ -241,7 +239,8 @@ impl Core {
             self.main.reopen();
             if let Some(reason) = reason {
                 let reason = maxine_wording::foreign(reason);
-                self.emit(StoreEvent::Unreachable { reason });
+                let cause = self.password_refusal().map(str::to_owned);
+                self.emit(StoreEvent::Unreachable { reason, cause });
             }
         }
         self.publish_leadership();
@@ -254,6 +253,12 @@ impl Core {
             self.emit(StoreEvent::Reachable { after_ms });
             self.publish_leadership();
         }
+    }
+
+    /// Why Redis carries out no command of this node, if the reason is its password. So nothing can be written.
+    fn password_refusal(&self) -> Option<&'static str> {
+        let away = *self.away.lock();
+        away.map(|away| away.why).filter(|why| [WRONG_PASSWORD, NO_PASSWORD].contains(why))
     }
 
     /// Whether Redis has not answered for so long that nothing confirms a lease any more.

@@ -127,6 +127,9 @@ impl Core {
         if position.epoch.is_empty() || self.is_broken() {
             return Attempt::Refused(self.not_written());
         }
+        if let Some(why) = self.password_refusal() {
+            return Attempt::Refused(ProposeError::StoreUnavailable(why.into()));
+        }
         let (mut link, generation) = match self.main.get().await {
             Ok(found) => found,
             Err(error) => {

@@ -12,6 +12,7 @@ mod leader_file;
 mod node_files;
 mod orderer;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,10 +51,25 @@ pub(crate) use node_files::running_nodes;
 const WAITING_MAX: usize = 1_024;
 /// Maximum size of an encoded batch, in bytes.
 const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
-/// Why a write may fail while the storage answers. Smaller writes may still fit into the last block of the log.
-const FULL: &str = "the shared storage is full or read-only: only small writes may succeed";
+/// Why nothing can be written while the storage does not answer.
+const AWAY: &str = "the shared storage does not answer";
+/// Why nothing can be written without the lock file.
+const NO_LOCK: &str =
+    "the lock file of the shared storage is missing: the storage may not be mounted";
 /// Maximum time that a stop waits for the tasks.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a write fails while the storage answers, after an error of this kind. If the storage is full, smaller writes may
+/// still fit into the last block of the log.
+fn why_refused(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "the shared storage is full: only small writes may succeed"
+        }
+        ErrorKind::ReadOnlyFilesystem => "the shared storage is read-only",
+        _ => "the shared storage refuses writes",
+    }
+}
 
 #[derive(Debug, Default)]
 struct LeaseState {
@@ -81,9 +97,10 @@ struct Shared {
     complete_ms: AtomicU64,
     events: StoreEvents,
     failed: Mutex<Option<String>>,
-    away_since_ms: Mutex<Option<u64>>,
+    /// Since when the storage cannot be used, in milliseconds, and why.
+    away: Mutex<Option<(u64, &'static str)>>,
     /// Since when the storage answers but refuses writes, in milliseconds, and why.
-    refusing: Mutex<Option<(u64, String)>>,
+    refusing: Mutex<Option<(u64, &'static str)>>,
 }
 
 impl Shared {
@@ -102,29 +119,34 @@ impl Shared {
         self.failed.lock().clone()
     }
 
-    fn note_unreachable(&self, reason: &str) {
-        let mut away = self.away_since_ms.lock();
-        if away.is_none() {
-            *away = Some(self.clock.monotonic_ms());
-            drop(away);
-            self.emit(StoreEvent::Unreachable { reason: reason.to_owned() });
+    /// Records that the storage cannot be used, because of the error `reason`. `cause` is the reason for the operators if
+    /// the storage answers, and `why` is the reason for any client.
+    fn note_unreachable(&self, reason: String, cause: Option<String>, why: &'static str) {
+        let now_ms = self.clock.monotonic_ms();
+        let before = {
+            let mut away = self.away.lock();
+            let since_ms = away.map_or(now_ms, |(since_ms, _)| since_ms);
+            away.replace((since_ms, why))
+        };
+        if before.is_none() {
+            self.emit(StoreEvent::Unreachable { reason, cause });
         }
     }
 
     fn note_reachable(&self) {
-        let away = self.away_since_ms.lock().take();
-        if let Some(since_ms) = away {
+        let away = self.away.lock().take();
+        if let Some((since_ms, _)) = away {
             let after_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
             self.emit(StoreEvent::Reachable { after_ms });
         }
     }
 
-    /// Records that the storage answers but refused a write.
-    fn note_refusing(&self, reason: &str) {
+    /// Records that the storage answers but refused a write with an error of this kind.
+    fn note_refusing(&self, reason: &str, kind: ErrorKind) {
         let now_ms = self.clock.monotonic_ms();
         let mut refusing = self.refusing.lock();
-        let since_ms = refusing.as_ref().map(|(since_ms, _)| *since_ms);
-        *refusing = Some((since_ms.unwrap_or(now_ms), reason.to_owned()));
+        let since_ms = refusing.map(|(since_ms, _)| since_ms);
+        *refusing = Some((since_ms.unwrap_or(now_ms), why_refused(kind)));
         if since_ms.is_none() {
             self.emit(StoreEvent::WritesRefused { reason: reason.to_owned() });
         }
@@ -146,10 +168,9 @@ impl Shared {
     /// Why nothing can be written now, as far as this node knows. Paths are left out, because any client may
     /// read it.
     fn refuses_writes(&self) -> Option<String> {
-        if self.away_since_ms.lock().is_some() {
-            return Some(String::from("the shared storage does not answer"));
-        }
-        self.is_refusing().then(|| String::from(FULL))
+        let away = *self.away.lock();
+        let why = away.or(*self.refusing.lock());
+        why.map(|(_, why)| why.to_owned())
     }
 
     /// Records that this node has everything that was in the file at `looked_ms`, when it checked.
@@ -288,7 +309,7 @@ impl SharedFileStore {
             complete_ms: AtomicU64::new(0),
             events: StoreEvents::default(),
             failed: Mutex::default(),
-            away_since_ms: Mutex::default(),
+            away: Mutex::default(),
             addresses: Mutex::default(),
             refusing: Mutex::default(),
             config,

@@ -7,19 +7,19 @@ mod lease;
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::Shared;
 use super::leader_file::LeaderRecord;
 use super::node_files::NodeFiles;
+use super::{AWAY, NO_LOCK, Shared};
 use crate::claim::{Claim, Outcome};
 use crate::file_log::{
     CHECK_MS, GROUP_LEN_MAX, LogError, LogFile, NewEntries, Place, beside, is_refusal,
@@ -82,8 +82,10 @@ enum Failure {
     Busy,
     /// The storage failed. It may work later.
     Away(String),
-    /// The storage answers, but it refused a write. Nothing was written.
-    NotWritten(String),
+    /// The lock file at this path is missing, so the storage may not be mounted. It may work later.
+    NoLock(PathBuf),
+    /// The storage answers, but it refused a write with an error of this kind. Nothing was written.
+    NotWritten(String, ErrorKind),
     /// This node must stop.
     Fatal(String),
 }
@@ -92,9 +94,22 @@ enum Failure {
 fn not_written(what: &str, error: &std::io::Error) -> Failure {
     let text = format!("{what}: {error}");
     match error.kind() {
-        std::io::ErrorKind::NotFound => Failure::Away(text),
-        _ => Failure::NotWritten(text),
+        ErrorKind::NotFound => Failure::Away(text),
+        kind => Failure::NotWritten(text, kind),
     }
+}
+
+/// Why the lock file could not be used.
+fn without_lock(lock: PathBuf, error: &std::io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::NotFound => Failure::NoLock(lock),
+        _ => Failure::Away(format!("{}: {error}", lock.display())),
+    }
+}
+
+/// The text for the operators if the lock file is missing.
+fn no_lock(lock: &Path) -> String {
+    format!("the lock file {} is missing: the storage may not be mounted", lock.display())
 }
 
 /// Answers a question about the nodes. A caller without an answer reports that the storage is unavailable.
@@ -107,9 +122,9 @@ fn answer_about_nodes<T>(answer: oneshot::Sender<T>, found: std::io::Result<T>) 
 
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
-        match error {
+        match &error {
             LogError::Io(..) => Self::Away(error.to_string()),
-            LogError::NotWritten(..) => Self::NotWritten(error.to_string()),
+            LogError::NotWritten(_, why) => Self::NotWritten(error.to_string(), why.kind()),
             LogError::Damaged { .. } => Self::Fatal(error.to_string()),
         }
     }
@@ -205,7 +220,10 @@ impl Orderer {
         match caught_up {
             Ok(()) => Ok(orderer),
             Err(Failure::Fatal(reason)) => Err(OpenError::Damaged(reason)),
-            Err(Failure::Away(reason) | Failure::NotWritten(reason)) => Err(OpenError::Io(reason)),
+            Err(Failure::Away(reason) | Failure::NotWritten(reason, _)) => {
+                Err(OpenError::Io(reason))
+            }
+            Err(Failure::NoLock(lock)) => Err(OpenError::Io(no_lock(&lock))),
             Err(Failure::Busy) => Err(OpenError::Refused(String::from("the log is busy"))),
         }
     }
@@ -224,12 +242,17 @@ impl Orderer {
             match done {
                 Ok(()) => self.shared.note_reachable(),
                 Err(Failure::Busy) => {}
-                Err(Failure::NotWritten(reason)) => {
+                Err(Failure::NotWritten(reason, kind)) => {
                     self.shared.note_reachable();
-                    self.shared.note_refusing(&reason);
+                    self.shared.note_refusing(&reason, kind);
                 }
                 Err(Failure::Away(reason)) => {
-                    self.shared.note_unreachable(&reason);
+                    self.shared.note_unreachable(reason, None, AWAY);
+                    std::thread::sleep(poll);
+                }
+                Err(Failure::NoLock(lock)) => {
+                    let text = no_lock(&lock);
+                    self.shared.note_unreachable(text.clone(), Some(text), NO_LOCK);
                     std::thread::sleep(poll);
                 }
                 Err(Failure::Fatal(reason)) => {
@@ -331,7 +354,7 @@ impl Orderer {
         let files = std::fs::metadata(&path).and_then(|there| Ok((there, self.lock.metadata()?)));
         let (there, mine) = files.map_err(|error| {
             self.unlock();
-            Failure::Away(format!("{}: {error}", path.display()))
+            without_lock(path, &error)
         })?;
         Ok((there.dev(), there.ino()) == (mine.dev(), mine.ino()))
     }
@@ -340,8 +363,7 @@ impl Orderer {
         self.unlock();
         let path = beside(&self.shared.config.path, ".lock");
         let opened = File::options().read(true).write(true).open(&path);
-        self.lock =
-            opened.map_err(|error| Failure::Away(format!("{}: {error}", path.display())))?;
+        self.lock = opened.map_err(|error| without_lock(path, &error))?;
         Ok(())
     }
 
@@ -372,7 +394,7 @@ impl Orderer {
     fn check_storage(&self) -> Result<(), Failure> {
         let lock = beside(&self.shared.config.path, ".lock");
         let there = std::fs::metadata(&lock);
-        there.map(drop).map_err(|error| Failure::Away(format!("{}: {error}", lock.display())))
+        there.map(drop).map_err(|error| without_lock(lock, &error))
     }
 
     /// Applies everything that is in the file. The caller must hold the lock.
@@ -575,16 +597,16 @@ impl Orderer {
         let entries: Vec<&[u8]> = writes.iter().map(|(_, payload, _)| payload.as_slice()).collect();
         let written = self.log.append(&entries, true);
         let place = self.log.place();
-        if let Err(error @ LogError::NotWritten(..)) = &written {
-            let reason = error.to_string();
+        if let Err(error @ LogError::NotWritten(_, refused)) = &written {
+            let (reason, kind) = (error.to_string(), refused.kind());
             let len: usize = entries.iter().map(|entry| entry.len()).sum();
             self.refused_len = len + BLOCK_LEN;
-            self.shared.note_refusing(&reason);
+            self.shared.note_refusing(&reason, kind);
             let why = self.shared.refuses_writes().unwrap_or_default();
             for (_, _, answer) in writes {
                 let _ = answer.send(Err(ProposeError::StoreUnavailable(why.clone())));
             }
-            return Err(Failure::NotWritten(reason));
+            return Err(Failure::NotWritten(reason, kind));
         }
         // After a failed sync the content of the disk is unknown, so it is never tried again.
         let written = written.map_err(|error| Failure::Fatal(error.to_string()));
