@@ -552,9 +552,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn payers_that_are_always_new_do_not_go_before_a_known_one_that_asks_for_little() {
         let turns = Turns::new(1, 0);
-        for _ in 0..3 {
-            let turn = turns.take(site(200)).await;
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        for (from, ms) in [(200, 5); 3].into_iter().chain((101..=110).map(|from| (from, 400))) {
+            let turn = turns.take(site(from)).await;
+            tokio::time::sleep(Duration::from_millis(ms)).await;
             drop(turn);
         }
         let held = turns.take(site(1)).await.unwrap();

@@ -233,8 +233,9 @@ mod tests {
     #[tokio::test]
     async fn many_addresses_that_try_passwords_do_not_keep_others_from_signing_in() {
         let passwords = Arc::new(Passwords::new(CHEAP));
-        let verify = |last: u8| {
-            let passwords = Arc::clone(&passwords);
+        let shared = Arc::clone(&passwords);
+        let verify = move |last: u8| {
+            let passwords = Arc::clone(&shared);
             let caller = PasswordCaller::Stranger(IpAddr::from([10, 0, 0, last]));
             async move { passwords.verify("x", None, caller).await }
         };
