@@ -651,11 +651,11 @@ mod tests {
         let one = alert("n1", 1, AlertKind::NoLeader);
         let two = [alert("n2", 7, AlertKind::NoLeader), alert("n2", 8, AlertKind::StateOld)];
         let found = alerts_of(&[
-            ("http://n:1", &[one.clone()]),
+            ("http://n:1", std::slice::from_ref(&one)),
             ("http://n:2", &two),
             ("http://n:3", &[]),
             // Another address of the first one.
-            ("http://localhost:1", &[one]),
+            ("http://localhost:1", std::slice::from_ref(&one)),
         ]);
         let of = |level, nodes: &str, fix: &str| (level, nodes.to_owned(), fix.to_owned());
         assert_eq!(

@@ -365,10 +365,9 @@ fn what_was_made(pki: &ClusterPki, days: u32) -> String {
     let (ca, ca_key) = (pki.ca_pem.display(), pki.ca_key_pem.display());
     let new = pki.nodes.iter().filter(|node| !node.kept).count();
     if new == 0 && pki.ca_kept {
-        return format!(
-            "All of these files existed, and were kept as they were: nothing was written. 'maxine tls renew' makes new \
-             certificates"
-        );
+        return "All of these files existed, and were kept as they were: nothing was written. 'maxine tls renew' makes new \
+                certificates"
+            .to_owned();
     }
     let authority = if pki.ca_kept { "existed and signed them" } else { "is new" };
     let days = maxine_wording::count(days, "day");

@@ -203,7 +203,7 @@ fn new_instances_are_kept_while_expiry_is_suspended() {
 #[test]
 fn an_instance_counts_as_part_of_the_fleet_after_a_minute_of_renewals() {
     let renewed_until = |last_ms: u64| {
-        let mut table = new_table(100);
+        let table = new_table(100);
         for now_ms in (0..=last_ms).step_by(1_000) {
             for id in 0..100 {
                 assert!(table.table.renew(LeaseId::of_key(&key(id)), 0, now_ms));
