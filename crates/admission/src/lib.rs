@@ -266,8 +266,8 @@ impl Drop for Place {
     }
 }
 
-/// The network that counts as one address where people sign in: the whole IPv4 address, or the first 64 bits of an IPv6
-/// address, because its owner can choose the rest.
+/// The network that counts as one address where people sign in, and for nodes that greet this one: the whole IPv4 address,
+/// or the first 64 bits of an IPv6 address, because its owner can choose the rest.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

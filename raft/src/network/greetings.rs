@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use maxine_admission::site_of;
+use maxine_admission::network_of;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -73,7 +73,7 @@ impl Greetings {
         let was_greeted = self.greeted.lock().values().any(|address| *address == from);
         match was_greeted || self.roster.has_address(from) {
             true => (&self.of_members, from),
-            false => (&self.of_others, site_of(from)),
+            false => (&self.of_others, network_of(from)),
         }
     }
 }
