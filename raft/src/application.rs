@@ -64,3 +64,31 @@ pub trait PeerHandler: Send + Sync + 'static {
         Ok(())
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An application without a state.
+    pub(crate) struct Nothing;
+
+    impl SnapshotEncoder for Nothing {
+        fn encode(self: Box<Self>, _: &mut dyn Write) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Application for Nothing {
+        fn apply(&mut self, entries: &[CommittedEntry]) -> io::Result<Vec<Bytes>> {
+            Ok(vec![Bytes::new(); entries.len()])
+        }
+
+        fn snapshot(&self) -> Box<dyn SnapshotEncoder> {
+            Box::new(Self)
+        }
+
+        fn restore(&mut self, _: u64, _: &mut dyn Read) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}

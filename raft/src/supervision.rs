@@ -148,38 +148,16 @@ async fn watch_disk(inner: &Inner) {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::io::{self, Read, Write};
     use std::sync::Arc;
 
     use bytes::Bytes;
     use futures::future::BoxFuture;
 
     use super::*;
-    use crate::application::{Application, CommittedEntry, PeerHandler, SnapshotEncoder};
+    use crate::application::PeerHandler;
+    use crate::application::tests::Nothing;
     use crate::config::{Config, Member, NodeId};
     use crate::inner::RaftNode;
-
-    struct Nothing;
-
-    impl SnapshotEncoder for Nothing {
-        fn encode(self: Box<Self>, _: &mut dyn Write) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Application for Nothing {
-        fn apply(&mut self, entries: &[CommittedEntry]) -> io::Result<Vec<Bytes>> {
-            Ok(vec![Bytes::new(); entries.len()])
-        }
-
-        fn snapshot(&self) -> Box<dyn SnapshotEncoder> {
-            Box::new(Self)
-        }
-
-        fn restore(&mut self, _: u64, _: &mut dyn Read) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     impl PeerHandler for Nothing {
         fn handle(&self, _: NodeId, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {

@@ -38,7 +38,7 @@ use crate::network::handshake::{self, PROTOCOL_OF_EARLY_ELECTIONS};
 const TICK: Duration = Duration::from_millis(20);
 /// Time limit for an attempt to connect to another node. An attempt without a result is no evidence.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
-/// Time limit for the answer of another voter. It makes an attempt to connect of its own.
+/// Time limit for the answer of another voter, which first tries to connect to the leader itself.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long a voter that was asked waits for the end of its own connections from the leader. It may have noticed the
 /// end a little later than the voter that asks.
@@ -285,7 +285,7 @@ impl Inner {
             supporters.extend(answer);
         }
         let is_back = self.links.context.contacts.ended_at(followed.leader()).is_none();
-        // A voter with a lower id has asked in the meantime, and did not support this one.
+        // This node has supported another voter in the meantime, so it does not stand itself.
         let yields = self.supported_at.lock().is_some_and(|at| at >= began);
         if is_back || yields || !followed.has_majority(&supporters) {
             return;

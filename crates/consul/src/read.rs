@@ -327,7 +327,7 @@ impl Inner {
 
     async fn service_changed_after(&self, key: &ServiceKey, after: u64) {
         loop {
-            // A state that is held while it waits would stay in memory, with all that has changed since.
+            // Only the index is kept. A snapshot that is held during the wait would keep old states in memory.
             let index = self.view.snapshot().state.index();
             let scope = WatchScope::Service(key.clone());
             let Ok(mut watcher) = self.view.hub().subscribe(scope, index) else {

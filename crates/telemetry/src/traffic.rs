@@ -21,7 +21,7 @@ const NODE: TrafficExtents = TrafficExtents {
     recent: TrafficExtent { step_ms: STEP_MS, steps_max: 720 },
     day: TrafficExtent { step_ms: 60_000, steps_max: 1_440 },
 };
-/// What is kept of a service: a quarter of an hour, and a day in steps of ten minutes.
+/// The traffic that is kept of a service: the last 15 minutes, and the last day in steps of ten minutes.
 const SERVICE: TrafficExtents = TrafficExtents {
     recent: TrafficExtent { step_ms: STEP_MS, steps_max: 180 },
     day: TrafficExtent { step_ms: 600_000, steps_max: 144 },

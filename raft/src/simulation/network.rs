@@ -337,39 +337,14 @@ impl RaftNetworkV2<TypeConfig> for SimPeer {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, Read, Write};
-
-    use bytes::Bytes;
     use openraft::EntryPayload;
 
     use super::super::node::{NewApp, SimNode};
     use super::super::world::World;
     use super::super::{SimApplication, Violation};
     use super::*;
-    use crate::application::{Application, CommittedEntry, SnapshotEncoder};
+    use crate::application::tests::Nothing;
     use crate::consensus::{CommittedLeaderId, Entry, LogId, SnapshotMeta};
-
-    struct Nothing;
-
-    impl SnapshotEncoder for Nothing {
-        fn encode(self: Box<Self>, _: &mut dyn Write) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Application for Nothing {
-        fn apply(&mut self, entries: &[CommittedEntry]) -> io::Result<Vec<Bytes>> {
-            Ok(vec![Bytes::new(); entries.len()])
-        }
-
-        fn snapshot(&self) -> Box<dyn SnapshotEncoder> {
-            Box::new(Self)
-        }
-
-        fn restore(&mut self, _: u64, _: &mut dyn Read) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     impl SimApplication for Nothing {
         fn digest(&self) -> u64 {
