@@ -221,7 +221,7 @@ function Attention() {
           bad.length === 0 ? (
             <Empty title={certain ? 'Nothing needs attention.' : 'Nothing known to need attention.'}>
               {certain ? (
-                <Status tone="good">All instances are serving or draining, and calls succeed.</Status>
+                <Status tone="good">All instances are serving or draining. No service fails its calls.</Status>
               ) : (
                 <Status tone="muted">
                   {complete
