@@ -147,16 +147,20 @@ async fn head_of(stream: &mut TlsStream<TcpStream>, path: &str) -> std::io::Resu
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// Whether the command line gets an answer from the node, which is that a token is missing.
-fn is_answered(port: u16, ca: &Path, own: Option<&[PathBuf; 2]>) -> bool {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_maxine"));
+/// A session that the user of this machine has is not used by a test.
+const NO_SESSION: &str = "/nonexistent/session.json";
+
+/// What the command line reports when it asks the node without a token.
+async fn asked_by_command(port: u16, ca: &Path, own: Option<&[PathBuf; 2]>) -> String {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_maxine"));
     command.args(["services", "list", "--timeout-ms", "10000", "--ca-file"]).arg(ca);
     command.arg("--server").arg(format!("https://localhost:{port}"));
+    command.env_remove("MAXINE_TOKEN").env("MAXINE_SESSION_FILE", NO_SESSION);
     if let Some([certificate, key]) = own {
         command.arg("--client-cert").arg(certificate).arg("--client-key").arg(key);
     }
-    let output = command.output().unwrap();
-    String::from_utf8_lossy(&output.stderr).contains("the request carries no token")
+    let output = command.output().await.unwrap();
+    String::from_utf8(output.stderr).unwrap()
 }
 
 /// The certificate that a new connection gets.
@@ -372,7 +376,9 @@ async fn client_certificates() {
             };
             assert_eq!(asked.await.is_ok(), accepted, "{auth:?}: {certificate:?}");
             let port = node.http_addr().port();
-            assert_eq!(is_answered(port, &ca, certificate), accepted, "{auth:?}");
+            let reported = asked_by_command(port, &ca, certificate).await;
+            let is_answered = reported.contains("the request carries no token");
+            assert_eq!(is_answered, accepted, "{auth:?}: {certificate:?}: {reported}");
         }
         node.stop().await;
     }
