@@ -48,7 +48,8 @@ pub struct MemberStatus {
     /// hears the leader.
     pub reachable: Option<bool>,
     /// On a leader, whether it acknowledges the leader's entries. A reachable member that does not is of no
-    /// use for a majority. `None` if this node does not lead, or has just begun to.
+    /// use for a majority. `None` if this node does not lead, or if it is too early to say: the member acknowledged
+    /// none in the last 2 s, but this node has led, or heard it without a gap, for less than 5 s.
     pub acknowledges: Option<bool>,
     /// The version of the application's commands that it understands; `None` if this node has not connected
     /// to it.

@@ -9,10 +9,12 @@ use crate::clock;
 use crate::config::{Member, NodeId};
 use crate::consensus::{Metrics, quorum_ack_age};
 use crate::inner::{Inner, RaftNode};
+use crate::network::contacts::SILENCE_MAX;
 use crate::status::{Counters, Leadership, MemberStatus, Role, Status};
 
-/// A member that was not heard for this long counts as unreachable.
-const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// A member that a leader has heard for this long without an acknowledgement acknowledges nothing. Before that, it may
+/// have just returned, and may still be catching up.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
 
 impl RaftNode {
     /// Time since this node last accepted a request of `leader`, in milliseconds; `None` if the newest one
@@ -143,14 +145,15 @@ impl Inner {
         if !leadership.is_leader || id == self.config.node_id {
             return None;
         }
-        let last = metrics.heartbeat.as_ref().and_then(|last| last.get(&id)?.as_ref());
-        let lately = last.is_some_and(|at| at.elapsed() < SILENCE_MAX);
+        let newest = metrics.heartbeat.as_ref().and_then(|last| last.get(&id)?.as_ref());
         let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&id)?.as_ref());
-        if lately && matched.is_some() {
-            return Some(true);
-        }
-        let leads_since = self.led.lock().since();
-        leads_since.is_some_and(|at| clock::since(at) >= SILENCE_MAX).then_some(false)
+        let contact = self.links.context.contacts.get(id);
+        let led_for = self.led.lock().since().map(clock::since);
+        judge_acknowledgements(
+            newest.filter(|_| matched.is_some()).map(|at| at.elapsed()),
+            contact.map(|contact| clock::since(contact.heard_since)),
+            led_for,
+        )
     }
 
     fn members(&self, metrics: &Metrics, leadership: Leadership) -> Vec<MemberStatus> {
@@ -200,5 +203,47 @@ impl Inner {
             log_syncs: self.health.syncs(),
             log_entries: self.health.entries(),
         }
+    }
+}
+
+/// Whether a member acknowledges the entries of the leader. `newest` is the age of its newest acknowledgement,
+/// `heard_for` and `led_for` say for how long the leader has heard it and has led. `None` if it is too early to say.
+fn judge_acknowledgements(
+    newest: Option<Duration>,
+    heard_for: Option<Duration>,
+    led_for: Option<Duration>,
+) -> Option<bool> {
+    if newest.is_some_and(|age| age < SILENCE_MAX) {
+        return Some(true);
+    }
+    let mut waited = heard_for?.min(led_for?);
+    if let Some(age) = newest {
+        waited = waited.min(age);
+    }
+    (waited >= UNACKNOWLEDGED_MAX).then_some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_has_just_returned_is_not_said_to_acknowledge_nothing() {
+        let judged = |newest: Option<u64>, heard_for: u64, led_for: u64| {
+            let ms = Duration::from_millis;
+            judge_acknowledgements(newest.map(ms), Some(ms(heard_for)), Some(ms(led_for)))
+        };
+        assert_eq!(judged(Some(1_999), 60_000, 60_000), Some(true));
+        // It was paused for a minute, and continued 10 ms ago.
+        assert_eq!(judged(Some(60_000), 10, 90_000), None);
+        assert_eq!(judged(Some(60_000), 4_999, 90_000), None);
+        assert_eq!(judged(Some(65_000), 5_000, 95_000), Some(false));
+        // Its process was restarted so quickly that the silence was short.
+        assert_eq!(judged(Some(2_500), 90_000, 90_000), None);
+        assert_eq!(judged(Some(5_000), 90_000, 90_000), Some(false));
+        // It has never acknowledged an entry of this leader.
+        assert_eq!(judged(None, 90_000, 4_999), None);
+        assert_eq!(judged(None, 90_000, 5_000), Some(false));
+        assert_eq!(judge_acknowledgements(None, None, Some(Duration::from_secs(60))), None);
     }
 }

@@ -470,7 +470,7 @@ impl Watch {
         for member in cluster.members.iter().filter(|member| member.voter) {
             if member.reachable == Some(true) && member.acknowledges == Some(false) {
                 let message = format!(
-                    "{} answers, but acknowledges no log entry: it does not count for a majority",
+                    "{} answers, but has acknowledged no log entry for 5 s or longer: it does not count for a majority",
                     member.name
                 );
                 let notice = Notice::new(AlertKind::MemberLags, &*member.name, message);

@@ -131,6 +131,22 @@ mod tests {
         assert_eq!((dead.members[2].reachable, dead.failures_tolerated), (Some(false), Some(0)));
     }
 
+    /// A voter that has just returned is heard before it acknowledges anything, and does not help to form a majority yet.
+    #[test]
+    fn a_voter_that_has_not_acknowledged_yet_is_not_counted_while_there_is_a_leader() {
+        let of = |leader: Option<u64>, acknowledges: Option<bool>| {
+            let third = MemberView { acknowledges, ..member(3, Some(true)) };
+            let members = vec![member(1, Some(true)), member(2, Some(true)), third];
+            let status = ClusterStatus { node_id: 1, leader, ..ClusterStatus::default() };
+            let status = status.with_members(members);
+            (status.reachable_voters, status.failures_tolerated)
+        };
+        assert_eq!(of(Some(2), None), (Some(2), Some(0)));
+        assert_eq!(of(Some(2), Some(true)), (Some(3), Some(1)));
+        // Without a leader nobody can acknowledge anything. Then whoever answers can elect one.
+        assert_eq!(of(None, None), (Some(3), Some(1)));
+    }
+
     fn filled_with_dead() -> ClusterStatus {
         let members = vec![member(1, Some(true)), member(2, Some(true)), member(3, None)];
         let status = ClusterStatus::default().with_members(members);

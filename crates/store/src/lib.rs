@@ -409,7 +409,8 @@ pub struct MemberView {
     /// Whether this node or the leader heard from it recently; null if neither knows.
     pub reachable: Option<bool>,
     /// Whether it acknowledges the leader's log entries. A voter that does not cannot help to form a majority, even
-    /// if it is reachable. Only the leader knows it; null if it is not known.
+    /// if it is reachable. Only the leader knows it; null if it is not known. It is false only if the leader has heard
+    /// the member for 5 s without an acknowledgement, so it is null while a member that has returned catches up.
     #[serde(default)]
     pub acknowledges: Option<bool>,
     /// The last log entry known to be stored on it (known to the leader).
@@ -418,14 +419,6 @@ pub struct MemberView {
     pub last_contact_ms: Option<u64>,
     /// The newest state version that it understands; null if neither this node nor the leader has met it.
     pub state_version: Option<u32>,
-}
-
-impl MemberView {
-    /// Whether it is known to be reachable, and is not known to acknowledge nothing.
-    #[must_use]
-    pub fn works(&self) -> bool {
-        self.reachable == Some(true) && self.acknowledges != Some(false)
-    }
 }
 
 /// The role of a node in its cluster.
@@ -496,9 +489,9 @@ pub struct ClusterStatus {
     /// How many voters must be reachable for writes to continue; 0 while no voters are known. With two sets of voters,
     /// this and the next two values are those of the set that can lose fewer.
     pub majority: usize,
-    /// How many voters are known to be reachable, by this node or by the leader, this node included. One that
-    /// acknowledges no log entry is not counted. Null on a node that does not belong to the cluster any more, and while
-    /// no voters are known.
+    /// How many voters are known to be reachable, by this node or by the leader, this node included. While there is a
+    /// leader, a voter that is not known to acknowledge its log entries is not counted. Null on a node that does not
+    /// belong to the cluster any more, and while no voters are known.
     pub reachable_voters: Option<usize>,
     /// How many more voters may fail before writes stop. A voter of which nothing is known counts as failed. Null on
     /// a node that does not belong to the cluster any more, and while no voters are known.
@@ -508,13 +501,22 @@ pub struct ClusterStatus {
 }
 
 impl ClusterStatus {
+    /// Whether a member can help to form a majority, as far as is known: it is reachable, and if there is a leader, it
+    /// acknowledges the leader's entries. The leader does not acknowledge its own entries, so it counts. So does this
+    /// node, unless it is known to acknowledge nothing.
+    fn counts(&self, member: &MemberView) -> bool {
+        let needs_no_proof = self.leader.is_none() || member.leader || member.id == self.node_id;
+        let acknowledges = member.acknowledges.unwrap_or(needs_no_proof);
+        member.reachable == Some(true) && acknowledges
+    }
+
     /// Takes the members, and counts the voters among them.
     #[must_use]
     pub fn with_members(mut self, members: Vec<MemberView>) -> Self {
         let of_set = |is_in_set: &dyn Fn(u64) -> bool| {
             let voters = members.iter().filter(|member| member.voter && is_in_set(member.id));
             let majority = voters.clone().count() / 2 + 1;
-            (majority, voters.filter(|member| member.works()).count())
+            (majority, voters.filter(|member| self.counts(member)).count())
         };
         let sets = self.voter_sets.iter().map(|set| of_set(&|id| set.contains(&id)));
         let spare = |(majority, reachable): &(usize, usize)| *reachable as i64 - *majority as i64;

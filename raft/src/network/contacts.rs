@@ -9,6 +9,9 @@ use tokio::sync::Notify;
 use crate::clock;
 use crate::config::{Config, NodeId};
 
+/// A member that was not heard for this long counts as unreachable.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(2);
+
 /// When each peer was last heard, and what it reported about itself.
 #[derive(Default)]
 pub(crate) struct Contacts {
@@ -66,12 +69,28 @@ pub(crate) struct Contact {
     /// The newest protocol version that both sides understand.
     pub(crate) protocol: u16,
     pub(crate) heard: Instant,
+    /// Since when it has been heard without a gap of [`SILENCE_MAX`].
+    pub(crate) heard_since: Instant,
+}
+
+impl Contact {
+    fn note_heard(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.heard) >= SILENCE_MAX {
+            self.heard_since = now;
+        }
+        self.heard = now;
+    }
 }
 
 impl Contacts {
     pub(crate) fn connected(&self, node: NodeId, app_version: u32, protocol: u16) {
-        let contact = Contact { app_version, protocol, heard: clock::now() };
-        self.peers.lock().insert(node, contact);
+        let now = clock::now();
+        let mut peers = self.peers.lock();
+        let first = Contact { app_version, protocol, heard: now, heard_since: now };
+        let contact = peers.entry(node).or_insert(first);
+        contact.app_version = app_version;
+        contact.protocol = protocol;
+        contact.note_heard(now);
     }
 
     /// Records a connection that `node` has opened to this one. Drop the result when it ends.
@@ -90,7 +109,7 @@ impl Contacts {
 
     pub(crate) fn heard(&self, node: NodeId) {
         if let Some(contact) = self.peers.lock().get_mut(&node) {
-            contact.heard = clock::now();
+            contact.note_heard(clock::now());
         }
     }
 
@@ -114,5 +133,23 @@ impl Contacts {
 
     pub(crate) fn get(&self, node: NodeId) -> Option<Contact> {
         self.peers.lock().get(&node).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_returns_after_a_silence_is_heard_since_its_return() {
+        let start = clock::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut contact = Contact { app_version: 1, protocol: 1, heard: start, heard_since: start };
+        contact.note_heard(at(1_900));
+        assert_eq!((contact.heard, contact.heard_since), (at(1_900), start), "a short gap");
+        contact.note_heard(at(3_900));
+        assert_eq!((contact.heard, contact.heard_since), (at(3_900), at(3_900)));
+        contact.note_heard(at(4_000));
+        assert_eq!((contact.heard, contact.heard_since), (at(4_000), at(3_900)));
     }
 }

@@ -51,7 +51,8 @@ pub(super) async fn show(connect: &ConnectArgs, out: &mut Output) -> Result<(), 
     out.table(&["", ""], rows)?;
     if let Some(raft) = cluster.raft {
         out.line("")?;
-        let rows = raft.members.into_iter().map(member_row).collect();
+        let reached: Vec<_> = raft.members.iter().map(|member| reached(&raft, member)).collect();
+        let rows = raft.members.into_iter().zip(reached).map(member_row).collect();
         out.table(
             &[
                 "id",
@@ -155,7 +156,21 @@ fn log_entries(raft: &shapes::Raft) -> String {
     )
 }
 
-fn member_row(member: shapes::Member) -> Vec<String> {
+/// Whether a member was heard lately, and whether it acknowledges the leader's entries.
+fn reached(raft: &shapes::Raft, member: &shapes::Member) -> &'static str {
+    let must_acknowledge = raft.members.iter().any(|member| member.leader)
+        && !member.leader
+        && member.id != raft.node_id;
+    match (member.reachable, member.acknowledges) {
+        (None, _) => "not known",
+        (Some(false), _) => "NO",
+        (Some(true), Some(false)) => "yes, BUT HAS ACKNOWLEDGED NOTHING FOR 5 s OR LONGER",
+        (Some(true), None) if must_acknowledge => "yes, has not acknowledged anything yet",
+        (Some(true), _) => "yes",
+    }
+}
+
+fn member_row((member, reached): (shapes::Member, &str)) -> Vec<String> {
     let role = match (member.leader, member.voter) {
         (true, _) => "leader",
         (false, true) => "voter",
@@ -165,11 +180,7 @@ fn member_row(member: shapes::Member) -> Vec<String> {
         member.id.to_string(),
         member.name,
         role.into(),
-        or_dash(member.reachable.map(|yes| match (yes, member.acknowledges) {
-            (true, Some(false)) => "yes, BUT ACKNOWLEDGES NOTHING",
-            (true, _) => "yes",
-            (false, _) => "NO",
-        })),
+        reached.into(),
         or_dash(member.matched_index),
         or_dash(member.last_contact_ms.map(human_ms)),
         or_dash(member.state_version),
@@ -293,6 +304,29 @@ mod tests {
         assert_eq!(of(none), "none known, fencing token unknown");
         let known = serde_json::json!({"leader": "n", "is_leader": true, "term": 3});
         assert_eq!(of(known), "n (this node), fencing token 3");
+    }
+
+    #[test]
+    fn a_member_that_has_just_returned_is_not_said_to_acknowledge_nothing() {
+        let of = |leader: bool, reachable: Option<bool>, acknowledges: Option<bool>| {
+            let raft = serde_json::json!({"node_id": 1, "members": [
+                {"id": 1, "name": "a", "voter": true, "leader": leader, "reachable": true},
+                {"id": 2, "name": "b", "voter": true, "reachable": reachable, "acknowledges": acknowledges},
+            ]});
+            let raft: shapes::Raft = serde_json::from_value(raft).unwrap();
+            [reached(&raft, &raft.members[0]), reached(&raft, &raft.members[1])]
+        };
+        assert_eq!(
+            of(true, Some(true), None),
+            ["yes", "yes, has not acknowledged anything yet"],
+            "the leader acknowledges nothing to itself"
+        );
+        assert_eq!(of(true, Some(true), Some(true))[1], "yes");
+        let mute = "yes, BUT HAS ACKNOWLEDGED NOTHING FOR 5 s OR LONGER";
+        assert_eq!(of(true, Some(true), Some(false))[1], mute);
+        assert_eq!(of(true, Some(false), Some(false))[1], "NO");
+        assert_eq!(of(true, None, None)[1], "not known");
+        assert_eq!(of(false, Some(true), None)[1], "yes", "nobody leads");
     }
 
     /// A removed node keeps its state and no longer serves it. The text "no state yet" would make people
