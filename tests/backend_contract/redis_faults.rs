@@ -233,6 +233,38 @@ async fn redis_hangs() {
     stop(&nodes).await;
 }
 
+/// A server that continues first carries out what was sent to it before, such as a request for the lease that nobody
+/// waits for any more. Such a lease has no leader, so no node names its holder.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_node_names_a_wrong_leader_after_redis_hung() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    let leads = |name: &str| {
+        let named = nodes.iter().find(|node| node.name == name).expect("one of the nodes");
+        named.store.leadership_now().is_leader
+    };
+    for _ in 0..3 {
+        server.signal(Signal::SIGSTOP);
+        nobody_leads(&nodes).await;
+        // Requests for the lease are sent, and nobody waits for them any more.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        server.signal(Signal::SIGCONT);
+        let until = std::time::Instant::now() + Duration::from_secs(3);
+        while std::time::Instant::now() < until {
+            for node in &nodes {
+                let before = ["a", "b", "c"].map(leads);
+                let Some(named) = node.store.leadership_now().leader else { continue };
+                let led =
+                    ["a", "b", "c"].iter().zip(before).any(|(name, led)| led && **name == named);
+                assert!(led || leads(&named), "{} names {named}, which does not lead", node.name);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        leader(&nodes).await;
+    }
+    stop(&nodes).await;
+}
+
 /// Redis was flushed: a node that has the state in memory writes it back, and every node continues at its position.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_flushed() {

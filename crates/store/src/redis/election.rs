@@ -19,6 +19,15 @@ const MARGIN_MS_MIN: u64 = 50;
 const POLL_MS_MIN: u64 = 50;
 const POLL_MS_MAX: u64 = 1_000;
 const RENEW_RETRY_MS: u64 = 100;
+/// An answer that takes longer than this, in milliseconds, ends a silence of Redis.
+const LATE_MS: u64 = 1_000;
+/// For how long after a silence Redis may still carry out commands that nobody waits for any more, in milliseconds.
+const SETTLE_MS: u64 = 500;
+/// For how long after a silence, or after it took the lease, a leader renews the lease often, in milliseconds. So the
+/// other nodes see that it leads.
+const PROVE_MS: u64 = 5_000;
+/// Interval between two of these renewals, in milliseconds.
+const PROVE_INTERVAL_MS: u64 = 500;
 
 /// The lease as Redis stores it, in the format of the Node.js Maxine.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -36,6 +45,15 @@ struct LeaseInRedis {
     left_ms: u64,
 }
 
+/// When Redis was asked about the lease.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at_ms: u64,
+    answered_ms: u64,
+    /// By how much the holder gives up its lease before Redis drops it, in milliseconds.
+    margin_ms: u64,
+}
+
 /// What this node knows about the lease.
 #[derive(Debug, Default)]
 pub(super) struct LeaseState {
@@ -47,22 +65,66 @@ pub(super) struct LeaseState {
     highest_fence: u64,
     /// Since when Redis has reported, without interruption, that there is no leader.
     vacant_since_ms: Option<u64>,
+    /// Whether the last question was not answered.
+    is_unanswered: bool,
+    /// When Redis first answered after the last silence.
+    returned_ms: Option<u64>,
+    /// Set while the lease that was seen last may have no leader. Redis carries out commands of before a silence, so
+    /// a node may get a lease that it no longer waits for. The lease is proven when it lasts longer than this: then
+    /// its holder has renewed it.
+    unproven_until_ms: Option<u64>,
+    /// Until when this node renews its lease often.
+    prove_until_ms: u64,
 }
 
 impl LeaseState {
-    /// Records what Redis answered to a question of `asked_ms`. The time that a lease still lasts is counted
-    /// from the question, so that it never ends later here than in Redis.
-    fn note(&mut self, lease: &LeaseInRedis, asked_ms: u64) {
+    /// Records what Redis answered to a question. The time that a lease still lasts is counted from the question, so
+    /// that it never ends later here than in Redis.
+    fn note(&mut self, lease: &LeaseInRedis, asked: Asked) {
+        let was_silent = std::mem::take(&mut self.is_unanswered);
+        if was_silent || asked.answered_ms.saturating_sub(asked.at_ms) > LATE_MS {
+            self.returned_ms = Some(asked.answered_ms);
+            self.prove_until_ms = asked.answered_ms + PROVE_MS;
+        }
         let record = serde_json::from_str::<LeaseRecord>(&lease.text).ok();
-        self.seen = record.map(|record| (record, asked_ms + lease.left_ms));
+        let before = self.seen.take().filter(|(seen, _)| record.as_ref() == Some(seen));
+        let seen_until_ms = before.map(|(_, until_ms)| until_ms);
+        self.unproven_until_ms = self.unproven_after(lease, asked, seen_until_ms);
+        self.seen = record.map(|record| (record, asked.at_ms + lease.left_ms));
         if let Some((record, _)) = &self.seen {
             self.highest_fence = self.highest_fence.max(record.fencing_token);
         }
         if lease.text.is_empty() {
-            self.vacant_since_ms.get_or_insert(asked_ms);
+            self.vacant_since_ms.get_or_insert(asked.at_ms);
         } else {
             self.vacant_since_ms = None;
         }
+    }
+
+    /// Until when the lease lasts if nobody renews it; `None` if its holder leads. `seen_until_ms` is until when the
+    /// same lease was known to last, if it was seen before.
+    fn unproven_after(
+        &self,
+        lease: &LeaseInRedis,
+        asked: Asked,
+        seen_until_ms: Option<u64>,
+    ) -> Option<u64> {
+        let is_settled = self.returned_ms.is_none_or(|at_ms| asked.at_ms >= at_ms + SETTLE_MS);
+        if is_settled {
+            let until_ms = self.unproven_until_ms.filter(|_| seen_until_ms.is_some())?;
+            let is_renewed = asked.at_ms + lease.left_ms > until_ms;
+            return (!is_renewed).then_some(until_ms);
+        }
+        // The holder has not given it up during the silence.
+        let is_held =
+            seen_until_ms.is_some_and(|until_ms| asked.answered_ms + asked.margin_ms < until_ms);
+        let is_proven = is_held && self.unproven_until_ms.is_none();
+        (!is_proven).then_some(asked.answered_ms + lease.left_ms)
+    }
+
+    fn note_unanswered(&mut self) {
+        self.is_unanswered = true;
+        self.vacant_since_ms = None;
     }
 }
 
@@ -94,11 +156,14 @@ impl Core {
 
     /// Who leads now. While Redis does not answer, no lease can be confirmed, so nobody is known to lead. While Redis
     /// refuses writes, the lease cannot be renewed, so nobody leads once it has run out. This node may use the lease
-    /// that it holds for its writes until the lease runs out.
+    /// that it holds for its writes until the lease runs out. A lease that was first seen right after a silence of Redis
+    /// names a leader once it was renewed.
     pub(super) fn leadership_now(&self) -> Leadership {
         let is_confirmed = !self.is_unconfirmed();
         let is_leader = is_confirmed && self.held_lease().is_some();
-        let names_another = |record: &LeaseRecord| record.instance_id != self.config.instance_id;
+        let is_proven = self.lease.lock().unproven_until_ms.is_none();
+        let names_another =
+            |record: &LeaseRecord| is_proven && record.instance_id != self.config.instance_id;
         let holder = self.lease_holder().filter(|_| is_confirmed);
         let holder = holder.filter(|record| is_leader || names_another(record));
         let term = self.lease.lock().highest_fence;
@@ -161,6 +226,16 @@ impl Core {
         self.lease.lock().held.as_ref().map_or(0, |(_, until_ms)| until_ms.saturating_sub(now_ms))
     }
 
+    /// A question of `at_ms` that Redis has just answered.
+    fn asked(&self, at_ms: u64) -> Asked {
+        Asked { at_ms, answered_ms: self.clock.monotonic_ms(), margin_ms: self.margin_ms() }
+    }
+
+    fn renew_pause_ms(&self) -> u64 {
+        let proves = self.clock.monotonic_ms() < self.lease.lock().prove_until_ms;
+        if proves { self.config.renew_ms.min(PROVE_INTERVAL_MS) } else { self.config.renew_ms }
+    }
+
     async fn renew(&self, text: &Arc<str>) -> Duration {
         let sent_ms = self.clock.monotonic_ms();
         let limit = Duration::from_millis(self.remaining_ms());
@@ -176,23 +251,24 @@ impl Core {
         match tokio::time::timeout(limit, run).await {
             Ok(Ok((1, text, left_ms))) => {
                 let mut lease = self.lease.lock();
-                lease.note(&LeaseInRedis { text, left_ms }, sent_ms);
+                lease.note(&LeaseInRedis { text, left_ms }, self.asked(sent_ms));
                 let until_ms = sent_ms + self.config.lease_ms - self.margin_ms();
                 if let Some(held) = &mut lease.held {
                     held.1 = until_ms;
                 }
                 drop(lease);
-                Duration::from_millis(self.config.renew_ms.min(self.remaining_ms()))
+                Duration::from_millis(self.renew_pause_ms().min(self.remaining_ms()))
             }
             Ok(Ok((_, text, left_ms))) => {
                 tracing::warn!("another node holds the lease: this node no longer leads");
                 let mut lease = self.lease.lock();
                 lease.held = None;
-                lease.note(&LeaseInRedis { text, left_ms }, sent_ms);
+                lease.note(&LeaseInRedis { text, left_ms }, self.asked(sent_ms));
                 drop(lease);
                 self.poll_pause()
             }
             Ok(Err(_)) | Err(_) => {
+                self.lease.lock().note_unanswered();
                 let remaining_ms = self.remaining_ms();
                 if remaining_ms == 0 {
                     tracing::warn!("the lease could not be renewed: this node no longer leads");
@@ -211,11 +287,11 @@ impl Core {
         let may_lead = competes && self.is_caught_up() && !self.has_failed();
         let answer = if may_lead { self.acquire().await } else { self.look().await };
         let Ok((taken, lease)) = answer else {
-            self.lease.lock().vacant_since_ms = None;
+            self.lease.lock().note_unanswered();
             return self.poll_pause();
         };
         if let Some(until_ms) = self.note_answer(taken, &lease, sent_ms) {
-            return Duration::from_millis(self.config.renew_ms.min(until_ms - sent_ms));
+            return Duration::from_millis(self.renew_pause_ms().min(until_ms - sent_ms));
         }
         if self.lease_is_forgotten() {
             self.give_back(&lease.text).await;
@@ -234,11 +310,14 @@ impl Core {
     /// Records the answer of Redis. Returns until when this node leads, if it got the lease.
     fn note_answer(&self, taken: bool, answer: &LeaseInRedis, sent_ms: u64) -> Option<u64> {
         let until_ms = sent_ms + self.config.lease_ms - self.margin_ms();
+        let asked = self.asked(sent_ms);
+        let now_ms = asked.answered_ms;
         let mut lease = self.lease.lock();
-        lease.note(answer, sent_ms);
-        if !taken || self.clock.monotonic_ms() >= until_ms {
+        lease.note(answer, asked);
+        if !taken || now_ms >= until_ms {
             return None;
         }
+        lease.prove_until_ms = now_ms + PROVE_MS;
         lease.held = Some((answer.text.as_str().into(), until_ms));
         Some(until_ms)
     }
@@ -308,5 +387,82 @@ impl Core {
             self.main.report(generation, &error);
             tracing::info!(%error, "the lease could not be released; it ends when its time is over");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE_MS: u64 = 2_000;
+
+    fn lease(holder: &str, fence: u64, left_ms: u64) -> LeaseInRedis {
+        let text =
+            serde_json::json!({"instanceId": holder, "token": holder, "fencingToken": fence});
+        LeaseInRedis { text: text.to_string(), left_ms }
+    }
+
+    fn asked(at_ms: u64, answered_ms: u64) -> Asked {
+        Asked { at_ms, answered_ms, margin_ms: 200 }
+    }
+
+    fn nobody() -> LeaseInRedis {
+        LeaseInRedis { text: String::new(), left_ms: 0 }
+    }
+
+    /// A state that saw a lease of `a` at 0, and no answer after that.
+    fn silent() -> LeaseState {
+        let mut state = LeaseState::default();
+        state.note(&lease("a", 1, LEASE_MS), asked(0, 1));
+        assert_eq!(state.unproven_until_ms, None);
+        state.note_unanswered();
+        state
+    }
+
+    #[test]
+    fn a_lease_that_was_taken_during_a_silence_names_nobody_until_it_is_renewed() {
+        let mut state = silent();
+        // Redis has carried out a request of `b` that `b` no longer waits for.
+        state.note(&lease("b", 2, LEASE_MS), asked(5_000, 5_002));
+        assert_eq!(state.unproven_until_ms, Some(7_002));
+        // The same lease, later. A renewal that was still on its way counts for nothing.
+        state.note(&lease("b", 2, LEASE_MS), asked(5_300, 5_301));
+        assert_eq!(state.unproven_until_ms, Some(7_301));
+        state.note(&lease("b", 2, 1_700), asked(5_600, 5_601));
+        assert_eq!(state.unproven_until_ms, Some(7_301), "nobody has renewed it");
+        state.note(&lease("b", 2, LEASE_MS), asked(5_900, 5_901));
+        assert_eq!(state.unproven_until_ms, None);
+    }
+
+    #[test]
+    fn a_lease_that_is_taken_after_the_silence_names_its_holder_at_once() {
+        let mut state = silent();
+        state.note(&lease("b", 2, LEASE_MS), asked(5_000, 5_002));
+        state.note(&nobody(), asked(5_400, 5_401));
+        state.note(&lease("c", 3, LEASE_MS), asked(5_600, 5_601));
+        assert_eq!(state.unproven_until_ms, None);
+    }
+
+    /// A broken connection to a Redis that answers is no outage.
+    #[test]
+    fn a_lease_that_has_not_run_out_during_a_silence_still_names_its_holder() {
+        let mut state = silent();
+        state.note(&lease("a", 1, 500), asked(1_500, 1_501));
+        assert_eq!(state.unproven_until_ms, None);
+        state.note(&lease("a", 1, LEASE_MS), asked(1_600, 1_601));
+        assert_eq!(state.unproven_until_ms, None);
+    }
+
+    /// The holder gives up its lease earlier than Redis drops it. A renewal that comes too late makes it longer.
+    #[test]
+    fn a_lease_that_its_holder_has_given_up_during_a_silence_names_nobody() {
+        let mut state = silent();
+        state.note(&lease("a", 1, LEASE_MS), asked(1_850, 1_851));
+        assert_eq!(state.unproven_until_ms, Some(3_851));
+        // An answer that took long is a silence, too.
+        let mut state = LeaseState::default();
+        state.note(&lease("a", 1, LEASE_MS), asked(0, 1));
+        state.note(&lease("a", 1, LEASE_MS), asked(100, 4_000));
+        assert_eq!(state.unproven_until_ms, Some(6_000));
     }
 }
