@@ -88,6 +88,61 @@ async fn refusals_are_recorded_with_who_tried_what() {
     assert_eq!(server.get("/audit/verify").await["ok"], true);
 }
 
+/// Regression: a changed log level, an acknowledged alert and a silence left no record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_one_node_by_an_operator_is_recorded() {
+    // The log of this test process is not that of a node. Only the levels are tested.
+    maxine_telemetry::LogLevels::new("info", |_| Ok(())).install();
+    let server = Server::start().await;
+    let level = json!({"level": "debug", "duration_ms": 60_000});
+    let silence = json!({"duration_ms": 60_000, "reason": "maintenance"});
+    let raised = server.get("/alerts").await["items"][0]["id"].as_u64();
+    let mut changes = vec![
+        (
+            server.admin(Method::PUT, "/log-levels/maxine_raft").json(&level),
+            "node-1/log-level/maxine_raft, debug for 60000 ms".to_owned(),
+        ),
+        (
+            server.admin(Method::DELETE, "/log-levels/maxine_raft"),
+            "node-1/log-level/maxine_raft, ended".to_owned(),
+        ),
+        (
+            server.admin(Method::PUT, "/alerts/silences/node.stalled").json(&silence),
+            "node-1/silence/node.stalled, for 60000 ms: maintenance".to_owned(),
+        ),
+        (
+            server.admin(Method::DELETE, "/alerts/silences/node.stalled"),
+            "node-1/silence/node.stalled, ended".to_owned(),
+        ),
+    ];
+    if let Some(id) = raised {
+        let path = format!("/alerts/{id}/ack");
+        let object = format!("node-1/alert/{id}, acknowledged: ");
+        changes.push((server.admin(Method::POST, &path), object));
+    }
+    for (request, object) in changes {
+        let status = request.send().await.expect("an answer").status();
+        assert!(status.is_success(), "{object}: {status}");
+        let found = async {
+            loop {
+                let audit = server.get("/audit?action=config.put").await;
+                let items = audit["items"].as_array().unwrap().clone();
+                let is_it = |record: &&Value| {
+                    record["object"].as_str().is_some_and(|named| named.starts_with(&object))
+                };
+                if let Some(record) = items.iter().find(is_it) {
+                    return record.clone();
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        let limit = std::time::Duration::from_secs(30);
+        let record = tokio::time::timeout(limit, found).await.expect(&object);
+        assert_eq!(record["outcome"], "success");
+        assert_eq!(record["user"], server.password.0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_removed_or_reordered_record_is_found() {
     let (_server, export) = with_history().await;

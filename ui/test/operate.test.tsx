@@ -229,6 +229,7 @@ describe('the marks of a chart', () => {
     expect(marksOf([record({ time_ms: 61_000, object: 'default/orders/b' }), record({})], about)).toEqual([{ at: 60_000, text: 'Drain of a by ada, and 1 more' }]);
     expect(marksOf([record({ action: 'policy.put', object: 'default/orders' })], null)[0]?.text).toBe('Change of the policy of orders by ada');
     expect(marksOf([record({ action: 'config.put', object: 'config', user: '' })], null)[0]?.text).toBe('Change of the configuration');
+    expect(marksOf([record({ action: 'config.put', object: 'n1/log-level/maxine_raft, debug for 60000 ms' })], null)[0]?.text).toBe('Change of n1 only: log-level by ada');
     const grants = [{ holder: 'n2', from: 'n1', time_ms: 5 }, { holder: 'n1', from: null, time_ms: 1 }] as LeadershipGrant[];
     expect(leaderMarks(grants)).toEqual([{ at: 5, text: 'n2 became the leader', leader: true }]);
     const two = [instance({ version: '2', registered_at_ms: 9 }), instance({ version: '2', registered_at_ms: 7 }), instance({ version: null })];

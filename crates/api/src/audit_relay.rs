@@ -265,13 +265,17 @@ impl AuditRelay {
         }
     }
 
-    /// Records an action, such as `session.create`, with its object and outcome. The record of an export or of cleared
-    /// logs waits if it cannot be written now; any other is lost then. Must be called inside a tokio runtime.
+    /// Records an action, such as `session.create`, with its object and outcome. The record of an export, of cleared
+    /// logs or of a change of this node waits if it cannot be written now; any other is lost then. Must be called
+    /// inside a tokio runtime.
     pub fn record(&self, actor: Actor, action: AuditAction, object: &str, success: bool) {
         let now_s = self.0.clock.monotonic_ms() / 1_000;
-        // These two actions are always recorded, whatever was refused before, because only callers with the permission
-        // can cause them.
-        let is_done = matches!(action, AuditAction::LogsClear | AuditAction::AuditExport);
+        // These actions are always recorded, whatever was refused before, because only callers with the permission can
+        // cause them.
+        let is_done = matches!(
+            action,
+            AuditAction::LogsClear | AuditAction::AuditExport | AuditAction::ConfigPut
+        );
         let mut left_out = LeftOut::default();
         if !is_done {
             let Some(before) = self.0.second.lock().take(now_s, &actor) else { return };
@@ -301,6 +305,12 @@ impl AuditRelay {
                 relay.lost(lost, &error.to_string());
             }
         });
+    }
+
+    /// Records that `actor` has changed something that belongs to the node with this name alone, and is not in the
+    /// replicated state. Must be called inside a tokio runtime.
+    pub(super) fn record_node_change(&self, actor: Actor, node: &str, what: &str, success: bool) {
+        self.record(actor, AuditAction::ConfigPut, &format!("{node}/{what}"), success);
     }
 
     /// The present time, for [`Self::record_for_sure`].

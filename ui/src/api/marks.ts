@@ -38,12 +38,12 @@ const changesQuery = (service: ServiceName | null) =>
 
 /** A record as a mark. Within a service, its name is left out. */
 export function markOf({ action, object, user, time_ms }: Pick<AuditRecord, 'action' | 'object' | 'user' | 'time_ms'>, service: ServiceName | null): Mark {
-  const [, name = '', instance = ''] = object.split('/');
+  const [first = '', name = '', instance = ''] = object.split('/');
   const texts: Record<string, string> = {
     'instance.drain': `Drain of ${instance}`,
     'instance.undrain': `Return of ${instance}`,
     'policy.put': service ? 'Change of the policy' : `Change of the policy of ${name}`,
-    'config.put': 'Change of the configuration',
+    'config.put': object === 'config' ? 'Change of the configuration' : `Change of ${first} only: ${name}`,
   };
   return { at: time_ms, text: `${texts[action] ?? action}${user ? ` by ${user}` : ''}` };
 }

@@ -72,12 +72,14 @@ pub(super) async fn set_log_level(
         module,
         level: body.level,
         until_ms: state.clock().wall_ms() + body.duration_ms,
-        by: write.actor.user.into(),
+        by: write.actor.user.clone().into(),
     };
     let refused = |why: String| Problem::new(ProblemKind::InvalidRequest, why);
     levels()?.set(set.clone()).map_err(refused)?;
     let ModuleLevel { module, level, until_ms, by } = &set;
     tracing::warn!(%module, level = level.as_str(), until_ms, %by, "a log level was set");
+    let what = format!("log-level/{module}, {} for {} ms", level.as_str(), body.duration_ms);
+    state.audit().record_node_change(write.actor, &state.settings().instance_id, &what, true);
     Ok(Json(set))
 }
 
@@ -87,6 +89,7 @@ pub(super) async fn set_log_level(
     params(("module" = String, Path,)), responses((status = 204)),
 )]
 pub(super) async fn reset_log_level(
+    State(state): State<AppState>,
     TextPath(module): TextPath,
     _: Params<NoParams>,
     write: Write,
@@ -96,6 +99,8 @@ pub(super) async fn reset_log_level(
     let refused = |why: String| Problem::new(ProblemKind::Internal, why);
     if levels()?.unset(&module).map_err(refused)? {
         tracing::warn!(%module, by = %write.actor.user, "a log level was set back");
+        let (what, node) = (format!("log-level/{module}, ended"), &state.settings().instance_id);
+        state.audit().record_node_change(write.actor, node, &what, true);
     }
     Ok(StatusCode::NO_CONTENT)
 }

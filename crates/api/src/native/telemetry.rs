@@ -14,7 +14,7 @@ use crate::AppState;
 use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
-use maxine_state::{LimitExceeded, Name, ServiceKey};
+use maxine_state::{Actor, LimitExceeded, Name, ServiceKey};
 use maxine_telemetry::{Alert, AlertKind, AttemptOutcome, AttemptRecord, Silence, Subject, Trace};
 use maxine_telemetry::{TrafficExtent, TrafficRange, TrafficStep, TrafficSum};
 
@@ -127,7 +127,11 @@ pub(super) async fn acknowledge_alert(
     if !alerts.acknowledge(id, &write.actor.user) {
         return Err(missing());
     }
-    alerts.newest_first().into_iter().find(|alert| alert.id == id).map(Json).ok_or_else(missing)
+    let alert = alerts.newest_first().into_iter().find(|alert| alert.id == id);
+    let of = alert.as_ref().map(|alert| format!(": {} {}", alert.kind.name(), alert.object));
+    let what = format!("alert/{id}, acknowledged{}", of.unwrap_or_default());
+    state.audit().record_node_change(write.actor, &state.settings().instance_id, &what, true);
+    alert.map(Json).ok_or_else(missing)
 }
 
 /// Lists the silences that are in force.
@@ -177,14 +181,36 @@ pub(super) async fn silence_alerts(
         kind,
         until_ms: now_ms + body.duration_ms,
         reason: body.reason,
-        by: write.actor.user.into(),
+        by: write.actor.user.clone().into(),
     };
-    set_silence(&state, silence.clone(), now_ms).await?;
+    let reason =
+        if silence.reason.is_empty() { "no reason given" } else { silence.reason.as_str() };
+    let what = format!("silence/{}, for {} ms: {reason}", kind.name(), body.duration_ms);
+    set_silence(&state, write.actor, what, silence.clone(), now_ms).await?;
     Ok(Json(silence))
 }
 
+/// Sets a silence, and records `what` was done, even if the client does not wait for the answer.
+async fn set_silence(
+    state: &AppState,
+    actor: Actor,
+    what: String,
+    silence: Silence,
+    now_ms: u64,
+) -> Result<(), Problem> {
+    let state = state.clone();
+    let audit = state.audit().clone();
+    let set = async move {
+        let stored = store_silence(&state, silence, now_ms).await;
+        let (node, is_done) = (&state.settings().instance_id, stored.is_ok());
+        state.audit().record_node_change(actor, node, &what, is_done);
+        stored
+    };
+    audit.run_recorded(set).await
+}
+
 /// Stores a silence in the data directory, and puts it in force. It may wait for the disk.
-async fn set_silence(state: &AppState, silence: Silence, now_ms: u64) -> Result<(), Problem> {
+async fn store_silence(state: &AppState, silence: Silence, now_ms: u64) -> Result<(), Problem> {
     let telemetry = state.telemetry().clone();
     let set = move || telemetry.alerts().silence(silence, now_ms);
     match tokio::task::spawn_blocking(set).await {
@@ -227,9 +253,10 @@ pub(super) async fn unsilence_alerts(
         kind: alert_kind(&kind)?,
         until_ms: 0,
         reason: String::new(),
-        by: write.actor.user.into(),
+        by: write.actor.user.clone().into(),
     };
-    set_silence(&state, ended, state.clock().wall_ms()).await?;
+    let what = format!("silence/{}, ended", ended.kind.name());
+    set_silence(&state, write.actor, what, ended, state.clock().wall_ms()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

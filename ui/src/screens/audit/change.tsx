@@ -19,7 +19,7 @@ export function RecordedChange({ record }: { record: AuditRecord }) {
   if (record.outcome !== 'success') return null;
   const of = serviceOf(record);
   if (of) return <PolicyChange record={record} {...of} />;
-  return record.action === 'config.put' ? <ConfigChange record={record} /> : null;
+  return record.action === 'config.put' && record.object === 'config' ? <ConfigChange record={record} /> : null;
 }
 
 function Part({ link, children }: { link: ReactNode; children: ReactNode }) {
