@@ -246,6 +246,50 @@ fn a_node_that_starts_while_its_store_is_away_raises_an_alert() {
     });
 }
 
+/// Regression: a node that was started while Redis accepted connections and did not answer was silent for 12 s.
+#[test]
+fn a_node_that_starts_while_its_store_hangs_says_why_within_seconds() {
+    let system = actix_rt::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+    });
+    system.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        // The system accepts the connections, and nobody answers.
+        let redis = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = NodeConfig::defaults();
+        config.backend = maxine::config::BackendKind::Redis;
+        config.data_dir = dir.path().into();
+        config.http.port = 0;
+        config.state.redis_url = format!("redis://{}", redis.local_addr().unwrap());
+        config.security.initial_password_file = dir.path().join("password");
+        let began = Instant::now();
+        let node = Node::start(config).await.unwrap();
+        // The time limits for a connection to Redis alone are 5 s.
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        let break_glass = std::fs::read_to_string(dir.path().join("break-glass")).unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let get = async |path: &str| {
+            let url = format!("http://{}{path}", node.http_addr());
+            let answer = client.get(url).bearer_auth(break_glass.trim()).send().await.unwrap();
+            (answer.status().as_u16(), answer.json::<serde_json::Value>().await.unwrap())
+        };
+        let (status, ready) = get("/api/v1/ready").await;
+        let reason = ready["reason"].as_str().unwrap_or_default();
+        assert_eq!(status, 503, "{ready}");
+        assert!(reason.contains("no state yet"), "{ready}");
+        assert!(reason.contains("the store does not answer"), "{ready}");
+        assert_eq!(get("/api/actuator/health").await.0, 200);
+        assert_eq!(get("/api/v1/cluster/status").await.0, 200);
+        let started = Instant::now();
+        let is_it = |alert: &maxine_telemetry::Alert| alert.kind == AlertKind::StoreUnreachable;
+        while !node.telemetry().alerts().newest_first().iter().any(is_it) {
+            assert!(started.elapsed() < PATIENCE, "no alert");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        node.stop().await;
+    });
+}
+
 /// A running node writes its entry again within two seconds, so it would be untrue that it was forgotten.
 #[test]
 fn only_a_silent_node_can_be_forgotten() {

@@ -232,7 +232,10 @@ impl AppState {
     pub fn not_serving_reason(&self) -> Option<String> {
         let no_state = || {
             let has_state = self.view().with_snapshot(Snapshot::has_state);
-            (!has_state).then(|| NO_STATE.to_owned())
+            (!has_state).then(|| match self.store().refuses_writes() {
+                Some(why) => format!("{NO_STATE}; {why}"),
+                None => NO_STATE.to_owned(),
+            })
         };
         self.store().exclusion().or_else(no_state)
     }

@@ -67,6 +67,11 @@ const UNCONFIRMED_MS: u64 = 1_000;
 const SILENT_MS: u64 = 2_500;
 /// A start that has waited for Redis for this long says so.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
+/// How long a start waits for the first answer of Redis, in milliseconds. Without one, the node starts without the state,
+/// so that it can tell the reason.
+const FIRST_ANSWER_MS: u64 = 2_000;
+/// Interval at which a start checks whether Redis has stopped to answer.
+const AWAY_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum time that a stop waits for the tasks.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Why nothing can be written while Redis is away.
@@ -375,6 +380,44 @@ impl Core {
         self.failed.lock().clone()
     }
 
+    /// Checks the servers and connects for the first time, for up to [`FIRST_ANSWER_MS`]. Returns the last error if
+    /// Redis cannot be reached.
+    async fn first_answer(&self) -> Result<Option<RedisError>, OpenError> {
+        let until_ms = self.clock.monotonic_ms() + FIRST_ANSWER_MS;
+        let left = || Duration::from_millis(until_ms.saturating_sub(self.clock.monotonic_ms()));
+        let checked = tokio::time::timeout(left(), topology::check(&self.config)).await;
+        checked.unwrap_or(Ok(())).map_err(OpenError::Settings)?;
+        loop {
+            let error = match tokio::time::timeout(left(), self.main.get()).await {
+                Ok(Ok(_)) => return Ok(None),
+                Ok(Err(error)) => error,
+                Err(_) => return Ok(Some(connect::timed_out())),
+            };
+            if error.kind() == ErrorKind::AuthenticationFailed {
+                let hint = match &self.config.topology {
+                    Topology::Sentinel { .. } => {
+                        "; if the Sentinels have other passwords than Redis, or none, name them apart"
+                    }
+                    _ => "",
+                };
+                return Err(OpenError::Refused(format!("{error}{hint}")));
+            }
+            // A Redis that is started together with this node may need a moment.
+            if left() <= AWAY_INTERVAL {
+                return Ok(Some(error));
+            }
+            tokio::time::sleep(AWAY_INTERVAL).await;
+        }
+    }
+
+    /// Returns when Redis is known not to answer. Content that cannot be used is repaired, so that is waited for.
+    async fn wait_until_away(&self) {
+        let is_away = || self.away.lock().is_some_and(|away| away.why != UNUSABLE);
+        while !is_away() {
+            tokio::time::sleep(AWAY_INTERVAL).await;
+        }
+    }
+
     fn has_failed(&self) -> bool {
         self.failed.lock().is_some()
     }
@@ -405,18 +448,17 @@ impl RedisStore {
         peers: Arc<dyn PeerHandler>,
     ) -> Result<Arc<Self>, OpenError> {
         let servers = topology::hosts(&config);
-        // The check of the servers, the first connection and the first entries are waited for one after the other.
-        let connect_limit = Duration::from_millis(config.connect_timeout_ms);
-        let limit = topology::check_limit(&config) + 2 * connect_limit;
+        let state_limit = Duration::from_millis(config.connect_timeout_ms);
         let mut opening = Box::pin(Self::open_and_wait(config, view, clock, peers));
         if let Ok(opened) = tokio::time::timeout(NOTICE_AFTER, &mut opening).await {
             return opened;
         }
         tracing::warn!(
             redis = %servers,
-            "this node waits for redis and the state in it, for up to {} s more; until then it answers no requests, and \
-             then it starts without the state and continues to try",
-            limit.saturating_sub(NOTICE_AFTER).as_secs().max(1)
+            "this node waits for redis for up to {} s more, and if redis answers, for the state in it for up to {} s; until \
+             then it answers no requests, and then it starts without the state and continues to try",
+            Duration::from_millis(FIRST_ANSWER_MS).saturating_sub(NOTICE_AFTER).as_secs().max(1),
+            state_limit.as_secs().max(1)
         );
         opening.await
     }
@@ -429,7 +471,6 @@ impl RedisStore {
     ) -> Result<Arc<Self>, OpenError> {
         config.check().map_err(|wrong| OpenError::Settings(wrong.join("; ")))?;
         let connector = Arc::new(Connector::new(&config).map_err(OpenError::Settings)?);
-        topology::check(&config).await.map_err(OpenError::Settings)?;
         let first_wait = Duration::from_millis(config.connect_timeout_ms);
         let core = Arc::new(Core {
             keys: Keys::new(&config),
@@ -463,16 +504,8 @@ impl RedisStore {
             config,
             clock,
         });
-        if let Err(error) = core.main.get().await
-            && error.kind() == redis::ErrorKind::AuthenticationFailed
-        {
-            let hint = match &core.config.topology {
-                Topology::Sentinel { .. } => {
-                    "; if the Sentinels have other passwords than Redis, or none, name them apart"
-                }
-                _ => "",
-            };
-            return Err(OpenError::Refused(format!("{error}{hint}")));
+        if let Some(error) = core.first_answer().await? {
+            core.note_failed_attempt(&error, None);
         }
         core.tasks.spawn(Arc::clone(&core).run_tail());
         core.tasks.spawn(Arc::clone(&core).run_election());
@@ -482,7 +515,10 @@ impl RedisStore {
         core.tasks.spawn(Arc::clone(&core).run_node_register());
         let mut caught_up = core.caught_up.subscribe();
         let arrived = caught_up.wait_for(|done| *done || core.has_failed());
-        let arrived = tokio::time::timeout(first_wait, arrived).await.is_ok();
+        let arrived = tokio::select! {
+            arrived = tokio::time::timeout(first_wait, arrived) => arrived.is_ok(),
+            () = core.wait_until_away() => false,
+        };
         if let Some(reason) = core.failure() {
             core.stop.cancel();
             return Err(OpenError::Damaged(reason));

@@ -100,6 +100,12 @@ impl Core {
     async fn report_unreachable(&self, error: &RedisError) {
         // A server that started later than this node may be of another kind than expected.
         let mismatch = super::topology::check(&self.config).await.err();
+        self.note_failed_attempt(error, mismatch);
+    }
+
+    /// Records that Redis cannot be used because of `error`. `mismatch` says why the server is of another kind than
+    /// expected, if it is.
+    pub(super) fn note_failed_attempt(&self, error: &RedisError, mismatch: Option<String>) {
         // The access rules may forbid only reads, which says nothing about writes.
         let is_forbidden = refusal_code(error) == Some(FORBIDDEN);
         if mismatch.is_none() && is_refusal(error) && !is_forbidden {

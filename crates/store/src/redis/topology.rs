@@ -48,8 +48,8 @@ pub(super) fn hosts(config: &RedisConfig) -> String {
     hosts.join(", ")
 }
 
-/// How long [`check`] can take.
-pub(super) fn check_limit(config: &RedisConfig) -> Duration {
+/// How long one server is waited for.
+fn check_limit(config: &RedisConfig) -> Duration {
     Duration::from_millis(config.connect_timeout_ms).min(TIMEOUT_MAX)
 }
 
