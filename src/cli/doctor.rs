@@ -144,8 +144,26 @@ pub(super) async fn findings(
     compare(&seen, &silent, &mut findings);
     check_alerts(&seen, &mut findings);
     check_backups(backups, &seen, &mut findings);
-    findings.0.sort_by_key(|finding| finding.level);
-    Ok(findings.0)
+    let mut findings = joined(findings.0);
+    findings.sort_by_key(|finding| finding.level);
+    Ok(findings)
+}
+
+/// The findings, with one in place of those that say the same about several nodes: what could not be checked, and why.
+fn joined(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut all: Vec<Finding> = Vec::new();
+    for finding in findings {
+        let says_the_same = |before: &&mut Finding| {
+            finding.level == Level::Unknown
+                && (before.level, before.check) == (finding.level, finding.check)
+                && (&before.found, &before.fix) == (&finding.found, &finding.fix)
+        };
+        match all.iter_mut().find(says_the_same) {
+            Some(before) => before.subject = format!("{}, {}", before.subject, finding.subject),
+            None => all.push(finding),
+        }
+    }
+    all
 }
 
 /// Asks one node. `None` if it gave no status.
@@ -274,8 +292,9 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
         let fix = "compare them; see docs/reference/backends.md";
         findings.add(Level::Unknown, "redis", url, found, fix);
     }
-    let found = "the number of open files of the process is not reported";
-    findings.add(Level::Unknown, "open files", url, found, "look at /proc/PID/fd on its machine");
+    let found = "a node does not report how many files its process has open";
+    let fix = "count the entries of /proc/PID/fd on its machine";
+    findings.add(Level::Unknown, "open files", url, found, fix);
 }
 
 /// The conditions that are active on a node, according to its answer. `None` if it gave none.
@@ -730,6 +749,23 @@ mod tests {
         assert_eq!(found(json!({"excluded": "removed"}), "member"), [Level::Problem]);
         assert_eq!(found(json!({"backend": "redis"}), "redis"), [Level::Unknown]);
         assert_eq!(found(json!({}), "open files"), [Level::Unknown]);
+    }
+
+    /// Regression: what no node reports was one line for each node.
+    #[test]
+    fn what_could_not_be_checked_on_several_nodes_is_one_finding_that_names_them() {
+        let mut findings = Findings::default();
+        for url in ["http://n:1", "http://n:2"] {
+            check_status(url, &json!({"backend": "redis", "staleness_ms": 1}), &mut findings);
+        }
+        findings.add(Level::Unknown, "open files", "http://n:3", "something else", "");
+        let joined = joined(findings.0);
+        let of = |check: &str| -> Vec<&str> {
+            joined.iter().filter(|of| of.check == check).map(|of| &*of.subject).collect()
+        };
+        assert_eq!(of("open files"), ["http://n:1, http://n:2", "http://n:3"]);
+        assert_eq!(of("redis"), ["http://n:1, http://n:2"]);
+        assert_eq!(of("copy"), ["http://n:1", "http://n:2"], "only what is unknown is joined");
     }
 
     #[test]
