@@ -211,11 +211,38 @@ async fn damage_is_refused_and_left_as_it_is() {
         let refused = try_local(config).await;
         let Err(OpenError::Damaged(text)) = refused else { panic!("opened with a flip at {at}") };
         assert!(text.contains("state.log"), "{text}");
+        assert!(text.ends_with("see docs/operations/disk-corrupt.md"), "{text}");
         let refused = try_shared(quick(&path, "a"), Clock::system()).await;
         let Err(OpenError::Damaged(text)) = refused else { panic!("opened with a flip at {at}") };
         assert!(text.contains("state.log"), "{text}");
         assert_eq!(fs::read(&path).unwrap(), bad, "nothing was changed");
     }
+}
+
+/// The runbook says that a log can be cut at the byte that the node names. Then the node starts with what is before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_log_that_is_cut_at_the_named_byte_has_everything_before_it() {
+    let dir = OneDirectory::new(1 << 30);
+    let path = dir.path();
+    let node = local(&path, "a").await;
+    node.register("orders", "before", 80).await;
+    node.store.shutdown().await;
+    let len = fs::metadata(&path).unwrap().len();
+    let node = local(&path, "a").await;
+    for i in 0..5 {
+        node.register("orders", &format!("i{i}"), 80).await;
+    }
+    node.store.shutdown().await;
+    flip_byte(&path, usize::try_from(len).unwrap() + 30);
+    let config = LocalConfig { path: path.clone(), ..LocalConfig::default() };
+    let Err(OpenError::Damaged(text)) = try_local(config).await else { panic!("it opened") };
+    let at: u64 =
+        text.split_once("at byte ").unwrap().1.split(':').next().unwrap().parse().unwrap();
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(at).unwrap();
+    let node = local(&path, "a").await;
+    assert!(node.has("orders", "before") && !node.has("orders", "i4"), "{text}");
+    node.register("orders", "after", 80).await;
+    node.store.shutdown().await;
 }
 
 /// The shared storage is full, so it accepts no writes from any node. No node stops, and reads continue. Each

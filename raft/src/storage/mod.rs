@@ -119,7 +119,7 @@ pub(crate) fn damaged(what: impl std::fmt::Display) -> io::Error {
         format!(
             "{what}. Nothing was changed. Keep the directory for inspection and do not delete single files: \
              remove this node from the cluster and add a new one with a new id and an empty directory; \
-             if too few nodes are left for that, use the offline recovery"
+             if too few nodes are left for that, use the offline recovery; see docs/operations/disk-corrupt.md"
         ),
     )
 }

@@ -38,8 +38,7 @@ pub(super) enum LogError {
     NotWritten(PathBuf, io::Error),
     /// The content is not what was written.
     #[error(
-        "{} is damaged{}: {what}; move it away: a node that still runs on it puts its state \
-         back; where none runs, restore a backup first, or the nodes start empty",
+        "{} is damaged{}: {what}; see docs/operations/disk-corrupt.md",
         path.display(),
         at.map(|at| format!(" at byte {at}")).unwrap_or_default()
     )]
