@@ -138,7 +138,11 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
         StoreEvent::WritesAccepted { .. } => {
             return telemetry.clear(AlertKind::StoreWritesRefused, STORE);
         }
-        StoreEvent::Failed { .. } => (AlertKind::StoreFailed, "the store failed; the node stops"),
+        StoreEvent::Failed { reason } => {
+            let message = format!("the store failed, and this node stops: {reason}");
+            let notice = Notice::new(AlertKind::StoreFailed, STORE, message);
+            return telemetry.alert(notice.details(details(event)));
+        }
         StoreEvent::TornTailCut { .. } => {
             (AlertKind::StoreTornTailCut, "an incomplete record at the end of the log was removed")
         }

@@ -85,11 +85,12 @@ pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
             let body = json!({"duration_ms": duration_ms, "reason": reason});
             let request = Request::keyed(Method::PUT, &["alerts", "silences", &kind]).json(body);
             let (answer, silent) = on_each(&nodes, &request).await?;
-            let until = answer["until_ms"].as_u64().map_or_else(|| "then".into(), timestamp);
+            let end = answer["until_ms"].as_u64().map(timestamp);
+            let end = end.map_or_else(|| "the end is not known".into(), |at| format!("until {at}"));
             out.done(
                 &answer,
                 format!(
-                    "until {until}, alerts of type {kind} are listed and not sent to a webhook"
+                    "alerts of type {kind} are not sent to a webhook ({end}); they are still listed"
                 ),
             )?;
             show_unchanged(nodes.len(), &silent, out)
@@ -264,7 +265,7 @@ async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
     if !kinds.is_empty() {
         let kinds: Vec<&str> = kinds.into_iter().collect();
         out.line(format!(
-            "(not sent to a webhook, see 'maxine alerts silences': {})",
+            "(silenced, so not sent to a webhook: {}; 'maxine alerts silences' says until when)",
             kinds.join(", ")
         ))?;
     }
@@ -450,8 +451,7 @@ mod tests {
         let read = show_silent(&silent(), &mut out).unwrap_err();
         assert_eq!(read.exit_code(), crate::cli::exit::UNAVAILABLE);
         // The error names each node once with its reason. Nothing else does.
-        let expected =
-            "1 node gave no list: what it knows is missing\n  http://c: Connection refused";
+        let expected = "the list is not complete: 1 node gave none\n  http://c: Connection refused";
         assert_eq!(read.to_string(), expected);
         show_unchanged(3, &[], &mut out).unwrap();
     }

@@ -132,7 +132,7 @@ pub async fn run(args: DiagnoseArgs, out: &mut Output) -> Result<(), CliError> {
     out.done(
         &json!({"file": name, "files": files, "len": len, "missing": bundle.missing}),
         format!(
-            "wrote {name} ({}, {len} bytes); read README.txt in it before you hand it on",
+            "wrote {name} ({}, {len} bytes); read README.txt in it before you send it to others",
             maxine_wording::count(files, "file")
         ),
     )?;
@@ -306,7 +306,7 @@ impl Bundle {
             "What maxine {} diagnose read at {} (by the clock of the machine that ran it).\n\n\
              It holds names and addresses of services, instances, users and nodes, metrics, traces of recent requests\n\
              and the newest audit records. It holds no passwords, tokens, keys, values of keys, or bodies of requests.\n\
-             Read it before you hand it on.\n\n\
+             Read it before you send it to others.\n\n\
              doctor.json     what `maxine doctor` found\n\
              nodes/          what each node says of itself\n\
              cluster/        what is the same on every node: configuration, services, audit records\n\

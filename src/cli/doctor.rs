@@ -306,7 +306,7 @@ fn active_of(
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
-            let why = format!("its alerts are not known: {}", error.of_one_node());
+            let why = format!("not known which alerts it has: {}", error.of_one_node());
             findings.add(Level::Unknown, "alerts", url, &why, VIEWER);
             return None;
         }
@@ -373,7 +373,13 @@ async fn check_access(node: &Node, connect: &ConnectArgs, status: &Value, findin
         || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     if parsed.scheme() == "http" && !is_here {
         let fix = "set http.tls_cert and http.tls_key; see docs/guides/https.md";
-        findings.add(Level::Warning, "https", url, "others on the way can read requests", fix);
+        findings.add(
+            Level::Warning,
+            "https",
+            url,
+            "requests are not encrypted: others on the network can read them",
+            fix,
+        );
     }
     let one = ConnectArgs { server: vec![url.to_owned()], ..connect.clone() };
     let Ok(stranger) = one.anonymous_client() else { return };
@@ -400,8 +406,7 @@ async fn check_access(node: &Node, connect: &ConnectArgs, status: &Value, findin
             findings.add(Level::Good, "access", url, "discovery needs a token", "");
         }
         Err(error) => {
-            let why =
-                format!("whether discovery needs a token is not known: {}", error.of_one_node());
+            let why = format!("not known whether discovery needs a token: {}", error.of_one_node());
             findings.add(Level::Unknown, "access", url, &why, "");
         }
     }
@@ -410,8 +415,7 @@ async fn check_access(node: &Node, connect: &ConnectArgs, status: &Value, findin
     if warnings.any(is_open) {
         return;
     }
-    let found =
-        "whether registration needs a token is not checked, because that would be a registration";
+    let found = "not known whether registration needs a token: to check it, an instance would be registered";
     findings.add(Level::Unknown, "access", url, found, "look at security.registration_access");
 }
 
@@ -515,8 +519,7 @@ fn check_backups(answer: Result<Answer, CliError>, seen: &[Seen], findings: &mut
             }
         },
         Err(error) => {
-            let why =
-                format!("when the last backup was made is not known: {}", error.of_one_node());
+            let why = format!("not known when the last backup was made: {}", error.of_one_node());
             let is_refused = error.exit_code() == super::exit::REFUSED;
             let fix = if is_refused { VIEWER } else { "" };
             findings.add(Level::Unknown, "backups", "", &why, fix);

@@ -131,8 +131,8 @@ pub(super) fn show_unchanged(
 pub(super) fn show_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
     end_without(silent, out, |nodes| {
         let what = match silent.len() {
-            1 => "1 node gave no list: what it knows is missing".to_owned(),
-            n => format!("{n} nodes gave no list: what they know is missing"),
+            1 => "the list is not complete: 1 node gave none".to_owned(),
+            n => format!("the list is not complete: {n} nodes gave none"),
         };
         CliError::Incomplete(what + &nodes)
     })

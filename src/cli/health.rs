@@ -61,6 +61,6 @@ pub async fn run(args: HealthArgs, out: &mut Output) -> Result<(), CliError> {
 fn not_ready(why: &str, out: &mut Output) -> Result<(), CliError> {
     out.done(
         &serde_json::json!({"ready": false, "reason": why}),
-        format!("a node answers, but none is ready: {why}"),
+        format!("a node answers, but no node is ready: {why}"),
     )
 }

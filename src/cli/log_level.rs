@@ -99,8 +99,9 @@ pub async fn run(args: LogLevelArgs, out: &mut Output) -> Result<(), CliError> {
             let body = json!({"level": level, "duration_ms": duration_ms});
             let request = Request::keyed(Method::PUT, &["log-levels", &module]).json(body);
             let (answer, silent) = on_each(&nodes, &request).await?;
-            let until = answer["until_ms"].as_u64().map_or_else(|| "then".into(), timestamp);
-            out.done(&answer, format!("until {until}, {module} logs at level {}", level.as_str()))?;
+            let end = answer["until_ms"].as_u64().map(timestamp);
+            let end = end.map_or_else(|| "the end is not known".into(), |at| format!("until {at}"));
+            out.done(&answer, format!("{module} logs at level {} ({end})", level.as_str()))?;
             show_unchanged(nodes.len(), &silent, out)
         }
         LogLevelAction::Reset { module } => {
@@ -108,7 +109,7 @@ pub async fn run(args: LogLevelArgs, out: &mut Output) -> Result<(), CliError> {
             let (_, silent) = on_each(&nodes, &request).await?;
             out.done(
                 &json!({"module": module}),
-                format!("for {module} the settings of each node apply"),
+                format!("{module} logs at the level in the settings of each node again"),
             )?;
             show_unchanged(nodes.len(), &silent, out)
         }

@@ -250,7 +250,7 @@ async fn tell_of_suspension(client: &Client) {
     let Ok(cluster) = answer.and_then(|answer| answer.read::<shapes::Cluster>()) else { return };
     if cluster.expiry.suspended == Some(true) {
         tell!(
-            "note: expiry is suspended, because too many instances became silent at the same time: silent instances stay registered; 'maxine alerts' says more"
+            "note: expiry is suspended, because too many instances became silent at the same time. Silent instances stay registered. 'maxine alerts' shows the details"
         );
     }
 }

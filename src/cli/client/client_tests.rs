@@ -411,15 +411,15 @@ fn an_old_copy_is_told() {
     assert_eq!(note(&[known, ("x-maxine-staleness-ms", "400")]), None);
     assert_eq!(
         note(&[known, ("x-maxine-staleness-ms", "12000")]).unwrap(),
-        "the copy of the node that answered is at most 12s old"
+        "the node that answered is behind: its copy is at most 12s old"
     );
     assert_eq!(
         note(&[unknown, ("x-maxine-staleness-ms", "31000")]).unwrap(),
-        "the node that answered knows no leader; its copy is at most 31s old"
+        "the node that answered knows no leader, and its copy is at most 31s old"
     );
     assert_eq!(
         note(&[unknown, ("x-maxine-staleness", "unknown")]).unwrap(),
-        "the node that answered knows no leader; its copy is of unknown age"
+        "the node that answered knows no leader, and the age of its copy is not known"
     );
 }
 
@@ -431,7 +431,8 @@ async fn every_read_of_an_old_copy_is_told_once_and_a_404_too() {
     );
     const OLD: Does =
         Does::Answer("HTTP/1.1 200 OK\r\nx-maxine-leader: unknown\r\ncontent-length: 2\r\n\r\n{}");
-    const NOTE: &str = "the node that answered knows no leader; its copy is of unknown age";
+    const NOTE: &str =
+        "the node that answered knows no leader, and the age of its copy is not known";
     let why = Request::get(&["services", "default", "a", "instances", "b", "health"]);
     let node = Node::start(&[GONE]).await;
     let error = client(&[&node.url], 5_000).send(&why).await.unwrap_err();

@@ -288,14 +288,14 @@ fn stale_note(headers: &HeaderMap) -> Option<String> {
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse().ok());
     let age = age_ms.map_or_else(
-        || "of unknown age".to_owned(),
-        |ms| format!("at most {} old", super::output::human_ms(ms)),
+        || "the age of its copy is not known".to_owned(),
+        |ms| format!("its copy is at most {} old", super::output::human_ms(ms)),
     );
     if is_without_leader(headers) {
-        return Some(format!("the node that answered knows no leader; its copy is {age}"));
+        return Some(format!("the node that answered knows no leader, and {age}"));
     }
     let is_old = age_ms.is_some_and(|ms| ms > STALE_MS);
-    is_old.then(|| format!("the copy of the node that answered is {age}"))
+    is_old.then(|| format!("the node that answered is behind: {age}"))
 }
 
 /// A client of the nodes that were named.

@@ -251,7 +251,7 @@ fn sharers(
     }
     let unasked = match silent {
         [] => NO_ADDRESS,
-        _ => "not asked: none of the named nodes that answered is it",
+        _ => "not asked: it is not one of the nodes at --server that answered",
     };
     // One node may be named by two addresses.
     let mut asked = BTreeMap::new();

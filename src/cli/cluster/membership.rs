@@ -145,7 +145,7 @@ pub(super) async fn remove(
     let request = Request::once(Method::DELETE, &["cluster", "members", &id])
         .query("force", force.then_some(true));
     let answer = client.send(&request).await?;
-    out.done(&answer.body, format!("the cluster has no member {id} now; if that node still runs, stop it and delete its data directory"))
+    out.done(&answer.body, format!("node {id} is not a member of the cluster any more; if it still runs, stop it and delete its data directory"))
 }
 
 pub(super) async fn transfer(

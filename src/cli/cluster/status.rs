@@ -11,7 +11,7 @@ use maxine_store::NodeRole;
 /// milliseconds.
 const BETTER_ANSWER_MS: u64 = 2_000;
 /// Shown in place of information that only a node with a state has.
-const NO_STATE: &str = "unknown: this node has no state yet";
+const NO_STATE: &str = "not known: this node has no state yet";
 
 pub(super) async fn show(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError> {
     let (answer, without_leader) = status(connect).await?;
@@ -21,7 +21,7 @@ pub(super) async fn show(connect: &ConnectArgs, out: &mut Output) -> Result<(), 
     let cluster: shapes::Cluster = answer.read()?;
     if let Some(node) = without_leader {
         out.line(format!(
-            "{node} knows no leader, and {} does; this is what {} says\n",
+            "{node} knows no leader. {} knows one, so this is the status that {} shows\n",
             cluster.node, cluster.node
         ))?;
     }
@@ -37,7 +37,7 @@ pub(super) async fn show(connect: &ConnectArgs, out: &mut Output) -> Result<(), 
             "index".into(),
             match (cluster.index, cluster.staleness_ms) {
                 (Some(index), Some(age_ms)) => format!("{index}, at most {} old", human_ms(age_ms)),
-                (Some(index), None) => format!("{index}, of unknown age"),
+                (Some(index), None) => format!("{index}, its age is not known"),
                 (None, _) => NO_STATE.into(),
             },
         ],
@@ -79,7 +79,7 @@ pub(super) async fn show(connect: &ConnectArgs, out: &mut Output) -> Result<(), 
         out.table(&["name", "last report", "state version"], nodes.into_iter().map(row).collect())?;
         if refused {
             out.line(format!(
-                "{} answers, but its own reports do not arrive at the store: the last reports do not say which nodes run",
+                "{} answers, but its own reports do not arrive at the store. So it is not known from these reports which nodes run",
                 cluster.node
             ))?;
         }
@@ -117,19 +117,19 @@ fn leader(cluster: &shapes::Cluster) -> String {
     let leader = match (leader, is_leader) {
         (Some(leader), true) => format!("{leader} (this node)"),
         (Some(leader), false) => leader.clone(),
-        (None, _) => "none known".into(),
+        (None, _) => "not known".into(),
     };
     let number = if cluster.raft.is_some() { "term" } else { "fencing token" };
     match term {
         Some(term) => format!("{leader}, {number} {term}"),
-        None => format!("{leader}, {number} unknown"),
+        None => format!("{leader}, {number} not known"),
     }
 }
 
 /// The version of the state, and whether an upgrade can be finished.
 fn state_version(versions: Option<shapes::StateVersions>) -> String {
     let Some(shapes::StateVersions { current, understood }) = versions else {
-        return "unknown".into();
+        return "not known".into();
     };
     match current {
         None => format!("{NO_STATE}; it understands {understood}"),
@@ -224,7 +224,7 @@ fn counts(totals: &Totals) -> String {
 fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
     if raft.role == Some(NodeRole::Removed) {
         return format!(
-            "node {} was REMOVED from it; the members are the last that it knew",
+            "node {} was REMOVED from the cluster; the members below are the last ones that it knew",
             raft.node_id
         );
     }
@@ -234,7 +234,7 @@ fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
     }
     let (Some(reachable), Some(tolerated)) = (raft.reachable_voters, raft.failures_tolerated)
     else {
-        return "this node does not belong to it any more; the members are the last that it knew"
+        return "this node no longer belongs to the cluster; the members below are the last ones that it knew"
             .into();
     };
     if reachable < raft.majority && raft.voter_sets.len() > 1 {
@@ -248,17 +248,17 @@ fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
     }
     match tolerated {
         _ if raft.voter_sets.len() > 1 => {
-            format!("a change of the voters is not finished, {}", can_lose(tolerated))
+            format!("a change of the voters is not finished, {}", may_fail(tolerated))
         }
         _ if !has_leader => "this node knows no leader".to_owned(),
-        tolerated => can_lose(tolerated),
+        tolerated => may_fail(tolerated),
     }
 }
 
-fn can_lose(tolerated: u64) -> String {
+fn may_fail(tolerated: u64) -> String {
     match tolerated {
-        0 => "can lose no node".into(),
-        n => format!("can lose {}", maxine_wording::count(n, "node")),
+        0 => "if one more voter fails, writes stop".into(),
+        n => format!("{n} more of the voters may fail"),
     }
 }
 
@@ -287,10 +287,10 @@ mod tests {
     #[test]
     fn the_version_of_a_node_without_a_state_is_unknown() {
         let of = |current| state_version(Some(shapes::StateVersions { current, understood: 2 }));
-        assert_eq!(of(None), "unknown: this node has no state yet; it understands 2");
+        assert_eq!(of(None), "not known: this node has no state yet; it understands 2");
         assert_eq!(of(Some(2)), "2");
         assert!(of(Some(1)).starts_with("1; this node understands 2: finish the upgrade"));
-        assert_eq!(state_version(None), "unknown");
+        assert_eq!(state_version(None), "not known");
     }
 
     #[test]
@@ -301,7 +301,7 @@ mod tests {
             leader(&serde_json::from_value(body).unwrap())
         };
         let none = serde_json::json!({"leader": null, "is_leader": false, "term": null});
-        assert_eq!(of(none), "none known, fencing token unknown");
+        assert_eq!(of(none), "not known, fencing token not known");
         let known = serde_json::json!({"leader": "n", "is_leader": true, "term": 3});
         assert_eq!(of(known), "n (this node), fencing token 3");
     }
@@ -375,16 +375,16 @@ mod tests {
         assert_eq!(tolerance(false, &raft(1, 0)), "NO MAJORITY: 2 of 3 needed, 1 reachable");
         assert_eq!(tolerance(true, &raft(1, 0)), "NO MAJORITY: 2 of 3 needed, 1 reachable");
         assert_eq!(tolerance(false, &raft(3, 1)), "this node knows no leader");
-        assert_eq!(tolerance(true, &raft(2, 0)), "can lose no node");
+        assert_eq!(tolerance(true, &raft(2, 0)), "if one more voter fails, writes stop");
         let out = serde_json::json!({
             "majority": 2, "reachable_voters": null, "failures_tolerated": null,
             "members": [{"id": 1, "name": "n", "voter": true}],
         });
         let out = serde_json::from_value::<shapes::Raft>(out).unwrap();
-        assert!(tolerance(true, &out).starts_with("this node does not belong to it any more"));
+        assert!(tolerance(true, &out).starts_with("this node no longer belongs to the cluster"));
         let none = serde_json::json!({"majority": 1, "reachable_voters": 0, "failures_tolerated": 0, "members": []});
         let none = serde_json::from_value::<shapes::Raft>(none).unwrap();
         assert!(tolerance(false, &none).starts_with("its members are not known"));
-        assert_eq!(tolerance(true, &raft(3, 1)), "can lose 1 node");
+        assert_eq!(tolerance(true, &raft(3, 1)), "1 more of the voters may fail");
     }
 }

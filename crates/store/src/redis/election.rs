@@ -156,8 +156,8 @@ impl Core {
 
     /// Who leads now. While Redis does not answer, no lease can be confirmed, so nobody is known to lead. While Redis
     /// refuses writes, the lease cannot be renewed, so nobody leads once it has run out. This node may use the lease
-    /// that it holds for its writes until the lease runs out. A lease that was first seen right after a silence of Redis
-    /// names a leader once it was renewed.
+    /// that it holds for its writes until the lease runs out. A lease that was first seen right after a silence of
+    /// Redis names a leader once it was renewed.
     pub(super) fn leadership_now(&self) -> Leadership {
         let is_confirmed = !self.is_unconfirmed();
         let is_leader = is_confirmed && self.held_lease().is_some();

@@ -97,7 +97,7 @@ function Tolerance({ status }: { status: ClusterStatus }) {
 
 /** The version of the state, and whether an upgrade must still be finished. */
 function stateVersion({ current, understood }: ClusterStatus['state_version']): string {
-  if (current === null) return `unknown: this node has no state yet; it understands ${understood}`;
+  if (current === null) return `not known: this node has no state yet; it understands ${understood}`;
   return current < understood ? `${current}; this node understands ${understood}: the upgrade is not finished` : String(current);
 }
 
