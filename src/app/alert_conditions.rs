@@ -496,7 +496,7 @@ impl Watch {
             match (member.reachable, member.matched_index) {
                 (Some(true), Some(matched)) if matched < end => {
                     let message = format!(
-                        "{} has the log up to {matched}, but {} s ago the log already ended at {end}",
+                        "{} is behind: it has the log up to entry {matched}, and {} s ago the log ended at entry {end}",
                         member.name,
                         LAG_MS / 1_000
                     );
@@ -535,10 +535,11 @@ impl Watch {
         let Refusing { refused, unknown, .. } = refusing;
         let outcome = match unknown {
             0 => String::new(),
-            _ => format!(", of {unknown} the outcome is unknown"),
+            _ => format!(" (for {unknown} of them the outcome is not known)"),
         };
         let message = format!(
-            "{} of clients or of this node itself (such as audit records) failed and none succeeded since{outcome}; the latest: {}",
+            "{} of clients or of this node itself (such as audit records) failed{outcome}, and no write has succeeded since. \
+             The last failure: {}",
             maxine_wording::count(refused, "write"),
             now.last_refusal
         );
@@ -677,7 +678,7 @@ fn disk_room(object: &str, free: u64, size: u64) -> Option<Notice> {
     };
     let (free_text, size_text) = (maxine_wording::size(free), maxine_wording::size(size));
     let message = match free {
-        0 => format!("the disk is full: nothing of {size_text} is free"),
+        0 => format!("the disk is full: none of its {size_text} is free"),
         _ => format!("the disk is nearly full: {free_text} of {size_text} are free"),
     };
     let details = json!({"free_bytes": free, "size_bytes": size});

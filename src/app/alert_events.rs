@@ -149,3 +149,25 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
     };
     telemetry.alert(Notice::new(kind, STORE, message).details(details(event)));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use maxine_clock::Clock;
+    use maxine_telemetry::TelemetrySettings;
+
+    #[tokio::test]
+    async fn the_alert_of_a_store_that_failed_says_why_the_node_stops() {
+        let clock = Clock::system();
+        let view = View::new(clock.clone());
+        let telemetry = Telemetry::start(view, clock, &TelemetrySettings::default());
+        let reason = String::from("state.log was removed or replaced");
+        store_alert(&telemetry, &StoreEvent::Failed { reason }, true);
+        let alerts = telemetry.alerts().newest_first();
+        let expected = "the store failed, and this node stops: state.log was removed or replaced";
+        assert_eq!(
+            (alerts[0].kind, alerts[0].message.as_str()),
+            (AlertKind::StoreFailed, expected)
+        );
+    }
+}

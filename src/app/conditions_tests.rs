@@ -189,7 +189,7 @@ fn writes_are_refused_as_long_as_there_is_no_leader_and_an_unknown_outcome_is_na
     let raised = run(&mut watch, &with(None, 3, 1), 2, 2);
     assert_eq!(raised, [(2, "+node.writes_refused node-1".to_owned())]);
     let notice = watch.judge_writes(&with(None, 3, 1), 3_000).unwrap();
-    let text = "3 writes of clients or of this node itself (such as audit records) failed and none succeeded since, of 1 the outcome is unknown; the latest: ";
+    let text = "3 writes of clients or of this node itself (such as audit records) failed (for 1 of them the outcome is not known), and no write has succeeded since. The last failure: ";
     assert!(notice.message.starts_with(text), "{}", notice.message);
     let quiet = run(&mut watch, &with(None, 3, 1), 4, 120);
     assert!(!quiet.iter().any(|(_, text)| text == "-node.writes_refused node-1"), "{quiet:?}");
@@ -241,7 +241,7 @@ fn a_clock_that_is_off_is_named_with_how_far() {
 #[test]
 fn a_disk_without_free_space_is_called_full() {
     let message = |free| disk_room("node-1 /data", free, 1 << 30).unwrap().message;
-    assert_eq!(message(0), "the disk is full: nothing of 1024 MiB is free");
+    assert_eq!(message(0), "the disk is full: none of its 1024 MiB is free");
     assert_eq!(message(1 << 20), "the disk is nearly full: 1024 KiB of 1024 MiB are free");
 }
 

@@ -119,7 +119,7 @@ pub async fn run(args: ExplainArgs, out: &mut Output) -> Result<(), CliError> {
     let rows = rows.collect();
     out.table(&["instance", "address", "zone", "version", "weight", "outcome", "why"], rows)?;
     if left > 0 {
-        out.line(format!("{left} more instances are not shown"))?;
+        out.line(format!("(not shown: {})", maxine_wording::count(left, "more instance")))?;
     }
     Ok(())
 }
