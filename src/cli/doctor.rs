@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::alerts::{begun_ms, groups};
 use super::client::{Answer, ConnectArgs, Request};
-use super::config::certificate_verdict;
+use super::config::{certificate_verdict, revocation_verdict};
 use super::each_node::{Node, nodes};
 use super::exit::CliError;
 use super::output::{Output, timestamp};
@@ -544,6 +544,15 @@ fn check_machine(file: &Path, findings: &mut Findings) {
                 findings.add(Level::Problem, "certificates", &subject, &why, fix);
             }
         }
+    }
+    for path in crate::app::revocation_lists(&config) {
+        let subject = path.display().to_string();
+        let (level, found, fix) = match revocation_verdict(&path, now_ms) {
+            Ok(None) => (Level::Good, "its list of revoked certificates is not out of date".into(), ""),
+            Ok(Some(note)) => (Level::Warning, note, "see docs/operations/certificate-expired.md"),
+            Err(why) => (Level::Problem, why, "make it readable for the user that runs the node"),
+        };
+        findings.add(level, "certificates", &subject, &found, fix);
     }
     let keys = [&config.raft.tls_key, &config.state.redis_tls_key, &config.state.redis_url_file];
     let private = config.http.tls_key.iter().chain(keys).chain([&config.data_dir]);
