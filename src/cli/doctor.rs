@@ -548,7 +548,9 @@ fn check_machine(file: &Path, findings: &mut Findings) {
     for path in crate::app::revocation_lists(&config) {
         let subject = path.display().to_string();
         let (level, found, fix) = match revocation_verdict(&path, now_ms) {
-            Ok(None) => (Level::Good, "its list of revoked certificates is not out of date".into(), ""),
+            Ok(None) => {
+                (Level::Good, "its list of revoked certificates is not out of date".to_owned(), "")
+            }
             Ok(Some(note)) => (Level::Warning, note, "see docs/operations/certificate-expired.md"),
             Err(why) => (Level::Problem, why, "make it readable for the user that runs the node"),
         };
