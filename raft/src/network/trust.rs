@@ -1,7 +1,7 @@
-//! Which certificates of peers are accepted: those that a present authority has signed and not revoked, except the denied
-//! ones, such as that of a stolen machine. The list of denied ones is a file with one fingerprint per line. It is the SHA-256 of a public key,
-//! and not of a certificate: whoever has the private key can change the bytes of a signature in a certificate so that it
-//! stays valid, because a signature of ECDSA has two forms.
+//! Which certificates of peers are accepted: those that a present authority has signed and not revoked, except the
+//! denied ones, such as that of a stolen machine. The list of denied ones is a file with one fingerprint per line. It is
+//! the SHA-256 of a public key, and not of a certificate: whoever has the private key can change the bytes of a signature
+//! in a certificate so that it stays valid, because a signature of ECDSA has two forms.
 //!
 //! Both count for open connections too. After a change of the files, a connection whose certificate is no longer
 //! accepted ends with the next bytes that arrive or leave, before anything of these bytes is used. A certificate of a
