@@ -108,17 +108,14 @@ async fn findings_of_security(
     config: Option<&Path>,
 ) -> Result<Vec<Finding>, CliError> {
     let mut findings = Findings::default();
-    match config {
-        None => security::settings_unknown(&mut findings),
-        Some(file) => {
-            let subject = file.display().to_string();
-            match load(file) {
-                Ok(loaded) => {
-                    let now_ms = Clock::system().wall_ms();
-                    security::check_settings(&loaded.config, &subject, now_ms, &mut findings);
-                }
-                Err(problems) => settings_problems(problems, &subject, &mut findings),
+    let now_ms = Clock::system().wall_ms();
+    if let Some(file) = config {
+        let subject = file.display().to_string();
+        match load(file) {
+            Ok(loaded) => {
+                security::check_settings(&loaded.config, &subject, now_ms, &mut findings);
             }
+            Err(problems) => settings_problems(problems, &subject, &mut findings),
         }
     }
     let nodes = nodes(connect, STEPS).await?;
@@ -143,8 +140,12 @@ async fn findings_of_security(
             None => silent.push(node.url.as_str()),
         }
     }
+    if config.is_none() {
+        let backend = seen.iter().find_map(|node| node.status["backend"].as_str());
+        security::settings_unknown(backend, &mut findings);
+    }
     compare_versions(&seen, &silent, &mut findings);
-    security::check_cluster(of_cluster, Clock::system().wall_ms(), &mut findings);
+    security::check_cluster(of_cluster, now_ms, &mut findings);
     Ok(findings.sorted())
 }
 

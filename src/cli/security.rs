@@ -53,9 +53,17 @@ const OF_SETTINGS: &[(&str, &str)] = &[
     ("secrets", "MAXINE_JWT_SECRET, MAXINE_ADMIN_PASSWORD"),
 ];
 
-/// Reports what only the settings file of a node shows.
-pub(super) fn settings_unknown(findings: &mut Findings) {
+/// Reports what only the settings file of a node shows. `backend` is that of the nodes, if it is known.
+pub(super) fn settings_unknown(backend: Option<&str>, findings: &mut Findings) {
     for (check, settings) in OF_SETTINGS {
+        let only_with = match *check {
+            "peers" => Some("raft"),
+            "redis" => Some("redis"),
+            _ => None,
+        };
+        if only_with.is_some() && backend.is_some() && only_with != backend {
+            continue;
+        }
         let found = format!("not known: a node does not report {settings}");
         findings.add(Level::Unknown, check, "", &found, WITH_CONFIG);
     }
@@ -400,19 +408,19 @@ pub(super) fn check_settings(
     };
     let (http, security) = (&config.http, &config.security);
     let (is_open, is_plain) = (!http.host.is_loopback(), http.tls_cert.is_empty());
-    match (security.allow_plain_http, is_open && is_plain) {
-        (true, true) => {
-            let found = "passwords from other machines are accepted over plain HTTP";
-            add(Level::Problem, "passwords", found, "unset security.allow_plain_http");
-        }
-        (true, false) => {
-            let found = "security.allow_plain_http is set, and not needed";
-            add(Level::Warning, "passwords", found, "unset it");
-        }
-        (false, _) => {
-            let found = "passwords from other machines are refused over plain HTTP";
-            add(Level::Good, "passwords", found, "");
-        }
+    let unset = "unset security.allow_plain_http";
+    if !security.allow_plain_http {
+        let found = "passwords from other machines are refused over plain HTTP";
+        add(Level::Good, "passwords", found, "");
+    } else if is_open && is_plain {
+        let found = "passwords from other machines are accepted over plain HTTP";
+        add(Level::Problem, "passwords", found, unset);
+    } else if security.trusted_proxies.is_empty() {
+        let found = "security.allow_plain_http is set, and not needed";
+        add(Level::Warning, "passwords", found, unset);
+    } else {
+        let found = "passwords that a proxy took over plain HTTP are accepted";
+        add(Level::Warning, "passwords", found, unset);
     }
     if is_open && is_plain {
         let fix = "set http.tls_cert and http.tls_key; see docs/guides/https.md";
@@ -463,7 +471,7 @@ pub(super) fn check_settings(
     }
     match (security.upstream_allow.is_empty(), security.upstream_deny.is_empty()) {
         (true, true) => {
-            let found = "addresses in every network but the link-local ones and those of Maxine can be registered";
+            let found = "instances can be in every network that Maxine does not always refuse";
             let fix = "set security.upstream_allow or security.upstream_deny";
             add(Level::Warning, "upstreams", found, fix);
         }
@@ -474,9 +482,11 @@ pub(super) fn check_settings(
         let fix = "unset dns.allow_open, or open the port to trusted callers only";
         add(Level::Warning, "dns", &found, fix);
     }
-    match std::env::var_os("MAXINE_JWT_SECRET") {
+    match std::env::var_os("MAXINE_JWT_SECRET").filter(|secret| !secret.is_empty()) {
+        // A short one is refused with the settings.
         Some(_) => {
-            let found = "MAXINE_JWT_SECRET is long enough; programs of the same user can read it";
+            let found =
+                "MAXINE_JWT_SECRET of this command is long enough; its user's programs can read it";
             add(
                 Level::Warning,
                 "secrets",

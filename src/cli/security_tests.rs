@@ -4,6 +4,7 @@ use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::json;
 
 use super::super::client::Problem;
+use super::super::finding::Finding;
 use super::*;
 
 const NOW_MS: u64 = 1_800_000_000_000;
@@ -40,6 +41,11 @@ fn plain_http_and_open_access_are_found_where_others_reach_the_port() {
     assert_eq!(levels(&here, "client certificates"), [Level::Good]);
     let unneeded = of_settings(|config| config.security.allow_plain_http = true);
     assert_eq!(levels(&unneeded, "passwords"), [Level::Warning]);
+    let behind_proxy = of_settings(|config| {
+        config.security.allow_plain_http = true;
+        config.security.trusted_proxies = vec!["192.0.2.1/32".parse().unwrap()];
+    });
+    assert!(behind_proxy.0.iter().any(|found| found.found.contains("that a proxy took")));
     let open = of_settings(|config| {
         is_open(config);
         config.security.allow_plain_http = true;
@@ -113,7 +119,7 @@ fn a_certificate_with_a_long_life_is_found() {
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
         std::fs::write(&path, certificate.pem()).unwrap();
         let found = of_settings(|config| config.http.tls_cert = vec![path.clone()]);
-        let long = |finding: &&super::super::finding::Finding| finding.found.contains("days: a");
+        let long = |finding: &&Finding| finding.found.contains("days: a");
         found.0.iter().filter(long).count()
     };
     assert_eq!(of(LIFE_DAYS_MAX), 0);
@@ -133,10 +139,18 @@ fn the_break_glass_file_is_looked_at() {
 
 #[test]
 fn what_only_the_settings_show_is_unknown_without_them() {
-    let mut findings = Findings::default();
-    settings_unknown(&mut findings);
-    assert_eq!(findings.0.len(), OF_SETTINGS.len());
-    assert!(findings.0.iter().all(|found| found.level == Level::Unknown && !found.fix.is_empty()));
+    let of = |backend: Option<&str>| {
+        let mut findings = Findings::default();
+        settings_unknown(backend, &mut findings);
+        let is_unknown = |found: &Finding| found.level == Level::Unknown && !found.fix.is_empty();
+        assert!(findings.0.iter().all(is_unknown), "{findings:?}");
+        (findings.0.len(), levels(&findings, "peers").len(), levels(&findings, "redis").len())
+    };
+    let all = OF_SETTINGS.len();
+    assert_eq!(of(None), (all, 1, 1));
+    assert_eq!(of(Some("raft")), (all - 1, 1, 0));
+    assert_eq!(of(Some("redis")), (all - 1, 0, 1));
+    assert_eq!(of(Some("local")), (all - 2, 0, 0));
 }
 
 #[test]

@@ -3,9 +3,9 @@
 //! Place in the flow: the TLS of the HTTP port and of the peer port read the lists together with the authorities, and
 //! wrap the verifier of certificates with [`refuse`].
 //!
-//! A list is checked once, when it is read: it must be signed by one of the authorities. The verifier of `rustls` can take
-//! lists too, but it finds the list of a certificate by the name of the issuer alone. While an authority is replaced, two
-//! authorities have the same name, and it would refuse every certificate of the one that did not sign the list.
+//! A list is checked once, when it is read: one of the authorities must have signed it. The verifier of `rustls` can take
+//! lists too, but it finds the list of a certificate by the name of the issuer alone. While an authority is replaced,
+//! two authorities have the same name, and it would refuse every certificate of the one that did not sign the list.
 //!
 //! A list that is out of date still counts, because what it names stays revoked.
 
@@ -90,8 +90,8 @@ pub fn read(files: &[PathBuf], authorities: &[CertificateDer<'_>]) -> Result<Rev
     Ok(Revoked(revoked))
 }
 
-/// When the first list in a file is due to be replaced by a newer one, in milliseconds since 1970; `None` if no list says
-/// so. Blocks.
+/// When the first list in a file is to be replaced by a newer one, in milliseconds since 1970; `None` if no list says so.
+/// Blocks.
 ///
 /// # Errors
 ///
