@@ -54,7 +54,7 @@ use tls_reload::TlsFiles;
 pub use assemble::{Assembled, NodeParts, NodeSettings, assemble};
 pub use first_identities::OneTimePassword;
 pub use preflight::{preflight, start_problems};
-pub use settings::{certificates, unread_files};
+pub use settings::{certificates, revocation_lists, unread_files};
 
 /// Time limit for the transfer of leadership when the node stops.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -189,6 +189,7 @@ impl Node {
             clocks,
             directories: settings::directories(&config),
             certificates: settings::certificates(&config),
+            revocation_lists: settings::revocation_lists(&config),
             refused_files: refused_files.clone(),
         };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alert_conditions::watch(watched)));
@@ -392,9 +393,11 @@ async fn open_store(
             let store = store.map_err(anyhow::Error::msg)?;
             let tls = &config.raft;
             let raft = Arc::clone(&store);
+            let mut files = named(&[&tls.tls_ca, &tls.tls_cert, &tls.tls_key, &tls.tls_denied]);
+            files.extend(tls.tls_crl.iter().cloned());
             let files = TlsFiles {
                 purpose: "connections between nodes",
-                files: named(&[&tls.tls_ca, &tls.tls_cert, &tls.tls_key, &tls.tls_denied]),
+                files,
                 take: Box::new(move || raft.reload_tls()),
             };
             Ok(OpenStore { store: Arc::clone(&store) as _, raft: Some(store), files: Some(files) })

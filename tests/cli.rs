@@ -285,6 +285,24 @@ fn log_levels_are_set_on_every_node_and_the_doctor_looks_at_every_node() {
     let problems = findings.iter().any(|finding| finding["level"] == "problem");
     assert_eq!(code(&seen), i32::from(problems), "{findings:?}");
 
+    // Three nodes on this machine, and no settings file.
+    let seen = dev.run(&["doctor", "--security", "--output", "json"]);
+    let findings: Vec<Value> =
+        text(&seen.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let has = |check: &str, level: &str| {
+        findings.iter().filter(|f| f["check"] == check && f["level"] == level).count()
+    };
+    assert_eq!(code(&seen), 0, "{findings:?}");
+    assert_eq!((has("answers", "good"), has("versions", "good")), (3, 1), "{findings:?}");
+    // Registration and discovery are open, and the addresses are for this machine only.
+    assert_eq!((has("access", "good"), has("strangers", "good")), (6, 3), "{findings:?}");
+    assert_eq!((has("tokens", "good"), has("administrators", "good")), (1, 1), "{findings:?}");
+    assert_eq!((has("certificates", "good"), has("signing keys", "good")), (3, 1), "{findings:?}");
+    assert_eq!(has("redis", "unknown"), 0, "{findings:?}");
+    for check in ["peers", "proxies", "passwords", "file modes", "secrets"] {
+        assert_eq!(has(check, "unknown"), 1, "{check}: {findings:?}");
+    }
+
     let archive = dev.home.path().join("diagnosis.tar.gz");
     let file = archive.to_str().unwrap();
     let written = dev.json(&["diagnose", file]);

@@ -53,6 +53,28 @@ fn execute(page: &Path, block: &str, env: &[(&str, String)]) {
     );
 }
 
+/// How the nodes of the page about hardening are started.
+const HARDENED: [&str; 2] = ["--registration-access=token", "--discovery-access=token"];
+
+/// A settings file without a problem, for a node with this data directory. It has TLS, unlike the nodes of this test.
+fn hardened_settings(dir: &Path, data_dir: &str) -> String {
+    let tls = dir.join("tls-of-settings");
+    let now_ms = maxine_chaos::clock::wall_ms();
+    let validity = maxine_raft::pki::Validity { now_ms, node_days: 365 };
+    let made = maxine_raft::pki::issue_cluster(&tls, "maxine-chaos", &[3], validity).unwrap();
+    let denied = tls.join("denied");
+    std::fs::write(&denied, "# none\n").unwrap();
+    let [ca, certificate, key] =
+        [&made.ca_pem, &made.nodes[0].cert_pem, &made.nodes[0].key_pem].map(|path| path.display());
+    let denied = denied.display();
+    format!(
+        "[node]\nid = 3\ndata_dir = \"{data_dir}\"\n[state]\nmode = \"raft\"\n[raft]\ncluster_id = \"maxine-chaos\"\n\
+         tls_ca = \"{ca}\"\ntls_cert = \"{certificate}\"\ntls_key = \"{key}\"\ntls_denied = \"{denied}\"\n\
+         [http]\ntls_cert = \"{certificate}\"\ntls_key = \"{key}\"\n\
+         [security]\nregistration_access = \"token\"\ndiscovery_access = \"token\"\nupstream_deny = \"192.0.2.0/24\"\n"
+    )
+}
+
 /// The texts in backticks that begin with one of these.
 fn named(text: &str, begins: &[&str]) -> Vec<String> {
     let words = text.split('`').skip(1).step_by(2);
@@ -114,8 +136,14 @@ async fn commands_of_the_runbooks_work_as_written() {
         }
         let name = page.file_stem().unwrap().to_string_lossy().into_owned();
         let own = dir.path().join(&name);
-        let plan = ClusterPlan::new(Backend::Raft, NetworkKind::Loopback);
+        let mut plan = ClusterPlan::new(Backend::Raft, NetworkKind::Loopback);
+        if name == "hardening" {
+            plan.flags.extend(HARDENED.map(str::to_owned));
+        }
         let mut cluster = Cluster::start(plan, &own).await.unwrap();
+        let data_dir = cluster.node(3).plan().data_dir.display().to_string();
+        let settings = own.join("node.toml");
+        std::fs::write(&settings, hardened_settings(&own, &data_dir)).unwrap();
         let servers: Vec<String> =
             cluster.ids().iter().map(|id| cluster.client(*id).base().to_owned()).collect();
         let env = [
@@ -124,7 +152,8 @@ async fn commands_of_the_runbooks_work_as_written() {
             ("MAXINE_TOKEN", cluster.token().unwrap()),
             ("BACKUP", own.join("backup.bin").display().to_string()),
             ("TLS_DIR", own.join("tls").display().to_string()),
-            ("NODE_DATA", cluster.node(3).plan().data_dir.display().to_string()),
+            ("NODE_DATA", data_dir),
+            ("NODE_CONFIG", settings.display().to_string()),
         ];
         for block in &running {
             execute(&page, block, &env);

@@ -97,6 +97,8 @@ pub struct Config {
     pub tls: PeerTls,
     /// A file with the fingerprints of keys whose certificates are refused, one per line. Default `None`.
     pub tls_denied: Option<PathBuf>,
+    /// PEM files with lists of revoked certificates (CRL). An authority of the nodes must have signed each. Default none.
+    pub tls_crl: Vec<PathBuf>,
     /// Version of the application's commands that this node understands. Default 1.
     pub app_version: u32,
     /// This node's own name, which replaces the one in the membership. Default empty, which leaves the
@@ -153,6 +155,7 @@ impl Config {
             listen_addr,
             tls: PeerTls::Plain { allow_non_loopback: false },
             tls_denied: None,
+            tls_crl: Vec::new(),
             app_version: 1,
             name: String::new(),
             http_addr: String::new(),

@@ -464,6 +464,25 @@ pub fn certificate_end_ms(path: &Path) -> io::Result<u64> {
     end_ms.ok_or_else(|| failed(&"it holds no certificate"))
 }
 
+/// The longest life of the certificates in a PEM file that are no authorities, in milliseconds; 0 if there is none. Blocks.
+pub fn certificate_life_ms(path: &Path) -> io::Result<u64> {
+    let failed = |error: &dyn std::fmt::Display| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+    };
+    let mut life_s = 0_u64;
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
+        let certificate = certificate.map_err(|error| failed(&error))?;
+        let (_, parsed) =
+            X509Certificate::from_der(&certificate).map_err(|error| failed(&error))?;
+        let (begin, end) = (parsed.validity().not_before, parsed.validity().not_after);
+        if !parsed.is_ca() {
+            let own_s = end.timestamp().saturating_sub(begin.timestamp());
+            life_s = life_s.max(u64::try_from(own_s).unwrap_or(0));
+        }
+    }
+    Ok(life_s.saturating_mul(1_000))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -486,6 +505,9 @@ mod tests {
         let day_ms = DAY_S * 1_000;
         assert_eq!(certificate_end_ms(&pki.nodes[0].cert_pem).unwrap(), NOW_MS + 30 * day_ms);
         assert_eq!(certificate_end_ms(&pki.ca_pem).unwrap(), NOW_MS + 3_650 * day_ms);
+        let life_ms = certificate_life_ms(&pki.nodes[0].cert_pem).unwrap();
+        assert_eq!(life_ms, 30 * day_ms + BEGINS_BEFORE_S * 1_000);
+        assert_eq!(certificate_life_ms(&pki.ca_pem).unwrap(), 0, "it is an authority");
         // Existing files are kept. An additional node gets a certificate of the same authority.
         let before = files(dir.path());
         issue_cluster(dir.path(), "test", &[1, 2], YEAR).unwrap();

@@ -337,6 +337,105 @@ async fn a_denied_certificate_ends_open_connections_and_opens_none() {
     cluster.converged().await;
 }
 
+/// A list of revoked certificates that the cluster's authority signs, with the certificates of these nodes.
+fn revoke(cluster: &Cluster, nodes: &[u64]) -> String {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let dir = cluster.dir.path().join("pki");
+    let key = std::fs::read_to_string(dir.join("ca-key.pem")).unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "maxine cluster test");
+    let issuer = rcgen::Issuer::new(authority, rcgen::KeyPair::from_pem(&key).unwrap());
+    let revoked = |node: &u64| {
+        let file = dir.join(format!("node-{node}.pem"));
+        let certificate = CertificateDer::from_pem_file(file).unwrap();
+        let (_, parsed) = X509Certificate::from_der(&certificate).unwrap();
+        rcgen::RevokedCertParams {
+            serial_number: rcgen::SerialNumber::from(parsed.raw_serial().to_vec()),
+            revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        }
+    };
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2024, 1, 1),
+        // A list that is out of date still counts.
+        next_update: rcgen::date_time_ymd(2024, 1, 2),
+        crl_number: rcgen::SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: nodes.iter().map(revoked).collect(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    list.signed_by(&issuer).unwrap().pem().unwrap()
+}
+
+/// A certificate on a list of revoked ones is refused at the handshake, and its open connections end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_ends_open_connections_and_opens_none() {
+    let mut cluster = Cluster::prepare(EngineKind::Redb, 3, |config| {
+        config.tls_crl = vec![config.data_dir.parent().unwrap().join("revoked.pem")];
+    });
+    cluster.tls = Some(issue(&cluster, "pki", "test", &[1, 2, 3, 4]));
+    let list = cluster.dir.path().join("revoked.pem");
+    std::fs::write(&list, revoke(&cluster, &[])).unwrap();
+    for id in 1..=3 {
+        cluster.start_node(id).await;
+    }
+    cluster.node(1).bootstrap(cluster.members.clone()).await.unwrap();
+    cluster.leader().await;
+    cluster.propose(1, "before").await;
+    cluster.converged().await;
+    let (mut open, welcome) = claim(&cluster, 4, 4, &KNOWN).await;
+    assert_eq!(welcome, 0, "the certificate is good");
+
+    std::fs::write(&list, revoke(&cluster, &[3, 4])).unwrap();
+    for id in [1, 2] {
+        cluster.node(id).reload_tls().unwrap();
+    }
+    send(&mut open, b"MX\x01\x07\x00").await;
+    let mut rest = Vec::new();
+    let closing = open.read_to_end(&mut rest);
+    let _closed = tokio::time::timeout(TIMEOUT, closing).await.expect("the connection is closed");
+    assert!(rest.is_empty(), "nothing is answered: {rest:?}");
+    let tcp = tokio::net::TcpStream::connect(&cluster.members[&1].peer_addr).await.unwrap();
+    let mut stream = handshake(&cluster, 4, tcp).await;
+    // With TLS 1.3 the client learns of a refusal when it reads.
+    let read = tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut rest)).await.unwrap();
+    let error = read.unwrap_err();
+    let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let expected = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked);
+    assert_eq!(alert, Some(&expected), "{error}");
+    support::eventually("a leader among the others", || {
+        [1, 2].into_iter().find(|id| cluster.node(*id).leadership().is_leader)
+    })
+    .await;
+    cluster.propose(1, "without it").await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let behind = cluster.node(3).status().applied_index;
+    assert!(behind < cluster.node(1).status().applied_index, "{behind:?}");
+
+    // A list that cannot be used changes nothing.
+    issue(&cluster, "other", "test", &[1]);
+    let own_key = std::fs::read(cluster.dir.path().join("pki/ca-key.pem")).unwrap();
+    let key = cluster.dir.path().join("pki/ca-key.pem");
+    std::fs::copy(cluster.dir.path().join("other/ca-key.pem"), &key).unwrap();
+    let foreign = revoke(&cluster, &[]);
+    std::fs::write(&key, own_key).unwrap();
+    for bad in ["nothing", &foreign] {
+        std::fs::write(&list, bad).unwrap();
+        let error = cluster.node(1).reload_tls().unwrap_err();
+        assert!(error.to_string().contains("revoked.pem"), "{error}");
+    }
+    // A new certificate of the same node is another one.
+    std::fs::write(&list, revoke(&cluster, &[3])).unwrap();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let validity = pki::Validity { now_ms: since.as_millis() as u64, node_days: 1 };
+    pki::renew_nodes(&cluster.dir.path().join("pki"), "test", &[3], validity).unwrap();
+    cluster.node(3).reload_tls().unwrap();
+    cluster.propose(1, "with it").await;
+    cluster.converged().await;
+}
+
 /// The authority changes while the cluster works, and every node can always reach every other one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_authority_takes_over_step_by_step_under_writes() {

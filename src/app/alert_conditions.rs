@@ -82,6 +82,8 @@ pub(super) struct Monitored {
     pub(super) directories: Vec<PathBuf>,
     /// Certificates that must not expire.
     pub(super) certificates: Vec<PathBuf>,
+    /// Lists of revoked certificates that must be replaced in time.
+    pub(super) revocation_lists: Vec<PathBuf>,
     /// Changed files for TLS that are not used.
     pub(super) refused_files: Refused,
 }
@@ -229,6 +231,7 @@ impl Monitored {
     /// The checks that may wait for a disk.
     async fn look_slowly(&self) -> Option<Vec<Notice>> {
         let (directories, certificates) = (self.directories.clone(), self.certificates.clone());
+        let lists = self.revocation_lists.clone();
         let (node, now_ms) = (self.node.clone(), self.clock.wall_ms());
         let ends = self.telemetry.metrics().certificate_ends.clone();
         let look = move || {
@@ -254,6 +257,12 @@ impl Monitored {
                             .severity(Severity::Critical),
                     ),
                 }
+            }
+            for path in lists {
+                // A file that cannot be read is reported where it is read for use.
+                let Ok(Some(next_ms)) = maxine_revocation::next_update_ms(&path) else { continue };
+                let object = format!("{node} {}", path.display());
+                holds.extend(revocation_list(&object, next_ms, now_ms));
             }
             holds
         };
@@ -705,6 +714,20 @@ fn certificate(object: &str, end_ms: u64, now_ms: u64) -> Option<Notice> {
     };
     let notice = Notice::new(AlertKind::CertificateEnds, object, message);
     Some(notice.severity(severity).stage(stage).details(json!({"ends": at})))
+}
+
+/// A list of revoked certificates that should have been replaced by a newer one at `next_ms`.
+fn revocation_list(object: &str, next_ms: u64, now_ms: u64) -> Option<Notice> {
+    if next_ms > now_ms {
+        return None;
+    }
+    let at = maxine_telemetry::events::iso_8601(next_ms);
+    let message = format!(
+        "the list of revoked certificates is out of date since {at}: it still counts, but certificates that were \
+         revoked later are accepted"
+    );
+    let notice = Notice::new(AlertKind::CertificateEnds, object, message);
+    Some(notice.details(json!({"ends": at})))
 }
 
 #[cfg(test)]

@@ -220,6 +220,19 @@ fn a_disk_and_a_certificate_are_told_of_before_their_end() {
 }
 
 #[test]
+fn a_list_of_revoked_certificates_that_is_out_of_date_is_a_warning() {
+    let next_ms = 1_795_440_992_705;
+    let at = |now_ms| {
+        let notice = revocation_list("node-1 revoked.pem", next_ms, now_ms)?;
+        Some((notice.kind, notice.severity, notice.message))
+    };
+    assert_eq!(at(next_ms - 1), None);
+    let (kind, severity, message) = at(next_ms).unwrap();
+    assert_eq!((kind, severity), (AlertKind::CertificateEnds, Severity::Warning));
+    assert!(message.contains("list of revoked certificates is out of date"), "{message}");
+}
+
+#[test]
 fn a_clock_that_is_off_is_named_with_how_far() {
     let mut watch = watch();
     let with = |ahead_ms: i64| NodeCondition {

@@ -7,11 +7,13 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use maxine_raft::pki::check_certificate_name;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::settings;
 use crate::config::{BackendKind, NodeConfig};
@@ -90,6 +92,10 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     }
     let authority = named("http.tls_client_ca", &config.http.tls_client_ca);
     look_at(TlsFiles { authority, identity: None, signed: false }, &mut found);
+    if found.len() == before {
+        let lists = ("http.tls_client_crl", &config.http.tls_client_crl[..]);
+        found.extend(revoked_problem(lists, &config.http.tls_client_ca));
+    }
     if found.len() == before
         && let Some(Err(why)) = settings::http_tls(config).map(ServerTls::load)
     {
@@ -120,6 +126,10 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
                 && let Err(why) = check_certificate_name(path, &raft.cluster_id, config.node_id)
             {
                 found.push(format!("{setting}: {}: {why}", path.display()));
+            }
+            if found.len() == before {
+                let lists = ("raft.tls_crl", &raft.tls_crl[..]);
+                found.extend(revoked_problem(lists, &raft.tls_ca));
             }
         }
         BackendKind::Redis => {
@@ -246,6 +256,17 @@ fn check_data_dir(dir: &Path) -> Result<(), String> {
         return Err(of(&"no files can be made in this file system"));
     }
     Ok(())
+}
+
+/// What is wrong with lists of revoked certificates. The file of the authorities can be read.
+fn revoked_problem((setting, lists): (&str, &[PathBuf]), authority: &Path) -> Option<String> {
+    if lists.is_empty() {
+        return None;
+    }
+    let authorities: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(authority).and_then(Iterator::collect).ok()?;
+    let read = maxine_revocation::read(lists, &authorities);
+    read.err().map(|why| format!("{setting}: {why}"))
 }
 
 fn named<'a>(setting: &'a str, path: &'a Path) -> Option<(&'a str, &'a Path)> {

@@ -1,7 +1,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
+    KeyIdMethod, KeyPair, SerialNumber, date_time_ymd,
+};
 
 use super::*;
 
@@ -41,9 +44,10 @@ impl Files {
     fn new(expired: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-        for (authority, certificate, key) in
-            [("ca.pem", "cert.pem", "key.pem"), ("other-ca.pem", "other.pem", "other-key.pem")]
-        {
+        for (authority, certificate, key, list) in [
+            ("ca.pem", "cert.pem", "key.pem", "revoked.pem"),
+            ("other-ca.pem", "other.pem", "other-key.pem", "other-revoked.pem"),
+        ] {
             let mut params = CertificateParams::new(Vec::new()).unwrap();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             let ca_key = KeyPair::generate().unwrap();
@@ -56,6 +60,15 @@ impl Files {
             let own = KeyPair::generate().unwrap();
             write(certificate, &params.signed_by(&own, &issuer).unwrap().pem());
             write(key, &own.serialize_pem());
+            let revoked = CertificateRevocationListParams {
+                this_update: date_time_ymd(2020, 1, 1),
+                next_update: date_time_ymd(2020, 1, 2),
+                crl_number: SerialNumber::from(1),
+                issuing_distribution_point: None,
+                revoked_certs: Vec::new(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            write(list, &revoked.signed_by(&issuer).unwrap().pem().unwrap());
         }
         write("text.pem", "somebody's notes");
         Self { dir }
@@ -157,6 +170,43 @@ fn an_expired_certificate_does_not_keep_a_node_from_starting() {
     let files = Files::new(true);
     assert_eq!(files.raft("ca.pem", "cert.pem", "key.pem"), Vec::<String>::new());
     assert_eq!(files.raft("other-ca.pem", "cert.pem", "key.pem").len(), 1);
+}
+
+/// A list that is out of date is a warning of the running node, and no reason not to start.
+#[test]
+fn a_list_of_revoked_certificates_that_cannot_be_used_is_named_with_its_setting() {
+    let files = Files::new(false);
+    let mut config = NodeConfig::defaults();
+    config.http.tls_cert = vec![files.path("cert.pem")];
+    config.http.tls_key = vec![files.path("key.pem")];
+    config.http.tls_client_auth = maxine_identity::ClientAuth::Required;
+    config.http.tls_client_ca = files.path("ca.pem");
+    config.backend = BackendKind::Raft;
+    config.node_id = 3;
+    config.raft.cluster_id = "shop".into();
+    config.raft.tls_ca = files.path("ca.pem");
+    config.raft.tls_cert = files.path("cert.pem");
+    config.raft.tls_key = files.path("key.pem");
+    for (list, expected) in [
+        ("revoked.pem", ""),
+        ("other-revoked.pem", "none of the authorities signed"),
+        ("text.pem", "it holds no revocation list in PEM"),
+        ("none.pem", "none.pem"),
+    ] {
+        let lists = vec![files.path(list)];
+        config.http.tls_client_crl.clone_from(&lists);
+        config.raft.tls_crl = lists;
+        let problems = preflight(&config);
+        if expected.is_empty() {
+            assert_eq!(problems, Vec::<String>::new());
+            continue;
+        }
+        for setting in ["http.tls_client_crl: ", "raft.tls_crl: "] {
+            let of_it = problems.iter().find(|text| text.starts_with(setting));
+            assert!(of_it.is_some_and(|text| text.contains(expected)), "{list}: {problems:?}");
+        }
+        assert_eq!(problems.len(), 2, "{list}: {problems:?}");
+    }
 }
 
 #[test]

@@ -194,6 +194,16 @@ pub fn certificates(config: &NodeConfig) -> Vec<PathBuf> {
     files.into_iter().filter(|path| !path.as_os_str().is_empty()).cloned().collect()
 }
 
+/// The lists of revoked certificates that this node uses.
+#[must_use]
+pub fn revocation_lists(config: &NodeConfig) -> Vec<PathBuf> {
+    let of_peers: &[PathBuf] = match config.backend {
+        BackendKind::Raft => &config.raft.tls_crl[..],
+        BackendKind::Redis | BackendKind::Local | BackendKind::SharedFile => &[],
+    };
+    config.http.tls_client_crl.iter().chain(of_peers).cloned().collect()
+}
+
 pub(super) fn redis(config: &NodeConfig) -> anyhow::Result<RedisConfig> {
     let settings = &config.state;
     let file = &settings.redis_url_file;
@@ -519,6 +529,7 @@ pub(super) fn http_tls(config: &NodeConfig) -> Option<ServerTlsSettings> {
     Some(ServerTlsSettings {
         certificates,
         client_authority: (!authority.as_os_str().is_empty()).then(|| authority.clone()),
+        client_crl: http.tls_client_crl.clone(),
         client_auth: http.tls_client_auth,
         version_min: http.tls_version_min,
     })

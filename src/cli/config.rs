@@ -1,6 +1,7 @@
 //! `maxine config`: lists and checks the settings of a node, and shows and changes the runtime configuration.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -57,6 +58,15 @@ pub(super) fn certificate_verdict(
     }))
 }
 
+/// A note on a list of revoked certificates that is out of date; an error if it cannot be read. Blocks.
+pub(super) fn revocation_verdict(path: &Path, now_ms: u64) -> Result<Option<String>, String> {
+    let next_ms = maxine_revocation::next_update_ms(path)?.filter(|next_ms| *next_ms <= now_ms);
+    Ok(next_ms.map(|next_ms| {
+        let at = output::timestamp(next_ms);
+        format!("the list of revoked certificates is out of date since {at}: get a newer one")
+    }))
+}
+
 /// Runs `maxine config`.
 pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
@@ -90,6 +100,13 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
                             tell!("maxine: {}: {error}", path.display());
                             bad = true;
                         }
+                    }
+                }
+                for path in crate::app::revocation_lists(&config) {
+                    // A list that cannot be read prevents the start, and was reported with the settings.
+                    if let Ok(Some(note)) = revocation_verdict(&path, now_ms) {
+                        tell!("maxine: warning: {}: {note}", path.display());
+                        warnings += 1;
                     }
                 }
                 if bad {

@@ -3,21 +3,20 @@
 //!
 //! What cannot be checked is reported as unknown, and never as good.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use futures::future::{join, join_all, join3};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::alerts::{begun_ms, groups};
 use super::client::{Answer, ConnectArgs, Request};
-use super::config::certificate_verdict;
 use super::each_node::{Node, nodes};
 use super::exit::CliError;
+use super::finding::{ANSWERS, Finding, Findings, Level, VIEWER, show};
 use super::output::{Output, timestamp};
+use super::security;
 use super::serve::{Loaded, ServeArgs};
 use maxine_clock::{Clock, SKEW_MAX_MS};
-use maxine_raft::pki::certificate_end_ms;
 use maxine_telemetry::AlertKind;
 
 /// A difference between two clocks above this is a warning, in milliseconds.
@@ -26,10 +25,6 @@ const SKEW_WARN_MS: u64 = 1_000;
 const SYNC_WARN_US: u64 = 100_000;
 /// A copy that may be older than this is a warning, in milliseconds.
 const STALE_WARN_MS: u64 = 10_000;
-/// The check whether a node gives its status.
-const ANSWERS: &str = "answers";
-/// What to do if a node does not show something without a token.
-const VIEWER: &str = "use the token of a viewer: 'maxine login', MAXINE_TOKEN or --token-file";
 /// How many requests each node gets one after the other: its status, and then all others at the same time.
 const STEPS: u64 = 2;
 /// A last backup before this time is a warning, in milliseconds.
@@ -43,6 +38,9 @@ pub struct DoctorArgs {
     /// Settings file of the node on this machine: also check its settings, certificates and files
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Check only what protects the cluster: access, TLS, secrets, accounts and files
+    #[arg(long)]
+    security: bool,
 }
 
 impl DoctorArgs {
@@ -50,55 +48,6 @@ impl DoctorArgs {
     #[must_use]
     pub fn connect(&self) -> &ConnectArgs {
         &self.connect
-    }
-}
-
-/// How much a finding matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Level {
-    /// Something does not work, or is not safe.
-    Problem,
-    /// Something can become a problem.
-    Warning,
-    /// It could not be checked.
-    Unknown,
-    /// It is as it should be.
-    Good,
-}
-
-impl Level {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Problem => "problem",
-            Self::Warning => "warning",
-            Self::Unknown => "unknown",
-            Self::Good => "good",
-        }
-    }
-}
-
-/// The result of one check.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub(super) struct Finding {
-    level: Level,
-    /// The check.
-    check: &'static str,
-    /// The URL of the node, or of several nodes with commas between them; a file; or empty for the whole cluster.
-    subject: String,
-    /// What was found.
-    found: String,
-    /// What to do; empty if nothing is to be done.
-    fix: String,
-}
-
-#[derive(Default)]
-struct Findings(Vec<Finding>);
-
-impl Findings {
-    fn add(&mut self, level: Level, check: &'static str, subject: &str, found: &str, fix: &str) {
-        let (subject, found, fix) = (subject.to_owned(), found.to_owned(), fix.to_owned());
-        self.0.push(Finding { level, check, subject, found, fix });
     }
 }
 
@@ -118,7 +67,12 @@ struct Seen {
 /// [`CliError::Failed`] if there is a problem; [`CliError::Refused`] or [`CliError::Incomplete`] if no node gave its
 /// status; see [`CliError`] for others.
 pub async fn run(args: DoctorArgs, out: &mut Output) -> Result<(), CliError> {
-    show(&findings(&args.connect, args.config.as_deref()).await?, out)
+    let config = args.config.as_deref();
+    let found = match args.security {
+        true => findings_of_security(&args.connect, config).await?,
+        false => findings(&args.connect, config).await?,
+    };
+    show(&found, out)
 }
 
 /// Checks every node, and with a settings file also this machine. The most important findings come first.
@@ -144,48 +98,89 @@ pub(super) async fn findings(
     compare(&seen, &silent, &mut findings);
     check_alerts(&seen, &mut findings);
     check_backups(backups, &seen, &mut findings);
-    let mut findings = joined(findings.0);
-    findings.sort_by_key(|finding| finding.level);
-    Ok(findings)
+    Ok(findings.sorted())
 }
 
-/// The findings, with one in place of those that say the same about several nodes: what could not be checked, and why.
-fn joined(findings: Vec<Finding>) -> Vec<Finding> {
-    let mut all: Vec<Finding> = Vec::new();
-    for finding in findings {
-        let says_the_same = |before: &&mut Finding| {
-            finding.level == Level::Unknown
-                && (before.level, before.check) == (finding.level, finding.check)
-                && (&before.found, &before.fix) == (&finding.found, &finding.fix)
-        };
-        match all.iter_mut().find(says_the_same) {
-            Some(before) => before.subject = format!("{}, {}", before.subject, finding.subject),
-            None => all.push(finding),
+/// Checks what protects the nodes, and with a settings file also what protects the one of this machine. The most important
+/// findings come first.
+async fn findings_of_security(
+    connect: &ConnectArgs,
+    config: Option<&Path>,
+) -> Result<Vec<Finding>, CliError> {
+    let mut findings = Findings::default();
+    let now_ms = Clock::system().wall_ms();
+    if let Some(file) = config {
+        let subject = file.display().to_string();
+        match load(file) {
+            Ok(loaded) => {
+                security::check_settings(&loaded.config, &subject, now_ms, &mut findings);
+            }
+            Err(problems) => settings_problems(problems, &subject, &mut findings),
         }
     }
-    all
+    let nodes = nodes(connect, STEPS).await?;
+    let limit_ms = connect.timeout_ms / (STEPS + 1);
+    let each = join_all(nodes.iter().map(async |node| {
+        let mut findings = Findings::default();
+        let status = status_of(node, &mut findings).await;
+        if let Some(status) = &status {
+            let checked = security::check_node(node, connect, limit_ms, status, &mut findings);
+            Box::pin(checked).await;
+        }
+        (findings, status)
+    }));
+    let (checked, of_cluster) = join(each, Box::pin(security::ask_cluster(connect))).await;
+    let (mut seen, mut silent) = (Vec::new(), Vec::new());
+    for (node, (found, status)) in nodes.iter().zip(checked) {
+        findings.0.extend(found.0);
+        match status {
+            Some(status) => {
+                seen.push(Seen { url: node.url.clone(), status, active: None, clock: None });
+            }
+            None => silent.push(node.url.as_str()),
+        }
+    }
+    if config.is_none() {
+        let backend = seen.iter().find_map(|node| node.status["backend"].as_str());
+        security::settings_unknown(backend, &mut findings);
+    }
+    compare_versions(&seen, &silent, &mut findings);
+    security::check_cluster(of_cluster, now_ms, &mut findings);
+    Ok(findings.sorted())
+}
+
+/// The status of a node. `None` if it gave none, which is a finding.
+async fn status_of(node: &Node, findings: &mut Findings) -> Option<Value> {
+    match node.client.send(&Request::get(&["cluster", "status"])).await {
+        Ok(answer) => {
+            findings.add(Level::Good, ANSWERS, &node.url, "it answers", "");
+            Some(answer.body)
+        }
+        Err(error) => {
+            without_status(&node.url, &error, findings);
+            None
+        }
+    }
 }
 
 /// Asks one node. `None` if it gave no status.
 async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Option<Seen>) {
     let url = node.url.as_str();
     let mut findings = Findings::default();
-    let answer = match node.client.send(&Request::get(&["cluster", "status"])).await {
-        Ok(answer) => answer,
-        Err(error) => {
-            without_status(url, &error, &mut findings);
-            return (findings, None);
-        }
-    };
-    findings.add(Level::Good, ANSWERS, url, "it answers", "");
-    let status = answer.body;
+    let Some(status) = status_of(node, &mut findings).await else { return (findings, None) };
     check_status(url, &status, &mut findings);
     let request = Request::get(&["alerts"]).query("limit", Some(1_000));
     // The clock comes first, because it gets the connection that is open: that makes its measurement short.
     let (clock, alerts, ()) = join3(
         Box::pin(clock_of(node)),
         Box::pin(node.client.send(&request)),
-        Box::pin(check_access(node, connect, &status, &mut findings)),
+        Box::pin(security::check_access(
+            node,
+            connect,
+            connect.timeout_ms / (STEPS + 1),
+            &status,
+            &mut findings,
+        )),
     )
     .await;
     let active = active_of(url, alerts, &mut findings);
@@ -245,6 +240,9 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
     }
     for warning in status["warnings"].as_array().into_iter().flatten() {
         let text = warning.as_str().unwrap_or_default();
+        if text.starts_with(security::REGISTRATION_IS_OPEN) {
+            continue;
+        }
         findings.add(Level::Warning, "status", url, text, "see docs/operations/README.md");
     }
     match status["staleness_ms"].as_u64() {
@@ -364,63 +362,8 @@ fn page_of<'a>(alert: &'a Value, active: &'a [Value]) -> &'a str {
     cause.flatten().unwrap_or(alert)["runbook"].as_str().unwrap_or_default()
 }
 
-/// Whether strangers can read the registry, and whether somebody on the way can read requests.
-async fn check_access(node: &Node, connect: &ConnectArgs, status: &Value, findings: &mut Findings) {
-    let url = node.url.as_str();
-    let Ok(parsed) = url.parse::<reqwest::Url>() else { return };
-    let host = parsed.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let is_here = host == "localhost"
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    if parsed.scheme() == "http" && !is_here {
-        let fix = "set http.tls_cert and http.tls_key; see docs/guides/https.md";
-        findings.add(
-            Level::Warning,
-            "https",
-            url,
-            "requests are not encrypted: others on the network can read them",
-            fix,
-        );
-    }
-    let one = ConnectArgs { server: vec![url.to_owned()], ..connect.clone() };
-    let Ok(stranger) = one.anonymous_client() else { return };
-    let stranger = stranger.without_notes();
-    // A service that nobody registers: 404 means that the caller was admitted.
-    let request = Request::get(&["resolve", "default", "maxine-doctor"]);
-    let asked = stranger.send(&request.within(connect.timeout_ms / (STEPS + 1))).await;
-    let is_admitted = match &asked {
-        Ok(_) => true,
-        Err(CliError::Problem(problem)) => problem.status == 404,
-        Err(_) => false,
-    };
-    match asked {
-        _ if is_admitted && is_here => {
-            let found = "discovery needs no token; this address is for this machine only";
-            findings.add(Level::Good, "access", url, found, "");
-        }
-        _ if is_admitted => {
-            let fix = "set security.discovery_access = token, unless the network admits trusted callers only";
-            findings.add(Level::Warning, "access", url, "discovery needs no token", fix);
-        }
-        Ok(_) => {}
-        Err(CliError::Problem(problem)) if problem.status == 401 => {
-            findings.add(Level::Good, "access", url, "discovery needs a token", "");
-        }
-        Err(error) => {
-            let why = format!("not known whether discovery needs a token: {}", error.of_one_node());
-            findings.add(Level::Unknown, "access", url, &why, "");
-        }
-    }
-    let mut warnings = status["warnings"].as_array().into_iter().flatten();
-    let is_open = |text: &Value| text.as_str().is_some_and(|text| text.contains("registration is"));
-    if warnings.any(is_open) {
-        return;
-    }
-    let found = "not known whether registration needs a token: to check it, an instance would be registered";
-    findings.add(Level::Unknown, "access", url, found, "look at security.registration_access");
-}
-
-/// Compares the nodes with each other. Nodes that gave no status are unknown.
-fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
+/// Compares the versions of the nodes. Nodes that gave no status are unknown. Returns how the others are called.
+fn compare_versions(seen: &[Seen], silent: &[&str], findings: &mut Findings) -> String {
     for url in silent {
         let found = "it gave no status, so its version and its clock are not known";
         findings.add(Level::Unknown, "versions", url, found, "");
@@ -446,6 +389,12 @@ fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
             findings.add(Level::Warning, "versions", "", &found, fix);
         }
     }
+    all
+}
+
+/// Compares the nodes with each other. Nodes that gave no status are unknown.
+fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
+    let all = compare_versions(seen, silent, findings);
     let clocks: Vec<(i64, u64)> = seen.iter().filter_map(|node| node.clock).collect();
     for node in seen.iter().filter(|node| node.clock.is_none()) {
         findings.add(Level::Unknown, "clocks", &node.url, "its clock could not be read", "");
@@ -527,111 +476,42 @@ fn check_backups(answer: Result<Answer, CliError>, seen: &[Seen], findings: &mut
     }
 }
 
+/// The settings of the node on this machine, or everything that prevents its start.
+fn load(file: &Path) -> Result<Loaded, Vec<String>> {
+    let serve = ServeArgs { config: Some(file.to_owned()), ..ServeArgs::default() };
+    serve.load().map_err(|error| error.0)
+}
+
+fn settings_problems(problems: Vec<String>, subject: &str, findings: &mut Findings) {
+    for text in problems {
+        findings.add(Level::Problem, "settings", subject, &text, "correct the setting");
+    }
+}
+
 /// Checks the settings and files of the node on this machine. Changes nothing.
 fn check_machine(file: &Path, findings: &mut Findings) {
-    let serve = ServeArgs { config: Some(file.to_owned()), ..ServeArgs::default() };
     let subject = file.display().to_string();
-    let Loaded { config, unknown } = match serve.load() {
+    let Loaded { config, unknown } = match load(file) {
         Ok(loaded) => loaded,
-        Err(error) => {
-            for text in error.0 {
-                findings.add(Level::Problem, "settings", &subject, &text, "correct the setting");
-            }
-            return;
-        }
+        Err(problems) => return settings_problems(problems, &subject, findings),
     };
     findings.add(Level::Good, "settings", &subject, "the settings are good", "");
     for text in [unknown, crate::app::unread_files(&config)].concat() {
         findings.add(Level::Warning, "settings", &subject, &text, "remove or correct it");
     }
-    let now_ms = Clock::system().wall_ms();
-    for path in crate::app::certificates(&config) {
-        let subject = path.display().to_string();
-        match certificate_verdict(certificate_end_ms(&path), now_ms) {
-            Ok(None) => {
-                findings.add(
-                    Level::Good,
-                    "certificates",
-                    &subject,
-                    "it ends in 30 days or later",
-                    "",
-                );
-            }
-            Ok(Some(note)) => {
-                let fix = "renew it; see docs/operations/certificate-expired.md";
-                findings.add(Level::Warning, "certificates", &subject, &note, fix);
-            }
-            Err(why) => {
-                let fix = "make it readable for the user that runs the node";
-                findings.add(Level::Problem, "certificates", &subject, &why, fix);
-            }
-        }
-    }
-    let keys = [&config.raft.tls_key, &config.state.redis_tls_key, &config.state.redis_url_file];
-    let private = config.http.tls_key.iter().chain(keys).chain([&config.data_dir]);
-    for path in private.filter(|path| !path.as_os_str().is_empty()) {
-        check_mode(path, findings);
-    }
-}
-
-/// Whether other users of the machine have access to a file or directory.
-fn check_mode(path: &Path, findings: &mut Findings) {
-    let subject = path.display().to_string();
-    match std::fs::metadata(path).map(|found| found.permissions().mode() & 0o777) {
-        Ok(mode) if mode & 0o077 == 0 => {
-            findings.add(Level::Good, "file modes", &subject, "only its owner has access", "");
-        }
-        Ok(mode) => {
-            let found = format!("other users have access (mode {mode:03o})");
-            let fix = format!("chmod go= {subject}");
-            findings.add(Level::Warning, "file modes", &subject, &found, &fix);
-        }
-        Err(error) => {
-            let why = maxine_wording::io(&error);
-            findings.add(Level::Unknown, "file modes", &subject, &why, "run it as the node's user");
-        }
-    }
-}
-
-fn show(findings: &[Finding], out: &mut Output) -> Result<(), CliError> {
-    let count = |level: Level| findings.iter().filter(|finding| finding.level == level).count();
-    if out.is_json() {
-        findings.iter().try_for_each(|finding| out.json(&json!(finding)))?;
-    } else {
-        let row = |finding: &Finding| {
-            let Finding { level, check, subject, found, fix } = finding;
-            let or_cluster = if subject.is_empty() { "the cluster" } else { subject };
-            let fix = if fix.is_empty() { "-" } else { fix };
-            let level = level.as_str().to_owned();
-            vec![level, (*check).into(), or_cluster.into(), found.clone(), fix.into()]
-        };
-        let rows = findings.iter().map(row).collect();
-        out.table(&["level", "check", "of", "found", "what to do"], rows)?;
-    }
-    match count(Level::Problem) {
-        0 => cluster_was_checked(findings),
-        problems => {
-            let problems = maxine_wording::count(problems, "problem");
-            Err(CliError::Failed(format!("{problems} found")))
-        }
-    }
-}
-
-/// An error if no node gave its status. That there is no problem says nothing then.
-fn cluster_was_checked(findings: &[Finding]) -> Result<(), CliError> {
-    let answers = || findings.iter().filter(|finding| finding.check == ANSWERS);
-    if answers().any(|finding| finding.level == Level::Good) {
-        return Ok(());
-    }
-    let text = "no node gave its status: the cluster was not checked".to_owned();
-    let is_refused = answers().any(|finding| finding.fix == VIEWER);
-    Err(if is_refused { CliError::Refused(text) } else { CliError::Incomplete(text) })
+    security::check_files(&config, Clock::system().wall_ms(), findings);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde_json::json;
+
     use super::super::client::Problem;
     use super::super::exit;
+    use super::super::finding::cluster_was_checked;
+    use super::security::check_mode;
     use super::*;
 
     fn levels(findings: &Findings, check: &str) -> Vec<Level> {
@@ -762,7 +642,7 @@ mod tests {
             check_status(url, &json!({"backend": "redis", "staleness_ms": 1}), &mut findings);
         }
         findings.add(Level::Unknown, "open files", "http://n:3", "something else", "");
-        let joined = joined(findings.0);
+        let joined = findings.sorted();
         let of = |check: &str| -> Vec<&str> {
             joined.iter().filter(|of| of.check == check).map(|of| &*of.subject).collect()
         };

@@ -108,6 +108,8 @@ keys! {
         "Whether clients of the HTTP port must show a certificate: none, optional (one that is shown must be valid) or required." => |c, v| c.http.tls_client_auth = client_auth(v)?;
     "http.tls_client_ca" "http-tls-client-ca" "MAXINE_HTTP_TLS_CLIENT_CA" "path" "a PEM file" ""
         "Certificate authorities of clients' certificates. Required unless http.tls_client_auth is none." => |c, v| c.http.tls_client_ca = path(v);
+    "http.tls_client_crl" "http-tls-client-crl" "MAXINE_HTTP_TLS_CLIENT_CRL" "paths" "PEM files, comma-separated" ""
+        "Lists of revoked client certificates (CRL). An authority in http.tls_client_ca must have signed each list. A client with a certificate on a list is refused at the handshake; a connection that is open stays. Changed files are taken within five seconds. A list that is out of date still counts, and raises the alert node.certificate_ends." => |c, v| c.http.tls_client_crl = paths(v);
     "http.tls_version_min" "http-tls-version-min" "MAXINE_HTTP_TLS_VERSION_MIN" "choice" "1.2, 1.3" "1.2"
         "Lowest version of TLS that the HTTP port accepts." => |c, v| c.http.tls_version_min = tls_version(v)?;
     "http.hsts_max_age_s" "http-hsts-max-age-s" "MAXINE_HTTP_HSTS_MAX_AGE_S" "seconds" "0 to 63072000" "0"
@@ -131,6 +133,8 @@ keys! {
         "Private key of this node's certificate." => |c, v| c.raft.tls_key = path(v);
     "raft.tls_denied" "raft-tls-denied" "MAXINE_RAFT_TLS_DENIED" "path" "a file with one fingerprint per line" ""
         "Keys of other nodes whose certificates this node refuses although the authority signed them, such as that of a stolen machine. A changed file is taken within five seconds, and ends open connections too. `maxine tls fingerprint` prints a line for it." => |c, v| c.raft.tls_denied = path(v);
+    "raft.tls_crl" "raft-tls-crl" "MAXINE_RAFT_TLS_CRL" "paths" "PEM files, comma-separated" ""
+        "Lists of revoked certificates of nodes (CRL). An authority in raft.tls_ca must have signed each list. Changed files are taken within five seconds, and end open connections with a node whose certificate is on a list. A list that is out of date still counts, and raises the alert node.certificate_ends." => |c, v| c.raft.tls_crl = paths(v);
     "raft.allow_plain" "raft-allow-plain" "MAXINE_RAFT_ALLOW_PLAIN" "switch" "true, false" "false"
         "Allows connections between nodes without TLS on addresses other than loopback." => |c, v| c.raft.allow_plain = switch(v)?;
     "raft.heartbeat_interval_ms" "raft-heartbeat-interval-ms" "MAXINE_RAFT_HEARTBEAT_INTERVAL_MS" "milliseconds" "10 to 10000" "100"
@@ -359,6 +363,7 @@ impl NodeConfig {
                 tls_key: Vec::new(),
                 tls_client_auth: ClientAuth::None,
                 tls_client_ca: PathBuf::new(),
+                tls_client_crl: Vec::new(),
                 tls_version_min: TlsVersion::V1_2,
                 hsts_max_age_s: 0,
             },
@@ -372,6 +377,7 @@ impl NodeConfig {
                 tls_cert: PathBuf::new(),
                 tls_key: PathBuf::new(),
                 tls_denied: PathBuf::new(),
+                tls_crl: Vec::new(),
                 allow_plain: false,
                 heartbeat_interval_ms: 0,
                 election_timeout_min_ms: 0,

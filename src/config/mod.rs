@@ -120,6 +120,8 @@ pub struct HttpConfig {
     pub tls_client_auth: ClientAuth,
     /// The authorities of clients' certificates.
     pub tls_client_ca: PathBuf,
+    /// Lists of revoked client certificates.
+    pub tls_client_crl: Vec<PathBuf>,
     /// The lowest accepted version of TLS.
     pub tls_version_min: TlsVersion,
     /// For how long browsers must use only HTTPS, in seconds; 0 for no instruction.
@@ -147,6 +149,8 @@ pub struct RaftConfig {
     pub tls_key: PathBuf,
     /// Fingerprints of certificates that are refused; empty for none.
     pub tls_denied: PathBuf,
+    /// Lists of revoked certificates of nodes.
+    pub tls_crl: Vec<PathBuf>,
     /// Whether plain TCP is allowed outside of loopback.
     pub allow_plain: bool,
     /// Interval between two heartbeats of the leader, in milliseconds.
@@ -498,6 +502,9 @@ impl NodeConfig {
             if named != 0 && named != 3 {
                 bad.push("raft.tls_ca, raft.tls_cert and raft.tls_key go together".into());
             }
+            if raft.tls_ca.as_os_str().is_empty() && !raft.tls_crl.is_empty() {
+                bad.push("raft.tls_crl needs raft.tls_ca".into());
+            }
             if named == 0 && !raft.listen.ip().is_loopback() && !raft.allow_plain {
                 bad.push(format!(
                     "raft.listen {} is not a loopback address: set raft.tls_ca, raft.tls_cert and raft.tls_key \
@@ -551,6 +558,9 @@ impl NodeConfig {
                 "http.tls_client_auth = optional or required, and http.tls_client_ca, go together"
                     .into(),
             );
+        }
+        if !has_authority && !http.tls_client_crl.is_empty() {
+            bad.push("http.tls_client_crl needs http.tls_client_ca".into());
         }
         if http.tls_cert.is_empty() && (has_authority || http.hsts_max_age_s > 0) {
             bad.push("http.tls_client_ca and http.hsts_max_age_s need http.tls_cert".into());

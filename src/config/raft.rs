@@ -27,6 +27,7 @@ impl NodeConfig {
         };
         let denied = &settings.tls_denied;
         node.tls_denied = (!denied.as_os_str().is_empty()).then(|| denied.clone());
+        node.tls_crl.clone_from(&settings.tls_crl);
         node.name = self.name();
         node.http_addr = http_addr.to_owned();
         node.heartbeat_interval_ms = settings.heartbeat_interval_ms;

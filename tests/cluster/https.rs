@@ -10,7 +10,10 @@ use maxine::app::Node;
 use maxine::config::{BackendKind, NodeConfig};
 use maxine_identity::ClientAuth;
 use maxine_telemetry::{AlertKind, AlertState};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
@@ -40,7 +43,8 @@ impl Authority {
     fn issue(&self, name: &str, names: &[&str]) -> [PathBuf; 2] {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let certificate = CertificateParams::new(names).unwrap();
+        let mut certificate = CertificateParams::new(names).unwrap();
+        certificate.serial_number = Some(serial_of(name));
         let certificate = certificate.signed_by(&key, &self.issuer).unwrap();
         let files =
             [self.dir.join(format!("{name}.pem")), self.dir.join(format!("{name}-key.pem"))];
@@ -49,11 +53,35 @@ impl Authority {
         files
     }
 
+    /// Writes a list of revoked certificates that was to be replaced years ago.
+    fn revoke(&self, path: &Path, names: &[&str]) {
+        let revoked = |name: &&str| RevokedCertParams {
+            serial_number: serial_of(name),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2020, 1, 2),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: names.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        std::fs::write(path, list.signed_by(&self.issuer).unwrap().pem().unwrap()).unwrap();
+    }
+
     fn write(&self, name: &str) -> PathBuf {
         let path = self.dir.join(name);
         std::fs::write(&path, &self.pem).unwrap();
         path
     }
+}
+
+/// The serial number of the certificate with this name of a file.
+fn serial_of(name: &str) -> SerialNumber {
+    SerialNumber::from(name.as_bytes().to_vec())
 }
 
 /// Runs a test that starts nodes in this process.
@@ -382,6 +410,63 @@ async fn client_certificates() {
         }
         node.stop().await;
     }
+}
+
+#[test]
+fn a_revoked_client_certificate_is_refused_and_a_bad_list_is_reported() {
+    with_actors(revoked_client());
+}
+
+async fn revoked_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path());
+    let pair = authority.issue("node", &["localhost"]);
+    let [own, other] = ["own", "other"].map(|name| authority.issue(name, &["client"]));
+    let (ca, list) = (authority.write("ca.pem"), dir.path().join("revoked.pem"));
+    authority.revoke(&list, &[]);
+    let node = node(dir.path(), &[&pair], |config| {
+        config.http.tls_client_auth = ClientAuth::Required;
+        config.http.tls_client_ca = ca;
+        config.http.tls_client_crl = vec![list.clone()];
+    })
+    .await;
+    let is_accepted = async |certificate: &[PathBuf; 2]| {
+        let stream = connect(&authority, node.http_addr(), "localhost", Some(certificate)).await;
+        let Ok(mut stream) = stream else { return false };
+        // With TLS 1.3 the client learns of a refusal when it reads.
+        head_of(&mut stream, "/api/actuator/health").await.is_ok()
+    };
+    assert!(is_accepted(&own).await && is_accepted(&other).await);
+    authority.revoke(&list, &["own"]);
+    let started = Instant::now();
+    while is_accepted(&own).await {
+        assert!(started.elapsed() < PATIENCE, "the list is not taken");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(is_accepted(&other).await);
+
+    // A list of a stranger is refused, and the former one stays. It is out of date, and so is the one of the stranger.
+    Authority::new(dir.path()).revoke(&list, &[]);
+    let active = |kind: AlertKind| {
+        let alerts = node.telemetry().alerts().newest_first().into_iter();
+        let mut alerts = alerts.filter(|alert| alert.kind == kind);
+        alerts.find(|alert| alert.state == AlertState::Active).map(|alert| alert.message.clone())
+    };
+    for (kind, expected) in [
+        (AlertKind::TlsFilesRefused, "none of the authorities signed"),
+        (AlertKind::CertificateEnds, "list of revoked certificates is out of date"),
+    ] {
+        let started = Instant::now();
+        loop {
+            match active(kind) {
+                Some(message) if message.contains(expected) => break,
+                other => assert!(started.elapsed() < PATIENCE, "no alert: {other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    assert!(!is_accepted(&own).await && is_accepted(&other).await);
+    node.stop().await;
 }
 
 #[test]

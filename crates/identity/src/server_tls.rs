@@ -62,6 +62,8 @@ pub struct ServerTlsSettings {
     /// The authorities of client certificates, in one PEM file. Required unless `client_auth` is
     /// [`ClientAuth::None`].
     pub client_authority: Option<PathBuf>,
+    /// PEM files with lists of revoked client certificates (CRL), each signed by one of these authorities.
+    pub client_crl: Vec<PathBuf>,
     /// Whether clients must show a certificate.
     pub client_auth: ClientAuth,
     /// The lowest accepted version.
@@ -112,7 +114,8 @@ impl ServerTls {
     pub fn files(&self) -> Vec<PathBuf> {
         let pairs = self.settings.certificates.iter();
         let pairs = pairs.flat_map(|files| [files.certificate.clone(), files.key.clone()]);
-        pairs.chain(self.settings.client_authority.clone()).collect()
+        let of_clients = self.settings.client_authority.iter().chain(&self.settings.client_crl);
+        pairs.chain(of_clients.cloned()).collect()
     }
 }
 
@@ -129,15 +132,18 @@ fn build(settings: &ServerTlsSettings) -> Result<ServerConfig, String> {
         (auth, Some(path)) => {
             let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
             let mut roots = RootCertStore::empty();
-            for certificate in read_certificates(path)? {
-                roots.add(certificate).map_err(|error| failed(&error))?;
+            let authorities = read_certificates(path)?;
+            for certificate in &authorities {
+                roots.add(certificate.clone()).map_err(|error| failed(&error))?;
             }
+            let revoked = maxine_revocation::read(&settings.client_crl, &authorities)?;
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
             let verifier = match auth {
                 ClientAuth::Optional => verifier.allow_unauthenticated(),
                 _ => verifier,
             };
-            builder.with_client_cert_verifier(verifier.build().map_err(|error| failed(&error))?)
+            let verifier = verifier.build().map_err(|error| failed(&error))?;
+            builder.with_client_cert_verifier(maxine_revocation::refuse(verifier, revoked))
         }
     };
     let certificates = settings.certificates.iter().map(NamedCertificate::read);

@@ -12,14 +12,15 @@ pub(crate) fn meaning(error: &io::Error) -> Option<&'static str> {
     let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     Some(match of_tls {
         Some(Error::AlertReceived(alert)) if is_about_certificates(*alert) => {
-            "the other node refused the certificate of this one: look when the certificate of this node ends, whether the \
-             other node trusts the authority that signed it, and whether its clock is right; 'maxine tls renew' makes a \
-             new certificate"
+            "the other node refused the certificate of this one: look when the certificate of this node ends, whether it \
+             was revoked, whether the other node trusts the authority that signed it, and whether its clock is right; \
+             'maxine tls renew' makes a new certificate"
         }
         Some(Error::AlertReceived(_)) => "the other node ended the TLS session",
         Some(Error::InvalidCertificate(_)) => {
             "this node refused the certificate of the other one: look when the certificate of the other node ends, whether \
-             this node trusts the authority that signed it (raft.tls_ca), and whether the clock of this node is right"
+             it was revoked (raft.tls_crl), whether this node trusts the authority that signed it (raft.tls_ca), and whether \
+             the clock of this node is right"
         }
         Some(Error::NoCertificatesPresented) => {
             "this node refused the other side, because it showed no certificate: if it is a node of this cluster, set \

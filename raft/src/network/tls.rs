@@ -1,7 +1,7 @@
 //! Mutual TLS between nodes.
 //!
-//! Both sides must present a certificate of the cluster's authority. Each side checks that the other's
-//! certificate has the name of the node that it claims to be.
+//! Both sides must present a certificate of the cluster's authority that is not revoked. Each side checks that the
+//! other's certificate has the name of the node that it claims to be.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -38,7 +38,7 @@ enum Protection {
 impl Transport {
     /// Loads certificates and checks that this node's own carries its name. Blocks.
     pub(crate) fn load(config: &Config) -> Result<Self, StartError> {
-        let protection = Protection::load(&config.tls, &config.cluster_id, config.node_id)?;
+        let protection = Protection::load(config)?;
         let trust = Trust::default();
         trust.set(read_denied(config)?, protection.verifier());
         Ok(Self { protection: RwLock::new(protection), trust })
@@ -47,7 +47,7 @@ impl Transport {
     /// Loads the certificates again, for connections that begin later, and the authorities and the list of denied
     /// certificates, for all connections. After an error nothing changes. Blocks.
     pub(crate) fn reload(&self, config: &Config) -> Result<(), StartError> {
-        let loaded = Protection::load(&config.tls, &config.cluster_id, config.node_id)?;
+        let loaded = Protection::load(config)?;
         let denied = read_denied(config)?;
         let verifier = loaded.verifier();
         *self.protection.write() = loaded;
@@ -84,26 +84,28 @@ impl Transport {
 }
 
 impl Protection {
-    fn load(tls: &PeerTls, cluster_id: &str, node_id: NodeId) -> Result<Self, StartError> {
-        let PeerTls::Mutual { ca_pem, cert_pem, key_pem } = tls else {
+    fn load(config: &Config) -> Result<Self, StartError> {
+        let PeerTls::Mutual { ca_pem, cert_pem, key_pem } = &config.tls else {
             return Ok(Self::Plain);
         };
         let failed = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
             StartError::Tls(format!("{what} {}: {error}", path.display()))
         };
+        let authorities: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(ca_pem)
+            .and_then(Iterator::collect)
+            .map_err(|error| failed("authority", ca_pem, &error))?;
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(ca_pem)
-            .map_err(|error| failed("authority", ca_pem, &error))?
-        {
-            let certificate = certificate.map_err(|error| failed("authority", ca_pem, &error))?;
-            roots.add(certificate).map_err(|error| failed("authority", ca_pem, &error))?;
+        for certificate in &authorities {
+            roots.add(certificate.clone()).map_err(|error| failed("authority", ca_pem, &error))?;
         }
+        let revoked = maxine_revocation::read(&config.tls_crl, &authorities)
+            .map_err(|why| StartError::Tls(format!("revoked certificates: {why}")))?;
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert_pem)
             .and_then(Iterator::collect)
             .map_err(|error| failed("certificate", cert_pem, &error))?;
         let own =
             chain.first().ok_or_else(|| failed("certificate", cert_pem, &"the file holds none"))?;
-        check_name(own, cluster_id, node_id)
+        check_name(own, &config.cluster_id, config.node_id)
             .map_err(|error| failed("certificate", cert_pem, &error))?;
         let key = PrivateKeyDer::from_pem_file(key_pem)
             .map_err(|error| failed("key", key_pem, &error))?;
@@ -113,6 +115,8 @@ impl Protection {
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
             .build()
             .map_err(|error| failed("authority", ca_pem, &error))?;
+        // Trust asks it about the servers of outgoing connections too.
+        let verifier = maxine_revocation::refuse(verifier, revoked);
         let versions = rustls::DEFAULT_VERSIONS;
         let server = rustls::ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions)

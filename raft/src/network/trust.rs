@@ -1,7 +1,7 @@
-//! Which certificates of peers are accepted: those that a present authority has signed, except the denied ones, such as
-//! that of a stolen machine. The list of these is a file with one fingerprint per line. It is the SHA-256 of a public key,
-//! and not of a certificate: whoever has the private key can change the bytes of a signature in a certificate so that it
-//! stays valid, because a signature of ECDSA has two forms.
+//! Which certificates of peers are accepted: those that a present authority has signed and not revoked, except the
+//! denied ones, such as that of a stolen machine. The list of denied ones is a file with one fingerprint per line. It is
+//! the SHA-256 of a public key, and not of a certificate: whoever has the private key can change the bytes of a signature
+//! in a certificate so that it stays valid, because a signature of ECDSA has two forms.
 //!
 //! Both count for open connections too. After a change of the files, a connection whose certificate is no longer
 //! accepted ends with the next bytes that arrive or leave, before anything of these bytes is used. A certificate of a
@@ -104,7 +104,7 @@ struct Shared {
 #[derive(Default)]
 struct Present {
     denied: HashSet<Fingerprint>,
-    /// Knows the authorities. `None` if connections are not protected.
+    /// Knows the authorities and what they revoked. `None` if connections are not protected.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// Knows the former authorities, for open connections until this time.
     former: Option<(Arc<dyn ClientCertVerifier>, Instant)>,
@@ -166,6 +166,11 @@ impl Trust {
         };
         let Err(error) = verify(verifier) else { return Ok(Accepted::Now) };
         match &present.former {
+            // What was revoked is refused at once.
+            _ if is_revoked(&error) => refused(
+                "this node refused the peer: its certificate is on a list of revoked ones (raft.tls_crl)"
+                    .into(),
+            ),
             Some((former, until)) if crate::clock::now() < *until && verify(former).is_ok() => {
                 Ok(Accepted::Former)
             }
@@ -187,6 +192,10 @@ impl Trust {
         }
         Ok(Guarded { stream, chain, trust: self.clone(), checked_at })
     }
+}
+
+fn is_revoked(error: &rustls::Error) -> bool {
+    matches!(error, rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked))
 }
 
 /// A connection with a peer whose certificate may be refused later.
