@@ -476,6 +476,56 @@ async fn requests_over_http2_that_wait_are_bounded_for_each_address() {
     assert_eq!(get(reads, one).await.unwrap().status(), 200);
 }
 
+/// However many addresses fill the memory for requests over HTTP/2 with reads that wait, another client is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_polls_of_many_addresses_do_not_keep_out_another_client() {
+    let server = Server::start_with(|options| {
+        let len_max = 400 * 9_000;
+        options.api.bodies = maxine_admission::PlaceLimits {
+            max: len_max,
+            per_address_max: len_max / 2,
+            reserved: len_max / 4,
+        };
+        let proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        options.api.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
+        options.limits.trusted_proxies = options.api.trusted_proxies.clone();
+        options.limits.streams_max = 1_000;
+    })
+    .await;
+    server.register(super::support::node("s", "a", 80)).await;
+    for attackers in [24_u8, 200] {
+        let stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let get = |path: &str, client: String| {
+            let request = axum::http::Request::get(format!("http://{}{path}", server.addr))
+                .header("x-forwarded-for", client)
+                .body(axum::body::Body::empty());
+            sender.clone().send_request(request.unwrap())
+        };
+        let poll = "/api/v1/changes?service=s&wait_ms=20000";
+        let attack = |n: u8| tokio::spawn(get(poll, format!("203.0.113.{n}")));
+        let mut attack: Vec<_> = (0..attackers).cycle().take(500).map(attack).collect();
+        // Those that find no room are answered first: then the others hold all of it.
+        let mut refused = 0;
+        while refused < 100 {
+            let (answer, _, rest) = futures::future::select_all(attack).await;
+            assert_eq!(answer.unwrap().unwrap().status(), 503);
+            (refused, attack) = (refused + 1, rest);
+        }
+        for n in 1..=5 {
+            let discover = "/api/v1/resolve/default/s";
+            let answer = get(discover, format!("198.51.100.{n}")).await.unwrap();
+            assert_eq!(answer.status(), 200, "{attackers} attackers");
+        }
+        drop(attack);
+        connection.abort();
+    }
+}
+
 /// One address cannot take all connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_of_one_address_are_bounded() {
