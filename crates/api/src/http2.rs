@@ -110,7 +110,7 @@ impl Streams {
         monitor.watch(Version::HTTP_2, reader, response, Some(open))
     }
 
-    /// Answers a request. It ends early if a client that has fewer requests needs its place.
+    /// Answers a request. One without a credential ends early if a client that has fewer requests needs its place.
     async fn answer_counted(
         &self,
         request: Request<Incoming>,
@@ -119,7 +119,11 @@ impl Streams {
         let is_read = request.method() == Method::GET || request.method() == Method::HEAD;
         let kept = if is_read { Duration::ZERO } else { CHANGE_KEPT };
         let leave = Arc::new(Leave::after(kept));
-        counted.give_way(&leave);
+        let Answering { front, proxies, peer, .. } = &self.answering;
+        let is_https = proxies.resolve(*peer, request.headers()).is_https;
+        if !front.has_valid_credential(&request, is_https) {
+            counted.give_way(&leave);
+        }
         tokio::select! {
             biased;
             answer = self.answering.answer(request, None) => answer,
