@@ -553,6 +553,44 @@ async fn connections_of_one_address_are_bounded() {
     assert_eq!(from("127.0.0.3").await.1, "HTTP/1.1 200", "another address has its own");
 }
 
+/// Many addresses hold all connections that callers without a credential may have. Another one gets a connection: the
+/// oldest one of an address with the most is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_many_addresses_do_not_keep_out_another_one() {
+    let server = Server::start_with(|options| {
+        options.limits.connections_max = 32;
+        // If trusted proxies are set, a loopback client is not treated as an operator.
+        let proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        options.limits.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
+    })
+    .await;
+    let from = async |address: String| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+        let mut stream = socket.connect(server.addr).await.unwrap();
+        stream.write_all(b"GET /api/actuator/health HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        (stream, String::from_utf8(head.to_vec()).unwrap())
+    };
+    let mut held = Vec::new();
+    for n in 0..28 {
+        let (stream, head) = from(format!("127.0.1.{}", 1 + n / 2)).await;
+        assert_eq!(head, "HTTP/1.1 200");
+        held.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let (_other, head) = from("127.0.2.1".into()).await;
+    assert_eq!(head, "HTTP/1.1 200", "an address that had no connection");
+    let mut closed = 0;
+    for stream in &mut held {
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        closed += usize::from(tokio::time::timeout(Duration::from_millis(50), ended).await.is_ok());
+    }
+    assert_eq!(closed, 1, "one connection made room");
+}
+
 /// Bodies that do not end use no more memory of a node than its limits allow.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_of_unfinished_bodies_are_bounded_for_each_address() {

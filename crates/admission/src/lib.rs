@@ -354,6 +354,17 @@ impl Place {
         self.number = Some(number);
     }
 
+    /// From now on, the place is not displaced. Returns whether it is still held.
+    pub fn stay(&mut self) -> bool {
+        let (Some((address, _)), Some(number)) = (self.user, self.number) else { return true };
+        let entry = self.places.taken.lock().displaceable.remove(&(address, number));
+        let is_held = entry.is_some() || self.places.is_freed_by_holder;
+        if is_held {
+            self.number = None;
+        }
+        is_held
+    }
+
     /// Takes `count` more places for the user. The places held before are kept, even if this fails. It fails if the
     /// place was displaced.
     pub fn grow(&mut self, count: usize) -> Result<(), NoPlace> {
@@ -660,12 +671,19 @@ mod tests {
         let (displaced, leave) = &mut held[0];
         assert!(leave.is_displaced());
         assert_eq!(displaced.grow(1), Err(NoPlace::Node));
+        assert!(!displaced.stay(), "another address has it");
         displaced.set_unused();
         assert_eq!(displaced.set_user(ip("192.0.2.3"), CallerClass::Known), Err(NoPlace::Node));
         assert_eq!((places.taken(), places.unused()), (2, 0));
         drop(held);
         assert_eq!(places.taken(), 1);
         drop(one);
+        assert_eq!(places.taken(), 0);
+        let mut held = fill(&places, attacker(1), 1);
+        assert!(held.iter_mut().all(|(place, _)| place.stay()));
+        let another = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
+        assert_eq!(another.unwrap_err(), NoPlace::Node, "these are not displaced any more");
+        drop(held);
         assert_eq!(places.taken(), 0);
     }
 
