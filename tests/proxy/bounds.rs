@@ -446,6 +446,42 @@ async fn idle_connections_to_instances_are_given_up_first() {
     until(|| left() == 4).await;
 }
 
+/// Clients that keep all bytes for bodies with requests that do not end do not keep out another client.
+#[tokio::test]
+async fn bodies_of_many_clients_that_do_not_end_keep_no_other_client_out() {
+    let rig = Rig::with(RigOptions {
+        kept_bodies_max: Some(100_000),
+        request_kept: Some(Duration::from_millis(100)),
+        trusted: vec!["127.0.0.1/32"],
+        ..RigOptions::default()
+    })
+    .await;
+    let upstream = Upstream::http(|_| async { Response::new(Body::empty()) }).await;
+    rig.register("a", upstream.address).await;
+    let begin = async |client: String| {
+        let head = format!(
+            "PUT / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\nContent-Length: 8000\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(rig.front).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&[7; 7_000]).await.unwrap();
+        stream
+    };
+    let mut held = Vec::new();
+    for n in 0..13 {
+        held.push(begin(format!("203.0.113.{}", n / 2)).await);
+        until(|| rig.forwarder.kept_bodies_len() >= 7_000 * held.len()).await;
+    }
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let mut other = begin("198.51.100.1".into()).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    other.write_all(&[7; 1_000]).await.unwrap();
+    let answer = read_head(&mut other).await.unwrap();
+    assert_eq!(status_of(&answer), 200, "{answer}");
+    drop(held);
+    until(|| rig.forwarder.kept_bodies_len() == 0).await;
+}
+
 /// Bodies that are kept until they are complete are counted while they wait, each piece with its overhead.
 #[tokio::test]
 async fn bodies_that_wait_for_their_end_are_bounded() {
