@@ -162,9 +162,13 @@ impl State {
         self.slots.release(holder);
     }
 
-    /// Asks for a slot of the client that holds the most, if it holds more than this one would with one more. The slot is
-    /// free when its request has ended.
-    fn ask_for_slot(&mut self, of: Holder) {
+    /// Asks for a slot for a waiter: that of the client that holds the most, if it holds more than this one would with
+    /// one more. The slot is free when its request has ended.
+    fn ask_for_slot(&mut self, of: Holder, number: u64) {
+        let mut of_address = self.waiting.get(&of.address).into_iter().flatten();
+        if !of_address.any(|waiter| waiter.number == number) {
+            return;
+        }
         let mut most = self.slots.taken_by(of.address) + 1;
         let mut asked = None;
         for (address, taken) in &self.slots.taken {
@@ -272,7 +276,7 @@ impl Slots {
         state.waiting.entry(holder.address).or_default().push_back(waiter);
         // A slot may have become free since the holder asked for one.
         self.grant(&mut state);
-        state.ask_for_slot(holder);
+        state.ask_for_slot(holder, number);
         drop(state);
         Some(Waiting { slots: Arc::clone(self), holder, number, granted })
     }
@@ -310,7 +314,7 @@ impl Waiting {
             if timer_now() >= deadline {
                 return None;
             }
-            self.slots.0.lock().ask_for_slot(self.holder);
+            self.slots.0.lock().ask_for_slot(self.holder, self.number);
         }
     }
 }
