@@ -237,11 +237,16 @@ impl Places {
             let of_others = (taken.all - taken.unused).saturating_sub(of_address);
             missing = missing.max((of_others + needed).saturating_sub(max));
         }
-        let others = taken.by_address.iter().filter(|(other, _)| **other != address);
-        let free = others
-            .filter(|(other, held)| **held > wanted && taken.oldest_of(**other).is_some())
-            .map(|(_, held)| held - wanted);
-        free.sum::<usize>() >= missing
+        let mut free = 0;
+        for (other, held) in &taken.by_address {
+            if *held > wanted && *other != address && taken.oldest_of(*other).is_some() {
+                free += held - wanted;
+            }
+            if free >= missing {
+                return true;
+            }
+        }
+        false
     }
 
     /// Counts `count` more places for a user, `new` of which nobody has held before.
