@@ -252,6 +252,42 @@ fn hostile_packets_and_connections_stop_nothing() {
     });
 }
 
+/// Addresses that hold all connections do not keep out another one.
+#[test]
+fn connections_of_other_addresses_do_not_keep_out_a_new_one() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    run(async {
+        let server = Server::start(|config| {
+            config.dns.connections_max = 6;
+            config.dns.connections_per_address_max = 6;
+        })
+        .await;
+        server.register("default/web", "a", json!({"address": "http://10.0.0.1:80"})).await;
+        let port = server.port;
+        let ask = async |from: &str| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+            let mut stream = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await.unwrap();
+            let question =
+                b"\x00\x24\x00\x01\x01\x00\x00\x01\0\0\0\0\0\0\x03web\x07service\x06maxine\0\0\x01\0\x01";
+            stream.write_all(question).await.unwrap();
+            let answered = stream.read_u16().await.is_ok();
+            (stream, answered)
+        };
+        let mut held = Vec::new();
+        for from in ["127.0.1.1", "127.0.1.1", "127.0.1.1", "127.0.1.2", "127.0.1.2", "127.0.1.2"] {
+            let (stream, answered) = ask(from).await;
+            assert!(answered, "{from}");
+            held.push(stream);
+        }
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        let (_other, answered) = ask("127.0.1.3").await;
+        assert!(answered, "an address that had no connection");
+        drop(held);
+        server.node.stop().await;
+    });
+}
+
 #[test]
 fn a_port_in_use_ends_the_start_with_the_setting() {
     run(async {

@@ -476,6 +476,56 @@ async fn requests_over_http2_that_wait_are_bounded_for_each_address() {
     assert_eq!(get(reads, one).await.unwrap().status(), 200);
 }
 
+/// However many addresses fill the memory for requests over HTTP/2 with reads that wait, another client is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_polls_of_many_addresses_do_not_keep_out_another_client() {
+    let server = Server::start_with(|options| {
+        let len_max = 400 * 9_000;
+        options.api.bodies = maxine_admission::PlaceLimits {
+            max: len_max,
+            per_address_max: len_max / 2,
+            reserved: len_max / 4,
+        };
+        let proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        options.api.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
+        options.limits.trusted_proxies = options.api.trusted_proxies.clone();
+        options.limits.streams_max = 1_000;
+    })
+    .await;
+    server.register(super::support::node("s", "a", 80)).await;
+    for attackers in [24_u8, 200] {
+        let stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let get = |path: &str, client: String| {
+            let request = axum::http::Request::get(format!("http://{}{path}", server.addr))
+                .header("x-forwarded-for", client)
+                .body(axum::body::Body::empty());
+            sender.clone().send_request(request.unwrap())
+        };
+        let poll = "/api/v1/changes?service=s&wait_ms=20000";
+        let attack = |n: u8| tokio::spawn(get(poll, format!("203.0.113.{n}")));
+        let mut attack: Vec<_> = (0..attackers).cycle().take(500).map(attack).collect();
+        // Those that find no room are answered first: then the others hold all of it.
+        let mut refused = 0;
+        while refused < 100 {
+            let (answer, _, rest) = futures::future::select_all(attack).await;
+            assert_eq!(answer.unwrap().unwrap().status(), 503);
+            (refused, attack) = (refused + 1, rest);
+        }
+        for n in 1..=5 {
+            let discover = "/api/v1/resolve/default/s";
+            let answer = get(discover, format!("198.51.100.{n}")).await.unwrap();
+            assert_eq!(answer.status(), 200, "{attackers} attackers");
+        }
+        drop(attack);
+        connection.abort();
+    }
+}
+
 /// One address cannot take all connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_of_one_address_are_bounded() {
@@ -501,6 +551,44 @@ async fn connections_of_one_address_are_bounded() {
     over.read_to_string(&mut rest).await.unwrap();
     assert!(rest.contains("too many connections are open from your address"), "{rest}");
     assert_eq!(from("127.0.0.3").await.1, "HTTP/1.1 200", "another address has its own");
+}
+
+/// Many addresses hold all connections that callers without a credential may have. Another one gets a connection: the
+/// oldest one of an address with the most is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_many_addresses_do_not_keep_out_another_one() {
+    let server = Server::start_with(|options| {
+        options.limits.connections_max = 32;
+        // If trusted proxies are set, a loopback client is not treated as an operator.
+        let proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        options.limits.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
+    })
+    .await;
+    let from = async |address: String| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+        let mut stream = socket.connect(server.addr).await.unwrap();
+        stream.write_all(b"GET /api/actuator/health HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        (stream, String::from_utf8(head.to_vec()).unwrap())
+    };
+    let mut held = Vec::new();
+    for n in 0..28 {
+        let (stream, head) = from(format!("127.0.1.{}", 1 + n / 2)).await;
+        assert_eq!(head, "HTTP/1.1 200");
+        held.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let (_other, head) = from("127.0.2.1".into()).await;
+    assert_eq!(head, "HTTP/1.1 200", "an address that had no connection");
+    let mut closed = 0;
+    for stream in &mut held {
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        closed += usize::from(tokio::time::timeout(Duration::from_millis(50), ended).await.is_ok());
+    }
+    assert_eq!(closed, 1, "one connection made room");
 }
 
 /// Bodies that do not end use no more memory of a node than its limits allow.

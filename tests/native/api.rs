@@ -131,6 +131,47 @@ async fn watchers_of_one_address_are_bounded_and_some_places_are_for_the_known()
     drop(held);
 }
 
+/// Clients that hold all watchers lose some of them to a client that has none. What they lose ends as a watch ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_of_other_addresses_do_not_keep_out_a_new_client() {
+    let limits = maxine_admission::PlaceLimits { max: 4, per_address_max: 4, reserved: 0 };
+    let proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    let settings = maxine_api::ApiSettings {
+        watchers: limits,
+        trusted_proxies: maxine_gateway::TrustedProxies::new(proxies),
+        ..Default::default()
+    };
+    let server = Server::start_with(settings).await;
+    let ask = |path: &str, client: &str| {
+        server.open(Method::GET, path).header("x-forwarded-for", client).send()
+    };
+    let watch = "/watch?service=orders";
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let answer = ask(watch, "203.0.113.1").await.unwrap();
+        assert_eq!(answer.status(), 200);
+        held.push(answer);
+    }
+    // A long poll of a new client takes the place of the oldest stream.
+    let poll = "/changes?service=orders&wait_ms=60000";
+    let first_poll = tokio::spawn(ask(poll, "203.0.113.2"));
+    let ended = held.remove(0).text().await.unwrap();
+    assert!(ended.contains("event: ready"), "{ended}");
+    let second_poll = tokio::spawn(ask(poll, "203.0.113.2"));
+    held.remove(0).text().await.unwrap();
+    // Both clients have two watchers, so two further clients take one place of each.
+    let of_others = [ask(watch, "203.0.113.3").await, ask(watch, "203.0.113.4").await];
+    assert!(of_others.iter().all(|answer| answer.as_ref().unwrap().status() == 200));
+    held.remove(0).text().await.unwrap();
+    let (answer, _, _) = futures::future::select_all([first_poll, second_poll]).await;
+    let answer = answer.unwrap().unwrap();
+    assert_eq!(answer.status(), 200, "as after a wait without a change");
+    let changes: serde_json::Value = answer.json().await.unwrap();
+    assert_eq!(changes["changes"], serde_json::json!([]), "{changes}");
+    let refused = ask(watch, "203.0.113.5").await.unwrap();
+    assert_eq!(refused.status(), 429, "nobody has more than one");
+}
+
 async fn set_health(server: &Server, health: maxine_state::Health) {
     use maxine_state::*;
     use maxine_store::ControlStore;

@@ -264,6 +264,7 @@ async fn a_body_that_comes_byte_by_byte_is_cut_off() {
 async fn clients_that_hold_all_connections_to_instances_keep_no_other_client_out() {
     let rig = Rig::with(RigOptions {
         connections_max: Some(32),
+        request_kept: Some(Duration::from_secs(600)),
         trusted: vec!["127.0.0.1/32"],
         ..RigOptions::default()
     })
@@ -318,6 +319,59 @@ async fn clients_that_hold_all_connections_to_instances_keep_no_other_client_out
     let mut again = TcpStream::connect(rig.front).await.unwrap();
     again.write_all(ask(1, "").as_bytes()).await.unwrap();
     until(|| silent.connections() == 30).await;
+}
+
+/// Many clients with two slow requests each hold all connections to instances, or all slots of one instance. A further
+/// client is answered nevertheless, and the instance is not blamed for requests that end early.
+#[tokio::test]
+async fn slow_requests_of_many_clients_keep_no_other_client_out() {
+    for (connections_max, slots, clients) in [(48, 1_000, 24), (4_096, 24, 12)] {
+        let rig = Rig::with(RigOptions {
+            connections_max: Some(connections_max),
+            request_kept: Some(Duration::from_millis(100)),
+            trusted: vec!["127.0.0.1/32"],
+            ..RigOptions::default()
+        })
+        .await;
+        let instance = Upstream::raw(|mut stream| async move {
+            let head = read_head(&mut stream).await.unwrap_or_default();
+            if head.contains("x-slow") {
+                std::future::pending::<()>().await;
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        })
+        .await;
+        rig.policy(&format!(r#"{{"traffic":{{"connections":{{"connections_max":{slots}}}}}}}"#))
+            .await;
+        rig.register("a", instance.address).await;
+        let ask = |client: String, field: &str| {
+            format!(
+                "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n{field}Connection: close\r\n\r\n"
+            )
+        };
+        let mut held = Vec::new();
+        for n in 0..2 * clients {
+            let mut stream = TcpStream::connect(rig.front).await.unwrap();
+            let client = format!("203.0.113.{}", n / 2);
+            stream.write_all(ask(client, "x-slow: 1\r\n").as_bytes()).await.unwrap();
+            held.push(stream);
+        }
+        let full = slots.min(connections_max / 8 * 7);
+        until(|| instance.connections() * 10 >= full * 9).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        for n in 1..=3 {
+            let answer = rig.raw(ask(format!("198.51.100.{n}"), "")).await;
+            assert_eq!(status_of(&answer), 200, "{slots} slots, client {n}: {answer}");
+        }
+        let status = rig.forwarder.upstreams(service().as_ref()).remove(0);
+        assert_eq!((status.bad_total, status.ejected), (0, false), "the instance is not blamed");
+        let mut ended = 0;
+        for stream in &mut held {
+            let answer = read_quiet(stream, Duration::from_millis(50)).await;
+            ended += usize::from(answer.contains("x-maxine-error: displaced"));
+        }
+        assert!((1..=3).contains(&ended), "{slots} slots: {ended} requests ended early");
+    }
 }
 
 /// A connection that no request uses counts for no client, and is closed when another connection needs its
@@ -390,6 +444,42 @@ async fn idle_connections_to_instances_are_given_up_first() {
     }
     let left = || ["a", "b", "c", "d", "e"].iter().map(|name| idle(name)).sum::<usize>();
     until(|| left() == 4).await;
+}
+
+/// Clients that keep all bytes for bodies with requests that do not end do not keep out another client.
+#[tokio::test]
+async fn bodies_of_many_clients_that_do_not_end_keep_no_other_client_out() {
+    let rig = Rig::with(RigOptions {
+        kept_bodies_max: Some(100_000),
+        request_kept: Some(Duration::from_millis(100)),
+        trusted: vec!["127.0.0.1/32"],
+        ..RigOptions::default()
+    })
+    .await;
+    let upstream = Upstream::http(|_| async { Response::new(Body::empty()) }).await;
+    rig.register("a", upstream.address).await;
+    let begin = async |client: String| {
+        let head = format!(
+            "PUT / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\nContent-Length: 8000\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(rig.front).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&[7; 7_000]).await.unwrap();
+        stream
+    };
+    let mut held = Vec::new();
+    for n in 0..13 {
+        held.push(begin(format!("203.0.113.{}", n / 2)).await);
+        until(|| rig.forwarder.kept_bodies_len() >= 7_000 * held.len()).await;
+    }
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let mut other = begin("198.51.100.1".into()).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    other.write_all(&[7; 1_000]).await.unwrap();
+    let answer = read_head(&mut other).await.unwrap();
+    assert_eq!(status_of(&answer), 200, "{answer}");
+    drop(held);
+    until(|| rig.forwarder.kept_bodies_len() == 0).await;
 }
 
 /// Bodies that are kept until they are complete are counted while they wait, each piece with its overhead.

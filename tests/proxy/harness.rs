@@ -70,6 +70,8 @@ pub(crate) struct RigOptions {
     pub(crate) drop_trailer: bool,
     /// Maximum number of connections to instances.
     pub(crate) connections_max: Option<usize>,
+    /// How long a request keeps its connection, even if another client needs it.
+    pub(crate) request_kept: Option<Duration>,
     /// Maximum number of bytes of bodies that wait for their end.
     pub(crate) kept_bodies_max: Option<usize>,
 }
@@ -96,6 +98,7 @@ impl Rig {
         if let Some(max) = options.connections_max {
             config.connections = maxine_gateway::ConnectionLimits::of(max);
         }
+        config.request_kept = options.request_kept.unwrap_or(config.request_kept);
         if let Some(max) = options.kept_bodies_max {
             config.kept_bodies = PlaceLimits { max, per_address_max: max, reserved: 0 };
         }

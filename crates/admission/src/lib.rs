@@ -3,15 +3,23 @@
 //! The gateway and the API use it for connections, watchers, bytes of request bodies that are still arriving,
 //! and password checks that wait. Each kind of place has a limit for the node, a limit for each address, and
 //! a reserve that only callers with a credential may use. So strangers cannot lock an operator out.
+//!
+//! Many addresses together could take all places, and keep them. So a holder says which of its places may be displaced
+//! ([`Place::give_way`]). If an address finds no room, the oldest of these places of the address that holds the most
+//! are displaced, as long as that address holds more than the new one would. However many addresses hold places, a new
+//! one gets its share.
 
+mod leave;
 mod turns;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
+pub use leave::Leave;
 pub use turns::{NodeTurns, Turn, WorkTurn, WorkTurns, build_aside};
 
 /// The limits for one kind of place.
@@ -54,6 +62,16 @@ struct Taken {
     /// How many of `all` have no user at the moment.
     unused: usize,
     by_address: HashMap<IpAddr, usize>,
+    /// The places that may be displaced, by their address and number. The oldest one of an address has its lowest number.
+    displaceable: BTreeMap<(IpAddr, u64), Displaceable>,
+    next_number: u64,
+}
+
+/// Places that may be displaced.
+#[derive(Debug)]
+struct Displaceable {
+    count: usize,
+    leave: Arc<Leave>,
 }
 
 /// The places of one kind.
@@ -62,6 +80,8 @@ pub struct Places {
     limits: PlaceLimits,
     /// Percentage of the places that the other addresses leave, which one address may hold.
     share_percent: usize,
+    /// Whether a place that is displaced is free only when its holder has left.
+    is_freed_by_holder: bool,
     taken: Mutex<Taken>,
 }
 
@@ -72,6 +92,8 @@ pub struct Place {
     /// The user; `None` while the place is kept for the next user.
     user: Option<(IpAddr, CallerClass)>,
     count: usize,
+    /// Set if the place may be displaced. When it is, its entry is gone.
+    number: Option<u64>,
 }
 
 impl Places {
@@ -97,8 +119,19 @@ impl Places {
     /// left for the next address.
     #[must_use]
     pub fn shared(limits: PlaceLimits, share_percent: u8) -> Arc<Self> {
+        Arc::new(Self::with(limits, share_percent, false))
+    }
+
+    /// Like [`Self::shared`], for things that last until their holder ends them, for example open files. A displaced
+    /// place is free only when its holder has left. So whoever finds no place calls [`Self::displace_for`], and waits.
+    #[must_use]
+    pub fn freed_by_holder(limits: PlaceLimits, share_percent: u8) -> Arc<Self> {
+        Arc::new(Self::with(limits, share_percent, true))
+    }
+
+    fn with(limits: PlaceLimits, share_percent: u8, is_freed_by_holder: bool) -> Self {
         let share_percent = usize::from(share_percent.clamp(1, 100));
-        Arc::new(Self { limits, share_percent, taken: Mutex::default() })
+        Self { limits, share_percent, is_freed_by_holder, taken: Mutex::default() }
     }
 
     /// The limits.
@@ -147,9 +180,73 @@ impl Places {
     ) -> Result<Place, NoPlace> {
         let user = (site_of(address), caller_class);
         if count > 0 {
-            self.add(&mut self.taken.lock(), user, count, count)?;
+            self.add_or_displace(&mut self.taken.lock(), user, count, count)?;
         }
-        Ok(Place { places: Arc::clone(self), user: Some(user), count })
+        Ok(Place { places: Arc::clone(self), user: Some(user), count, number: None })
+    }
+
+    /// Asks the oldest holder of the address that holds the most to leave, if that address holds more than this one would
+    /// with one more place. Returns whether it asked one. Only for places that are freed by their holder.
+    pub fn displace_for(&self, address: IpAddr) -> bool {
+        let address = site_of(address);
+        let mut taken = self.taken.lock();
+        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
+        taken.remove_oldest_of_most(address, of_address + 1).is_some()
+    }
+
+    /// Like [`Self::add`]. If there is no room, places of addresses that hold more are displaced.
+    fn add_or_displace(
+        &self,
+        taken: &mut Taken,
+        user: (IpAddr, CallerClass),
+        count: usize,
+        new: usize,
+    ) -> Result<(), NoPlace> {
+        let mut added = self.add(taken, user, count, new);
+        if added.is_ok() || !self.could_displace(taken, user, count, new) {
+            return added;
+        }
+        let of_address = taken.by_address.get(&user.0).copied().unwrap_or(0) + count;
+        while added.is_err() && taken.displace(user.0, of_address) {
+            added = self.add(taken, user, count, new);
+        }
+        added
+    }
+
+    /// Whether displacing places could make room for these. Nothing is displaced in vain.
+    fn could_displace(
+        &self,
+        taken: &Taken,
+        (address, caller_class): (IpAddr, CallerClass),
+        count: usize,
+        new: usize,
+    ) -> bool {
+        if self.is_freed_by_holder || taken.displaceable.is_empty() {
+            return false;
+        }
+        let max = self.max_for(caller_class);
+        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
+        let wanted = of_address.saturating_add(count);
+        let mut missing = taken.all.saturating_add(new).saturating_sub(max);
+        if caller_class != CallerClass::Trusted {
+            // The share of this address must become as large as what it wants.
+            let needed = wanted.saturating_mul(100).div_ceil(self.share_percent);
+            if wanted > self.limits.per_address_max || needed > max {
+                return false;
+            }
+            let of_others = (taken.all - taken.unused).saturating_sub(of_address);
+            missing = missing.max((of_others + needed).saturating_sub(max));
+        }
+        let mut free = 0;
+        for (other, held) in &taken.by_address {
+            if *held > wanted && *other != address && taken.oldest_of(*other).is_some() {
+                free += held - wanted;
+            }
+            if free >= missing {
+                return true;
+            }
+        }
+        false
     }
 
     /// Counts `count` more places for a user, `new` of which nobody has held before.
@@ -189,6 +286,46 @@ impl Places {
 }
 
 impl Taken {
+    /// The oldest place of an address that may be displaced now.
+    fn oldest_of(&self, address: IpAddr) -> Option<u64> {
+        let mut places = self.displaceable.range((address, 0)..=(address, u64::MAX));
+        let ((_, number), oldest) = places.next()?;
+        oldest.leave.may_be_displaced().then_some(*number)
+    }
+
+    /// Displaces the oldest place of the address that holds the most, if it holds more than `of_newcomer`. Returns
+    /// whether it did.
+    fn displace(&mut self, newcomer: IpAddr, of_newcomer: usize) -> bool {
+        let Some((address, count)) = self.remove_oldest_of_most(newcomer, of_newcomer) else {
+            return false;
+        };
+        self.all -= count;
+        self.remove(address, count);
+        true
+    }
+
+    /// Tells the holder of this place to leave. Returns the address and the number of places, which are still counted.
+    fn remove_oldest_of_most(
+        &mut self,
+        newcomer: IpAddr,
+        of_newcomer: usize,
+    ) -> Option<(IpAddr, usize)> {
+        let mut most: Option<(usize, IpAddr, u64)> = None;
+        for (address, held) in &self.by_address {
+            let at_least = most.map_or(of_newcomer, |(most, ..)| most);
+            if *address != newcomer
+                && *held > at_least
+                && let Some(number) = self.oldest_of(*address)
+            {
+                most = Some((*held, *address, number));
+            }
+        }
+        let (_, address, number) = most?;
+        let displaced = self.displaceable.remove(&(address, number))?;
+        displaced.leave.displace();
+        Some((address, displaced.count))
+    }
+
     fn remove(&mut self, address: IpAddr, count: usize) {
         if let Some(of_address) = self.by_address.get_mut(&address) {
             *of_address -= count;
@@ -206,32 +343,80 @@ impl Place {
         self.count
     }
 
-    /// Takes `count` more places for the user. The places held before are kept, even if this fails.
+    /// From now on, the place may be displaced: it may be given to an address that holds less. `leave` then tells the
+    /// holder, which must end what it needs the place for. Places of callers with a credential and of trusted proxies are
+    /// never displaced.
+    pub fn give_way(&mut self, leave: &Arc<Leave>) {
+        let Some((address, CallerClass::Stranger)) = self.user else { return };
+        if self.number.is_some() || self.count == 0 {
+            return;
+        }
+        let mut taken = self.places.taken.lock();
+        let number = taken.next_number;
+        taken.next_number += 1;
+        let place = Displaceable { count: self.count, leave: Arc::clone(leave) };
+        taken.displaceable.insert((address, number), place);
+        self.number = Some(number);
+    }
+
+    /// From now on, the place is not displaced. Returns whether it is still held.
+    pub fn stay(&mut self) -> bool {
+        let (Some((address, _)), Some(number)) = (self.user, self.number) else { return true };
+        let entry = self.places.taken.lock().displaceable.remove(&(address, number));
+        let is_held = entry.is_some() || self.places.is_freed_by_holder;
+        if is_held {
+            self.number = None;
+        }
+        is_held
+    }
+
+    /// Takes `count` more places for the user. The places held before are kept, even if this fails. It fails if the
+    /// place was displaced.
     pub fn grow(&mut self, count: usize) -> Result<(), NoPlace> {
         let Some(user) = self.user else { return Err(NoPlace::Address) };
         if count == 0 {
             return Ok(());
         }
-        self.places.add(&mut self.places.taken.lock(), user, count, count)?;
+        let mut taken = self.places.taken.lock();
+        let key = self.number.map(|number| (user.0, number));
+        if key.is_some_and(|key| !taken.displaceable.contains_key(&key)) {
+            // It was displaced.
+            return Err(NoPlace::Node);
+        }
+        self.places.add_or_displace(&mut taken, user, count, count)?;
         self.count += count;
+        if let Some(place) = key.and_then(|key| taken.displaceable.get_mut(&key)) {
+            place.count = self.count;
+        }
         Ok(())
     }
 
-    /// Removes the user of the place. The place stays taken, but counts for no address.
+    /// Removes the user of the place. The place stays taken, but counts for no address. A place that was displaced is
+    /// gone.
     pub fn set_unused(&mut self) {
         if let Some((address, _)) = self.user.take() {
             let mut taken = self.places.taken.lock();
+            let number = self.number.take();
+            let is_displaced = number
+                .is_some_and(|number| taken.displaceable.remove(&(address, number)).is_none());
+            if is_displaced && !self.places.is_freed_by_holder {
+                self.count = 0;
+                return;
+            }
             taken.remove(address, self.count);
             taken.unused += self.count;
         }
     }
 
-    /// Gives a place that nobody uses to a user. After an error nobody uses it.
+    /// Gives a place that nobody uses to a user. After an error nobody uses it. It fails if the place was displaced.
     pub fn set_user(&mut self, address: IpAddr, caller_class: CallerClass) -> Result<(), NoPlace> {
         self.set_unused();
+        if self.count == 0 {
+            return Err(NoPlace::Node);
+        }
         let user = (site_of(address), caller_class);
         let mut taken = self.places.taken.lock();
-        self.places.add(&mut taken, user, self.count, 0)?;
+        self.places.add_or_displace(&mut taken, user, self.count, 0)?;
         taken.unused -= self.count;
         self.user = Some(user);
         Ok(())
@@ -251,8 +436,21 @@ impl Place {
             return;
         }
         let mut taken = self.places.taken.lock();
-        taken.all -= count;
         self.count -= count;
+        if let (Some((address, _)), Some(number)) = (self.user, self.number) {
+            let key = (address, number);
+            match taken.displaceable.get_mut(&key) {
+                Some(place) => place.count = self.count,
+                None if self.places.is_freed_by_holder => {}
+                // It was displaced, so its places are free already.
+                None => return,
+            }
+            if self.count == 0 {
+                taken.displaceable.remove(&key);
+                self.number = None;
+            }
+        }
+        taken.all -= count;
         match self.user {
             Some((address, _)) => taken.remove(address, count),
             None => taken.unused -= count,
@@ -286,6 +484,8 @@ pub fn site_of(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -379,6 +579,141 @@ mod tests {
         assert_eq!(lens, [12_000, 3_795, 1_177, 365]);
         let next = places.take(ip("10.0.0.5"), CallerClass::Stranger, 100);
         assert!(next.is_ok(), "four addresses have not taken all");
+    }
+
+    /// Takes places of `len` for an address until there are no more. All of them give way.
+    fn fill(places: &Arc<Places>, address: IpAddr, len: usize) -> Vec<(Place, Arc<Leave>)> {
+        let take = || {
+            let mut place = places.take(address, CallerClass::Stranger, len).ok()?;
+            let leave = Arc::new(Leave::after(Duration::ZERO));
+            place.give_way(&leave);
+            Some((place, leave))
+        };
+        std::iter::from_fn(take).collect()
+    }
+
+    fn attacker(n: u16) -> IpAddr {
+        let [high, low] = n.to_be_bytes();
+        [10, 1, high, low].into()
+    }
+
+    #[test]
+    fn many_addresses_that_hold_all_places_do_not_keep_out_a_new_one() {
+        for attackers in [24, 48, 200] {
+            let limits = PlaceLimits { max: 12_800, per_address_max: 6_400, reserved: 3_200 };
+            let places = Places::fair(limits);
+            let mut held: Vec<Vec<(Place, Arc<Leave>)>> =
+                (0..attackers).map(|n| fill(&places, attacker(n), 4)).collect();
+            // They ask again and again.
+            held.extend((0..attackers).map(|n| fill(&places, attacker(n), 4)));
+            let mut honest = Vec::new();
+            for _ in 0..6 {
+                let mut place = places.take(ip("192.0.2.1"), CallerClass::Stranger, 4).unwrap();
+                let leave = Arc::new(Leave::after(Duration::ZERO));
+                place.give_way(&leave);
+                honest.push((place, leave));
+                held.extend((0..attackers).map(|n| fill(&places, attacker(n), 4)));
+            }
+            let is_kept = honest.iter().all(|(_, leave)| !leave.is_displaced());
+            assert!(is_kept, "{attackers}: it holds less than the others");
+            let has_displaced = held.iter().flatten().any(|(_, leave)| leave.is_displaced());
+            assert!(has_displaced, "{attackers}");
+            assert!(places.taken() <= limits.max - limits.reserved);
+            let known = places.take(ip("192.0.2.2"), CallerClass::Known, 400);
+            assert!(known.is_ok(), "{attackers}: the reserve is untouched");
+            drop((held, honest, known));
+            assert_eq!((places.taken(), places.unused()), (0, 0));
+            let taken = places.taken.lock();
+            assert!(taken.by_address.is_empty() && taken.displaceable.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_place_that_its_holder_frees_is_counted_until_the_holder_has_left() {
+        let limits = PlaceLimits { max: 32, per_address_max: 32, reserved: 0 };
+        for attackers in [24, 200] {
+            let places = Places::freed_by_holder(limits, 25);
+            let mut held: Vec<(Place, Arc<Leave>)> =
+                (0..attackers).flat_map(|n| fill(&places, attacker(n), 1)).collect();
+            assert_eq!(places.taken(), 32, "{attackers}");
+            let take = || places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
+            assert!(take().is_err(), "{attackers}");
+            assert!(places.displace_for(ip("192.0.2.1")), "{attackers}");
+            assert_eq!((places.taken(), take().is_err()), (32, true), "nobody has left yet");
+            held.retain(|(_, leave)| !leave.is_displaced());
+            assert_eq!(places.taken(), 31);
+            let again = places.take(attacker(0), CallerClass::Stranger, 1);
+            assert_eq!(again.unwrap_err(), NoPlace::Address, "the free place is for others");
+            let honest = take().unwrap();
+            drop((held, honest));
+            assert_eq!((places.taken(), places.unused()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn an_address_does_not_displace_others_that_hold_as_little() {
+        let places = Places::new(PlaceLimits { max: 4, per_address_max: 4, reserved: 0 });
+        let held: Vec<_> = (0..4).flat_map(|n| fill(&places, attacker(n), 1).pop()).collect();
+        assert_eq!(held.len(), 4);
+        let more = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
+        assert_eq!(more.unwrap_err(), NoPlace::Node);
+        assert!(held.iter().all(|(_, leave)| !leave.is_displaced()));
+        drop(held);
+        let held = fill(&places, attacker(1), 1);
+        let more = places.take(ip("192.0.2.1"), CallerClass::Stranger, 3);
+        assert_eq!(more.unwrap_err(), NoPlace::Node, "two are the most that it could get");
+        assert!(held.iter().all(|(_, leave)| !leave.is_displaced()), "nothing in vain");
+        let _two = places.take(ip("192.0.2.1"), CallerClass::Stranger, 2).unwrap();
+        let displaced: Vec<bool> = held.iter().map(|(_, leave)| leave.is_displaced()).collect();
+        assert_eq!(displaced, [true, true, false, false], "the oldest give way");
+    }
+
+    #[test]
+    fn a_place_that_was_displaced_is_returned_once_and_cannot_grow_or_be_used_again() {
+        let places = Places::new(PlaceLimits { max: 2, per_address_max: 2, reserved: 0 });
+        let mut held = fill(&places, attacker(1), 1);
+        let one = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1).unwrap();
+        let (displaced, leave) = &mut held[0];
+        assert!(leave.is_displaced());
+        assert_eq!(displaced.grow(1), Err(NoPlace::Node));
+        assert!(!displaced.stay(), "another address has it");
+        displaced.set_unused();
+        assert_eq!(displaced.set_user(ip("192.0.2.3"), CallerClass::Known), Err(NoPlace::Node));
+        assert_eq!((places.taken(), places.unused()), (2, 0));
+        drop(held);
+        assert_eq!(places.taken(), 1);
+        drop(one);
+        assert_eq!(places.taken(), 0);
+        let mut held = fill(&places, attacker(1), 1);
+        assert!(held.iter_mut().all(|(place, _)| place.stay()));
+        let another = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
+        assert_eq!(another.unwrap_err(), NoPlace::Node, "these are not displaced any more");
+        drop(held);
+        assert_eq!(places.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_kept_for_the_time_of_its_holder_and_those_of_the_known_for_good() {
+        let places = Places::new(PlaceLimits { max: 3, per_address_max: 3, reserved: 0 });
+        let take = |caller_class| {
+            let mut place = places.take(attacker(1), caller_class, 1).unwrap();
+            let leave = Arc::new(Leave::after(Duration::from_secs(1)));
+            place.give_way(&leave);
+            (place, leave)
+        };
+        let (known, young) = (take(CallerClass::Known), take(CallerClass::Stranger));
+        let _other = take(CallerClass::Known);
+        let newcomer = || places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
+        assert_eq!(newcomer().unwrap_err(), NoPlace::Node);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let place = newcomer().unwrap();
+        young.1.displaced().await;
+        assert!(!known.1.is_displaced());
+        drop(place);
+        drop(young);
+        let _first = newcomer().unwrap();
+        let another = places.take(ip("192.0.2.2"), CallerClass::Stranger, 1);
+        assert_eq!(another.unwrap_err(), NoPlace::Node, "the known give no place");
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn has_other_threads() -> bool {
 
 /// The present time of the runtime, beside whose timer requests wait.
 #[allow(clippy::disallowed_methods, reason = "how long turns took, never shown or stored")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use http_body_util::BodyExt;
 
 use super::{AppState, Caller, RequestContext};
-use maxine_admission::{CallerClass, NoPlace, Places};
+use maxine_admission::{CallerClass, Leave, NoPlace, Place, Places};
 
 /// Why a body was not read.
 #[derive(Debug)]
@@ -48,8 +48,18 @@ async fn read_whole(
     }
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
-    let mut place = None;
-    while let Some(frame) = body.frame().await {
+    let mut held: Option<(Place, Arc<Leave>)> = None;
+    loop {
+        let frame = match &held {
+            None => body.frame().await,
+            // The client of a body that is not complete loses nothing but time.
+            Some((_, leave)) => tokio::select! {
+                biased;
+                frame = body.frame() => frame,
+                () = leave.displaced() => return Err(BodyError::NoRoom(NoPlace::Node)),
+            },
+        };
+        let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
         if first.len() + whole.len() + data.len() > len_max {
             return Err(BodyError::TooLong);
@@ -57,17 +67,19 @@ async fn read_whole(
         if first.is_empty() && whole.is_empty() && body.is_end_stream() {
             return Ok(data);
         }
-        let place = match &mut place {
-            Some(place) => place,
+        let (place, leave) = match &mut held {
+            Some(held) => held,
             empty => {
                 let client = extensions.get::<RequestContext>().map(|context| context.client.ip);
                 let known = extensions.get::<Caller>().is_some_and(|who| who.role.is_some());
                 let caller_class = if known { CallerClass::Known } else { CallerClass::Stranger };
                 let client = client.unwrap_or([0, 0, 0, 0].into());
-                empty.insert(places.take(client, caller_class, 0).map_err(BodyError::NoRoom)?)
+                let place = places.take(client, caller_class, 0).map_err(BodyError::NoRoom)?;
+                empty.insert((place, Arc::new(Leave::after(Duration::ZERO))))
             }
         };
         place.grow(data.len()).map_err(BodyError::NoRoom)?;
+        place.give_way(leave);
         if first.is_empty() && whole.is_empty() {
             first = data;
             continue;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::http::{Request, Response, StatusCode, Version};
+use axum::http::{Method, Request, Response, StatusCode, Version};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,13 +19,21 @@ use super::compat_error::CompatError;
 use super::linger::LingeringStream;
 use super::listener::{Client, Listener};
 use super::send_monitor::{Reader, SendMonitor};
-use maxine_admission::{CallerClass, NoPlace, Place};
+use maxine_admission::{CallerClass, Leave, NoPlace, Place};
 
 /// Bytes that a request counts in addition to its head, for its stream and the task that answers it. A request may wait
 /// for seconds, for example for an index.
 const REQUEST_LEN: usize = 8 * 1_024;
 /// Bytes that a request counts in addition while its body has not ended, for the first part of the body.
 const OPEN_BODY_LEN: usize = 8 * 1_024;
+/// How long a request that may change something keeps its place in any case. Most such requests are answered earlier.
+const CHANGE_KEPT: Duration = Duration::from_secs(1);
+/// Why a read ended early.
+const READ_DISPLACED: &str =
+    "too many requests are being answered, and your address has the most of them";
+/// Why another request ended early.
+const CHANGE_DISPLACED: &str = "too many requests are being answered, and your address has the most of them: \
+     this request may or may not have taken effect";
 
 /// Serves a connection until it ends. Its preface was already read, and is the beginning of `client.bytes`.
 pub(super) async fn serve(listener: &Listener, answering: Answering, client: Client) {
@@ -95,11 +103,36 @@ impl Streams {
         let response = match answering.refusal(&request) {
             Some(refusal) => refusal,
             None => match self.count(reader, &request) {
-                Ok(_counted) => answering.answer(request, None).await,
+                Ok(counted) => self.answer_counted(request, counted).await,
                 Err(refusal) => *refusal,
             },
         };
         monitor.watch(Version::HTTP_2, reader, response, Some(open))
+    }
+
+    /// Answers a request. One without a credential ends early if a client that has fewer requests needs its place.
+    async fn answer_counted(
+        &self,
+        request: Request<Incoming>,
+        mut counted: Place,
+    ) -> Response<Body> {
+        let is_read = request.method() == Method::GET || request.method() == Method::HEAD;
+        let kept = if is_read { Duration::ZERO } else { CHANGE_KEPT };
+        let leave = Arc::new(Leave::after(kept));
+        let Answering { front, proxies, peer, .. } = &self.answering;
+        let is_https = proxies.resolve(*peer, request.headers()).is_https;
+        if !front.has_valid_credential(&request, is_https) {
+            counted.give_way(&leave);
+        }
+        tokio::select! {
+            biased;
+            answer = self.answering.answer(request, None) => answer,
+            () = leave.displaced() => {
+                let text = if is_read { READ_DISPLACED } else { CHANGE_DISPLACED };
+                let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);
+                refusal.with_retry_after_s(Some(1)).into_response()
+            }
+        }
     }
 
     /// Counts a request until it is answered: its state, its head and, if its body has not ended, the first part of the

@@ -30,7 +30,7 @@ use super::send_monitor::UnsentBytes;
 use super::serve_limits::ServeLimits;
 use super::tls;
 use super::well_formed::Bounds;
-use maxine_admission::{CallerClass, NoPlace, PlaceLimits, Places};
+use maxine_admission::{CallerClass, Leave, NoPlace, Place, PlaceLimits, Places};
 use maxine_gateway::Peer;
 use maxine_telemetry::Metrics;
 
@@ -53,6 +53,8 @@ fn refusal(why: NoPlace) -> String {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Maximum number of refused connections that are answered at the same time. Further ones are closed without an answer.
 const REFUSALS_MAX: usize = 512;
+/// How long a connection is kept, even if an address that has fewer connections needs its place.
+const CONNECTION_KEPT: Duration = Duration::from_secs(1);
 /// One in this many connections is reserved for callers with a credential and for operators on this machine.
 const RESERVED_ONE_IN: usize = 8;
 /// Serves `front` on `listener` until `stop`. After that, it accepts no more connections, waits for the requests in
@@ -109,7 +111,7 @@ pub async fn serve(
             }
             Ok((None, Some(CredentialCheck::new(provisional.enter(peer.ip())?))))
         });
-        let (place, credential_check) = match place {
+        let (mut place, credential_check) = match place {
             Ok(taken) => taken,
             Err(why) => {
                 metrics.connections_refused.inc();
@@ -123,6 +125,10 @@ pub async fn serve(
                 continue;
             }
         };
+        let leave = Arc::new(Leave::after(CONNECTION_KEPT));
+        if let Some(place) = &mut place {
+            place.give_way(&leave);
+        }
         set_socket_options(&stream, &limits);
         let answering = Answering {
             front: Arc::clone(&front),
@@ -153,7 +159,7 @@ pub async fn serve(
             let displaced = async {
                 match &check {
                     Some(check) => check.failed().await,
-                    None => std::future::pending().await,
+                    None => leave.displaced().await,
                 }
             };
             let opened = tokio::select! {
@@ -164,11 +170,18 @@ pub async fn serve(
                 }
             };
             let Some(stream) = opened else { return };
-            let upgraded = connection::serve(&shared, answering, stream).await;
+            let upgraded = tokio::select! {
+                biased;
+                upgraded = connection::serve(&shared, answering, stream) => upgraded,
+                () = leave.displaced() => {
+                    metrics.connections_refused.inc();
+                    None
+                }
+            };
+            let Some((upgrade, client)) = upgraded else { return };
             // An upgraded connection keeps its place until it ends.
-            let held = (counted, place, check);
-            if let Some((upgrade, client)) = upgraded {
-                upgrade.complete(client, held);
+            if place.as_mut().is_none_or(Place::stay) {
+                upgrade.complete(client, (counted, place, check));
             }
         });
     }

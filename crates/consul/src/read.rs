@@ -26,7 +26,7 @@ use super::shape::{
 };
 use super::tables::{List, changed};
 use super::text::{Query, boolean};
-use maxine_admission::{CallerClass, NoPlace, Place, Turn};
+use maxine_admission::{CallerClass, Leave, NoPlace, Place, Turn};
 use maxine_clock::Clock;
 use maxine_state::{Instance, InstanceKey, KvKey, Name, ServiceKey, ServiceRef, ServiceState};
 use maxine_store::Consistency;
@@ -170,25 +170,26 @@ impl Inner {
             // This reads all keys with the prefix. Later readers of the same prefix use the result.
             let _ = keys.as_ref().map(KvReader::index);
         }
-        let _place = self.blocked_place(asked)?;
+        let (_place, leave) = self.blocked_place(asked)?;
         let _blocked = self.metrics.blocked();
         // A key that does not exist has the index of all keys. If the reader gave an older index, it is answered at once.
         let has_answer = keys.as_ref().is_some_and(|keys| self.keys_index(keys) > options.index);
         if !has_answer {
             // It is pinned here, because a future that is passed on takes its size twice.
             let changed = std::pin::pin!(self.changed_after(scope, keys.as_mut(), options.index));
-            self.wait(asked, options, changed).await?;
+            self.wait(asked, options, &leave, changed).await?;
         }
         // The time since the contact may have grown while the request waited.
         let contact_ms = self.contact_ms().filter(|_| contact_ms.is_some());
         self.take(scope, keys.as_ref(), contact_ms, asked, options).await
     }
 
-    /// Waits for a change, as long as the blocking query says. Refuses the answer if the caller may not have it any more.
+    /// Waits for a change, as long as the blocking query says, or until another client has its place. Refuses the answer if the caller may not have it any more.
     async fn wait(
         &self,
         asked: &Asked,
         options: &Options,
+        leave: &Leave,
         changed: impl Future<Output = ()>,
     ) -> Result<(), Refusal> {
         let jitter_ms = fastrand::u64(0..=options.wait_ms / JITTER_ONE_IN);
@@ -196,13 +197,18 @@ impl Inner {
         let mut changed = std::pin::pin!(changed);
         loop {
             let part = left.min(CHECK_INTERVAL);
-            let has_changed = tokio::time::timeout(part, &mut changed).await.is_ok();
+            let part_ended = tokio::time::timeout(part, &mut changed);
+            let (has_changed, is_displaced) = tokio::select! {
+                biased;
+                ended = part_ended => (ended.is_ok(), false),
+                () = leave.displaced() => (false, true),
+            };
             if let Some((status, text)) = asked.guard.ended() {
                 return Err(Refusal::new(status, text));
             }
             left = left.saturating_sub(part);
             // After the time, the answer is the present one.
-            if has_changed || left.is_zero() {
+            if has_changed || is_displaced || left.is_zero() {
                 return Ok(());
             }
         }
@@ -347,9 +353,15 @@ impl Inner {
         }
     }
 
-    fn blocked_place(&self, asked: &Asked) -> Result<Place, Refusal> {
+    /// A place for a blocking query. The query must end when a client that has fewer of them needs the place.
+    fn blocked_place(&self, asked: &Asked) -> Result<(Place, Arc<Leave>), Refusal> {
         let class = if asked.is_known { CallerClass::Known } else { CallerClass::Stranger };
-        self.blocked.take(asked.client, class, 1).map_err(|why| {
+        let taken = self.blocked.take(asked.client, class, 1).map(|mut place| {
+            let leave = Arc::new(Leave::after(Duration::ZERO));
+            place.give_way(&leave);
+            (place, leave)
+        });
+        taken.map_err(|why| {
             let text = match why {
                 NoPlace::Node => "too many blocking queries are waiting on this node",
                 NoPlace::Address => {
@@ -921,7 +933,7 @@ impl Inner {
             Some((hash, json!(service)))
         };
         if let Some(wanted) = query.get("hash") {
-            let _place = self.blocked_place(asked)?;
+            let (_place, leave) = self.blocked_place(asked)?;
             let _blocked = self.metrics.blocked();
             let changed = async {
                 // Changes of other instances of the service wake this too.
@@ -939,7 +951,7 @@ impl Inner {
                     self.service_changed_after(&key.service, index).await;
                 }
             };
-            self.wait(asked, &options, changed).await?;
+            self.wait(asked, &options, &leave, changed).await?;
         }
         let _turn = self.turn(asked).await?;
         let (hash, service) = hash_now().ok_or_else(unknown)?;

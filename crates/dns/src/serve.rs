@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use maxine_admission::{CallerClass, Place, PlaceLimits, Places};
+use maxine_admission::{CallerClass, Leave, Place, PlaceLimits, Places};
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -31,6 +31,8 @@ const LIMITED_PAUSE: Duration = Duration::from_millis(100);
 const RECEIVE_BUFFER_LEN: usize = 1 << 20;
 /// A longer buffer for answers is released after its use.
 const ANSWER_BUFFER_LEN: usize = 8 << 10;
+/// How long a connection is kept, even if an address that has fewer connections needs its place.
+const CONNECTION_KEPT: Duration = Duration::from_secs(1);
 /// Pause after an error of a socket, so that an error that repeats does not take a whole processor.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
@@ -159,14 +161,24 @@ async fn accept(
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                let Ok(place) = places.take(from.ip(), CallerClass::Stranger, 1) else {
+                let Ok(mut place) = places.take(from.ip(), CallerClass::Stranger, 1) else {
                     dns.metrics.connections_refused.inc();
                     continue;
                 };
+                let leave = Arc::new(Leave::after(CONNECTION_KEPT));
+                place.give_way(&leave);
                 let (dns, stop, rate) = (Arc::clone(&dns), stop.clone(), Arc::clone(&rate));
                 tasks.spawn(async move {
                     let connection = Connection::new(&dns, stream, (from.ip(), &rate), place);
-                    if let Err(error) = connection.serve(&stop).await {
+                    let ended = tokio::select! {
+                        biased;
+                        ended = connection.serve(&stop) => ended,
+                        () = leave.displaced() => {
+                            dns.metrics.connections_refused.inc();
+                            return;
+                        }
+                    };
+                    if let Err(error) = ended {
                         tracing::debug!(%error, from = %from.ip(), "a DNS connection ended");
                     }
                 });

@@ -31,12 +31,20 @@ use super::idle_connections::Pools;
 use super::lookup::{LookupCaller, Lookups};
 use super::target::UpstreamAddress;
 use super::wire::{Wire, WireState};
-use maxine_admission::{NoPlace, Places};
+use maxine_admission::{NoPlace, Place, Places};
 
 /// Maximum number of addresses of one name that are tried.
 const RESOLVED_MAX: usize = 8;
 /// How long one of several addresses is tried alone, before the next one is tried concurrently (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// How long a request keeps its slot and its connection, even if a client that has fewer requests needs them.
+pub(crate) const REQUEST_KEPT: Duration = Duration::from_secs(1);
+/// How many requests of clients that have more connections are asked to leave for one new connection.
+const ASKED_MAX: usize = 3;
+/// How often it is checked whether a request has left, before another one is asked.
+const PLACE_TRIES: usize = 10;
+/// The pause between two of these checks.
+const PLACE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Maximum number of HTTP/2 connections with wide windows. Together they hold at most 256 MiB.
 pub(crate) const WIDE_MAX: usize = 128;
@@ -98,6 +106,8 @@ pub(crate) struct Connector {
     egress: Arc<EgressPolicy>,
     lookups: Lookups,
     connections: Arc<Places>,
+    /// How long a request keeps its slot and its connection in any case.
+    request_kept: Duration,
     pools: Pools,
     /// Permits for HTTP/2 connections with wide windows.
     wide: Arc<Semaphore>,
@@ -162,11 +172,22 @@ impl Connector {
             egress: Arc::new(egress),
             lookups: Lookups::new(),
             connections,
+            request_kept: REQUEST_KEPT,
             pools: Pools::default(),
             wide: Arc::new(Semaphore::new(WIDE_MAX)),
             verified: Arc::new(ArcSwap::from_pointee(verified_by(roots)?)),
             unverified: Arc::new(unverified),
         })
+    }
+
+    /// Requests keep their slots and their connections for at least `kept`.
+    pub(crate) fn with_request_kept(self, kept: Duration) -> Self {
+        Self { request_kept: kept, ..self }
+    }
+
+    /// How long a request keeps its slot and its connection in any case.
+    pub(crate) fn request_kept(&self) -> Duration {
+        self.request_kept
     }
 
     /// Trusts `roots` from the next connection on.
@@ -192,13 +213,10 @@ impl Connector {
         security: Security,
         asker: LookupCaller<'_>,
     ) -> Result<Stream, ProxyError> {
-        let take = || self.connections.take(asker.address, asker.caller_class, 1);
-        let place = take().or_else(|why| match why {
-            // If no place is free, connections that no request uses are closed first.
-            NoPlace::Node if self.pools.close_unused(&self.connections) => take(),
-            why => Err(why),
-        });
-        let place = place.map_err(|_| ProxyError::ConnectionsBusy)?;
+        let place = match self.take_place(asker) {
+            Some(place) => place,
+            None => Box::pin(self.wait_for_place(asker)).await?,
+        };
         let wire = Wire::new(self.connect_tcp(&to.host, to.port, asker).await?, place);
         if !to.https {
             return Ok(Stream::Plain(wire));
@@ -221,6 +239,32 @@ impl Connector {
             return Err(ProxyError::Tls(TlsFailure::NoHttp2));
         }
         Ok(Stream::Tls(Box::new(stream)))
+    }
+
+    /// Takes a place for a connection. If no place is free, connections that no request uses are closed first.
+    fn take_place(&self, asker: LookupCaller<'_>) -> Option<Place> {
+        let take = || self.connections.take(asker.address, asker.caller_class, 1);
+        let place = take().or_else(|why| match why {
+            NoPlace::Node if self.pools.close_unused(&self.connections) => take(),
+            why => Err(why),
+        });
+        place.ok()
+    }
+
+    /// Asks the oldest request of the client that has the most connections to leave, and waits until it has left.
+    async fn wait_for_place(&self, asker: LookupCaller<'_>) -> Result<Place, ProxyError> {
+        for _ in 0..ASKED_MAX {
+            if !self.connections.displace_for(asker.address) {
+                break;
+            }
+            for _ in 0..PLACE_TRIES {
+                tokio::time::sleep(PLACE_PAUSE).await;
+                if let Some(place) = self.take_place(asker) {
+                    return Ok(place);
+                }
+            }
+        }
+        Err(ProxyError::ConnectionsBusy)
     }
 
     /// Opens a TCP connection to the first of the host's addresses that accepts one.

@@ -287,8 +287,15 @@ impl Exchange<'_> {
         take: &mut impl FnMut(&PlainAnswer<'_>) -> Option<T>,
     ) -> Result<Result<DirectAnswer<T>, SendFailure>, ProxyError> {
         let until = timer_now() + self.policy.response;
+        let leave = Arc::clone(lease.leave());
         let sent = lease.send_direct(self.head, on_interim, take);
-        tokio::time::timeout_at(until, sent).await.map_err(|_| ProxyError::ResponseTimeout)
+        tokio::select! {
+            biased;
+            sent = tokio::time::timeout_at(until, sent) => {
+                sent.map_err(|_| ProxyError::ResponseTimeout)
+            }
+            () = leave.displaced() => Err(ProxyError::Displaced),
+        }
     }
 }
 

@@ -83,6 +83,11 @@ pub enum ProxyError {
     /// This node, or one client, has reached its maximum number of connections to instances.
     #[error("too many connections to instances are open (for this client, or for all clients)")]
     ConnectionsBusy,
+    /// The request was ended for a client that has fewer requests.
+    #[error(
+        "this node ended the request for another client, because this client has the most requests to instances; the instance may have processed it"
+    )]
+    Displaced,
     /// Too many bytes of request bodies are being collected.
     #[error(
         "too many bytes of request bodies are waiting to be forwarded (of this client, or of all clients)"
@@ -168,6 +173,7 @@ codes! {
     ProxyError::Resolve => "resolve_failed",
     ProxyError::LookupsBusy => "resolve_busy",
     ProxyError::ConnectionsBusy => "connections_busy",
+    ProxyError::Displaced => "displaced",
     ProxyError::BodiesBusy => "bodies_busy",
     ProxyError::Egress(_) => "egress_denied",
     ProxyError::Connect => "connect_failed",
@@ -199,6 +205,7 @@ impl ProxyError {
             | Self::Refused
             | Self::LookupsBusy
             | Self::ConnectionsBusy
+            | Self::Displaced
             | Self::BodiesBusy
             | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -230,6 +237,7 @@ impl ProxyError {
             | Self::Refused
             | Self::LookupsBusy
             | Self::ConnectionsBusy
+            | Self::Displaced
             | Self::BodiesBusy
             | Self::Stopping => Some(1),
             _ => None,

@@ -162,6 +162,7 @@ impl Exchange<'_> {
         may_repeat: bool,
         on_interim: OnInterim<'_>,
     ) -> Result<Result<(Response<Content>, Lease), SendFailure>, ProxyError> {
+        let leave = Arc::clone(lease.leave());
         let mut sending = std::pin::pin!(lease.send(request, may_repeat, on_interim));
         let started = timer_now();
         let mut allowed_until = started + self.times.response;
@@ -170,6 +171,7 @@ impl Exchange<'_> {
             tokio::select! {
                 biased;
                 done = &mut sending => return Ok(done),
+                () = leave.displaced() => return Err(ProxyError::Displaced),
                 () = tokio::time::sleep_until(until) => {}
             }
             if self.times.deadline.is_some_and(|deadline| timer_now() >= deadline) {

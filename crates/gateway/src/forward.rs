@@ -26,7 +26,7 @@ use super::metrics::RequestRecord;
 use super::pick::{NoPick, PickInput};
 use super::prefix::PrefixMap;
 use super::request::{self, BodyPlan, Head, Inbound, Outgoing};
-use super::request_body::Progress;
+use super::request_body::{KeptBytes, Progress};
 use super::response_body::{ResponseBody, ResponseWatch};
 use super::runtime::ServiceRuntime;
 use super::slots::Holder;
@@ -35,7 +35,6 @@ use super::timer::timer_now;
 use super::tunnel::{self, TunnelHold};
 use super::upstream::Upstream;
 use super::{Forwarder, framing, headers};
-use maxine_admission::Place;
 use maxine_state::{Instance, RateLimitScope, ServiceKey};
 use maxine_telemetry::{AttemptOutcome, AttemptRecord, AttemptTrail, SpanName, TraceName};
 
@@ -112,7 +111,7 @@ struct Attempts<'a> {
     head: Head,
     body: Outgoing,
     /// Counts the bytes of the body that are kept.
-    _kept: Place,
+    kept: KeptBytes,
     progress: Arc<Progress>,
     draw: Draw,
     /// The instance that the sticky cookie names.
@@ -157,7 +156,12 @@ impl Forwarder {
                 match begun {
                     Err(error) => Forwarded::failed(error, None, 0),
                     Ok(mut attempts) => {
-                        let outcome = self.attempt_all(&mut attempts).await;
+                        let leave = Arc::clone(attempts.kept.leave());
+                        let outcome = tokio::select! {
+                            biased;
+                            outcome = self.attempt_all(&mut attempts) => outcome,
+                            () = leave.displaced() => Err(ProxyError::Displaced),
+                        };
                         let chosen = attempts.chosen();
                         let trail = std::mem::take(&mut attempts.trail);
                         let mut forwarded = match outcome {
@@ -230,7 +234,8 @@ impl Forwarder {
             idle: policy.idle,
         };
         let kept = self.0.kept_bodies.take(holder.address, holder.caller_class(), 0);
-        let mut kept = kept.map_err(|_| ProxyError::BodiesBusy)?;
+        let kept = kept.map_err(|_| ProxyError::BodiesBusy)?;
+        let mut kept = KeptBytes::new(kept, self.0.config.request_kept);
         let body = if body.is_end_stream() {
             Outgoing::Empty
         } else {
@@ -250,7 +255,7 @@ impl Forwarder {
             holder,
             head,
             body,
-            _kept: kept,
+            kept,
             progress,
             draw,
             sticky,

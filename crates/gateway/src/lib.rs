@@ -94,6 +94,8 @@ pub struct ForwarderConfig {
     pub connections: ConnectionLimits,
     /// Limits on the bytes of request bodies that are kept until they are complete, or until they are sent.
     pub kept_bodies: PlaceLimits,
+    /// How long a request keeps its connection, even if a client that has fewer requests needs it; by default 1 s.
+    pub request_kept: Duration,
 }
 
 impl ForwarderConfig {
@@ -110,6 +112,7 @@ impl ForwarderConfig {
                 per_address_max: 32 << 20,
                 reserved: 16 << 20,
             },
+            request_kept: connect::REQUEST_KEPT,
         }
     }
 }
@@ -133,7 +136,7 @@ impl ConnectionLimits {
     fn places(self) -> Arc<Places> {
         let limits =
             PlaceLimits { max: self.max, per_address_max: self.max, reserved: self.max / 8 };
-        Places::shared(limits, self.per_address_percent)
+        Places::freed_by_holder(limits, self.per_address_percent)
     }
 }
 
@@ -205,7 +208,8 @@ impl Forwarder {
         metrics: Arc<dyn ProxyMetrics>,
     ) -> Result<Self, TlsRootsError> {
         let connector =
-            Connector::new(config.egress.clone(), &config.tls_roots, config.connections.places())?;
+            Connector::new(config.egress.clone(), &config.tls_roots, config.connections.places())?
+                .with_request_kept(config.request_kept);
         let kept_bodies = Places::fair(config.kept_bodies);
         Ok(Self(Arc::new(Inner {
             view,

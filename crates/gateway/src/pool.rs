@@ -25,7 +25,7 @@ use super::slots::{Holder, Slot, Slots};
 use super::target::UpstreamAddress;
 use super::timer::timer_now;
 use super::wire::{InUse, WireState};
-use maxine_admission::NoPlace;
+use maxine_admission::{Leave, NoPlace};
 use maxine_clock::Clock;
 use maxine_http1::PlainAnswer;
 use maxine_state::{ConnectionPolicy, UpstreamProtocol};
@@ -197,7 +197,8 @@ impl Pool {
         clock: Clock,
         tasks: TaskTracker,
     ) -> Arc<Self> {
-        let slots = Slots::new(settings.limits.connections_max, settings.limits.pending_max);
+        let ConnectionPolicy { connections_max, pending_max, .. } = settings.limits;
+        let slots = Slots::new(connections_max, pending_max, connector.request_kept());
         let pool = Arc::new(Self {
             address,
             settings,
@@ -242,7 +243,7 @@ impl Pool {
         let slot = self.slots.take(holder);
         if let Some(slot) = slot {
             if reuse == Reuse::Any
-                && let Some((connection, in_use)) = self.pop_idle(holder)?
+                && let Some((connection, in_use)) = self.pop_idle(holder, slot.leave())?
             {
                 return Ok(self.leased(Sender::Http1(connection), in_use, slot, true));
             }
@@ -259,7 +260,8 @@ impl Pool {
         reuse: Reuse,
         slot: Slot,
     ) -> Result<Lease, ProxyError> {
-        let opened = tokio::time::timeout(timeout, self.open(holder, reuse)).await;
+        let open = self.open(holder, reuse, slot.leave());
+        let opened = tokio::time::timeout(timeout, open).await;
         let (sender, in_use, reused) = opened.map_err(|_| ProxyError::ConnectTimeout)??;
         Ok(self.leased(sender, in_use, slot, reused))
     }
@@ -273,15 +275,14 @@ impl Pool {
     ) -> Result<Lease, ProxyError> {
         let waiting = self.slots.wait(holder).ok_or(ProxyError::Overloaded)?;
         let deadline = timer_now() + timeout;
-        let slot = tokio::time::timeout_at(deadline, waiting.slot()).await;
-        let slot = slot.map_err(|_| ProxyError::Overloaded)?.ok_or(ProxyError::Stopping)?;
+        let slot = waiting.slot_before(deadline).await.ok_or(ProxyError::Overloaded)?;
         let work = async {
             if reuse == Reuse::Any
-                && let Some((connection, in_use)) = self.pop_idle(holder)?
+                && let Some((connection, in_use)) = self.pop_idle(holder, slot.leave())?
             {
                 return Ok(self.leased(Sender::Http1(connection), in_use, slot, true));
             }
-            let (sender, in_use, reused) = self.open(holder, reuse).await?;
+            let (sender, in_use, reused) = self.open(holder, reuse, slot.leave()).await?;
             Ok(self.leased(sender, in_use, slot, reused))
         };
         tokio::time::timeout_at(deadline, work).await.map_err(|_| ProxyError::ConnectTimeout)?
@@ -294,18 +295,18 @@ impl Pool {
 
     /// An idle connection, which this holder uses from now on. An error if the holder uses as many connections as it
     /// may.
-    fn pop_idle(&self, holder: Holder) -> Result<Option<(Http1, InUse)>, ProxyError> {
+    fn pop_idle(
+        &self,
+        holder: Holder,
+        leave: &Arc<Leave>,
+    ) -> Result<Option<(Http1, InUse)>, ProxyError> {
         let mut idle = self.idle.lock();
         while let Some(candidate) = idle.pop() {
             if self.is_stale(&candidate) {
                 continue;
             }
-            match candidate
-                .connection
-                .connection
-                .wire()
-                .enter(holder.address, holder.caller_class())
-            {
+            let wire = candidate.connection.connection.wire();
+            match wire.enter(holder.address, holder.caller_class(), Some(leave)) {
                 Ok(in_use) => return Ok(Some((candidate.connection, in_use))),
                 Err(NoPlace::Address) => {
                     idle.push(candidate);
@@ -343,9 +344,10 @@ impl Pool {
         self: &Arc<Self>,
         holder: Holder,
         reuse: Reuse,
+        leave: &Arc<Leave>,
     ) -> Result<(Sender, InUse, bool), ProxyError> {
         if !self.is_http2() {
-            let (opened, in_use) = self.open_http1(holder).await?;
+            let (opened, in_use) = self.open_http1(holder, leave).await?;
             return Ok((Sender::Http1(opened), in_use, false));
         }
         let above = match reuse {
@@ -357,7 +359,8 @@ impl Pool {
             kept.number > above && !kept.sender.is_closed() && !self.is_too_old(kept.opened_ms)
         };
         if let Some(kept) = shared.as_ref().filter(usable) {
-            match kept.wire.enter(holder.address, holder.caller_class()) {
+            // Other requests use the connection too, so it does not give way.
+            match kept.wire.enter(holder.address, holder.caller_class(), None) {
                 Ok(in_use) => return Ok((Sender::Http2(kept.clone()), in_use, true)),
                 Err(NoPlace::Address) => return Err(ProxyError::ConnectionsBusy),
                 Err(NoPlace::Node) => {
@@ -366,7 +369,7 @@ impl Pool {
             }
         }
         let (sender, wire) = self.open_http2(holder).await?;
-        let in_use = wire.first_use();
+        let in_use = wire.first_use(None);
         // The previous connection ends when its requests are answered.
         let opened_ms = self.clock.monotonic_ms();
         let number = shared.as_ref().map_or(1, |before| before.number + 1);
@@ -383,13 +386,17 @@ impl Pool {
         }
     }
 
-    async fn open_http1(&self, holder: Holder) -> Result<(Http1, InUse), ProxyError> {
+    async fn open_http1(
+        &self,
+        holder: Holder,
+        leave: &Arc<Leave>,
+    ) -> Result<(Http1, InUse), ProxyError> {
         let security = Security { insecure: self.settings.insecure_tls, http2: false };
         let asker = self.lookup_caller(holder);
         let stream = self.connector.connect(&self.address, security, asker).await?;
         let wire = Arc::clone(stream.wire());
         let idle_max_ms = self.settings.limits.keep_alive_ms;
-        let in_use = wire.first_use();
+        let in_use = wire.first_use(Some(leave));
         let opened_ms = self.clock.monotonic_ms();
         Ok((Http1 { connection: http1::Connection::new(stream), opened_ms, idle_max_ms }, in_use))
     }
@@ -457,6 +464,11 @@ fn announced_idle_ms(keep_alive: Option<&[u8]>, max_ms: u64) -> u64 {
 }
 
 impl Lease {
+    /// The signal that the request must end, because a client that has fewer requests needs its slot or connection.
+    pub(crate) fn leave(&self) -> &Arc<Leave> {
+        self.slot.leave()
+    }
+
     /// Sends a request and waits for the head of the response. `may_repeat` is whether the caller may send the request
     /// a second time after it was written. If not, nothing is written to a connection that the instance has closed. A
     /// lease sends one request.

@@ -16,9 +16,8 @@ use super::compiled::{CompiledPolicy, StickyCookie};
 use super::error::ProxyError;
 use super::headers::{self, Origin};
 use super::pool::Pool;
-use super::request_body::{self, CollectedBody, ExpectGate, Progress, RequestBody};
+use super::request_body::{self, CollectedBody, ExpectGate, KeptBytes, Progress, RequestBody};
 use super::target::RequestTarget;
-use maxine_admission::Place;
 use maxine_clock::Clock;
 
 /// The field with the path under which clients reach the service.
@@ -223,7 +222,7 @@ impl Outgoing {
     pub(crate) async fn prepare(
         body: AxumBody,
         plan: &BodyPlan,
-        kept: &mut Place,
+        kept: &mut KeptBytes,
         progress: &Arc<Progress>,
         clock: &Clock,
     ) -> Result<Self, ProxyError> {

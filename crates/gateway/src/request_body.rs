@@ -19,7 +19,7 @@ use tokio::time::Sleep;
 use super::error::{BoxError, ProxyError};
 use super::framing;
 use super::timer::timer_now;
-use maxine_admission::Place;
+use maxine_admission::{Leave, Place};
 use maxine_clock::Clock;
 
 /// How long a client that expects `100 Continue` waits for the instance's answer, in milliseconds. RFC 9110 section
@@ -313,13 +313,37 @@ pub(crate) enum CollectedBody {
 /// Number of bytes that each part of a body counts in addition to its length, because it has a buffer of its own.
 const PIECE_LEN: usize = 128;
 
+/// The bytes of a body that are kept. They may be displaced.
+pub(crate) struct KeptBytes {
+    place: Place,
+    leave: Arc<Leave>,
+}
+
+impl KeptBytes {
+    /// The bytes that `place` counts. They are kept for at least `kept`.
+    pub(crate) fn new(place: Place, kept: Duration) -> Self {
+        Self { place, leave: Arc::new(Leave::after(kept)) }
+    }
+
+    fn grow(&mut self, len: usize) -> Result<(), ProxyError> {
+        self.place.grow(len).map_err(|_| ProxyError::BodiesBusy)?;
+        self.place.give_way(&self.leave);
+        Ok(())
+    }
+
+    /// The signal that a client that keeps fewer bytes needs the room. The request must end then.
+    pub(crate) fn leave(&self) -> &Arc<Leave> {
+        &self.leave
+    }
+}
+
 /// Collects a body of up to `keep_max` bytes. `idle` limits the wait for each frame, and the minimum rate limits the
 /// total time. `kept` counts the bytes that wait for the rest. A body that arrives in one part does not count.
 pub(crate) async fn collect(
     mut body: AxumBody,
     keep_max: u64,
     idle: Duration,
-    kept: &mut Place,
+    kept: &mut KeptBytes,
 ) -> Result<CollectedBody, ProxyError> {
     if body.size_hint().lower() > keep_max {
         return Ok(CollectedBody::TooLong(Vec::new(), body));
@@ -330,7 +354,12 @@ pub(crate) async fn collect(
     loop {
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
         let until = (timer_now() + idle).min(started + client_time(idle, len));
-        let frame = match tokio::time::timeout_at(until, next).await {
+        let next = tokio::select! {
+            biased;
+            next = tokio::time::timeout_at(until, next) => next,
+            () = kept.leave.displaced() => return Err(ProxyError::BodiesBusy),
+        };
+        let frame = match next {
             Err(_) => return Err(ProxyError::ClientTimeout),
             Ok(Some(Err(_))) => return Err(ProxyError::ClientBody),
             Ok(None) => break,
@@ -341,7 +370,7 @@ pub(crate) async fn collect(
         let is_whole = frames.is_empty() && body.is_end_stream();
         if keep && !is_whole {
             let piece_len = frame.data_ref().map_or(0, Bytes::len) + PIECE_LEN;
-            kept.grow(piece_len).map_err(|_| ProxyError::BodiesBusy)?;
+            kept.grow(piece_len)?;
         }
         frames.push(frame);
         if !keep {

@@ -79,6 +79,12 @@ impl ResponseBody {
         error.into()
     }
 
+    /// Whether a client that has fewer requests needs the connection.
+    fn poll_displaced(&self, cx: &mut Context<'_>) -> bool {
+        let leave = self.watch.as_ref().map(|watch| watch.lease.leave());
+        leave.is_some_and(|leave| leave.poll_displaced(cx).is_ready())
+    }
+
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Option<ProxyError> {
         let watch = self.watch.as_ref()?;
         if !self.waiting {
@@ -112,6 +118,9 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(error)));
         }
         match Pin::new(&mut this.content).poll_frame(cx) {
+            Poll::Pending if this.poll_displaced(cx) => {
+                Poll::Ready(Some(Err(this.break_off(ProxyError::Displaced))))
+            }
             Poll::Pending => match this.poll_stalled(cx) {
                 Some(error) => Poll::Ready(Some(Err(this.break_off(error)))),
                 None => Poll::Pending,

@@ -25,7 +25,7 @@ pub(crate) type TunnelHold = (Lease, InFlight, InFlightGuard);
 
 /// Copies bytes until the end of the tunnel. `client` receives the client's connection, and `upstream` is the
 /// instance's connection with the bytes that were already read from it. A tunnel in which nothing moves for `idle` is
-/// closed.
+/// closed, and so is one whose place a client with fewer requests needs.
 pub(crate) async fn run(
     client: oneshot::Receiver<Tunnel>,
     (upstream, mut read): (Stream, Bytes),
@@ -63,6 +63,7 @@ pub(crate) async fn run(
             }
         }
         () = stalled => tracing::debug!("a tunnel was closed because nothing moved"),
+        () = hold.0.leave().displaced() => tracing::debug!("a tunnel was closed for another client"),
     }
     drop((client, upstream));
     drop((hold, held));

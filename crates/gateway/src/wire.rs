@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use maxine_admission::{CallerClass, NoPlace, Place};
+use maxine_admission::{CallerClass, Leave, NoPlace, Place};
 
 /// The record of who uses a connection.
 #[derive(Debug)]
@@ -50,23 +50,31 @@ impl WireState {
     }
 
     /// The use for the request that opened the connection. Must be called at most once; without the call, that use ends
-    /// with the connection.
-    pub(crate) fn first_use(self: &Arc<Self>) -> InUse {
+    /// with the connection. With `leave`, the request is asked to leave when another client needs the connection.
+    pub(crate) fn first_use(self: &Arc<Self>, leave: Option<&Arc<Leave>>) -> InUse {
+        if let (Some(place), Some(leave)) = (&mut self.0.lock().place, leave) {
+            place.give_way(leave);
+        }
         InUse(Arc::clone(self))
     }
 
     /// Uses the connection for a request of this client. The error is [`NoPlace::Address`] if the client uses as many
-    /// connections as it may, and [`NoPlace::Node`] if the connection was given up or has to be.
+    /// connections as it may, and [`NoPlace::Node`] if the connection was given up or has to be. `leave` is as in
+    /// [`Self::first_use`].
     pub(crate) fn enter(
         self: &Arc<Self>,
         address: IpAddr,
         caller_class: CallerClass,
+        leave: Option<&Arc<Leave>>,
     ) -> Result<InUse, NoPlace> {
         let mut usage = self.0.lock();
         let is_first = usage.requests == 0;
         let Some(place) = &mut usage.place else { return Err(NoPlace::Node) };
         if is_first {
             place.set_user(address, caller_class)?;
+            if let Some(leave) = leave {
+                place.give_way(leave);
+            }
         }
         usage.requests += 1;
         Ok(InUse(Arc::clone(self)))
@@ -185,9 +193,9 @@ mod tests {
         wire.tcp.readable().await.unwrap();
         assert!(!wire.is_silent(), "the system has reported it");
         assert_eq!((places.taken(), places.unused()), (1, 0));
-        drop(state.first_use());
+        drop(state.first_use(None));
         assert_eq!((places.taken(), places.unused()), (1, 1));
-        let client = |last: u8| state.enter([10, 0, 0, last].into(), CallerClass::Stranger);
+        let client = |last: u8| state.enter([10, 0, 0, last].into(), CallerClass::Stranger, None);
         let (one, other) = (client(1).unwrap(), client(2).unwrap());
         assert_eq!((places.unused(), state.give_up()), (0, false), "requests use it");
         drop(one);

@@ -49,7 +49,7 @@ pub(super) async fn wait(
         let detail = after.has_ended(history);
         return Err(Problem::new(ProblemKind::Compacted, detail).with_field("index"));
     }
-    let _place = watchers.admit(caller, client)?;
+    let (_place, leave) = watchers.admit(caller, client)?;
     let mut reader = state.view().kv_reader(scope);
     if !reader.has_index() {
         // This reads all keys with the prefix. Later readers of the same prefix use the result.
@@ -63,7 +63,14 @@ pub(super) async fn wait(
         left_ms -= part_ms;
         let changed = reader.changed_after(after.index);
         let changed = tokio::time::timeout(Duration::from_millis(part_ms), changed);
-        let Some(changed) = state.ending().run_until_cancelled(changed).await else {
+        let changed = state.ending().run_until_cancelled(changed);
+        let changed = tokio::select! {
+            biased;
+            changed = changed => changed,
+            // Another client has the place. The answer is that of a wait that ended without a change.
+            () = leave.displaced() => break,
+        };
+        let Some(changed) = changed else {
             let problem = Problem::new(ProblemKind::Unavailable, "the node is stopping");
             return Err(problem.with_retry_after_s(1));
         };

@@ -30,7 +30,7 @@ use super::shape::Detail;
 use crate::problem::{Problem, ProblemKind};
 use crate::send_monitor::Streamed;
 use crate::{AppState, CalledBy, Caller, RequestContext};
-use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
+use maxine_admission::{CallerClass, Leave, NoPlace, Place, PlaceLimits, Places};
 use maxine_state::limits::check_range;
 use maxine_state::{Event, History, Name, Role, ServiceKey};
 use maxine_view::{Compacted, WatchScope, Watcher, WatcherLost};
@@ -76,10 +76,21 @@ impl Watchers {
         Self { places: Places::fair(limits), with_probes: frames(), without_probes: frames() }
     }
 
-    pub(super) fn admit(&self, caller: &Caller, client: IpAddr) -> Result<Place, Problem> {
+    /// A place for a watcher. The watch must end when the place is displaced: when a client that has fewer watchers
+    /// needs it.
+    pub(super) fn admit(
+        &self,
+        caller: &Caller,
+        client: IpAddr,
+    ) -> Result<(Place, Arc<Leave>), Problem> {
         let known = caller.role.is_some();
         let caller_class = if known { CallerClass::Known } else { CallerClass::Stranger };
-        self.places.take(client, caller_class, 1).map_err(|why| {
+        let taken = self.places.take(client, caller_class, 1).map(|mut place| {
+            let leave = Arc::new(Leave::after(Duration::ZERO));
+            place.give_way(&leave);
+            (place, leave)
+        });
+        taken.map_err(|why| {
             let limits = self.places.limits();
             let detail = match why {
                 NoPlace::Node if known => {
@@ -232,7 +243,7 @@ pub(super) async fn watch(
 ) -> Result<Response, Problem> {
     let scope = scope(&caller, query.namespace.as_deref(), query.service.as_deref())?;
     let last_seen = last_event_id(&headers)?.or(query.index);
-    let place = watchers.admit(&caller, context.client.ip)?;
+    let (place, leave) = watchers.admit(&caller, context.client.ip)?;
     let subscribed = subscribe(&state, scope, last_seen).await;
     let age_ms = STREAM_AGE_MS + fastrand::u64(0..STREAM_AGE_MS / 2);
     let ends_at_ms = state.clock().monotonic_ms() + age_ms;
@@ -243,8 +254,17 @@ pub(super) async fn watch(
     };
     let published = state.view().hub().published();
     let detail = Detail::of_changes(&caller);
-    let stream =
-        Stream { stage, state, caller, watchers, detail, published, ends_at_ms, _place: place };
+    let stream = Stream {
+        stage,
+        state,
+        caller,
+        watchers,
+        detail,
+        published,
+        ends_at_ms,
+        leave,
+        _place: place,
+    };
     let body = Body::from_stream(stream::unfold(stream, Stream::next));
     // Proxies must forward each part immediately. nginx buffers answers unless this header forbids it. Proxies also
     // buffer answers that they compress or rewrite.
@@ -276,6 +296,8 @@ struct Stream {
     detail: Detail,
     published: watch_channel::Receiver<u64>,
     ends_at_ms: u64,
+    /// Set when another client has the place.
+    leave: Arc<Leave>,
     _place: Place,
 }
 
@@ -308,9 +330,10 @@ impl Stream {
     }
 
     /// Whether the stream ends, and why the client has to ask again: its credential is not valid any more, this node does
-    /// not belong to the cluster any more, or the stream is old.
+    /// not belong to the cluster any more, another client has its place, or the stream is old.
     fn must_end(&self) -> bool {
         self.state.clock().monotonic_ms() >= self.ends_at_ms
+            || self.leave.is_displaced()
             || may_not_go_on(&self.state, &self.caller)
     }
 
@@ -318,9 +341,13 @@ impl Stream {
     /// client reconnects with that index, it need not read a list because of changes of other services.
     async fn piece(&self, watcher: &mut Watcher) -> Result<Bytes, WatcherLost> {
         let wait = tokio::time::timeout(Duration::from_millis(HEARTBEAT_MS), watcher.next(1));
-        let Some(waited) = self.state.ending().run_until_cancelled(wait).await else {
-            return Err(WatcherLost::Closed);
+        let wait = self.state.ending().run_until_cancelled(wait);
+        let waited = tokio::select! {
+            biased;
+            waited = wait => waited,
+            () = self.leave.displaced() => None,
         };
+        let Some(waited) = waited else { return Err(WatcherLost::Closed) };
         if let Ok(events) = waited {
             return Ok(self.watchers.piece(&events?, watcher, self.detail));
         }
@@ -392,7 +419,7 @@ pub(super) async fn poll_changes(
     let limit = super::page::limit(query.limit)?;
     let wait_ms = query.wait_ms.unwrap_or(WAIT_MS_DEFAULT);
     check_range("wait_ms", wait_ms, 0, WAIT_MS_MAX)?;
-    let _place = watchers.admit(&caller, context.client.ip)?;
+    let (_place, leave) = watchers.admit(&caller, context.client.ip)?;
     let gone = |lost: Compacted| {
         answered.by_present(&state);
         Problem::new(ProblemKind::Compacted, lost.to_string()).with_field("index")
@@ -426,7 +453,14 @@ pub(super) async fn poll_changes(
             let part_ms = left_ms.min(HEARTBEAT_MS);
             left_ms -= part_ms;
             let wait = tokio::time::timeout(Duration::from_millis(part_ms), watcher.next(limit));
-            match state.ending().run_until_cancelled(wait).await {
+            let wait = state.ending().run_until_cancelled(wait);
+            let waited = tokio::select! {
+                biased;
+                waited = wait => waited,
+                // Another client has the place. The answer is that of a wait that ended without a change.
+                () = leave.displaced() => break,
+            };
+            match waited {
                 Some(Err(_)) if may_not_go_on(&state, &caller) => break,
                 Some(Err(_)) => {}
                 Some(Ok(Ok(newest))) => events = newest,
