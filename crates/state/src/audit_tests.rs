@@ -238,7 +238,7 @@ fn the_records_from_a_number_on_are_complete_and_in_order_over_all_classes() {
     assert_eq!(numbers(0, 100), (0..40).collect::<Vec<_>>());
     assert_eq!(numbers(7, 5), [7, 8, 9, 10, 11]);
     assert_eq!(numbers(38, 5), [38, 39]);
-    assert_eq!(numbers(40, 5), []);
+    assert!(numbers(40, 5).is_empty());
     // Records that left their class are left out, and the others are still found.
     let mut later = log.clone();
     registrations(&mut later).pop_front();

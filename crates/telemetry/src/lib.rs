@@ -6,6 +6,7 @@
 
 mod alert_kind;
 mod alert_list;
+pub mod audit_forward;
 mod audit_record;
 mod declare;
 pub mod events;
