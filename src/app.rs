@@ -29,6 +29,7 @@ use maxine_store::local::LocalStore;
 use maxine_store::redis::RedisStore;
 use maxine_store::shared_file::SharedFileStore;
 use maxine_store::{ControlStore, PeerHandler, RaftStore};
+use maxine_telemetry::audit_forward::{AuditForward, AuditForwardParts};
 use maxine_telemetry::{LogLevels, Telemetry};
 use maxine_view::View;
 
@@ -162,6 +163,13 @@ impl Node {
         let shown_by = config.clone();
         assembled
             .keep_duties(&tasks, &cancel, move |made| settings::show_password(&shown_by, made));
+        if let Some(settings) = settings::audit_forward(&config) {
+            let (telemetry, view, clock) = (telemetry.clone(), Arc::clone(&view), clock.clone());
+            let (cluster, node) = (config.raft.cluster_id.clone(), config.name());
+            let parts = AuditForwardParts { telemetry, view, clock, cluster, node, settings };
+            let forward = AuditForward::start(parts, &tasks, &cancel);
+            registry.set_change_gate(Box::new(move || forward.refusal()));
+        }
         let expiry = registry.expiry().clone();
         let own = own_addresses::follow(own, configured, Arc::clone(&store));
         tasks.spawn(cancel.clone().run_until_cancelled_owned(own));

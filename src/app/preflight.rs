@@ -85,6 +85,14 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         }
     }
     found.extend(config.telemetry.otlp.problems());
+    found.extend(config.audit.problems());
+    if let Some(file) = settings::audit_file(config) {
+        let why = match file.parent() {
+            Some(directory) if !file.is_dir() => check_data_dir(directory).err(),
+            _ => Some("it is a directory".into()),
+        };
+        found.extend(why.map(|why| format!("audit.file: {}: {why}", file.display())));
+    }
     let before = found.len();
     for (certificate, key) in config.http.tls_cert.iter().zip(&config.http.tls_key) {
         let identity = pair(named("http.tls_cert", certificate), named("http.tls_key", key));

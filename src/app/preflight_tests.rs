@@ -234,6 +234,25 @@ fn the_files_of_redis_and_of_upstreams_are_looked_at() {
     assert!(problems.contains("redis://") && !problems.contains("hunter2"), "{problems}");
 }
 
+/// A node that cannot forward its audit records is found before its start.
+#[test]
+fn a_sink_of_audit_records_that_cannot_work_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = NodeConfig::defaults();
+    config.data_dir = dir.path().join("data");
+    config.audit.file = Some("audit.jsonl".into());
+    assert_eq!(preflight(&config), Vec::<String>::new());
+    config.audit.file = Some(dir.path().into());
+    config.audit.http_url = "ftp://siem.example".into();
+    config.audit.syslog_address = "127.0.0.1:6514".into();
+    let found = preflight(&config);
+    for setting in ["audit.file: ", "audit.http_url: ", "audit.http_key_file ", "audit.syslog_ca "]
+    {
+        assert!(found.iter().any(|line| line.starts_with(setting)), "{setting}: {found:?}");
+    }
+    assert_eq!(found.len(), 4, "{found:?}");
+}
+
 /// What would prevent a start is found before the start.
 #[test]
 fn an_address_of_another_machine_and_a_useless_directory_and_webhook_are_found() {

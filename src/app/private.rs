@@ -35,6 +35,7 @@ pub(super) fn restrict_permissions(config: &NodeConfig) {
     narrowed.beginning_with(&config.data_dir, data_dir::LOCK_FILE);
     narrowed.beginning_with(&config.data_dir, "pending-audit");
     narrowed.beginning_with(&config.data_dir, "alert-silences");
+    narrowed.tree(&config.data_dir.join("audit-forward"));
     narrowed.beginning_with(&config.data_dir, "shared-log");
     narrowed.beginning_with(&config.data_dir, "newest-state");
     narrowed.beginning_with(&config.data_dir, "lease-tokens");

@@ -30,6 +30,7 @@ use maxine_state::{AuditAction, ControlState, Role};
 use maxine_store::local::LocalConfig;
 use maxine_store::redis::{RedisConfig, Topology};
 use maxine_store::shared_file::SharedFileConfig;
+use maxine_telemetry::audit_forward::AuditForwardSettings;
 use maxine_telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
 use maxine_view::View;
 
@@ -166,11 +167,27 @@ pub(super) fn telemetry(config: &NodeConfig) -> TelemetrySettings {
     }
 }
 
+/// The forwarding of audit records, if a sink is set.
+pub(super) fn audit_forward(config: &NodeConfig) -> Option<AuditForwardSettings> {
+    config.audit.is_on().then(|| AuditForwardSettings {
+        directory: config.data_dir.join("audit-forward"),
+        file: audit_file(config),
+        ..config.audit.clone()
+    })
+}
+
+/// The file to which audit records are forwarded.
+pub(super) fn audit_file(config: &NodeConfig) -> Option<PathBuf> {
+    config.audit.file.as_ref().map(|file| config.data_dir.join(file))
+}
+
 /// The directories that this node writes to.
 pub(super) fn directories(config: &NodeConfig) -> Vec<PathBuf> {
     let mut directories = vec![config.data_dir.clone()];
     let logs = config.data_dir.join(&config.telemetry.log_dir);
     directories.extend((!logs.starts_with(&config.data_dir)).then_some(logs));
+    let audit = audit_file(config).and_then(|file| Some(file.parent()?.to_owned()));
+    directories.extend(audit.filter(|audit| !audit.starts_with(&config.data_dir)));
     if matches!(config.backend, BackendKind::Local | BackendKind::SharedFile) {
         let log = log_path(config);
         let parent = log.parent().filter(|parent| !parent.as_os_str().is_empty());

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::client::{ConnectArgs, Request};
 use super::exit::CliError;
-use super::output::Output;
+use super::output::{Output, timestamp};
 use maxine_state::{
     AuditAction, AuditClass, AuditLog, AuditOutcome, AuditRecord, decode_rejection,
     encode_rejection,
@@ -36,6 +36,10 @@ pub struct VerifyArgs {
     /// end of a file was cut off
     #[arg(long, requires = "files")]
     cluster: bool,
+    /// File with anchors that the nodes have forwarded, one JSON object per line; every file must agree with each of
+    /// them. Lines without an anchor are left out, so a forwarded file can be given as it is
+    #[arg(long, value_name = "FILE", requires = "files")]
+    anchor: Option<PathBuf>,
 }
 
 impl VerifyArgs {
@@ -100,6 +104,8 @@ pub struct Verified {
     pub next_seq: u64,
     /// The hash of each record, by its number.
     pub hashes: BTreeMap<u64, [u8; 32]>,
+    /// The same, with the hashes of records that are no longer kept, as far as the next record has them.
+    known: BTreeMap<u64, [u8; 32]>,
     /// Number of records that are no longer kept, by class.
     pub dropped: Vec<(&'static str, u64)>,
     /// The earlier exports that are recorded in it: the number of each record, and its text.
@@ -122,6 +128,32 @@ impl Verified {
 
     fn contains(&self, hash: &[u8; 32]) -> bool {
         self.head == *hash || self.hashes.values().any(|own| own == hash)
+    }
+
+    /// Compares this log with an anchor. Returns false if that is not possible, because its record is no longer kept.
+    /// The error says how the two differ.
+    pub fn agrees_with(&self, anchor: &Anchor) -> Result<bool, String> {
+        let (next_seq, taken) = (anchor.next_seq, timestamp(anchor.time_ms));
+        if next_seq > self.next_seq {
+            return Err(format!(
+                "the anchor of {taken} is newer: it has {next_seq} records, and the file ends after {}; the end of the \
+                 file was cut off, or the file was exported before",
+                self.next_seq
+            ));
+        }
+        let known = match next_seq.checked_sub(1) {
+            None => Some([0; 32]),
+            Some(_) if next_seq == self.next_seq => Some(self.head),
+            Some(seq) => self.known.get(&seq).copied(),
+        };
+        match known {
+            Some(known) if known == anchor.head => Ok(true),
+            Some(_) => Err(format!(
+                "it differs from the anchor of {taken}: one of the first {next_seq} records was changed, or the cluster \
+                 was restored from a backup after that"
+            )),
+            None => Ok(false),
+        }
     }
 
     /// Compares this exported log with the cluster's log. Returns what was found, or an error if the two
@@ -156,6 +188,51 @@ impl Verified {
             )),
         }
     }
+}
+
+/// The end of the log at one moment, as a node has forwarded it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anchor {
+    /// Number of records that had ever been written.
+    pub next_seq: u64,
+    /// The hash of the newest record.
+    pub head: [u8; 32],
+    /// When it was taken, in milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+#[derive(Deserialize)]
+struct AnchorLine {
+    next_seq: u64,
+    head: String,
+    time_ms: u64,
+}
+
+/// The anchors in a text: one JSON object per line, with `anchor` or itself an anchor. What is before the object, such as
+/// the head of a syslog message, and lines without an anchor are left out. The error names the line.
+pub fn anchors(text: &str) -> Result<Vec<Anchor>, String> {
+    let mut found = Vec::new();
+    for (line, number) in text.lines().zip(1..) {
+        let Some((_, object)) = line.split_once('{') else { continue };
+        let bad = |why: &str| format!("line {number} cannot be read: {why}");
+        let object: serde_json::Value = maxine_wording::read_json(format!("{{{object}").as_bytes())
+            .map_err(|error| bad(&error.text))?;
+        let anchor = match object.get("anchor") {
+            Some(anchor) => anchor,
+            // A record has a number, and what is missing has neither.
+            None if object.get("head").is_some() && object.get("seq").is_none() => &object,
+            None => continue,
+        };
+        if anchor.is_null() {
+            continue;
+        }
+        let read: AnchorLine =
+            serde_json::from_value(anchor.clone()).map_err(|error| bad(&error.to_string()))?;
+        let head =
+            unhex_hash(&read.head).ok_or_else(|| bad("a hash must be 64 hexadecimal digits"))?;
+        found.push(Anchor { next_seq: read.next_seq, head, time_ms: read.time_ms });
+    }
+    Ok(found)
 }
 
 #[derive(Deserialize)]
@@ -289,6 +366,7 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
         head: log.head(),
         next_seq: head.next_seq,
         hashes: BTreeMap::new(),
+        known: BTreeMap::new(),
         dropped,
         exports: Vec::new(),
         reworded: 0,
@@ -304,6 +382,10 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
         }
         *next += 1;
         verified.hashes.insert(record.seq, record.hash);
+        verified.known.insert(record.seq, record.hash);
+        if let Some(before) = record.seq.checked_sub(1) {
+            verified.known.insert(before, record.previous);
+        }
         if record.action == AuditAction::AuditExport {
             verified.exports.push((record.seq, record.object.to_string()));
         }
@@ -333,6 +415,10 @@ pub async fn verify_files(
     let contains = args.contains.as_deref().map(|text| unhex_hash(text).ok_or_else(not_a_hash));
     let contains = contains.transpose()?;
     let cluster = if args.cluster { Some(of_cluster(connect).await?) } else { None };
+    let anchors = match &args.anchor {
+        Some(path) => Some(read_anchors(path).await?),
+        None => None,
+    };
     let mut good: Vec<(String, Verified)> = Vec::new();
     let mut faults = Vec::new();
     for path in &args.files {
@@ -358,16 +444,44 @@ pub async fn verify_files(
         if let Some(Err(why)) = &compared {
             faults.push(format!("{name}: {why}"));
         }
-        show(&name, &log, compared, out)?;
+        let anchored = anchors.as_ref().map(|anchors| {
+            let (agreed, differing) = against_anchors(&log, anchors);
+            faults.extend(differing.into_iter().map(|why| format!("{name}: {why}")));
+            (agreed, anchors.len())
+        });
+        show(&name, &log, compared, anchored, out)?;
         good.push((name, log));
     }
     if faults.is_empty() { Ok(()) } else { Err(CliError::Failed(faults.join("\n"))) }
+}
+
+/// How many anchors a log agrees with, and what does not fit.
+fn against_anchors(log: &Verified, anchors: &[Anchor]) -> (usize, Vec<String>) {
+    let (mut agreed, mut faults) = (0, Vec::new());
+    for anchor in anchors {
+        match log.agrees_with(anchor) {
+            Ok(true) => agreed += 1,
+            Ok(false) => {}
+            Err(why) => faults.push(why),
+        }
+    }
+    if agreed == 0 && faults.is_empty() {
+        faults.push("no anchor can be checked, because none of their records is kept".into());
+    }
+    (agreed, faults)
+}
+
+async fn read_anchors(path: &Path) -> Result<Vec<Anchor>, CliError> {
+    let failed = |why: String| CliError::Usage(format!("{}: {why}", path.display()));
+    let anchors = anchors(&read(path).await?).map_err(failed)?;
+    if anchors.is_empty() { Err(failed("it has no anchors".into())) } else { Ok(anchors) }
 }
 
 fn show(
     name: &str,
     log: &Verified,
     compared: Option<Result<String, String>>,
+    anchored: Option<(usize, usize)>,
     out: &mut Output,
 ) -> Result<(), CliError> {
     let (records, head) = (log.hashes.len(), hex(&log.head));
@@ -391,14 +505,21 @@ fn show(
         ),
     };
     let checked = maxine_wording::count(records, "record");
+    let agrees = match anchored {
+        Some((agreed, all)) => format!("\n{name}: it agrees with {agreed} of {all} anchors"),
+        None => String::new(),
+    };
     let text = format!(
-        "{name}: {checked} of {next_seq} checked and correct; removed for room or age: {left}; head {head}\n{name}: {proof}{reworded}"
+        "{name}: {checked} of {next_seq} checked and correct; removed for room or age: {left}; head {head}\n{name}: {proof}{agrees}{reworded}"
     );
-    let json = serde_json::json!({
+    let mut json = serde_json::json!({
         "file": name, "records": records, "next_seq": next_seq, "head": head,
         "dropped": log.dropped.iter().copied().collect::<BTreeMap<_, _>>(), "compared": compared.as_ref().and_then(|agreed| agreed.as_ref().ok()),
         "reworded": log.reworded,
     });
+    if let Some((agreed, all)) = anchored {
+        json["anchors"] = serde_json::json!({"checked": all, "agree": agreed});
+    }
     out.done(&json, text)
 }
 

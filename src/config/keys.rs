@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::values::{
     access, attributes, backend, client_auth, datacenter, domain, domains, engine, host_and_port,
     hosts, log_filter, members, name, networks, number, origin, otlp_protocol, parsed, path, paths,
-    ratio, socket_address, switch, text, tls_version,
+    ratio, sink_mode, socket_address, switch, syslog_protocol, text, tls_version,
 };
 use super::{
     Access, BackendKind, ConsulConfig, DnsConfig, HealthConfig, HttpConfig, NodeConfig, RaftConfig,
@@ -15,6 +15,7 @@ use super::{
 use maxine_actors::registry::RegistrySettings;
 use maxine_identity::{ClientAuth, TlsVersion};
 use maxine_telemetry::OtlpSettings;
+use maxine_telemetry::audit_forward::AuditForwardSettings;
 
 /// One setting.
 pub struct Key {
@@ -292,6 +293,39 @@ keys! {
     "telemetry.audit_file" "audit-file" "MAXINE_AUDIT_LOG_FILE" "path" "a file" "logs/Maxine-audit.log"
         "File to which recent audit events are appended. A relative path is inside the data directory." => |c, v| c.telemetry.audit_file = path(v);
 
+    "audit.file" "audit-forward-file" "MAXINE_AUDIT_FORWARD_FILE" "path" "a file" ""
+        "File to which this node appends each audit record, one JSON object per line. Only its owner may read it. A relative path is inside the data directory. If empty, there is no such file." => |c, v| c.audit.file = optional_path(v);
+    "audit.file_len_max" "audit-forward-file-len-max" "MAXINE_AUDIT_FORWARD_FILE_LEN_MAX" "bytes" "65536 to 1099511627776" "16777216"
+        "Length at which that file is closed and a new one begun." => |c, v| c.audit.file_len_max = number(v, 1 << 16, 1 << 40)?;
+    "audit.files_max" "audit-forward-files-max" "MAXINE_AUDIT_FORWARD_FILES_MAX" "files" "1 to 10000" "16"
+        "Number of these files that are kept. Beyond it, the oldest is removed." => |c, v| c.audit.files_max = number(v, 1, 10_000)?;
+    "audit.file_mode" "audit-forward-file-mode" "MAXINE_AUDIT_FORWARD_FILE_MODE" "choice" "alerting, blocking" "alerting"
+        "What follows while that file cannot be written: alerting (the alert audit.forward_failing) or blocking (also, after audit.block_after_ms, this node refuses changes by callers with 503)." => |c, v| c.audit.file_mode = sink_mode(v)?;
+    "audit.syslog_address" "audit-syslog-address" "MAXINE_AUDIT_SYSLOG_ADDRESS" "address" "HOST:PORT" ""
+        "Syslog receiver to which this node sends each audit record, as a message of RFC 5424 with octet counting. If empty, none." => |c, v| c.audit.syslog_address = if v.is_empty() { String::new() } else { host_and_port(&text(v, 255)?)? };
+    "audit.syslog_protocol" "audit-syslog-protocol" "MAXINE_AUDIT_SYSLOG_PROTOCOL" "choice" "tls, tcp" "tls"
+        "Protocol of that receiver: tls (RFC 5425), or tcp without encryption (RFC 6587)." => |c, v| c.audit.syslog_protocol = syslog_protocol(v)?;
+    "audit.syslog_ca" "audit-syslog-ca" "MAXINE_AUDIT_SYSLOG_CA" "path" "a PEM file" ""
+        "Certificate authorities that signed the certificate of that receiver. Required with tls. It is read again for each connection." => |c, v| c.audit.syslog_ca = optional_path(v);
+    "audit.syslog_mode" "audit-syslog-mode" "MAXINE_AUDIT_SYSLOG_MODE" "choice" "alerting, blocking" "alerting"
+        "What follows while that receiver takes no records, as with audit.file_mode." => |c, v| c.audit.syslog_mode = sink_mode(v)?;
+    "audit.http_url" "audit-http-url" "MAXINE_AUDIT_HTTP_URL" "URL" "up to 2048 bytes" ""
+        "URL to which this node posts audit records in batches, as JSON. A batch is repeated until the answer has a status of 200 to 299. If empty, none are posted." => |c, v| c.audit.http_url = text(v, 2_048)?;
+    "audit.http_key_file" "audit-http-key-file" "MAXINE_AUDIT_HTTP_KEY_FILE" "path" "a file with 32 to 4096 bytes" ""
+        "File with the key that signs these batches with HMAC-SHA256 (the header field x-maxine-signature). Required with audit.http_url. It is read again before each delivery; line ends at its end do not count." => |c, v| c.audit.http_key_file = optional_path(v);
+    "audit.http_ca" "audit-http-ca" "MAXINE_AUDIT_HTTP_CA" "path" "a PEM file" ""
+        "Certificate authorities that signed the certificate of that receiver. If empty, those of this machine." => |c, v| c.audit.http_ca = optional_path(v);
+    "audit.http_mode" "audit-http-mode" "MAXINE_AUDIT_HTTP_MODE" "choice" "alerting, blocking" "alerting"
+        "What follows while that receiver takes no records, as with audit.file_mode." => |c, v| c.audit.http_mode = sink_mode(v)?;
+    "audit.block_after_ms" "audit-block-after-ms" "MAXINE_AUDIT_BLOCK_AFTER_MS" "milliseconds" "0 to 3600000" "30000"
+        "How long a blocking sink may fail before this node refuses changes by callers." => |c, v| c.audit.block_after_ms = number(v, 0, 3_600_000)?;
+    "audit.timeout_ms" "audit-timeout-ms" "MAXINE_AUDIT_TIMEOUT_MS" "milliseconds" "500 to 60000" "5000"
+        "Time limit of one delivery to a sink." => |c, v| c.audit.timeout_ms = number(v, 500, 60_000)?;
+    "audit.batch_max" "audit-batch-max" "MAXINE_AUDIT_BATCH_MAX" "records" "1 to 5000" "500"
+        "Maximum number of records in one delivery to a sink." => |c, v| c.audit.batch_max = number(v, 1, 5_000)?;
+    "audit.anchor_interval_s" "audit-anchor-interval-s" "MAXINE_AUDIT_ANCHOR_INTERVAL_S" "seconds" "0 to 86400" "300"
+        "Time between two anchors. An anchor is the head of the audit log, and each sink gets it: whoever keeps it can prove later that an earlier record was changed (`maxine audit verify --anchor`). 0 sends none." => |c, v| c.audit.anchor_interval_ms = number::<u64>(v, 0, 86_400)? * 1_000;
+
     "state.file" "state-file" "MAXINE_REGISTRY_STATE_FILE" "path" "a file" ""
         "Local and shared-file mode keep their log next to this file; the log's name ends in .log. If empty: `registry-state.json` in the data directory." => |c, v| c.state.file = path(v);
     "state.persistence" "persistence" "MAXINE_REGISTRY_PERSISTENCE" "switch" "true, false" "true"
@@ -471,6 +505,7 @@ impl NodeConfig {
                 audit_file: PathBuf::new(),
                 otlp: OtlpSettings::default(),
             },
+            audit: AuditForwardSettings::default(),
         }
     }
 }

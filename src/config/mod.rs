@@ -25,6 +25,7 @@ use maxine_dns::Domain;
 use maxine_identity::{ClientAuth, TlsVersion};
 use maxine_raft::EngineKind;
 use maxine_telemetry::OtlpSettings;
+use maxine_telemetry::audit_forward::AuditForwardSettings;
 
 /// The backend that orders commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -373,6 +374,8 @@ pub struct NodeConfig {
     pub health: HealthConfig,
     /// Logs and alerts.
     pub telemetry: TelemetryConfig,
+    /// The forwarding of audit records. None are forwarded if no sink is set.
+    pub audit: AuditForwardSettings,
 }
 
 /// Invalid settings: all of them, one line each.
@@ -887,6 +890,25 @@ mod tests {
             ("telemetry.otlp_attributes", "=x"),
             ("telemetry.otlp_attributes", "x"),
             ("telemetry.otlp_queue_max", "0"),
+        ] {
+            let error = load(name, value).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn settings_of_the_forwarding_of_audit_records_are_checked() {
+        let load = |name: &'static str, value: &str| load(None, &[], &[(name, value)]);
+        assert!(!NodeConfig::defaults().audit.is_on());
+        let config = load("audit.syslog_address", "siem.example:6514").unwrap();
+        assert!(config.audit.is_on());
+        assert_eq!(load("audit.anchor_interval_s", "60").unwrap().audit.anchor_interval_ms, 60_000);
+        for (name, value) in [
+            ("audit.syslog_address", "siem.example"),
+            ("audit.syslog_protocol", "udp"),
+            ("audit.http_mode", "strict"),
+            ("audit.batch_max", "0"),
+            ("audit.files_max", "0"),
         ] {
             let error = load(name, value).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

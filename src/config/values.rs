@@ -7,6 +7,7 @@ use super::{Access, BackendKind, MemberSetting};
 use maxine_dns::Domain;
 use maxine_identity::{ClientAuth, TlsVersion};
 use maxine_raft::EngineKind;
+use maxine_telemetry::audit_forward::{AuditSinkMode, SyslogProtocol};
 use maxine_telemetry::{OtlpProtocol, check_log_filter};
 
 /// Reads a TOML file. Returns dotted names and their values as text.
@@ -227,6 +228,22 @@ pub(super) fn otlp_protocol(value: &str) -> Result<OtlpProtocol, String> {
         "grpc" => Ok(OtlpProtocol::Grpc),
         "http" => Ok(OtlpProtocol::Http),
         _ => Err("must be grpc or http".into()),
+    }
+}
+
+pub(super) fn sink_mode(value: &str) -> Result<AuditSinkMode, String> {
+    match value {
+        "alerting" => Ok(AuditSinkMode::Alerting),
+        "blocking" => Ok(AuditSinkMode::Blocking),
+        _ => Err("must be alerting or blocking".into()),
+    }
+}
+
+pub(super) fn syslog_protocol(value: &str) -> Result<SyslogProtocol, String> {
+    match value {
+        "tls" => Ok(SyslogProtocol::Tls),
+        "tcp" => Ok(SyslogProtocol::Tcp),
+        _ => Err("must be tls or tcp".into()),
     }
 }
 

@@ -9,6 +9,7 @@
 )]
 
 mod alerts;
+mod audit_forward;
 #[path = "../support/authority.rs"]
 mod authority;
 mod clocks;

@@ -1,6 +1,6 @@
 //! The audit log: queries, its hashes, and what the verifier finds in a log that was changed.
 
-use maxine::cli::audit::{Finding, verify};
+use maxine::cli::audit::{Anchor, Finding, anchors, verify};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -209,6 +209,47 @@ async fn an_export_whose_end_was_cut_off_and_whose_head_fits_is_told_from_a_whol
     assert!(finding.contains("no record of an export"), "{finding}");
     let ahead = live.against(&whole).unwrap_err();
     assert!(ahead.contains("the cluster only up to"), "{ahead}");
+}
+
+/// Whoever can write a file can write the whole chain anew. An anchor that is kept elsewhere shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_anchor_shows_a_log_whose_end_was_cut_off_or_that_was_written_anew() {
+    let (_server, export) = with_history().await;
+    let log = verify(&export).unwrap();
+    let anchor = |next_seq: u64, head: [u8; 32]| Anchor { next_seq, head, time_ms: 1 };
+    let end = anchor(log.next_seq, log.head);
+    assert_eq!(log.agrees_with(&end), Ok(true));
+    let (seq, hash) = log.hashes.iter().nth(1).unwrap();
+    let early = anchor(seq + 1, *hash);
+    assert_eq!(log.agrees_with(&early), Ok(true));
+    let cut = verify(&cut(&export)).unwrap();
+    assert_eq!(cut.agrees_with(&early), Ok(true));
+    let finding = cut.agrees_with(&end).unwrap_err();
+    assert!(finding.contains("was cut off"), "{finding}");
+    // A chain that is correct by itself, with other records.
+    let (_other, anew) = with_history().await;
+    let finding = verify(&anew).unwrap().agrees_with(&early).unwrap_err();
+    assert!(finding.contains("differs from the anchor"), "{finding}");
+}
+
+#[test]
+fn anchors_are_found_among_forwarded_records_and_a_bad_one_is_not_left_out() {
+    let head = "ab".repeat(32);
+    let line = json!({"next_seq": 7, "head": head, "index": 9, "time_ms": 5});
+    let text = [
+        json!({"seq": 3, "hash": "x", "object": "head"}).to_string(),
+        json!({"missing": {"records": 2}, "node": "n"}).to_string(),
+        json!({"records": [], "anchor": null}).to_string(),
+        format!("<110>1 - n maxine - anchor - {}", json!({"anchor": line})),
+        line.to_string(),
+        String::new(),
+    ];
+    let expected = Anchor { next_seq: 7, head: [0xab; 32], time_ms: 5 };
+    assert_eq!(anchors(&text.join("\n")).unwrap(), [expected.clone(), expected]);
+    let short = json!({"anchor": {"next_seq": 7, "head": "ab", "time_ms": 5}}).to_string();
+    assert!(anchors(&format!("\n{short}")).unwrap_err().starts_with("line 2 "));
+    assert!(anchors("{\"anchor\": {}}").is_err());
+    assert!(anchors("{").is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -329,6 +329,24 @@ impl AuditLog {
         records
     }
 
+    /// The kept records of all classes from this number on, oldest first; at most `records_max`. Unlike
+    /// [`Self::records`], it does not look at older records.
+    #[must_use]
+    pub fn since(&self, seq: u64, records_max: usize) -> Vec<Arc<AuditRecord>> {
+        let mut found = Vec::new();
+        for chain in &self.chains {
+            let records = &chain.records;
+            // The numbers of a class ascend.
+            let begin = records.binary_search_by(|record| record.seq.cmp(&seq));
+            let begin = begin.unwrap_or_else(|at| at);
+            let end = begin.saturating_add(records_max).min(records.len());
+            found.extend((begin..end).filter_map(|at| records.get(at).cloned()));
+        }
+        found.sort_by_key(|record| record.seq);
+        found.truncate(records_max);
+        found
+    }
+
     /// The records about leadership, oldest first.
     pub fn leadership(&self) -> impl DoubleEndedIterator<Item = &AuditRecord> {
         let of_cluster = self.chain(AuditClass::Cluster).records.iter();

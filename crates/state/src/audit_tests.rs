@@ -220,3 +220,28 @@ fn only_a_compared_clock_lets_records_go_by_age() {
     assert_eq!(log.expire(LONG_MS + 11), 1, "users are remembered for longer");
     assert_eq!((log.len(), log.verify()), (1, Ok(())));
 }
+
+/// Whoever forwards the records continues from a number. A record that is left out there would be lost.
+#[test]
+fn the_records_from_a_number_on_are_complete_and_in_order_over_all_classes() {
+    let mut log = AuditLog::default();
+    for n in 0..40 {
+        let action = match n % 4 {
+            0 => AuditAction::PolicyPut,
+            1 => AuditAction::UserPut,
+            _ => AuditAction::InstanceRegister,
+        };
+        log.append(record(action, n), 1);
+    }
+    let numbers =
+        |from, max| -> Vec<u64> { log.since(from, max).iter().map(|record| record.seq).collect() };
+    assert_eq!(numbers(0, 100), (0..40).collect::<Vec<_>>());
+    assert_eq!(numbers(7, 5), [7, 8, 9, 10, 11]);
+    assert_eq!(numbers(38, 5), [38, 39]);
+    assert!(numbers(40, 5).is_empty());
+    // Records that left their class are left out, and the others are still found.
+    let mut later = log.clone();
+    registrations(&mut later).pop_front();
+    let kept: Vec<u64> = later.since(0, 4).iter().map(|record| record.seq).collect();
+    assert_eq!(kept, [0, 1, 3, 4]);
+}

@@ -28,6 +28,12 @@ const RESOLVED_AGAIN_MS: u64 = 60_000;
 const RETRY_MS: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 60_000;
 
+/// Pause before a delivery to a receiver of alerts or of audit records is repeated, in milliseconds. `failures` is the
+/// number of failed deliveries before the last one.
+pub(crate) fn retry_pause_ms(failures: u32) -> u64 {
+    (RETRY_MS << failures.min(6)).min(RETRY_MS_MAX)
+}
+
 /// The state of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -412,7 +418,7 @@ impl Alerts {
             *deliveries = Deliveries { last, ..Deliveries::default() };
             return;
         }
-        let pause_ms = (RETRY_MS << deliveries.failures.min(6)).min(RETRY_MS_MAX);
+        let pause_ms = retry_pause_ms(deliveries.failures);
         deliveries.failures += 1;
         deliveries.not_before_ms = monotonic_ms + pause_ms;
     }

@@ -6,6 +6,8 @@
 
 mod alert_kind;
 mod alert_list;
+pub mod audit_forward;
+mod audit_record;
 mod declare;
 pub mod events;
 mod log_levels;
@@ -34,6 +36,7 @@ use maxine_view::View;
 
 pub use alert_kind::{AlertForm, AlertKind, Scope, Severity};
 pub use alert_list::{Alert, AlertState, Alerts, Notice};
+pub use audit_record::{AuditOutcomeView, AuditRecordView};
 pub use events::{ForwardHit, LookupHit, Mode, RecentEvent};
 pub use log_levels::{LOG_LEVEL_MS_MAX, LogLevel, LogLevels, ModuleLevel, check_log_filter};
 pub use metrics::{Gauges, Metrics};

@@ -21,6 +21,9 @@ const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The kinds of requests, as [`kind_of`] numbers them.
 const KINDS: [&str; 4] = ["lookup", "proxied", "registration", "other"];
 
+/// The sinks of audit records.
+const AUDIT_SINKS: [&str; 3] = ["file", "http", "syslog"];
+
 /// The position of a request's kind in [`KINDS`].
 fn kind_of(subject: &Subject) -> usize {
     match subject {
@@ -82,6 +85,14 @@ pub struct Metrics {
     /// Failed deliveries of spans.
     pub otlp_failures: IntCounter,
     otlp_waiting: IntGauge,
+    /// Audit records that were forwarded, by sink: `file`, `http` or `syslog`.
+    pub audit_forwarded: IntCounterVec,
+    /// Failed deliveries of audit records, by sink.
+    pub audit_forward_failures: IntCounterVec,
+    /// Audit records that were removed before they could be forwarded, by sink.
+    pub audit_forward_missing: IntCounterVec,
+    /// Audit records that wait to be forwarded, by sink.
+    pub audit_forward_waiting: IntGaugeVec,
     /// Connections that were refused because too many were open.
     pub connections_refused: IntCounter,
     /// Connections that were closed because their client did not read an answer.
@@ -185,6 +196,34 @@ impl Metrics {
         let certificate_ends =
             IntGaugeVec::new(opts, &["file"]).expect("the names are constants and valid");
         let certificate_ends = register(&registry, certificate_ends);
+        let opts = Opts::new(
+            "maxine_audit_forward_waiting",
+            "Audit records that wait to be forwarded, by sink; 0 for a sink that is not set",
+        );
+        let audit_forward_waiting =
+            IntGaugeVec::new(opts, &["sink"]).expect("the names are constants and valid");
+        for sink in AUDIT_SINKS {
+            audit_forward_waiting.with_label_values(&[sink]).set(0);
+        }
+        let audit_forward_waiting = register(&registry, audit_forward_waiting);
+        let audit_forwarded = counters(
+            "maxine_audit_forward_records_total",
+            "Audit records that were forwarded, by sink",
+            "sink",
+            &AUDIT_SINKS,
+        );
+        let audit_forward_failures = counters(
+            "maxine_audit_forward_failures_total",
+            "Failed deliveries of audit records, by sink; each is tried again",
+            "sink",
+            &AUDIT_SINKS,
+        );
+        let audit_forward_missing = counters(
+            "maxine_audit_forward_missing_total",
+            "Audit records that were removed before they could be forwarded, by sink",
+            "sink",
+            &AUDIT_SINKS,
+        );
         let by_class = STATUS_CLASSES.map(|class| {
             let opts = Opts::new(
                 "maxine_http_responses_total",
@@ -304,6 +343,10 @@ impl Metrics {
                 "maxine_otlp_requests_waiting",
                 "Requests that wait for the export of their trace",
             ),
+            audit_forwarded,
+            audit_forward_failures,
+            audit_forward_missing,
+            audit_forward_waiting,
             connections_refused: counter(
                 "maxine_http_connections_refused_total",
                 "Connections refused because too many were open",

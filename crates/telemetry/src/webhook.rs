@@ -141,6 +141,20 @@ fn body(alert: &Alert, cluster: &str) -> Value {
     body
 }
 
+/// An error with its causes, as one text.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// A client for the few requests that Maxine itself sends to URLs that the operator has set.
 pub fn http_client(timeout: Duration) -> Result<reqwest::Client, String> {
     http_client_with(timeout, None)

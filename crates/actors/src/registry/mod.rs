@@ -18,8 +18,8 @@ mod write_error;
 pub mod write_trail;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::ArbiterHandle;
@@ -53,6 +53,9 @@ pub use write_error::WriteError;
 const AGREE_MS: u64 = 300;
 /// Pause between two such comparisons, in milliseconds.
 const AGREE_PAUSE_MS: u64 = 5;
+
+/// When a retry makes sense while this node refuses changes by callers, in seconds.
+const GATE_RETRY_S: u64 = 5;
 
 /// Limits of the registry's write path.
 #[derive(Clone, Debug)]
@@ -166,6 +169,9 @@ impl WriteCounters {
     }
 }
 
+/// Returns why this node refuses changes by callers now; `None` if it does not.
+pub type ChangeGate = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// What the registry needs.
 pub struct RegistryParts {
     /// This node's name.
@@ -199,6 +205,7 @@ pub struct Registry {
     expiry: ExpiryStatus,
     settings: RegistrySettings,
     writes: Arc<WriteCounters>,
+    change_gate: Arc<OnceLock<ChangeGate>>,
 }
 
 impl Registry {
@@ -266,6 +273,28 @@ impl Registry {
             expiry,
             settings,
             writes: Arc::default(),
+            change_gate: Arc::default(),
+        }
+    }
+
+    /// Sets what decides whether this node refuses changes by callers. Only the first call has an effect.
+    pub fn set_change_gate(&self, gate: ChangeGate) {
+        // A second gate would be a defect of the wiring. The first one stays in force.
+        let _is_set = self.change_gate.set(gate);
+    }
+
+    /// Refuses a change by a caller while the gate does. What Maxine itself does is never refused here.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was written, and the reason.
+    pub fn check_change(&self, actor: &Who) -> Result<(), WriteError> {
+        if actor.is_system() {
+            return Ok(());
+        }
+        match self.change_gate.get().and_then(|gate| gate()) {
+            Some(reason) => Err(WriteError::Unavailable { retry_after_s: GATE_RETRY_S, reason }),
+            None => Ok(()),
         }
     }
 
@@ -283,6 +312,10 @@ impl Registry {
     /// The proposal is repeated within the time limit as long as that is safe. Its request id makes it take
     /// effect only once. Dropping the future does not cancel the proposal.
     pub async fn propose(&self, request: WriteRequest) -> Result<Applied, WriteError> {
+        if !is_exempt(&request.command) {
+            // It is not counted: another node may take it, and the gate has an alert of its own.
+            self.check_change(&request.actor)?;
+        }
         let result = self.submit(request).await;
         self.writes.note(&result);
         result
@@ -570,6 +603,15 @@ impl Registry {
         self.actor.stop();
         self.lease_actor.stop();
     }
+}
+
+/// Whether the command is carried out although this node refuses changes by callers: an audit record itself, and the end
+/// of a session, which only takes rights away.
+fn is_exempt(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::RecordAudit { .. } | Command::RecordUnknown { .. } | Command::EndSession { .. }
+    )
 }
 
 /// The address of a write's caller. All callers without an address share one.

@@ -17,9 +17,8 @@ use crate::AppState;
 use crate::lists::Listing;
 use crate::problem::Problem;
 use maxine_actors::peer::Confirmation;
-use maxine_state::{
-    AuditAction, AuditClass, AuditLog, AuditOutcome, AuditRecord, ControlState, encode_rejection,
-};
+use maxine_state::{AuditAction, AuditClass, AuditLog, AuditRecord, ControlState};
+use maxine_telemetry::{AuditOutcomeView as Outcome, AuditRecordView as RecordView};
 
 /// Number of records in one part of an export.
 const EXPORT_CHUNK_RECORDS: usize = 256;
@@ -46,98 +45,6 @@ pub(super) struct QueryAudit {
     limit: Option<u64>,
     /// Where the page starts: `next_cursor` of the page before.
     cursor: Option<String>,
-}
-
-/// Outcome of an action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[schema(as = AuditOutcome)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Outcome {
-    /// The action took effect.
-    Success,
-    /// The action was refused or failed. In a state of version 1 also an action whose effect is unknown; its object then
-    /// ends with `outcome unknown` and the reason.
-    Refused,
-    /// It is not known whether the action took effect. Only in records from state version 2 on.
-    Unknown,
-}
-
-impl Outcome {
-    fn of(record: &AuditRecord) -> Self {
-        match record.outcome {
-            AuditOutcome::Success => Self::Success,
-            AuditOutcome::Refused(_) => Self::Refused,
-            AuditOutcome::Unknown => Self::Unknown,
-        }
-    }
-}
-
-/// One record.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = AuditRecord)]
-pub(super) struct RecordView {
-    /// Number of the record in the whole log, from 0.
-    seq: u64,
-    /// Class of the record.
-    class: AuditClass,
-    /// Number of the record in its class, from 0; there are no gaps.
-    class_seq: u64,
-    /// The index of the state right after the action.
-    index: u64,
-    /// When the action took place, in milliseconds since 1970, by the log's clock.
-    time_ms: u64,
-    /// The user or the part of Maxine that acted; empty for a request without a credential.
-    user: Box<str>,
-    /// Network address of the caller.
-    address: Box<str>,
-    /// The request's trace id.
-    trace_id: Box<str>,
-    /// In Raft mode, the id of the member that sent the request to the leader; null if the leader received it itself.
-    via_node: Option<u64>,
-    /// The action, such as `instance.register`.
-    action: Box<str>,
-    /// The object, such as `default/orders/a`.
-    object: Box<str>,
-    /// Outcome of the action.
-    outcome: Outcome,
-    /// Why the action was refused, in the words of the version that answers; empty on success, and if no reason is
-    /// recorded. The hash does not cover it.
-    detail: String,
-    /// Why the action was refused, as the code that is stored and that the hash covers, in hexadecimal; empty like
-    /// `detail`.
-    refusal: String,
-    /// The hash of the record before this one in the whole log, whether or not that record is still kept.
-    previous: String,
-    /// SHA-256 over the hash of the record before this one in its class, and over this record's other fields except
-    /// `detail`.
-    hash: String,
-}
-
-impl From<&AuditRecord> for RecordView {
-    fn from(record: &AuditRecord) -> Self {
-        let why = match &record.outcome {
-            AuditOutcome::Refused(Some(why)) => Some(why),
-            AuditOutcome::Refused(None) | AuditOutcome::Success | AuditOutcome::Unknown => None,
-        };
-        Self {
-            seq: record.seq,
-            class: record.class,
-            class_seq: record.class_seq,
-            index: record.index,
-            time_ms: record.time_ms,
-            user: record.user.clone(),
-            address: record.address.clone(),
-            trace_id: record.trace_id.clone(),
-            via_node: record.via_node,
-            action: record.action.as_str().into(),
-            object: record.object.clone(),
-            outcome: Outcome::of(record),
-            detail: why.map(|why| why.to_string()).unwrap_or_default(),
-            refusal: why.map(|why| hex(&encode_rejection(why))).unwrap_or_default(),
-            previous: hex(&record.previous),
-            hash: hex(&record.hash),
-        }
-    }
 }
 
 impl QueryAudit {

@@ -405,6 +405,7 @@ pub(super) async fn add_member(
     maxine_state::Address::parse(&body.http_addr)
         .map_err(|error| maxine_state::LimitExceeded { field: "http_addr".into(), ..error })?;
     let (admin, id) = (admin(&app)?, body.id);
+    app.registry().check_change(&write.actor)?;
     led(&app, &write, AuditAction::MemberAdd, &id.to_string()).await?;
     let audit = app.audit().clone();
     let join = async move {
@@ -458,6 +459,7 @@ pub(super) async fn promote_member(
     write: Write,
 ) -> Result<Json<MemberChanged>, Problem> {
     let admin = admin(&app)?;
+    app.registry().check_change(&write.actor)?;
     let mut object = if force { format!("{id}, forced") } else { id.to_string() };
     led(&app, &write, AuditAction::MemberPromote, &object).await?;
     let status = members::status(&**app.store()).await;
@@ -494,6 +496,7 @@ pub(super) async fn remove_member(
     write: Write,
 ) -> Result<Json<MemberChanged>, Problem> {
     let admin = admin(&app)?;
+    app.registry().check_change(&write.actor)?;
     let object = if force { format!("{id}, forced") } else { id.to_string() };
     led(&app, &write, AuditAction::MemberRemove, &object).await?;
     let audit = app.audit().clone();
@@ -551,6 +554,7 @@ pub(super) async fn transfer(
     OptionalJsonBody(body): OptionalJsonBody<TransferBody>,
 ) -> Result<Json<Transferred>, Problem> {
     let admin = admin(&app)?;
+    app.registry().check_change(&write.actor)?;
     let object = body.to.map_or_else(|| "any voter".to_owned(), |to| format!("node {to}"));
     led(&app, &write, AuditAction::LeadershipTransfer, &object).await?;
     let audit = app.audit().clone();
@@ -634,6 +638,7 @@ pub(super) async fn confirm(
     object: &'static str,
     needless: &'static str,
 ) -> Result<StatusCode, Problem> {
+    app.registry().check_change(&write.actor)?;
     let audit = app.audit().clone();
     let confirm = async move {
         let confirmed = match app.registry().confirm(what).await {

@@ -115,6 +115,7 @@ pub(super) async fn forget_node(
         let detail = format!("it is not known which nodes run: {why}; nothing was changed");
         return Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1));
     }
+    app.registry().check_change(&write.actor)?;
     let audit = app.audit().clone();
     let forget = async move {
         if !app.store().forget_node(name.as_str()).await.map_err(unavailable)? {

@@ -12,7 +12,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 
 use super::settings::{OtlpProtocol, OtlpSettings, header_fields, read_authorities};
-use crate::webhook::http_client_with;
+use crate::webhook::{http_client_with, with_causes};
 
 /// The path of traces in OTLP over HTTP.
 const TRACES_PATH: &str = "/v1/traces";
@@ -153,17 +153,4 @@ fn of_status(status: &Status) -> Failure {
         Code::ResourceExhausted if !status.details().is_empty() => Failure::Later(why),
         _ => Failure::Never(why),
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

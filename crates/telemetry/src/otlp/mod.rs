@@ -26,6 +26,7 @@ use client::{Client, Failure};
 use maxine_clock::Clock;
 use spans::Node;
 
+pub(crate) use settings::read_authorities;
 pub use settings::{OtlpProtocol, OtlpSettings};
 
 /// Maximum number of requests that are sent together.

@@ -102,7 +102,8 @@ pub(super) fn header_fields(text: &[u8]) -> Result<Vec<(HeaderName, HeaderValue)
     Ok(fields)
 }
 
-pub(super) fn read_authorities(
+/// Reads certificates in PEM. Returns the text and the certificates. Blocks.
+pub(crate) fn read_authorities(
     path: &Path,
 ) -> Result<(Vec<u8>, Vec<reqwest::Certificate>), String> {
     let pem = std::fs::read(path).map_err(|error| error.to_string())?;

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Number of bytes that are written to the operating system together.
@@ -24,6 +25,8 @@ pub struct LogFiles {
     path: PathBuf,
     len_max: u64,
     files_max: usize,
+    /// Whether only the owner of the files may read them.
+    is_private: bool,
     current: BufWriter<File>,
     len: u64,
     failed: bool,
@@ -37,12 +40,21 @@ impl LogFiles {
     ///
     /// The directory or the file cannot be created or written.
     pub fn open(path: &Path, len_max: u64, files_max: usize) -> io::Result<Self> {
+        Self::open_as(path, len_max, files_max, false)
+    }
+
+    /// The same for files that only their owner may read. An existing file gets this mode too.
+    pub(crate) fn open_private(path: &Path, len_max: u64, files_max: usize) -> io::Result<Self> {
+        Self::open_as(path, len_max, files_max, true)
+    }
+
+    fn open_as(path: &Path, len_max: u64, files_max: usize, is_private: bool) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        let (current, len) = open_current(path)?;
+        let (current, len) = open_current(path, is_private)?;
         let (path, files_max) = (path.to_owned(), files_max.max(1));
-        Ok(Self { path, len_max, files_max, current, len, failed: false })
+        Ok(Self { path, len_max, files_max, is_private, current, len, failed: false })
     }
 
     fn path(&self, number: usize) -> PathBuf {
@@ -82,6 +94,30 @@ impl LogFiles {
         self.report(result);
     }
 
+    /// Writes lines, each with its line end, and returns when the disk has them. After an error, some of the lines may
+    /// be written, and the file ends with a whole one. Must not be mixed with [`Self::write_line`].
+    pub(crate) fn append_synced(&mut self, lines: &[Vec<u8>]) -> io::Result<()> {
+        for line in lines {
+            let len = line.len() as u64;
+            if self.len > 0 && self.len + len > self.len_max {
+                self.current.get_ref().sync_data()?;
+                self.rotate()?;
+            }
+            let file = self.current.get_mut();
+            if let Err(error) = file.write_all(line) {
+                file.set_len(self.len)?;
+                return Err(error);
+            }
+            self.len += len;
+        }
+        self.current.get_ref().sync_data()?;
+        // The names of new files must be on the disk too.
+        match self.path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
     fn report(&mut self, result: io::Result<()>) {
         match result {
             Ok(()) => self.failed = false,
@@ -104,7 +140,7 @@ impl LogFiles {
         if self.files_max == 1 {
             fs::remove_file(self.path(0))?;
         }
-        (self.current, self.len) = open_current(&self.path(0))?;
+        (self.current, self.len) = open_current(&self.path(0), self.is_private)?;
         Ok(())
     }
 
@@ -119,8 +155,16 @@ impl LogFiles {
     }
 }
 
-fn open_current(path: &Path) -> io::Result<(BufWriter<File>, u64)> {
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
+fn open_current(path: &Path, is_private: bool) -> io::Result<(BufWriter<File>, u64)> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    if is_private {
+        options.mode(0o600);
+    }
+    let file = options.open(path)?;
+    if is_private {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    }
     let len = file.metadata()?.len();
     Ok((BufWriter::with_capacity(BUFFER_LEN, file), len))
 }
