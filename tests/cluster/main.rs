@@ -11,6 +11,7 @@
 mod alerts;
 #[path = "../support/authority.rs"]
 mod authority;
+mod backups;
 mod clocks;
 mod dashboard;
 mod data_plane;

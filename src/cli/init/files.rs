@@ -94,6 +94,12 @@ registration_access = "token"
 discovery_access = "token"
 # One node makes the account of the administrator at the first start of the cluster, and writes its password here.
 initial_password_file = "{DATA_DIR}/initial-password"
+
+[backup]
+# The leader makes a backup every day at this time in UTC, and verifies it by a restore. Copy the backups to another machine.
+schedule = "daily 01:00"
+directory = "{DATA_DIR}/backups"
+keep = 14
 "#,
             cluster = self.cluster_id,
             every_ip = every.trim_matches(['[', ']']),
