@@ -1407,6 +1407,7 @@ fn the_help_is_the_recorded_one() {
         &["cluster", "recover"],
         &["cluster", "init-tls"],
         &["init"],
+        &["join"],
         &["alerts"],
         &["audit"],
         &["audit", "verify"],

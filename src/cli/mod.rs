@@ -93,6 +93,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// Offline: write the settings and certificates of a new cluster, a folder for each node, and print how to start it
     Init(init::InitArgs),
+    /// Write the settings and the certificate of a further node for a running cluster, and print how to start and add it
+    Join(init::join::JoinArgs),
     /// Copy the state from one backend to another, or import the state of the Node.js Maxine
     Migrate(migrate::MigrateArgs),
     /// Replace the certificates between nodes, and their authority
@@ -152,6 +154,11 @@ pub async fn run(cli: Cli) -> ExitCode {
             Ok(ExitCode::from(commands::finish(result, format, &mut std::io::stderr())))
         }
         Command::Init(args) => Ok(ExitCode::from(init::run(args, &mut std::io::stderr()))),
+        Command::Join(args) => {
+            let format = args.connect.output.format;
+            let result = init::join::run(&args, &mut output::Output::stdout(format)).await;
+            Ok(ExitCode::from(commands::finish(result, format, &mut std::io::stderr())))
+        }
         Command::Tls(args) => Ok(ExitCode::from(tls::run(&args, &mut std::io::stderr()))),
         Command::Completions(args) => {
             let result = completions::run(&args, Cli::command(), &mut std::io::stdout());

@@ -32,11 +32,11 @@ impl Drop for Nodes {
     }
 }
 
-/// Starts the nodes with the files that were written. Only the places of the files and the address to listen on are
-/// changed, because all nodes run on this machine.
-fn start(home: &Path, dir: &Path) -> Nodes {
+/// Starts nodes with the files that were written. Only the places of the files and the address to listen on are changed,
+/// because all nodes run on this machine.
+fn start(home: &Path, dir: &Path, ids: &[u64]) -> Nodes {
     let mut nodes = Nodes(Vec::new());
-    for id in 1..=3 {
+    for id in ids {
         let folder = dir.join(format!("node-{id}"));
         let written = std::fs::read_to_string(folder.join("maxine.toml")).unwrap();
         let settings = written
@@ -104,7 +104,7 @@ fn the_folders_of_a_new_cluster_start_it_with_tls() {
     assert!(text(&again.stderr).contains("exists already"), "{}", text(&again.stderr));
     assert_eq!(tree(&dir), written, "a second run changed files");
 
-    let _nodes = start(home, &dir);
+    let _nodes = start(home, &dir, &[1, 2, 3]);
     let servers: Vec<&str> = made["nodes"]
         .as_array()
         .unwrap()
@@ -133,17 +133,63 @@ fn the_folders_of_a_new_cluster_start_it_with_tls() {
     assert_eq!(passwords().len(), 1, "one node makes the administrator");
     let login = run(&["login", "--user", "admin"], password.trim());
     assert_eq!(code(&login), 0, "{}", text(&login.stderr));
-    let status = run(&["cluster", "status", "--output", "json"], "");
-    assert_eq!(code(&status), 0, "{}", text(&status.stderr));
-    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
-    let members = status["raft"]["members"].as_array().unwrap();
-    let voters = members.iter().filter(|member| member["voter"] == true).count();
-    assert_eq!((members.len(), voters), (3, 3), "{status}");
+    let voters = || -> Vec<u64> {
+        let status = run(&["cluster", "status", "--output", "json"], "");
+        assert_eq!(code(&status), 0, "{}", text(&status.stderr));
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        let members = status["raft"]["members"].as_array().unwrap().iter();
+        members.filter(|member| member["voter"] == true).filter_map(|m| m["id"].as_u64()).collect()
+    };
+    assert_eq!(voters(), [1, 2, 3]);
+    let dir_name = dir.to_str().unwrap();
+    let join = |args: &[&str]| run(&[&["join", "--dir", dir_name][..], args].concat(), "");
+    let maxine = |command: &str| run(&command.split(' ').skip(1).collect::<Vec<_>>(), "");
+    let _further = a_further_node_joins(home, &dir, join, maxine);
+    assert_eq!(voters(), [1, 2, 3, 4]);
 
     // Without the authority's certificate, a client does not trust the nodes.
     let mut stranger = plain(&["health"]);
     let stranger = stranger.env("MAXINE_SERVER", servers[0]).output().unwrap();
     assert_ne!(code(&stranger), 0, "{}", text(&stranger.stdout));
+}
+
+/// `join` runs `maxine join` with further arguments, and `maxine` a whole command as it was printed. Returns the node, which
+/// has a vote.
+fn a_further_node_joins(
+    home: &Path,
+    dir: &Path,
+    join: impl Fn(&[&str]) -> Output,
+    maxine: impl Fn(&str) -> Output,
+) -> Nodes {
+    let before = tree(dir);
+    let taken = join(&["127.0.0.1"]);
+    assert_eq!(code(&taken), 2, "{}", text(&taken.stderr));
+    assert_eq!(tree(dir), before, "something was written");
+    let made = join(&["127.0.0.4", "--output", "json"]);
+    assert_eq!(code(&made), 0, "{}", text(&made.stderr));
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(made["id"], 4, "{made}");
+    let after = tree(dir);
+    assert!(before.iter().all(|(path, was)| after.get(path) == Some(was)), "a file was changed");
+    for (path, (mode, _)) in after.iter().filter(|(path, _)| !before.contains_key(*path)) {
+        let want = if path.is_dir() || path.ends_with("install.sh") { 0o700 } else { 0o600 };
+        assert_eq!(*mode, want, "{}", path.display());
+    }
+    let again = join(&["127.0.0.4", "--node-id", "4"]);
+    assert_eq!(code(&again), 2, "{}", text(&again.stderr));
+
+    let node = start(home, dir, &[4]);
+    let added = maxine(made["add_command"].as_str().unwrap());
+    if code(&added) == 5 {
+        // It is a learner, and has not caught up yet.
+        wait_for("the new node gets its vote", || {
+            let promoted = maxine("maxine cluster promote 4");
+            promoted.status.success().then_some(())
+        });
+    } else {
+        assert_eq!(code(&added), 0, "{}", text(&added.stderr));
+    }
+    node
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! The content of the folders of a new cluster: settings, the script that puts them in place, and the commands that
-//! start the nodes.
+//! The content of the folders of nodes: settings, the script that puts them in place, and the commands that start the
+//! nodes.
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
@@ -9,14 +10,16 @@ const CONFIG_DIR: &str = "/etc/maxine";
 /// The data directory of the packaged unit.
 const DATA_DIR: &str = "/var/lib/maxine";
 
-/// A cluster that is planned.
+/// Nodes that are planned.
 pub(super) struct Plan {
-    /// The folder that is written.
+    /// The folder that has the folders of the nodes, and the certificates.
     pub(super) dir: PathBuf,
     /// The cluster's name.
     pub(super) cluster_id: String,
-    /// The machines, in the order of the nodes' numbers, which begin with 1.
-    pub(super) hosts: Vec<String>,
+    /// The machines, by the nodes' numbers.
+    pub(super) hosts: BTreeMap<u64, String>,
+    /// Whether these nodes form a new cluster. If not, they are added to one that runs.
+    pub(super) is_new: bool,
     /// Port for clients.
     pub(super) http_port: u16,
     /// Port for the other nodes.
@@ -26,7 +29,7 @@ pub(super) struct Plan {
 impl Plan {
     /// The nodes' numbers and machines.
     pub(super) fn nodes(&self) -> impl Iterator<Item = (u64, &str)> {
-        (1..).zip(self.hosts.iter().map(String::as_str))
+        self.hosts.iter().map(|(id, host)| (*id, host.as_str()))
     }
 
     /// The directory of the authority and of all certificates.
@@ -51,9 +54,6 @@ impl Plan {
 
     /// The settings of a node.
     pub(super) fn settings(&self, id: u64, host: &str) -> String {
-        let members = self.nodes().map(|(id, host)| {
-            format!("  \"{id}@{}@{}\",\n", self.peer_addr(host), self.http_addr(host))
-        });
         let every = if host.parse::<Ipv6Addr>().is_ok() { "[::]" } else { "0.0.0.0" };
         format!(
             r#"# Settings of node {id} of the cluster {cluster}. The place of this file is {CONFIG_DIR}/maxine.toml on {host}.
@@ -81,10 +81,7 @@ cluster_id = "{cluster}"
 # The address and the port for the other nodes.
 listen = "{every}:{raft_port}"
 advertise = "{peer_addr}"
-# The same list on each of these nodes.
-members = [
-{members}]
-tls_ca = "{CONFIG_DIR}/tls/ca.pem"
+{members}tls_ca = "{CONFIG_DIR}/tls/ca.pem"
 tls_cert = "{CONFIG_DIR}/tls/node-{id}.pem"
 tls_key = "{CONFIG_DIR}/tls/node-{id}-key.pem"
 
@@ -107,8 +104,20 @@ keep = 14
             http_addr = self.http_addr(host),
             raft_port = self.raft_port,
             peer_addr = self.peer_addr(host),
-            members = members.collect::<String>(),
+            members = self.members(),
         )
+    }
+
+    /// The members of a new cluster, as a setting.
+    fn members(&self) -> String {
+        if !self.is_new {
+            return "# The node waits until 'maxine cluster add' adds it, and learns the other members then.\n".into();
+        }
+        let each = |(id, host): (u64, &str)| {
+            format!("  \"{id}@{}@{}\",\n", self.peer_addr(host), self.http_addr(host))
+        };
+        let lines: String = self.nodes().map(each).collect();
+        format!("# The same list on each of these nodes.\nmembers = [\n{lines}]\n")
     }
 
     /// The script that a node's machine runs.
@@ -198,7 +207,7 @@ fn bracketed(host: &str) -> String {
 }
 
 /// A path as one word of a command of the shell.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
     if !text.starts_with('-') && text.chars().all(is_plain) {
@@ -210,16 +219,16 @@ fn quoted(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::config::{BackendKind, NodeConfig};
 
     fn plan(hosts: &[&str]) -> Plan {
+        let hosts = (1..).zip(hosts.iter().map(|host| (*host).to_owned())).collect();
         Plan {
             dir: "my cluster".into(),
             cluster_id: "shop".into(),
-            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            hosts,
+            is_new: true,
             http_port: 8443,
             raft_port: 7701,
         }
@@ -242,6 +251,16 @@ mod tests {
             assert_eq!(config.http.tls_cert, [config.raft.tls_cert]);
             assert_eq!(config.http.host.is_ipv6(), host.contains(':'));
         }
+    }
+
+    #[test]
+    fn a_node_that_is_added_later_names_no_members() {
+        let plan = Plan { is_new: false, ..plan(&["10.0.0.1"]) };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("maxine.toml");
+        std::fs::write(&path, plan.settings(1, "10.0.0.1")).unwrap();
+        let config = NodeConfig::load(Some(&path), &BTreeMap::new(), &BTreeMap::new()).unwrap();
+        assert!(config.raft.members.is_empty());
     }
 
     #[test]

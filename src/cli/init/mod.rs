@@ -1,7 +1,8 @@
 //! `maxine init`: writes the files of a new cluster, one folder for each node. It works without a running node, and
-//! never changes a file that exists.
+//! never changes a file that exists. [`join`] does the same for a further node of a running cluster.
 
 mod files;
+pub mod join;
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -121,7 +122,8 @@ fn plan(args: InitArgs) -> Result<Plan, CliError> {
         None => DEFAULT_CLUSTER_ID.to_owned(),
     };
     let (http_port, raft_port) = (args.http_port, args.raft_port);
-    Ok(Plan { dir: args.dir, cluster_id, hosts, http_port, raft_port })
+    let hosts = (1..).zip(hosts).collect();
+    Ok(Plan { dir: args.dir, cluster_id, hosts, is_new: true, http_port, raft_port })
 }
 
 /// Parses a host name or an IP address.
@@ -166,18 +168,24 @@ fn check_hosts(hosts: &[String]) -> Result<(), String> {
 }
 
 fn write_all(plan: &Plan, validity: Validity, text: &str) -> Result<(), CliError> {
+    make_dir(&plan.tls_dir())?;
+    write_nodes(plan, validity)?;
+    write(&plan.dir.join(INSTRUCTIONS), 0o600, text.as_bytes())
+}
+
+/// Issues the certificates of the planned nodes, and writes their folders.
+fn write_nodes(plan: &Plan, validity: Validity) -> Result<(), CliError> {
     let named = |(node_id, host): (u64, &str)| NodeNames { node_id, hosts: vec![host.to_owned()] };
     let names: Vec<NodeNames> = plan.nodes().map(named).collect();
-    let tls = plan.tls_dir();
-    make_dir(&tls)?;
-    let pki = issue_named(&tls, &plan.cluster_id, &names, validity).map_err(|error| {
-        let why = error.to_string();
-        if error.kind() == ErrorKind::InvalidInput {
-            CliError::Usage(why)
-        } else {
-            CliError::Failed(why)
-        }
-    })?;
+    let pki =
+        issue_named(&plan.tls_dir(), &plan.cluster_id, &names, validity).map_err(|error| {
+            let why = error.to_string();
+            if error.kind() == ErrorKind::InvalidInput {
+                CliError::Usage(why)
+            } else {
+                CliError::Failed(why)
+            }
+        })?;
     for ((id, host), node) in plan.nodes().zip(&pki.nodes) {
         let dir = plan.node_dir(id);
         make_dir(&dir)?;
@@ -191,7 +199,7 @@ fn write_all(plan: &Plan, validity: Validity, text: &str) -> Result<(), CliError
             write(&of_node.join(file.file_name().unwrap_or_default()), 0o600, &bytes)?;
         }
     }
-    write(&plan.dir.join(INSTRUCTIONS), 0o600, text.as_bytes())
+    Ok(())
 }
 
 fn make_dir(path: &Path) -> Result<(), CliError> {
