@@ -191,8 +191,7 @@ pub fn renew_nodes(
         ca_kept: true,
         nodes: existing_nodes(dir, node_ids)?,
     };
-    for node in &pki.nodes {
-        let named = names_of(node, cluster_id)?;
+    for (node, named) in pki.nodes.iter().zip(names_of_all(&pki.nodes, cluster_id)?) {
         let (key, certificate) = issue_node(&issuer, cluster_id, &named, validity)?;
         replace(&node.key_pem, &key.serialize_pem(), 0o600)?;
         replace(&node.cert_pem, &certificate, 0o644)?;
@@ -272,8 +271,7 @@ pub fn rotate_authority(
             let key = existing_authority(&next, cluster_id, validity)?;
             let issuer = Issuer::new(authority(cluster_id)?, key);
             let nodes = existing_nodes(dir, node_ids)?;
-            for node in &nodes {
-                let named = names_of(node, cluster_id)?;
+            for (node, named) in nodes.iter().zip(names_of_all(&nodes, cluster_id)?) {
                 let (key, certificate) = issue_node(&issuer, cluster_id, &named, validity)?;
                 replace(&node.key_pem, &key.serialize_pem(), 0o600)?;
                 replace(&node.cert_pem, &certificate, 0o644)?;
@@ -344,6 +342,11 @@ fn existing_nodes(dir: &Path, node_ids: &[NodeId]) -> io::Result<Vec<NodePki>> {
         return Err(refused(format!("{}: it has no certificate of a node", dir.display())));
     }
     Ok(nodes)
+}
+
+/// The names of nodes by their present certificates. All are read before the first one is replaced.
+fn names_of_all(nodes: &[NodePki], cluster_id: &str) -> io::Result<Vec<NodeNames>> {
+    nodes.iter().map(|node| names_of(node, cluster_id)).collect()
 }
 
 /// The host names and addresses in the present certificate of a node.
@@ -605,9 +608,7 @@ mod tests {
             NodeNames { node_id: 2, hosts: Vec::new() },
         ];
         let pki = issue_named(dir.path(), "test", &names, YEAR).unwrap();
-        let found = || -> Vec<NodeNames> {
-            pki.nodes.iter().map(|node| names_of(node, "test").unwrap()).collect()
-        };
+        let found = || names_of_all(&pki.nodes, "test").unwrap();
         assert_eq!(found(), names);
         let first = files(dir.path());
         renew_nodes(dir.path(), "test", &[], YEAR).unwrap();
@@ -618,6 +619,11 @@ mod tests {
         assert_eq!(found(), names);
         assert!(check_certificate_name(&pki.nodes[0].cert_pem, "test", 1).is_ok());
         assert!(check_certificate_name(&pki.nodes[0].cert_pem, "test", 2).is_err());
+        // Nothing is replaced if the names of one certificate are not known.
+        fs::write(&pki.nodes[1].cert_pem, "no certificate").unwrap();
+        let before = files(dir.path());
+        assert!(renew_nodes(dir.path(), "test", &[], YEAR).is_err());
+        assert_eq!(files(dir.path()), before);
     }
 
     #[test]
