@@ -172,8 +172,8 @@ keep = 14
         let tls = quoted(&tls);
         let count = self.hosts.len();
         let losses = match (count - 1) / 2 {
-            0 => "It cannot lose a node".to_owned(),
-            losses => format!("It can lose {}", maxine_wording::count(losses, "node")),
+            0 => "None of the nodes may fail".to_owned(),
+            losses => format!("{losses} of the nodes may fail"),
         };
         let (first, then) = (self.start_commands().join("\n"), self.later_commands().join("\n"));
         format!(
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(commands[2], "scp -r 'my cluster/node-2' [2001:db8::2]:");
         assert_eq!(commands[3], "ssh -t 2001:db8::2 sudo sh node-2/install.sh");
         let text = plan.instructions(365);
-        assert!(text.contains("It cannot lose a node"), "{text}");
+        assert!(text.contains("None of the nodes may fail"), "{text}");
         assert!(commands.iter().all(|command| text.contains(command)), "{text}");
         assert_eq!(quoted(Path::new("a'b")), r"'a'\''b'");
         assert_eq!(quoted(Path::new("-r")), "'./-r'");
