@@ -36,6 +36,7 @@ use maxine_view::View;
 mod alert_conditions;
 mod alert_events;
 mod assemble;
+mod backups;
 mod cluster_contact;
 mod consul;
 mod data_dir;
@@ -201,6 +202,9 @@ impl Node {
             refused_files: refused_files.clone(),
         };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alert_conditions::watch(watched)));
+        if let Some(backups) = backups::Backups::new(&config, &assembled) {
+            tasks.spawn(cancel.clone().run_until_cancelled_owned(backups.run()));
+        }
         if let Some(listener) = dns_listener {
             tracing::info!(dns = %listener.local_addr()?, "the node answers DNS");
             let metrics = DnsMetrics::new(telemetry.metrics().registry());

@@ -8,6 +8,8 @@
     reason = "a test fails by panicking, reads the real clock, and has no users"
 )]
 
+#[path = "cli/init.rs"]
+mod init;
 #[path = "support/page.rs"]
 mod page;
 
@@ -1422,6 +1424,8 @@ fn the_help_is_the_recorded_one() {
         &["cluster", "restore"],
         &["cluster", "recover"],
         &["cluster", "init-tls"],
+        &["init"],
+        &["join"],
         &["alerts"],
         &["audit"],
         &["audit", "verify"],

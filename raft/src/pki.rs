@@ -1,10 +1,14 @@
 //! Creates a certificate authority and certificates for a cluster that has none.
 //!
+//! A node's certificate has the name by which the other nodes know it. It can also have the host names and addresses at
+//! which clients reach the node, and then serves for HTTPS too. A renewal keeps them.
+//!
 //! This is done offline; a running node only reads the files. Whoever has the authority's key can join the
 //! cluster, so keep it off the nodes.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +20,7 @@ use rcgen::{
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::config::{NodeId, PeerTls, certificate_name, cluster_id_is_valid, invalid_cluster_id};
 use crate::network::tls::check_name;
@@ -60,6 +64,15 @@ impl ClusterPki {
     }
 }
 
+/// A node that needs a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeNames {
+    /// The node.
+    pub node_id: NodeId,
+    /// Host names and IP addresses at which clients reach it; empty if its certificate is for other nodes alone.
+    pub hosts: Vec<String>,
+}
+
 /// How long certificates are valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
@@ -92,34 +105,43 @@ fn refused(reason: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("{reason}; nothing was written"))
 }
 
-/// Creates an authority in `dir`, or uses the existing one, and issues a certificate for each node. Existing
-/// files are kept. An incomplete pair, or the authority of another cluster, is refused before anything is
-/// written. Only the owner can read the keys. Blocks.
+/// Does what [`issue_named`] does, for nodes whose certificates are for other nodes alone. Blocks.
 pub fn issue_cluster(
     dir: &Path,
     cluster_id: &str,
     node_ids: &[NodeId],
     validity: Validity,
 ) -> io::Result<ClusterPki> {
+    let named = |id: &NodeId| NodeNames { node_id: *id, hosts: Vec::new() };
+    let nodes: Vec<NodeNames> = node_ids.iter().map(named).collect();
+    issue_named(dir, cluster_id, &nodes, validity)
+}
+
+/// Creates an authority in `dir`, or uses the existing one, and issues a certificate for each node. Existing
+/// files are kept. An incomplete pair, or the authority of another cluster, is refused before anything is
+/// written. Only the owner can read the keys. Blocks.
+pub fn issue_named(
+    dir: &Path,
+    cluster_id: &str,
+    names: &[NodeNames],
+    validity: Validity,
+) -> io::Result<ClusterPki> {
     if !cluster_id_is_valid(cluster_id) {
         return Err(refused(invalid_cluster_id(cluster_id)));
     }
     let ca = Pair { cert_pem: dir.join("ca.pem"), key_pem: dir.join("ca-key.pem") };
-    let paths = node_ids.iter().map(|id| NodePki {
-        node_id: *id,
-        cert_pem: dir.join(format!("node-{id}.pem")),
-        key_pem: dir.join(format!("node-{id}-key.pem")),
-        kept: false,
-    });
-    let mut nodes: Vec<NodePki> = paths.collect();
     let ca_exists = ca.exists()?;
-    let mut missing = Vec::new();
-    for node in &mut nodes {
-        let pair = Pair { cert_pem: node.cert_pem.clone(), key_pem: node.key_pem.clone() };
-        node.kept = pair.exists()?;
-        if !node.kept {
-            missing.push((node.node_id, pair));
+    let (mut nodes, mut missing) = (Vec::new(), Vec::new());
+    for named in names {
+        let id = named.node_id;
+        let cert_pem = dir.join(format!("node-{id}.pem"));
+        let key_pem = dir.join(format!("node-{id}-key.pem"));
+        let pair = Pair { cert_pem: cert_pem.clone(), key_pem: key_pem.clone() };
+        let kept = pair.exists()?;
+        if !kept {
+            missing.push((named, pair));
         }
+        nodes.push(NodePki { node_id: id, cert_pem, key_pem, kept });
     }
     fs::create_dir_all(dir)?;
     let mut params = authority(cluster_id)?;
@@ -134,8 +156,8 @@ pub fn issue_cluster(
         }
     };
     let issuer = Issuer::new(params, key);
-    for (node_id, pair) in missing {
-        let (key, certificate) = issue_node(&issuer, cluster_id, node_id, validity)?;
+    for (named, pair) in missing {
+        let (key, certificate) = issue_node(&issuer, cluster_id, named, validity)?;
         pair.write(&key, &certificate)?;
     }
     Ok(ClusterPki { ca_pem: ca.cert_pem, ca_key_pem: ca.key_pem, ca_kept: ca_exists, nodes })
@@ -169,8 +191,8 @@ pub fn renew_nodes(
         ca_kept: true,
         nodes: existing_nodes(dir, node_ids)?,
     };
-    for node in &pki.nodes {
-        let (key, certificate) = issue_node(&issuer, cluster_id, node.node_id, validity)?;
+    for (node, named) in pki.nodes.iter().zip(names_of_all(&pki.nodes, cluster_id)?) {
+        let (key, certificate) = issue_node(&issuer, cluster_id, &named, validity)?;
         replace(&node.key_pem, &key.serialize_pem(), 0o600)?;
         replace(&node.cert_pem, &certificate, 0o644)?;
     }
@@ -249,8 +271,8 @@ pub fn rotate_authority(
             let key = existing_authority(&next, cluster_id, validity)?;
             let issuer = Issuer::new(authority(cluster_id)?, key);
             let nodes = existing_nodes(dir, node_ids)?;
-            for node in &nodes {
-                let (key, certificate) = issue_node(&issuer, cluster_id, node.node_id, validity)?;
+            for (node, named) in nodes.iter().zip(names_of_all(&nodes, cluster_id)?) {
+                let (key, certificate) = issue_node(&issuer, cluster_id, &named, validity)?;
                 replace(&node.key_pem, &key.serialize_pem(), 0o600)?;
                 replace(&node.cert_pem, &certificate, 0o644)?;
             }
@@ -275,13 +297,17 @@ pub fn rotate_authority(
 fn issue_node(
     issuer: &Issuer<'_, KeyPair>,
     cluster_id: &str,
-    node_id: NodeId,
+    named: &NodeNames,
     validity: Validity,
 ) -> io::Result<(KeyPair, String)> {
-    let name = certificate_name(cluster_id, node_id);
-    let mut params = CertificateParams::new(vec![name.clone()]).map_err(io::Error::other)?;
+    let name = certificate_name(cluster_id, named.node_id);
+    let mut names = vec![name.clone()];
+    names.extend(named.hosts.iter().cloned());
+    let mut params = CertificateParams::new(names).map_err(io::Error::other)?;
     validity.limit(&mut params, validity.node_days);
     params.distinguished_name.push(DnType::CommonName, name);
+    // Some clients of HTTPS refuse a certificate without it.
+    params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -316,6 +342,41 @@ fn existing_nodes(dir: &Path, node_ids: &[NodeId]) -> io::Result<Vec<NodePki>> {
         return Err(refused(format!("{}: it has no certificate of a node", dir.display())));
     }
     Ok(nodes)
+}
+
+/// The names of nodes by their present certificates. All are read before the first one is replaced.
+fn names_of_all(nodes: &[NodePki], cluster_id: &str) -> io::Result<Vec<NodeNames>> {
+    nodes.iter().map(|node| names_of(node, cluster_id)).collect()
+}
+
+/// The host names and addresses in the present certificate of a node.
+fn names_of(node: &NodePki, cluster_id: &str) -> io::Result<NodeNames> {
+    let path = node.cert_pem.display();
+    let der = CertificateDer::from_pem_file(&node.cert_pem)
+        .map_err(|error| refused(format!("{path}: {error}")))?;
+    let (_, parsed) =
+        X509Certificate::from_der(&der).map_err(|error| refused(format!("{path}: {error}")))?;
+    let names = parsed
+        .subject_alternative_name()
+        .map_err(|error| refused(format!("{path}: {error}")))?
+        .map(|extension| extension.value.general_names.iter())
+        .into_iter()
+        .flatten();
+    let own = certificate_name(cluster_id, node.node_id);
+    let hosts = names.filter_map(host_name).filter(|host| *host != own).collect();
+    Ok(NodeNames { node_id: node.node_id, hosts })
+}
+
+fn host_name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(|octets| IpAddr::V4(Ipv4Addr::from(octets)));
+            let v6 = <[u8; 16]>::try_from(*bytes).map(|octets| IpAddr::V6(Ipv6Addr::from(octets)));
+            v4.or(v6).ok().map(|address| address.to_string())
+        }
+        _ => None,
+    }
 }
 
 /// Replaces a file in one step.
@@ -557,6 +618,34 @@ mod tests {
         assert_eq!(names, ["node-2-key.pem", "node-2.pem"]);
         assert!(renew_nodes(dir.path(), "test", &[4], YEAR).is_err());
         assert!(renew_nodes(dir.path(), "other", &[1], YEAR).is_err());
+    }
+
+    /// Without these names the HTTPS port of a node would have no certificate for its clients after the first renewal.
+    #[test]
+    fn a_new_certificate_keeps_the_hosts_of_the_former_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let hosts = ["maxine-1.example.com", "10.0.0.1", "2001:db8::1"].map(str::to_owned);
+        let names = [
+            NodeNames { node_id: 1, hosts: hosts.to_vec() },
+            NodeNames { node_id: 2, hosts: Vec::new() },
+        ];
+        let pki = issue_named(dir.path(), "test", &names, YEAR).unwrap();
+        let found = || names_of_all(&pki.nodes, "test").unwrap();
+        assert_eq!(found(), names);
+        let first = files(dir.path());
+        renew_nodes(dir.path(), "test", &[], YEAR).unwrap();
+        assert_ne!(files(dir.path()), first);
+        assert_eq!(found(), names);
+        rotate_authority(dir.path(), "test", &[], CaStep::Begin, YEAR).unwrap();
+        rotate_authority(dir.path(), "test", &[], CaStep::Issue, YEAR).unwrap();
+        assert_eq!(found(), names);
+        assert!(check_certificate_name(&pki.nodes[0].cert_pem, "test", 1).is_ok());
+        assert!(check_certificate_name(&pki.nodes[0].cert_pem, "test", 2).is_err());
+        // Nothing is replaced if the names of one certificate are not known.
+        fs::write(&pki.nodes[1].cert_pem, "no certificate").unwrap();
+        let before = files(dir.path());
+        assert!(renew_nodes(dir.path(), "test", &[], YEAR).is_err());
+        assert_eq!(files(dir.path()), before);
     }
 
     #[test]

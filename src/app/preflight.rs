@@ -76,6 +76,11 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         };
         found.extend(why.map(|why| format!("telemetry.log_file: {}: {why}", log_file.display())));
     }
+    if let Some(dir) = settings::backup_dir(config)
+        && let Err(why) = check_data_dir(&dir)
+    {
+        found.push(format!("backup.directory: {}: {why}", dir.display()));
+    }
     let webhook = &config.telemetry.alert_webhook_url;
     if !webhook.is_empty() {
         let url = webhook.parse::<axum::http::Uri>();

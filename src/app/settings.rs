@@ -194,7 +194,13 @@ pub(super) fn directories(config: &NodeConfig) -> Vec<PathBuf> {
         let storage = parent.map_or_else(|| PathBuf::from("."), PathBuf::from);
         directories.extend((!storage.starts_with(&config.data_dir)).then_some(storage));
     }
+    directories.extend(backup_dir(config).filter(|dir| !dir.starts_with(&config.data_dir)));
     directories
+}
+
+/// The folder of the scheduled backups; `None` if none are made.
+pub(super) fn backup_dir(config: &NodeConfig) -> Option<PathBuf> {
+    config.backup.schedule.map(|_| config.data_dir.join(&config.backup.directory))
 }
 
 /// The certificates that this node uses.

@@ -1,4 +1,4 @@
-//! Asks the user before a change that cannot be undone.
+//! Asks the user: before a change that cannot be undone, and for values and passwords.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -21,6 +21,19 @@ pub fn confirm(what: &str, yes: bool) -> Result<(), CliError> {
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     if answer.trim() == "yes" { Ok(()) } else { Err(CliError::Usage("nothing was done".into())) }
+}
+
+/// Asks for a value, and returns the answer without the spaces around it. The caller has found that there is a terminal.
+///
+/// # Errors
+/// When nothing can be read.
+pub fn ask(prompt: &str) -> Result<String, CliError> {
+    let mut err = std::io::stderr().lock();
+    write!(err, "{prompt}")?;
+    err.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(answer.trim().to_owned())
 }
 
 /// Reads a password without showing it. If the input is not a terminal, it reads one line.

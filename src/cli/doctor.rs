@@ -451,7 +451,7 @@ fn check_backups(answer: Result<Answer, CliError>, seen: &[Seen], findings: &mut
         findings.add(Level::Unknown, "backups", "", &found, fix);
         return;
     }
-    let fix = "make one with `maxine cluster backup FILE`";
+    let fix = "make one with `maxine cluster backup FILE`, or set backup.schedule";
     match answer {
         Ok(answer) => match answer.body["items"][0]["time_ms"].as_u64() {
             Some(at_ms) if Clock::system().wall_ms().saturating_sub(at_ms) > BACKUP_WARN_MS => {

@@ -30,6 +30,7 @@ pub mod explain;
 mod finding;
 pub mod health;
 mod heartbeat;
+pub mod init;
 pub mod instances;
 pub mod journal;
 pub mod kv;
@@ -92,6 +93,10 @@ enum Command {
     Client(commands::ClientCommand),
     /// List and check the settings of a node; show and change those of a running cluster
     Config(config::ConfigArgs),
+    /// Offline: write the settings and certificates of a new cluster, a folder for each node, and print how to start it
+    Init(init::InitArgs),
+    /// Write the settings and the certificate of a further node for a running cluster, and print how to start and add it
+    Join(init::join::JoinArgs),
     /// Copy the state from one backend to another, or import the state of the Node.js Maxine
     Migrate(migrate::MigrateArgs),
     /// Replace the certificates between nodes, and their authority
@@ -148,6 +153,12 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Migrate(args) => {
             let format = args.connect.output.format;
             let result = migrate::run(args, &mut output::Output::stdout(format)).await;
+            Ok(ExitCode::from(commands::finish(result, format, &mut std::io::stderr())))
+        }
+        Command::Init(args) => Ok(ExitCode::from(init::run(args, &mut std::io::stderr()))),
+        Command::Join(args) => {
+            let format = args.connect.output.format;
+            let result = init::join::run(&args, &mut output::Output::stdout(format)).await;
             Ok(ExitCode::from(commands::finish(result, format, &mut std::io::stderr())))
         }
         Command::Tls(args) => Ok(ExitCode::from(tls::run(&args, &mut std::io::stderr()))),
@@ -249,6 +260,6 @@ mod tests {
             }
         });
         assert!(offline.contains(&"maxine cluster restore".to_owned()), "{offline:?}");
-        assert_eq!(offline.len(), 11, "{offline:?}");
+        assert_eq!(offline.len(), 12, "{offline:?}");
     }
 }

@@ -3,14 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use super::backup::schedule;
 use super::values::{
     access, attributes, backend, client_auth, datacenter, domain, domains, engine, host_and_port,
     hosts, log_filter, members, name, networks, number, origin, otlp_protocol, parsed, path, paths,
     ratio, sink_mode, socket_address, switch, syslog_protocol, text, tls_version,
 };
 use super::{
-    Access, BackendKind, ConsulConfig, DnsConfig, HealthConfig, HttpConfig, NodeConfig, RaftConfig,
-    SecurityConfig, StateConfig, TelemetryConfig,
+    Access, BackendKind, BackupConfig, ConsulConfig, DnsConfig, HealthConfig, HttpConfig,
+    NodeConfig, RaftConfig, SecurityConfig, StateConfig, TelemetryConfig,
 };
 use maxine_actors::registry::RegistrySettings;
 use maxine_identity::{ClientAuth, TlsVersion};
@@ -148,6 +149,13 @@ keys! {
         "If one sync of the log takes longer than this, the leader steps down." => |c, v| c.raft.disk_stall_ms = number(v, 100, 600_000)?;
     "raft.snapshot_every_entries" "raft-snapshot-every-entries" "MAXINE_RAFT_SNAPSHOT_EVERY_ENTRIES" "entries" "100 to 10000000" "50000"
         "Number of log entries after which the next snapshot is written." => |c, v| c.raft.snapshot_every_entries = number(v, 100, 10_000_000)?;
+
+    "backup.schedule" "backup-schedule" "MAXINE_BACKUP_SCHEDULE" "schedule" "every Nh (N: 1, 2, 3, 4, 6, 8, 12, 24) or daily HH:MM" ""
+        "When the leader makes a backup, in UTC; every Nh counts from midnight. Each backup is verified by a restore. If empty, none is made. Raft mode only. Set it on every node, because each can become the leader." => |c, v| c.backup.schedule = schedule(v)?;
+    "backup.directory" "backup-directory" "MAXINE_BACKUP_DIRECTORY" "path" "a folder" ""
+        "Folder of these backups. It is made if its parent exists. A relative path is inside the data directory. Keep copies on another machine." => |c, v| c.backup.directory = path(v);
+    "backup.keep" "backup-keep" "MAXINE_BACKUP_KEEP" "backups" "1 to 10000" "14"
+        "Number of these backups that are kept in the folder. Older ones are deleted after a new one is verified." => |c, v| c.backup.keep = number(v, 1, 10_000)?;
 
     "registry.write_timeout_ms" "write-timeout-ms" "MAXINE_WRITE_TIMEOUT_MS" "milliseconds" "100 to 60000" "5000"
         "Time limit for a write. A write that is not acknowledged in this time is answered with 503." => |c, v| c.registry.write_timeout_ms = number(v, 100, 60_000)?;
@@ -419,6 +427,7 @@ impl NodeConfig {
                 disk_stall_ms: 0,
                 snapshot_every_entries: 0,
             },
+            backup: BackupConfig { schedule: None, directory: PathBuf::new(), keep: 1 },
             state: StateConfig {
                 file: PathBuf::new(),
                 persistence: true,

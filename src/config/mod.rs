@@ -4,6 +4,7 @@
 //! the reference page and error messages are generated from that table. Flags have priority over the
 //! environment, and the environment over the file. All invalid values are reported together.
 
+mod backup;
 mod environment;
 pub mod example;
 pub mod keys;
@@ -11,6 +12,7 @@ mod raft;
 pub mod reference;
 mod values;
 
+pub use backup::BackupSchedule;
 pub use environment::{UnreadVariables, unread_variables};
 pub use values::has_password;
 
@@ -164,6 +166,17 @@ pub struct RaftConfig {
     pub disk_stall_ms: u64,
     /// Number of entries between two snapshots.
     pub snapshot_every_entries: u64,
+}
+
+/// Scheduled backups.
+#[derive(Clone, Debug)]
+pub struct BackupConfig {
+    /// When they are made; `None` for never.
+    pub schedule: Option<BackupSchedule>,
+    /// Their folder.
+    pub directory: PathBuf,
+    /// Number of backups that are kept.
+    pub keep: usize,
 }
 
 /// Access modes, accounts and networks.
@@ -360,6 +373,8 @@ pub struct NodeConfig {
     pub http: HttpConfig,
     /// The Raft backend.
     pub raft: RaftConfig,
+    /// Scheduled backups.
+    pub backup: BackupConfig,
     /// The other backends.
     pub state: StateConfig,
     /// The registry.
@@ -483,6 +498,7 @@ impl NodeConfig {
         self.check_open(bad);
         self.check_dns(bad);
         self.check_tls(bad);
+        self.check_backup(bad);
         let raft = &self.raft;
         if self.backend == BackendKind::Raft {
             if self.node_id == 0 {
@@ -541,6 +557,22 @@ impl NodeConfig {
             bad.push(format!(
                 "state.lease_ms must be at least twice state.lease_renew_ms ({}), got {}",
                 self.state.lease_renew_ms, self.state.lease_ms
+            ));
+        }
+    }
+
+    /// Refuses a schedule of backups that cannot be carried out.
+    fn check_backup(&self, bad: &mut Vec<String>) {
+        if self.backup.schedule.is_none() {
+            return;
+        }
+        if self.backup.directory.as_os_str().is_empty() {
+            bad.push("backup.schedule needs backup.directory, the folder of the backups".into());
+        }
+        if self.backend != BackendKind::Raft {
+            bad.push(format!(
+                "backup.schedule is set, but in {} mode Maxine takes no backups: back up the storage that holds the state",
+                self.backend.as_str()
             ));
         }
     }
@@ -913,6 +945,20 @@ mod tests {
             let error = load(name, value).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
+    }
+
+    #[test]
+    fn a_schedule_of_backups_needs_a_folder_and_a_raft_log() {
+        let schedule = ("backup.schedule", "daily 02:30");
+        let error = load(None, &[], &[schedule]).unwrap_err().to_string();
+        assert!(error.contains("backup.schedule needs backup.directory"), "{error}");
+        assert!(error.contains("in local mode Maxine takes no backups"), "{error}");
+        let raft =
+            [schedule, ("backup.directory", "backups"), ("state.mode", "raft"), ("node.id", "1")];
+        let config = load(None, &[], &raft).unwrap();
+        assert_eq!(config.backup.schedule, Some(BackupSchedule::DailyAt(150)));
+        let error = load(None, &[], &[("backup.keep", "0")]).unwrap_err().to_string();
+        assert!(error.contains("backup.keep"), "{error}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod alerts;
 mod audit_forward;
 #[path = "../support/authority.rs"]
 mod authority;
+mod backups;
 mod clocks;
 mod dashboard;
 mod data_plane;

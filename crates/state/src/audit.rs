@@ -353,6 +353,14 @@ impl AuditLog {
         of_cluster.filter(|record| record.action.is_of_leadership()).map(AsRef::as_ref)
     }
 
+    /// The newest kept record of this action by this user, if it was successful.
+    #[must_use]
+    pub fn newest_success(&self, action: AuditAction, user: &str) -> Option<&AuditRecord> {
+        let of_class = self.chain(action.class()).records.iter().rev().map(|record| &**record);
+        let mut found = of_class.filter(|record| record.action == action && &*record.user == user);
+        found.find(|record| record.outcome.is_success())
+    }
+
     /// Checks that no kept record was changed and that none is missing within a class. The error is the
     /// number of the first record that does not fit, or the number of the next record if the counts do not
     /// add up.

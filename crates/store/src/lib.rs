@@ -41,7 +41,7 @@ pub use machine::{Machine, Ordered};
 pub use memory::MemoryStore;
 pub use node_register::{KEPT_MS, StoreNode};
 pub use outcome::{Retry, WriteOutcome};
-pub use raft::{RaftStore, backup_state};
+pub use raft::{RaftStore, backup_state, verify_backup};
 pub use store_event::StoreEvent;
 pub use store_kind::StoreKind;
 

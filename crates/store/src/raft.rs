@@ -436,6 +436,29 @@ pub fn backup_state(path: &Path) -> Result<ControlState, String> {
     ControlState::read_from(&mut body).map_err(|error| error.to_string())
 }
 
+/// Verifies a backup file of the Raft backend: makes the directory of a node from it in `empty`, which must not exist or
+/// be empty, as `maxine cluster restore` does, and reads all of it and the whole state. Blocks.
+///
+/// # Errors
+///
+/// No node could start from this file, or its state has another index.
+pub fn verify_backup(file: &Path, empty: &Path, index: u64) -> Result<(), String> {
+    let found = backup_state(file)?.index();
+    if found != index {
+        return Err(format!("its state has the index {found}, not {index}"));
+    }
+    let failed = |error: raft::StartError| error.to_string();
+    let cluster_id = raft::offline::backup_cluster(file).map_err(failed)?;
+    let members = BTreeMap::from([(1, raft::Member::default())]);
+    let engine = raft::EngineKind::default();
+    raft::offline::restore(file, empty, engine, &cluster_id, 1, &members).map_err(failed)?;
+    let restored = raft::offline::inspect(empty).map_err(failed)?;
+    match restored.snapshot_index {
+        Some(_) => Ok(()),
+        None => Err("the restored directory has no state".to_owned()),
+    }
+}
+
 /// The index of the state in a backup that this node has just written.
 pub(crate) fn backup_index(path: &Path) -> Result<u64, String> {
     let mut body = raft::offline::backup_body(path).map_err(|error| error.to_string())?;

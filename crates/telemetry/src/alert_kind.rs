@@ -131,6 +131,10 @@ kinds! {
     /// This node's clock jumped, and it is unknown whether it is right. No audit record is dropped for its
     /// age meanwhile.
     RetentionWaits = "audit.retention_waits": Condition, Warning, Node, "clock-wrong";
+    /// The last scheduled backup of this node failed, or could not be verified. Resolved by the next verified one.
+    BackupFailed = "backup.failed": Condition, Warning, Node, "backups";
+    /// No scheduled backup was verified for more than two periods of the schedule.
+    BackupOld = "backup.old": Condition, Critical, Cluster, "backups";
     /// Writes through this node are refused.
     WritesRefused = "node.writes_refused": Condition, Critical, Node, "quorum-lost";
     /// This node was stalled: its process did not run for a while.

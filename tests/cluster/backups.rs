@@ -1,0 +1,132 @@
+//! Scheduled backups: they are made at once, verified, recorded, and reported if they fail.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use maxine::app::Node;
+use maxine::config::{BackendKind, BackupSchedule, MemberSetting, NodeConfig};
+use maxine_state::AuditAction;
+use maxine_store::verify_backup;
+use maxine_telemetry::{AlertKind, AlertState};
+
+use crate::dev::PATIENCE;
+
+/// Runs a test inside the runtime that a node needs.
+fn in_system(test: impl Future<Output = ()>) {
+    let system = actix_rt::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+    });
+    system.block_on(test);
+}
+
+/// A cluster of one node that makes a backup every hour in `directory`.
+async fn node(dir: &Path, directory: PathBuf) -> Node {
+    let mut config = NodeConfig::defaults();
+    config.backend = BackendKind::Raft;
+    config.node_id = 1;
+    config.data_dir = dir.join("data");
+    config.http.port = 0;
+    config.raft.listen = "127.0.0.1:0".parse().unwrap();
+    config.raft.members =
+        vec![MemberSetting { id: 1, peer_addr: "127.0.0.1:1".into(), http_addr: String::new() }];
+    config.security.initial_password_file = dir.join("password");
+    config.backup.schedule = Some(BackupSchedule::EveryHours(1));
+    config.backup.directory = directory;
+    Node::start(config).await.unwrap()
+}
+
+async fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_new_cluster_has_a_verified_backup_and_damage_would_have_been_found() {
+    in_system(async {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("data/backups");
+        let node = node(dir.path(), "backups".into()).await;
+        let recorded = wait_for("a backup is recorded", || {
+            let snapshot = node.view().snapshot();
+            let user = "system:scheduled-backup";
+            let record =
+                snapshot.state.audit().newest_success(AuditAction::ClusterBackup, user)?.clone();
+            Some(record)
+        });
+        let recorded = recorded.await;
+        let [file] = &files(&directory)[..] else { panic!("{:?}", files(&directory)) };
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("maxine-maxine-") && name.ends_with(".backup"), "{name}");
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(directory.metadata().unwrap().mode() & 0o777, 0o700);
+        let index = maxine_store::backup_state(file).unwrap().index();
+        let len = file.metadata().unwrap().len();
+        assert_eq!(&*recorded.object, format!("index {index}, {len} bytes, verified"));
+        let metric = "maxine_backups_total{result=\"verified\"} 1";
+        let token = std::fs::read_to_string(dir.path().join("data/break-glass")).unwrap();
+        let url = format!("http://{}/api/actuator/prometheus", node.http_addr());
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let began = Instant::now();
+        loop {
+            let answer = client.get(&url).bearer_auth(token.trim()).send().await.unwrap();
+            let text = answer.text().await.unwrap();
+            let newest =
+                format!("\nmaxine_backup_newest_timestamp_seconds {}\n", recorded.time_ms / 1_000);
+            if text.contains(metric) && text.contains(&newest) {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "{text}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        node.stop().await;
+
+        // What the node did with its own file, with others.
+        let verify = |bytes: &[u8], index: u64| {
+            let file = dir.path().join("copy");
+            std::fs::write(&file, bytes).unwrap();
+            let empty = tempfile::tempdir().unwrap();
+            verify_backup(&file, empty.path(), index)
+        };
+        let whole = std::fs::read(file).unwrap();
+        assert_eq!(verify(&whole, index), Ok(()));
+        assert!(verify(&whole, index + 1).unwrap_err().contains("has the index"));
+        assert!(verify(&whole[..whole.len() - 1], index).is_err(), "the end is missing");
+        for at in [0, whole.len() / 2, whole.len() - 1] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            assert!(verify(&damaged, index).is_err(), "byte {at} of {} differs", whole.len());
+        }
+    });
+}
+
+#[test]
+fn a_backup_that_cannot_be_written_raises_an_alert_with_the_reason() {
+    in_system(async {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("not-mounted/backups");
+        let node = node(dir.path(), directory).await;
+        let alert = wait_for("an alert is raised", || {
+            let mut alerts = node.telemetry().alerts().newest_first().into_iter();
+            alerts.find(|alert| alert.kind == AlertKind::BackupFailed)
+        });
+        let alert = alert.await;
+        assert_eq!(alert.state, AlertState::Active);
+        assert!(alert.message.contains("not-mounted/backups: "), "{}", alert.message);
+        assert!(!dir.path().join("not-mounted").exists(), "a place for a disk was made");
+        node.stop().await;
+    });
+}
