@@ -364,8 +364,12 @@ impl Inbound {
 }
 
 /// Installs a leader's snapshot, and returns the vote of this node. If the log has the last entry that the snapshot covers,
-/// it has everything before it too, and nothing is installed: the core expects that a snapshot goes beyond the log. This
-/// function and the next three work with any state machine: that of a node, and that of the simulation.
+/// it has everything before it too, and nothing is installed: the core expects that a snapshot goes beyond the log.
+///
+/// Refuses a snapshot with entries of a later term than the sender's. A leader that was replaced and already has entries of
+/// the next leader can still send one for a moment, and the core stops at such a snapshot. The next leader sends its own.
+///
+/// This function and the next three work with any state machine: that of a node, and that of the simulation.
 pub(crate) async fn install_to<SM>(
     raft: &openraft::Raft<TypeConfig, SM>,
     vote: Vote,
@@ -375,6 +379,9 @@ where
     SM: RaftStateMachine<TypeConfig>,
 {
     let last = snapshot.meta.last_log_id;
+    if last.is_some_and(|last| last.leader_id.term > vote.leader_id.term) {
+        return Err(io::Error::other("the snapshot has entries of a later leader than its sender"));
+    }
     let has_last =
         AppendEntriesRequest { vote, prev_log_id: last, leader_commit: last, entries: Vec::new() };
     match raft.append_entries(has_last).await.map_err(io::Error::other)? {
@@ -387,8 +394,7 @@ where
     }
 }
 
-/// Appends the entries of a leader. with any state machine: that of a
-/// node, and that of the simulation.
+/// Appends the entries of a leader.
 pub(crate) async fn append_to<SM>(
     raft: &openraft::Raft<TypeConfig, SM>,
     append: AppendDto,

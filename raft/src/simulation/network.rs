@@ -360,6 +360,14 @@ mod tests {
         LogId::new(CommittedLeaderId::new(1), index)
     }
 
+    fn snapshot_up_to(last: LogId) -> openraft::alias::SnapshotOf<TypeConfig, SimSnapshot> {
+        let meta = SnapshotMeta { last_log_id: Some(last), ..SnapshotMeta::default() };
+        openraft::Snapshot {
+            meta: meta.clone(),
+            snapshot: SimSnapshot { meta, bytes: Arc::default() },
+        }
+    }
+
     /// The core expects that a snapshot goes beyond the log.
     #[tokio::test(start_paused = true)]
     async fn a_snapshot_whose_last_entry_is_in_the_log_is_not_installed() {
@@ -378,11 +386,26 @@ mod tests {
         };
         raft.append_entries(append).await.unwrap();
         for (index, installed) in [(3, 0), (4, 0), (9, 1)] {
-            let meta = SnapshotMeta { last_log_id: Some(id(index)), ..SnapshotMeta::default() };
-            let bytes = SimSnapshot { meta: meta.clone(), bytes: Arc::default() };
-            let snapshot = openraft::Snapshot { meta, snapshot: bytes };
-            assert_eq!(install_to(&raft, vote, snapshot).await.unwrap(), vote);
+            assert_eq!(install_to(&raft, vote, snapshot_up_to(id(index))).await.unwrap(), vote);
             assert_eq!(net.world.lock().outcome.snapshots_installed, installed, "{index}");
         }
+    }
+
+    /// Regression, seed 3008287: a leader that was replaced sent a snapshot of the state that it had from the next leader, and
+    /// the core of the node that got it stopped.
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_with_entries_of_a_later_leader_than_its_sender_is_refused() {
+        let net = SimNet { world: World::new(1), running: Arc::default() };
+        let app: NewApp = Arc::new(|| Box::new(Nothing));
+        SimNode::new(1, 0).start(&net, &app, None).await.unwrap();
+        let raft = net.node(1).unwrap().raft;
+        let vote = |term| {
+            consensus::vote_from_dto(crate::codec::VoteDto { term, node: 2, committed: true })
+        };
+        let later = LogId::new(CommittedLeaderId::new(5), 9);
+        let refused = install_to(&raft, vote(4), snapshot_up_to(later)).await.unwrap_err();
+        assert!(refused.to_string().contains("later leader"), "{refused}");
+        assert_eq!(install_to(&raft, vote(5), snapshot_up_to(later)).await.unwrap(), vote(5));
+        assert_eq!(net.world.lock().outcome.snapshots_installed, 1);
     }
 }
