@@ -310,7 +310,7 @@ try_crate() {
   for crate in maxine-balance maxine-client; do tar -xzf "$OUT/$crate-$VERSION.crate" || return 1; done
   printf '[package]\nname = "program"\nversion = "0.0.0"\nedition = "2024"\n[dependencies]\nmaxine-client = "%s"\n[patch.crates-io]\nmaxine-balance = { path = "maxine-balance-%s" }\nmaxine-client = { path = "maxine-client-%s" }\n[workspace]\nexclude = ["maxine-*"]\n' \
     "$VERSION" "$VERSION" "$VERSION" >Cargo.toml
-  echo 'fn main() { let _ = maxine_client::Maxine::new(["http://127.0.0.1:1"]); println!("built"); }' >src/main.rs
+  echo 'fn main() { let _ = maxine_client::Client::new(["http://127.0.0.1:1"], maxine_client::Options::default()); println!("built"); }' >src/main.rs
   cargo run --quiet --offline
 }
 

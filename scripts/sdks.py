@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the client packages against real clusters of three nodes on loopback.
 
-    scripts/sdks.py test [NAME...]      the tests of the packages (node, python, go, java; those whose tools are installed)
+    scripts/sdks.py test [NAME...]      the tests of the packages (node, python, go, java, rust; those whose tools are installed)
     scripts/sdks.py faults [NAME...]    all clients at once, while nodes are killed, restarted and frozen (2 minutes)
 
 MAXINE_BIN is the program (default: target/debug/maxine). MAXINE_SDKS_PORT is the first of three ports (default: any).
@@ -30,7 +30,8 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SDKS = ROOT / "sdks"
 PROGRAM = os.environ.get("MAXINE_BIN", str(ROOT / "target/debug/maxine"))
-NEEDS = {"node": "node", "python": "python3", "go": "go", "java": "mvn"}
+TARGET = os.environ.get("CARGO_TARGET_DIR", str(ROOT / "target"))
+NEEDS = {"node": "node", "python": "python3", "go": "go", "java": "mvn", "rust": "cargo"}
 # What the optional parts of the Python package are tested with, in a virtual environment of their own.
 VENV = ROOT / "target/sdks-python"
 PYTHON_PACKAGES = ["httpx==0.28.1", "opentelemetry-sdk==1.45.2"]
@@ -200,6 +201,7 @@ def test(names):
         "go": [["go", "vet", "./..."], ["go", "test", "-count=1", "./..."]],
         # The starter takes the client from the local repository.
         "java": [["mvn", "-q", "-B", "install"]],
+        "rust": [["cargo", "test", "--quiet", "--locked", "-p", "maxine-client"]],
     }
     folders = {name: [SDKS / name] for name in names}
     if "go" in names and go_has("1.23"):
@@ -255,13 +257,16 @@ class Worker:
 def commands_of(names, scratch):
     """The programs of the clients in the fault suite."""
     commands = {"node": ["node", "examples/faults.mjs"], "python": ["python3", "-B", "examples/faults.py"],
-                "go": [f"{scratch}/faults"], "java": ["java", "-cp", scratch, "Faults"]}
+                "go": [f"{scratch}/faults"], "java": ["java", "-cp", scratch, "Faults"],
+                "rust": [f"{TARGET}/debug/examples/faults"]}
     if "go" in names:
         subprocess.run(["go", "build", "-o", f"{scratch}/faults", "./cmd/faults"], cwd=SDKS / "go", check=True)
     if "java" in names:
         sources = [*SDKS.glob("java/src/maxine/*.java"), *SDKS.glob("java/src/maxine/client/*.java"),
                    SDKS / "java/examples/Faults.java"]
         subprocess.run(["javac", "-d", scratch, *map(str, sources)], check=True)
+    if "rust" in names:
+        subprocess.run(["cargo", "build", "--quiet", "--locked", "-p", "maxine-client", "--example", "faults"], cwd=ROOT, check=True)
     return {name: commands[name] for name in names}
 
 

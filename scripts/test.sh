@@ -44,7 +44,7 @@ RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --workspace --locked --no-f
 
 step "client packages"
 # The tests above have built the server. The nightly run has those in Java too, and the clients under faults.
-scripts/sdks.py test node python go
+scripts/sdks.py test node python go rust
 
 if [ -f ui/package.json ]; then
   step "dashboard: end to end, in a browser"

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use futures::StreamExt;
-use maxine_client::{HashInput, Maxine, Registration};
+use maxine_client::compatible::{Maxine, Registration};
+use maxine_client::{Client, Options, Request};
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -259,46 +260,42 @@ impl Runner {
 
     /// The client itself chooses the instance that a node chooses.
     async fn local_choice(&self) -> anyhow::Result<()> {
-        let maxine = Maxine::new(self.nodes.clone())?;
         let service = format!("{}-local", self.variables["unique"]);
         let (user, password) =
             (&self.variables["operatorUser"], &self.variables["operatorPassword"]);
-        maxine.sign_in(user, password).await?;
+        let signed_in = self
+            .http
+            .post(format!("{}/api/maxine/signin", self.nodes[0]))
+            .json(&json!({"userName": user, "password": password}));
+        let session: Value = signed_in.send().await?.json().await?;
+        let token = session["accessToken"].as_str().map(Into::into);
+        let client = Client::new(&self.nodes[..1], Options { token, ..Options::default() })?;
         for (node, weight) in [("a", 1), ("b", 2), ("c", 3)] {
-            let registration = Registration {
-                host_name: format!("{node}.example"),
-                node_name: node.into(),
-                service_name: service.clone(),
-                time_out: Some(600),
-                weight: Some(weight),
-                ..Registration::default()
-            };
-            maxine.register(&registration).await?;
+            let path = format!("/api/v1/services/default/{service}/instances/{node}");
+            let address = format!("http://{node}.example");
+            let body = json!({"address": address, "ttl_ms": 600_000, "weight": weight});
+            client.request::<Value>(Method::PUT, &path, Some(&body)).await?;
         }
         let hash_key = json!({"from": "header", "name": "x-user"});
         for strategy in ["rendezvous", "consistent_hash"] {
             let policy = json!({"selection": {"strategy": strategy, "hash_key": hash_key}});
             let path = format!("/api/v1/services/default/{service}/policy");
-            let put = maxine.send(Method::PUT, &path, |request| request.json(&policy)).await?;
-            ensure!(put.status().is_success(), "{}", put.text().await?);
-            let instances = maxine.instances(&service, None).await?;
-            ensure!(instances.list().len() == 3, "{instances:?}");
+            client.request::<Value>(Method::PUT, &path, Some(&policy)).await?;
+            let resolver = client.resolver(&service, None).await?;
             for user in 0..20 {
                 let user = format!("user {user}");
                 let mut headers = reqwest::header::HeaderMap::new();
                 headers.insert("x-user", user.parse()?);
-                let address = [127, 0, 0, 1].into();
-                let request = HashInput { address, fields: &headers, queries: [""; 2], key: None };
-                let chosen = instances.choose(&request).context("nothing to choose from")?;
-                let resolve = format!("/api/v1/resolve/default/{service}");
-                let resolved = maxine
-                    .send(Method::GET, &resolve, |request| request.header("x-user", &user))
-                    .await?;
-                let resolved: Value = resolved.json().await?;
+                let request = Request { headers: Some(&headers), ..Request::default() };
+                let chosen = resolver.choose(&request).context("nothing to choose from")?;
+                let resolve = format!("{}/api/v1/resolve/default/{service}", self.nodes[0]);
+                let resolved = self.http.get(resolve).header("x-user", &user);
+                let resolved: Value = resolved.send().await?.json().await?;
                 let chosen = chosen.instance();
                 ensure!(resolved["id"] == chosen.id.as_str(), "{user}: {resolved}, not {chosen:?}");
             }
         }
+        client.stop(Duration::ZERO).await?;
         Ok(())
     }
 }

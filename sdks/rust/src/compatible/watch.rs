@@ -7,7 +7,10 @@ use futures::stream::{self, BoxStream, Stream, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value};
 
-use super::{Error, Maxine, encoded, refused};
+use super::{Maxine, refused};
+use crate::error::Error;
+use crate::path::encoded;
+use crate::sse::{Event, Events};
 
 /// Pause before a broken stream is opened again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -27,7 +30,7 @@ struct Watch {
     path: String,
     last: Option<String>,
     body: Option<BoxStream<'static, reqwest::Result<Vec<u8>>>>,
-    text: Vec<u8>,
+    events: Events,
     found: VecDeque<Change>,
     over: bool,
 }
@@ -45,7 +48,7 @@ impl Maxine {
             path: format!("/api/v1/watch?service={}", encoded(service_name)),
             last: index.map(|index| index.to_string()),
             body: None,
-            text: Vec::new(),
+            events: Events::default(),
             found: VecDeque::new(),
             over: false,
         };
@@ -92,30 +95,26 @@ impl Watch {
             if answer.status() != StatusCode::OK {
                 return Err(refused(answer).await);
             }
-            self.text.clear();
+            self.events = Events::default();
             self.body = Some(answer.bytes_stream().map(|piece| piece.map(|b| b.to_vec())).boxed());
             return Ok(true);
         };
         let Some(piece) = body.next().await else { return Ok(false) };
-        self.text.extend_from_slice(&piece?);
-        while let Some(end) = self.text.windows(2).position(|pair| pair == b"\n\n") {
-            let message: Vec<u8> = self.text.drain(..end + 2).collect();
-            self.take(&String::from_utf8_lossy(&message))?;
+        self.events.push(&piece?);
+        while let Some(event) = self.events.take() {
+            self.handle(event)?;
         }
         Ok(true)
     }
 
-    /// Handles one event. A comment that only updates the id is an event without a name.
-    fn take(&mut self, message: &str) -> Result<(), Error> {
-        let field = |name: &str| message.lines().find_map(|line| line.strip_prefix(name));
-        if let Some(id) = field("id: ") {
-            self.last = Some(id.into());
+    fn handle(&mut self, event: Event) -> Result<(), Error> {
+        if event.id.is_some() {
+            self.last = event.id;
         }
-        let kind = field("event: ").filter(|kind| *kind != "ready");
-        if let Some(kind) = kind {
-            let fields = serde_json::from_str(field("data: ").unwrap_or_default());
+        if let Some(kind) = event.kind.filter(|kind| kind != "ready") {
+            let fields = serde_json::from_str(&event.data);
             let fields = fields.map_err(|error| Error::Malformed(error.to_string()))?;
-            self.found.push_back(Change { kind: kind.into(), fields });
+            self.found.push_back(Change { kind, fields });
         }
         Ok(())
     }
@@ -127,7 +126,11 @@ fn is_passing(error: &Error) -> bool {
         Error::Refused { status, .. } => {
             status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
         }
-        Error::Transport(_) => true,
-        Error::Name(_) | Error::Malformed(_) => false,
+        Error::Transport(_) | Error::Late => true,
+        Error::Name(_)
+        | Error::Malformed(_)
+        | Error::Token(_)
+        | Error::NoInstance(_)
+        | Error::Settings(_) => false,
     }
 }
