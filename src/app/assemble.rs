@@ -95,6 +95,8 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
     let NodeParts { store, view, peers, clock, arbiter, settings } = parts;
     let node = settings.api.instance_id.clone();
     let name = Name::parse("node.name", &node)?;
+    // It comes before the actors, so that the first election is traced too.
+    let telemetry = Telemetry::start(Arc::clone(&view), clock.clone(), &settings.telemetry);
     let (duties_sender, duties) = watch::channel(None);
     let leadership = {
         let (store, view, clock) = (Arc::clone(&store), Arc::clone(&view), clock.clone());
@@ -119,7 +121,6 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
     members::serve(&store, &peers);
     let contact = Arc::new(StoreContact(Arc::clone(&store)));
     let security = Security::new(Arc::clone(&view), contact, clock.clone(), settings.security);
-    let telemetry = Telemetry::start(Arc::clone(&view), clock.clone(), &settings.telemetry);
     let prober = Prober::new(
         settings.forwarder.egress.clone(),
         &settings.forwarder.tls_roots,

@@ -44,6 +44,18 @@ impl Taken {
         scopes.flat_map(|scope| scope.spans.clone()).collect()
     }
 
+    /// The first span with this name, once there is one.
+    async fn work(&self, name: &str) -> Span {
+        for _ in 0..4_000 {
+            if let Some(span) = self.spans().into_iter().find(|span| span.name == name) {
+                return span;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let names: Vec<String> = self.spans().into_iter().map(|span| span.name).collect();
+        panic!("no {name} among {names:?}");
+    }
+
     /// The spans of a trace, once there is one with this name.
     async fn trace(&self, trace: &str, name: &str) -> HashMap<String, Span> {
         for _ in 0..2_000 {
@@ -267,6 +279,30 @@ async fn a_write_is_traced_until_it_is_applied() {
         assert!(span.start_time_unix_nano >= spans[parent].start_time_unix_nano, "{name}");
         assert!(span.end_time_unix_nano <= spans[parent].end_time_unix_nano, "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_election_and_an_expiry_are_traces_of_their_own() {
+    let (taken, otlp) = grpc_receiver().await;
+    let server = server(otlp).await;
+    let mut short = node("orders", "a", 9);
+    short["timeOut"] = json!(1);
+    server.register(short).await;
+    let expiry = taken.work("expire leases").await;
+    let election = taken.work("election").await;
+    assert_eq!(attribute(&election, "maxine.term").as_deref(), Some("1"));
+    assert_eq!(attribute(&expiry, "maxine.expired").as_deref(), Some("1"));
+    let instances = attribute(&expiry, "maxine.instances").unwrap();
+    assert!(instances.contains("orders"), "{instances}");
+    for span in [&election, &expiry] {
+        assert!(span.parent_span_id.is_empty() && span.status.is_none(), "{span:?}");
+    }
+    assert_ne!(election.trace_id, expiry.trace_id);
+    let links: Vec<_> = expiry.links.iter().map(|link| &link.span_id).collect();
+    assert_eq!(links, [&election.span_id]);
+    let spans = taken.spans();
+    let apply = spans.iter().find(|span| span.parent_span_id == expiry.span_id);
+    assert!(apply.is_some(), "the expiry was applied on this node");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -157,8 +157,10 @@ impl Telemetry {
                 .inspect_err(|error| tracing::error!(%error, "traces cannot be exported"))
                 .ok()
         });
-        let sampler = settings.otlp.as_ref().filter(|_| exporter.is_some());
-        let sampler = sampler.map(|otlp| Sampler::new(otlp.sample_ratio));
+        let sampler = exporter.as_ref().map(|exporter| exporter.sampler());
+        if let Some(exporter) = exporter.clone() {
+            view.take_work(move |work| exporter.offer_work(work));
+        }
         let log = RequestLog::start(
             view,
             clock.clone(),

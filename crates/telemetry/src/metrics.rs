@@ -76,11 +76,11 @@ pub struct Metrics {
     pub signin_throttled: IntCounter,
     /// Records of requests or look-ups that were dropped because there were too many.
     pub telemetry_dropped: IntCounter,
-    /// Requests whose spans a receiver took.
+    /// Requests and other work whose spans a receiver took.
     pub otlp_exported: IntCounter,
-    /// Requests whose spans were lost because too many waited.
+    /// Requests and other work whose spans were lost because too many waited.
     pub otlp_lost: IntCounter,
-    /// Requests whose spans a receiver refused.
+    /// Requests and other work whose spans a receiver refused.
     pub otlp_refused: IntCounter,
     /// Failed deliveries of spans.
     pub otlp_failures: IntCounter,
@@ -173,7 +173,7 @@ impl Metrics {
         };
         let otlp = counters(
             "maxine_otlp_requests_total",
-            "Requests whose traces were to be exported: exported, lost because too many waited, or refused by the receiver",
+            "Requests and other work whose traces were to be exported: exported, lost because too many waited, or refused by the receiver",
             "result",
             &["exported", "lost", "refused"],
         );
@@ -341,7 +341,7 @@ impl Metrics {
             ),
             otlp_waiting: gauge(
                 "maxine_otlp_requests_waiting",
-                "Requests that wait for the export of their trace",
+                "Requests and other work that wait for the export of their trace",
             ),
             audit_forwarded,
             audit_forward_failures,
@@ -416,7 +416,7 @@ impl Metrics {
         }
     }
 
-    /// Sets the number of requests that wait for the export of their trace.
+    /// Sets the number of requests and other work that wait for the export of their trace.
     pub(super) fn otlp_queued(&self, len: usize) {
         self.otlp_waiting.set(signed(len as u64));
     }
