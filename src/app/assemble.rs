@@ -164,6 +164,7 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
     peers.instance_status.set(maxine_api::native::InstanceReports::new(&state));
     peers.node_alerts.set(maxine_api::native::AlertReports::new(&state));
     peers.service_traffic.set(maxine_api::native::ServiceTrafficReports::new(&state));
+    peers.objective_counts.set(maxine_api::native::ObjectiveReports::new(&state));
     Ok(Assembled { state, duties, prober, leadership, proxy })
 }
 
@@ -196,6 +197,8 @@ impl Assembled {
             cancel.clone(),
         );
         tasks.spawn(projection);
+        let objectives = Arc::clone(state.telemetry().objectives());
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(objectives.keep()));
         let (store, view) = (Arc::clone(state.store()), Arc::clone(state.view()));
         let history = history::keep(store, view, state.clock().clone());
         tasks.spawn(cancel.clone().run_until_cancelled_owned(history));

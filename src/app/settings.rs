@@ -10,6 +10,7 @@ use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::OneTimePassword;
+use super::objectives::objectives;
 use crate::config::{Access, BackendKind, NodeConfig};
 use maxine_actors::registry::RegistrySettings;
 use maxine_admission::PlaceLimits;
@@ -163,6 +164,8 @@ pub(super) fn telemetry(config: &NodeConfig) -> TelemetrySettings {
         },
         webhook,
         otlp: (!settings.otlp.endpoint.is_empty()).then(|| settings.otlp.clone()),
+        objectives: objectives(),
+        objectives_file: Some(config.data_dir.join("objectives")),
         ..TelemetrySettings::default()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Place in the flow: the edge and the handlers report here. The actuator and the native API read. Everything
 //! here belongs to this node alone, is limited, and is kept in memory, apart from the files of the request
-//! log. The replicated audit log is in the state. Nothing here makes a request wait.
+//! log, the silences of alerts, and the counts of the objectives. The replicated audit log is in the state. Nothing here makes a request wait.
 
 mod alert_kind;
 mod alert_list;
@@ -12,6 +12,7 @@ mod declare;
 pub mod events;
 mod log_levels;
 mod metrics;
+mod objectives;
 mod otlp;
 pub mod projection;
 mod raft_metrics;
@@ -20,6 +21,7 @@ mod requests;
 mod ring;
 mod silences;
 mod span_name;
+mod stored_file;
 mod trace_name;
 mod traffic;
 mod trail;
@@ -40,6 +42,7 @@ pub use audit_record::{AuditOutcomeView, AuditRecordView};
 pub use events::{ForwardHit, LookupHit, Mode, RecentEvent};
 pub use log_levels::{LOG_LEVEL_MS_MAX, LogLevel, LogLevels, ModuleLevel, check_log_filter};
 pub use metrics::{Gauges, Metrics};
+pub use objectives::{CountedObjectives, OBJECTIVE_WINDOW_MS, Objective, ObjectiveSum, Objectives};
 pub use otlp::{OtlpProtocol, OtlpSettings};
 pub use raft_metrics::RaftGauges;
 pub use request_log::{LogFile, LogFiles, RequestLogSettings};
@@ -81,6 +84,10 @@ pub struct TelemetrySettings {
     pub webhook: Option<WebhookSettings>,
     /// Where traces are exported to; `None` for nowhere.
     pub otlp: Option<OtlpSettings>,
+    /// The service level objectives.
+    pub objectives: Vec<Objective>,
+    /// The file of the counts of the objectives; `None` keeps them in memory.
+    pub objectives_file: Option<PathBuf>,
 }
 
 impl Default for TelemetrySettings {
@@ -96,6 +103,8 @@ impl Default for TelemetrySettings {
             request_log: RequestLogSettings::default(),
             webhook: None,
             otlp: None,
+            objectives: Vec::new(),
+            objectives_file: None,
         }
     }
 }
@@ -132,6 +141,7 @@ struct Inner {
     /// Decides which new traces are exported. `None` if none are.
     sampler: Option<Sampler>,
     exporter: Option<Arc<Exporter>>,
+    objectives: Arc<Objectives>,
 }
 
 /// The place to which the parts of a node report. Clones are cheap.
@@ -168,6 +178,12 @@ impl Telemetry {
             &settings.request_log,
             exporter.clone(),
         );
+        let objectives = Objectives::start(
+            clock.clone(),
+            metrics.registry().clone(),
+            &settings.objectives,
+            settings.objectives_file.clone(),
+        );
         let lookups_max = if settings.audit_lookups { settings.audit_max } else { 0 };
         let telemetry = Self(Arc::new(Inner {
             started_us: clock.monotonic_us(),
@@ -186,6 +202,7 @@ impl Telemetry {
             webhook,
             sampler,
             exporter,
+            objectives: Arc::new(objectives),
         }));
         if let Some(webhook) = &telemetry.0.webhook {
             webhook.start(Arc::downgrade(&telemetry.0));
@@ -203,6 +220,12 @@ impl Telemetry {
     #[must_use]
     pub fn alerts(&self) -> &Alerts {
         &self.0.alerts
+    }
+
+    /// The service level objectives, and what this node has counted of them.
+    #[must_use]
+    pub fn objectives(&self) -> &Arc<Objectives> {
+        &self.0.objectives
     }
 
     /// Decides which new traces are exported. `None` if this node exports none; then no request has a span.
@@ -413,14 +436,18 @@ impl Telemetry {
         self.record("alert.delivery_failed", "ERROR", fields);
     }
 
-    /// Writes the rest of the request log, exports the waiting traces, and waits for the deliveries in flight. Each of
+    /// Writes the rest of the request log and the counts of the objectives, exports the waiting traces, and waits for the deliveries in flight. Each of
     /// these has a time limit. It may be called more than once.
     pub async fn stop(&self) {
         if let Some(webhook) = &self.0.webhook {
             webhook.stop().await;
         }
-        let log = Arc::clone(&self.0.log);
-        if tokio::task::spawn_blocking(move || log.stop()).await.is_err() {
+        let (log, objectives) = (Arc::clone(&self.0.log), Arc::clone(&self.0.objectives));
+        let close = move || {
+            log.stop();
+            objectives.write();
+        };
+        if tokio::task::spawn_blocking(close).await.is_err() {
             tracing::error!("the request log could not be closed");
         }
         if let Some(exporter) = &self.0.exporter {
