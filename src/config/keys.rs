@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use super::backup::schedule;
 use super::values::{
     access, attributes, backend, client_auth, datacenter, domain, domains, engine, host_and_port,
-    hosts, log_filter, members, name, networks, number, origin, otlp_protocol, parsed, path, paths,
-    ratio, sink_mode, socket_address, switch, syslog_protocol, text, tls_version,
+    hosts, log_filter, log_format, members, name, networks, number, origin, otlp_protocol, parsed,
+    path, paths, ratio, sink_mode, socket_address, switch, syslog_protocol, text, tls_version,
 };
 use super::{
     Access, BackendKind, BackupConfig, ConsulConfig, DnsConfig, HealthConfig, HttpConfig,
-    NodeConfig, RaftConfig, SecurityConfig, StateConfig, TelemetryConfig,
+    NodeConfig, OwnLogFormat, RaftConfig, SecurityConfig, StateConfig, TelemetryConfig,
 };
 use maxine_actors::registry::RegistrySettings;
 use maxine_identity::{ClientAuth, TlsVersion};
@@ -256,6 +256,8 @@ keys! {
 
     "telemetry.log_filter" "log-filter" "MAXINE_LOG" "filter" "LEVEL or TARGET=LEVEL, separated by commas" "info,h2=error,openraft=error,openraft::raft=off"
         "Which log lines of Maxine itself are written: a level (off, error, warn, info, debug, trace), and levels of modules. `maxine log-level` changes it while a node runs." => |c, v| c.telemetry.log_filter = log_filter(v)?;
+    "telemetry.log_format" "log-format" "MAXINE_LOG_FORMAT" "choice" "text, json, journald" "text"
+        "Format of the log of Maxine itself: text; json (an object on each line); or journald (text after the priority that journald reads, without the time, which journald adds)." => |c, v| c.telemetry.log_format = log_format(v)?;
     "telemetry.log_file" "log-file" "MAXINE_LOG_FILE" "path" "a file" ""
         "File to which the log of Maxine itself is also written, besides standard error. A relative path is inside the data directory. If empty, there is no such file." => |c, v| c.telemetry.log_file = path(v);
     "telemetry.log_file_len_max" "log-file-len-max" "MAXINE_LOG_FILE_LEN_MAX" "bytes" "65536 to 1099511627776" "16777216"
@@ -499,6 +501,7 @@ impl NodeConfig {
             },
             telemetry: TelemetryConfig {
                 log_filter: String::new(),
+                log_format: OwnLogFormat::default(),
                 log_file: PathBuf::new(),
                 log_file_len_max: 0,
                 log_files_max: 1,

@@ -278,11 +278,25 @@ pub struct HealthConfig {
     pub observers_min: usize,
 }
 
+/// The format of Maxine's own log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnLogFormat {
+    /// Lines of text, for people.
+    #[default]
+    Text,
+    /// A JSON object on each line.
+    Json,
+    /// Lines of text after the priority that journald reads.
+    Journald,
+}
+
 /// Logs, traces and alerts.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
     /// The filter of Maxine's own log, in the syntax of `tracing`.
     pub log_filter: String,
+    /// The format of that log.
+    pub log_format: OwnLogFormat,
     /// The file for Maxine's own log; empty for none.
     pub log_file: PathBuf,
     /// Length at which that file is closed and a new one begun, in bytes.
