@@ -324,6 +324,32 @@ async fn without_sampling_only_failures_are_exported_over_http() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_histogram_of_durations_names_exported_traces_in_open_metrics_only() {
+    let (taken, otlp) = grpc_receiver().await;
+    let server = server(OtlpSettings { sample_ratio: 0.0, ..otlp }).await;
+    server.get("/api/actuator/health").header("traceparent", GIVEN).send().await.unwrap();
+    taken.trace(ids(GIVEN).0, "GET").await;
+    let token = server.admin().await;
+    let scrape = async |accept: &str| {
+        let request = server.get("/api/actuator/prometheus").bearer_auth(&token);
+        let answer = request.header("accept", accept).send().await.unwrap();
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        (kind, answer.text().await.unwrap())
+    };
+    let exemplar = format!("# {{trace_id=\"{}\"}} ", ids(GIVEN).0);
+    let (kind, text) = scrape("application/openmetrics-text;version=1.0.0,text/plain;q=0.5").await;
+    assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(text.contains(&exemplar) && text.ends_with("# EOF\n"), "{text}");
+    assert!(text.contains("# TYPE maxine_requests counter\n"), "{text}");
+    let counters =
+        text.lines().filter(|line| line.starts_with("# TYPE") && line.ends_with("unknown"));
+    assert_eq!(counters.count(), 0, "each counter ends with _total: {text}");
+    let (kind, text) = scrape("*/*").await;
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    assert!(!text.contains("trace_id") && text.contains("# TYPE maxine_requests_total counter\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_waits_for_a_change_is_not_exported_as_a_slow_one() {
     let (taken, otlp) = grpc_receiver().await;
     let server = server(OtlpSettings { sample_ratio: 0.0, slow_us: 200_000, ..otlp }).await;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use super::alert_kind::{AlertForm, AlertKind, Severity};
 use super::declare::{register, signed};
+use super::exposition::{self, Exemplars, Exposition};
 use super::raft_metrics::{RaftGauges, RaftMetrics};
 use super::requests::Subject;
 use maxine_state::{ControlState, Liveness};
@@ -107,6 +108,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Time until the head of the answer was ready, in seconds.
     pub request_duration: Histogram,
+    /// Traces of requests in the buckets of `request_duration`.
+    pub(super) exemplars: Arc<Exemplars>,
     by_class: [IntCounter; STATUS_CLASSES.len()],
     /// Held while `by_class` is brought up to date.
     adding_up: Arc<Mutex<()>>,
@@ -237,8 +240,10 @@ impl Metrics {
             0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
             1.0, 2.5, 5.0, 10.0,
         ];
+        let duration_name = "maxine_http_request_duration_seconds";
+        let exemplars = Arc::new(Exemplars::new(duration_name, &buckets));
         let opts = HistogramOpts::new(
-            "maxine_http_request_duration_seconds",
+            duration_name,
             "Time from the request's head to the response's head, in seconds",
         );
         let histogram = Histogram::with_opts(opts.buckets(buckets))
@@ -360,6 +365,7 @@ impl Metrics {
             certificate_ends,
             connections: gauge("maxine_http_connections", "Open connections"),
             request_duration: register(&registry, histogram),
+            exemplars,
             by_class,
             adding_up: Arc::default(),
             registered_services: gauge(
@@ -463,9 +469,9 @@ impl Metrics {
         &self.registry
     }
 
-    /// All metrics in Prometheus' text format, with present values of the gauges.
+    /// All metrics, with present values of the gauges.
     #[must_use]
-    pub fn render(&self, state: &ControlState, gauges: Gauges) -> String {
+    pub fn render(&self, state: &ControlState, gauges: Gauges, format: Exposition) -> String {
         let (mut services, mut parents, mut virtuals) = (0_i64, 0_i64, 0_i64);
         for service in state.services().values() {
             let live = service.instances.values();
@@ -501,11 +507,7 @@ impl Metrics {
             // A node without a state does not know these values, and 0 would be wrong.
             families.retain(|family| !STATE_METRICS.contains(&family.name()));
         }
-        let mut out = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&families, &mut out) {
-            tracing::error!(%error, "the metrics could not be encoded");
-        }
-        String::from_utf8(out).unwrap_or_default()
+        exposition::write(&families, format, &self.exemplars)
     }
 }
 

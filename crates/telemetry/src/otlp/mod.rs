@@ -153,6 +153,12 @@ impl Exporter {
     pub(super) fn offer(&self, request: &FinishedRequest, wall_offset_us: i64) {
         let shared = &self.shared;
         let Some(why) = shared.why(request) else { return };
+        if let Some(span) = request.traceparent.span() {
+            let ended_us = request.started_us + request.duration_us;
+            let at_ms = ended_us.saturating_add_signed(wall_offset_us) / 1_000;
+            // The conversion is exact far beyond the duration of any request.
+            shared.metrics.exemplars.note(span.trace, request.duration_us as f64 / 1e6, at_ms);
+        }
         shared.push(Waiting { what: What::Request(request.clone()), wall_offset_us, why });
     }
 
