@@ -32,7 +32,7 @@ use maxine_store::local::LocalConfig;
 use maxine_store::redis::{RedisConfig, Topology};
 use maxine_store::shared_file::SharedFileConfig;
 use maxine_telemetry::audit_forward::AuditForwardSettings;
-use maxine_telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
+use maxine_telemetry::{LogOutbox, RequestLogSettings, TelemetrySettings, WebhookSettings};
 use maxine_view::View;
 
 /// Maximum number of connections to instances, however many files may be open.
@@ -164,6 +164,7 @@ pub(super) fn telemetry(config: &NodeConfig) -> TelemetrySettings {
         },
         webhook,
         otlp: (!settings.otlp.endpoint.is_empty()).then(|| settings.otlp.clone()),
+        log_outbox: LogOutbox::of_process(),
         objectives: objectives(),
         objectives_file: Some(config.data_dir.join("objectives")),
         ..TelemetrySettings::default()

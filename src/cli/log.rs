@@ -21,7 +21,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::log_format::{EventFormat, lost_line, without_priority};
 use crate::config::{NodeConfig, OwnLogFormat};
-use maxine_telemetry::{LogFiles, LogLevels, hide_credentials};
+use maxine_clock::Clock;
+use maxine_telemetry::{LogFiles, LogLevels, LogOutbox, hide_credentials};
 
 /// Maximum number of lines that wait to be written. Further lines are dropped.
 const WAITING_MAX: usize = 4_096;
@@ -121,6 +122,9 @@ pub(super) fn start(config: &NodeConfig) -> anyhow::Result<Log> {
     let stream = io::stderr().as_fd().try_clone_to_owned().context("standard error")?;
     let (jobs, waiting) = sync_channel(WAITING_MAX);
     let format = settings.log_format;
+    let is_exported = settings.otlp_logs && !settings.otlp.endpoint.is_empty();
+    let outbox = is_exported.then(|| LogOutbox::new(Clock::system(), settings.otlp.queue_max));
+    outbox.iter().cloned().for_each(LogOutbox::install);
     // Colours are for terminals, and a file has the same lines.
     let has_colours = format == OwnLogFormat::Text && !has_files && io::stderr().is_terminal();
     let lines = Lines { jobs: jobs.clone(), dropped: Arc::default(), has_colours };
@@ -135,7 +139,7 @@ pub(super) fn start(config: &NodeConfig) -> anyhow::Result<Log> {
         // The subscriber would report its own errors on standard error, and panic if that cannot be written.
         .log_internal_errors(false)
         .with_ansi(has_colours)
-        .event_format(EventFormat::new(format, has_files))
+        .event_format(EventFormat::new(format, has_files, outbox))
         .with_filter_reloading();
     let filter = log.reload_handle();
     log.try_init().map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))?;
@@ -271,10 +275,11 @@ mod tests {
     fn lines_of(format: OwnLogFormat, has_files: bool) -> Vec<String> {
         let (jobs, waiting) = sync_channel(4);
         let lines = Lines { jobs, dropped: Arc::default(), has_colours: false };
+        let outbox = LogOutbox::new(Clock::system(), 8);
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
             .with_writer(move || lines.clone())
-            .event_format(EventFormat::new(format, has_files))
+            .event_format(EventFormat::new(format, has_files, Some(outbox)))
             .finish();
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(target: "maxine_raft", node = 2, error = %"a\nb", "it ends");

@@ -11,9 +11,16 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::OwnLogFormat;
+use maxine_telemetry::{LogLine, LogOutbox};
 
-/// Formats an event as one line.
-pub(super) enum EventFormat {
+/// Formats an event as one line, and offers it for export.
+pub(super) struct EventFormat {
+    form: Form,
+    /// Where lines wait for their export; `None` if they are not exported.
+    outbox: Option<LogOutbox>,
+}
+
+enum Form {
     /// Text with the time.
     Text(Format),
     /// The same after the priority. The file of the log gets it without the priority.
@@ -26,13 +33,14 @@ pub(super) enum EventFormat {
 
 impl EventFormat {
     /// The format of the settings. `has_files`: the same lines are written to files.
-    pub(super) fn new(format: OwnLogFormat, has_files: bool) -> Self {
-        match format {
-            OwnLogFormat::Text => Self::Text(format::format()),
-            OwnLogFormat::Json => Self::Json,
-            OwnLogFormat::Journald if has_files => Self::WithPriority(format::format()),
-            OwnLogFormat::Journald => Self::WithoutTime(format::format().without_time()),
-        }
+    pub(super) fn new(format: OwnLogFormat, has_files: bool, outbox: Option<LogOutbox>) -> Self {
+        let form = match format {
+            OwnLogFormat::Text => Form::Text(format::format()),
+            OwnLogFormat::Json => Form::Json,
+            OwnLogFormat::Journald if has_files => Form::WithPriority(format::format()),
+            OwnLogFormat::Journald => Form::WithoutTime(format::format().without_time()),
+        };
+        Self { form, outbox }
     }
 }
 
@@ -47,17 +55,20 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        match self {
-            Self::Text(text) => text.format_event(context, writer, event),
-            Self::WithPriority(text) => {
+        if let Some(outbox) = &self.outbox {
+            outbox.offer(line_of(event));
+        }
+        match &self.form {
+            Form::Text(text) => text.format_event(context, writer, event),
+            Form::WithPriority(text) => {
                 write!(writer, "<{}>", priority(*event.metadata().level()))?;
                 text.format_event(context, writer, event)
             }
-            Self::WithoutTime(text) => {
+            Form::WithoutTime(text) => {
                 write!(writer, "<{}>", priority(*event.metadata().level()))?;
                 text.format_event(context, writer, event)
             }
-            Self::Json => writeln!(writer, "{}", json_of(event)),
+            Form::Json => writeln!(writer, "{}", json_of(event)),
         }
     }
 }
@@ -93,12 +104,18 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-fn json_of(event: &Event<'_>) -> String {
+fn line_of(event: &Event<'_>) -> LogLine {
     let mut fields = Fields::default();
     event.record(&mut fields);
     let metadata = event.metadata();
-    let target = fields.target.as_deref().unwrap_or(metadata.target());
-    object(*metadata.level(), target, fields.message, fields.others)
+    let Fields { message, target, others } = fields;
+    let target = target.unwrap_or_else(|| metadata.target().to_owned());
+    LogLine { level: *metadata.level(), target, message, fields: others }
+}
+
+fn json_of(event: &Event<'_>) -> String {
+    let LogLine { level, target, message, fields } = line_of(event);
+    object(level, &target, message, fields)
 }
 
 fn object(level: Level, target: &str, message: String, fields: Map<String, Value>) -> String {

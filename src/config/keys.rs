@@ -296,6 +296,8 @@ keys! {
         "Time limit of one delivery." => |c, v| c.telemetry.otlp.timeout_ms = number(v, 100, 60_000)?;
     "telemetry.otlp_queue_max" "otlp-queue-max" "MAXINE_OTLP_QUEUE_MAX" "requests" "16 to 1000000" "4096"
         "Maximum number of requests and other work that wait for the export of their trace. Beyond it, the oldest are lost and counted." => |c, v| c.telemetry.otlp.queue_max = number(v, 16, 1_000_000)?;
+    "telemetry.otlp_logs" "otlp-logs" "MAXINE_OTLP_LOGS" "switch" "true, false" "false"
+        "Whether the log of Maxine itself is also exported to that receiver. At most telemetry.otlp_queue_max lines wait; beyond it, the oldest are lost and counted." => |c, v| c.telemetry.otlp_logs = switch(v)?;
     "telemetry.otlp_attributes" "otlp-attributes" "MAXINE_OTLP_ATTRIBUTES" "list" "NAME=VALUE, comma-separated" ""
         "Attributes of this node in exported traces, such as deployment.environment.name=prod. Maxine itself sets service.name, service.namespace (the cluster), service.instance.id, service.version and process.pid." => |c, v| c.telemetry.otlp.attributes = attributes(v)?;
     "telemetry.performance_report_url" "performance-report-url" "MAXINE_PERFORMANCE_REPORT_URL" "URL" "up to 2048 bytes" ""
@@ -516,6 +518,7 @@ impl NodeConfig {
                 performance_report_url: String::new(),
                 audit_file: PathBuf::new(),
                 otlp: OtlpSettings::default(),
+                otlp_logs: false,
             },
             audit: AuditForwardSettings::default(),
         }

@@ -325,6 +325,8 @@ pub struct TelemetryConfig {
     pub audit_file: PathBuf,
     /// The export of traces. None are exported if its endpoint is empty.
     pub otlp: OtlpSettings,
+    /// Whether Maxine's own log is exported to the same receiver.
+    pub otlp_logs: bool,
 }
 
 /// Settings of the local, shared-file and redis backends.

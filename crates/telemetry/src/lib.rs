@@ -46,7 +46,7 @@ pub use exposition::Exposition;
 pub use log_levels::{LOG_LEVEL_MS_MAX, LogLevel, LogLevels, ModuleLevel, check_log_filter};
 pub use metrics::{Gauges, Metrics};
 pub use objectives::{CountedObjectives, OBJECTIVE_WINDOW_MS, Objective, ObjectiveSum, Objectives};
-pub use otlp::{OtlpProtocol, OtlpSettings};
+pub use otlp::{LogLine, LogOutbox, OtlpProtocol, OtlpSettings, in_span};
 pub use raft_metrics::RaftGauges;
 pub use request_log::{LogFile, LogFiles, RequestLogSettings};
 pub use requests::{FinishedRequest, Subject, Trace, WriteRecord, WriteStages};
@@ -61,7 +61,7 @@ pub use webhook::http_client;
 pub use webhook::{WebhookSettings, as_json as alert_as_json};
 
 use alert_list::Raised;
-use otlp::Exporter;
+use otlp::{Exporter, LogExporter};
 use request_log::RequestLog;
 use webhook::Webhook;
 
@@ -88,6 +88,8 @@ pub struct TelemetrySettings {
     pub webhook: Option<WebhookSettings>,
     /// Where traces are exported to; `None` for nowhere.
     pub otlp: Option<OtlpSettings>,
+    /// The lines of the log that are exported to the same receiver; `None` if they are not.
+    pub log_outbox: Option<LogOutbox>,
     /// The service level objectives.
     pub objectives: Vec<Objective>,
     /// The file of the counts of the objectives; `None` keeps them in memory.
@@ -107,6 +109,7 @@ impl Default for TelemetrySettings {
             request_log: RequestLogSettings::default(),
             webhook: None,
             otlp: None,
+            log_outbox: None,
             objectives: Vec::new(),
             objectives_file: None,
         }
@@ -145,6 +148,7 @@ struct Inner {
     /// Decides which new traces are exported. `None` if none are.
     sampler: Option<Sampler>,
     exporter: Option<Arc<Exporter>>,
+    log_exporter: Option<LogExporter>,
     objectives: Arc<Objectives>,
 }
 
@@ -169,6 +173,13 @@ impl Telemetry {
             let names = (&*settings.node, &*settings.cluster);
             Exporter::start(otlp, names, clock.clone(), metrics.clone())
                 .inspect_err(|error| tracing::error!(%error, "traces cannot be exported"))
+                .ok()
+        });
+        let log_exporter = settings.otlp.as_ref().zip(settings.log_outbox.clone());
+        let log_exporter = log_exporter.and_then(|(otlp, outbox)| {
+            let names = (&*settings.node, &*settings.cluster);
+            LogExporter::start(otlp, names, clock.clone(), metrics.otlp_log_counters(), outbox)
+                .inspect_err(|error| tracing::error!(%error, "the log cannot be exported"))
                 .ok()
         });
         let sampler = exporter.as_ref().map(|exporter| exporter.sampler());
@@ -206,6 +217,7 @@ impl Telemetry {
             webhook,
             sampler,
             exporter,
+            log_exporter,
             objectives: Arc::new(objectives),
         }));
         if let Some(webhook) = &telemetry.0.webhook {
@@ -440,7 +452,7 @@ impl Telemetry {
         self.record("alert.delivery_failed", "ERROR", fields);
     }
 
-    /// Writes the rest of the request log and the counts of the objectives, exports the waiting traces, and waits for the deliveries in flight. Each of
+    /// Writes the rest of the request log and the counts of the objectives, exports the waiting traces and lines of the log, and waits for the deliveries in flight. Each of
     /// these has a time limit. It may be called more than once.
     pub async fn stop(&self) {
         if let Some(webhook) = &self.0.webhook {
@@ -456,6 +468,10 @@ impl Telemetry {
         }
         if let Some(exporter) = &self.0.exporter {
             exporter.stop().await;
+        }
+        // The last, because the others log what they could not do.
+        if let Some(log_exporter) = &self.0.log_exporter {
+            log_exporter.stop().await;
         }
     }
 }

@@ -83,8 +83,10 @@ pub struct Metrics {
     pub otlp_lost: IntCounter,
     /// Requests and other work whose spans a receiver refused.
     pub otlp_refused: IntCounter,
-    /// Failed deliveries of spans.
+    /// Failed deliveries of spans and of lines of the log.
     pub otlp_failures: IntCounter,
+    /// Lines of the log for a receiver, by result.
+    otlp_log_lines: IntCounterVec,
     otlp_waiting: IntGauge,
     /// Audit records that were forwarded, by sink: `file`, `http` or `syslog`.
     pub audit_forwarded: IntCounterVec,
@@ -129,6 +131,16 @@ pub struct Metrics {
     unhealthy_upstreams: IntGauge,
     state_index: Gauge,
     staleness_ms: Gauge,
+}
+
+/// Counts what was to be exported over OTLP.
+#[derive(Clone, Debug)]
+pub(super) struct DeliveryCounters {
+    pub(super) exported: IntCounter,
+    pub(super) refused: IntCounter,
+    pub(super) lost: IntCounter,
+    /// Failed deliveries.
+    pub(super) failures: IntCounter,
 }
 
 /// The values of gauges at the time of a scrape.
@@ -177,6 +189,12 @@ impl Metrics {
         let otlp = counters(
             "maxine_otlp_requests_total",
             "Requests and other work whose traces were to be exported: exported, lost because too many waited, or refused by the receiver",
+            "result",
+            &["exported", "lost", "refused"],
+        );
+        let otlp_log_lines = counters(
+            "maxine_otlp_log_lines_total",
+            "Lines of the log that were to be exported: exported, lost because too many waited, or refused by the receiver",
             "result",
             &["exported", "lost", "refused"],
         );
@@ -342,8 +360,9 @@ impl Metrics {
             otlp_refused: otlp.with_label_values(&["refused"]),
             otlp_failures: counter(
                 "maxine_otlp_delivery_failures_total",
-                "Failed deliveries of traces to the receiver; those that may succeed later are tried again",
+                "Failed deliveries of traces and of the log to the receiver; those that may succeed later are tried again",
             ),
+            otlp_log_lines,
             otlp_waiting: gauge(
                 "maxine_otlp_requests_waiting",
                 "Requests and other work that wait for the export of their trace",
@@ -419,6 +438,27 @@ impl Metrics {
                 register(&registry, gauge)
             },
             registry,
+        }
+    }
+
+    /// What counts the exported traces.
+    pub(super) fn otlp_counters(&self) -> DeliveryCounters {
+        DeliveryCounters {
+            exported: self.otlp_exported.clone(),
+            refused: self.otlp_refused.clone(),
+            lost: self.otlp_lost.clone(),
+            failures: self.otlp_failures.clone(),
+        }
+    }
+
+    /// What counts the exported lines of the log.
+    pub(super) fn otlp_log_counters(&self) -> DeliveryCounters {
+        let of = |result| self.otlp_log_lines.with_label_values(&[result]);
+        DeliveryCounters {
+            exported: of("exported"),
+            refused: of("refused"),
+            lost: of("lost"),
+            failures: self.otlp_failures.clone(),
         }
     }
 

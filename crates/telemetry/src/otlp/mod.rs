@@ -12,6 +12,8 @@
 //! services in such a trace exist only if those services export them.
 
 mod client;
+mod delivery;
+mod logs;
 mod settings;
 mod spans;
 mod work;
@@ -28,12 +30,15 @@ use tokio_util::sync::CancellationToken;
 use crate::declare::signed;
 use crate::span_name::read;
 use crate::{FinishedRequest, Metrics, Sampler, SpanName, Subject};
-use client::{Client, Failure};
+use client::{Client, Message};
+use delivery::Delivery;
 use maxine_clock::Clock;
 use maxine_view::{Work, WorkKind};
 use spans::Node;
 use work::{Link, TracedWork};
 
+pub(super) use logs::LogExporter;
+pub use logs::{LogLine, LogOutbox, in_span};
 pub(crate) use settings::read_authorities;
 pub use settings::{OtlpProtocol, OtlpSettings};
 
@@ -41,12 +46,6 @@ pub use settings::{OtlpProtocol, OtlpSettings};
 const BATCH_MAX: usize = 256;
 /// Maximum time that a request waits for others to be sent with.
 const ROUND: Duration = Duration::from_secs(1);
-/// Pause after a failed delivery. It doubles with each further one.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Maximum of that pause.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// The log names a receiver that does not answer at most once in this time, in milliseconds.
-const TOLD_EVERY_MS: u64 = 60_000;
 
 /// Why a request or other work is exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,13 +129,13 @@ impl Exporter {
             filled: Notify::new(),
         });
         let stop = CancellationToken::new();
+        let counters = shared.metrics.otlp_counters();
+        let clock = shared.clock.clone();
         let sender = Sender {
             shared: Arc::clone(&shared),
-            client,
             node: Node::new(node, cluster, &settings.attributes),
             stop: stop.clone(),
-            told_at_ms: None,
-            is_away: false,
+            delivery: Delivery::new(client, clock, stop.clone(), counters, "traces"),
         };
         let task = Mutex::new(Some(runtime.spawn(sender.run())));
         let timeout = Duration::from_millis(settings.timeout_ms);
@@ -282,13 +281,9 @@ impl Shared {
 
 struct Sender {
     shared: Arc<Shared>,
-    client: Client,
     node: Node,
     stop: CancellationToken,
-    /// When the log last named a failed delivery.
-    told_at_ms: Option<u64>,
-    /// Whether the last delivery failed.
-    is_away: bool,
+    delivery: Delivery,
 }
 
 impl Sender {
@@ -305,68 +300,23 @@ impl Sender {
                 if batch.is_empty() {
                     break;
                 }
-                self.deliver(batch).await;
-            }
-        }
-    }
-
-    /// Sends a batch, again and again until the receiver answers or the node stops.
-    async fn deliver(&mut self, batch: Vec<Waiting>) {
-        let mut spans = Vec::new();
-        for Waiting { what, wall_offset_us, why } in &batch {
-            match what {
-                What::Request(request) => {
-                    spans::push_spans(&mut spans, request, *wall_offset_us, *why);
-                }
-                What::Work(work) => work::push_spans(&mut spans, work, *wall_offset_us, *why),
-            }
-        }
-        let requests = batch.len() as u64;
-        drop(batch);
-        let (message, spans) = (self.node.message(spans.clone()), spans.len() as u64);
-        let metrics = self.shared.metrics.clone();
-        let mut pause = PAUSE;
-        loop {
-            match self.client.send(message.clone()).await {
-                Ok(refused) => {
-                    // A receiver counts spans, and Maxine counts requests.
-                    let part = (requests * refused.min(spans)).div_ceil(spans.max(1));
-                    metrics.otlp_refused.inc_by(part);
-                    metrics.otlp_exported.inc_by(requests - part);
-                    if std::mem::take(&mut self.is_away) {
-                        tracing::info!("traces are exported again");
+                let mut spans = Vec::new();
+                for Waiting { what, wall_offset_us, why } in &batch {
+                    match what {
+                        What::Request(request) => {
+                            spans::push_spans(&mut spans, request, *wall_offset_us, *why);
+                        }
+                        What::Work(work) => {
+                            work::push_spans(&mut spans, work, *wall_offset_us, *why);
+                        }
                     }
-                    return;
                 }
-                Err(Failure::Never(why)) => {
-                    metrics.otlp_failures.inc();
-                    metrics.otlp_refused.inc_by(requests);
-                    return self.tell(&why, "the receiver refused traces");
-                }
-                Err(Failure::Later(why)) => {
-                    metrics.otlp_failures.inc();
-                    self.is_away = true;
-                    self.tell(&why, "traces could not be exported; it is tried again");
-                }
+                // A receiver counts spans, and Maxine counts requests and other work.
+                let (records, items) = (batch.len() as u64, spans.len() as u64);
+                drop(batch);
+                let message = Message::Traces(self.node.message(spans));
+                self.delivery.deliver(message, records, items).await;
             }
-            tokio::select! {
-                () = self.stop.cancelled() => {
-                    metrics.otlp_lost.inc_by(requests);
-                    return;
-                }
-                () = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
-            }
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
-    }
-
-    /// Logs a failure, at most once a minute.
-    fn tell(&mut self, why: &str, what: &str) {
-        let now_ms = self.shared.clock.monotonic_ms();
-        if self.told_at_ms.is_none_or(|at_ms| now_ms >= at_ms + TOLD_EVERY_MS) {
-            self.told_at_ms = Some(now_ms);
-            let lost = self.shared.metrics.otlp_lost.get();
-            tracing::warn!(error = %why, lost, "{what}");
         }
     }
 }

@@ -9,6 +9,7 @@ use http::{Method, Version};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
@@ -51,20 +52,32 @@ impl Node {
         Self { resource: Resource { attributes, ..Resource::default() } }
     }
 
+    /// The lines of the log for a receiver.
+    pub(super) fn logs(&self, log_records: Vec<LogRecord>) -> ResourceLogs {
+        let schema_url = SCHEMA_URL.to_owned();
+        let records =
+            ScopeLogs { scope: Some(scope()), log_records, schema_url: schema_url.clone() };
+        let resource = Some(self.resource.clone());
+        ResourceLogs { resource, scope_logs: vec![records], schema_url }
+    }
+
     /// The message for a receiver.
     pub(super) fn message(&self, spans: Vec<Span>) -> ExportTraceServiceRequest {
-        let scope = InstrumentationScope {
-            name: "maxine".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            ..InstrumentationScope::default()
-        };
-        let spans = ScopeSpans { scope: Some(scope), spans, schema_url: SCHEMA_URL.into() };
+        let spans = ScopeSpans { scope: Some(scope()), spans, schema_url: SCHEMA_URL.into() };
         let spans = ResourceSpans {
             resource: Some(self.resource.clone()),
             scope_spans: vec![spans],
             schema_url: SCHEMA_URL.into(),
         };
         ExportTraceServiceRequest { resource_spans: vec![spans] }
+    }
+}
+
+fn scope() -> InstrumentationScope {
+    InstrumentationScope {
+        name: "maxine".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..InstrumentationScope::default()
     }
 }
 
@@ -267,6 +280,23 @@ pub(super) fn text(key: &str, value: &str) -> KeyValue {
 
 pub(super) fn number(key: &str, value: u64) -> KeyValue {
     attribute(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+pub(super) fn signed_number(key: &str, value: i64) -> KeyValue {
+    attribute(key, Value::IntValue(value))
+}
+
+pub(super) fn double(key: &str, value: f64) -> KeyValue {
+    attribute(key, Value::DoubleValue(value))
+}
+
+pub(super) fn boolean(key: &str, value: bool) -> KeyValue {
+    attribute(key, Value::BoolValue(value))
+}
+
+/// A text that is not an attribute.
+pub(super) fn bare_text(value: &str) -> AnyValue {
+    AnyValue { value: Some(Value::StringValue(value.into())) }
 }
 
 fn attribute(key: &str, value: Value) -> KeyValue {
