@@ -268,6 +268,8 @@ keys! {
         "Directory of the request logs. A relative path is inside the data directory." => |c, v| c.telemetry.log_dir = path(v);
     "telemetry.log_queries" "log-queries" "MAXINE_LOG_QUERIES" "switch" "true, false" "false"
         "Whether traces and the request log keep the query of each request. Values of parameters that look like credentials, such as access_token, are hidden. Queries can hold personal data." => |c, v| c.telemetry.log_queries = switch(v)?;
+    "telemetry.metrics_services_max" "metrics-services-max" "MAXINE_METRICS_SERVICES_MAX" "services" "0 to 10000" "0"
+        "Maximum number of services with series of their own in maxine_service_requests_total, four each. The requests to further services are summed under service=other. 0 means no such metric." => |c, v| c.telemetry.metrics_services_max = number(v, 0, 10_000)?;
     "telemetry.trace_header" "trace-header" "MAXINE_TRACE_HEADER_NAME" "header name" "1 to 64 bytes" "x-trace-id"
         "Header field that carries the trace id." => |c, v| { let name: hyper::header::HeaderName = parsed(v, "a header name")?; c.telemetry.trace_header = name.as_str().into(); };
     "telemetry.traces_max" "recent-traces-max" "MAXINE_RECENT_TRACE_LIMIT" "traces" "1 to 100000" "200"
@@ -510,6 +512,7 @@ impl NodeConfig {
                 log_dir: PathBuf::new(),
                 log_queries: false,
                 trace_header: String::new(),
+                metrics_services_max: 0,
                 traces_max: 0,
                 audit_max: 0,
                 alerts_max: 0,

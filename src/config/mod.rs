@@ -309,6 +309,8 @@ pub struct TelemetryConfig {
     pub log_queries: bool,
     /// The header that carries the trace id.
     pub trace_header: String,
+    /// Maximum number of services with metrics of their own; 0 for none.
+    pub metrics_services_max: usize,
     /// How many traces are kept.
     pub traces_max: usize,
     /// How many audit events are kept.

@@ -21,6 +21,7 @@ mod request_log;
 mod requests;
 mod ring;
 mod secrets;
+mod service_series;
 mod silences;
 mod span_name;
 mod stored_file;
@@ -90,6 +91,8 @@ pub struct TelemetrySettings {
     pub otlp: Option<OtlpSettings>,
     /// The lines of the log that are exported to the same receiver; `None` if they are not.
     pub log_outbox: Option<LogOutbox>,
+    /// Maximum number of services with metrics of their own; 0 for none.
+    pub metrics_services_max: usize,
     /// The service level objectives.
     pub objectives: Vec<Objective>,
     /// The file of the counts of the objectives; `None` keeps them in memory.
@@ -110,6 +113,7 @@ impl Default for TelemetrySettings {
             webhook: None,
             otlp: None,
             log_outbox: None,
+            metrics_services_max: 0,
             objectives: Vec::new(),
             objectives_file: None,
         }
@@ -169,6 +173,7 @@ impl Telemetry {
                 .ok()
         });
         let metrics = Metrics::new();
+        metrics.service_series.limit(settings.metrics_services_max);
         let exporter = settings.otlp.as_ref().and_then(|otlp| {
             let names = (&*settings.node, &*settings.cluster);
             Exporter::start(otlp, names, clock.clone(), metrics.clone())
@@ -192,6 +197,7 @@ impl Telemetry {
             settings.traces_max,
             &settings.request_log,
             exporter.clone(),
+            Arc::clone(&metrics.service_series),
         );
         let objectives = Objectives::start(
             clock.clone(),

@@ -15,6 +15,7 @@ use super::declare::{register, signed};
 use super::exposition::{self, Exemplars, Exposition};
 use super::raft_metrics::{RaftGauges, RaftMetrics};
 use super::requests::Subject;
+use super::service_series::ServiceSeries;
 use maxine_state::{ControlState, Liveness};
 
 /// Statuses are counted by their first digit.
@@ -118,6 +119,8 @@ pub struct Metrics {
     /// For each kind of [`KINDS`], by class.
     by_kind: [[IntCounter; STATUS_CLASSES.len()]; KINDS.len()],
     raft: RaftMetrics,
+    /// Requests by service.
+    pub(super) service_series: Arc<ServiceSeries>,
     registered_services: IntGauge,
     registry_instances: IntGauge,
     registry_bytes: IntGauge,
@@ -305,6 +308,7 @@ impl Metrics {
             lookups_without_instance: without_instance.with_label_values(&[KINDS[0]]),
             proxied_without_instance: without_instance.with_label_values(&[KINDS[1]]),
             raft: RaftMetrics::new(),
+            service_series: Arc::default(),
             requests: counter("maxine_requests_total", "Finished requests on all routes"),
             auth_failures: counter(
                 "maxine_auth_failures_total",
@@ -542,6 +546,10 @@ impl Metrics {
         let mut families = self.registry.gather();
         if let Some(raft) = &gauges.raft {
             self.raft.add_to(&mut families, raft);
+        }
+        if let Some(family) = self.service_series.family(state) {
+            families.push(family);
+            families.sort_by(|a, b| a.name().cmp(b.name()));
         }
         if state.history().is_none() {
             // A node without a state does not know these values, and 0 would be wrong.
