@@ -68,7 +68,7 @@ fn an_election_is_noted_with_its_term_from_the_loss_of_the_leader_to_the_grant()
         assert_eq!(noted.kind, WorkKind::Election);
         assert_eq!(noted.outcome.index, granted.map(|fence| fence.0));
         assert_eq!(noted.outcome.error, None);
-        assert_eq!(noted.outcome.facts[0], ("maxine.term", 2.into()));
+        assert_eq!(noted.outcome.facts[0], ("maxine.term", 2_u64.into()));
         let (applying_us, applied_us) = noted.applied_us.expect("the grant was applied here");
         assert!(noted.began_us <= applying_us && applied_us <= noted.ended_us);
         assert!(taken.try_recv().is_err(), "one election is one record");
