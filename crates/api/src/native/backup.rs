@@ -16,7 +16,7 @@ use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, RequestContext};
 use maxine_state::AuditAction;
 use maxine_store::{BackupSummary, ClusterAdmin};
-use maxine_view::{WorkFact, WorkKind, WorkOutcome};
+use maxine_view::WorkKind;
 
 /// The index of the state in a backup.
 const BACKUP_INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-backup-index");
@@ -91,14 +91,8 @@ async fn take(
     let working = app.view().begin_work(WorkKind::Backup);
     let working = working.map(|working| working.asked_by(&context.traceparent.text()));
     let summary = in_time(admin.backup(&path)).await;
-    app.view().end_work(working, || WorkOutcome {
-        index: summary.as_ref().ok().map(|summary| summary.index),
-        error: summary.as_ref().err().map(|problem| problem.detail.to_string()),
-        facts: match &summary {
-            Ok(summary) => vec![("maxine.len_bytes", WorkFact::from(summary.len_bytes))],
-            Err(_) => Vec::new(),
-        },
-    });
+    let outcome = summary.as_ref().map_err(|problem| problem.detail.to_string());
+    app.view().end_work(working, || BackupSummary::outcome(outcome));
     let opened = File::open(&path).await;
     // The open file exists until it was sent. Its name is removed now, whatever happens later.
     if let Err(error) = tokio::fs::remove_dir_all(&directory).await {

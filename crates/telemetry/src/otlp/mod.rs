@@ -217,10 +217,9 @@ impl Shared {
     fn link_to_election(&self, work: &Work, span: SpanName) -> Option<Link> {
         let because = match work.kind {
             WorkKind::Election => "previous_election",
-            WorkKind::Expiry | WorkKind::Verdicts => "leader_since",
-            WorkKind::SnapshotWritten | WorkKind::SnapshotInstalled | WorkKind::Backup => {
-                return None;
-            }
+            // A backup for which no request asked is a scheduled one.
+            WorkKind::Expiry | WorkKind::Verdicts | WorkKind::Backup => "leader_since",
+            WorkKind::SnapshotWritten | WorkKind::SnapshotInstalled => return None,
         };
         let mut election = self.election.lock();
         let link = election.map(|to| Link { to, because });

@@ -301,7 +301,7 @@ fn work_is_exported_if_it_is_rare_or_failed_or_slow_although_nobody_sampled_it()
         [
             ("election", Why::Rare, None),
             ("install snapshot", Why::Rare, None),
-            ("backup", Why::Rare, None),
+            ("backup", Why::Rare, Some("leader_since")),
             ("expire leases", Why::Error, Some("leader_since")),
             ("write snapshot", Why::Slow, None),
         ]
