@@ -42,6 +42,7 @@ mod consul;
 mod data_dir;
 mod first_identities;
 mod health_sink;
+mod objectives;
 mod own_addresses;
 mod preflight;
 pub mod private;
@@ -55,6 +56,7 @@ use tls_reload::TlsFiles;
 
 pub use assemble::{Assembled, NodeParts, NodeSettings, assemble};
 pub use first_identities::OneTimePassword;
+pub use objectives::objectives;
 pub use preflight::{preflight, start_problems};
 pub use settings::{certificates, revocation_lists, unread_files};
 

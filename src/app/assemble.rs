@@ -95,6 +95,8 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
     let NodeParts { store, view, peers, clock, arbiter, settings } = parts;
     let node = settings.api.instance_id.clone();
     let name = Name::parse("node.name", &node)?;
+    // It comes before the actors, so that the first election is traced too.
+    let telemetry = Telemetry::start(Arc::clone(&view), clock.clone(), &settings.telemetry);
     let (duties_sender, duties) = watch::channel(None);
     let leadership = {
         let (store, view, clock) = (Arc::clone(&store), Arc::clone(&view), clock.clone());
@@ -119,7 +121,6 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
     members::serve(&store, &peers);
     let contact = Arc::new(StoreContact(Arc::clone(&store)));
     let security = Security::new(Arc::clone(&view), contact, clock.clone(), settings.security);
-    let telemetry = Telemetry::start(Arc::clone(&view), clock.clone(), &settings.telemetry);
     let prober = Prober::new(
         settings.forwarder.egress.clone(),
         &settings.forwarder.tls_roots,
@@ -163,6 +164,7 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
     peers.instance_status.set(maxine_api::native::InstanceReports::new(&state));
     peers.node_alerts.set(maxine_api::native::AlertReports::new(&state));
     peers.service_traffic.set(maxine_api::native::ServiceTrafficReports::new(&state));
+    peers.objective_counts.set(maxine_api::native::ObjectiveReports::new(&state));
     Ok(Assembled { state, duties, prober, leadership, proxy })
 }
 
@@ -195,6 +197,8 @@ impl Assembled {
             cancel.clone(),
         );
         tasks.spawn(projection);
+        let objectives = Arc::clone(state.telemetry().objectives());
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(objectives.keep()));
         let (store, view) = (Arc::clone(state.store()), Arc::clone(state.view()));
         let history = history::keep(store, view, state.clock().clone());
         tasks.spawn(cancel.clone().run_until_cancelled_owned(history));

@@ -36,6 +36,7 @@ pub(super) fn restrict_permissions(config: &NodeConfig) {
     narrowed.beginning_with(&config.data_dir, "pending-audit");
     narrowed.beginning_with(&config.data_dir, "alert-silences");
     narrowed.tree(&config.data_dir.join("audit-forward"));
+    narrowed.beginning_with(&config.data_dir, "objectives");
     narrowed.beginning_with(&config.data_dir, "shared-log");
     narrowed.beginning_with(&config.data_dir, "newest-state");
     narrowed.beginning_with(&config.data_dir, "lease-tokens");

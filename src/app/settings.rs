@@ -10,6 +10,7 @@ use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::OneTimePassword;
+use super::objectives::objectives;
 use crate::config::{Access, BackendKind, NodeConfig};
 use maxine_actors::registry::RegistrySettings;
 use maxine_admission::PlaceLimits;
@@ -31,7 +32,7 @@ use maxine_store::local::LocalConfig;
 use maxine_store::redis::{RedisConfig, Topology};
 use maxine_store::shared_file::SharedFileConfig;
 use maxine_telemetry::audit_forward::AuditForwardSettings;
-use maxine_telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
+use maxine_telemetry::{LogOutbox, RequestLogSettings, TelemetrySettings, WebhookSettings};
 use maxine_view::View;
 
 /// Maximum number of connections to instances, however many files may be open.
@@ -163,6 +164,10 @@ pub(super) fn telemetry(config: &NodeConfig) -> TelemetrySettings {
         },
         webhook,
         otlp: (!settings.otlp.endpoint.is_empty()).then(|| settings.otlp.clone()),
+        metrics_services_max: settings.metrics_services_max,
+        log_outbox: LogOutbox::of_process(),
+        objectives: objectives(),
+        objectives_file: Some(config.data_dir.join("objectives")),
         ..TelemetrySettings::default()
     }
 }

@@ -6,7 +6,7 @@
 //! to the log too, because the standard library's way to report them can block forever.
 //!
 //! **Invariant:** an event is one line. Texts of clients and of other services in it cannot begin another line, and
-//! cannot control the terminal that shows it.
+//! cannot control the terminal that shows it. What looks like a credential is hidden.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -19,8 +19,10 @@ use std::time::Duration;
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::NodeConfig;
-use maxine_telemetry::{LogFiles, LogLevels};
+use super::log_format::{EventFormat, lost_line, without_priority};
+use crate::config::{NodeConfig, OwnLogFormat};
+use maxine_clock::Clock;
+use maxine_telemetry::{LogFiles, LogLevels, LogOutbox, hide_credentials};
 
 /// Maximum number of lines that wait to be written. Further lines are dropped.
 const WAITING_MAX: usize = 4_096;
@@ -65,10 +67,11 @@ struct Lines {
     has_colours: bool,
 }
 
-/// An event as one line, with escapes for everything that could end the line or control a terminal. Only colours stay.
+/// An event as one line, without credentials, and with escapes for everything that could end the line or control a
+/// terminal. Only colours stay.
 fn one_line(event: &[u8], has_colours: bool) -> Vec<u8> {
     let text = String::from_utf8_lossy(event);
-    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let text = hide_credentials(text.strip_suffix('\n').unwrap_or(&text));
     let mut line = String::with_capacity(text.len() + 1);
     for (at, part) in text.split('\u{1b}').enumerate() {
         if at > 0 {
@@ -118,13 +121,17 @@ pub(super) fn start(config: &NodeConfig) -> anyhow::Result<Log> {
     // A separate handle, without the lock that the standard library puts around the stream.
     let stream = io::stderr().as_fd().try_clone_to_owned().context("standard error")?;
     let (jobs, waiting) = sync_channel(WAITING_MAX);
+    let format = settings.log_format;
+    let is_exported = settings.otlp_logs && !settings.otlp.endpoint.is_empty();
+    let outbox = is_exported.then(|| LogOutbox::new(Clock::system(), settings.otlp.queue_max));
+    outbox.iter().cloned().for_each(LogOutbox::install);
     // Colours are for terminals, and a file has the same lines.
-    let has_colours = !has_files && io::stderr().is_terminal();
+    let has_colours = format == OwnLogFormat::Text && !has_files && io::stderr().is_terminal();
     let lines = Lines { jobs: jobs.clone(), dropped: Arc::default(), has_colours };
     let dropped = Arc::clone(&lines.dropped);
     std::thread::Builder::new()
         .name("maxine-log".to_owned())
-        .spawn(move || write_lines(&waiting, &dropped, File::from(stream), files))
+        .spawn(move || write_lines(&waiting, &dropped, File::from(stream), files, format))
         .context("the log's thread")?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -132,6 +139,7 @@ pub(super) fn start(config: &NodeConfig) -> anyhow::Result<Log> {
         // The subscriber would report its own errors on standard error, and panic if that cannot be written.
         .log_internal_errors(false)
         .with_ansi(has_colours)
+        .event_format(EventFormat::new(format, has_files, outbox))
         .with_filter_reloading();
     let filter = log.reload_handle();
     log.try_init().map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))?;
@@ -160,6 +168,7 @@ fn write_lines(
     dropped: &AtomicU64,
     mut out: impl Write,
     mut files: Option<LogFiles>,
+    format: OwnLogFormat,
 ) {
     for job in waiting {
         match job {
@@ -169,17 +178,17 @@ fn write_lines(
             }
             Job::Line(line) => {
                 if let Some(files) = &mut files {
-                    files.write_line(line.strip_suffix(b"\n").unwrap_or(&line));
+                    let text = line.strip_suffix(b"\n").unwrap_or(&line);
+                    let is_journald = format == OwnLogFormat::Journald;
+                    files.write_line(if is_journald { without_priority(text) } else { text });
                     files.flush(false);
                 }
                 let lost = dropped.swap(0, Ordering::Relaxed);
                 let written = match lost {
                     0 => out.write_all(&line),
-                    lost => writeln!(
-                        out,
-                        "({lost} lines of the log were dropped: they could not be written)"
-                    )
-                    .and_then(|()| out.write_all(&line)),
+                    lost => out
+                        .write_all(lost_line(format, lost).as_bytes())
+                        .and_then(|()| out.write_all(&line)),
                 };
                 if written.is_err() {
                     dropped.fetch_add(lost + 1, Ordering::Relaxed);
@@ -262,6 +271,74 @@ mod tests {
         }
     }
 
+    /// The lines that two events make in a format.
+    fn lines_of(format: OwnLogFormat, has_files: bool) -> Vec<String> {
+        let (jobs, waiting) = sync_channel(4);
+        let lines = Lines { jobs, dropped: Arc::default(), has_colours: false };
+        let outbox = LogOutbox::new(Clock::system(), 8);
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || lines.clone())
+            .event_format(EventFormat::new(format, has_files, Some(outbox)))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(target: "maxine_raft", node = 2, error = %"a\nb", "it ends");
+            tracing::debug!(target: "maxine_raft", "not written");
+            let token = "mxt_maxine_0a1b_s3cret";
+            tracing::error!(target: "maxine_api", url = "redis://me:hunter2@h", "token {token}");
+        });
+        let text = |job| match job {
+            Job::Line(line) => String::from_utf8(line).unwrap(),
+            Job::Flush(_) => panic!("nobody flushes"),
+        };
+        waiting.try_iter().map(text).collect()
+    }
+
+    #[test]
+    fn in_every_format_an_event_is_a_line_without_credentials() {
+        for (format, has_files) in [
+            (OwnLogFormat::Text, false),
+            (OwnLogFormat::Json, false),
+            (OwnLogFormat::Journald, false),
+            (OwnLogFormat::Journald, true),
+        ] {
+            let lines = lines_of(format, has_files);
+            assert_eq!(lines.len(), 2, "{lines:?}");
+            for line in &lines {
+                assert_eq!(line.matches('\n').count(), 1, "{line:?}");
+                assert!(!line.contains("s3cret") && !line.contains("hunter2"), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_in_json_has_the_level_the_target_the_message_and_the_fields() {
+        let lines = lines_of(OwnLogFormat::Json, false);
+        let value: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!((&value["level"], &value["target"]), (&"WARN".into(), &"maxine_raft".into()));
+        assert_eq!(value["message"], "it ends");
+        assert_eq!(value["fields"], serde_json::json!({"node": 2, "error": "a\nb"}));
+        let lost = lost_line(OwnLogFormat::Json, 7);
+        let value: serde_json::Value = serde_json::from_str(&lost).unwrap();
+        assert_eq!(value["fields"]["dropped"], 7);
+    }
+
+    #[test]
+    fn a_line_for_journald_begins_with_its_priority() {
+        let lines = lines_of(OwnLogFormat::Journald, false);
+        let (warning, error) = (&lines[0], &lines[1]);
+        assert!(warning.starts_with("<4> WARN maxine_raft: it ends"), "{warning}");
+        assert!(error.starts_with("<3>ERROR maxine_api: token "), "{error}");
+        let lines = lines_of(OwnLogFormat::Journald, true);
+        let warning = &lines[0];
+        let year = warning.strip_prefix("<4>").unwrap().split('-').next().unwrap();
+        assert!(
+            year.len() == 4 && year.parse::<u32>().is_ok(),
+            "the file needs the time: {warning}"
+        );
+        assert!(lost_line(OwnLogFormat::Journald, 7).starts_with("<4>(7 lines "));
+    }
+
     #[test]
     fn lines_that_could_not_be_written_are_counted_and_told_later() {
         let stream = Stubborn::default();
@@ -273,7 +350,9 @@ mod tests {
         }
         assert_eq!(lines.dropped.load(Ordering::Relaxed), 2);
         let (dropped, out) = (Arc::clone(&lines.dropped), stream.clone());
-        let thread = std::thread::spawn(move || write_lines(&waiting, &dropped, out, None));
+        let thread = std::thread::spawn(move || {
+            write_lines(&waiting, &dropped, out, None, OwnLogFormat::Text)
+        });
         drop(Log(jobs.clone()));
         assert_eq!(lines.dropped.load(Ordering::Relaxed), 6);
         stream.0.lock().unwrap().0 = true;
@@ -295,9 +374,11 @@ mod tests {
         let (dropped, out) = (Arc::new(AtomicU64::new(0)), stream.clone());
         let mut lines =
             Lines { jobs: jobs.clone(), dropped: Arc::clone(&dropped), has_colours: false };
-        let thread = std::thread::spawn(move || write_lines(&waiting, &dropped, out, Some(files)));
+        let format = OwnLogFormat::Journald;
+        let thread =
+            std::thread::spawn(move || write_lines(&waiting, &dropped, out, Some(files), format));
         for nth in 0..200 {
-            lines.write_all(format!("line {nth:03} {}\n", "x".repeat(40)).as_bytes()).unwrap();
+            lines.write_all(format!("<6>line {nth:03} {}\n", "x".repeat(40)).as_bytes()).unwrap();
         }
         drop(Log(jobs));
         drop(lines);
@@ -309,6 +390,8 @@ mod tests {
         let lens: Vec<u64> = found.map(|entry| len(entry.unwrap())).collect();
         assert_eq!(lens.len(), 3);
         assert!(lens.iter().all(|len| *len <= 1_000), "{lens:?}");
-        assert_eq!(stream.0.lock().unwrap().1.split(|byte| *byte == b'\n').count(), 201);
+        let written = stream.0.lock().unwrap().1.clone();
+        assert_eq!(written.split(|byte| *byte == b'\n').count(), 201);
+        assert!(written.starts_with(b"<6>line 000 "), "only the file is without the priority");
     }
 }

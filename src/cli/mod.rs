@@ -37,6 +37,7 @@ pub mod kv;
 pub mod lock;
 mod locked_command;
 mod log;
+mod log_format;
 pub mod log_level;
 pub mod login;
 pub mod man;

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use super::backup::schedule;
 use super::values::{
     access, attributes, backend, client_auth, datacenter, domain, domains, engine, host_and_port,
-    hosts, log_filter, members, name, networks, number, origin, otlp_protocol, parsed, path, paths,
-    ratio, sink_mode, socket_address, switch, syslog_protocol, text, tls_version,
+    hosts, log_filter, log_format, members, name, networks, number, origin, otlp_protocol, parsed,
+    path, paths, ratio, sink_mode, socket_address, switch, syslog_protocol, text, tls_version,
 };
 use super::{
     Access, BackendKind, BackupConfig, ConsulConfig, DnsConfig, HealthConfig, HttpConfig,
-    NodeConfig, RaftConfig, SecurityConfig, StateConfig, TelemetryConfig,
+    NodeConfig, OwnLogFormat, RaftConfig, SecurityConfig, StateConfig, TelemetryConfig,
 };
 use maxine_actors::registry::RegistrySettings;
 use maxine_identity::{ClientAuth, TlsVersion};
@@ -256,6 +256,8 @@ keys! {
 
     "telemetry.log_filter" "log-filter" "MAXINE_LOG" "filter" "LEVEL or TARGET=LEVEL, separated by commas" "info,h2=error,openraft=error,openraft::raft=off"
         "Which log lines of Maxine itself are written: a level (off, error, warn, info, debug, trace), and levels of modules. `maxine log-level` changes it while a node runs." => |c, v| c.telemetry.log_filter = log_filter(v)?;
+    "telemetry.log_format" "log-format" "MAXINE_LOG_FORMAT" "choice" "text, json, journald" "text"
+        "Format of the log of Maxine itself: text; json (an object on each line); or journald (text after the priority that journald reads, without the time, which journald adds)." => |c, v| c.telemetry.log_format = log_format(v)?;
     "telemetry.log_file" "log-file" "MAXINE_LOG_FILE" "path" "a file" ""
         "File to which the log of Maxine itself is also written, besides standard error. A relative path is inside the data directory. If empty, there is no such file." => |c, v| c.telemetry.log_file = path(v);
     "telemetry.log_file_len_max" "log-file-len-max" "MAXINE_LOG_FILE_LEN_MAX" "bytes" "65536 to 1099511627776" "16777216"
@@ -266,6 +268,8 @@ keys! {
         "Directory of the request logs. A relative path is inside the data directory." => |c, v| c.telemetry.log_dir = path(v);
     "telemetry.log_queries" "log-queries" "MAXINE_LOG_QUERIES" "switch" "true, false" "false"
         "Whether traces and the request log keep the query of each request. Values of parameters that look like credentials, such as access_token, are hidden. Queries can hold personal data." => |c, v| c.telemetry.log_queries = switch(v)?;
+    "telemetry.metrics_services_max" "metrics-services-max" "MAXINE_METRICS_SERVICES_MAX" "services" "0 to 10000" "0"
+        "Maximum number of services with series of their own in maxine_service_requests_total, four each. The requests to further services are summed under service=other. 0 means no such metric." => |c, v| c.telemetry.metrics_services_max = number(v, 0, 10_000)?;
     "telemetry.trace_header" "trace-header" "MAXINE_TRACE_HEADER_NAME" "header name" "1 to 64 bytes" "x-trace-id"
         "Header field that carries the trace id." => |c, v| { let name: hyper::header::HeaderName = parsed(v, "a header name")?; c.telemetry.trace_header = name.as_str().into(); };
     "telemetry.traces_max" "recent-traces-max" "MAXINE_RECENT_TRACE_LIMIT" "traces" "1 to 100000" "200"
@@ -293,7 +297,9 @@ keys! {
     "telemetry.otlp_timeout_ms" "otlp-timeout-ms" "MAXINE_OTLP_TIMEOUT_MS" "milliseconds" "100 to 60000" "5000"
         "Time limit of one delivery." => |c, v| c.telemetry.otlp.timeout_ms = number(v, 100, 60_000)?;
     "telemetry.otlp_queue_max" "otlp-queue-max" "MAXINE_OTLP_QUEUE_MAX" "requests" "16 to 1000000" "4096"
-        "Maximum number of requests that wait for the export of their trace. Beyond it, the oldest are lost and counted." => |c, v| c.telemetry.otlp.queue_max = number(v, 16, 1_000_000)?;
+        "Maximum number of requests and other work that wait for the export of their trace. Beyond it, the oldest are lost and counted." => |c, v| c.telemetry.otlp.queue_max = number(v, 16, 1_000_000)?;
+    "telemetry.otlp_logs" "otlp-logs" "MAXINE_OTLP_LOGS" "switch" "true, false" "false"
+        "Whether the log of Maxine itself is also exported to that receiver. At most telemetry.otlp_queue_max lines wait; beyond it, the oldest are lost and counted." => |c, v| c.telemetry.otlp_logs = switch(v)?;
     "telemetry.otlp_attributes" "otlp-attributes" "MAXINE_OTLP_ATTRIBUTES" "list" "NAME=VALUE, comma-separated" ""
         "Attributes of this node in exported traces, such as deployment.environment.name=prod. Maxine itself sets service.name, service.namespace (the cluster), service.instance.id, service.version and process.pid." => |c, v| c.telemetry.otlp.attributes = attributes(v)?;
     "telemetry.performance_report_url" "performance-report-url" "MAXINE_PERFORMANCE_REPORT_URL" "URL" "up to 2048 bytes" ""
@@ -499,12 +505,14 @@ impl NodeConfig {
             },
             telemetry: TelemetryConfig {
                 log_filter: String::new(),
+                log_format: OwnLogFormat::default(),
                 log_file: PathBuf::new(),
                 log_file_len_max: 0,
                 log_files_max: 1,
                 log_dir: PathBuf::new(),
                 log_queries: false,
                 trace_header: String::new(),
+                metrics_services_max: 0,
                 traces_max: 0,
                 audit_max: 0,
                 alerts_max: 0,
@@ -513,6 +521,7 @@ impl NodeConfig {
                 performance_report_url: String::new(),
                 audit_file: PathBuf::new(),
                 otlp: OtlpSettings::default(),
+                otlp_logs: false,
             },
             audit: AuditForwardSettings::default(),
         }

@@ -278,11 +278,25 @@ pub struct HealthConfig {
     pub observers_min: usize,
 }
 
+/// The format of Maxine's own log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnLogFormat {
+    /// Lines of text, for people.
+    #[default]
+    Text,
+    /// A JSON object on each line.
+    Json,
+    /// Lines of text after the priority that journald reads.
+    Journald,
+}
+
 /// Logs, traces and alerts.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
     /// The filter of Maxine's own log, in the syntax of `tracing`.
     pub log_filter: String,
+    /// The format of that log.
+    pub log_format: OwnLogFormat,
     /// The file for Maxine's own log; empty for none.
     pub log_file: PathBuf,
     /// Length at which that file is closed and a new one begun, in bytes.
@@ -295,6 +309,8 @@ pub struct TelemetryConfig {
     pub log_queries: bool,
     /// The header that carries the trace id.
     pub trace_header: String,
+    /// Maximum number of services with metrics of their own; 0 for none.
+    pub metrics_services_max: usize,
     /// How many traces are kept.
     pub traces_max: usize,
     /// How many audit events are kept.
@@ -311,6 +327,8 @@ pub struct TelemetryConfig {
     pub audit_file: PathBuf,
     /// The export of traces. None are exported if its endpoint is empty.
     pub otlp: OtlpSettings,
+    /// Whether Maxine's own log is exported to the same receiver.
+    pub otlp_logs: bool,
 }
 
 /// Settings of the local, shared-file and redis backends.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{Access, BackendKind, MemberSetting};
+use super::{Access, BackendKind, MemberSetting, OwnLogFormat};
 use maxine_dns::Domain;
 use maxine_identity::{ClientAuth, TlsVersion};
 use maxine_raft::EngineKind;
@@ -146,6 +146,15 @@ pub(super) fn log_filter(value: &str) -> Result<String, String> {
     match tracing_subscriber::EnvFilter::try_new(&value) {
         Ok(_) => Ok(value),
         Err(error) => Err(format!("must be a filter such as info,openraft=error ({error})")),
+    }
+}
+
+pub(super) fn log_format(value: &str) -> Result<OwnLogFormat, String> {
+    match value {
+        "text" => Ok(OwnLogFormat::Text),
+        "json" => Ok(OwnLogFormat::Json),
+        "journald" => Ok(OwnLogFormat::Journald),
+        _ => Err("must be text, json or journald".into()),
     }
 }
 

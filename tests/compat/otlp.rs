@@ -10,7 +10,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Response, StatusCode};
-use maxine_telemetry::{OtlpProtocol, OtlpSettings};
+use maxine_clock::Clock;
+use maxine_telemetry::{LogLine, LogOutbox, OtlpProtocol, OtlpSettings};
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
+    LogsService, LogsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -18,6 +25,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use parking_lot::Mutex;
 use prost::Message;
@@ -42,6 +50,18 @@ impl Taken {
         let resources = messages.iter().flat_map(|(_, message)| &message.resource_spans);
         let scopes = resources.flat_map(|resource| &resource.scope_spans);
         scopes.flat_map(|scope| scope.spans.clone()).collect()
+    }
+
+    /// The first span with this name, once there is one.
+    async fn work(&self, name: &str) -> Span {
+        for _ in 0..4_000 {
+            if let Some(span) = self.spans().into_iter().find(|span| span.name == name) {
+                return span;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let names: Vec<String> = self.spans().into_iter().map(|span| span.name).collect();
+        panic!("no {name} among {names:?}");
     }
 
     /// The spans of a trace, once there is one with this name.
@@ -101,6 +121,68 @@ async fn http_receiver() -> (Taken, OtlpSettings) {
     let app = Router::new().fallback(receive);
     tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
     (taken, settings(endpoint, OtlpProtocol::Http))
+}
+
+/// The lines of the log that a receiver has taken.
+#[derive(Clone, Default)]
+struct TakenLines(Arc<Mutex<Vec<LogRecord>>>);
+
+impl TakenLines {
+    fn take(&self, message: ExportLogsServiceRequest) {
+        let scopes = message.resource_logs.into_iter().flat_map(|resource| resource.scope_logs);
+        self.0.lock().extend(scopes.flat_map(|scope| scope.log_records));
+    }
+
+    /// The first line, once there is one.
+    async fn first(&self) -> LogRecord {
+        for _ in 0..2_000 {
+            if let Some(record) = self.0.lock().first() {
+                return record.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("no line of the log");
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for TakenLines {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportLogsServiceRequest>,
+    ) -> Result<tonic::Response<ExportLogsServiceResponse>, tonic::Status> {
+        self.take(request.into_inner());
+        Ok(tonic::Response::new(ExportLogsServiceResponse::default()))
+    }
+}
+
+/// A receiver of lines of the log, by each protocol.
+async fn receiver_of_lines(protocol: OtlpProtocol) -> (TakenLines, OtlpSettings) {
+    let (taken, listener) =
+        (TakenLines::default(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let sink = taken.clone();
+    match protocol {
+        OtlpProtocol::Grpc => {
+            let serve =
+                tonic::transport::Server::builder().add_service(LogsServiceServer::new(sink));
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            tokio::spawn(async move { serve.serve_with_incoming(incoming).await.unwrap() });
+        }
+        OtlpProtocol::Http => {
+            let app = Router::new().fallback(async move |request: Request| {
+                let is_of_lines = request.uri().path() == "/v1/logs";
+                let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+                if is_of_lines {
+                    sink.take(ExportLogsServiceRequest::decode(body).unwrap());
+                }
+                Body::from(ExportLogsServiceResponse::default().encode_to_vec())
+            });
+            tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        }
+    }
+    // Traces go there too, such as that of the first election.
+    (taken, OtlpSettings { sample_ratio: 0.0, ..settings(endpoint, protocol) })
 }
 
 fn settings(endpoint: String, protocol: OtlpProtocol) -> OtlpSettings {
@@ -270,6 +352,30 @@ async fn a_write_is_traced_until_it_is_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_election_and_an_expiry_are_traces_of_their_own() {
+    let (taken, otlp) = grpc_receiver().await;
+    let server = server(otlp).await;
+    let mut short = node("orders", "a", 9);
+    short["timeOut"] = json!(1);
+    server.register(short).await;
+    let expiry = taken.work("expire leases").await;
+    let election = taken.work("election").await;
+    assert_eq!(attribute(&election, "maxine.term").as_deref(), Some("1"));
+    assert_eq!(attribute(&expiry, "maxine.expired").as_deref(), Some("1"));
+    let instances = attribute(&expiry, "maxine.instances").unwrap();
+    assert!(instances.contains("orders"), "{instances}");
+    for span in [&election, &expiry] {
+        assert!(span.parent_span_id.is_empty() && span.status.is_none(), "{span:?}");
+    }
+    assert_ne!(election.trace_id, expiry.trace_id);
+    let links: Vec<_> = expiry.links.iter().map(|link| &link.span_id).collect();
+    assert_eq!(links, [&election.span_id]);
+    let spans = taken.spans();
+    let apply = spans.iter().find(|span| span.parent_span_id == expiry.span_id);
+    assert!(apply.is_some(), "the expiry was applied on this node");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_sampling_only_failures_are_exported_over_http() {
     let (taken, otlp) = http_receiver().await;
     let server = server(OtlpSettings { sample_ratio: 0.0, ..otlp }).await;
@@ -285,6 +391,32 @@ async fn without_sampling_only_failures_are_exported_over_http() {
     assert!(span.parent_span_id.is_empty());
     let all = taken.spans();
     assert!(all.iter().all(|span| hex(&span.trace_id) != ids(&unsampled).0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_histogram_of_durations_names_exported_traces_in_open_metrics_only() {
+    let (taken, otlp) = grpc_receiver().await;
+    let server = server(OtlpSettings { sample_ratio: 0.0, ..otlp }).await;
+    server.get("/api/actuator/health").header("traceparent", GIVEN).send().await.unwrap();
+    taken.trace(ids(GIVEN).0, "GET").await;
+    let token = server.admin().await;
+    let scrape = async |accept: &str| {
+        let request = server.get("/api/actuator/prometheus").bearer_auth(&token);
+        let answer = request.header("accept", accept).send().await.unwrap();
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        (kind, answer.text().await.unwrap())
+    };
+    let exemplar = format!("# {{trace_id=\"{}\"}} ", ids(GIVEN).0);
+    let (kind, text) = scrape("application/openmetrics-text;version=1.0.0,text/plain;q=0.5").await;
+    assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(text.contains(&exemplar) && text.ends_with("# EOF\n"), "{text}");
+    assert!(text.contains("# TYPE maxine_requests counter\n"), "{text}");
+    let counters =
+        text.lines().filter(|line| line.starts_with("# TYPE") && line.ends_with("unknown"));
+    assert_eq!(counters.count(), 0, "each counter ends with _total: {text}");
+    let (kind, text) = scrape("*/*").await;
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    assert!(!text.contains("trace_id") && text.contains("# TYPE maxine_requests_total counter\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,6 +443,33 @@ async fn a_request_that_waits_for_a_change_is_not_exported_as_a_slow_one() {
     assert_eq!(attribute(span, "maxine.exported_because").as_deref(), Some("slow"));
     let all = taken.spans();
     assert!(all.iter().all(|span| hex(&span.trace_id) != ids(&waited).0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_of_the_log_are_exported_without_credentials() {
+    for protocol in [OtlpProtocol::Grpc, OtlpProtocol::Http] {
+        let (taken, otlp) = receiver_of_lines(protocol).await;
+        let outbox = LogOutbox::new(Clock::system(), 64);
+        let line = LogLine {
+            level: tracing::Level::ERROR,
+            target: "maxine_store::redis".into(),
+            message: "no connection to redis://me:hunter2@h".into(),
+            fields: serde_json::Map::from_iter([("tries".to_owned(), json!(3))]),
+        };
+        outbox.offer(line);
+        let _server = Server::start_with(|options| {
+            options.telemetry.otlp = Some(otlp);
+            options.telemetry.log_outbox = Some(outbox);
+        })
+        .await;
+        let record = taken.first().await;
+        let body = record.body.and_then(|body| body.value);
+        let shown = "no connection to redis://me:(hidden)@h";
+        assert_eq!(body, Some(Any::StringValue(shown.into())), "{protocol:?}");
+        assert_eq!(record.severity_text, "ERROR");
+        assert!(record.attributes.iter().any(|attribute| attribute.key == "tries"));
+        assert!(record.time_unix_nano > 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

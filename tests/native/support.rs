@@ -78,7 +78,10 @@ impl Server {
                 password_cost: PasswordCost { memory_kib: 8, passes: 1 },
                 ..SecuritySettings::default()
             },
-            telemetry: TelemetrySettings::default(),
+            telemetry: TelemetrySettings {
+                objectives: maxine::app::objectives(),
+                ..TelemetrySettings::default()
+            },
             forwarder: ForwarderConfig::new(
                 EgressPolicy::new(Vec::new(), Vec::new(), true),
                 TlsRoots::default(),

@@ -60,6 +60,39 @@ async fn configurations_are_kept_newest_first_by_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_declared_objective_counts_its_requests_and_only_failures_of_maxine() {
+    let server = Server::start().await;
+    // Nobody listens there.
+    server.register("orders", "a", "http://127.0.0.1:9").await;
+    for path in ["/resolve/default/orders", "/resolve/default/nobody"] {
+        server.open(Method::GET, path).send().await.unwrap();
+    }
+    for service in ["orders", "nobody"] {
+        let proxy = format!("http://{}/api/maxine/serviceops/proxy/{service}/x", server.addr);
+        let answer = server.client.get(proxy).send().await.unwrap();
+        assert!(answer.status().is_server_error());
+    }
+    let answer = server.get("/objectives").await;
+    let items = answer["items"].as_array().unwrap();
+    let counted = |name: &str| {
+        let item = items.iter().find(|item| item["name"] == name).unwrap();
+        (item["requests"].as_u64().unwrap(), item["failures"].as_u64().unwrap())
+    };
+    // A service without an instance is not Maxine's failure.
+    assert_eq!(counted("discovery-availability"), (2, 0));
+    let (calls, failed) = counted("proxy-success");
+    assert!(calls >= 1 && failed == 1, "{calls} {failed}");
+    let (writes, failed) = counted("write-availability");
+    assert!(writes >= 1 && failed == 0, "{writes} {failed}");
+    let proxy = items.iter().find(|item| item["name"] == "proxy-success").unwrap();
+    assert!(proxy["budget_left"].as_f64().unwrap() < -400.0, "{proxy}");
+    let node = &answer["nodes"][0];
+    assert_eq!((&node["name"], &answer["complete"]), (&json!("node-1"), &json!(true)));
+    assert!(node["began_ms"].as_u64().unwrap() <= answer["now_ms"].as_u64().unwrap());
+    assert!(node["missing_ms"].as_u64().unwrap() < 1_000, "{node}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_members_tells_of_itself() {
     let server = Server::start().await;
     server.register("orders", "a", "http://h:1").await;

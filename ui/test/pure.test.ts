@@ -18,7 +18,7 @@ import { disagreements } from '../src/screens/cluster/node-reports';
 import { reachOf, toleranceOf } from '../src/screens/cluster/reach';
 import { causeOf, gapsOf, termsOf } from '../src/screens/cluster/leadership';
 import { edgesOf } from '../src/screens/dependencies/graph';
-import { budgetLeft } from '../src/screens/overview/traffic-panel';
+import { left } from '../src/screens/overview/objectives-panel';
 import { checkPolicy, parsePolicy } from '../src/screens/service/policy-check';
 import { isAbout, isCall } from '../src/screens/traces/about';
 import { spansOf } from '../src/screens/traces/waterfall';
@@ -96,11 +96,12 @@ describe('peers', () => {
 });
 
 describe('an error budget', () => {
-  it('is spent by failures', () => {
-    expect(budgetLeft({ good: 999, bad: 1 }, 99.9)).toBeCloseTo(0);
-    expect(budgetLeft({ good: 1000, bad: 0 }, 99.9)).toBe(1);
-    expect(budgetLeft({ good: 0, bad: 0 }, 99.9)).toBeNull();
-    expect(budgetLeft({ good: 900, bad: 100 }, 99)).toBeLessThan(0);
+  it('is shown as what is left of it', () => {
+    expect(left(1)).toEqual({ text: '100 % left', tone: 'good' });
+    expect(left(0.2)).toEqual({ text: '20 % left', tone: 'warn' });
+    expect(left(0)).toEqual({ text: 'Spent', tone: 'bad' });
+    expect(left(-3)).toEqual({ text: 'Spent', tone: 'bad' });
+    expect(left(null)).toEqual({ text: '–', tone: 'muted' });
   });
 });
 

@@ -47,6 +47,7 @@ function routes(extra: Record<string, (asked: Asked) => unknown> = {}) {
     }),
     'GET /cluster/alerts': () => ({ items: [], left_out: 0, nodes: [asked('n1')], complete: true }),
     'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: Date.now(), items: [], nodes: [asked('n1')], complete: true }),
+    'GET /objectives': () => ({ since_ms: 0, now_ms: 1, items: [], nodes: [{ ...asked('n1'), began_ms: 0, missing_ms: 0 }], complete: true }),
     'GET /traces': () => ({ items: [], next_cursor: null }),
     'GET /audit': () => ({ items: [], next_cursor: null }),
     ...extra,
@@ -178,6 +179,21 @@ describe('what the page knows', () => {
       `Failing${HOSTILE}all 8 calls failed`,
       expect.stringMatching(/^Degradedorders/),
     ]);
+  }, 15_000);
+
+  it('shows the error budgets, and which nodes did not count', async () => {
+    const objective = { name: 'proxy-success', title: 'Proxy success', about: 'Calls', objective: 0.999, requests: 4000, failures: 1, budget_left: 0.75 };
+    const nodes = [
+      { ...asked('n1'), began_ms: 0, missing_ms: 7_200_000 },
+      { ...asked('n2'), problem: 'unreachable', began_ms: null, missing_ms: null },
+    ];
+    scriptFetch(routes({ 'GET /objectives': () => ({ since_ms: 0, now_ms: 1, items: [objective], nodes, complete: false }) }));
+    await open('#/');
+    const panel = (await screen.findByRole('heading', { name: 'Error budgets' }, { timeout: 5_000 })).closest('section') as HTMLElement;
+    await within(panel).findByText('75 % left');
+    within(panel).getByText('Proxy success, 99.90 %');
+    within(panel).getByText(/1 of 2 nodes answered: without n2/);
+    within(panel).getByText(/Not counted, because the node was not running: n1 for 2 h/);
   }, 15_000);
 
   it('is dimmed, with its age, when it cannot be read again', async () => {

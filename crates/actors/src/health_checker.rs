@@ -28,12 +28,16 @@ use maxine_control::health::{
     ProbeAnswer, ProbeTable, TrackView, VerdictContext, Verdicts, effective_probe,
 };
 use maxine_gateway::Prober;
-use maxine_state::{Actor as Who, Command, Instance, InstanceKey, ServiceKey, ServicePolicy};
+use maxine_state::{
+    Actor as Who, Command, HealthReport, Instance, InstanceKey, ServiceKey, ServicePolicy,
+};
 use maxine_store::{CallError, ClusterStatus, ControlStore};
-use maxine_view::{View, WatchScope};
+use maxine_view::{View, WatchScope, WorkFact, WorkKind, WorkOutcome};
 
 /// Interval at which the live nodes are determined, in milliseconds.
 const LIVE_MS: u64 = 1_000;
+/// Number of changed verdicts that their trace shows.
+const NAMED_MAX: usize = 8;
 /// Maximum number of messages that wait for the actor.
 const MAILBOX_LEN: usize = 1_024;
 /// Time limit of one message to the leader.
@@ -373,7 +377,9 @@ impl HealthCheckerActor {
                 reason = %health.reason, "the health verdict of an instance changed"
             );
         }
-        let registry = parts.registry.clone();
+        let (registry, working) =
+            (parts.registry.clone(), parts.view.begin_work(WorkKind::Verdicts));
+        let facts = working.as_ref().map(|_| facts_of(&items)).unwrap_or_default();
         let write = WriteRequest {
             actor: Who::system("health-checker"),
             request_id: None,
@@ -382,8 +388,13 @@ impl HealthCheckerActor {
             command: Command::ReportHealth { items },
         };
         let propose = async move { registry.propose(write).await };
-        ctx.spawn(propose.into_actor(self).map(|result, actor, _| {
+        ctx.spawn(propose.into_actor(self).map(move |result, actor, _| {
             actor.verdicts.proposed();
+            actor.parts.view.end_work(working, || WorkOutcome {
+                index: result.as_ref().ok().map(|applied| applied.index),
+                error: result.as_ref().err().map(ToString::to_string),
+                facts,
+            });
             if let Err(error) = result {
                 tracing::warn!(%error, "health verdicts could not be written yet");
             }
@@ -416,6 +427,16 @@ impl HealthCheckerActor {
             }
         }
     }
+}
+
+/// The number of changed verdicts and some of them, for a trace.
+fn facts_of(items: &[HealthReport]) -> Vec<(&'static str, WorkFact)> {
+    let shown = |item: &HealthReport| {
+        format!("{} {:?} {:?}", item.key, item.health.liveness, item.health.readiness)
+    };
+    let verdicts: Vec<String> = items.iter().take(NAMED_MAX).map(shown).collect();
+    let number = items.len() as u64;
+    vec![("maxine.changed", number.into()), ("maxine.verdicts", verdicts.join(", ").into())]
 }
 
 /// The live nodes, as the leader hears them; only this node if the backend has no members. A node that cannot

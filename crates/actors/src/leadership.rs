@@ -20,7 +20,7 @@ use maxine_state::{
     RequestId,
 };
 use maxine_store::ControlStore;
-use maxine_view::{View, WatchScope};
+use maxine_view::{View, WatchScope, WorkFact, WorkKind, WorkOutcome, Working};
 
 /// `Some(fence)` while this node holds the leader's duties.
 pub type Duties = watch::Receiver<Option<Fence>>;
@@ -65,7 +65,17 @@ pub struct LeadershipActor {
     clock: Clock,
     duties: watch::Sender<Option<Fence>>,
     engine: LeadershipEngine,
+    /// The election that gave this node the lead, until the grant. `None` also while nobody takes records of it.
+    election: Option<Election>,
     _lifeline: DropNotifier,
+}
+
+/// An election for the traces of this node.
+struct Election {
+    term: u64,
+    /// The name of the former leader, if it is known.
+    former: Option<String>,
+    working: Working,
 }
 
 #[derive(Message)]
@@ -89,7 +99,7 @@ impl LeadershipActor {
         lifeline: DropNotifier,
     ) -> Self {
         let engine = LeadershipEngine::new(node.clone());
-        Self { node, store, view, clock, duties, engine, _lifeline: lifeline }
+        Self { node, store, view, clock, duties, engine, election: None, _lifeline: lifeline }
     }
 
     fn latest_grant(&self) -> Option<Fence> {
@@ -100,6 +110,7 @@ impl LeadershipActor {
         for effect in self.engine.step(event, self.clock.monotonic_ms()) {
             match effect {
                 LeadershipEffect::AskForGrant { term, former } => {
+                    self.begin_election(term, former.as_ref());
                     self.ask_for_grant(term, former, ctx);
                 }
                 LeadershipEffect::PauseBeforeGrant { term, ms } => {
@@ -110,6 +121,7 @@ impl LeadershipActor {
                 }
                 LeadershipEffect::TakeUp { term, fence } => {
                     tracing::info!(node = %self.node, term, fence = fence.0, "leadership granted");
+                    self.end_election(Ok(fence));
                     self.duties.send_replace(Some(fence));
                 }
                 LeadershipEffect::StandDown => self.stand_down(),
@@ -123,11 +135,43 @@ impl LeadershipActor {
         }
     }
 
+    /// Begins the record of an election, at the time at which the former leader was lost. Further attempts at the grant
+    /// belong to the same election.
+    fn begin_election(&mut self, term: u64, former: Option<&FormerLeader>) {
+        if self.election.as_ref().is_some_and(|election| election.term == term) {
+            return;
+        }
+        self.end_election(Err("another term began before the grant"));
+        let Some(working) = self.view.begin_work(WorkKind::Election) else { return };
+        let gap_ms = former.and_then(|former| self.gap_ms(former)).unwrap_or(0);
+        let former = former.map(|former| former.name.clone());
+        let working = working.earlier_by_ms(gap_ms);
+        self.election = Some(Election { term, former, working });
+    }
+
+    fn end_election(&mut self, outcome: Result<Fence, &str>) {
+        let Some(Election { term, former, working }) = self.election.take() else { return };
+        self.view.end_work(Some(working), || {
+            let mut facts = vec![("maxine.term", WorkFact::from(term))];
+            facts.extend(former.map(|name| ("maxine.former_leader", WorkFact::from(name))));
+            WorkOutcome {
+                index: outcome.ok().map(|fence| fence.0),
+                error: outcome.err().map(str::to_owned),
+                facts,
+            }
+        });
+    }
+
+    /// For how long there was no leader, as far as this node knows, in milliseconds.
+    fn gap_ms(&self, former: &FormerLeader) -> Option<u64> {
+        former.lost_for_ms.max(self.store.leader_silence_ms(&former.name))
+    }
+
     /// The audit record of a takeover: the previous leader, and how long there was none. In that time, no write was
     /// acknowledged. `None` if replicas do not hear each other.
     fn takeover(&self, former: FormerLeader) -> Option<Command> {
         self.store.cluster()?;
-        let gap_ms = former.lost_for_ms.max(self.store.leader_silence_ms(&former.name))?;
+        let gap_ms = self.gap_ms(&former)?;
         let is_itself = former.name == self.node.as_str();
         let object = takeover_object(&former.name, is_itself, gap_ms);
         Some(Command::RecordAudit {
@@ -194,6 +238,9 @@ impl Handler<Changed> for LeadershipActor {
     type Result = ();
 
     fn handle(&mut self, Changed(leadership): Changed, ctx: &mut Self::Context) {
+        if !leadership.is_leader {
+            self.end_election(Err("this node lost the lead before the grant"));
+        }
         self.step(LeadershipEvent::Changed(leadership), ctx);
     }
 }

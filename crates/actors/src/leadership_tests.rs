@@ -55,6 +55,27 @@ fn the_record_of_a_takeover_says_how_the_leadership_before_ended() {
 }
 
 #[test]
+fn an_election_is_noted_with_its_term_from_the_loss_of_the_leader_to_the_grant() {
+    with_actor(async |store, view, mut duties| {
+        fence(&mut duties, Option::is_some).await;
+        let (sender, taken) = std::sync::mpsc::channel();
+        view.take_work(move |work| sender.send(work).expect("the test waits"));
+        store.set_available(false);
+        fence(&mut duties, Option::is_none).await;
+        store.set_available(true);
+        let granted = fence(&mut duties, Option::is_some).await;
+        let noted = taken.try_recv().expect("it was noted before the duties were taken up");
+        assert_eq!(noted.kind, WorkKind::Election);
+        assert_eq!(noted.outcome.index, granted.map(|fence| fence.0));
+        assert_eq!(noted.outcome.error, None);
+        assert_eq!(noted.outcome.facts[0], ("maxine.term", 2_u64.into()));
+        let (applying_us, applied_us) = noted.applied_us.expect("the grant was applied here");
+        assert!(noted.began_us <= applying_us && applied_us <= noted.ended_us);
+        assert!(taken.try_recv().is_err(), "one election is one record");
+    });
+}
+
+#[test]
 fn a_leader_that_a_late_grant_superseded_asks_for_its_duties_again() {
     with_actor(async |store, view, mut duties| {
         let first = fence(&mut duties, Option::is_some).await;

@@ -1,17 +1,13 @@
 //! Measures the redirects of discovery and of a bare server. Both run on the same core, and the load on another,
 //! in turns.
 
-use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 
-use super::process::{Server, wait_until};
 use super::report::{Goal, Section, ms};
 use super::turns::{CONNECTIONS, SERVER_CORE, TURNS, Target, take_turns, turn_length};
-use super::wire::{self, Connection};
-use super::{Bench, node, own_program};
+use super::{Bench, bare, node, wire};
 use maxine::cli::exit::CliError;
 
 /// The aim, as a share of the bare server's throughput.
@@ -26,7 +22,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
         let addr = cluster.addrs().swap_remove(0);
         node::fill(&addr, services * 3, 3).await?;
         let bare_dir = bench.place("bare")?;
-        let (bare, bare_addr) = start_bare(&bare_dir).await?;
+        let (bare, bare_addr) = bare::start(&bare_dir, SERVER_CORE).await?;
         let names = services.min(10_000);
         let requests = |prefix: &str, suffix: &str| -> Arc<Vec<Vec<u8>>> {
             let path = |n: u64| format!("{prefix}s{}{suffix}", n * 7_919 % services);
@@ -87,17 +83,4 @@ pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
         rows,
         goals,
     })
-}
-
-async fn start_bare(dir: &std::path::Path) -> Result<(Server, String), CliError> {
-    let port = super::free_port()?;
-    let mut command = Command::new(own_program()?);
-    command.args(["bare", "--port", &port.to_string()]);
-    let server = Server::start(command, dir, Some(SERVER_CORE))?;
-    let addr = format!("127.0.0.1:{port}");
-    wait_until("the bare server does not start", Duration::from_secs(10), || async {
-        Connection::open(&addr).await.is_ok()
-    })
-    .await?;
-    Ok((server, addr))
 }

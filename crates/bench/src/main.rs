@@ -21,6 +21,7 @@ mod proxy;
 mod redis;
 mod registrations;
 mod report;
+mod traces;
 mod turns;
 mod watchers;
 mod wire;
@@ -78,6 +79,8 @@ enum What {
     Heartbeats,
     /// The reverse proxy beside HAProxy and nginx, each on one core: throughput, added latency, idle connections
     Proxy,
+    /// Look-ups and forwarded requests without the export of traces, with 1 % of them, and with all
+    Traces,
     /// Memory per instance and restart time with many instances
     Memory {
         /// How many instances (1000 to 1000000)
@@ -245,6 +248,7 @@ impl Bench {
             What::All => vec![
                 What::Discovery,
                 What::Proxy,
+                What::Traces,
                 What::Registrations,
                 What::Heartbeats,
                 What::Watchers { watchers: 10_000 },
@@ -273,6 +277,7 @@ impl Bench {
                     continue;
                 }
                 What::Discovery => discovery::measure(self).await?,
+                What::Traces => traces::measure(self).await?,
                 What::Registrations => registrations::measure(self).await?,
                 What::Heartbeats => heartbeats::measure(self).await?,
                 What::Memory { instances } => memory::measure(self, instances).await?,

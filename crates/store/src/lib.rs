@@ -36,6 +36,7 @@ use serde::Serialize;
 use tokio::sync::{broadcast, watch};
 
 use maxine_state::{Applied, Batch, CodecError, Command, Leadership, encode_batch};
+use maxine_view::{WorkFact, WorkOutcome};
 
 pub use machine::{Machine, Ordered};
 pub use memory::MemoryStore;
@@ -626,4 +627,19 @@ pub struct BackupSummary {
     pub index: u64,
     /// Its size in bytes.
     pub len_bytes: u64,
+}
+
+impl BackupSummary {
+    /// The outcome of a backup, for its trace.
+    #[must_use]
+    pub fn outcome(made: Result<&Self, String>) -> WorkOutcome {
+        match made {
+            Ok(summary) => WorkOutcome {
+                index: Some(summary.index),
+                error: None,
+                facts: vec![("maxine.len_bytes", WorkFact::from(summary.len_bytes))],
+            },
+            Err(error) => WorkOutcome { error: Some(error), ..WorkOutcome::default() },
+        }
+    }
 }

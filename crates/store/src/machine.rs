@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use maxine_state::{Applied, Batch, CodecError, ControlState, Event, SnapshotError, decode_batch};
-use maxine_view::View;
+use maxine_view::{View, WorkKind, WorkOutcome};
 
 /// Decodes an entry of a log that other programs can write to. An entry that cannot be read has no effect on
 /// any replica; the inner error is the reason. An entry of another version is an error: other nodes
@@ -95,8 +95,20 @@ impl Machine {
 
     /// Replaces the state with one that [`ControlState::write_to`] wrote.
     pub fn restore(&mut self, input: &mut dyn Read) -> Result<(), SnapshotError> {
-        self.replace(ControlState::read_from(input)?);
-        Ok(())
+        let working = self.view.begin_work(WorkKind::SnapshotInstalled);
+        let restored = ControlState::read_from(input).map(|state| self.replace(state));
+        self.view.end_work(working, || WorkOutcome {
+            index: restored.is_ok().then(|| self.state.index()),
+            error: restored.as_ref().err().map(ToString::to_string),
+            ..WorkOutcome::default()
+        });
+        restored
+    }
+
+    /// The view to which the state is published.
+    #[must_use]
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
     }
 
     /// Replaces the state.

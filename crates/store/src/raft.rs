@@ -21,7 +21,7 @@ use maxine_state::{
     Applied, Batch, ControlState, STATE_VERSION, decode_applied, decode_batch, encode_applied,
     encode_batch,
 };
-use maxine_view::View;
+use maxine_view::{View, WorkKind, WorkOutcome};
 
 /// Maximum duration of a graceful stop.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,11 +29,22 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The state machine for the Raft log, which knows only bytes.
 struct ReplicatedState(Machine);
 
-struct FrozenState(ControlState);
+/// The state of a snapshot that is written while the node applies further entries.
+struct FrozenState {
+    state: ControlState,
+    view: Arc<View>,
+}
 
 impl raft::SnapshotEncoder for FrozenState {
     fn encode(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
-        self.0.write_to(out)
+        let working = self.view.begin_work(WorkKind::SnapshotWritten);
+        let written = self.state.write_to(out);
+        self.view.end_work(working, || WorkOutcome {
+            index: Some(self.state.index()),
+            error: written.as_ref().err().map(ToString::to_string),
+            ..WorkOutcome::default()
+        });
+        written
     }
 }
 
@@ -56,7 +67,7 @@ impl raft::Application for ReplicatedState {
     }
 
     fn snapshot(&self) -> Box<dyn raft::SnapshotEncoder> {
-        Box::new(FrozenState(self.0.state()))
+        Box::new(FrozenState { state: self.0.state(), view: Arc::clone(self.0.view()) })
     }
 
     fn restore(&mut self, _: u64, input: &mut dyn Read) -> io::Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! Place in the flow: the edge and the handlers report here. The actuator and the native API read. Everything
 //! here belongs to this node alone, is limited, and is kept in memory, apart from the files of the request
-//! log. The replicated audit log is in the state. Nothing here makes a request wait.
+//! log, the silences of alerts, and the counts of the objectives. The replicated audit log is in the state. Nothing here makes a request wait.
 
 mod alert_kind;
 mod alert_list;
@@ -10,16 +10,21 @@ pub mod audit_forward;
 mod audit_record;
 mod declare;
 pub mod events;
+mod exposition;
 mod log_levels;
 mod metrics;
+mod objectives;
 mod otlp;
 pub mod projection;
 mod raft_metrics;
 mod request_log;
 mod requests;
 mod ring;
+mod secrets;
+mod service_series;
 mod silences;
 mod span_name;
+mod stored_file;
 mod trace_name;
 mod traffic;
 mod trail;
@@ -38,13 +43,16 @@ pub use alert_kind::{AlertForm, AlertKind, Scope, Severity};
 pub use alert_list::{Alert, AlertState, Alerts, Notice};
 pub use audit_record::{AuditOutcomeView, AuditRecordView};
 pub use events::{ForwardHit, LookupHit, Mode, RecentEvent};
+pub use exposition::Exposition;
 pub use log_levels::{LOG_LEVEL_MS_MAX, LogLevel, LogLevels, ModuleLevel, check_log_filter};
 pub use metrics::{Gauges, Metrics};
-pub use otlp::{OtlpProtocol, OtlpSettings};
+pub use objectives::{CountedObjectives, OBJECTIVE_WINDOW_MS, Objective, ObjectiveSum, Objectives};
+pub use otlp::{LogLine, LogOutbox, OtlpProtocol, OtlpSettings, in_span};
 pub use raft_metrics::RaftGauges;
 pub use request_log::{LogFile, LogFiles, RequestLogSettings};
 pub use requests::{FinishedRequest, Subject, Trace, WriteRecord, WriteStages};
 pub use ring::Ring;
+pub use secrets::hide_credentials;
 pub use silences::Silence;
 pub use span_name::{Sampler, SpanName};
 pub use trace_name::TraceName;
@@ -54,7 +62,7 @@ pub use webhook::http_client;
 pub use webhook::{WebhookSettings, as_json as alert_as_json};
 
 use alert_list::Raised;
-use otlp::Exporter;
+use otlp::{Exporter, LogExporter};
 use request_log::RequestLog;
 use webhook::Webhook;
 
@@ -81,6 +89,14 @@ pub struct TelemetrySettings {
     pub webhook: Option<WebhookSettings>,
     /// Where traces are exported to; `None` for nowhere.
     pub otlp: Option<OtlpSettings>,
+    /// The lines of the log that are exported to the same receiver; `None` if they are not.
+    pub log_outbox: Option<LogOutbox>,
+    /// Maximum number of services with metrics of their own; 0 for none.
+    pub metrics_services_max: usize,
+    /// The service level objectives.
+    pub objectives: Vec<Objective>,
+    /// The file of the counts of the objectives; `None` keeps them in memory.
+    pub objectives_file: Option<PathBuf>,
 }
 
 impl Default for TelemetrySettings {
@@ -96,6 +112,10 @@ impl Default for TelemetrySettings {
             request_log: RequestLogSettings::default(),
             webhook: None,
             otlp: None,
+            log_outbox: None,
+            metrics_services_max: 0,
+            objectives: Vec::new(),
+            objectives_file: None,
         }
     }
 }
@@ -132,6 +152,8 @@ struct Inner {
     /// Decides which new traces are exported. `None` if none are.
     sampler: Option<Sampler>,
     exporter: Option<Arc<Exporter>>,
+    log_exporter: Option<LogExporter>,
+    objectives: Arc<Objectives>,
 }
 
 /// The place to which the parts of a node report. Clones are cheap.
@@ -151,20 +173,37 @@ impl Telemetry {
                 .ok()
         });
         let metrics = Metrics::new();
+        metrics.service_series.limit(settings.metrics_services_max);
         let exporter = settings.otlp.as_ref().and_then(|otlp| {
             let names = (&*settings.node, &*settings.cluster);
             Exporter::start(otlp, names, clock.clone(), metrics.clone())
                 .inspect_err(|error| tracing::error!(%error, "traces cannot be exported"))
                 .ok()
         });
-        let sampler = settings.otlp.as_ref().filter(|_| exporter.is_some());
-        let sampler = sampler.map(|otlp| Sampler::new(otlp.sample_ratio));
+        let log_exporter = settings.otlp.as_ref().zip(settings.log_outbox.clone());
+        let log_exporter = log_exporter.and_then(|(otlp, outbox)| {
+            let names = (&*settings.node, &*settings.cluster);
+            LogExporter::start(otlp, names, clock.clone(), metrics.otlp_log_counters(), outbox)
+                .inspect_err(|error| tracing::error!(%error, "the log cannot be exported"))
+                .ok()
+        });
+        let sampler = exporter.as_ref().map(|exporter| exporter.sampler());
+        if let Some(exporter) = exporter.clone() {
+            view.take_work(move |work| exporter.offer_work(work));
+        }
         let log = RequestLog::start(
             view,
             clock.clone(),
             settings.traces_max,
             &settings.request_log,
             exporter.clone(),
+            Arc::clone(&metrics.service_series),
+        );
+        let objectives = Objectives::start(
+            clock.clone(),
+            metrics.registry().clone(),
+            &settings.objectives,
+            settings.objectives_file.clone(),
         );
         let lookups_max = if settings.audit_lookups { settings.audit_max } else { 0 };
         let telemetry = Self(Arc::new(Inner {
@@ -184,6 +223,8 @@ impl Telemetry {
             webhook,
             sampler,
             exporter,
+            log_exporter,
+            objectives: Arc::new(objectives),
         }));
         if let Some(webhook) = &telemetry.0.webhook {
             webhook.start(Arc::downgrade(&telemetry.0));
@@ -201,6 +242,12 @@ impl Telemetry {
     #[must_use]
     pub fn alerts(&self) -> &Alerts {
         &self.0.alerts
+    }
+
+    /// The service level objectives, and what this node has counted of them.
+    #[must_use]
+    pub fn objectives(&self) -> &Arc<Objectives> {
+        &self.0.objectives
     }
 
     /// Decides which new traces are exported. `None` if this node exports none; then no request has a span.
@@ -411,18 +458,26 @@ impl Telemetry {
         self.record("alert.delivery_failed", "ERROR", fields);
     }
 
-    /// Writes the rest of the request log, exports the waiting traces, and waits for the deliveries in flight. Each of
+    /// Writes the rest of the request log and the counts of the objectives, exports the waiting traces and lines of the log, and waits for the deliveries in flight. Each of
     /// these has a time limit. It may be called more than once.
     pub async fn stop(&self) {
         if let Some(webhook) = &self.0.webhook {
             webhook.stop().await;
         }
-        let log = Arc::clone(&self.0.log);
-        if tokio::task::spawn_blocking(move || log.stop()).await.is_err() {
+        let (log, objectives) = (Arc::clone(&self.0.log), Arc::clone(&self.0.objectives));
+        let close = move || {
+            log.stop();
+            objectives.write();
+        };
+        if tokio::task::spawn_blocking(close).await.is_err() {
             tracing::error!("the request log could not be closed");
         }
         if let Some(exporter) = &self.0.exporter {
             exporter.stop().await;
+        }
+        // The last, because the others log what they could not do.
+        if let Some(log_exporter) = &self.0.log_exporter {
+            log_exporter.stop().await;
         }
     }
 }

@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use super::alert_kind::{AlertForm, AlertKind, Severity};
 use super::declare::{register, signed};
+use super::exposition::{self, Exemplars, Exposition};
 use super::raft_metrics::{RaftGauges, RaftMetrics};
 use super::requests::Subject;
+use super::service_series::ServiceSeries;
 use maxine_state::{ControlState, Liveness};
 
 /// Statuses are counted by their first digit.
@@ -76,14 +78,16 @@ pub struct Metrics {
     pub signin_throttled: IntCounter,
     /// Records of requests or look-ups that were dropped because there were too many.
     pub telemetry_dropped: IntCounter,
-    /// Requests whose spans a receiver took.
+    /// Requests and other work whose spans a receiver took.
     pub otlp_exported: IntCounter,
-    /// Requests whose spans were lost because too many waited.
+    /// Requests and other work whose spans were lost because too many waited.
     pub otlp_lost: IntCounter,
-    /// Requests whose spans a receiver refused.
+    /// Requests and other work whose spans a receiver refused.
     pub otlp_refused: IntCounter,
-    /// Failed deliveries of spans.
+    /// Failed deliveries of spans and of lines of the log.
     pub otlp_failures: IntCounter,
+    /// Lines of the log for a receiver, by result.
+    otlp_log_lines: IntCounterVec,
     otlp_waiting: IntGauge,
     /// Audit records that were forwarded, by sink: `file`, `http` or `syslog`.
     pub audit_forwarded: IntCounterVec,
@@ -107,12 +111,16 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Time until the head of the answer was ready, in seconds.
     pub request_duration: Histogram,
+    /// Traces of requests in the buckets of `request_duration`.
+    pub(super) exemplars: Arc<Exemplars>,
     by_class: [IntCounter; STATUS_CLASSES.len()],
     /// Held while `by_class` is brought up to date.
     adding_up: Arc<Mutex<()>>,
     /// For each kind of [`KINDS`], by class.
     by_kind: [[IntCounter; STATUS_CLASSES.len()]; KINDS.len()],
     raft: RaftMetrics,
+    /// Requests by service.
+    pub(super) service_series: Arc<ServiceSeries>,
     registered_services: IntGauge,
     registry_instances: IntGauge,
     registry_bytes: IntGauge,
@@ -126,6 +134,16 @@ pub struct Metrics {
     unhealthy_upstreams: IntGauge,
     state_index: Gauge,
     staleness_ms: Gauge,
+}
+
+/// Counts what was to be exported over OTLP.
+#[derive(Clone, Debug)]
+pub(super) struct DeliveryCounters {
+    pub(super) exported: IntCounter,
+    pub(super) refused: IntCounter,
+    pub(super) lost: IntCounter,
+    /// Failed deliveries.
+    pub(super) failures: IntCounter,
 }
 
 /// The values of gauges at the time of a scrape.
@@ -173,7 +191,13 @@ impl Metrics {
         };
         let otlp = counters(
             "maxine_otlp_requests_total",
-            "Requests whose traces were to be exported: exported, lost because too many waited, or refused by the receiver",
+            "Requests and other work whose traces were to be exported: exported, lost because too many waited, or refused by the receiver",
+            "result",
+            &["exported", "lost", "refused"],
+        );
+        let otlp_log_lines = counters(
+            "maxine_otlp_log_lines_total",
+            "Lines of the log that were to be exported: exported, lost because too many waited, or refused by the receiver",
             "result",
             &["exported", "lost", "refused"],
         );
@@ -237,8 +261,10 @@ impl Metrics {
             0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
             1.0, 2.5, 5.0, 10.0,
         ];
+        let duration_name = "maxine_http_request_duration_seconds";
+        let exemplars = Arc::new(Exemplars::new(duration_name, &buckets));
         let opts = HistogramOpts::new(
-            "maxine_http_request_duration_seconds",
+            duration_name,
             "Time from the request's head to the response's head, in seconds",
         );
         let histogram = Histogram::with_opts(opts.buckets(buckets))
@@ -282,6 +308,7 @@ impl Metrics {
             lookups_without_instance: without_instance.with_label_values(&[KINDS[0]]),
             proxied_without_instance: without_instance.with_label_values(&[KINDS[1]]),
             raft: RaftMetrics::new(),
+            service_series: Arc::default(),
             requests: counter("maxine_requests_total", "Finished requests on all routes"),
             auth_failures: counter(
                 "maxine_auth_failures_total",
@@ -337,11 +364,12 @@ impl Metrics {
             otlp_refused: otlp.with_label_values(&["refused"]),
             otlp_failures: counter(
                 "maxine_otlp_delivery_failures_total",
-                "Failed deliveries of traces to the receiver; those that may succeed later are tried again",
+                "Failed deliveries of traces and of the log to the receiver; those that may succeed later are tried again",
             ),
+            otlp_log_lines,
             otlp_waiting: gauge(
                 "maxine_otlp_requests_waiting",
-                "Requests that wait for the export of their trace",
+                "Requests and other work that wait for the export of their trace",
             ),
             audit_forwarded,
             audit_forward_failures,
@@ -360,6 +388,7 @@ impl Metrics {
             certificate_ends,
             connections: gauge("maxine_http_connections", "Open connections"),
             request_duration: register(&registry, histogram),
+            exemplars,
             by_class,
             adding_up: Arc::default(),
             registered_services: gauge(
@@ -416,7 +445,28 @@ impl Metrics {
         }
     }
 
-    /// Sets the number of requests that wait for the export of their trace.
+    /// What counts the exported traces.
+    pub(super) fn otlp_counters(&self) -> DeliveryCounters {
+        DeliveryCounters {
+            exported: self.otlp_exported.clone(),
+            refused: self.otlp_refused.clone(),
+            lost: self.otlp_lost.clone(),
+            failures: self.otlp_failures.clone(),
+        }
+    }
+
+    /// What counts the exported lines of the log.
+    pub(super) fn otlp_log_counters(&self) -> DeliveryCounters {
+        let of = |result| self.otlp_log_lines.with_label_values(&[result]);
+        DeliveryCounters {
+            exported: of("exported"),
+            refused: of("refused"),
+            lost: of("lost"),
+            failures: self.otlp_failures.clone(),
+        }
+    }
+
+    /// Sets the number of requests and other work that wait for the export of their trace.
     pub(super) fn otlp_queued(&self, len: usize) {
         self.otlp_waiting.set(signed(len as u64));
     }
@@ -463,9 +513,9 @@ impl Metrics {
         &self.registry
     }
 
-    /// All metrics in Prometheus' text format, with present values of the gauges.
+    /// All metrics, with present values of the gauges.
     #[must_use]
-    pub fn render(&self, state: &ControlState, gauges: Gauges) -> String {
+    pub fn render(&self, state: &ControlState, gauges: Gauges, format: Exposition) -> String {
         let (mut services, mut parents, mut virtuals) = (0_i64, 0_i64, 0_i64);
         for service in state.services().values() {
             let live = service.instances.values();
@@ -497,15 +547,15 @@ impl Metrics {
         if let Some(raft) = &gauges.raft {
             self.raft.add_to(&mut families, raft);
         }
+        if let Some(family) = self.service_series.family(state) {
+            families.push(family);
+            families.sort_by(|a, b| a.name().cmp(b.name()));
+        }
         if state.history().is_none() {
             // A node without a state does not know these values, and 0 would be wrong.
             families.retain(|family| !STATE_METRICS.contains(&family.name()));
         }
-        let mut out = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&families, &mut out) {
-            tracing::error!(%error, "the metrics could not be encoded");
-        }
-        String::from_utf8(out).unwrap_or_default()
+        exposition::write(&families, format, &self.exemplars)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode, Uri, Version};
 
 use super::TraceName;
+use super::secrets::{HIDDEN, is_token};
 use crate::AttemptTrail;
 use maxine_view::ServiceCounter;
 
@@ -82,8 +83,6 @@ const SECRET_PARTS: [&str; 12] = [
 ];
 /// Whole names of such parameters.
 const SECRET_NAMES: [&str; 6] = ["auth", "code", "key", "pass", "sid", "sig"];
-/// What is shown instead of such a value.
-const HIDDEN: &str = "(hidden)";
 
 /// Appends a query, with the values hidden that look like credentials.
 fn push_hiding(out: &mut String, query: &str) {
@@ -115,13 +114,6 @@ fn is_secret(name: &str, value: &str) -> bool {
         || SECRET_NAMES.contains(&&*name)
         || SECRET_PARTS.iter().any(|part| name.contains(part))
         || is_token(value)
-}
-
-/// Whether a value is a JSON Web Token, or one of Maxine's own tokens (API or break-glass).
-fn is_token(value: &str) -> bool {
-    (value.starts_with("eyJ") && value.matches('.').count() == 2)
-        || value.starts_with("mxt_")
-        || value.starts_with("mxb_")
 }
 
 /// One write that a request caused, with its times on the monotonic clock, in microseconds.

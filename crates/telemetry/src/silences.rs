@@ -1,13 +1,12 @@
 //! Silences of alerts, and the file that stores them, so that a restart of the node does not end them.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::alert_kind::AlertKind;
+use super::stored_file;
 
 /// Maximum number of kinds that are silenced at the same time.
 pub(crate) const SILENCES_MAX: usize = 64;
@@ -31,12 +30,7 @@ pub struct Silence {
 
 /// Reads the silences that were stored before the start. Blocks.
 pub(crate) fn read(file: &Path) -> io::Result<Vec<Silence>> {
-    let opened = match fs::File::open(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        opened => opened?,
-    };
-    let mut bytes = Vec::new();
-    opened.take(FILE_LEN_MAX).read_to_end(&mut bytes)?;
+    let Some(bytes) = stored_file::read(file, FILE_LEN_MAX)? else { return Ok(Vec::new()) };
     let stored: Vec<serde_json::Value> = serde_json::from_slice(&bytes)?;
     // Another version may have silenced a kind that this one does not raise.
     let known = stored.into_iter().filter_map(|silence| match serde_json::from_value(silence) {
@@ -51,13 +45,5 @@ pub(crate) fn read(file: &Path) -> io::Result<Vec<Silence>> {
 
 /// Replaces the file. Blocks.
 pub(crate) fn write(file: &Path, silences: &[Silence]) -> io::Result<()> {
-    let draft = file.with_extension("new");
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    out.write_all(&serde_json::to_vec(silences)?)?;
-    out.sync_all()?;
-    fs::rename(&draft, file)
+    stored_file::replace(file, &serde_json::to_vec(silences)?)
 }

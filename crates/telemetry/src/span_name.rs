@@ -79,7 +79,7 @@ impl Sampler {
 }
 
 /// The trace, the span, and whether it is sampled. `None` if the value is not valid.
-fn read(traceparent: &[u8]) -> Option<([u8; 16], NonZeroU64, bool)> {
+pub(crate) fn read(traceparent: &[u8]) -> Option<([u8; 16], NonZeroU64, bool)> {
     let text = std::str::from_utf8(traceparent.get(..55)?).ok()?;
     let trace = u128::from_str_radix(text.get(3..35)?, 16).ok()?.to_be_bytes();
     let span = NonZeroU64::new(u64::from_str_radix(text.get(36..52)?, 16).ok()?)?;

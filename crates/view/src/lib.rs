@@ -14,6 +14,7 @@ mod sockets;
 mod table;
 mod table_key;
 mod watch;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,8 @@ use table::TableContext;
 pub use table::{Endpoint, Load, ServiceCounter, ServiceTable, is_listed};
 use table_key::TableKey;
 pub use watch::{Compacted, WatchHub, WatchScope, Watcher, WatcherLost};
+use work::WorkLog;
+pub use work::{Work, WorkFact, WorkKind, WorkOutcome, Working};
 
 /// A published state.
 #[derive(Debug)]
@@ -89,6 +92,7 @@ pub struct View {
     index: watch_channel::Sender<u64>,
     hub: WatchHub,
     applied: AppliedLog,
+    work: WorkLog,
     policy_changes: PolicyChanges,
     kv_hub: KvHub,
 }
@@ -114,6 +118,7 @@ impl View {
             index: watch_channel::Sender::new(0),
             hub: WatchHub::new(),
             applied: AppliedLog::default(),
+            work: WorkLog::default(),
             policy_changes: PolicyChanges::default(),
             kv_hub: KvHub::new(),
         })
@@ -141,6 +146,23 @@ impl View {
     #[must_use]
     pub fn applied_at(&self, index: u64) -> Option<(u64, u64)> {
         self.applied.find(index)
+    }
+
+    /// Passes a record of each work that ends from now on to `sink`, which must not block. Only the first call has an
+    /// effect.
+    pub fn take_work(&self, sink: impl Fn(Work) + Send + Sync + 'static) {
+        self.work.take(sink);
+    }
+
+    /// Notes that this node begins work apart from answering requests. `None` if nobody takes the records.
+    #[must_use]
+    pub fn begin_work(&self, kind: WorkKind) -> Option<Working> {
+        self.work.begin(kind, &self.clock)
+    }
+
+    /// Notes that work has ended. Without `working` nothing happens, and the outcome is not asked for.
+    pub fn end_work(&self, working: Option<Working>, outcome: impl FnOnce() -> WorkOutcome) {
+        self.work.end(working, &self.clock, outcome, |index| self.applied_at(index));
     }
 
     /// Publishes the state after a batch. Only the applier calls this, in order.

@@ -20,7 +20,7 @@ use maxine_clock::{Clock, SKEW_MAX_MS};
 use maxine_state::{Actor, AuditAction, Command, Fence};
 use maxine_store::{BackupSummary, ControlStore};
 use maxine_telemetry::{AlertKind, Notice, Telemetry};
-use maxine_view::View;
+use maxine_view::{View, WorkKind};
 
 /// Interval between two checks of whether a backup is due.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -169,6 +169,13 @@ impl Backups {
 
     /// Makes and verifies one backup.
     async fn make(&self) -> Result<BackupSummary, String> {
+        let working = self.view.begin_work(WorkKind::Backup);
+        let made = self.make_verified().await;
+        self.view.end_work(working, || BackupSummary::outcome(made.as_ref().map_err(Clone::clone)));
+        made
+    }
+
+    async fn make_verified(&self) -> Result<BackupSummary, String> {
         let admin = self.store.cluster().ok_or("this node has no Raft log")?;
         let files = self.files.clone();
         let draft = tokio::task::spawn_blocking(move || files.begin()).await;

@@ -19,6 +19,7 @@ import type {
   Instance,
   LeadershipGrant,
   Me,
+  Objectives,
   Page,
   Policy,
   PolicyRevision,
@@ -306,6 +307,14 @@ export const callsQuery = () =>
       return { of, windowMs: data.window_ms, nodes: data.nodes };
     },
     refetchInterval: 5_000,
+  });
+
+/** The service level objectives with their error budgets, through all nodes. */
+export const objectivesQuery = () =>
+  queryOptions({
+    queryKey: ['objectives'] as const,
+    queryFn: async ({ signal }) => (await call<Objectives>('/objectives', { signal })).data,
+    refetchInterval: 30_000,
   });
 
 export const silencesQuery = () => list<Silence>(keys.silences(), '/alerts/silences', 15_000);

@@ -70,6 +70,9 @@ export type TrafficStep = Answer<'TrafficStep'>;
 export type TrafficView = Answer<'TrafficView'>;
 export type ServiceCalls = Answer<'ServiceCallsView'>;
 export type ServicesTraffic = Answer<'ServicesTraffic'>;
+export type Objectives = Answer<'ObjectivesView'>;
+export type Objective = Answer<'ObjectiveView'>;
+export type CountingNode = Answer<'CountingNode'>;
 
 export type KvKey = Answer<'KvKeyView'>;
 export type Lock = Answer<'LockView'>;

@@ -1,4 +1,4 @@
-/** Preferences that this browser stores: theme, single-key shortcuts, and the service level objective. */
+/** Preferences that this browser stores: theme and single-key shortcuts. */
 import { createStore } from '../api/store';
 
 export type Theme = 'system' | 'light' | 'dark';
@@ -6,23 +6,16 @@ export type Theme = 'system' | 'light' | 'dark';
 export interface Preferences {
   theme: Theme;
   shortcuts: boolean;
-  /** The service level objective: the share of requests that should succeed, in percent. Default 99.9. */
-  objective: number;
 }
 
 const KEY = 'maxine.preferences';
-const DEFAULTS: Preferences = { theme: 'system', shortcuts: true, objective: 99.9 };
+const DEFAULTS: Preferences = { theme: 'system', shortcuts: true };
 
 function load(): Preferences {
   try {
     const stored = JSON.parse(localStorage.getItem(KEY) ?? '{}') as Partial<Preferences>;
     const theme = stored.theme === 'light' || stored.theme === 'dark' ? stored.theme : 'system';
-    const objective = Number(stored.objective);
-    return {
-      theme,
-      shortcuts: stored.shortcuts !== false,
-      objective: objective >= 50 && objective < 100 ? objective : DEFAULTS.objective,
-    };
+    return { theme, shortcuts: stored.shortcuts !== false };
   } catch {
     return DEFAULTS;
   }

@@ -297,6 +297,35 @@ pub struct ServiceTrafficReport {
     pub classes: Vec<u32>,
 }
 
+/// Asks a node for the requests that it counted for the service level objectives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ObjectiveCounts {
+    /// From when on, in milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// The requests that a node counted for the service level objectives.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ObjectivesReport {
+    /// When it counted for the first time in the window, in milliseconds since 1970.
+    pub began_ms: u64,
+    /// For how long it has counted since then, in milliseconds.
+    pub counted_ms: u64,
+    /// The sums, one for each objective with requests.
+    pub sums: Vec<ObjectiveReport>,
+}
+
+/// The requests of one objective through one node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ObjectiveReport {
+    /// The name of the objective. This node may not know it.
+    pub name: String,
+    /// All requests.
+    pub requests: u64,
+    /// Failed requests.
+    pub failures: u64,
+}
+
 /// Asks a node what it knows of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct InstanceStatus(pub InstanceKey);

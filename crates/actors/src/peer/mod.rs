@@ -28,9 +28,9 @@ pub use codec::{MESSAGE_LEN_MAX, MessageError};
 pub use messages::{
     ALERTS_MAX, AlertReport, AlertsReport, Confirm, Confirmation, FormerLeases, HeardMembers,
     InstanceReport, InstanceStatus, LeasePage, LogReport, NodeAlerts, NodeReport, NodeStatus,
-    OBSERVATIONS_MAX, Observations, ObserverReports, PAGE_LEN_MAX, PROBES_MAX, ProbeReport,
-    REPORTS_MAX, Renew, RenewalBlock, ServiceTraffic, ServiceTrafficReport, SuspendedExpiry,
-    WallTime,
+    OBSERVATIONS_MAX, ObjectiveCounts, ObjectiveReport, ObjectivesReport, Observations,
+    ObserverReports, PAGE_LEN_MAX, PROBES_MAX, ProbeReport, REPORTS_MAX, Renew, RenewalBlock,
+    ServiceTraffic, ServiceTrafficReport, SuspendedExpiry, WallTime,
 };
 pub use router::{PeerService, Question, Slot};
 
@@ -59,6 +59,8 @@ router::messages! {
     NodeAlerts, node_alerts => AlertsReport;
     /// Asks a node for the calls to each service through it.
     ServiceTraffic, service_traffic => Vec<ServiceTrafficReport>;
+    /// Asks a node for the requests that it counted for the service level objectives.
+    ObjectiveCounts, objective_counts => ObjectivesReport;
 }
 
 /// The node that a question goes to.

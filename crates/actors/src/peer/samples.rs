@@ -37,6 +37,7 @@ pub(super) fn asks() -> Vec<(Ask, &'static [u8])> {
         (SuspendedExpiry.into_ask(), b"\x09"),
         (NodeAlerts.into_ask(), b"\x0a"),
         (ServiceTraffic { window_ms: 250 }.into_ask(), b"\x0b\xfa"),
+        (ObjectiveCounts { since_ms: 250 }.into_ask(), b"\x0c\xfa"),
     ]
 }
 
@@ -80,6 +81,7 @@ pub(super) fn answers() -> Vec<(Answer, &'static [u8])> {
             Answer::ServiceTraffic(vec![service_traffic()]),
             b"\x0b\x01\x01d\x01s\x01\x02\x03\x04\x02\x05\x06",
         ),
+        (Answer::ObjectiveCounts(objectives_report()), b"\x0c\x01\x02\x01\x01o\x03\x04"),
     ]
 }
 
@@ -161,6 +163,11 @@ fn service_traffic() -> ServiceTrafficReport {
         proxied_failed: 4,
         classes: vec![5, 6],
     }
+}
+
+fn objectives_report() -> ObjectivesReport {
+    let sum = ObjectiveReport { name: "o".into(), requests: 3, failures: 4 };
+    ObjectivesReport { began_ms: 1, counted_ms: 2, sums: vec![sum] }
 }
 
 fn instance_report() -> InstanceReport {

@@ -24,12 +24,14 @@ use maxine_control::leases::{
 };
 use maxine_state::{Actor as Who, Batch, Command, Event, Fence, Name, Proposal, Reply, RequestId};
 use maxine_store::{Consistency, ControlStore, ProposeError, WriteOutcome};
-use maxine_view::{Snapshot, View, WatchScope};
+use maxine_view::{Snapshot, View, WatchScope, WorkFact, WorkKind, WorkOutcome};
 
 /// Time limit for the confirmation of leadership, and for one expiry.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum number of changes in one message.
 const CHANGES_MAX: usize = 4_096;
+/// Number of expired instances that the trace of an expiry names.
+const NAMED_MAX: usize = 8;
 /// Maximum number of messages that wait for the actor.
 const MAILBOX_LEN: usize = 1_024;
 
@@ -165,10 +167,13 @@ impl LeaseActor {
         ctx: &mut Context<Self>,
     ) {
         let (store, clock) = (Arc::clone(&self.parts.store), self.parts.clock.clone());
+        let working = self.parts.view.begin_work(WorkKind::Expiry);
+        let named = working.as_ref().map(|_| some_instances(&commands));
         let expire = async move { propose(&*store, &clock, fence, commands).await };
         ctx.spawn(expire.into_actor(self).map(move |expired, actor, ctx| {
+            actor.parts.view.end_work(working, || outcome_of(&expired, named));
             match &expired {
-                Ok(expired) => actor.parts.status.add_expired(*expired),
+                Ok(expired) => actor.parts.status.add_expired(expired.instances),
                 Err(error) => tracing::debug!(%error, "expiry is put off"),
             }
             let outcome = match expired {
@@ -226,23 +231,54 @@ enum NotExpired {
     Reply(String),
 }
 
-/// Proposes the expiry. Returns the number of expired instances.
+/// What was expired.
+#[derive(Debug, Default)]
+struct Expired {
+    /// Number of instances.
+    instances: u64,
+    /// The index of the state after it.
+    index: Option<u64>,
+}
+
+/// Names some of the instances that are to be expired, for a trace.
+fn some_instances(commands: &[Command]) -> String {
+    let keys = commands.iter().flat_map(|command| match command {
+        Command::Expire { items } => &items[..],
+        _ => &[],
+    });
+    let names: Vec<String> = keys.take(NAMED_MAX).map(|(key, _)| key.to_string()).collect();
+    names.join(", ")
+}
+
+/// The outcome of an expiry, for its trace.
+fn outcome_of(expired: &Result<Expired, NotExpired>, named: Option<String>) -> WorkOutcome {
+    let named = named.filter(|named| !named.is_empty());
+    let named = named.map(|named| ("maxine.instances", WorkFact::from(named)));
+    let (index, error, number) = match expired {
+        Ok(done) => (done.index, None, Some(("maxine.expired", WorkFact::from(done.instances)))),
+        Err(error) => (None, Some(error.to_string()), None),
+    };
+    WorkOutcome { index, error, facts: number.into_iter().chain(named).collect() }
+}
+
+/// Proposes the expiry.
 async fn propose(
     store: &dyn ControlStore,
     clock: &Clock,
     fence: Fence,
     commands: Vec<Command>,
-) -> Result<u64, NotExpired> {
+) -> Result<Expired, NotExpired> {
     let is_of_instances: Vec<bool> =
         commands.iter().map(|command| matches!(command, Command::Expire { .. })).collect();
     let proposal = |command| proposal(clock, "lease-expiry", Some(fence), command);
     let batch = Batch { proposals: commands.into_iter().map(proposal).collect() };
     let applied = store.propose(batch, CONFIRM_TIMEOUT.into()).await?;
-    let mut expired = 0;
+    let mut expired = Expired::default();
     for (is_of_instances, applied) in is_of_instances.into_iter().zip(applied) {
+        expired.index = Some(applied.index);
         match applied.reply {
             Reply::Changed(changed) if is_of_instances => {
-                expired += changed.into_iter().filter(|gone| *gone).count() as u64;
+                expired.instances += changed.into_iter().filter(|gone| *gone).count() as u64;
             }
             Reply::Changed(_) => {}
             Reply::Rejected(rejection) => return Err(NotExpired::Reply(rejection.to_string())),

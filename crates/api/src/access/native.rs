@@ -110,6 +110,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("GET", "/api/v1/traces", Access::Viewer),
     rule("GET", "/api/v1/traffic", Access::Viewer),
     rule("GET", "/api/v1/traffic/services", Access::Viewer),
+    rule("GET", "/api/v1/objectives", Access::Viewer),
     // People, tokens, keys.
     rule("POST", "/api/v1/session", Access::Open),
     rule("DELETE", "/api/v1/session", Access::Open),

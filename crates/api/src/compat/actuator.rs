@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{self, HeaderValue};
-use axum::http::{Response, StatusCode};
+use axum::http::{HeaderMap, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::json::answer;
@@ -12,7 +12,7 @@ use crate::compat_error::CompatError;
 use crate::lists::Listing;
 use maxine_store::ClusterStatus;
 use maxine_telemetry::events::iso_8601;
-use maxine_telemetry::{Gauges, RaftGauges, Trace, alert_as_json};
+use maxine_telemetry::{Exposition, Gauges, RaftGauges, Trace, alert_as_json};
 
 pub(super) async fn audit(State(state): State<AppState>, listing: Listing) -> Response<Body> {
     listing.answer(answer(&json!({ "events": state.telemetry().recent_events() })))
@@ -103,7 +103,12 @@ fn raft_gauges(status: &ClusterStatus) -> RaftGauges {
     }
 }
 
-pub(super) async fn prometheus(State(state): State<AppState>) -> Response<Body> {
+pub(super) async fn prometheus(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let format = Exposition::accepted(accept.unwrap_or_default());
     let leadership = state.store().leadership_now();
     let single = !state.settings().clustered;
     let gauges = Gauges {
@@ -114,9 +119,9 @@ pub(super) async fn prometheus(State(state): State<AppState>) -> Response<Body> 
         raft: state.store().cluster().map(|cluster| raft_gauges(&cluster.status())),
     };
     let snapshot = state.view().snapshot();
-    let text = state.telemetry().metrics().render(&snapshot.state, gauges);
+    let text = state.telemetry().metrics().render(&snapshot.state, gauges, format);
     let mut response = Response::new(Body::from(text));
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let kind = HeaderValue::from_static(format.content_type());
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }

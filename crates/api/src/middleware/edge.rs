@@ -217,7 +217,8 @@ impl Shared {
         Record { context, finished, if_none_match, compatible, member_origin, break_glass }
     }
 
-    /// Waits for the answer to a request, and notes the writes that it causes if this node exports traces.
+    /// Waits for the answer to a request. If this node exports traces, it notes the writes that the request causes, and
+    /// what the request logs belongs to its span.
     pub(crate) async fn follow<F: Future>(
         &self,
         record: &mut Record,
@@ -225,7 +226,9 @@ impl Shared {
         answer: F,
     ) -> F::Output {
         let answer = maxine_admission::build_aside(answer);
-        if self.sampler.is_none() || !may_write {
+        let Some(span) = record.context.traceparent.span() else { return answer.await };
+        let answer = maxine_telemetry::in_span(span, answer);
+        if !may_write {
             return answer.await;
         }
         let (answer, writes) = write_trail::follow(answer).await;

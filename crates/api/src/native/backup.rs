@@ -12,10 +12,11 @@ use super::cluster::{admin, in_time, led};
 use super::cluster_audit::record;
 use super::extract::{NoParams, Params};
 use super::fresh::{Fresh, Freshness, Write};
-use crate::AppState;
 use crate::problem::{Problem, ProblemKind};
+use crate::{AppState, RequestContext};
 use maxine_state::AuditAction;
 use maxine_store::{BackupSummary, ClusterAdmin};
+use maxine_view::WorkKind;
 
 /// The index of the state in a backup.
 const BACKUP_INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-backup-index");
@@ -34,6 +35,7 @@ pub(super) async fn backup(
     State(app): State<AppState>,
     _: Fresh,
     _: Params<NoParams>,
+    context: RequestContext,
     write: Write,
 ) -> Result<Response, Problem> {
     let admin = admin(&app).map_err(|mut problem| {
@@ -48,7 +50,7 @@ pub(super) async fn backup(
     })?;
     let audit = app.audit().clone();
     let take = async move {
-        let taken = take(&app, &*admin, write).await;
+        let taken = take(&app, &*admin, &context, write).await;
         drop(turn);
         taken
     };
@@ -72,6 +74,7 @@ pub(super) async fn backup(
 async fn take(
     app: &AppState,
     admin: &dyn ClusterAdmin,
+    context: &RequestContext,
     write: Write,
 ) -> Result<(BackupSummary, File), Problem> {
     let failed = |error: std::io::Error| {
@@ -85,7 +88,11 @@ async fn take(
     let directory = std::env::temp_dir().join(name);
     tokio::fs::create_dir(&directory).await.map_err(failed)?;
     let path = directory.join("state");
+    let working = app.view().begin_work(WorkKind::Backup);
+    let working = working.map(|working| working.asked_by(&context.traceparent.text()));
     let summary = in_time(admin.backup(&path)).await;
+    let outcome = summary.as_ref().map_err(|problem| problem.detail.to_string());
+    app.view().end_work(working, || BackupSummary::outcome(outcome));
     let opened = File::open(&path).await;
     // The open file exists until it was sent. Its name is removed now, whatever happens later.
     if let Err(error) = tokio::fs::remove_dir_all(&directory).await {

@@ -34,6 +34,7 @@ mod merge_patch;
 mod nodes;
 #[cfg(feature = "next")]
 mod note;
+mod objectives;
 mod page;
 mod policies;
 mod policy_history;
@@ -55,6 +56,7 @@ pub(super) use fresh::add_freshness_headers;
 pub(super) use fresh::{Basis, NO_STORE};
 pub use instance_nodes::InstanceReports;
 pub use nodes::NodeReports;
+pub use objectives::ObjectiveReports;
 pub(super) use resolve::PlainResolve;
 pub use service_traffic::ServiceTrafficReports;
 pub use shape::{CheckKindView, ServiceHealth};
@@ -191,6 +193,7 @@ fn record_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(telemetry::list_traces))
         .routes(routes!(telemetry::traffic))
         .routes(routes!(service_traffic::services_traffic))
+        .routes(routes!(objectives::objectives))
 }
 
 /// Adds the layers that all native routes share.

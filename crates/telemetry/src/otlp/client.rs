@@ -1,12 +1,17 @@
-//! Sends spans to a receiver, over gRPC or HTTP.
+//! Sends spans and lines of the log to a receiver, over gRPC or HTTP.
 
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
-use prost::Message;
+use prost::Message as _;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
@@ -16,16 +21,25 @@ use crate::webhook::{http_client_with, with_causes};
 
 /// The path of traces in OTLP over HTTP.
 const TRACES_PATH: &str = "/v1/traces";
+/// The path of logs in OTLP over HTTP.
+const LOGS_PATH: &str = "/v1/logs";
 /// Maximum length of an answer over HTTP that is read, in bytes.
 const ANSWER_LEN_MAX: usize = 64 * 1_024;
 
 /// Why a delivery failed. The text is for the log and has no URL and no header field.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The receiver may take the same spans later.
+    /// The receiver may take the same message later.
     Later(String),
-    /// The receiver will never take these spans.
+    /// The receiver will never take this message.
     Never(String),
+}
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub(super) enum Message {
+    Traces(ExportTraceServiceRequest),
+    Logs(ExportLogsServiceRequest),
 }
 
 pub(super) struct Client {
@@ -35,8 +49,8 @@ pub(super) struct Client {
 }
 
 enum Sender {
-    Grpc(Box<TraceServiceClient<Channel>>),
-    Http { client: reqwest::Client, url: String },
+    Grpc(Box<TraceServiceClient<Channel>>, Box<LogsServiceClient<Channel>>),
+    Http { client: reqwest::Client, endpoint: String },
 }
 
 impl Client {
@@ -60,20 +74,22 @@ impl Client {
                     };
                     channel = channel.tls_config(tls).map_err(|error| error.to_string())?;
                 }
-                Sender::Grpc(Box::new(TraceServiceClient::new(channel.connect_lazy())))
+                let channel = channel.connect_lazy();
+                let traces = TraceServiceClient::new(channel.clone());
+                Sender::Grpc(Box::new(traces), Box::new(LogsServiceClient::new(channel)))
             }
             OtlpProtocol::Http => {
                 let authorities = authorities.map(|(_, certificates)| certificates);
                 let client = http_client_with(timeout, authorities)?;
-                Sender::Http { client, url: format!("{endpoint}{TRACES_PATH}") }
+                Sender::Http { client, endpoint: endpoint.to_owned() }
             }
         };
         Ok(Self { sender, headers_file: settings.headers_file.clone(), timeout })
     }
 
-    /// Sends spans. Returns how many of them the receiver refused. Dropping the future ends the delivery, whose outcome
-    /// is then unknown.
-    pub(super) async fn send(&mut self, spans: ExportTraceServiceRequest) -> Result<u64, Failure> {
+    /// Sends a message. Returns how many of the spans or lines in it the receiver refused. Dropping the future ends the
+    /// delivery, whose outcome is then unknown.
+    pub(super) async fn send(&mut self, message: Message) -> Result<u64, Failure> {
         // The file is read each time, so that a token can be replaced without a restart.
         let fields = match &self.headers_file {
             Some(path) => {
@@ -87,45 +103,81 @@ impl Client {
             }
             None => Vec::new(),
         };
-        let answer = match &mut self.sender {
-            Sender::Grpc(client) => {
-                let mut request = tonic::Request::new(spans);
-                request.set_timeout(self.timeout);
-                let mut headers = request.metadata().clone().into_headers();
-                headers.extend(fields);
-                *request.metadata_mut() = MetadataMap::from_headers(headers);
-                client.export(request).await.map_err(|status| of_status(&status))?.into_inner()
+        let timeout = self.timeout;
+        let refused = match (&mut self.sender, message) {
+            (Sender::Grpc(client, _), Message::Traces(message)) => {
+                let answer = client.export(with_headers(message, fields, timeout)).await;
+                let answer = answer.map_err(|status| of_status(&status))?.into_inner();
+                refused_spans(&answer)
             }
-            Sender::Http { client, url } => {
-                let request = client.post(&*url).header("content-type", "application/x-protobuf");
-                let request = request.headers(fields.into_iter().collect());
-                let answer = request.body(spans.encode_to_vec()).send().await.map_err(lost)?;
-                let status = answer.status();
-                if !status.is_success() {
-                    let why = format!("the receiver answered with status {}", status.as_u16());
-                    return Err(match status.as_u16() {
-                        408 | 429 | 502 | 503 | 504 => Failure::Later(why),
-                        _ => Failure::Never(why),
-                    });
-                }
-                read_answer(answer).await
+            (Sender::Grpc(_, client), Message::Logs(message)) => {
+                let answer = client.export(with_headers(message, fields, timeout)).await;
+                let answer = answer.map_err(|status| of_status(&status))?.into_inner();
+                refused_lines(&answer)
+            }
+            (Sender::Http { client, endpoint }, Message::Traces(message)) => {
+                let url = format!("{endpoint}{TRACES_PATH}");
+                let answer = post(client, url, fields, message.encode_to_vec()).await?;
+                ExportTraceServiceResponse::decode(&answer[..]).map_or(0, |it| refused_spans(&it))
+            }
+            (Sender::Http { client, endpoint }, Message::Logs(message)) => {
+                let url = format!("{endpoint}{LOGS_PATH}");
+                let answer = post(client, url, fields, message.encode_to_vec()).await?;
+                ExportLogsServiceResponse::decode(&answer[..]).map_or(0, |it| refused_lines(&it))
             }
         };
-        let refused = answer.partial_success.map_or(0, |partial| partial.rejected_spans);
         Ok(u64::try_from(refused).unwrap_or(0))
     }
 }
 
-/// The receiver has taken the spans, so an answer that cannot be read counts as an empty one.
-async fn read_answer(mut answer: reqwest::Response) -> ExportTraceServiceResponse {
+fn refused_spans(answer: &ExportTraceServiceResponse) -> i64 {
+    answer.partial_success.as_ref().map_or(0, |partial| partial.rejected_spans)
+}
+
+fn refused_lines(answer: &ExportLogsServiceResponse) -> i64 {
+    answer.partial_success.as_ref().map_or(0, |partial| partial.rejected_log_records)
+}
+
+fn with_headers<T>(
+    message: T,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    timeout: Duration,
+) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(timeout);
+    let mut headers = request.metadata().clone().into_headers();
+    headers.extend(fields);
+    *request.metadata_mut() = MetadataMap::from_headers(headers);
+    request
+}
+
+/// Posts a message. Returns the body of a good answer. The receiver has taken the message then, so an answer that
+/// cannot be read counts as an empty one.
+async fn post(
+    client: &reqwest::Client,
+    url: String,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    body: Vec<u8>,
+) -> Result<Vec<u8>, Failure> {
+    let request = client.post(url).header("content-type", "application/x-protobuf");
+    let request = request.headers(fields.into_iter().collect());
+    let mut answer = request.body(body).send().await.map_err(lost)?;
+    let status = answer.status();
+    if !status.is_success() {
+        let why = format!("the receiver answered with status {}", status.as_u16());
+        return Err(match status.as_u16() {
+            408 | 429 | 502 | 503 | 504 => Failure::Later(why),
+            _ => Failure::Never(why),
+        });
+    }
     let mut bytes = Vec::new();
     while let Ok(Some(chunk)) = answer.chunk().await {
         if bytes.len() + chunk.len() > ANSWER_LEN_MAX {
-            return ExportTraceServiceResponse::default();
+            return Ok(Vec::new());
         }
         bytes.extend_from_slice(&chunk);
     }
-    ExportTraceServiceResponse::decode(&bytes[..]).unwrap_or_default()
+    Ok(bytes)
 }
 
 fn lost(error: reqwest::Error) -> Failure {

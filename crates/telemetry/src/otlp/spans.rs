@@ -9,12 +9,13 @@ use http::{Method, Version};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 
-use super::Waiting;
+use super::Why;
 use crate::span_name::SpanName;
 use crate::{AttemptOutcome, AttemptRecord, FinishedRequest, Subject, WriteRecord};
 
@@ -51,14 +52,18 @@ impl Node {
         Self { resource: Resource { attributes, ..Resource::default() } }
     }
 
+    /// The lines of the log for a receiver.
+    pub(super) fn logs(&self, log_records: Vec<LogRecord>) -> ResourceLogs {
+        let schema_url = SCHEMA_URL.to_owned();
+        let records =
+            ScopeLogs { scope: Some(scope()), log_records, schema_url: schema_url.clone() };
+        let resource = Some(self.resource.clone());
+        ResourceLogs { resource, scope_logs: vec![records], schema_url }
+    }
+
     /// The message for a receiver.
     pub(super) fn message(&self, spans: Vec<Span>) -> ExportTraceServiceRequest {
-        let scope = InstrumentationScope {
-            name: "maxine".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            ..InstrumentationScope::default()
-        };
-        let spans = ScopeSpans { scope: Some(scope), spans, schema_url: SCHEMA_URL.into() };
+        let spans = ScopeSpans { scope: Some(scope()), spans, schema_url: SCHEMA_URL.into() };
         let spans = ResourceSpans {
             resource: Some(self.resource.clone()),
             scope_spans: vec![spans],
@@ -68,11 +73,23 @@ impl Node {
     }
 }
 
+fn scope() -> InstrumentationScope {
+    InstrumentationScope {
+        name: "maxine".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..InstrumentationScope::default()
+    }
+}
+
 /// Appends the spans of a request. There are none if the request has no span of this node.
-pub(super) fn push_spans(out: &mut Vec<Span>, waiting: &Waiting) {
-    let Waiting { request, wall_offset_us, why } = waiting;
+pub(super) fn push_spans(
+    out: &mut Vec<Span>,
+    request: &FinishedRequest,
+    wall_offset_us: i64,
+    why: Why,
+) {
     let Some(own) = request.traceparent.span() else { return };
-    let times = Times { own, wall_offset_us: *wall_offset_us };
+    let times = Times { own, wall_offset_us };
     let end_us = request.started_us + request.duration_us;
     let mut span = times.span(own.id, 0, (request.started_us, end_us));
     span.parent_span_id =
@@ -99,11 +116,11 @@ pub(super) fn push_spans(out: &mut Vec<Span>, waiting: &Waiting) {
     }
 }
 
-/// Makes spans below the span of one request.
-struct Times {
-    own: SpanName,
+/// Makes the spans of one request or of other work.
+pub(super) struct Times {
+    pub(super) own: SpanName,
     /// What is added to a time on the monotonic clock, in microseconds, for the time since 1970.
-    wall_offset_us: i64,
+    pub(super) wall_offset_us: i64,
 }
 
 impl Times {
@@ -112,7 +129,7 @@ impl Times {
     }
 
     /// A span with an id below another one, and its times on the monotonic clock.
-    fn span(&self, id: u64, parent: u64, (start_us, end_us): (u64, u64)) -> Span {
+    pub(super) fn span(&self, id: u64, parent: u64, (start_us, end_us): (u64, u64)) -> Span {
         let parent = if parent == 0 { Vec::new() } else { parent.to_be_bytes().to_vec() };
         Span {
             trace_id: self.own.trace.to_vec(),
@@ -257,12 +274,29 @@ fn shown(address: IpAddr) -> String {
     address.to_canonical().to_string()
 }
 
-fn text(key: &str, value: &str) -> KeyValue {
+pub(super) fn text(key: &str, value: &str) -> KeyValue {
     attribute(key, Value::StringValue(value.into()))
 }
 
-fn number(key: &str, value: u64) -> KeyValue {
+pub(super) fn number(key: &str, value: u64) -> KeyValue {
     attribute(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+pub(super) fn signed_number(key: &str, value: i64) -> KeyValue {
+    attribute(key, Value::IntValue(value))
+}
+
+pub(super) fn double(key: &str, value: f64) -> KeyValue {
+    attribute(key, Value::DoubleValue(value))
+}
+
+pub(super) fn boolean(key: &str, value: bool) -> KeyValue {
+    attribute(key, Value::BoolValue(value))
+}
+
+/// A text that is not an attribute.
+pub(super) fn bare_text(value: &str) -> AnyValue {
+    AnyValue { value: Some(Value::StringValue(value.into())) }
 }
 
 fn attribute(key: &str, value: Value) -> KeyValue {

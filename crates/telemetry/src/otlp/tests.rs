@@ -5,12 +5,9 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use super::*;
-use crate::{
-    AttemptOutcome, AttemptRecord, AttemptTrail, Sampler, SpanName, TraceName, WriteRecord,
-    WriteStages,
-};
+use crate::{AttemptOutcome, AttemptRecord, AttemptTrail, TraceName, WriteRecord, WriteStages};
 use maxine_state::{Address, Instance, Name, Registration, ServiceKey};
-use maxine_view::ServiceCounter;
+use maxine_view::{ServiceCounter, WorkFact, WorkOutcome};
 
 const NODE_SPAN: SpanName = SpanName { trace: [7; 16], id: 1_000, is_sampled: true };
 
@@ -36,8 +33,7 @@ fn request(traceparent: TraceName, status: u16, duration_us: u64) -> FinishedReq
 
 fn spans_of(request: FinishedRequest) -> Vec<Span> {
     let mut spans = Vec::new();
-    let waiting = Waiting { request, wall_offset_us: 9_000_000, why: Why::Sampled };
-    spans::push_spans(&mut spans, &waiting);
+    spans::push_spans(&mut spans, &request, 9_000_000, Why::Sampled);
     spans
 }
 
@@ -62,9 +58,11 @@ fn shared(queue_max: usize, slow_us: u64) -> Shared {
     Shared {
         clock: Clock::manual(),
         metrics: Metrics::new(),
+        sampler: Sampler::new(0.0),
         slow_us,
         queue_max,
         queue: Mutex::default(),
+        election: Mutex::default(),
         filled: Notify::new(),
     }
 }
@@ -251,7 +249,135 @@ fn of_too_many_waiting_requests_the_oldest_are_lost_and_counted() {
         one.started_us = number;
         exporter.offer(&one, 0);
     }
-    let kept: Vec<u64> = shared.take().iter().map(|w| w.request.started_us).collect();
+    let started_us = |waiting: &Waiting| match &waiting.what {
+        What::Request(request) => request.started_us,
+        What::Work(work) => panic!("{work:?} is not a request"),
+    };
+    let kept: Vec<u64> = shared.take().iter().map(started_us).collect();
     assert_eq!(kept, [3, 4, 5]);
     assert_eq!(shared.metrics.otlp_lost.get(), 2);
+}
+
+fn work(kind: WorkKind, error: Option<&str>) -> Work {
+    Work {
+        kind,
+        began_us: 1_000,
+        ended_us: 1_400,
+        asked_by: None,
+        applied_us: None,
+        outcome: WorkOutcome { error: error.map(str::to_owned), ..WorkOutcome::default() },
+    }
+}
+
+/// The work that waits, as `(name, why, link)`.
+fn waiting_work(exporter: &Exporter) -> Vec<(&'static str, Why, Option<&'static str>)> {
+    let shown = |waiting: &Waiting| match &waiting.what {
+        What::Work(work) => {
+            (work.work.kind.name(), waiting.why, work.link.map(|link| link.because))
+        }
+        What::Request(request) => panic!("{request:?} is not other work"),
+    };
+    exporter.shared.take().iter().map(shown).collect()
+}
+
+#[test]
+fn work_is_exported_if_it_is_rare_or_failed_or_slow_although_nobody_sampled_it() {
+    let mut exporter = exporter(16);
+    Arc::get_mut(&mut exporter.shared).unwrap().slow_us = 500;
+    for kind in [
+        WorkKind::Election,
+        WorkKind::SnapshotWritten,
+        WorkKind::SnapshotInstalled,
+        WorkKind::Expiry,
+        WorkKind::Verdicts,
+        WorkKind::Backup,
+    ] {
+        exporter.offer_work(work(kind, None));
+    }
+    exporter.offer_work(work(WorkKind::Expiry, Some("no leader")));
+    exporter.offer_work(Work { ended_us: 1_500, ..work(WorkKind::SnapshotWritten, None) });
+    assert_eq!(
+        waiting_work(&exporter),
+        [
+            ("election", Why::Rare, None),
+            ("install snapshot", Why::Rare, None),
+            ("backup", Why::Rare, Some("leader_since")),
+            ("expire leases", Why::Error, Some("leader_since")),
+            ("write snapshot", Why::Slow, None),
+        ]
+    );
+    Arc::get_mut(&mut exporter.shared).unwrap().sampler = Sampler::new(1.0);
+    exporter.offer_work(work(WorkKind::Verdicts, None));
+    let expected = ("change health verdicts", Why::Sampled, Some("leader_since"));
+    assert_eq!(waiting_work(&exporter), [expected]);
+}
+
+#[test]
+fn work_is_linked_to_the_request_or_to_the_election_that_explains_it() {
+    let exporter = exporter(16);
+    exporter.offer_work(work(WorkKind::Expiry, Some("before any election")));
+    exporter.offer_work(work(WorkKind::Election, Some("another term began")));
+    exporter.offer_work(work(WorkKind::Election, None));
+    exporter.offer_work(work(WorkKind::Expiry, Some("late")));
+    exporter.offer_work(work(WorkKind::Election, None));
+    let traceparent = format!("00-{}-00000000000003e8-01", "07".repeat(16));
+    let asked_by = Some(traceparent.into_boxed_str());
+    exporter.offer_work(Work { asked_by, ..work(WorkKind::Backup, None) });
+    let waiting = exporter.shared.take();
+    let works: Vec<&TracedWork> = waiting
+        .iter()
+        .map(|waiting| match &waiting.what {
+            What::Work(work) => work,
+            What::Request(request) => panic!("{request:?} is not other work"),
+        })
+        .collect();
+    let [before, failed, first, expiry, second, backup] = &works[..] else { panic!("six") };
+    let linked = |work: &TracedWork| work.link.map(|link| (link.to, link.because));
+    assert_eq!((linked(before), linked(failed), linked(first)), (None, None, None));
+    assert_eq!(linked(expiry), Some((first.span, "leader_since")));
+    assert_eq!(linked(second), Some((first.span, "previous_election")));
+    assert_eq!(linked(backup), Some((NODE_SPAN, "request")));
+    // The decision of the request is kept.
+    assert!(backup.span.is_sampled && !second.span.is_sampled);
+    assert_ne!(backup.span.trace, NODE_SPAN.trace, "it is a trace of its own");
+}
+
+#[test]
+fn work_has_a_span_with_its_facts_and_spans_for_its_entry() {
+    let outcome = WorkOutcome {
+        index: Some(42),
+        error: None,
+        facts: vec![
+            ("maxine.term", WorkFact::Number(3)),
+            ("maxine.former_leader", WorkFact::Text("node-2".into())),
+        ],
+    };
+    let applied_us = Some((1_200, 1_300));
+    let link = Some(Link { to: NODE_SPAN, because: "previous_election" });
+    let span = SpanName { trace: [9; 16], id: 500, is_sampled: false };
+    let work = Work { applied_us, outcome, ..work(WorkKind::Election, None) };
+    let mut traced = TracedWork { work, span, link };
+    let mut spans = Vec::new();
+    work::push_spans(&mut spans, &traced, 9_000_000, Why::Rare);
+    let [whole, commit, apply] = &spans[..] else { panic!("three spans") };
+    assert_eq!((&*whole.name, id(whole), parent(whole)), ("election", 500, None));
+    for (name, value) in [
+        ("maxine.index", "42"),
+        ("maxine.term", "3"),
+        ("maxine.former_leader", "node-2"),
+        ("maxine.exported_because", "rare"),
+    ] {
+        assert_eq!(attribute(whole, name).as_deref(), Some(value), "{name}");
+    }
+    assert_eq!((whole.links[0].trace_id.as_slice(), whole.status.is_none()), (&[7; 16][..], true));
+    assert_eq!((&*commit.name, parent(commit)), ("commit", Some(500)));
+    assert_eq!((&*apply.name, parent(apply)), ("apply", Some(500)));
+    assert_eq!(commit.start_time_unix_nano, 9_001_000_000);
+    assert_eq!(commit.end_time_unix_nano, apply.start_time_unix_nano);
+    traced.work.applied_us = None;
+    traced.work.outcome.error = Some("the disk is full".into());
+    spans.clear();
+    work::push_spans(&mut spans, &traced, 0, Why::Error);
+    let [failed] = &spans[..] else { panic!("one span") };
+    assert_eq!(failed.status.as_ref().unwrap().message, "the disk is full");
 }

@@ -20,6 +20,7 @@ use super::events::RecentEvent;
 use super::otlp::Exporter;
 use super::requests::{FinishedRequest, Trace};
 use super::ring::Ring;
+use super::service_series::ServiceSeries;
 use super::traffic::Traffic;
 use maxine_clock::Clock;
 use maxine_view::View;
@@ -88,6 +89,7 @@ pub(super) struct RequestLog {
     sink: Mutex<Sink>,
     traces: Ring<Trace>,
     traffic: Traffic,
+    service_series: Arc<ServiceSeries>,
     exporter: Option<Arc<Exporter>>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     writer_thread: Mutex<Option<thread::Thread>>,
@@ -103,6 +105,7 @@ impl RequestLog {
         traces_max: usize,
         settings: &RequestLogSettings,
         exporter: Option<Arc<Exporter>>,
+        service_series: Arc<ServiceSeries>,
     ) -> Arc<Self> {
         let files = settings.directory.as_ref();
         let files = files.and_then(|directory| open_files(&directory.join(REQUESTS), settings));
@@ -122,6 +125,7 @@ impl RequestLog {
             }),
             traces: Ring::new(traces_max),
             traffic: Traffic::default(),
+            service_series,
             exporter,
             writer: Mutex::default(),
             writer_thread: Mutex::default(),
@@ -252,6 +256,7 @@ impl RequestLog {
             }
             let ended_ms = time_ms + request.duration_us / 1_000;
             self.traffic.note(&request, ended_ms, &snapshot.state);
+            self.service_series.note(&request);
             if at >= traces_from {
                 self.traces.push(Trace { time_ms, request });
             }

@@ -21,6 +21,7 @@ import { Ago, useNow } from '../../parts/time';
 import { reachOf, toleranceOf } from '../cluster/reach';
 import { groupsOf } from '../alerts/groups';
 import { FirstRun } from './first-run';
+import { ObjectivesPanel } from './objectives-panel';
 import { TrafficPanel } from './traffic-panel';
 import { Warnings } from './warnings';
 
@@ -67,6 +68,7 @@ export function Overview() {
         </div>
         <div className="stack">
           <TrafficPanel node={status.node} />
+          <ObjectivesPanel />
           <OpenAlerts />
         </div>
       </div>

@@ -1,10 +1,8 @@
-/** Traffic, errors and the remaining error budget, as the serving node counted them. */
+/** Traffic, errors and latency, as the serving node counted them. */
 import { useQuery } from '@tanstack/react-query';
 import { useMemo, useState } from 'react';
-import { preferences, prefer } from '../../app/preferences';
 import { calls, endOfTraffic, HOUR_MS, rates, trafficQuery, type Traffic } from '../../api/traffic';
 import { useMarks, type Mark } from '../../api/marks';
-import { useStore } from '../../api/store';
 import { Chart, RANGES } from '../../parts/chart';
 import { Choice } from '../../parts/field';
 import { duration, percent, short } from '../../parts/format';
@@ -23,7 +21,7 @@ export function TrafficPanel({ node }: { node: string }) {
         {(traffic) => (
           <>
             <TrafficChart traffic={traffic} spanMs={Number(range)} marks={marks} />
-            <Budget traffic={traffic} time={isDay ? 'the last 24 hours' : 'the last hour'} />
+            <Outcome traffic={traffic} time={isDay ? 'the last 24 hours' : 'the last hour'} />
           </>
         )}
       </Loaded>
@@ -56,19 +54,8 @@ function TrafficChart({ traffic, spanMs, marks }: { traffic: Traffic; spanMs: nu
   );
 }
 
-/** The remaining error budget: 1 means all of it, and below 0 it is exceeded. Null without requests. */
-export function budgetLeft({ good, bad }: { good: number; bad: number }, objectivePercent: number): number | null {
-  const all = good + bad;
-  if (all === 0) return null;
-  const allowed = all * (1 - objectivePercent / 100);
-  return allowed === 0 ? (bad === 0 ? 1 : -1) : 1 - bad / allowed;
-}
-
-function Budget({ traffic: { total }, time }: { traffic: Traffic; time: string }) {
-  const { objective } = useStore(preferences);
+function Outcome({ traffic: { total }, time }: { traffic: Traffic; time: string }) {
   const all = calls(total);
-  const left = budgetLeft({ good: all - total.failed, bad: total.failed }, objective);
-  const tone = left === null ? 'muted' : left > 0.25 ? 'good' : left > 0 ? 'warn' : 'bad';
   const took = (us: number | null) => (us === null ? '–' : duration(us / 1000));
   return (
     <dl className="sli">
@@ -86,31 +73,6 @@ function Budget({ traffic: { total }, time }: { traffic: Traffic; time: string }
             {total.p50_us === null ? '–' : `≤ ${took(total.p50_us)} / ≤ ${took(total.p99_us)}`}
           </b>
           <span className="muted">time to first byte</span>
-        </dd>
-      </div>
-      <div>
-        <dt>
-          <label htmlFor="objective">Error budget at</label>{' '}
-          <select
-            id="objective"
-            className="inline-select"
-            value={objective}
-            onChange={(e) => prefer({ objective: Number(e.target.value) })}
-          >
-            {[99, 99.5, 99.9, 99.95, 99.99].map((o) => (
-              <option key={o} value={o}>
-                {o} %
-              </option>
-            ))}
-          </select>
-        </dt>
-        <dd>
-          <b className={`num text-${tone}`}>{left === null ? '–' : left <= 0 ? 'Spent' : `${percent(left, 0)} left`}</b>
-          {left === null ? (
-            <span className="muted">no calls</span>
-          ) : (
-            <meter min={0} max={1} value={Math.max(0, left)} aria-label="Error budget left" className={`meter tone-${tone}`} />
-          )}
         </dd>
       </div>
     </dl>
