@@ -267,6 +267,8 @@ export const auditVerifyQuery = () =>
     queryFn: async ({ signal }) =>
       (await call<AuditVerification>('/audit/verify', { signal, timeoutMs: 60_000 })).data,
     staleTime: 30_000,
+    // It reads the whole audit log.
+    meta: { slow: true },
   });
 
 const list = <T>(key: readonly unknown[], route: string, refetchInterval: number | false = false, limit?: number) =>
