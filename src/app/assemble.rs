@@ -163,6 +163,7 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
     peers.instance_status.set(maxine_api::native::InstanceReports::new(&state));
     peers.node_alerts.set(maxine_api::native::AlertReports::new(&state));
     peers.service_traffic.set(maxine_api::native::ServiceTrafficReports::new(&state));
+    peers.traffic_steps.set(maxine_api::native::TrafficReports::new(&state));
     Ok(Assembled { state, duties, prober, leadership, proxy })
 }
 

@@ -29,8 +29,8 @@ pub use messages::{
     ALERTS_MAX, AlertReport, AlertsReport, Confirm, Confirmation, FormerLeases, HeardMembers,
     InstanceReport, InstanceStatus, LeasePage, LogReport, NodeAlerts, NodeReport, NodeStatus,
     OBSERVATIONS_MAX, Observations, ObserverReports, PAGE_LEN_MAX, PROBES_MAX, ProbeReport,
-    REPORTS_MAX, Renew, RenewalBlock, ServiceTraffic, ServiceTrafficReport, SuspendedExpiry,
-    WallTime,
+    REPORTS_MAX, Renew, RenewalBlock, STEPS_MAX, ServiceTraffic, ServiceTrafficReport,
+    SuspendedExpiry, TrafficStepReport, TrafficSteps, WallTime,
 };
 pub use router::{PeerService, Question, Slot};
 
@@ -59,6 +59,8 @@ router::messages! {
     NodeAlerts, node_alerts => AlertsReport;
     /// Asks a node for the calls to each service through it.
     ServiceTraffic, service_traffic => Vec<ServiceTrafficReport>;
+    /// Asks a node for the traffic through it, in steps.
+    TrafficSteps, traffic_steps => Vec<TrafficStepReport>;
 }
 
 /// The node that a question goes to.

@@ -12,6 +12,7 @@ mod checks;
 mod cluster;
 mod cluster_alerts;
 mod cluster_audit;
+mod cluster_traffic;
 mod counts;
 mod every_node;
 mod explain;
@@ -51,6 +52,7 @@ mod upgrade;
 mod watch;
 
 pub use cluster_alerts::AlertReports;
+pub use cluster_traffic::TrafficReports;
 pub(super) use fresh::add_freshness_headers;
 pub(super) use fresh::{Basis, NO_STORE};
 pub use instance_nodes::InstanceReports;
@@ -191,6 +193,7 @@ fn record_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(telemetry::list_traces))
         .routes(routes!(telemetry::traffic))
         .routes(routes!(service_traffic::services_traffic))
+        .routes(routes!(cluster_traffic::cluster_traffic))
 }
 
 /// Adds the layers that all native routes share.
