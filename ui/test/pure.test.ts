@@ -5,7 +5,7 @@ import { stalenessOf, type Connection } from '../src/api/connection';
 import { matches, routable, stateOf, usedInPanic } from '../src/api/instances';
 import { knownBases, peerUrl, rememberPeers } from '../src/api/peers';
 import { SseParser } from '../src/api/sse';
-import { DAY_MS, endOfTraffic, latencies, rates, wholeSteps, type TrafficStep } from '../src/api/traffic';
+import { DAY_MS, endOfTraffic, latencies, rates, successes, wholeSteps, type TrafficStep } from '../src/api/traffic';
 import type { Alert, ClusterStatus, LeadershipGrant, Member, NodeReport, ServiceCalls, TraceEntry } from '../src/api/types';
 import { scaleOf } from '../src/parts/chart';
 import { diffLines, folded, stable } from '../src/parts/diff';
@@ -18,6 +18,7 @@ import { disagreements } from '../src/screens/cluster/node-reports';
 import { reachOf, toleranceOf } from '../src/screens/cluster/reach';
 import { causeOf, gapsOf, termsOf } from '../src/screens/cluster/leadership';
 import { edgesOf } from '../src/screens/dependencies/graph';
+import { lowEnd } from '../src/parts/traffic-charts';
 import { budgetLeft } from '../src/screens/overview/traffic-panel';
 import { checkPolicy, parsePolicy } from '../src/screens/service/policy-check';
 import { isAbout, isCall } from '../src/screens/traces/about';
@@ -104,9 +105,20 @@ describe('an error budget', () => {
   });
 });
 
+describe('success', () => {
+  it('is known only where there were proxied calls, and its scale begins below the lowest value', () => {
+    const step = (at_ms: number, proxied: number, proxied_failed: number): TrafficStep => ({
+      at_ms, requests: 9, lookups: 9, lookups_failed: 9, proxied, proxied_failed, registrations: 0, p50_us: null, p95_us: null, p99_us: null,
+    });
+    const steps = [step(0, 4, 1), step(5_000, 0, 0), step(10_000, 2, 0)];
+    expect(successes({ stepMs: 5_000, nowMs: 60_000, steps })).toEqual([{ at: 5_000, value: 75 }, { at: 15_000, value: 100 }]);
+    for (const lowest of [100, 99.5, 97, 91, 60, 0]) expect(lowEnd([100, lowest])).toBeLessThan(Math.max(lowest, 1));
+  });
+});
+
 describe('traffic', () => {
   const step = (at_ms: number, lookups: number, p50_us: number | null = null): TrafficStep => ({
-    at_ms, requests: lookups, lookups, proxied: 0, failed: 0, proxied_failed: 0, registrations: 0, p50_us, p95_us: null, p99_us: null,
+    at_ms, requests: lookups, lookups, lookups_failed: 0, proxied: 0, proxied_failed: 0, registrations: 0, p50_us, p95_us: null, p99_us: null,
   });
   it('has no gaps, and leaves out the step that is under way', () => {
     const steps = wholeSteps({ step_ms: 5_000, now_ms: 22_000, items: [step(5_000, 10, 2_048), step(15_000, 5), step(20_000, 1)] });

@@ -167,6 +167,15 @@ describe('what the page knows', () => {
     expect(screen.getByText('3 of 3 nodes answered')).toBeTruthy();
   }, 15_000);
 
+  it('are not called none in Redis mode while some node could not be asked', async () => {
+    const store = (name: string) => ({ name, state_version: 1, last_seen_ms: 5 });
+    const alerts = { 'GET /cluster/alerts': () => ({ items: [], left_out: 0, nodes: [asked('n1')], complete: true }) };
+    scriptFetch(routes({ ...alerts, 'GET /cluster/status': () => ({ ...status, backend: 'redis', nodes: [store('n1'), store('n2')] }) }));
+    await open('#/alerts');
+    await screen.findByText('No open alerts known.', {}, { timeout: 5_000 });
+    await screen.findAllByText('1 of 2 nodes answered: without n2');
+    expect(screen.queryByText('No open alerts.')).toBeNull();
+  });
   it('puts a service first whose every proxied call fails, although it is healthy', async () => {
     scriptFetch(
       routes({ 'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: 1, items: [failing], nodes: [asked('n1')], complete: true }) }),

@@ -66,8 +66,8 @@ export type Silence = Answer<'Silence'>;
 
 export type TraceEntry = Answer<'TraceView'>;
 export type TraceAttempt = Answer<'AttemptView'>;
-export type TrafficStep = Answer<'TrafficStep'>;
-export type TrafficView = Answer<'TrafficView'>;
+export type TrafficStep = Answer<'ClusterTrafficStep'>;
+export type ClusterTraffic = Answer<'ClusterTraffic'>;
 export type ServiceCalls = Answer<'ServiceCallsView'>;
 export type ServicesTraffic = Answer<'ServicesTraffic'>;
 

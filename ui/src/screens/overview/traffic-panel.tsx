@@ -1,58 +1,37 @@
-/** Traffic, errors and the remaining error budget, as the serving node counted them. */
+/** Traffic, success, latency and the remaining error budget, as all nodes counted them. */
 import { useQuery } from '@tanstack/react-query';
-import { useMemo, useState } from 'react';
+import { useState } from 'react';
 import { preferences, prefer } from '../../app/preferences';
-import { calls, endOfTraffic, HOUR_MS, rates, trafficQuery, type Traffic } from '../../api/traffic';
-import { useMarks, type Mark } from '../../api/marks';
+import { calls, failures, HOUR_MS, trafficQuery, type Traffic } from '../../api/traffic';
+import { useMarks } from '../../api/marks';
 import { useStore } from '../../api/store';
-import { Chart, RANGES } from '../../parts/chart';
+import { Answered } from '../../parts/answered';
+import { RANGES } from '../../parts/chart';
 import { Choice } from '../../parts/field';
 import { duration, percent, short } from '../../parts/format';
 import { Panel } from '../../parts/layout';
 import { Loaded } from '../../parts/states';
+import { LatencyChart, RequestsChart, SuccessChart } from '../../parts/traffic-charts';
 
-export function TrafficPanel({ node }: { node: string }) {
+export function TrafficPanel() {
   const marks = useMarks(null);
   const [range, setRange] = useState(String(HOUR_MS));
-  const isDay = Number(range) > HOUR_MS;
-  const query = useQuery(trafficQuery(isDay ? 'day' : 'recent'));
+  const query = useQuery(trafficQuery(Number(range)));
   return (
-    <Panel title="Traffic" aside={`through ${node}, counted since it was started`}>
-      <Choice label="Time that the chart shows" value={range} onChange={setRange} options={RANGES} />
+    <Panel title="Traffic" aside={query.data ? <Answered nodes={query.data.nodes} /> : null}>
+      <Choice label="Time that the charts show" value={range} onChange={setRange} options={RANGES} />
       <Loaded query={query} what="the traffic" rows={4}>
         {(traffic) => (
           <>
-            <TrafficChart traffic={traffic} spanMs={Number(range)} marks={marks} />
-            <Budget traffic={traffic} time={isDay ? 'the last 24 hours' : 'the last hour'} />
+            <RequestsChart traffic={traffic} marks={marks} height={168} registrations />
+            <SuccessChart traffic={traffic} marks={marks} height={110} marksUnlisted />
+            <LatencyChart traffic={traffic} marks={marks} height={130} marksUnlisted />
+            <Budget traffic={traffic} />
+            <p className="muted">Each node counts since it was started.</p>
           </>
         )}
       </Loaded>
     </Panel>
-  );
-}
-
-function TrafficChart({ traffic, spanMs, marks }: { traffic: Traffic; spanMs: number; marks: readonly Mark[] }) {
-  const series = useMemo(
-    () => [
-      { name: 'Look-ups', tint: 1 as const, points: rates(traffic, (s) => s.lookups) },
-      { name: 'Proxied', tint: 2 as const, points: rates(traffic, (s) => s.proxied) },
-      { name: 'Registrations', tint: 3 as const, points: rates(traffic, (s) => s.registrations) },
-      { name: 'Failed', tint: 4 as const, points: rates(traffic, (s) => s.failed) },
-    ],
-    [traffic],
-  );
-  return (
-    <Chart
-      label="Requests a second"
-      unit="/s"
-      series={series}
-      spanMs={spanMs}
-      stepMs={traffic.stepMs}
-      endMs={endOfTraffic(traffic)}
-      marks={marks}
-      height={168}
-      empty="The node has just started. The first figures appear in a few seconds."
-    />
   );
 }
 
@@ -64,10 +43,11 @@ export function budgetLeft({ good, bad }: { good: number; bad: number }, objecti
   return allowed === 0 ? (bad === 0 ? 1 : -1) : 1 - bad / allowed;
 }
 
-function Budget({ traffic: { total }, time }: { traffic: Traffic; time: string }) {
+function Budget({ traffic: { total, spanMs } }: { traffic: Traffic }) {
   const { objective } = useStore(preferences);
-  const all = calls(total);
-  const left = budgetLeft({ good: all - total.failed, bad: total.failed }, objective);
+  const time = `the last ${duration(spanMs)}`;
+  const [all, failed] = [calls(total), failures(total)];
+  const left = budgetLeft({ good: all - failed, bad: failed }, objective);
   const tone = left === null ? 'muted' : left > 0.25 ? 'good' : left > 0 ? 'warn' : 'bad';
   const took = (us: number | null) => (us === null ? '–' : duration(us / 1000));
   return (
@@ -75,8 +55,8 @@ function Budget({ traffic: { total }, time }: { traffic: Traffic; time: string }
       <div>
         <dt>Failed (5xx)</dt>
         <dd>
-          <b className="num">{all ? percent(total.failed / all, 2) : '–'}</b>
-          <span className="muted">{all ? `${short(total.failed)} of ${short(all)} calls in ${time}` : `no calls in ${time}`}</span>
+          <b className="num">{all ? percent(failed / all, 2) : '–'}</b>
+          <span className="muted">{all ? `${short(failed)} of ${short(all)} calls in ${time}` : `no calls in ${time}`}</span>
         </dd>
       </div>
       <div>
@@ -85,7 +65,7 @@ function Budget({ traffic: { total }, time }: { traffic: Traffic; time: string }
           <b className="num">
             {total.p50_us === null ? '–' : `≤ ${took(total.p50_us)} / ≤ ${took(total.p99_us)}`}
           </b>
-          <span className="muted">time to first byte</span>
+          <span className="muted">time to first byte of proxied calls</span>
         </dd>
       </div>
       <div>
