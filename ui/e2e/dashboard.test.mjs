@@ -332,6 +332,19 @@ test('a policy is made with the form alone, and a draft survives bad JSON and le
     await go(page, '/audit');
     await go(page, '/services/default/pricing?tab=policy');
     assert.match(await json.inputValue(), /oops$/);
+    // What can be typed is offered, and taken with the keyboard alone.
+    await json.fill('{}');
+    await json.press('Home');
+    await json.press('ArrowRight');
+    await json.pressSequentially('"sel');
+    await page.getByRole('option', { name: /^selection/, selected: true }).waitFor();
+    assert.deepEqual(await violations(page), []);
+    await json.press('Enter');
+    assert.equal(await json.inputValue(), '{"selection": }');
+    await json.press('Escape');
+    await page.getByRole('listbox').waitFor({ state: 'hidden' });
+    await json.press('Control+z');
+    assert.equal(await json.inputValue(), '{"sel}');
     await json.fill(good.replace('"9.9.9"', '"2.2.2"'));
     await page.getByText(/No registered instance has version/).first().waitFor({ state: 'hidden' });
     // A field that has no effect is reported by the server.
