@@ -134,4 +134,5 @@ pub(super) const RULES: &[Rule] = &[
     rule("DELETE", "/api/v1/tokens/{id}", Access::Admin),
     rule("GET", "/api/v1/keys", Access::Admin),
     rule("POST", "/api/v1/keys/rotate", Access::Admin),
+    rule("GET", "/api/v1/access", Access::Viewer),
 ];

@@ -42,6 +42,7 @@ mod prometheus;
 mod providers;
 mod ready;
 mod resolve;
+mod rights;
 mod search;
 mod service_traffic;
 mod services;
@@ -176,6 +177,7 @@ fn identity_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(identities::delete_token))
         .routes(routes!(identities::list_keys))
         .routes(routes!(identities::rotate_keys))
+        .routes(routes!(rights::list_access))
 }
 
 fn record_routes() -> OpenApiRouter<AppState> {
