@@ -14,7 +14,7 @@ const SCREENS = [
   '/', '/cluster', '/services', '/services/default/orders', '/services/default/orders?tab=traffic',
   '/services/default/orders?tab=policy', '/services/default/payments?instance=payments-2', '/dependencies', '/traces',
   '/alerts', '/keys', '/keys?key=app%2Ffeatures', '/keys?tab=sessions', '/audit', '/config', '/access', '/access?tab=tokens',
-  '/access?tab=keys',
+  '/access?tab=keys', '/access?tab=rights',
 ];
 
 const on = stage(() => startCluster({ port: Number(process.env.MAXINE_E2E_PORT ?? 18300) }));
@@ -393,11 +393,19 @@ test('each role sees what it may do, and why not the rest', async () => {
     await page.keyboard.press('Escape');
     await go(page, '/access');
     await page.getByText('Only admins see users, tokens and keys.').waitFor();
+    await page.getByRole('row', { name: /^Drains an instance .* no no yes yes$/ }).waitFor();
   });
   await within({ user: 'olga', path: '/cluster' }, async (page) => {
     const backup = page.getByRole('button', { name: 'Backup' });
     await backup.waitFor();
     assert.equal(await backup.getAttribute('aria-disabled'), 'true');
+  });
+  await within({ path: '/access?tab=rights' }, async (page) => {
+    await page.getByLabel('Find an action').fill('drain');
+    await page.getByRole('button', { name: 'Drains an instance', exact: true }).click();
+    const names = page.getByRole('region', { name: 'Who may: Drains an instance' });
+    await names.getByText(/^\d+ users: .*olga \(operator\)/).waitFor();
+    assert.doesNotMatch(await names.textContent(), /vera/);
   });
   await within({ path: '/access?tab=tokens' }, async (page) => {
     await page.getByRole('button', { name: 'Create token' }).click();

@@ -79,6 +79,7 @@ export type User = Answer<'UserView'>;
 export type ApiToken = Answer<'TokenView'>;
 export type NewToken = Answer<'TokenMade'>;
 export type SigningKey = Answer<'KeyView'>;
+export type RouteRights = Answer<'RouteRights'>;
 export type Me = Answer<'Me'>;
 export type SignedIn = Answer<'SessionView'>;
 
