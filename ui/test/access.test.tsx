@@ -61,7 +61,7 @@ describe('who may do what', () => {
   it('is not guessed if it cannot be read', async () => {
     scriptFetch({ 'GET /access': () => problem(503, 'unavailable', 'the node is stopping') });
     show(<WhoMay named />);
-    await screen.findByText('the node is stopping');
+    await screen.findByText('the node is stopping.');
     expect(screen.queryByText('yes')).toBeNull();
   });
   it('shows a route that this page does not know by its method and path', () => {

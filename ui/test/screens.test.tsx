@@ -107,7 +107,7 @@ describe('screens', () => {
     let failing = true;
     scriptFetch(routes({ 'GET /services': () => (failing ? problem(422, 'limit-exceeded', 'limit must be lower') : { items: [service()], next_cursor: null }) }));
     await open('#/services?sort=name');
-    expect(await screen.findByText('limit must be lower', {}, { timeout: 5_000 })).toBeTruthy();
+    expect(await screen.findByText('limit must be lower.', {}, { timeout: 5_000 })).toBeTruthy();
     failing = false;
     await user.click(screen.getByRole('button', { name: 'Try again' }));
     expect(await screen.findByText('orders')).toBeTruthy();

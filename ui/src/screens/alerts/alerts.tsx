@@ -76,8 +76,8 @@ export function AlertsScreen() {
                   ))}
                 </ul>
               )}
-              {data.left_out > 0 ? <p className="muted">{plural(data.left_out, 'active alert')} beyond the newest 200 of a node not shown.</p> : null}
-              {items.length > SHOWN_MAX ? <p className="muted">{plural(items.length - SHOWN_MAX, 'older alert')} not shown.</p> : null}
+              {data.left_out > 0 ? <p className="muted">Not shown: {plural(data.left_out, 'active alert')} beyond the newest 200 of a node.</p> : null}
+              {items.length > SHOWN_MAX ? <p className="muted">Not shown: {plural(items.length - SHOWN_MAX, 'older alert')}.</p> : null}
             </>
           );
         }}
