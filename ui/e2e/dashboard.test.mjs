@@ -382,6 +382,22 @@ test('users change their own password; a session can be renewed', async () => {
   forget(on.cluster, 'pia');
 });
 
+test('dependencies: the edges have a rate, success and latency, in the chosen time, and the graph is enlarged', async () => {
+  await traffic(on.cluster, 1_000);
+  await within({ path: '/dependencies' }, async (page) => {
+    const graph = page.getByRole('group', { name: 'Graph of calls' });
+    await graph.waitFor();
+    const width = Number(await graph.getAttribute('width'));
+    await page.getByRole('button', { name: 'Larger' }).click();
+    await page.waitForFunction((before) => Number(document.querySelector('svg.graph').getAttribute('width')) > before, width);
+    assert.deepEqual(await violations(page), []);
+    await page.getByRole('button', { name: 'Table' }).click();
+    await page.getByRole('button', { name: '1 min', exact: true }).click();
+    await page.getByRole('row', { name: /Proxy.* \d+ [\d.]+\/s [\d.]+ % [\d.]+ m?s [\d.]+ m?s/ }).first().waitFor();
+    assert.deepEqual(await violations(page), []);
+  });
+});
+
 test('each role sees what it may do, and why not the rest', async () => {
   await within({ user: 'vera', path: '/services/default/orders?instance=orders-1' }, async (page) => {
     const drain = page.getByRole('button', { name: 'Drain', exact: true });

@@ -17,7 +17,7 @@ import { doubtsOf } from '../src/screens/service/policy-check';
 import { disagreements } from '../src/screens/cluster/node-reports';
 import { reachOf, toleranceOf } from '../src/screens/cluster/reach';
 import { causeOf, gapsOf, termsOf } from '../src/screens/cluster/leadership';
-import { edgesOf } from '../src/screens/dependencies/graph';
+import { covered, edgesOf, figuresOfEdge, type Edge } from '../src/screens/dependencies/graph';
 import { lowEnd } from '../src/parts/traffic-charts';
 import { budgetLeft } from '../src/screens/overview/traffic-panel';
 import { checkPolicy, parsePolicy } from '../src/screens/service/policy-check';
@@ -326,6 +326,13 @@ describe('traces', () => {
       [{ timestamp: '', type: 'discovery.lookup', outcome: 'RESOLVED', serviceName: 'orders', nodeName: 'orders-2-0', address: 'http://10.0.0.1:80/x', traceId: 't' }],
     );
     expect(edges).toHaveLength(1);
+    // Look-ups have no part in the latency.
+    expect(edges[0]?.durations).toEqual([5, 5]);
+    expect(figuresOfEdge(edges[0] as Edge, 60_000)).toEqual({ perS: 0.05, success: 1 - 1 / 3, p50: 5, p95: 5 });
+    // A rate counts the time of which anything is known.
+    const traces = [trace('/x', 100_000, 5), trace('/y', 160_000, 5)];
+    expect([900_000, 60_000].map((range) => covered(traces, 220_000, range))).toEqual([120_000, 60_000]);
+    expect(covered([], 220_000, 60_000)).toBe(10_000);
     expect(edges[0]).toMatchObject({ caller: '10.1.1.1', service: 'orders', calls: 3, failed: 1 });
     expect([...(edges[0]?.targets ?? [])]).toEqual([['orders-1', 1], ['orders-2', 1]]);
   });

@@ -96,8 +96,3 @@ function Budget({ traffic: { total, spanMs } }: { traffic: Traffic }) {
     </dl>
   );
 }
-
-/** The value below which `share` of the sorted values are. */
-export function quantile(sorted: readonly number[], share: number): number {
-  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? Number.NaN;
-}
