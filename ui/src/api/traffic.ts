@@ -30,7 +30,8 @@ export interface Rate {
 
 export const HOUR_MS = 3_600_000;
 export const DAY_MS = 24 * HOUR_MS;
-const EVERY_MS = { recent: 5_000, day: 30_000 };
+/** A longer time has more steps, and each of them matters less. */
+const everyMs = (spanMs: number): number => (spanMs > HOUR_MS ? 30_000 : spanMs > HOUR_MS / 4 ? 15_000 : 5_000);
 /** A shorter part of a step says little about its rate. */
 const PART_MIN_MS = 60_000;
 
@@ -109,7 +110,7 @@ export const trafficQuery = (spanMs: number, service?: { namespace: string; name
       const { step_ms: stepMs, now_ms: nowMs, total, nodes } = data;
       return { stepMs, spanMs, nowMs, steps: wholeSteps(data, spanMs), total, nodes };
     },
-    refetchInterval: isDay ? EVERY_MS.day : EVERY_MS.recent,
+    refetchInterval: everyMs(spanMs),
     // Another range of the same service, until the new one is read. It says itself which one it is.
     placeholderData: (before, query) => (query?.queryKey[2] === namespace && query.queryKey[3] === name ? before : undefined),
   });
