@@ -1,6 +1,6 @@
 /** Who may do what: the roles, the users and the API tokens that may use a route of the API. */
 import { useQuery } from '@tanstack/react-query';
-import { useMemo, useState } from 'react';
+import { Fragment, useMemo, useState } from 'react';
 import { rightsQuery, tokensQuery, usersQuery } from '../../api/queries';
 import type { ApiToken, Role, RouteRights, User } from '../../api/types';
 import { Search } from '../../parts/field';
@@ -44,7 +44,6 @@ export function WhoMay({ named }: { named: boolean }) {
   const [chosen, setChosen] = useState<string | null>(null);
   const all = useMemo(() => described(query.data ?? []), [query.data]);
   const found = matching(all, text);
-  const right = found.find((r) => r.key === chosen) ?? null;
   return (
     <Panel title="Who may?" aside="by the settings of the node that serves this page" flush>
       <div className="pad">
@@ -56,7 +55,7 @@ export function WhoMay({ named }: { named: boolean }) {
             <Empty title="No action matches." />
           ) : (
             <>
-              {named ? <Names right={right} /> : null}
+              {named ? <p className="pad muted">Choose an action to see which users and tokens may do it.</p> : null}
               <div className="scroll-x" role="region" aria-label="Rights" tabIndex={0}>
                 <table className="plain">
                   <thead>
@@ -72,27 +71,36 @@ export function WhoMay({ named }: { named: boolean }) {
                   </thead>
                   <tbody>
                     {found.map((r) => (
-                      <tr key={r.key}>
-                        <th scope="row" className="break">
-                          {named ? (
-                            <button type="button" className="text-button" aria-pressed={r.key === chosen} onClick={() => setChosen(r.key === chosen ? null : r.key)}>
-                              {r.does}
-                            </button>
-                          ) : (
-                            r.does
-                          )}
-                          <div className="muted mono">{r.key.replace('/api/v1', '')}</div>
-                        </th>
-                        <td>
-                          <May yes={r.open} />
-                          {r.setting === null ? null : <div className="muted">by {r.setting}</div>}
-                        </td>
-                        {ROLES.map((role) => (
-                          <td key={role}>
-                            <May yes={r.roles.includes(role)} />
+                      <Fragment key={r.key}>
+                        <tr>
+                          <th scope="row" className="break">
+                            {named ? (
+                              <button type="button" className="text-button" aria-expanded={r.key === chosen} onClick={() => setChosen(r.key === chosen ? null : r.key)}>
+                                {r.does}
+                              </button>
+                            ) : (
+                              r.does
+                            )}
+                            <div className="muted mono">{r.key.replace('/api/v1', '')}</div>
+                          </th>
+                          <td>
+                            <May yes={r.open} />
+                            {r.setting === null ? null : <div className="muted">by {r.setting}</div>}
                           </td>
-                        ))}
-                      </tr>
+                          {ROLES.map((role) => (
+                            <td key={role}>
+                              <May yes={r.roles.includes(role)} />
+                            </td>
+                          ))}
+                        </tr>
+                        {named && r.key === chosen ? (
+                          <tr>
+                            <td colSpan={2 + ROLES.length} className="break">
+                              <Names right={r} />
+                            </td>
+                          </tr>
+                        ) : null}
+                      </Fragment>
                     ))}
                   </tbody>
                 </table>
@@ -114,15 +122,13 @@ function May({ yes }: { yes: boolean }) {
 }
 
 /** The users and tokens that may use a route. */
-function Names({ right }: { right: Right | null }) {
+function Names({ right }: { right: Right }) {
   const users = useQuery(usersQuery());
   const tokens = useQuery(tokensQuery());
   const now = useNow();
-  if (!right) return <p className="pad muted">Choose an action to see which users and tokens may do it.</p>;
   const mayBe = (role: Role) => right.roles.includes(role);
   return (
-    <section className="pad" aria-label={`Who may: ${right.does}`} aria-live="polite">
-      <h3>{right.does}</h3>
+    <section className="who-may" aria-label={`Who may: ${right.does}`} aria-live="polite">
       {right.open ? <p>Anyone who reaches a node, without a credential.</p> : null}
       <Loaded query={users} what="users" rows={1}>
         {(all) => <People what="user" items={all.filter((u) => mayBe(u.role)).map(userName)} />}

@@ -23,11 +23,14 @@ export function TrafficPanel() {
       <Loaded query={query} what="the traffic" rows={4}>
         {(traffic) => (
           <>
+            <h3 className="chart-title">Requests a second</h3>
             <RequestsChart traffic={traffic} marks={marks} height={168} registrations />
+            <h3 className="chart-title">Success of proxied calls</h3>
             <SuccessChart traffic={traffic} marks={marks} height={110} marksUnlisted />
+            <h3 className="chart-title">Time to first byte of proxied calls</h3>
             <LatencyChart traffic={traffic} marks={marks} height={130} marksUnlisted />
             <Budget traffic={traffic} />
-            <p className="muted">Each node counts since it was started.</p>
+            <p className="muted chart-note">Each node counts since it was started.</p>
           </>
         )}
       </Loaded>
