@@ -165,6 +165,7 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
     peers.node_alerts.set(maxine_api::native::AlertReports::new(&state));
     peers.service_traffic.set(maxine_api::native::ServiceTrafficReports::new(&state));
     peers.objective_counts.set(maxine_api::native::ObjectiveReports::new(&state));
+    peers.traffic_steps.set(maxine_api::native::TrafficReports::new(&state));
     Ok(Assembled { state, duties, prober, leadership, proxy })
 }
 

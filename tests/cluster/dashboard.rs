@@ -80,7 +80,21 @@ async fn every_node_is_asked_through_any_of_them() {
     let known = get(&mut dev, 1, "/services/default/orders/instances/a/nodes").await;
     assert_eq!((&known["in_flight"], &known["complete"]), (&json!(0), &json!(true)));
     assert_eq!(known["nodes"].as_array().unwrap().len(), 3);
+    for node in [0, 2] {
+        let url = format!("{}/api/v1/resolve/default/orders", dev.nodes[node].http);
+        assert_eq!(dev.client.get(url).send().await.unwrap().status(), 200);
+    }
+    // Each of them counted one, and the third node adds both.
+    for path in ["/cluster/traffic?service=orders", "/cluster/traffic?service=orders&range=day"] {
+        let traffic = get(&mut dev, 1, path).await;
+        assert_eq!((&traffic["total"]["lookups"], &traffic["complete"]), (&json!(2), &json!(true)));
+    }
     dev.signal(0, Signal::SIGKILL);
+    let traffic = get(&mut dev, 1, "/cluster/traffic?service=orders").await;
+    assert_eq!((&traffic["total"]["lookups"], &traffic["complete"]), (&json!(1), &json!(false)));
+    let asked = traffic["nodes"].as_array().unwrap();
+    let silent: Vec<_> = asked.iter().filter(|node| node["problem"].is_string()).collect();
+    assert_eq!((silent.len(), &silent[0]["name"]), (1, &json!(dev.nodes[0].instance)));
     let known = get(&mut dev, 1, "/services/default/orders/instances/a/nodes").await;
     assert_eq!(known["complete"], false);
     let nodes = get(&mut dev, 1, "/cluster/nodes").await;

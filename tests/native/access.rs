@@ -23,6 +23,7 @@ async fn every_guarded_route_refuses_the_unknown_and_the_lower_role() {
     }
     let viewer = server.sign_in("viewer", "long enough").await;
     let operator = server.sign_in("operator", "long enough").await;
+    let listed = server.get("/access").await["items"].as_array().unwrap().clone();
     let mut seen = 0;
     for rule in rules().filter(|rule| rule.path.starts_with("/api/v1/")) {
         let method: Method = rule.method.parse().unwrap();
@@ -43,6 +44,13 @@ async fn every_guarded_route_refuses_the_unknown_and_the_lower_role() {
             Access::Registration | Access::Operator => (401, Some(403), None),
             Access::Admin => (401, Some(403), Some(403)),
         };
+        // What is listed is what happens.
+        let rights = listed.iter().find(|r| r["method"] == rule.method && r["path"] == rule.path);
+        let rights = rights.unwrap_or_else(|| panic!("{method} {path} is not listed"));
+        let may = |role: &str| rights["roles"].as_array().unwrap().contains(&json!(role));
+        let expected = (of_viewer.is_none(), of_operator.is_none(), true);
+        assert_eq!((may("viewer"), may("operator"), may("admin")), expected, "{method} {path}");
+        assert_eq!(rights["open"], false, "{method} {path}");
         assert_eq!(status(None).await, of_nobody, "{method} {path}");
         if let Some(refused) = of_viewer {
             assert_eq!(status(Some(&viewer)).await, refused, "{method} {path}");

@@ -12,6 +12,7 @@
 mod access;
 mod api;
 mod audit;
+mod codings;
 mod explain;
 #[path = "../support/idp.rs"]
 mod idp;

@@ -28,6 +28,18 @@ async fn traffic_is_told_by_service_and_in_all() {
     let none = server.get(&format!("/traffic?since_ms={later}")).await;
     assert_eq!((&none["items"], &none["total"]["requests"]), (&json!([]), &json!(0)));
     assert_eq!(server.get("/traffic?service=nobody").await["items"], json!([]));
+    // The only node of the cluster has counted everything.
+    let cluster = server.get("/cluster/traffic?service=orders").await;
+    assert_eq!((&cluster["complete"], &cluster["step_ms"]), (&json!(true), &orders["step_ms"]));
+    let total = &cluster["total"];
+    assert_eq!((&total["lookups"], &total["lookups_failed"]), (&json!(3), &json!(0)));
+    // Its durations are those of forwarded requests.
+    assert_eq!((&total["proxied"], &total["p95_us"]), (&json!(0), &Value::Null));
+    let cluster = server.get("/cluster/traffic").await;
+    assert_eq!(cluster["total"]["lookups"], 4);
+    assert!(cluster["total"]["registrations"].as_u64().unwrap() >= 1);
+    let none = server.get(&format!("/cluster/traffic?since_ms={later}")).await;
+    assert_eq!((&none["items"], &none["total"]["at_ms"]), (&json!([]), &json!(later)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

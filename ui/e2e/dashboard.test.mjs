@@ -14,7 +14,7 @@ const SCREENS = [
   '/', '/cluster', '/services', '/services/default/orders', '/services/default/orders?tab=traffic',
   '/services/default/orders?tab=policy', '/services/default/payments?instance=payments-2', '/dependencies', '/traces',
   '/alerts', '/keys', '/keys?key=app%2Ffeatures', '/keys?tab=sessions', '/audit', '/config', '/access', '/access?tab=tokens',
-  '/access?tab=keys',
+  '/access?tab=keys', '/access?tab=rights',
 ];
 
 const on = stage(() => startCluster({ port: Number(process.env.MAXINE_E2E_PORT ?? 18300) }));
@@ -332,6 +332,19 @@ test('a policy is made with the form alone, and a draft survives bad JSON and le
     await go(page, '/audit');
     await go(page, '/services/default/pricing?tab=policy');
     assert.match(await json.inputValue(), /oops$/);
+    // What can be typed is offered, and taken with the keyboard alone.
+    await json.fill('{}');
+    await json.press('Home');
+    await json.press('ArrowRight');
+    await json.pressSequentially('"sel');
+    await page.getByRole('option', { name: /^selection/, selected: true }).waitFor();
+    assert.deepEqual(await violations(page), []);
+    await json.press('Enter');
+    assert.equal(await json.inputValue(), '{"selection": }');
+    await json.press('Escape');
+    await page.getByRole('listbox').waitFor({ state: 'hidden' });
+    await json.press('Control+z');
+    assert.equal(await json.inputValue(), '{"sel}');
     await json.fill(good.replace('"9.9.9"', '"2.2.2"'));
     await page.getByText(/No registered instance has version/).first().waitFor({ state: 'hidden' });
     // A field that has no effect is reported by the server.
@@ -369,6 +382,22 @@ test('users change their own password; a session can be renewed', async () => {
   forget(on.cluster, 'pia');
 });
 
+test('dependencies: the edges have a rate, success and latency, in the chosen time, and the graph is enlarged', async () => {
+  await traffic(on.cluster, 1_000);
+  await within({ path: '/dependencies' }, async (page) => {
+    const graph = page.getByRole('group', { name: 'Graph of calls' });
+    await graph.waitFor();
+    const width = Number(await graph.getAttribute('width'));
+    await page.getByRole('button', { name: 'Larger' }).click();
+    await page.waitForFunction((before) => Number(document.querySelector('svg.graph').getAttribute('width')) > before, width);
+    assert.deepEqual(await violations(page), []);
+    await page.getByRole('button', { name: 'Table' }).click();
+    await page.getByRole('button', { name: '1 min', exact: true }).click();
+    await page.getByRole('row', { name: /Proxy.* \d+ [\d.]+\/s [\d.]+ % [\d.]+ m?s [\d.]+ m?s/ }).first().waitFor();
+    assert.deepEqual(await violations(page), []);
+  });
+});
+
 test('each role sees what it may do, and why not the rest', async () => {
   await within({ user: 'vera', path: '/services/default/orders?instance=orders-1' }, async (page) => {
     const drain = page.getByRole('button', { name: 'Drain', exact: true });
@@ -380,11 +409,19 @@ test('each role sees what it may do, and why not the rest', async () => {
     await page.keyboard.press('Escape');
     await go(page, '/access');
     await page.getByText('Only admins see users, tokens and keys.').waitFor();
+    await page.getByRole('row', { name: /^Drains an instance .* no no yes yes$/ }).waitFor();
   });
   await within({ user: 'olga', path: '/cluster' }, async (page) => {
     const backup = page.getByRole('button', { name: 'Backup' });
     await backup.waitFor();
     assert.equal(await backup.getAttribute('aria-disabled'), 'true');
+  });
+  await within({ path: '/access?tab=rights' }, async (page) => {
+    await page.getByLabel('Find an action').fill('drain');
+    await page.getByRole('button', { name: 'Drains an instance', exact: true }).click();
+    const names = page.getByRole('region', { name: 'Who may: Drains an instance' });
+    await names.getByText(/^\d+ users: .*olga \(operator\)/).waitFor();
+    assert.doesNotMatch(await names.textContent(), /vera/);
   });
   await within({ path: '/access?tab=tokens' }, async (page) => {
     await page.getByRole('button', { name: 'Create token' }).click();

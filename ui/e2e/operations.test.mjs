@@ -211,14 +211,20 @@ test('two versions are compared by their calls, the bad one is taken out, and ch
     traffic: { split: [{ version: '1.0.0', weight: 1 }, { version: '2.0.0', weight: 1 }] },
   });
   for (let i = 0; i < 100; i += 1) await on.cluster.call('GET', '/api/maxine/serviceops/proxy/canary/x', undefined, { okay: false });
+  // The page is served by the first node, and its charts have the calls through the others too.
+  for (let i = 0; i < 10; i += 1) await on.cluster.call('GET', '/api/maxine/serviceops/proxy/canary/x', undefined, { okay: false, node: 1 });
   await on.within({ path: '/services/default/canary?tab=traffic', user: 'olga' }, async (page) => {
     const versions = page.getByRole('region', { name: 'Versions' });
     await versions.getByRole('row', { name: /^1\.0\.0 50\.0 % .*100\.0 %/ }).waitFor();
     const bad = versions.getByRole('row', { name: /^2\.0\.0 50\.0 % .* 0\.0 %/ });
     await page.getByRole('list', { name: /^Changes during this time: Requests/ }).getByText('Change of the policy by admin').waitFor();
     await page.getByRole('list', { name: /^Changes during this time: Requests/ }).getByText('Version 2.0.0 registered').waitFor();
+    await page.getByRole('region', { name: 'Requests', exact: true }).getByText(/^110 in 15 min, /).waitFor();
+    await page.getByText('3 of 3 nodes answered').first().waitFor();
+    await page.getByRole('img', { name: /^Success of proxied calls\. Success: latest \d/ }).waitFor();
+    await page.getByRole('img', { name: /^Time to first byte of proxied calls\..*p95: latest \d/ }).waitFor();
     await page.getByRole('button', { name: '24 h', exact: true }).click();
-    await page.getByText(/^\d+ in 24 hours, /).waitFor();
+    await page.getByText(/^\d+ in 24 h, /).waitFor();
     await page.getByRole('button', { name: '5 min', exact: true }).click();
     await clean(page, 'versions side by side');
     await bad.getByRole('button', { name: /^Abort/ }).click();

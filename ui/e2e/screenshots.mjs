@@ -21,7 +21,7 @@ const SIZES = { wide: [1440, 900], narrow: [360, 780] };
 const EMPTY = {
   overview: '/', cluster: '/cluster', services: '/services', dependencies: '/dependencies', traces: '/traces',
   alerts: '/alerts', keys: '/keys', audit: '/audit', config: '/config', access: '/access', tokens: '/access?tab=tokens',
-  'signing-keys': '/access?tab=keys',
+  'signing-keys': '/access?tab=keys', rights: '/access?tab=rights',
 };
 const NORMAL = {
   ...EMPTY,

@@ -3,10 +3,11 @@ import { describe, expect, it, vi } from 'vitest';
 import * as actions from '../src/api/actions';
 import { call, path } from '../src/api/client';
 import { connection } from '../src/api/connection';
+import { countFailedReads, OVERDUE_MS } from '../src/api/failed-reads';
 import { Problem } from '../src/api/problem';
 import { keepSession } from '../src/api/keep-session';
 import { beat } from '../src/api/pulse';
-import { leadershipQuery } from '../src/api/queries';
+import { callsQuery, leadershipQuery } from '../src/api/queries';
 import { bearerToken, session, signedIn, signedOut } from '../src/api/session';
 import { actAs, instance, problem, scriptFetch } from './fixture';
 
@@ -119,6 +120,53 @@ describe('the pulse', () => {
     hangs = false;
     await beat();
     expect(connection.get().silentSince).toBeNull();
+  });
+});
+
+describe('reads that fail', () => {
+  /** Shows one figure and reads it again, as `answer` says, and returns after `ms` how many figures are not current. */
+  async function after(ms: number, answer: () => unknown): Promise<number> {
+    vi.useFakeTimers();
+    let first = true;
+    scriptFetch({
+      'GET /traffic/services': () => {
+        if (!first) return answer();
+        first = false;
+        return { items: [], nodes: [], window_ms: 60_000 };
+      },
+    });
+    const queries = new QueryClient({ defaultOptions: { queries: { retry: 2, retryDelay: 300 } } });
+    connection.set((c) => ({ ...c, failedReads: 0 }));
+    const stopCounting = countFailedReads(queries);
+    const stopShowing = new QueryObserver(queries, callsQuery()).subscribe(() => undefined);
+    try {
+      await vi.advanceTimersByTimeAsync(0);
+      expect(connection.get().failedReads).toBe(0);
+      void queries.invalidateQueries();
+      await vi.advanceTimersByTimeAsync(ms);
+      return connection.get().failedReads;
+    } finally {
+      stopShowing();
+      stopCounting();
+      queries.clear();
+      vi.useRealTimers();
+    }
+  }
+  it('are told at the first failure, before the retries are over', async () => {
+    expect(await after(100, () => problem(503, 'unavailable', 'the node is stopping'))).toBe(1);
+  });
+  it('are told within 3 s if no answer comes, although the node answers others', async () => {
+    expect(await after(2_900, () => new Promise(() => undefined))).toBe(1);
+    expect(await after(OVERDUE_MS / 2, () => new Promise(() => undefined))).toBe(0);
+  });
+  it('are over with the next answer', async () => {
+    let fails = true;
+    const answer = () => {
+      if (!fails) return { items: [], nodes: [], window_ms: 60_000 };
+      fails = false;
+      return problem(503, 'unavailable', 'the node is stopping');
+    };
+    expect(await after(1_000, answer)).toBe(0);
   });
 });
 

@@ -3,6 +3,7 @@ import { createHashHistory, RouterProvider } from '@tanstack/react-router';
 import { act, fireEvent, screen, waitFor, within } from '@testing-library/react';
 import userEvent from '@testing-library/user-event';
 import { beforeEach, describe, expect, it, vi } from 'vitest';
+import { clusterNow } from '../src/api/clock';
 import { cutMark, deployMarks, leaderMarks, marksOf } from '../src/api/marks';
 import { byInstance, figuresOf, SeenCalls } from '../src/api/seen-calls';
 import type { AuditRecord, LeadershipGrant, Policy, TraceEntry } from '../src/api/types';
@@ -265,19 +266,40 @@ describe('a chart', () => {
   });
 });
 
-describe('the range of a chart', () => {
-  it('is up to 24 hours, which are read in longer steps', async () => {
-    const step = { at_ms: 0, requests: 60, lookups: 60, proxied: 0, failed: 0, proxied_failed: 0, registrations: 0, p50_us: 64, p95_us: 64, p99_us: 64 };
-    const view = (step_ms: number, n: number) => ({ step_ms, now_ms: 10 * step_ms, items: [step, { ...step, at_ms: step_ms }], total: { ...step, lookups: n } });
-    const asked = scriptFetch({
-      'GET /traffic': ({ query }) => (query.get('range') === 'day' ? view(60_000, 500) : view(5_000, 40)),
-      'GET /cluster/leadership': () => ({ items: [], next_cursor: null }),
+describe('the charts of traffic', () => {
+  const step = { at_ms: 0, requests: 60, registrations: 0, lookups: 50, lookups_failed: 0, proxied: 10, proxied_failed: 0, p50_us: 64, p95_us: 64_000, p99_us: 64_000 };
+  const node = (name: string, problem: string | null = null) => ({ id: 1, name, http_addr: '', problem });
+  function serve(nodes: unknown[]) {
+    const view = (step_ms: number, lookups: number) => ({
+      step_ms, now_ms: 10 * step_ms, nodes, complete: true, total: { ...step, lookups, proxied_failed: 4 },
+      items: [step, { ...step, at_ms: step_ms, proxied_failed: 4 }],
+    });
+    return scriptFetch({
+      'GET /cluster/traffic': ({ query }) => (query.get('range') === 'day' ? view(60_000, 500) : view(5_000, 40)),
+      'GET /cluster/leadership': () => ({ items: [{ time_ms: 6_000, holder: 'n2', from: 'n1' }], next_cursor: null }),
       'GET /audit': () => ({ items: [], next_cursor: null }),
     });
-    show(<TrafficPanel node="n1" />);
-    await screen.findByText('0 of 40 calls in the last hour');
+  }
+  it('have a range of up to 24 hours, which are read in longer steps, and never say an old range of the new one', async () => {
+    const asked = serve([node('n1')]);
+    show(<TrafficPanel />);
+    await screen.findByText('4 of 50 calls in the last 1 h');
     await userEvent.click(screen.getByRole('button', { name: '24 h' }));
-    await screen.findByText('0 of 500 calls in the last 24 hours');
-    expect(asked.filter((a) => a.path === '/traffic').map((a) => a.query.get('range'))).toContain('day');
+    await screen.findByText('4 of 510 calls in the last 24 h');
+    const reads = asked.filter((a) => a.path === '/cluster/traffic');
+    expect(reads.map((a) => a.query.get('range'))).toContain('day');
+    const spans = reads.map((a) => Math.round((clusterNow() - Number(a.query.get('since_ms'))) / 60_000));
+    expect([...new Set(spans)]).toEqual([60, 1_440]);
+  });
+  it('add up all nodes, name those that are missing, and show requests, success and p95 with what changed', async () => {
+    serve([node('n1'), node('n2', 'no answer within 1.5 s')]);
+    show(<TrafficPanel />);
+    await screen.findByText('1 of 2 nodes answered: without n2');
+    expect(screen.getByRole('img', { name: /^Requests a second\. Look-ups: latest .*Failed \(5xx\): latest 0 / })).toBeTruthy();
+    expect(screen.getByRole('img', { name: /^Success of proxied calls\. Success: latest 60 %, lowest 60, highest 100/ })).toBeTruthy();
+    expect(screen.getByRole('img', { name: /^Time to first byte of proxied calls\..* p95: latest 64 ms/ })).toBeTruthy();
+    // Every chart marks the change, and one of them lists it.
+    expect(document.querySelectorAll('.chart-mark')).toHaveLength(3);
+    expect(screen.getByRole('list', { name: 'Changes during this time: Requests a second' }).textContent).toContain('n2 became the leader');
   });
 });

@@ -5,7 +5,7 @@ import { stalenessOf, type Connection } from '../src/api/connection';
 import { matches, routable, stateOf, usedInPanic } from '../src/api/instances';
 import { knownBases, peerUrl, rememberPeers } from '../src/api/peers';
 import { SseParser } from '../src/api/sse';
-import { DAY_MS, endOfTraffic, latencies, rates, wholeSteps, type TrafficStep } from '../src/api/traffic';
+import { DAY_MS, endOfTraffic, latencies, rates, successes, wholeSteps, type TrafficStep } from '../src/api/traffic';
 import type { Alert, ClusterStatus, LeadershipGrant, Member, NodeReport, ServiceCalls, TraceEntry } from '../src/api/types';
 import { scaleOf } from '../src/parts/chart';
 import { diffLines, folded, stable } from '../src/parts/diff';
@@ -17,8 +17,9 @@ import { doubtsOf } from '../src/screens/service/policy-check';
 import { disagreements } from '../src/screens/cluster/node-reports';
 import { reachOf, toleranceOf } from '../src/screens/cluster/reach';
 import { causeOf, gapsOf, termsOf } from '../src/screens/cluster/leadership';
-import { edgesOf } from '../src/screens/dependencies/graph';
+import { covered, edgesOf, figuresOfEdge, type Edge } from '../src/screens/dependencies/graph';
 import { left } from '../src/screens/overview/objectives-panel';
+import { lowEnd } from '../src/parts/traffic-charts';
 import { checkPolicy, parsePolicy } from '../src/screens/service/policy-check';
 import { isAbout, isCall } from '../src/screens/traces/about';
 import { spansOf } from '../src/screens/traces/waterfall';
@@ -105,9 +106,20 @@ describe('an error budget', () => {
   });
 });
 
+describe('success', () => {
+  it('is known only where there were proxied calls, and its scale begins below the lowest value', () => {
+    const step = (at_ms: number, proxied: number, proxied_failed: number): TrafficStep => ({
+      at_ms, requests: 9, lookups: 9, lookups_failed: 9, proxied, proxied_failed, registrations: 0, p50_us: null, p95_us: null, p99_us: null,
+    });
+    const steps = [step(0, 4, 1), step(5_000, 0, 0), step(10_000, 2, 0)];
+    expect(successes({ stepMs: 5_000, nowMs: 60_000, steps })).toEqual([{ at: 5_000, value: 75 }, { at: 15_000, value: 100 }]);
+    for (const lowest of [100, 99.5, 97, 91, 60, 0]) expect(lowEnd([100, lowest])).toBeLessThan(Math.max(lowest, 1));
+  });
+});
+
 describe('traffic', () => {
   const step = (at_ms: number, lookups: number, p50_us: number | null = null): TrafficStep => ({
-    at_ms, requests: lookups, lookups, proxied: 0, failed: 0, proxied_failed: 0, registrations: 0, p50_us, p95_us: null, p99_us: null,
+    at_ms, requests: lookups, lookups, lookups_failed: 0, proxied: 0, proxied_failed: 0, registrations: 0, p50_us, p95_us: null, p99_us: null,
   });
   it('has no gaps, and leaves out the step that is under way', () => {
     const steps = wholeSteps({ step_ms: 5_000, now_ms: 22_000, items: [step(5_000, 10, 2_048), step(15_000, 5), step(20_000, 1)] });
@@ -315,6 +327,13 @@ describe('traces', () => {
       [{ timestamp: '', type: 'discovery.lookup', outcome: 'RESOLVED', serviceName: 'orders', nodeName: 'orders-2-0', address: 'http://10.0.0.1:80/x', traceId: 't' }],
     );
     expect(edges).toHaveLength(1);
+    // Look-ups have no part in the latency.
+    expect(edges[0]?.durations).toEqual([5, 5]);
+    expect(figuresOfEdge(edges[0] as Edge, 60_000)).toEqual({ perS: 0.05, success: 1 - 1 / 3, p50: 5, p95: 5 });
+    // A rate counts the time of which anything is known.
+    const traces = [trace('/x', 100_000, 5), trace('/y', 160_000, 5)];
+    expect([900_000, 60_000].map((range) => covered(traces, 220_000, range))).toEqual([120_000, 60_000]);
+    expect(covered([], 220_000, 60_000)).toBe(10_000);
     expect(edges[0]).toMatchObject({ caller: '10.1.1.1', service: 'orders', calls: 3, failed: 1 });
     expect([...(edges[0]?.targets ?? [])]).toEqual([['orders-1', 1], ['orders-2', 1]]);
   });

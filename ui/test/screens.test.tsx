@@ -108,7 +108,7 @@ describe('screens', () => {
     let failing = true;
     scriptFetch(routes({ 'GET /services': () => (failing ? problem(422, 'limit-exceeded', 'limit must be lower') : { items: [service()], next_cursor: null }) }));
     await open('#/services?sort=name');
-    expect(await screen.findByText('limit must be lower', {}, { timeout: 5_000 })).toBeTruthy();
+    expect(await screen.findByText('limit must be lower.', {}, { timeout: 5_000 })).toBeTruthy();
     failing = false;
     await user.click(screen.getByRole('button', { name: 'Try again' }));
     expect(await screen.findByText('orders')).toBeTruthy();
@@ -168,6 +168,15 @@ describe('what the page knows', () => {
     expect(screen.getByText('3 of 3 nodes answered')).toBeTruthy();
   }, 15_000);
 
+  it('are not called none in Redis mode while some node could not be asked', async () => {
+    const store = (name: string) => ({ name, state_version: 1, last_seen_ms: 5 });
+    const alerts = { 'GET /cluster/alerts': () => ({ items: [], left_out: 0, nodes: [asked('n1')], complete: true }) };
+    scriptFetch(routes({ ...alerts, 'GET /cluster/status': () => ({ ...status, backend: 'redis', nodes: [store('n1'), store('n2')] }) }));
+    await open('#/alerts');
+    await screen.findByText('No open alerts known.', {}, { timeout: 5_000 });
+    await screen.findAllByText('1 of 2 nodes answered: without n2');
+    expect(screen.queryByText('No open alerts.')).toBeNull();
+  });
   it('puts a service first whose every proxied call fails, although it is healthy', async () => {
     scriptFetch(
       routes({ 'GET /traffic/services': () => ({ window_ms: 60_000, now_ms: 1, items: [failing], nodes: [asked('n1')], complete: true }) }),
@@ -309,6 +318,40 @@ describe('a cluster with more services than the page loads', () => {
     await open('#/');
     await screen.findByText('Not all services are loaded yet.', {}, { timeout: 5_000 });
     expect(screen.queryByText('Nothing needs attention.')).toBeNull();
+  }, 15_000);
+});
+
+describe('dependencies', () => {
+  const attempt = { instance: 'orders-1', address: 'http://10.0.0.1:80', start_ms: 0, duration_ms: 1, status: 200, error: null };
+  const call = (n: number, agoMs: number, status: number, duration_ms: number, namespace = 'default') => ({
+    trace_id: `t${n}`, traceparent: '', method: 'GET', path: '/x', kind: 'proxied', namespace, service: 'orders', status, duration_ms,
+    time_ms: Date.now() - agoMs, client: '10.1.1.1:4000', attempts: [attempt],
+  });
+  it('show the rate, success and latency of each edge in the chosen time, in a graph that can be enlarged', async () => {
+    const recent = [call(1, 30_000, 200, 10), call(2, 30_000, 502, 400)];
+    const older = Array.from({ length: 8 }, (_, n) => call(10 + n, 400_000, 200, 10));
+    scriptFetch(routes({
+      'GET /traces': () => ({ items: [...recent, ...older, call(30, 400_000, 200, 1, 'other')], next_cursor: null }),
+      'GET /api/actuator/audit': () => ({ events: [] }),
+    }));
+    const user = userEvent.setup();
+    await open('#/dependencies');
+    const graph = await screen.findByRole('group', { name: 'Graph of calls' }, { timeout: 5_000 });
+    const width = Number(graph.getAttribute('width'));
+    expect(graph.querySelector('title')?.textContent).toMatch(/^10\.1\.1\.1 to orders, proxy: 10 calls seen, 0\.0[23]\/s, 90\.0 % succeeded, p95 400 ms$/);
+    await user.click(screen.getByRole('button', { name: 'Larger' }));
+    expect(Number(graph.getAttribute('width'))).toBe(width * 1.25);
+    await user.click(screen.getByRole('button', { name: /^125 %/ }));
+    expect(Number(graph.getAttribute('width'))).toBe(width);
+    await user.click(screen.getByRole('button', { name: 'Table' }));
+    const row = () => within(screen.getAllByRole('row')[1] as HTMLElement).getAllByRole('cell').map((cell) => cell.textContent);
+    await user.click(screen.getByRole('button', { name: '1 min' }));
+    expect(row()).toEqual(['10.1.1.1', 'Proxy', '2', '0.03/s', '50.0 %', '10 ms', '400 ms', 'orders-1']);
+    // A namespace without calls in this time is not said to have none at all.
+    await user.selectOptions(screen.getByLabelText('Namespace'), 'other');
+    expect(screen.getByText('No calls in the last 1 min.')).toBeTruthy();
+    await user.click(screen.getByRole('button', { name: '15 min' }));
+    expect(row()[2]).toBe('1');
   }, 15_000);
 });
 

@@ -11,6 +11,7 @@ mod audit_relay;
 mod body;
 pub mod caller;
 mod client_stream;
+mod codings;
 mod compat;
 pub mod compat_error;
 mod connection;

@@ -16,8 +16,10 @@ use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
+use serde::Serialize;
 
 use super::caller::{CalledBy, Caller, RequestContext};
+use super::codings;
 use super::compat_error::{CompatError, edge_error};
 use super::problem::{Problem, ProblemKind};
 use maxine_admission::{CallerClass, NoPlace, NodeTurns, Place, PlaceLimits, Places, Turn};
@@ -39,6 +41,8 @@ pub(super) struct Lists {
 pub(super) struct Listing {
     place: Place,
     turn: Turn,
+    /// Whether the client accepts a compressed answer.
+    gzip: bool,
 }
 
 /// Why a list is not built.
@@ -95,7 +99,7 @@ impl Lists {
         caller: &Caller,
     ) -> Result<Listing, NotListed> {
         let place = self.take(address, caller.role.is_some())?;
-        Ok(Listing { place, turn: self.turn(address, caller).await? })
+        Ok(Listing { place, turn: self.turn(address, caller).await?, gzip: false })
     }
 
     /// Holds a place for a long answer that is built already, until it is delivered or dropped.
@@ -135,9 +139,17 @@ fn class_of(is_known: bool) -> CallerClass {
 }
 
 impl Listing {
+    /// Answers with a list without secrets, as JSON. A long one is compressed if the client accepts that, which is a part
+    /// of the turn. A list with secrets must not be compressed: who can register instances, and sees the length of what
+    /// others read, could guess the secrets in the same answer.
+    pub(super) fn json_without_secrets(self, list: &impl Serialize) -> Response<Body> {
+        let response = codings::json(list, self.gzip);
+        self.answer(response)
+    }
+
     /// Ends the turn. The place is held until the answer is delivered or dropped.
     pub(super) fn answer(self, response: Response<Body>) -> Response<Body> {
-        let Self { place, turn } = self;
+        let Self { place, turn, .. } = self;
         drop(turn);
         response.map(|inner| Body::new(Held { inner, _place: place }))
     }
@@ -155,7 +167,10 @@ where
         let Ok(CalledBy(caller)) = CalledBy::from_request_parts(parts, state).await;
         let Ok(context) = RequestContext::from_request_parts(parts, state).await;
         let listing = Arc::<Lists>::from_ref(state).begin(context.client.ip, &caller).await;
-        listing.map_err(|why| edge_error(parts.uri.path(), why.into()))
+        let gzip = codings::accepts(&parts.headers, "gzip");
+        listing
+            .map(|listing| Self { gzip, ..listing })
+            .map_err(|why| edge_error(parts.uri.path(), why.into()))
     }
 }
 

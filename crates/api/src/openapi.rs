@@ -57,7 +57,7 @@ pub(super) fn skeleton() -> OpenApi {
         ("audit", "Who did what, provably."),
         ("alerts", "What an operator should look at."),
         ("traces", "Recent requests of this node."),
-        ("traffic", "How much was asked of this node."),
+        ("traffic", "How much was asked of this node, and of all nodes."),
         ("session", "Sign-in."),
         ("identities", "Users, API tokens, signing keys."),
     ];

@@ -10,6 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use rust_embed::RustEmbed;
 
+use super::codings::accepts;
 use super::compat_error::{CompatError, edge_error, is_native};
 use super::routes::Routes;
 use super::send_monitor::SharedBytes;
@@ -109,24 +110,6 @@ struct Coding {
 const CODINGS: [Coding; 2] =
     [Coding { name: "br", suffix: ".br" }, Coding { name: "gzip", suffix: ".gz" }];
 
-/// Whether the client accepts answers in this coding (RFC 9110, section 12.5.3).
-fn accepts(headers: &HeaderMap, coding: &str) -> bool {
-    let mut others = false;
-    for field in headers.get_all(header::ACCEPT_ENCODING) {
-        for item in field.to_str().unwrap_or_default().split(',') {
-            let mut parts = item.split(';').map(str::trim);
-            let name = parts.next().unwrap_or_default();
-            let weight = parts.find_map(|part| part.strip_prefix("q="));
-            let wanted = weight.is_none_or(|q| q.parse::<f32>().is_ok_and(|q| q > 0.0));
-            if name.eq_ignore_ascii_case(coding) {
-                return wanted;
-            }
-            others |= name == "*" && wanted;
-        }
-    }
-    others
-}
-
 fn respond(
     state: &AppState,
     name: &str,
@@ -197,28 +180,4 @@ fn put_security_headers(headers: &mut HeaderMap, policy: HeaderValue) {
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_compressed_form_is_sent_only_to_who_accepts_it() {
-        let accepts = |field: &'static str, coding| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(field));
-            accepts(&headers, coding)
-        };
-        assert!(accepts("gzip, deflate, br, zstd", "br"));
-        assert!(accepts("GZIP", "gzip"));
-        assert!(accepts("br;q=0.5", "br"));
-        assert!(accepts("*", "gzip"));
-        assert!(!accepts("br;q=0, *", "br"));
-        assert!(!accepts("gzip; q=0.000", "gzip"));
-        assert!(!accepts("brotli", "br"));
-        assert!(!accepts("identity", "gzip"));
-        assert!(!accepts("*;q=0", "gzip"));
-        assert!(!super::accepts(&HeaderMap::new(), "br"));
-    }
 }

@@ -156,6 +156,17 @@ impl Step {
         add_classes(&mut self.proxied_took, &other.proxied_took);
     }
 
+    fn calls(&self) -> ServiceCalls {
+        let Self { counts, proxied_took, .. } = self;
+        ServiceCalls {
+            lookups: counts.lookups,
+            lookups_failed: counts.failed - counts.proxied_failed,
+            proxied: counts.proxied,
+            proxied_failed: counts.proxied_failed,
+            classes: proxied_took.to_vec(),
+        }
+    }
+
     fn finished(&self) -> TrafficStep {
         let mut step = self.counts.clone();
         [step.p50_us, step.p95_us, step.p99_us] = [50, 95, 99].map(|n| quantile(&self.took, n));
@@ -182,7 +193,7 @@ fn quantile(classes: &Classes, percent: u64) -> Option<u64> {
         .map(|class| 64 << class)
 }
 
-/// The calls to one service within some time. The sums of several nodes can be added.
+/// The calls within some time, to one service or to all. The sums of several nodes can be added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceCalls {
     /// Callers' look-ups.
@@ -223,6 +234,28 @@ impl ServiceCalls {
     }
 }
 
+/// The traffic in one step, as it can be added to that of other nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepCounts {
+    /// When the step began, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Requests of all kinds.
+    pub requests: u64,
+    /// Registrations and heartbeats. A batch counts as one.
+    pub registrations: u64,
+    /// Callers' look-ups and forwarded requests.
+    pub calls: ServiceCalls,
+}
+
+impl StepCounts {
+    /// Adds what another node counted in the same step.
+    pub fn add(&mut self, other: &Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.registrations = self.registrations.saturating_add(other.registrations);
+        self.calls.add(&other.calls);
+    }
+}
+
 /// The newest steps, oldest first. Steps without a request are left out.
 #[derive(Debug, Default)]
 struct Steps(VecDeque<Step>);
@@ -260,6 +293,17 @@ impl Steps {
         let mut total = self.sum_since(since_ms);
         total.counts.at_ms = steps().next().map_or(since_ms, |step| step.counts.at_ms);
         TrafficSum { total: total.finished(), steps: steps().map(Step::finished).collect() }
+    }
+
+    fn counts_since(&self, since_ms: u64) -> Vec<StepCounts> {
+        let steps = self.0.iter().filter(|step| step.counts.at_ms >= since_ms);
+        let counts = steps.map(|step| StepCounts {
+            at_ms: step.counts.at_ms,
+            requests: step.counts.requests,
+            registrations: step.counts.registrations,
+            calls: step.calls(),
+        });
+        counts.collect()
     }
 
     fn sum_since(&self, since_ms: u64) -> Step {
@@ -391,23 +435,30 @@ impl Traffic {
         inner.services.get(key).map(|kept| kept.of(range).since(since_ms)).unwrap_or_default()
     }
 
+    /// The steps since `since_ms` of a service, or of the node if `key` is `None`, as they can be added to those of
+    /// other nodes.
+    #[must_use]
+    pub fn counts(
+        &self,
+        key: Option<&ServiceKey>,
+        range: TrafficRange,
+        since_ms: u64,
+    ) -> Vec<StepCounts> {
+        let inner = self.0.lock();
+        let kept = match key {
+            Some(key) => inner.services.get(key),
+            None => Some(&inner.node),
+        };
+        kept.map(|kept| kept.of(range).counts_since(since_ms)).unwrap_or_default()
+    }
+
     /// The calls since `since_ms` to each service that had any, in the order of their names.
     #[must_use]
     pub fn of_services(&self, since_ms: u64) -> Vec<(ServiceKey, ServiceCalls)> {
         let inner = self.0.lock();
         let recent = inner.services.iter().filter(|(_, kept)| kept.last_ms() >= since_ms);
         let mut calls: Vec<_> = recent
-            .map(|(key, kept)| {
-                let Step { counts, proxied_took, .. } = kept.recent.sum_since(since_ms);
-                let calls = ServiceCalls {
-                    lookups: counts.lookups,
-                    lookups_failed: counts.failed - counts.proxied_failed,
-                    proxied: counts.proxied,
-                    proxied_failed: counts.proxied_failed,
-                    classes: proxied_took.to_vec(),
-                };
-                (key.clone(), calls)
-            })
+            .map(|(key, kept)| (key.clone(), kept.recent.sum_since(since_ms).calls()))
             .collect();
         drop(inner);
         calls.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
@@ -511,6 +562,20 @@ mod tests {
         let mut both = calls.clone();
         both.add(calls);
         assert_eq!((both.lookups, both.proxied_failed, both.quantile_us(50)), (4, 2, Some(1_024)));
+        let [first, second] = &traffic.counts(None, Recent, 0)[..] else { panic!("two steps") };
+        assert_eq!((first.at_ms, first.requests, first.registrations), (10_000, 3, 0));
+        assert_eq!(
+            (first.calls.lookups, first.calls.proxied, first.calls.proxied_failed),
+            (1, 2, 1)
+        );
+        assert_eq!((second.calls.lookups_failed, second.calls.proxied_failed), (0, 1));
+        let mut sum = first.clone();
+        sum.add(second);
+        assert_eq!((sum.at_ms, sum.requests, sum.registrations), (10_000, 7, 1));
+        assert_eq!((sum.calls.proxied, sum.calls.quantile_us(99)), (3, Some(131_072)));
+        let orders = traffic.counts(Some(&key_of("orders")), Recent, 15_000);
+        assert_eq!(orders.iter().map(|step| step.calls.lookups).collect::<Vec<_>>(), [1]);
+        assert!(traffic.counts(Some(&key_of("nobody")), Recent, 0).is_empty());
         assert_eq!(traffic.of_services(15_000)[0].1.proxied, 0);
         assert!(traffic.of_services(20_000).is_empty());
         assert!(traffic.of_service(&key_of("nobody"), Recent, 0).steps.is_empty());

@@ -15,7 +15,7 @@ export interface Connection {
   heardAt: number;
   /** Since when the node in use does not answer, by the browser's clock; null if it does. */
   silentSince: number | null;
-  /** Number of shown figures whose latest read failed. */
+  /** Number of shown figures whose latest read failed, or has had no answer for two seconds. */
   failedReads: number;
   leader: 'known' | 'unknown';
   leaderLostAt: number | null;

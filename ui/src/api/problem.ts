@@ -84,18 +84,55 @@ function isProblemBody(body: unknown): body is ProblemBody {
   return typeof it?.type === 'string' && typeof it.title === 'string' && typeof it.status === 'number';
 }
 
-/** What the API says to programs, for those kinds of problems in which it means nothing to a person. */
-const FOR_PEOPLE: Record<string, Partial<ProblemBody>> = {
-  'revision-mismatch': {
-    title: 'Someone else changed it meanwhile',
-    detail: 'Nothing was changed.',
-    action: 'Close this dialog, look at the present version, and try again.',
-  },
+/** Sentences that the API says to programs: about headers, methods, routes, and how to send a request. */
+const TO_PROGRAMS =
+  /If-Match|ETag|Idempotency-Key|Retry-After|Content-Type|Authorization|min_index|x-maxine|create=|\/api\/|\b(GET|PUT|POST|PATCH|DELETE)\b|\brequest\b|\broute\b|\bpath\b|heartbeats? for it/i;
+/** A detail names things of the user, which may contain common words. So only what is certainly for programs is left out. */
+const DETAIL_TO_PROGRAMS = /If-Match|ETag|Idempotency-Key|Retry-After|min_index|x-maxine-|create=true|\/api\/v1/;
+
+/** What a person can do, by the kind of the problem. */
+const ACTIONS: Record<string, string> = {
+  'invalid-request': 'Correct the value, and try again.',
+  'unknown-field': 'Remove the field, or correct its name.',
+  unauthorized: 'Sign in again.',
+  forbidden: 'Ask an administrator for the role.',
+  'not-found': 'It may have been removed meanwhile.',
+  'request-timeout': 'Nothing was changed. Try again.',
+  conflict: 'Look at the present state, and decide whether the change is still needed.',
+  'limit-exceeded': 'Correct the value, and try again.',
+  'too-many-requests': 'Wait a few seconds, and try again.',
+  internal: 'Look at the present state before you try again. Report the problem with the trace id.',
+  unavailable: 'Nothing was changed. Try again in a few seconds.',
+  'outcome-unknown': 'It may have taken effect. Look at the present state before you try again.',
+};
+const OTHER_ACTION = 'Reload the page, and try again. If it happens again, report it with the text above.';
+
+const REVISION_MISMATCH = {
+  title: 'Someone else changed it meanwhile',
+  detail: 'Nothing was changed.',
+  action: 'Close this dialog, look at the present version, and try again.',
 };
 
-/** A problem in the words of the page. Its kind stays. */
+function without(text: string, sentences: RegExp): string {
+  return text
+    .split(/(?<=\.) /)
+    .filter((sentence) => !sentences.test(sentence))
+    .join(' ');
+}
+
+/** A problem in the words of the page. Its kind stays. What the API says to programs is left out. */
 export function forPeople(body: ProblemBody): ProblemBody {
-  return { ...body, ...FOR_PEOPLE[body.type.split('/').at(-1) ?? ''] };
+  const kind = body.type.split('/').at(-1) ?? '';
+  if (kind === 'revision-mismatch') return { ...body, ...REVISION_MISMATCH };
+  const detail = without(body.detail, DETAIL_TO_PROGRAMS);
+  const said = without(body.action ?? '', TO_PROGRAMS);
+  const action = said || (body.action ? (ACTIONS[kind] ?? OTHER_ACTION) : '');
+  return { ...body, detail: detail === '' || /[.!?…”]$/.test(detail) ? detail : `${detail}.`, action };
+}
+
+/** The title and the detail as one text. The details of the API begin with a lower-case letter. */
+export function saying({ title, detail }: Pick<ProblemBody, 'title' | 'detail'>): { head: string; rest: string } {
+  return { head: /^[a-z]/.test(detail) ? `${title}:` : `${title}.`, rest: detail };
 }
 
 /** Converts any thrown value to a problem for display. */

@@ -7,7 +7,7 @@ import { connection } from './connection';
 
 const EVERY_MS = 1_000;
 /** With the interval, this is less than the 3 s within which the page must tell that a node is silent. */
-const LIMIT_MS = 1_800;
+const LIMIT_MS = 1_500;
 
 /** Runs until the returned function is called. A hidden page asks nothing. */
 export function keepPulse(): () => void {

@@ -24,6 +24,7 @@ import type {
   Policy,
   PolicyRevision,
   PolicyRevisionView,
+  RouteRights,
   RuntimeConfig,
   Service,
   ServiceCalls,
@@ -268,6 +269,8 @@ export const auditVerifyQuery = () =>
     queryFn: async ({ signal }) =>
       (await call<AuditVerification>('/audit/verify', { signal, timeoutMs: 60_000 })).data,
     staleTime: 30_000,
+    // It reads the whole audit log.
+    meta: { slow: true },
   });
 
 const list = <T>(key: readonly unknown[], route: string, refetchInterval: number | false = false, limit?: number) =>
@@ -275,6 +278,22 @@ const list = <T>(key: readonly unknown[], route: string, refetchInterval: number
     queryKey: key,
     queryFn: async ({ signal }) => (await call<Page<T>>(route, { signal, query: { limit } })).data.items,
     refetchInterval,
+  });
+
+/** All pages of a list. */
+const whole = <T>(key: readonly unknown[], route: string) =>
+  queryOptions({
+    queryKey: key,
+    queryFn: async ({ signal }) => {
+      const items: T[] = [];
+      let cursor: string | null = null;
+      do {
+        const { data }: { data: Page<T> } = await call<Page<T>>(route, { signal, query: { limit: PAGE, cursor } });
+        items.push(...data.items);
+        cursor = data.next_cursor;
+      } while (cursor !== null);
+      return items;
+    },
   });
 
 /** Whether the alert is still open. */
@@ -319,6 +338,8 @@ export const objectivesQuery = () =>
 
 export const silencesQuery = () => list<Silence>(keys.silences(), '/alerts/silences', 15_000);
 export const tracesQuery = () => list<TraceEntry>(keys.traces(), '/traces', 4_000, 1_000);
-export const usersQuery = () => list<User>(keys.users(), '/users');
-export const tokensQuery = () => list<ApiToken>(keys.tokens(), '/tokens');
+export const usersQuery = () => whole<User>(keys.users(), '/users');
+export const tokensQuery = () => whole<ApiToken>(keys.tokens(), '/tokens');
+/** Who may use which route, by the settings of the serving node. They change only when it is started again. */
+export const rightsQuery = () => list<RouteRights>(['rights'], '/access');
 export const signingKeysQuery = () => list<SigningKey>(keys.signingKeys(), '/keys');

@@ -59,11 +59,13 @@ export class SeenCalls {
   }
 }
 
+/** The value below or at which `share` of the sorted values are; null without values. */
+export const quantileOf = (sorted: readonly number[], share: number): number | null => sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? null;
+
 export function figuresOf(calls: readonly SeenCall[]): CallFigures {
   const ms = calls.map((c) => c.ms).sort((a, b) => a - b);
-  const quantile = (share: number) => ms[Math.max(0, Math.ceil(ms.length * share) - 1)] ?? null;
   const success = calls.length === 0 ? null : calls.filter((c) => c.ok).length / calls.length;
-  return { calls: calls.length, success, p50: quantile(0.5), p95: quantile(0.95) };
+  return { calls: calls.length, success, p50: quantileOf(ms, 0.5), p95: quantileOf(ms, 0.95) };
 }
 
 /** The figures of each instance. */

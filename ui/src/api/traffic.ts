@@ -1,24 +1,26 @@
 /**
- * Traffic as a node counted it. In steps of a few seconds, it keeps one hour for itself and 15 minutes for each
- * service; in longer steps, a day. So a page that is opened now also shows the past.
+ * Traffic as all nodes counted it, and the serving node added it up. In steps of a few seconds, a node keeps one hour of
+ * all traffic and 15 minutes of each service; in longer steps, a day. So a page that is opened now also shows the past.
  */
 import { queryOptions } from '@tanstack/react-query';
 import { call } from './client';
-import type { TrafficStep, TrafficView } from './types';
+import { clusterNow } from './clock';
+import type { AskedNode, ClusterTraffic, TrafficStep } from './types';
 
 export type { TrafficStep };
 
-/** Which steps are read: the recent short ones, or those of a day. */
-export type TrafficRange = 'recent' | 'day';
-
 export interface Traffic {
   stepMs: number;
-  /** The node's clock when it answered. */
+  /** The time that was asked for, up to `nowMs`. */
+  spanMs: number;
+  /** The clock of the serving node when it answered. */
   nowMs: number;
   /** Steps without gaps, oldest first. The last one may be incomplete. */
   steps: TrafficStep[];
   /** The sum over the whole time. */
   total: TrafficStep;
+  /** The nodes that were asked. What is said here is without those that did not answer. */
+  nodes: readonly AskedNode[];
 }
 
 export interface Rate {
@@ -28,7 +30,8 @@ export interface Rate {
 
 export const HOUR_MS = 3_600_000;
 export const DAY_MS = 24 * HOUR_MS;
-const EVERY_MS: Record<TrafficRange, number> = { recent: 5_000, day: 30_000 };
+/** A longer time has more steps, and each of them matters less. */
+const everyMs = (spanMs: number): number => (spanMs > HOUR_MS ? 30_000 : spanMs > HOUR_MS / 4 ? 15_000 : 5_000);
 /** A shorter part of a step says little about its rate. */
 const PART_MIN_MS = 60_000;
 
@@ -36,7 +39,7 @@ const PART_MIN_MS = 60_000;
  * Steps without requests are not in the answer. The present step is left out if it has just begun, because it would look
  * like a drop.
  */
-export function wholeSteps(view: Pick<TrafficView, 'step_ms' | 'now_ms' | 'items'>, spanMs = HOUR_MS): TrafficStep[] {
+export function wholeSteps(view: Pick<ClusterTraffic, 'step_ms' | 'now_ms' | 'items'>, spanMs = HOUR_MS): TrafficStep[] {
   const first = view.items[0];
   if (!first) return [];
   const known = new Map(view.items.map((step) => [step.at_ms, step]));
@@ -50,15 +53,18 @@ export function wholeSteps(view: Pick<TrafficView, 'step_ms' | 'now_ms' | 'items
 }
 
 function nothing(at_ms: number): TrafficStep {
-  const none = { requests: 0, lookups: 0, proxied: 0, failed: 0, proxied_failed: 0, registrations: 0 };
+  const none = { requests: 0, registrations: 0, lookups: 0, lookups_failed: 0, proxied: 0, proxied_failed: 0 };
   return { at_ms, ...none, p50_us: null, p95_us: null, p99_us: null };
 }
 
+type Times = Pick<Traffic, 'stepMs' | 'nowMs'>;
+type Steps = Times & Pick<Traffic, 'steps'>;
+
 /** When a step ended, or now if it has not. */
-const endOf = (step: TrafficStep, { stepMs, nowMs }: Traffic) => Math.min(step.at_ms + stepMs, nowMs);
+const endOf = (step: TrafficStep, { stepMs, nowMs }: Times) => Math.min(step.at_ms + stepMs, nowMs);
 
 /** Values per second, each at the end of its step. */
-export function rates(traffic: Traffic, of: (step: TrafficStep) => number): Rate[] {
+export function rates(traffic: Steps, of: (step: TrafficStep) => number): Rate[] {
   return traffic.steps.map((step) => {
     const at = endOf(step, traffic);
     return { at, value: of(step) / ((at - step.at_ms) / 1000) };
@@ -66,30 +72,46 @@ export function rates(traffic: Traffic, of: (step: TrafficStep) => number): Rate
 }
 
 /** Latencies in milliseconds, for the steps that have one. */
-export function latencies(traffic: Traffic, of: (step: TrafficStep) => number | null): Rate[] {
+export function latencies(traffic: Steps, of: (step: TrafficStep) => number | null): Rate[] {
   return traffic.steps.flatMap((step) => {
     const us = of(step);
     return us === null ? [] : [{ at: endOf(step, traffic), value: us / 1000 }];
   });
 }
 
+/** The share of proxied calls that succeeded, in percent, for the steps that have any. */
+export function successes(traffic: Steps): Rate[] {
+  return traffic.steps.flatMap((step) =>
+    step.proxied === 0 ? [] : [{ at: endOf(step, traffic), value: 100 * (1 - step.proxied_failed / step.proxied) }],
+  );
+}
+
 /** When the last step ended: the end of charts, also if nothing happened lately. */
-export function endOfTraffic(traffic: Traffic): number {
+export function endOfTraffic(traffic: Steps): number {
   const last = traffic.steps.at(-1);
   return last ? endOf(last, traffic) : traffic.nowMs;
 }
 
 export const calls = (step: TrafficStep): number => step.lookups + step.proxied;
+export const failures = (step: TrafficStep): number => step.lookups_failed + step.proxied_failed;
 
-/** There are no events for counters, so they are read every few seconds while the page is visible. */
-export const trafficQuery = (range: TrafficRange, service?: { namespace: string; name: string }) =>
-  queryOptions({
-    queryKey: ['traffic', range, service?.namespace ?? null, service?.name ?? null] as const,
+/**
+ * The traffic of the last `spanMs`. There are no events for counters, so they are read every few seconds while the page is
+ * visible.
+ */
+export const trafficQuery = (spanMs: number, service?: { namespace: string; name: string }) => {
+  const isDay = spanMs > HOUR_MS;
+  const [namespace, name] = [service?.namespace ?? null, service?.name ?? null];
+  return queryOptions({
+    queryKey: ['traffic', spanMs, namespace, name] as const,
     queryFn: async ({ signal }): Promise<Traffic> => {
-      const of = service ? { namespace: service.namespace, service: service.name } : {};
-      const { data } = await call<TrafficView>('/traffic', { signal, query: { ...of, range: range === 'day' ? range : undefined } });
-      const steps = wholeSteps(data, range === 'day' ? DAY_MS : HOUR_MS);
-      return { stepMs: data.step_ms, nowMs: data.now_ms, steps, total: data.total };
+      const query = { namespace, service: name, range: isDay ? 'day' : undefined, since_ms: clusterNow() - spanMs };
+      const { data } = await call<ClusterTraffic>('/cluster/traffic', { signal, query });
+      const { step_ms: stepMs, now_ms: nowMs, total, nodes } = data;
+      return { stepMs, spanMs, nowMs, steps: wholeSteps(data, spanMs), total, nodes };
     },
-    refetchInterval: EVERY_MS[range],
+    refetchInterval: everyMs(spanMs),
+    // Another range of the same service, until the new one is read. It says itself which one it is.
+    placeholderData: (before, query) => (query?.queryKey[2] === namespace && query.queryKey[3] === name ? before : undefined),
   });
+};

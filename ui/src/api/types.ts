@@ -66,8 +66,8 @@ export type Silence = Answer<'Silence'>;
 
 export type TraceEntry = Answer<'TraceView'>;
 export type TraceAttempt = Answer<'AttemptView'>;
-export type TrafficStep = Answer<'TrafficStep'>;
-export type TrafficView = Answer<'TrafficView'>;
+export type TrafficStep = Answer<'ClusterTrafficStep'>;
+export type ClusterTraffic = Answer<'ClusterTraffic'>;
 export type ServiceCalls = Answer<'ServiceCallsView'>;
 export type ServicesTraffic = Answer<'ServicesTraffic'>;
 export type Objectives = Answer<'ObjectivesView'>;
@@ -82,6 +82,7 @@ export type User = Answer<'UserView'>;
 export type ApiToken = Answer<'TokenView'>;
 export type NewToken = Answer<'TokenMade'>;
 export type SigningKey = Answer<'KeyView'>;
+export type RouteRights = Answer<'RouteRights'>;
 export type Me = Answer<'Me'>;
 export type SignedIn = Answer<'SessionView'>;
 

@@ -1,11 +1,12 @@
 /** The page of a signed-in user: the shell with a screen. Owns the query cache and the watch stream. */
 import { CSPProvider } from '@base-ui/react/csp-provider';
 import { Tooltip } from '@base-ui/react/tooltip';
-import { QueryClient, QueryClientProvider, type Query } from '@tanstack/react-query';
+import { QueryClient, QueryClientProvider } from '@tanstack/react-query';
 import { RouterProvider } from '@tanstack/react-router';
 import { useEffect, useState } from 'react';
 import { connection } from '../api/connection';
 import { forgetClock } from '../api/clock';
+import { countFailedReads } from '../api/failed-reads';
 import { LiveCache } from '../api/live';
 import { keepSession } from '../api/keep-session';
 import { keepPulse } from '../api/pulse';
@@ -104,17 +105,4 @@ function Gate({ queries }: { queries: QueryClient }) {
       {state.phase === 'expired' ? <SignInAgain me={state.me} /> : null}
     </>
   );
-}
-
-/** Counts the figures on the page whose latest read failed, because the node did not answer or answered with an error. */
-function countFailedReads(queries: QueryClient): () => void {
-  const cache = queries.getQueryCache();
-  const failed = (query: Query) => {
-    const error = query.state.error ?? query.state.fetchFailureReason;
-    return query.isActive() && error !== null && (!(error instanceof Problem) || error.status === 0 || error.status >= 500);
-  };
-  return cache.subscribe(() => {
-    const failedReads = cache.getAll().filter(failed).length;
-    connection.set((c) => (c.failedReads === failedReads ? c : { ...c, failedReads }));
-  });
 }

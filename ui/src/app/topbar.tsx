@@ -48,7 +48,7 @@ function Link() {
   else if (link.stream !== 'live') [tone, text] = ['muted', 'Connecting'];
   const node = link.base ? new URL(link.base).host : (data?.node ?? location.host);
   return (
-    <div className="link-state" title={stale.kind === 'partly' ? `${plural(stale.failedReads, 'read')} failed. What is shown from before is dimmed.` : `From ${node} at index ${link.index}`}>
+    <div className="link-state" title={stale.kind === 'partly' ? `${plural(stale.failedReads, 'read')} failed or ${stale.failedReads === 1 ? 'is' : 'are'} late. What failed is dimmed, and shows an earlier answer.` : `From ${node} at index ${link.index}`}>
       <span className={`status tone-${tone}`}>
         <Mark tone={tone} size={11} />
         <span>{text}</span>

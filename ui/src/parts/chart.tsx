@@ -30,6 +30,12 @@ export interface ChartProps {
   dots?: boolean;
   /** Changes that may explain the values: a line at each time, and a list below the chart. */
   marks?: readonly { at: number; text: string; leader?: true }[];
+  /** Whether the changes are only drawn, because another chart lists the same ones. */
+  marksUnlisted?: true;
+  /** The lowest value of the scale. Default 0. */
+  low?: number;
+  /** The highest value of the scale. Default: a round number of at least the highest value. */
+  high?: number;
 }
 
 const LEFT_MIN = 44;
@@ -54,7 +60,7 @@ export function scaleOf(max: number): { top: number; ticks: number[] } {
 }
 
 export function Chart(props: ChartProps) {
-  const { series, unit, height = 150, format = short, dots } = props;
+  const { series, unit, height = 150, format = short, dots, low = 0 } = props;
   const box = useRef<HTMLDivElement>(null);
   const width = useWidth(box) || 480;
   const [hover, setHover] = useState<number | null>(null);
@@ -76,10 +82,12 @@ export function Chart(props: ChartProps) {
   const spanMs = Math.min(props.spanMs ?? 300_000, Math.max(SPAN_MIN_MS, extent));
   const from = end - spanMs;
   const visible = all.filter((p) => p.at >= from);
-  const { top, ticks } = scaleOf(Math.max(0, ...visible.map((p) => p.value)));
+  const scale = scaleOf((props.high ?? Math.max(0, ...visible.map((p) => p.value))) - low);
+  const top = props.high ?? scale.top + low;
+  const ticks = scale.ticks.map((tick) => tick + low).filter((tick) => tick <= top);
   const LEFT = Math.max(LEFT_MIN, Math.max(...ticks.map((tick) => format(tick).length)) * CHARACTER + 12);
   const x = (at: number) => LEFT + ((at - from) / spanMs) * (width - LEFT - 6);
-  const y = (value: number) => TOP + (1 - value / top) * (height - TOP - BOTTOM);
+  const y = (value: number) => TOP + (1 - (value - low) / (top - low)) * (height - TOP - BOTTOM);
   const track = (event: PointerEvent<SVGSVGElement>) => {
     const left = event.currentTarget.getBoundingClientRect().left;
     setHover(from + ((event.clientX - left - LEFT) / (width - LEFT - 6)) * spanMs);
@@ -132,7 +140,7 @@ export function Chart(props: ChartProps) {
             </g>
           ) : (
             <g key={s.name}>
-              {series.length <= AREAS_MAX ? <path d={area(s.points, from, gapMs, x, y)} className={`chart-area tint-${s.tint}`} /> : null}
+              {series.length <= AREAS_MAX ? <path d={area(s.points, from, gapMs, x, y, y(low))} className={`chart-area tint-${s.tint}`} /> : null}
               <path d={line(s.points, from, gapMs, x, y)} className={`chart-line tint-${s.tint}`} />
             </g>
           ),
@@ -158,7 +166,7 @@ export function Chart(props: ChartProps) {
         })}
         {picked.find((s) => s.at) ? <li className="num muted">{clock(picked.find((s) => s.at)?.at?.at ?? 0)}</li> : null}
       </ul>
-      <Marks label={props.label} marks={marks} />
+      {props.marksUnlisted ? null : <Marks label={props.label} marks={marks} />}
     </div>
   );
 }
@@ -212,18 +220,25 @@ function line(
   return path;
 }
 
-/** The filled area under a line, with the gaps of the line. */
-function area(points: Series['points'], from: number, gapMs: number, x: (at: number) => number, y: (value: number) => number): string {
+/** The filled area between a line and `bottom`, with the gaps of the line. */
+function area(
+  points: Series['points'],
+  from: number,
+  gapMs: number,
+  x: (at: number) => number,
+  y: (value: number) => number,
+  bottom: number,
+): string {
   let path = '';
   let before: { at: number; value: number } | null = null;
   for (const p of points) {
     if (p.at < from) continue;
-    if (before && p.at - before.at > gapMs) path += `L${x(before.at).toFixed(1)} ${y(0)}Z`;
-    if (!before || p.at - before.at > gapMs) path += `M${x(p.at).toFixed(1)} ${y(0)}`;
+    if (before && p.at - before.at > gapMs) path += `L${x(before.at).toFixed(1)} ${bottom}Z`;
+    if (!before || p.at - before.at > gapMs) path += `M${x(p.at).toFixed(1)} ${bottom}`;
     path += `L${x(p.at).toFixed(1)} ${y(p.value).toFixed(1)}`;
     before = p;
   }
-  return before ? `${path}L${x(before.at).toFixed(1)} ${y(0)}Z` : '';
+  return before ? `${path}L${x(before.at).toFixed(1)} ${bottom}Z` : '';
 }
 
 function nearest(points: Series['points'], at: number, gapMs: number): { at: number; value: number } | null {

@@ -94,6 +94,10 @@ export function iso(atMs: number): string {
   return Number.isFinite(atMs) ? new Date(atMs).toISOString() : '';
 }
 
+/** A share in percent. Almost all is not shown as 100 %, and almost nothing not as 0 %. */
 export function percent(share: number, digits = 1): string {
-  return `${(share * 100).toFixed(digits)} %`;
+  const [least, text] = [10 ** -digits, (share * 100).toFixed(digits)];
+  if (share > 0 && Number(text) === 0) return `<${least.toFixed(digits)} %`;
+  if (share < 1 && Number(text) === 100) return `>${(100 - least).toFixed(digits)} %`;
+  return `${text} %`;
 }

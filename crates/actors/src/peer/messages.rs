@@ -12,7 +12,7 @@ use super::codec::{Message, MessageError};
 use super::{Answer, Ask};
 use maxine_control::health::Observation;
 use maxine_control::leases::{FormerLease, LeaseId};
-use maxine_state::{Fence, InstanceKey};
+use maxine_state::{Fence, InstanceKey, ServiceKey};
 use maxine_store::NodeRole;
 
 /// Maximum number of alerts in one message.
@@ -25,6 +25,8 @@ pub const REPORTS_MAX: usize = 256;
 pub const PAGE_LEN_MAX: usize = 16_384;
 /// Maximum number of probes of one instance in one answer.
 pub const PROBES_MAX: usize = 12;
+/// Maximum number of steps of traffic in one answer: a day in steps of a minute.
+pub const STEPS_MAX: usize = 1_440;
 
 fn at_most(max: usize, len: usize) -> Result<(), MessageError> {
     if len <= max { Ok(()) } else { Err(MessageError::TooMany { len, max }) }
@@ -45,6 +47,7 @@ impl Message for Answer {
             Self::ObserverReports(reports) => at_most(REPORTS_MAX, reports.len()),
             Self::FormerLeases(page) => at_most(PAGE_LEN_MAX, page.leases.len()),
             Self::InstanceStatus(report) => at_most(PROBES_MAX, report.probes.len()),
+            Self::TrafficSteps(steps) => at_most(STEPS_MAX, steps.len()),
             _ => Ok(()),
         }
     }
@@ -324,6 +327,38 @@ pub struct ObjectiveReport {
     pub requests: u64,
     /// Failed requests.
     pub failures: u64,
+}
+
+/// Asks a node for the traffic through it, in steps.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct TrafficSteps {
+    /// The service; `None` for all requests.
+    pub service: Option<ServiceKey>,
+    /// Whether the long steps are asked for, which reach back a day.
+    pub is_day: bool,
+    /// Only steps that began at this time or later, in milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// The traffic of one step through one node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct TrafficStepReport {
+    /// When the step began, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Requests of all kinds.
+    pub requests: u64,
+    /// Registrations and heartbeats.
+    pub registrations: u64,
+    /// Look-ups.
+    pub lookups: u64,
+    /// Look-ups that failed.
+    pub lookups_failed: u64,
+    /// Forwarded requests.
+    pub proxied: u64,
+    /// Forwarded requests that failed.
+    pub proxied_failed: u64,
+    /// Number of forwarded requests by latency: entry `n` counts those that took less than `64 << n` microseconds.
+    pub classes: Vec<u32>,
 }
 
 /// Asks a node what it knows of an instance.

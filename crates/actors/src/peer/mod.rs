@@ -30,7 +30,8 @@ pub use messages::{
     InstanceReport, InstanceStatus, LeasePage, LogReport, NodeAlerts, NodeReport, NodeStatus,
     OBSERVATIONS_MAX, ObjectiveCounts, ObjectiveReport, ObjectivesReport, Observations,
     ObserverReports, PAGE_LEN_MAX, PROBES_MAX, ProbeReport, REPORTS_MAX, Renew, RenewalBlock,
-    ServiceTraffic, ServiceTrafficReport, SuspendedExpiry, WallTime,
+    STEPS_MAX, ServiceTraffic, ServiceTrafficReport, SuspendedExpiry, TrafficStepReport,
+    TrafficSteps, WallTime,
 };
 pub use router::{PeerService, Question, Slot};
 
@@ -61,6 +62,8 @@ router::messages! {
     ServiceTraffic, service_traffic => Vec<ServiceTrafficReport>;
     /// Asks a node for the requests that it counted for the service level objectives.
     ObjectiveCounts, objective_counts => ObjectivesReport;
+    /// Asks a node for the traffic through it, in steps.
+    TrafficSteps, traffic_steps => Vec<TrafficStepReport>;
 }
 
 /// The node that a question goes to.

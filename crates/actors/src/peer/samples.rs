@@ -21,6 +21,7 @@ pub(super) fn asks() -> Vec<(Ask, &'static [u8])> {
     };
     let observations = Observations { observer: "n".into(), items: vec![observation] };
     let former = FormerLeases { former: Fence(3), present: Fence(9), from: 0 };
+    let steps = TrafficSteps { service: Some(key().service), is_day: true, since_ms: 250 };
     vec![
         (
             Renew([(LeaseId(1), 2)].into_iter().collect()).into_ask(),
@@ -38,6 +39,7 @@ pub(super) fn asks() -> Vec<(Ask, &'static [u8])> {
         (NodeAlerts.into_ask(), b"\x0a"),
         (ServiceTraffic { window_ms: 250 }.into_ask(), b"\x0b\xfa"),
         (ObjectiveCounts { since_ms: 250 }.into_ask(), b"\x0c\xfa"),
+        (steps.into_ask(), b"\x0d\x01\x01d\x01s\x01\xfa"),
     ]
 }
 
@@ -82,6 +84,10 @@ pub(super) fn answers() -> Vec<(Answer, &'static [u8])> {
             b"\x0b\x01\x01d\x01s\x01\x02\x03\x04\x02\x05\x06",
         ),
         (Answer::ObjectiveCounts(objectives_report()), b"\x0c\x01\x02\x01\x01o\x03\x04"),
+        (
+            Answer::TrafficSteps(vec![traffic_step()]),
+            b"\x0d\x01\x01\x02\x03\x04\x05\x06\x07\x02\x08\x09",
+        ),
     ]
 }
 
@@ -168,6 +174,19 @@ fn service_traffic() -> ServiceTrafficReport {
 fn objectives_report() -> ObjectivesReport {
     let sum = ObjectiveReport { name: "o".into(), requests: 3, failures: 4 };
     ObjectivesReport { began_ms: 1, counted_ms: 2, sums: vec![sum] }
+}
+
+fn traffic_step() -> TrafficStepReport {
+    TrafficStepReport {
+        at_ms: 1,
+        requests: 2,
+        registrations: 3,
+        lookups: 4,
+        lookups_failed: 5,
+        proxied: 6,
+        proxied_failed: 7,
+        classes: vec![8, 9],
+    }
 }
 
 fn instance_report() -> InstanceReport {

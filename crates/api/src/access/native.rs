@@ -80,6 +80,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("GET", "/api/v1/cluster/leadership", Access::Viewer),
     rule("GET", "/api/v1/cluster/nodes", Access::Viewer),
     rule("GET", "/api/v1/cluster/alerts", Access::Viewer),
+    rule("GET", "/api/v1/cluster/traffic", Access::Viewer),
     rule("DELETE", "/api/v1/cluster/nodes/{name}", Access::Admin),
     rule("POST", "/api/v1/cluster/members", Access::Admin),
     rule("POST", "/api/v1/cluster/members/{id}/promote", Access::Admin),
@@ -134,4 +135,5 @@ pub(super) const RULES: &[Rule] = &[
     rule("DELETE", "/api/v1/tokens/{id}", Access::Admin),
     rule("GET", "/api/v1/keys", Access::Admin),
     rule("POST", "/api/v1/keys/rotate", Access::Admin),
+    rule("GET", "/api/v1/access", Access::Viewer),
 ];

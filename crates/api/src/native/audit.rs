@@ -86,7 +86,7 @@ pub(super) async fn list_audit(
     let records = newest_first(records, query.cursor.as_deref())?;
     let found = records.filter(|record| query.matches(record));
     let cursor = |record: &&AuditRecord| page::cursor_of(&[&record.seq.to_string()]);
-    Ok(listing.answer(fresh.json(Page::take(found, limit, cursor, RecordView::from))))
+    Ok(listing.json_without_secrets(&Page::take(found, limit, cursor, RecordView::from)))
 }
 
 /// Whether the chain of hashes is correct.

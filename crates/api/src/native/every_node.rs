@@ -27,7 +27,7 @@ pub(super) struct AskedNode {
 
 /// Asks all members; `own` is the answer of this node. If the backend has no members, asks only the leader. The order is
 /// that of the members.
-pub(super) async fn ask<Q: Question + Copy>(
+pub(super) async fn ask<Q: Question + Clone>(
     app: &AppState,
     question: Q,
     own: Q::Answer,
@@ -41,6 +41,7 @@ where
     let status = cluster.status();
     let each = status.members.into_iter().map(|member| {
         let own = (member.id == status.node_id).then(|| own.clone());
+        let question = question.clone();
         async move {
             let answer = match own {
                 Some(own) => Ok(own),
@@ -52,7 +53,7 @@ where
     join_all(each).await
 }
 
-async fn without_members<Q: Question + Copy>(
+async fn without_members<Q: Question>(
     app: &AppState,
     question: Q,
     own: Q::Answer,

@@ -130,7 +130,11 @@ pub(super) async fn list_instances(
         InstanceView::new(&key, service, in_traffic.has(instance), instance, (detail, now_ms))
     };
     let len = |(_, instance): &(&Name, &Arc<Instance>)| instance.stored_len();
-    Ok(listing.answer(fresh.json(Page::take_bounded(instances, limit, len, cursor, show))))
+    let page = Page::take_bounded(instances, limit, len, cursor, show);
+    match page.items.iter().any(InstanceView::may_have_secrets) {
+        true => Ok(listing.answer(fresh.json(page))),
+        false => Ok(listing.json_without_secrets(&page)),
+    }
 }
 
 /// Shows an instance.

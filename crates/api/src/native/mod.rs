@@ -12,6 +12,7 @@ mod checks;
 mod cluster;
 mod cluster_alerts;
 mod cluster_audit;
+mod cluster_traffic;
 mod counts;
 mod every_node;
 mod explain;
@@ -42,6 +43,7 @@ mod prometheus;
 mod providers;
 mod ready;
 mod resolve;
+mod rights;
 mod search;
 mod service_traffic;
 mod services;
@@ -52,6 +54,7 @@ mod upgrade;
 mod watch;
 
 pub use cluster_alerts::AlertReports;
+pub use cluster_traffic::TrafficReports;
 pub(super) use fresh::add_freshness_headers;
 pub(super) use fresh::{Basis, NO_STORE};
 pub use instance_nodes::InstanceReports;
@@ -176,6 +179,7 @@ fn identity_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(identities::delete_token))
         .routes(routes!(identities::list_keys))
         .routes(routes!(identities::rotate_keys))
+        .routes(routes!(rights::list_access))
 }
 
 fn record_routes() -> OpenApiRouter<AppState> {
@@ -194,6 +198,7 @@ fn record_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(telemetry::traffic))
         .routes(routes!(service_traffic::services_traffic))
         .routes(routes!(objectives::objectives))
+        .routes(routes!(cluster_traffic::cluster_traffic))
 }
 
 /// Adds the layers that all native routes share.

@@ -48,7 +48,10 @@ pub(super) async fn search_instances(
     let limit = page::limit(Some(query.limit.unwrap_or(LIMIT)))?;
     let detail = (Detail::of(&caller), state.clock().wall_ms());
     let found = find(fresh.state(), &query.q.to_lowercase(), limit, detail);
-    Ok(listing.answer(fresh.json(Page::whole(found))))
+    match found.iter().any(InstanceView::may_have_secrets) {
+        true => Ok(listing.answer(fresh.json(Page::whole(found)))),
+        false => Ok(listing.json_without_secrets(&Page::whole(found))),
+    }
 }
 
 fn find(

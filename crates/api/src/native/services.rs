@@ -128,7 +128,7 @@ pub(super) async fn list_services(
         page::cursor_of(&[key.namespace.as_str(), key.service.as_str()])
     };
     let page = Page::take(services, limit, cursor, |(_, summary)| summary);
-    Ok(listing.answer(fresh.json(page)))
+    Ok(listing.json_without_secrets(&page))
 }
 
 /// A service.

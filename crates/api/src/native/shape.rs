@@ -500,6 +500,13 @@ pub(super) struct InstanceView {
 }
 
 impl InstanceView {
+    /// Whether it may show secrets: values of the probe's header fields, or what the face for clients of Consul keeps.
+    pub(super) fn may_have_secrets(&self) -> bool {
+        let InstanceRecord { probe, metadata, .. } = &self.record;
+        probe.as_ref().is_some_and(|probe| !probe.headers.is_empty())
+            || metadata.0.keys().any(|name| name.starts_with(RESERVED_METADATA))
+    }
+
     /// The instance as it is at `now_ms`, in milliseconds since 1970.
     pub(super) fn new(
         key: &ServiceKey,

@@ -13,6 +13,7 @@ use super::page::{self, Page};
 use crate::AppState;
 use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
+use maxine_actors::peer::TrafficSteps;
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use maxine_state::{Actor, LimitExceeded, Name, ServiceKey};
 use maxine_telemetry::{Alert, AlertKind, AttemptOutcome, AttemptRecord, Silence, Subject, Trace};
@@ -63,6 +64,23 @@ pub(super) struct TrafficQuery {
     since_ms: Option<u64>,
 }
 
+impl TrafficQuery {
+    /// What is asked for, as another node can be asked the same, and the extent of the steps.
+    pub(super) fn question(&self, now_ms: u64) -> Result<(TrafficSteps, TrafficExtent), Problem> {
+        let namespace = self.namespace.as_deref().unwrap_or("default");
+        let key = self.service.as_deref().map(|service| {
+            let namespace = Name::parse_namespace(namespace)?;
+            Ok::<_, LimitExceeded>(ServiceKey::new(namespace, Name::parse("service", service)?))
+        });
+        let service = key.transpose()?;
+        let extent = TrafficExtent::of(self.range, service.is_some());
+        // Steps without traffic are not stored, so older ones than those of the range may be there.
+        let since_ms = self.since_ms.unwrap_or(0).max(now_ms.saturating_sub(extent.span_ms()));
+        let is_day = self.range == TrafficRange::Day;
+        Ok((TrafficSteps { service, is_day, since_ms }, extent))
+    }
+}
+
 /// The traffic of a node.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TrafficView {
@@ -87,20 +105,12 @@ pub(super) async fn traffic(
     fresh: Fresh,
     Params(query): Params<TrafficQuery>,
 ) -> Result<Response, Problem> {
-    let namespace = query.namespace.as_deref().unwrap_or("default");
-    let key = query.service.as_deref().map(|service| {
-        let namespace = Name::parse_namespace(namespace)?;
-        Ok::<_, LimitExceeded>(ServiceKey::new(namespace, Name::parse("service", service)?))
-    });
-    let key = key.transpose()?;
-    let extent = TrafficExtent::of(query.range, key.is_some());
     let now_ms = state.clock().wall_ms();
-    // Steps without traffic are not stored, so older ones than those of the range may be there.
-    let since_ms = query.since_ms.unwrap_or(0).max(now_ms.saturating_sub(extent.span_ms()));
+    let (TrafficSteps { service, since_ms, .. }, extent) = query.question(now_ms)?;
     let telemetry = state.telemetry().clone();
     // Reading the counts may wait for the disk, because they include requests that are not yet written to the request
     // log.
-    let sum = tokio::task::spawn_blocking(move || match &key {
+    let sum = tokio::task::spawn_blocking(move || match &service {
         Some(key) => telemetry.traffic().of_service(key, query.range, since_ms),
         None => telemetry.traffic().of_node(query.range, since_ms),
     });

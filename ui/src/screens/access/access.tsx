@@ -1,4 +1,4 @@
-/** Access: users, API tokens, and the keys that sign sessions. For admins. */
+/** Access: users, API tokens, the keys that sign sessions, and who may do what. All but the last are for admins. */
 import { Tabs } from '@base-ui/react/tabs';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { session } from '../../api/session';
@@ -9,11 +9,13 @@ import { Empty } from '../../parts/states';
 import { Keys } from './keys';
 import { Tokens } from './tokens';
 import { Users } from './users';
+import { WhoMay } from './who-may';
 
 const TABS = [
   ['users', 'Users'],
   ['tokens', 'API tokens'],
   ['keys', 'Signing keys'],
+  ['rights', 'Who may?'],
 ] as const;
 
 export function AccessScreen() {
@@ -34,6 +36,7 @@ export function AccessScreen() {
               </p>
             ) : null}
           </Empty>
+          <WhoMay named={false} />
         </>
       ) : (
         <Tabs.Root
@@ -58,6 +61,9 @@ export function AccessScreen() {
           </Tabs.Panel>
           <Tabs.Panel value="keys" className="tab-panel">
             <Keys />
+          </Tabs.Panel>
+          <Tabs.Panel value="rights" className="tab-panel">
+            <WhoMay named />
           </Tabs.Panel>
         </Tabs.Root>
       )}

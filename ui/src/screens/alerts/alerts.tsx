@@ -8,7 +8,7 @@ import { knownBases, peerUrl } from '../../api/peers';
 import { alertsQuery, clusterQuery, keys, silencesQuery } from '../../api/queries';
 import { bearerToken, session } from '../../api/session';
 import type { Alert, ClusterAlerts } from '../../api/types';
-import { Answered, names } from '../../parts/answered';
+import { Answered, useMissing, names } from '../../parts/answered';
 import { RoleButton } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
 import { Choice, SelectField, TextField } from '../../parts/field';
@@ -27,6 +27,7 @@ export function AlertsScreen() {
   const navigate = useNavigate();
   const query = useQuery(alertsQuery());
   const cluster = useQuery(clusterQuery());
+  const missing = useMissing(query.data?.nodes ?? []);
   const [silencing, setSilencing] = useState<string | null>(null);
   const show = search.show ?? 'open';
   return (
@@ -59,7 +60,7 @@ export function AlertsScreen() {
                 />
               </div>
               {items.length === 0 ? (
-                <Empty title={`No ${show === 'open' ? 'open ' : ''}alerts${data.complete ? '.' : ' known.'}`}>
+                <Empty title={`No ${show === 'open' ? 'open ' : ''}alerts${missing.none ? '.' : ' known.'}`}>
                   <Answered nodes={data.nodes} />
                 </Empty>
               ) : (
@@ -75,8 +76,8 @@ export function AlertsScreen() {
                   ))}
                 </ul>
               )}
-              {data.left_out > 0 ? <p className="muted">{plural(data.left_out, 'active alert')} beyond the newest 200 of a node not shown.</p> : null}
-              {items.length > SHOWN_MAX ? <p className="muted">{plural(items.length - SHOWN_MAX, 'older alert')} not shown.</p> : null}
+              {data.left_out > 0 ? <p className="muted">Not shown: {plural(data.left_out, 'active alert')} beyond the newest 200 of a node.</p> : null}
+              {items.length > SHOWN_MAX ? <p className="muted">Not shown: {plural(items.length - SHOWN_MAX, 'older alert')}.</p> : null}
             </>
           );
         }}

@@ -33,7 +33,7 @@ export function ClusterScreen() {
         {(status) => (
           <>
             <Warnings status={status} />
-            {status.expiry?.suspended ? <SuspendedExpiry status={status} /> : null}
+            {status.expiry?.suspended ? <SuspendedExpiry /> : null}
             {status.raft ? <Tolerance status={status} /> : null}
             {status.raft ? (
               <Members status={status} raft={status.raft} />

@@ -70,7 +70,11 @@ export function NodeReports() {
       </Loaded>
       {reports.length > 1 && wrong.length === 0 ? (
         <p className="pad">
-          <Status tone="good">No split brain: there is at most one leader, and nodes at the same index have the same history.</Status>
+          {reports.length === query.data?.length ? (
+            <Status tone="good">No split brain: there is at most one leader, and nodes at the same index have the same history.</Status>
+          ) : (
+            <Status tone="muted">The {reports.length} nodes that answered do not contradict each other. Of the others, nothing is known.</Status>
+          )}
         </p>
       ) : null}
     </Panel>

@@ -3,24 +3,19 @@ import { useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { confirmExpiry } from '../../api/actions';
 import { keys } from '../../api/queries';
-import type { ClusterStatus } from '../../api/types';
 import { RoleButton } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
 import { Note } from '../../parts/states';
 import { say } from '../../parts/toast';
 
-export function SuspendedExpiry({ status }: { status: ClusterStatus }) {
+export function SuspendedExpiry() {
   const [open, setOpen] = useState(false);
   const queries = useQueryClient();
   return (
     <Note tone="warn">
-      <strong>Expiry is suspended.</strong> A large share of all instances went silent at the same time. They stay registered
-      until they send heartbeats again.{' '}
-      <RoleButton
-        needs="operator"
-        reason={status.leadership.is_leader ? null : `Only the leader can do this: open ${status.leadership.leader ?? 'it'}.`}
-        onClick={() => setOpen(true)}
-      >
+      <strong>Expiry is suspended.</strong> A large share of all instances became silent at the same time. No instance is removed until they send heartbeats again, the
+      suspension reaches its limit, or you confirm that they are gone.{' '}
+      <RoleButton needs="operator" onClick={() => setOpen(true)}>
         Confirm that they are gone…
       </RoleButton>
       <Confirm

@@ -8,12 +8,13 @@ import { clusterNow } from '../../api/clock';
 import { callsQuery, clusterQuery, servicesQuery, tracesQuery } from '../../api/queries';
 import type { TraceEntry } from '../../api/types';
 import { Choice } from '../../parts/field';
-import { clock, count, duration, percent } from '../../parts/format';
+import { clock, count, duration, percent, short } from '../../parts/format';
 import { Panel, Screen, useWidth } from '../../parts/layout';
 import { Empty, Loaded } from '../../parts/states';
 import { Status } from '../../parts/status';
-import { quantile } from '../overview/traffic-panel';
-import { edgesOf, share, type Edge, type LookupEvent } from './graph';
+import { useNow } from '../../parts/time';
+import { Button } from '../../parts/button';
+import { covered, edgesOf, figuresOfEdge, share, type Edge, type LookupEvent } from './graph';
 
 const eventsQuery = () =>
   queryOptions({
@@ -26,6 +27,14 @@ const eventsQuery = () =>
   });
 
 const KEPT_MAX = 5_000;
+const RANGES = [
+  { value: '60000', label: '1 min' },
+  { value: '300000', label: '5 min' },
+  { value: '900000', label: '15 min' },
+  { value: 'Infinity', label: 'All seen' },
+] as const;
+/** How often old calls leave the graph, in milliseconds. */
+const STEP_MS = 5_000;
 
 /** All calls since the screen was opened. The node keeps only the latest. */
 function useKept<T>(latest: readonly T[] | undefined, key: (item: T) => string): T[] {
@@ -52,8 +61,13 @@ export function DependenciesScreen() {
   const seen = useKept(traces.data, traceKey);
   const lookups = useKept(events.data, eventKey);
   const [namespace, setNamespace] = useState('');
-  const all = useMemo(() => edgesOf(seen, lookups), [seen, lookups]);
-  const namespaces = useMemo(() => [...new Set(all.map((e) => e.namespace))].sort(), [all]);
+  const [range, setRange] = useState<string>('Infinity');
+  const now = Math.ceil(useNow() / STEP_MS) * STEP_MS;
+  const recent = useMemo(() => seen.filter((t) => t.time_ms >= now - Number(range)), [seen, now, range]);
+  const spanMs = covered(seen, now, Number(range));
+  const all = useMemo(() => edgesOf(recent, lookups), [recent, lookups]);
+  // A namespace stays in the list when its calls are too old to be shown.
+  const namespaces = useMemo(() => [...new Set(seen.flatMap((t) => t.namespace ?? []))].sort(), [seen]);
   const edges = useMemo(() => (namespace === '' ? all : all.filter((e) => e.namespace === namespace)), [all, namespace]);
   const of = calls.data?.of;
   const states = useMemo(
@@ -63,17 +77,18 @@ export function DependenciesScreen() {
   return (
     <Screen
       title="Dependencies"
-      intro={`Services reached through ${cluster.data?.node ?? 'this node'}, from its latest requests and the look-ups since ${clock(since)}. Callers are shown by their address.`}
+      intro={`Services reached through ${cluster.data?.node ?? 'this node'}, from those of its latest requests that the page has read, first at ${clock(since)}. With much traffic they are a sample, and rates are higher than shown. Callers are shown by their address.`}
     >
       <Loaded query={traces} what="requests" rows={8}>
         {() =>
-          edges.length === 0 ? (
+          seen.length === 0 ? (
             <Empty title="No recent calls through this node.">
               Look-ups and proxied requests appear here as they happen.
             </Empty>
           ) : (
             <>
               <div className="toolbar">
+                <Choice label="Time that is shown" value={range} onChange={setRange} options={RANGES} />
                 <Choice
                   label="Show as"
                   value={mode}
@@ -92,10 +107,12 @@ export function DependenciesScreen() {
                   </select>
                 ) : null}
               </div>
-              {mode === 'graph' ? (
-                <Graph edges={edges} node={cluster.data?.node ?? 'this node'} states={states} complete={services.data?.complete === true} />
+              {edges.length === 0 ? (
+                <Empty title={range === 'Infinity' ? 'No calls were seen.' : `No calls in the last ${duration(Number(range))}.`}>Choose a longer time, or another namespace.</Empty>
+              ) : mode === 'graph' ? (
+                <Graph edges={edges} spanMs={spanMs} node={cluster.data?.node ?? 'this node'} states={states} complete={services.data?.complete === true} />
               ) : (
-                <EdgeTable edges={edges} />
+                <EdgeTable edges={edges} spanMs={spanMs} />
               )}
             </>
           )
@@ -111,13 +128,21 @@ const SERVICES_MAX = 40;
 const TONE = { healthy: 'good', degraded: 'warn', down: 'bad', failing: 'bad' } as const;
 const WORD = { healthy: 'serving', degraded: 'degraded', down: 'down', failing: 'failing' } as const;
 
+/** A factor for each step of the zoom. */
+const ZOOM_STEP = 1.25;
+const ZOOM_MIN = 0.5;
+const ZOOM_MAX = 3;
+
 function Graph({
   edges,
+  spanMs,
   node,
   states,
   complete,
 }: {
   edges: readonly Edge[];
+  /** The time in which the calls were seen, in milliseconds. */
+  spanMs: number;
   node: string;
   states: ReadonlyMap<string, ServiceState>;
   /** Whether `states` has every service. */
@@ -127,6 +152,8 @@ function Graph({
   const width = Math.max(560, useWidth(box) || 800);
   const navigate = useNavigate();
   const [over, setOver] = useState<string | null>(null);
+  const [zoom, setZoom] = useState(1);
+  const by = (factor: number) => setZoom(Math.min(ZOOM_MAX, Math.max(ZOOM_MIN, zoom * factor)));
   const ways = [...new Set(edges.map((e) => e.caller))].slice(0, SERVICES_MAX);
   const services = [...new Set(edges.map((e) => `${e.namespace}/${e.service}`))].slice(0, SERVICES_MAX);
   const targets = [...new Set(edges.flatMap((e) => [...e.targets.keys()]))].slice(0, SERVICES_MAX);
@@ -154,7 +181,7 @@ function Graph({
       d: curve(xs[0]! + columnWidth, y(caller, ways.length), xs[1]!, y(s, services.length)),
       weight,
       tone,
-      title: `${e.caller} to ${e.service}, ${[...e.vias].join(' and ').toLowerCase()}: ${e.calls} calls, ${e.failed} failed`,
+      title: `${e.caller} to ${e.service}, ${[...e.vias].join(' and ').toLowerCase()}: ${said(e, spanMs)}`,
     };
     const rest = [...e.targets].flatMap(([target, n]) => {
       const t = targets.indexOf(target);
@@ -175,8 +202,20 @@ function Graph({
   });
   return (
     <Panel title={`Calls through ${node}`} aside="line width: calls · colour and dash: failures" className="graph-panel">
+      <div className="zoom" role="group" aria-label="Size of the graph">
+        <Button reason={zoom <= ZOOM_MIN ? 'It is not made smaller.' : null} aria-label="Smaller" onClick={() => by(1 / ZOOM_STEP)}>
+          −
+        </Button>
+        <Button reason={zoom === 1 ? 'It has this size.' : null} onClick={() => setZoom(1)}>
+          {percent(zoom, 0)}
+          <span className="sr">: back to 100 %</span>
+        </Button>
+        <Button reason={zoom >= ZOOM_MAX ? 'It is not made larger.' : null} aria-label="Larger" onClick={() => by(ZOOM_STEP)}>
+          +
+        </Button>
+      </div>
       <div className="scroll-x" ref={box} role="region" aria-label="Graph of calls. Choose the table for the same data." tabIndex={0}>
-        <svg width={width} height={height} className="graph" role="group" aria-label="Graph of calls">
+        <svg width={width * zoom} height={height * zoom} viewBox={`0 0 ${width} ${height}`} className="graph" role="group" aria-label="Graph of calls">
           {['Caller', 'Service', 'Instance'].map((head, i) => (
             <text key={head} x={xs[i]} y={12} className="graph-head">
               {head}
@@ -264,7 +303,13 @@ function Node(props: {
   );
 }
 
-function EdgeTable({ edges }: { edges: readonly Edge[] }) {
+/** The figures of an edge as text. */
+function said(edge: Edge, spanMs: number): string {
+  const { perS, success, p95 } = figuresOfEdge(edge, spanMs);
+  return `${count(edge.calls)} calls seen, ${short(perS)}/s, ${percent(success)} succeeded${p95 === null ? '' : `, p95 ${duration(p95)}`}`;
+}
+
+function EdgeTable({ edges, spanMs }: { edges: readonly Edge[]; spanMs: number }) {
   return (
     <Panel title="Calls" flush>
       <div className="scroll-x" role="region" aria-label="Calls" tabIndex={0}>
@@ -275,21 +320,24 @@ function EdgeTable({ edges }: { edges: readonly Edge[] }) {
               <th scope="col">Caller</th>
               <th scope="col">Kind</th>
               <th scope="col" className="end">
-                Calls
+                Calls seen
               </th>
-              <th scope="col">Failed</th>
+              <th scope="col" className="end">
+                Rate
+              </th>
+              <th scope="col">Success</th>
               <th scope="col" className="end">
                 p50
               </th>
               <th scope="col" className="end">
-                p99
+                p95
               </th>
               <th scope="col">Instances</th>
             </tr>
           </thead>
           <tbody>
             {edges.map((e) => {
-              const sorted = [...e.durations].sort((a, b) => a - b);
+              const { perS, success, p50, p95 } = figuresOfEdge(e, spanMs);
               return (
                 <tr key={`${e.caller} ${e.namespace}/${e.service}`}>
                   <th scope="row">
@@ -305,11 +353,10 @@ function EdgeTable({ edges }: { edges: readonly Edge[] }) {
                   <td className="mono">{e.caller}</td>
                   <td>{[...e.vias].join(', ')}</td>
                   <td className="end num">{count(e.calls)}</td>
-                  <td>
-                    {e.failed ? <Status tone="bad">{percent(share(e.failed, e.calls))}</Status> : <span className="faint">0</span>}
-                  </td>
-                  <td className="end num">{duration(quantile(sorted, 0.5))}</td>
-                  <td className="end num">{duration(quantile(sorted, 0.99))}</td>
+                  <td className="end num">{short(perS)}/s</td>
+                  <td>{e.failed ? <Status tone="bad">{percent(success)}</Status> : <span className="num">{percent(success)}</span>}</td>
+                  <td className="end num">{p50 === null ? '–' : duration(p50)}</td>
+                  <td className="end num">{p95 === null ? '–' : duration(p95)}</td>
                   <td className="mono">{[...e.targets.keys()].slice(0, 4).join(', ') || '–'}</td>
                 </tr>
               );

@@ -1,5 +1,6 @@
 /** Builds the graph of calls from the events and traces of one node. Pure functions. */
 import type { TraceEntry } from '../../api/types';
+import { quantileOf } from '../../api/seen-calls';
 import { isCall } from '../traces/about';
 
 /** An event of the compatible audit feed, with the fields that the graph needs. */
@@ -22,7 +23,7 @@ export interface Edge {
   service: string;
   calls: number;
   failed: number;
-  /** Durations in milliseconds, of calls that have one. */
+  /** Durations of proxied calls in milliseconds. Look-ups take no time in comparison. */
   durations: number[];
   /** Number of calls by instance, if it is known. */
   targets: Map<string, number>;
@@ -50,7 +51,7 @@ export function edgesOf(traces: readonly TraceEntry[], events: readonly LookupEv
     if (t.kind === 'lookup') lookups.set(t.trace_id, e);
     e.calls += 1;
     if (t.status >= 500) e.failed += 1;
-    e.durations.push(t.duration_ms);
+    if (t.kind === 'proxied') e.durations.push(t.duration_ms);
   }
   for (const event of events) {
     if (!event.serviceName || !event.address) continue;
@@ -81,6 +82,22 @@ export function originOf(address: string): string {
   } catch {
     return address;
   }
+}
+
+/** With less time, a rate says little, in milliseconds. */
+const SPAN_MIN_MS = 10_000;
+
+/** The time that `traces` cover of the last `rangeMs`: before the oldest of them, nothing is known. In milliseconds. */
+export function covered(traces: readonly TraceEntry[], now: number, rangeMs: number): number {
+  const oldest = traces.reduce((at, t) => Math.min(at, t.time_ms), now);
+  return Math.max(SPAN_MIN_MS, Math.min(rangeMs, now - oldest));
+}
+
+/** What an edge comes to: its rate, its success, and its latency. */
+export function figuresOfEdge(edge: Edge, spanMs: number): { perS: number; success: number; p50: number | null; p95: number | null } {
+  const sorted = [...edge.durations].sort((a, b) => a - b);
+  const success = 1 - share(edge.failed, edge.calls);
+  return { perS: (edge.calls * 1000) / spanMs, success, p50: quantileOf(sorted, 0.5), p95: quantileOf(sorted, 0.95) };
 }
 
 export function share(failed: number, calls: number): number {

@@ -34,7 +34,7 @@ export function ReleaseLock({ lock, onClose }: { lock: Held | null; onClose: () 
             <b>{holder}</b> loses the lock, and another session can take it at once: there is no lock delay. The key keeps its value.
           </p>
           <p>
-            {holder} is not told. If it still works under the lock, two processes work at the same time. If its process hangs, end the session instead: then the lock delay
+            {holder} is not notified. If it still works under the lock, two processes work at the same time. If its process hangs, end the session instead: then the lock delay
             applies.
           </p>
         </>

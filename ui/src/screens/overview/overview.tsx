@@ -8,7 +8,7 @@ import { byUrgency, callsOf, hasErrors, needsAttention, SERVICES_COUNTED_MAX, st
 import { partsOf } from '../../api/instances';
 import { connection } from '../../api/connection';
 import { useStore } from '../../api/store';
-import { Answered, silentNodes } from '../../parts/answered';
+import { Answered, useMissing } from '../../parts/answered';
 import type { ClusterNode, ClusterStatus, ServiceSummary } from '../../api/types';
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { Bar } from '../../parts/chart';
@@ -67,7 +67,7 @@ export function Overview() {
           <Activity />
         </div>
         <div className="stack">
-          <TrafficPanel node={status.node} />
+          <TrafficPanel />
           <ObjectivesPanel />
           <OpenAlerts />
         </div>
@@ -202,10 +202,10 @@ function Attention() {
   const of = calls.data?.of;
   const { items, complete } = useTroubled(services.data, of);
   const bad = useMemo(() => items.filter((s) => needsAttention(s, of)).sort(byUrgency(of)), [items, of]);
-  const silent = silentNodes(calls.data?.nodes ?? []);
+  const missing = useMissing(calls.data?.nodes ?? []);
   // Only with all services and the calls of every node is it certain that no service fails.
   const counted = calls.data !== undefined && calls.data.of.size < SERVICES_COUNTED_MAX;
-  const certain = complete && counted && silent.length === 0 && !calls.error && !services.error;
+  const certain = complete && counted && missing.none && !calls.error && !services.error;
   return (
     <Panel
       title="Needs attention"
@@ -313,16 +313,17 @@ const ALERTS_SHOWN = 6;
 
 function OpenAlerts() {
   const alerts = useQuery(alertsQuery());
+  const missing = useMissing(alerts.data?.nodes ?? []);
   const now = useNow();
   return (
     <Panel title="Open alerts" aside={<Link to="/alerts">Alerts</Link>} flush>
       <Loaded query={alerts} what="the alerts" rows={3}>
-        {({ items, nodes, complete }) => {
+        {({ items, nodes }) => {
           const open = groupsOf(items.filter((a) => isOpen(a) && !a.silenced));
           return (
             <>
               {open.length === 0 ? (
-                <Empty title={complete ? 'No open alerts.' : 'No open alerts known.'}>
+                <Empty title={missing.none ? 'No open alerts.' : 'No open alerts known.'}>
                   <Answered nodes={nodes} />
                 </Empty>
               ) : (

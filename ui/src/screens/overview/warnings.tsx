@@ -73,7 +73,7 @@ function DismissDialog({ node, text, onClose }: { node: string; text: string | n
           <p>{text}</p>
           <p>
             It is hidden in this browser only, and only as long as it lasts. If it ends and comes back, it is shown again. A line below
-            the warnings tells that it was dismissed.
+            the warnings says that it was dismissed.
           </p>
         </>
       }

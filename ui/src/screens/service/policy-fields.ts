@@ -18,9 +18,10 @@ export type Field = Common &
   (
     | { kind: 'section'; required: string[]; fields: Field[] }
     | { kind: 'number'; min: number; max: number }
-    | { kind: 'shares'; min: number; max: number }
+    | { kind: 'shares'; min: number; max: number; fields: Field[] }
+    | { kind: 'choice'; fields: Field[] }
     | { kind: 'enum' | 'enums'; values: string[] }
-    | { kind: 'boolean' | 'text' | 'texts' | 'numbers' | 'pairs' | 'choice' }
+    | { kind: 'boolean' | 'text' | 'texts' | 'numbers' | 'pairs' }
   );
 
 export type Section = Field & { kind: 'section' };

@@ -8,7 +8,6 @@ import type { Policy, PolicyRevisionView, Service } from '../../api/types';
 import { Button, RoleButton, useDenied } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
 import { Diff, stable } from '../../parts/diff';
-import { AreaField } from '../../parts/field';
 import { Panel } from '../../parts/layout';
 import { Loaded, Note } from '../../parts/states';
 import { say } from '../../parts/toast';
@@ -17,6 +16,7 @@ import { draftOf, keepDraft, type Draft } from './policy-drafts';
 import { policyOf, revisionName } from './policy-changes';
 import { PolicyForm } from './policy-form';
 import { PolicyHistory } from './policy-history';
+import { PolicyJson } from './policy-json';
 import { strategyName } from './names';
 
 /** `revision` is the change whose difference is shown at first. */
@@ -191,16 +191,7 @@ function Editor({ service, stored, revision }: { service: Service; stored: Revis
             </div>
           </Panel>
           <Panel title="JSON">
-            <AreaField
-              label="Policy as JSON"
-              hint="The same policy as in the form. The schema is ServicePolicy in the API description."
-              className="code-area"
-              rows={18}
-              value={text}
-              readOnly={denied !== null}
-              error={mistake}
-              onChange={(e) => change({ text: e.target.value })}
-            />
+            <PolicyJson value={text} readOnly={denied !== null} error={mistake} versions={versions} onChange={(next) => change({ text: next })} />
           </Panel>
         </div>
       </div>

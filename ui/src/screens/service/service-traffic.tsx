@@ -1,4 +1,4 @@
-/** Requests to one service as the serving node counted them, and the latest ones that it has stored. */
+/** Requests to one service as all nodes counted them, and the latest ones that the serving node has stored. */
 import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { useMemo, useState } from 'react';
@@ -6,14 +6,15 @@ import { useMarks } from '../../api/marks';
 import { callsQuery, instancesQuery, tracesQuery } from '../../api/queries';
 import { callsOf, successOf } from '../../api/calls';
 import { byInstance, useSeenCalls, type CallFigures } from '../../api/seen-calls';
-import { calls, endOfTraffic, HOUR_MS, latencies, rates, trafficQuery } from '../../api/traffic';
+import { calls, failures, HOUR_MS, trafficQuery } from '../../api/traffic';
 import type { Service } from '../../api/types';
 import { Answered } from '../../parts/answered';
-import { Chart, RANGES } from '../../parts/chart';
+import { RANGES } from '../../parts/chart';
 import { Choice } from '../../parts/field';
 import { count, duration, percent, plural, short } from '../../parts/format';
 import { Figure, Panel } from '../../parts/layout';
 import { Empty, Loaded } from '../../parts/states';
+import { LatencyChart, RequestsChart, SuccessChart } from '../../parts/traffic-charts';
 import { isAbout } from '../traces/about';
 import { StatusCode } from '../traces/status-code';
 import { Versions } from './versions';
@@ -26,7 +27,7 @@ export function ServiceTraffic({ service }: { service: Service }) {
       <ThroughAllNodes service={service} />
       <Versions service={service} />
       <ByInstance service={service} />
-      <ThroughThisNode service={service} />
+      <Charts service={service} />
     </>
   );
 }
@@ -108,11 +109,10 @@ function ByInstance({ service }: { service: Service }) {
   );
 }
 
-function ThroughThisNode({ service }: { service: Service }) {
+/** The charts, which all nodes counted. */
+function Charts({ service }: { service: Service }) {
   const [range, setRange] = useState(String(QUARTER_MS));
-  const isDay = Number(range) > HOUR_MS;
-  const query = useQuery(trafficQuery(isDay ? 'day' : 'recent', service));
-  const time = isDay ? '24 hours' : '15 minutes';
+  const query = useQuery(trafficQuery(Number(range), service));
   const list = useInfiniteQuery(instancesQuery(service.namespace, service.name, {}));
   const instances = useMemo(() => (list.data?.pages ?? []).flatMap((page) => page.items), [list.data]);
   const { namespace, name } = service;
@@ -120,69 +120,44 @@ function ThroughThisNode({ service }: { service: Service }) {
   const marks = useMarks(about, instances);
   return (
     <>
-    <div>
-      <Choice
-        label="Time that the charts show"
-        value={range}
-        onChange={setRange}
-        options={RANGES.filter((r) => Number(r.value) <= QUARTER_MS || Number(r.value) > HOUR_MS)}
-      />
-    </div>
-    <Loaded query={query} what="requests" rows={6}>
-      {(traffic) => {
-        const { total } = traffic;
-        const all = calls(total);
-        if (all === 0) {
+      <div className="toolbar">
+        <Choice
+          label="Time that the charts show"
+          value={range}
+          onChange={setRange}
+          options={RANGES.filter((r) => Number(r.value) <= QUARTER_MS || Number(r.value) > HOUR_MS)}
+        />
+        {query.data ? <Answered nodes={query.data.nodes} /> : null}
+      </div>
+      <Loaded query={query} what="requests" rows={6}>
+        {(traffic) => {
+          const { total, spanMs } = traffic;
+          const all = calls(total);
+          const time = duration(spanMs);
+          if (all === 0) {
+            return (
+              <Empty title={`No requests for this service in the last ${time}.`}>
+                Look-ups and proxied requests through the nodes that answered appear here. Each node counts since it was started.
+              </Empty>
+            );
+          }
+          const took = (us: number | null) => (us === null ? '–' : `≤ ${duration(us / 1000)}`);
           return (
-            <Empty title={`No requests for this service through this node in the last ${time}.`}>
-              Look-ups and proxied requests through this node appear here.
-            </Empty>
+            <div className="two-columns">
+              <Panel title="Requests" aside={`${short(all)} in ${time}, ${percent(failures(total) / all, 2)} failed`} className="span-2">
+                <RequestsChart traffic={traffic} marks={marks} height={190} />
+              </Panel>
+              <Panel title="Success" aside={total.proxied === 0 ? null : `${percent(1 - total.proxied_failed / total.proxied, 2)} of ${short(total.proxied)} proxied calls`}>
+                <SuccessChart traffic={traffic} marks={marks} height={190} marksUnlisted />
+              </Panel>
+              <Panel title="Latency" aside={`p50 / p95 / p99: ${took(total.p50_us)} / ${took(total.p95_us)} / ${took(total.p99_us)}`}>
+                <LatencyChart traffic={traffic} marks={marks} height={190} marksUnlisted />
+              </Panel>
+            </div>
           );
-        }
-        const took = (us: number | null) => (us === null ? '–' : `≤ ${duration(us / 1000)}`);
-        return (
-          <div className="two-columns">
-            <Panel title="Requests through this node" aside={`${short(all)} in ${time}, ${percent(total.failed / all, 2)} failed`}>
-              <Chart
-                label="Requests a second"
-                unit="/s"
-                height={190}
-                spanMs={Number(range)}
-                stepMs={traffic.stepMs}
-                endMs={endOfTraffic(traffic)}
-                marks={marks}
-                series={[
-                  { name: 'Look-ups', tint: 1, points: rates(traffic, (s) => s.lookups) },
-                  { name: 'Proxied', tint: 2, points: rates(traffic, (s) => s.proxied) },
-                  { name: 'Failed (5xx)', tint: 4, points: rates(traffic, (s) => s.failed) },
-                ]}
-              />
-            </Panel>
-            <Panel
-              title="Latency through this node"
-              aside={`p50 / p95 / p99: ${took(total.p50_us)} / ${took(total.p95_us)} / ${took(total.p99_us)}`}
-            >
-              <Chart
-                label="Time to first byte"
-                unit=""
-                height={190}
-                spanMs={Number(range)}
-                stepMs={traffic.stepMs}
-                endMs={endOfTraffic(traffic)}
-                marks={marks}
-                format={duration}
-                series={[
-                  { name: 'p50', tint: 2, points: latencies(traffic, (s) => s.p50_us) },
-                  { name: 'p95', tint: 3, points: latencies(traffic, (s) => s.p95_us) },
-                  { name: 'p99', tint: 4, points: latencies(traffic, (s) => s.p99_us) },
-                ]}
-              />
-            </Panel>
-            <Latest service={service} />
-          </div>
-        );
-      }}
-    </Loaded>
+        }}
+      </Loaded>
+      <Latest service={service} />
     </>
   );
 }
@@ -190,7 +165,7 @@ function ThroughThisNode({ service }: { service: Service }) {
 function Latest({ service }: { service: Service }) {
   const query = useQuery(tracesQuery());
   return (
-    <Panel title="Latest" className="span-2" aside={<Link to="/traces">Traces</Link>} flush>
+    <Panel title="Latest requests through this node" aside={<Link to="/traces">Traces</Link>} flush>
       <Loaded query={query} what="the latest requests" rows={4}>
         {(traces) => {
           const items = traces.filter((t) => isAbout(t, service.namespace, service.name));
