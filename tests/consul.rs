@@ -7,6 +7,8 @@
     reason = "a test fails by panicking, and has no users"
 )]
 
+#[path = "consul/bodies.rs"]
+mod bodies;
 #[path = "consul/kv.rs"]
 mod kv;
 
