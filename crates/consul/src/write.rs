@@ -8,11 +8,11 @@ use super::answer::{self, Answer, Refusal};
 use super::body::Object;
 use super::check_body::{self, CheckBody};
 use super::model::{CheckExtra, Extras, NodeExtra, own_metadata};
-use super::options::{check_datacenter, namespace};
+use super::options::{check_datacenter_name, namespace};
 use super::parts::Inner;
 use super::request::Asked;
 use super::service_body::{Made, ServiceBody, id_on_node};
-use super::text::{Query, boolean};
+use super::text::boolean;
 use maxine_actors::registry::OwnReport;
 use maxine_actors::{WriteError, WriteRequest};
 use maxine_state::limits::{
@@ -143,26 +143,27 @@ impl Inner {
     }
 
     pub(crate) async fn register_service(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
         let replaces = query.all("replace-existing-checks").next();
         let replaces =
             replaces.is_some_and(|value| value.is_empty() || boolean(value) == Some(true));
         let body = ServiceBody::of_agent(Object::parse(&asked.body)?)?;
+        let namespace = namespace(&query, &body.namespaces())?;
+        check_datacenter_name(&body.datacenter, &self.names)?;
         let _changing = self.changing(&body.id).await;
         let before = self.agent_key(&namespace, &body.id).await;
-        let kept =
-            before.as_ref().filter(|key| !replaces && *key.service.service.as_str() == *body.name);
+        let kept = before.as_ref().filter(|_| !replaces);
         let client = asked.client.to_string();
         let address = body.address(&client)?;
         let present = kept.and_then(|key| self.instance(key));
-        let kept = kept_checks(asked, present.as_ref(), &address);
+        let kept = kept_checks(asked, &body, present.as_ref(), &address)?;
         let made = body.into_registration(None, &client, kept)?;
         let Made { service, mut registration, checks, .. } = made;
         self.check_ids(&namespace, &registration.id, &checks)?;
-        keep_states(&mut registration, present.as_ref());
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
+        let is_renamed = before.as_ref().is_some_and(|before| *before != key);
+        keep_states(&mut registration, present.as_ref(), is_renamed);
         self.write(asked, service, registration).await?;
         // The id belongs to one service: under another name it replaces the old one.
         let renamed = before.filter(|before| *before != key);
@@ -195,7 +196,7 @@ impl Inner {
         asked: &Asked,
         id: &str,
     ) -> Result<Answer, Refusal> {
-        let namespace = namespace(&asked.query()?)?;
+        let namespace = namespace(&self.query(asked)?, &[])?;
         let key = self.agent_key(&namespace, id).await.ok_or_else(|| unknown_service(id))?;
         self.remove(asked, vec![key]).await?;
         Ok(answer::done())
@@ -206,7 +207,7 @@ impl Inner {
         asked: &Asked,
         id: &str,
     ) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
+        let query = self.query(asked)?;
         let Some(enable) = query.get("enable") else {
             return Err(Refusal::bad("Missing value for enable"));
         };
@@ -214,7 +215,7 @@ impl Inner {
             .ok_or_else(|| Refusal::bad(format!("Invalid value for enable: {enable:?}")))?;
         let reason = query.get("reason").unwrap_or_default();
         check_text("reason", reason, 0, TEXT_LEN_MAX)?;
-        let namespace = namespace(&query)?;
+        let namespace = namespace(&query, &[])?;
         let key = self.agent_key(&namespace, id).await.ok_or_else(|| unknown_service(id))?;
         let reason = enable.then(|| reason.into());
         self.propose(asked, Command::SetDrain { key, reason }).await?;
@@ -222,8 +223,9 @@ impl Inner {
     }
 
     pub(crate) async fn register_check(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let namespace = namespace(&asked.query()?)?;
+        let query = self.query(asked)?;
         let body = CheckBody::of_agent(Object::parse(&asked.body)?)?;
+        let namespace = namespace(&query, &[&body.namespace])?;
         if body.name.is_empty() {
             return Err(Refusal::bad("Missing check name"));
         }
@@ -256,7 +258,7 @@ impl Inner {
         asked: &Asked,
         id: &str,
     ) -> Result<Answer, Refusal> {
-        let namespace = namespace(&asked.query()?)?;
+        let namespace = namespace(&self.query(asked)?, &[])?;
         let (key, _) = self.check_owner(&namespace, id).await?;
         let _changing = self.changing(key.instance.as_str()).await;
         // It may have been changed before this request had its turn.
@@ -314,8 +316,8 @@ impl Inner {
         id: &str,
         reported: Reported,
     ) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
+        let namespace = namespace(&query, &[])?;
         let note = query.get("note").unwrap_or_default().to_owned();
         let (status, output) = match reported {
             Reported::Passing => (CheckStatus::Passing, note),
@@ -366,19 +368,10 @@ impl Inner {
         self.registry.report_check(actor, None, asked.answer_by_ms, report).await.map(drop)
     }
 
-    /// Refuses a request for another datacenter, in the query or in the body.
-    fn check_own_datacenter(&self, query: &Query, in_body: &str) -> Result<(), Refusal> {
-        check_datacenter(query, &self.names)?;
-        if in_body.is_empty() || in_body.eq_ignore_ascii_case(&self.names.datacenter) {
-            return Ok(());
-        }
-        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"))
-    }
-
     pub(crate) async fn catalog_register(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
         let mut body = Object::parse(&asked.body)?;
+        let in_body = body.namespace()?;
         let node = body.text("Node")?;
         let address = body.text("Address")?;
         let skips_node = body.boolean("SkipNodeUpdate")?;
@@ -392,11 +385,8 @@ impl Inner {
         let service = body.object("Service")?;
         let mut checks = body.objects("Checks")?;
         checks.extend(body.object("Check")?);
-        for field in ["Namespace", "Partition", "EnterpriseMeta", "Locality"] {
-            body.ignore(field);
-        }
         body.finish()?;
-        self.check_own_datacenter(&query, &datacenter)?;
+        check_datacenter_name(&datacenter, &self.names)?;
         if node.is_empty() {
             return Err(Refusal::bad("Must provide node"));
         }
@@ -411,21 +401,27 @@ impl Inner {
             checks.into_iter().map(CheckBody::of_catalog).collect();
         let checks = checks?;
         let body = ServiceBody::of_catalog(service, checks)?;
+        let namespace = {
+            let mut named = body.namespaces();
+            named.push(&in_body);
+            namespace(&query, &named)?
+        };
+        check_datacenter_name(&body.datacenter, &self.names)?;
         let node = Name::parse("Node", &node)?;
         let client = asked.client.to_string();
         let _changing = self.changing(&body.id).await;
         self.tables.caught_up(&self.view).await;
         let (node, extra) = self.node_of_catalog(&namespace, node, extra)?;
         let before = self.tables.find(&namespace, &id_on_node(&body.id, node.as_str()));
-        let kept = before.as_ref().filter(|key| *key.service.service.as_str() == *body.name);
-        let present = kept.and_then(|key| self.instance(key));
+        let present = before.as_ref().and_then(|key| self.instance(key));
         let of_node = if extra.address.is_empty() { &client } else { &extra.address };
-        let kept = kept_checks(asked, present.as_ref(), &body.address(of_node)?);
+        let kept = kept_checks(asked, &body, present.as_ref(), &body.address(of_node)?)?;
         let made = body.into_registration(Some((node, extra)), &client, kept)?;
         let Made { service, mut registration, states, .. } = made;
-        keep_states(&mut registration, present.as_ref());
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
+        let is_renamed = before.as_ref().is_some_and(|before| *before != key);
+        keep_states(&mut registration, present.as_ref(), is_renamed);
         self.write(asked, service, registration).await?;
         for (check, status, output) in states {
             let report = CheckReport { status, output: printable(&output).into() };
@@ -462,17 +458,15 @@ impl Inner {
     }
 
     pub(crate) async fn catalog_deregister(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
         let mut body = Object::parse(&asked.body)?;
+        let namespace = namespace(&query, &[&body.namespace()?])?;
         let (node, service_id) = (body.text("Node")?, body.text("ServiceID")?);
         let check_id = body.text("CheckID")?;
         let datacenter = body.text("Datacenter")?;
-        for field in ["Address", "Namespace", "Partition"] {
-            body.ignore(field);
-        }
+        body.ignore("Address");
         body.finish()?;
-        self.check_own_datacenter(&query, &datacenter)?;
+        check_datacenter_name(&datacenter, &self.names)?;
         if node.is_empty() {
             return Err(Refusal::bad("Must provide node"));
         }
@@ -514,25 +508,39 @@ fn place(address: &Address) -> (&str, Option<u16>) {
     (parts.host, parts.port)
 }
 
-/// The checks of the present registration, which a new one at this address keeps unless it replaces them.
+/// The checks of the present registration that a new one at this address does not replace. It keeps them.
 fn kept_checks(
     asked: &Asked,
+    body: &ServiceBody,
     present: Option<&Instance>,
     address: &Address,
-) -> Vec<(Check, CheckExtra)> {
-    let Some(present) = present else { return Vec::new() };
+) -> Result<Vec<(Check, CheckExtra)>, Refusal> {
+    let Some(present) = present else { return Ok(Vec::new()) };
     let mut kept = checks_of(&present.registration);
-    // A probe may call a secret path. A caller without a credential must not send it to another address.
+    kept.retain(|(_, extra)| !body.replaces(extra));
     let moves = place(&present.registration.address) != place(address);
-    kept.retain(|(_, extra)| asked.is_known || !moves || !extra.probe);
-    kept
+    let probe = kept.iter().find(|(_, extra)| extra.probe);
+    match probe.filter(|_| moves && !asked.is_known) {
+        // A probe may call a secret path, so a caller without a credential must not send it to another address. Without
+        // the probe, an instance that fails would count as healthy.
+        Some((_, extra)) => {
+            let text = format!(
+                "Permission denied: without a token, the check {:?} cannot go to another address: send a check in its \
+                 place, or a token",
+                extra.id
+            );
+            Err(Refusal::new(StatusCode::FORBIDDEN, text))
+        }
+        None => Ok(kept),
+    }
 }
 
-/// Lets the checks of a registration at another address begin with the states that they have now. Otherwise they would
-/// begin anew, which Consul's do not.
-fn keep_states(registration: &mut Registration, present: Option<&Instance>) {
-    let moved = present.filter(|present| present.registration.address != registration.address);
-    let Some(present) = moved else { return };
+/// Lets the checks of a registration at another address or under another name begin with the states that they have now.
+/// Otherwise they would begin anew, which Consul's do not.
+fn keep_states(registration: &mut Registration, present: Option<&Instance>, is_renamed: bool) {
+    let begins_anew =
+        |present: &&Instance| is_renamed || present.registration.address != registration.address;
+    let Some(present) = present.filter(begins_anew) else { return };
     let mut checks = registration.checks.to_vec();
     for check in &mut checks {
         let CheckKind::Ttl { initial, .. } = &mut check.kind else { continue };
