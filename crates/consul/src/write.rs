@@ -152,11 +152,13 @@ impl Inner {
         check_datacenter_name(&body.datacenter, &self.names)?;
         let _changing = self.changing(&body.id).await;
         let before = self.agent_key(&namespace, &body.id).await;
-        let kept = before.as_ref().filter(|_| !replaces);
         let client = asked.client.to_string();
         let address = body.address(&client)?;
-        let present = kept.and_then(|key| self.instance(key));
-        let kept = kept_checks(asked, &body, present.as_ref(), &address)?;
+        let present = before.as_ref().and_then(|key| self.instance(key));
+        let kept = match replaces {
+            true => Vec::new(),
+            false => kept_checks(asked, &body, present.as_ref(), &address)?,
+        };
         let made = body.into_registration(None, &client, kept)?;
         let Made { service, mut registration, checks, .. } = made;
         self.check_ids(&namespace, &registration.id, &checks)?;
