@@ -7,6 +7,8 @@
     reason = "a test fails by panicking, and has no users"
 )]
 
+#[path = "consul/ids.rs"]
+mod ids;
 #[path = "consul/kv.rs"]
 mod kv;
 
@@ -436,15 +438,17 @@ fn the_catalog_knows_its_nodes() {
     });
 }
 
-/// The id of a registration through the catalog can be that of an instance of the agent, whose probe may call a secret
-/// path.
+/// A registration through the catalog on the agent's node replaces a service of the agent, whose probe may call a
+/// secret path.
 #[test]
 fn a_stranger_does_not_send_the_probe_of_an_agents_instance_elsewhere_through_the_catalog() {
     run(async {
         let server = Server::start(|_| {}).await;
         let check = json!({"HTTP": "http://127.0.0.1:9/health?token=s3cret", "Interval": "5s"});
-        let of_agent = json!({"ID": "web@ext1", "Name": "web", "Address": "127.0.0.1", "Port": 9, "Check": check});
-        let of_catalog = || json!({"Node": "ext1", "Address": "127.0.0.2", "Service": {"Service": "web", "Port": 9}});
+        let of_agent = json!({"ID": "web-1", "Name": "web", "Address": "127.0.0.1", "Port": 9, "Check": check});
+        let service = json!({"Service": "web", "ID": "web-1", "Port": 9});
+        let of_catalog =
+            || json!({"Node": "maxine", "Address": "127.0.0.2", "Service": service.clone()});
         let checks = async || server.get_known("health/checks/web").await.body.to_string();
         let registered = server.put_known("agent/service/register", of_agent.clone()).await;
         assert_eq!(registered.status, 200, "{}", registered.body);
