@@ -45,6 +45,8 @@ pub(crate) struct CheckBody {
     pub(crate) service_id: String,
     /// The node that a check of the catalog names; empty if it names none.
     node: String,
+    /// Empty if it names none.
+    pub(crate) namespace: String,
     notes: String,
     initial: Option<CheckStatus>,
     deregister_after_ms: Option<u64>,
@@ -119,7 +121,8 @@ impl CheckBody {
         for (field, why) in UNSUPPORTED {
             object.refuse(field, why)?;
         }
-        for field in ["Namespace", "Partition", "ServiceName", "ServiceTags", "Shell", "Type"] {
+        let namespace = object.namespace()?;
+        for field in ["ServiceName", "ServiceTags", "Shell", "Type"] {
             object.ignore(field);
         }
         for field in ["CreateIndex", "ModifyIndex", "ExposedPort", "OutputMaxSize"] {
@@ -139,6 +142,7 @@ impl CheckBody {
             name,
             service_id,
             node,
+            namespace,
             notes,
             initial,
             deregister_after_ms: deregister_after_ms.map(|ms| ms.max(DEREGISTER_MS_MIN)),
@@ -175,6 +179,9 @@ impl CheckBody {
         match (ttl_ms, first) {
             _ if second.is_some() => Err(invalid("only one of TTL, HTTP, TCP and GRPC is allowed")),
             (Some(_), Some(_)) => Err(invalid("TTL cannot be used with an interval or a target")),
+            (Some(_), None) if interval_ms.is_some() => {
+                Err(invalid("TTL cannot be used with an interval or a target"))
+            }
             (Some(ttl_ms), None) if (TTL_MS_MIN..=TTL_MS_MAX).contains(&ttl_ms) => {
                 Ok(Kind::Ttl { ttl_ms })
             }
@@ -215,6 +222,11 @@ impl CheckBody {
                 })))
             }
         }
+    }
+
+    /// Whether nodes of Maxine make it.
+    pub(crate) fn is_probe(&self) -> bool {
+        matches!(self.kind, Kind::Probe(_))
     }
 
     /// Whether an instance with this check is called over TLS.
@@ -420,6 +432,7 @@ mod tests {
             (r#"{"HTTP":"http://10.0.0.1:8080/"}"#, "Interval must be"),
             (r#"{"Args":["x"],"Interval":"1s"}"#, "no scripts"),
             (r#"{"TTL":"1s","TCP":"10.0.0.1:8080"}"#, "TTL cannot be used"),
+            (r#"{"TTL":"10s","Interval":"5s"}"#, "TTL cannot be used"),
             (r#"{"TTL":"1ms"}"#, "TTL must be"),
             (r#"{"TTL":"x"}"#, "no duration"),
             (r#"{}"#, "TTL must be set"),

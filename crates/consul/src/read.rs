@@ -21,8 +21,8 @@ use super::options::{Mode, Options, check_datacenter};
 use super::parts::Inner;
 use super::request::Asked;
 use super::shape::{
-    HealthCheck, Listed, Node, OF_CHECK, OF_ENTRY, OF_NODE, OF_SERVICE, OF_SERVICE_NODE, Shown,
-    node_check,
+    HealthCheck, Listed, Node, OF_AGENT_SERVICE, OF_CHECK, OF_ENTRY, OF_NODE, OF_SERVICE,
+    OF_SERVICE_NODE, Shown, node_check,
 };
 use super::tables::{List, changed};
 use super::text::{Query, boolean};
@@ -278,6 +278,7 @@ impl Inner {
         let index = index.max(1);
         let history = snapshot.state.history();
         let question = Question::new(&asked.uri, asked.is_known, index, history);
+        let question = question.in_namespace(asked.namespace.clone());
         let built = self.built.find(&question);
         let filtering = Filtering::new(None, &self.clock, asked.is_known);
         let len_max = answer::LEN_MAX;
@@ -468,6 +469,13 @@ impl Inner {
         let mut answer = answer::written(ready.built.clone()?);
         self.put_headers(answer.headers_mut(), options, ready);
         Some(answer)
+    }
+
+    /// The parameters of a request. Another datacenter than the own one is refused.
+    pub(crate) fn query(&self, asked: &Asked) -> Result<Query, Refusal> {
+        let query = asked.query()?;
+        check_datacenter(&query, &self.names)?;
+        Ok(query)
     }
 
     pub(crate) fn options(
@@ -668,6 +676,31 @@ impl Inner {
         exists.then_some(found)
     }
 
+    /// Whether there is a node with this name.
+    pub(crate) async fn has_node(
+        &self,
+        asked: &Asked,
+        namespace: &Name,
+        name: &str,
+    ) -> Result<bool, Refusal> {
+        let wanted = name.to_lowercase();
+        if wanted == self.names.node.to_lowercase() {
+            return Ok(true);
+        }
+        self.tables.caught_up(&self.view).await;
+        if !self.tables.on_node(namespace, name).is_empty() {
+            return Ok(true);
+        }
+        // It can be the node of instances of another API.
+        let _turn = self.turn(asked).await?;
+        let snapshot = self.view.snapshot();
+        let mut found = false;
+        self.each_instance(&snapshot, namespace, asked, |shown| {
+            found |= shown.node_name().to_lowercase() == wanted;
+        });
+        Ok(found)
+    }
+
     /// A node with its services: as an object by id, or as a list.
     pub(crate) async fn catalog_node(
         &self,
@@ -714,7 +747,7 @@ impl Inner {
     }
 
     pub(crate) fn datacenters(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let pretty = asked.query()?.has("pretty");
+        let pretty = self.query(asked)?.has("pretty");
         Ok(answer::json(StatusCode::OK, pretty, &[&self.names.datacenter]))
     }
 
@@ -808,8 +841,7 @@ impl Inner {
     }
 
     pub(crate) fn status(&self, asked: &Asked, of_peers: bool) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        check_datacenter(&query, &self.names)?;
+        let query = self.query(asked)?;
         let pretty = query.has("pretty");
         let members = self.store.cluster().map(|admin| admin.status().members).unwrap_or_default();
         let leader = self.store.leadership_now().leader;
@@ -830,7 +862,7 @@ impl Inner {
     }
 
     pub(crate) fn agent_self(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
+        let query = self.query(asked)?;
         let names = &self.names;
         let version = env!("CARGO_PKG_VERSION");
         let config = json!({
@@ -857,7 +889,7 @@ impl Inner {
     }
 
     pub(crate) fn agent_members(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
+        let query = self.query(asked)?;
         let datacenter = &self.names.datacenter;
         let members = self.store.cluster().map(|admin| admin.status().members).unwrap_or_default();
         let mut shown: Vec<Value> = members
@@ -889,7 +921,7 @@ impl Inner {
     }
 
     pub(crate) async fn agent_services(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let (_, options) = self.options(asked, Some(OF_SERVICE))?;
+        let (_, options) = self.options(asked, Some(OF_AGENT_SERVICE))?;
         if !asked.is_known {
             return self.hidden(asked, &options, None, json!({})).await;
         }

@@ -334,6 +334,14 @@ const TEXTS: Kind = Kind::Map(&Kind::Text);
 const TAGGED: Kind = Kind::Map(&Kind::Object(&[("Address", Kind::Text), ("Port", Kind::Number)]));
 const WEIGHTS: Kind = Kind::Object(&[("Passing", Kind::Number), ("Warning", Kind::Number)]);
 
+/// There are no proxies of a mesh, so their mode is always empty.
+const PROXY: Kind = Kind::Object(&[
+    ("Mode", Kind::Text),
+    ("MeshGateway", Kind::Object(&[])),
+    ("Expose", Kind::Object(&[])),
+]);
+const CONNECT: Kind = Kind::Object(&[]);
+
 /// What an expression may ask of a node.
 pub(crate) const OF_NODE: Fields = &[
     ("ID", Kind::Text),
@@ -357,9 +365,25 @@ pub(crate) const OF_SERVICE: Fields = &[
     ("Port", Kind::Number),
     ("Weights", WEIGHTS),
     ("EnableTagOverride", Kind::Bool),
-    ("Datacenter", Kind::Text),
+    ("Proxy", PROXY),
+    ("Connect", CONNECT),
+    ("PeerName", Kind::Text),
     ("CreateIndex", Kind::Index),
     ("ModifyIndex", Kind::Index),
+];
+
+/// What an expression may ask of a service of the agent.
+pub(crate) const OF_AGENT_SERVICE: Fields = &[
+    ("ID", Kind::Text),
+    ("Service", Kind::Text),
+    ("Tags", Kind::Texts),
+    ("Meta", TEXTS),
+    ("Port", Kind::Number),
+    ("Address", Kind::Text),
+    ("TaggedAddresses", TAGGED),
+    ("Weights", WEIGHTS),
+    ("EnableTagOverride", Kind::Bool),
+    ("Datacenter", Kind::Text),
 ];
 
 /// What an expression may ask of an entry of `catalog/service`.
@@ -379,12 +403,16 @@ pub(crate) const OF_SERVICE_NODE: Fields = &[
     ("ServiceWeights", WEIGHTS),
     ("ServiceMeta", TEXTS),
     ("ServicePort", Kind::Number),
+    ("ServiceSocketPath", Kind::Text),
     ("ServiceEnableTagOverride", Kind::Bool),
+    ("ServiceProxy", PROXY),
+    ("ServiceConnect", CONNECT),
     ("CreateIndex", Kind::Index),
     ("ModifyIndex", Kind::Index),
 ];
 
-/// What an expression may ask of a check.
+/// What an expression may ask of a check. `Definition` is left out: which fields it has depends on the check, and a field
+/// that an object does not have counts as a match of every regular expression.
 pub(crate) const OF_CHECK: Fields = &[
     ("Node", Kind::Text),
     ("CheckID", Kind::Text),
@@ -398,6 +426,7 @@ pub(crate) const OF_CHECK: Fields = &[
     ("Type", Kind::Text),
     ("Interval", Kind::Text),
     ("Timeout", Kind::Text),
+    ("ExposedPort", Kind::Number),
     ("CreateIndex", Kind::Index),
     ("ModifyIndex", Kind::Index),
 ];

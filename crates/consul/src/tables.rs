@@ -475,7 +475,8 @@ mod tests {
     use super::*;
     use maxine_clock::Clock;
     use maxine_state::{
-        Actor, Address, Command, History, Proposal, Registration, RequestId, SigningKey,
+        Actor, Address, Check, CheckKind, CheckStatus, Command, History, Proposal, Registration,
+        RequestId, SigningKey,
     };
 
     fn change(service: bool, tags: &[&str]) -> Change {
@@ -539,6 +540,8 @@ mod tests {
             let check = CheckExtra { id: "service:pay-1".into(), ..CheckExtra::default() };
             let extras = Extras { service: Some(shown), node: None, checks: vec![check] };
             registration.metadata = extras.metadata(std::iter::empty()).unwrap();
+            let kind = CheckKind::Ttl { ttl_ms: 5_000, initial: CheckStatus::Passing };
+            registration.checks = [Check { id: Name::trusted("service:pay-1"), kind }].into();
             (service, Instance::new(registration.normalised(), 1, 1))
         };
         // The same ids: on the agent's node under two names, as two nodes of Maxine accept them at the same time, and

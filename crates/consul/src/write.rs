@@ -8,11 +8,11 @@ use super::answer::{self, Answer, Refusal};
 use super::body::Object;
 use super::check_body::{self, CheckBody};
 use super::model::{CheckExtra, Extras, NodeExtra, own_metadata};
-use super::options::{check_datacenter, namespace};
+use super::options::{check_datacenter_name, namespace};
 use super::parts::Inner;
 use super::request::Asked;
 use super::service_body::{Made, ServiceBody};
-use super::text::{Query, boolean};
+use super::text::boolean;
 use maxine_actors::registry::OwnReport;
 use maxine_actors::{WriteError, WriteRequest};
 use maxine_state::limits::{
@@ -196,38 +196,45 @@ impl Inner {
     }
 
     pub(crate) async fn register_service(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
         let replaces = query.all("replace-existing-checks").next();
         let replaces =
             replaces.is_some_and(|value| value.is_empty() || boolean(value) == Some(true));
         let body = ServiceBody::of_agent(Object::parse(&asked.body)?)?;
+        let namespace = namespace(&query, &body.namespaces())?;
+        check_datacenter_name(&body.datacenter, &self.names)?;
         let _changing = self.changing(&body.id).await;
         self.tables.caught_up(&self.view).await;
         let (node, id) = (self.names.node.as_str(), body.id.clone());
+        let before = self.registered(&namespace, (node, &id), &body.name);
         let client = asked.client.to_string();
         let address = body.address(&client)?;
-        let present = self.registered_as(&namespace, (node, &id), &body.name).filter(|_| !replaces);
-        let kept = kept_checks(asked, present.as_ref(), &address);
+        let present = before.as_ref().filter(|_| !replaces).map(|(_, instance)| instance);
+        let kept = kept_checks(asked, &body, present, &address)?;
         let made = body.into_registration(None, None, &client, kept)?;
         let Made { service, mut registration, checks, .. } = made;
         self.check_ids(&namespace, (node, &id), &checks)?;
-        keep_states(&mut registration, present.as_ref());
         let service = ServiceKey::new(namespace, service);
+        let key = service.instance(registration.id.clone());
+        let is_renamed = before.as_ref().is_some_and(|(before, _)| *before != key);
+        keep_states(&mut registration, present, is_renamed);
         self.replace(asked, (node, &id), service, registration).await?;
         Ok(answer::done())
     }
 
-    /// The instance with this id on a node that is registered under this name already.
-    fn registered_as(
+    /// The instance that is the service with this id on a node now. If there are several, that under this name.
+    fn registered(
         &self,
         namespace: &Name,
         (node, id): (&str, &str),
         name: &str,
-    ) -> Option<Instance> {
-        let all = self.tables.find(namespace, node, id);
-        let same = all.iter().find(|key| key.service.service.as_str() == name)?;
-        self.instance(same)
+    ) -> Option<(InstanceKey, Instance)> {
+        let mut all = self.tables.find(namespace, node, id);
+        all.sort_by_key(|key| key.service.service.as_str() != name);
+        all.into_iter().find_map(|key| {
+            let instance = self.instance(&key)?;
+            Some((key, instance))
+        })
     }
 
     /// Refuses ids of checks that belong to another service of the node than the one with this id.
@@ -259,7 +266,7 @@ impl Inner {
         asked: &Asked,
         id: &str,
     ) -> Result<Answer, Refusal> {
-        let namespace = namespace(&asked.query()?)?;
+        let namespace = namespace(&self.query(asked)?, &[])?;
         self.tables.caught_up(&self.view).await;
         let keys = self.tables.find(&namespace, &self.names.node, id);
         if keys.is_empty() {
@@ -274,7 +281,7 @@ impl Inner {
         asked: &Asked,
         id: &str,
     ) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
+        let query = self.query(asked)?;
         let Some(enable) = query.get("enable") else {
             return Err(Refusal::bad("Missing value for enable"));
         };
@@ -282,7 +289,7 @@ impl Inner {
             .ok_or_else(|| Refusal::bad(format!("Invalid value for enable: {enable:?}")))?;
         let reason = query.get("reason").unwrap_or_default();
         check_text("reason", reason, 0, TEXT_LEN_MAX)?;
-        let namespace = namespace(&query)?;
+        let namespace = namespace(&query, &[])?;
         let key = self.agent_key(&namespace, id).await.ok_or_else(|| unknown_service(id))?;
         let reason = enable.then(|| reason.into());
         self.propose(asked, Command::SetDrain { key, reason }).await?;
@@ -290,8 +297,9 @@ impl Inner {
     }
 
     pub(crate) async fn register_check(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let namespace = namespace(&asked.query()?)?;
+        let query = self.query(asked)?;
         let body = CheckBody::of_agent(Object::parse(&asked.body)?)?;
+        let namespace = namespace(&query, &[&body.namespace])?;
         if body.name.is_empty() {
             return Err(Refusal::bad("Missing check name"));
         }
@@ -324,7 +332,7 @@ impl Inner {
         asked: &Asked,
         id: &str,
     ) -> Result<Answer, Refusal> {
-        let namespace = namespace(&asked.query()?)?;
+        let namespace = namespace(&self.query(asked)?, &[])?;
         let node = &self.names.node;
         let (_, Instance { registration, .. }) = self.check_owner(&namespace, node, id).await?;
         let _changing = self.changing(Extras::of(&registration).id(&registration)).await;
@@ -386,8 +394,8 @@ impl Inner {
         id: &str,
         reported: Reported,
     ) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
+        let namespace = namespace(&query, &[])?;
         let note = query.get("note").unwrap_or_default().to_owned();
         let (status, output) = match reported {
             Reported::Passing => (CheckStatus::Passing, note),
@@ -438,19 +446,10 @@ impl Inner {
         self.registry.report_check(actor, None, asked.answer_by_ms, report).await.map(drop)
     }
 
-    /// Refuses a request for another datacenter, in the query or in the body.
-    fn check_own_datacenter(&self, query: &Query, in_body: &str) -> Result<(), Refusal> {
-        check_datacenter(query, &self.names)?;
-        if in_body.is_empty() || in_body.eq_ignore_ascii_case(&self.names.datacenter) {
-            return Ok(());
-        }
-        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"))
-    }
-
     pub(crate) async fn catalog_register(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
         let mut body = Object::parse(&asked.body)?;
+        let in_body = body.namespace()?;
         let node = body.text("Node")?;
         let address = body.text("Address")?;
         let skips_node = body.boolean("SkipNodeUpdate")?;
@@ -464,11 +463,8 @@ impl Inner {
         let service = body.object("Service")?;
         let mut checks = body.objects("Checks")?;
         checks.extend(body.object("Check")?);
-        for field in ["Namespace", "Partition", "EnterpriseMeta", "Locality"] {
-            body.ignore(field);
-        }
         body.finish()?;
-        self.check_own_datacenter(&query, &datacenter)?;
+        check_datacenter_name(&datacenter, &self.names)?;
         if node.is_empty() {
             return Err(Refusal::bad("Must provide node"));
         }
@@ -484,6 +480,12 @@ impl Inner {
         let checks = checks?;
         let body = ServiceBody::of_catalog(service, checks)?;
         body.check_places(&node)?;
+        let namespace = {
+            let mut named = body.namespaces();
+            named.push(&in_body);
+            namespace(&query, &named)?
+        };
+        check_datacenter_name(&body.datacenter, &self.names)?;
         let node = Name::parse("Node", &node)?;
         let client = asked.client.to_string();
         let _changing = self.changing(&body.id).await;
@@ -499,16 +501,18 @@ impl Inner {
         let node = other_node.clone().unwrap_or_else(|| Name::trusted(&self.names.node));
         let id = body.id.clone();
         let place = (node.as_str(), id.as_str());
-        let present = self.registered_as(&namespace, place, &body.name);
+        let before = self.registered(&namespace, place, &body.name);
+        let present = before.as_ref().map(|(_, instance)| instance);
         let of_node = if extra.address.is_empty() { &client } else { &extra.address };
-        let kept = kept_checks(asked, present.as_ref(), &body.address(of_node)?);
+        let kept = kept_checks(asked, &body, present, &body.address(of_node)?)?;
         let extra = Some(extra).filter(|extra| *extra != NodeExtra::default());
         let made = body.into_registration(other_node, extra, &client, kept)?;
         let Made { service, mut registration, checks, states } = made;
         self.check_ids(&namespace, place, &checks)?;
-        keep_states(&mut registration, present.as_ref());
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
+        let is_renamed = before.as_ref().is_some_and(|(before, _)| *before != key);
+        keep_states(&mut registration, present, is_renamed);
         self.replace(asked, place, service, registration).await?;
         for (check, status, output) in states {
             let report = CheckReport { status, output: printable(&output).into() };
@@ -542,17 +546,15 @@ impl Inner {
     }
 
     pub(crate) async fn catalog_deregister(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
         let mut body = Object::parse(&asked.body)?;
+        let namespace = namespace(&query, &[&body.namespace()?])?;
         let (node, service_id) = (body.text("Node")?, body.text("ServiceID")?);
         let check_id = body.text("CheckID")?;
         let datacenter = body.text("Datacenter")?;
-        for field in ["Address", "Namespace", "Partition"] {
-            body.ignore(field);
-        }
+        body.ignore("Address");
         body.finish()?;
-        self.check_own_datacenter(&query, &datacenter)?;
+        check_datacenter_name(&datacenter, &self.names)?;
         if node.is_empty() {
             return Err(Refusal::bad("Must provide node"));
         }
@@ -583,25 +585,39 @@ fn place(address: &Address) -> (&str, Option<u16>) {
     (parts.host, parts.port)
 }
 
-/// The checks of the present registration, which a new one at this address keeps unless it replaces them.
+/// The checks of the present registration that a new one at this address does not replace. It keeps them.
 fn kept_checks(
     asked: &Asked,
+    body: &ServiceBody,
     present: Option<&Instance>,
     address: &Address,
-) -> Vec<(Check, CheckExtra)> {
-    let Some(present) = present else { return Vec::new() };
+) -> Result<Vec<(Check, CheckExtra)>, Refusal> {
+    let Some(present) = present else { return Ok(Vec::new()) };
     let mut kept = checks_of(&present.registration);
-    // A probe may call a secret path. A caller without a credential must not send it to another address.
+    kept.retain(|(_, extra)| !body.replaces(extra));
     let moves = place(&present.registration.address) != place(address);
-    kept.retain(|(_, extra)| asked.is_known || !moves || !extra.probe);
-    kept
+    let probe = kept.iter().find(|(_, extra)| extra.probe);
+    match probe.filter(|_| moves && !asked.is_known) {
+        // A probe may call a secret path, so a caller without a credential must not send it to another address. Without
+        // the probe, an instance that fails would count as healthy.
+        Some((_, extra)) => {
+            let text = format!(
+                "Permission denied: without a token, the check {:?} cannot go to another address: send a check in its \
+                 place, or a token",
+                extra.id
+            );
+            Err(Refusal::new(StatusCode::FORBIDDEN, text))
+        }
+        None => Ok(kept),
+    }
 }
 
-/// Lets the checks of a registration at another address begin with the states that they have now. Otherwise they would
-/// begin anew, which Consul's do not.
-fn keep_states(registration: &mut Registration, present: Option<&Instance>) {
-    let moved = present.filter(|present| present.registration.address != registration.address);
-    let Some(present) = moved else { return };
+/// Lets the checks of a registration at another address or under another name begin with the states that they have now.
+/// Otherwise they would begin anew, which Consul's do not.
+fn keep_states(registration: &mut Registration, present: Option<&Instance>, is_renamed: bool) {
+    let begins_anew =
+        |present: &&Instance| is_renamed || present.registration.address != registration.address;
+    let Some(present) = present.filter(begins_anew) else { return };
     let mut checks = registration.checks.to_vec();
     for check in &mut checks {
         let CheckKind::Ttl { initial, .. } = &mut check.kind else { continue };
