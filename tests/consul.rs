@@ -9,6 +9,8 @@
 
 #[path = "consul/bodies.rs"]
 mod bodies;
+#[path = "consul/ids.rs"]
+mod ids;
 #[path = "consul/kv.rs"]
 mod kv;
 
@@ -440,8 +442,7 @@ fn the_catalog_knows_its_nodes() {
     });
 }
 
-/// The id of a registration through the catalog can be that of an instance of the agent, whose probe may call a secret
-/// path.
+/// A registration through the catalog can have the id of an instance of the agent, whose probe may call a secret path.
 #[test]
 fn a_stranger_does_not_send_the_probe_of_an_agents_instance_elsewhere_through_the_catalog() {
     run(async {

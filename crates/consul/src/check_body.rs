@@ -5,6 +5,7 @@ use http::Uri;
 use super::answer::Refusal;
 use super::body::Object;
 use super::model::CheckExtra;
+use super::shape::{is_reserved_check, is_same_node};
 use maxine_state::limits::{TTL_MS_MAX, TTL_MS_MIN};
 use maxine_state::{AddressParts, Check, CheckKind, CheckStatus, Name, ProbeKind, ProbeSpec};
 
@@ -42,6 +43,8 @@ pub(crate) struct CheckBody {
     pub(crate) name: String,
     /// The service that it belongs to, for routes that name it here.
     pub(crate) service_id: String,
+    /// The node that a check of the catalog names; empty if it names none.
+    node: String,
     /// Empty if it names none.
     pub(crate) namespace: String,
     notes: String,
@@ -111,6 +114,7 @@ impl CheckBody {
         let id = object.text("ID")?;
         let name = object.text("Name")?;
         let service_id = object.text("ServiceID")?;
+        let node = object.text("Node")?;
         let notes = object.text("Notes")?;
         let initial = status(&object.text("Status")?)?;
         let deregister_after_ms = object.duration_ms("DeregisterCriticalServiceAfter")?;
@@ -118,7 +122,7 @@ impl CheckBody {
             object.refuse(field, why)?;
         }
         let namespace = object.namespace()?;
-        for field in ["Node", "ServiceName", "ServiceTags", "Shell", "Type"] {
+        for field in ["ServiceName", "ServiceTags", "Shell", "Type"] {
             object.ignore(field);
         }
         for field in ["CreateIndex", "ModifyIndex", "ExposedPort", "OutputMaxSize"] {
@@ -137,6 +141,7 @@ impl CheckBody {
             id: if check_id.is_empty() { id } else { check_id },
             name,
             service_id,
+            node,
             namespace,
             notes,
             initial,
@@ -239,6 +244,23 @@ impl CheckBody {
         }
     }
 
+    /// Refuses a check of the catalog that names another node or service than the registration that it came with.
+    pub(crate) fn check_place(&self, node: &str, service_id: &str) -> Result<(), Refusal> {
+        if !self.node.is_empty() && !is_same_node(&self.node, node) {
+            return Err(invalid(format!(
+                "its Node {:?} is not that of the registration, {node:?}",
+                self.node
+            )));
+        }
+        if !self.service_id.is_empty() && self.service_id != service_id {
+            return Err(invalid(format!(
+                "its ServiceID {:?} is not that of the registration, {service_id:?}",
+                self.service_id
+            )));
+        }
+        Ok(())
+    }
+
     /// Makes the check of an instance with this address. `id` is used if the client gave none.
     pub(crate) fn into_check(
         self,
@@ -246,6 +268,9 @@ impl CheckBody {
         address: AddressParts<'_>,
     ) -> Result<(Check, CheckExtra), Refusal> {
         let id = if self.id.is_empty() { id } else { self.id };
+        if is_reserved_check(&id) {
+            return Err(invalid(format!("the CheckID {id:?} is reserved")));
+        }
         let initial = self.initial.unwrap_or(CheckStatus::Critical);
         let mut extra = CheckExtra {
             id: id.clone(),
@@ -412,6 +437,12 @@ mod tests {
             (r#"{"TTL":"x"}"#, "no duration"),
             (r#"{}"#, "TTL must be set"),
             (r#"{"TTL":"5s","CheckID":"probe"}"#, "reserved"),
+            (r#"{"TTL":"5s","CheckID":"serfHealth"}"#, "reserved"),
+            (r#"{"TTL":"5s","ID":"_node_maintenance"}"#, "reserved"),
+            (
+                r#"{"TCP":"10.0.0.1:8080","Interval":"1s","ID":"_service_maintenance:a"}"#,
+                "reserved",
+            ),
             (r#"{"TTL":"5s","Surprise":1}"#, "unknown field"),
         ] {
             let refused = check(body).unwrap_err();

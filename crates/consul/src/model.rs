@@ -26,10 +26,10 @@ const CHECK: &str = "consul-check-";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Through {
-    /// The agent's routes. Its id is unique among all of these in its namespace.
+    /// The agent's routes, or the catalog's for the agent's node.
     #[default]
     Agent,
-    /// The catalog's routes. Its id is unique on its node.
+    /// The catalog's routes, for another node.
     Catalog,
 }
 
@@ -178,11 +178,6 @@ impl Extras {
         own.unwrap_or(registration.id.as_str())
     }
 
-    /// Whether it was registered through the agent's routes.
-    pub(crate) fn is_of_agent(&self) -> bool {
-        self.service.as_ref().is_some_and(|service| service.through == Through::Agent)
-    }
-
     /// What is kept about a check of Maxine.
     pub(crate) fn check(&self, id: &str, is_probe: bool) -> Option<&CheckExtra> {
         self.checks.iter().find(|check| check.probe == is_probe && (is_probe || check.id == id))
@@ -251,6 +246,5 @@ mod tests {
         assert_eq!(Extras::of(&registration), extras);
         let own: Vec<_> = own_metadata(&registration).collect();
         assert_eq!(own, [("a", "2"), ("zz", "1")]);
-        assert!(Extras::of(&registration).is_of_agent());
     }
 }

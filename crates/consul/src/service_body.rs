@@ -1,6 +1,6 @@
 //! Services in requests, and the instances of Maxine that they become.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::answer::Refusal;
 use super::body::Object;
@@ -143,26 +143,28 @@ impl ServiceBody {
         Ok(Address::from_parts(&AddressParts { scheme, host, port: self.port, base_path: "" })?)
     }
 
-    /// Makes the registration. An empty address becomes that of the client. `kept` are the checks of the present
-    /// registration that it does not replace.
+    /// Refuses checks that name another node or service than this one on its node.
+    pub(crate) fn check_places(&self, node: &str) -> Result<(), Refusal> {
+        self.checks.iter().try_for_each(|check| check.check_place(node, &self.id))
+    }
+
+    /// Makes the registration on a node, or on the agent's without one. An empty address becomes that of the node, or
+    /// that of the client. `kept` are the checks of the present registration that it does not replace.
     pub(crate) fn into_registration(
         mut self,
-        node: Option<(Name, NodeExtra)>,
+        node: Option<Name>,
+        node_extra: Option<NodeExtra>,
         client: &str,
         kept: Vec<(Check, CheckExtra)>,
     ) -> Result<Made, Refusal> {
         let service = Name::parse("Name", &self.name)?;
         let through = if node.is_some() { Through::Catalog } else { Through::Agent };
         let own_id = std::mem::take(&mut self.id);
-        let (id, shown_id) = match &node {
-            None => (own_id.clone(), None),
-            Some((node, _)) => (id_on_node(&own_id, node.as_str()), Some(own_id.clone())),
-        };
-        let fallback = match &node {
-            Some((_, extra)) if !extra.address.is_empty() => extra.address.clone(),
-            _ => client.to_owned(),
-        };
-        let address = self.address(&fallback)?;
+        let id = instance_id(&own_id, node.as_ref().map(Name::as_str));
+        let shown_id = (id != own_id).then(|| own_id.clone());
+        let of_node = node_extra.as_ref().map(|extra| extra.address.as_str());
+        let fallback = of_node.filter(|address| !address.is_empty()).unwrap_or(client);
+        let address = self.address(fallback)?;
         let checks = std::mem::take(&mut self.checks);
         let count = checks.len();
         let mut all: Vec<(Check, CheckExtra)> = Vec::new();
@@ -177,12 +179,12 @@ impl ServiceBody {
             all.push(made);
         }
         all.extend(kept);
+        check_unique(&all)?;
         if all.iter().filter(|(_, extra)| extra.probe).count() > 1 {
             let why = "Invalid check: an instance has at most one HTTP, TCP or gRPC check";
             return Err(Refusal::bad(why));
         }
         let (checks, extras): (Vec<Check>, Vec<CheckExtra>) = all.into_iter().unzip();
-        let (node_name, node_extra) = node.unzip();
         let extras = Extras {
             service: Some(ServiceExtra {
                 through,
@@ -202,7 +204,7 @@ impl ServiceBody {
             expiry: Expiry::Never,
             zone: None,
             version: None,
-            node: node_name,
+            node,
             tags: self.tags.into_iter().map(String::into_boxed_str).collect(),
             metadata: extras.metadata(own)?,
             checks: checks.into(),
@@ -213,9 +215,26 @@ impl ServiceBody {
     }
 }
 
-/// The id of an instance that was registered through the catalog. Consul's id is unique on its node only.
-pub(crate) fn id_on_node(id: &str, node: &str) -> String {
-    format!("{id}@{node}")
+/// The id of the instance that is the service with this id, on a node or on the agent's. Consul's id is unique on its
+/// node only. Each id on each node has an instance of its own: only that of a node has an `@`, and only one.
+fn instance_id(id: &str, node: Option<&str>) -> String {
+    let escaped = |part: &str| part.replace('%', "%25").replace('@', "%40");
+    match node {
+        None => escaped(id),
+        Some(node) => format!("{}@{}", escaped(id), escaped(node)),
+    }
+}
+
+/// Refuses two checks with the same id in Consul.
+fn check_unique(checks: &[(Check, CheckExtra)]) -> Result<(), Refusal> {
+    let mut ids = BTreeSet::new();
+    for (_, extra) in checks {
+        if !ids.insert(extra.id.as_str()) {
+            let why = format!("Invalid check: there are two with the CheckID {:?}", extra.id);
+            return Err(Refusal::bad(why));
+        }
+    }
+    Ok(())
 }
 
 /// The id of the check at this position, of so many, if the client gave it none.
@@ -291,4 +310,25 @@ fn tagged_addresses(object: &mut Object) -> Result<BTreeMap<String, TaggedAddres
         return Err(Refusal::bad(format!("at most {ENTRIES_MAX} TaggedAddresses are allowed")));
     }
     Ok(tagged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise one registration would overwrite another one.
+    #[test]
+    fn no_two_ids_on_nodes_share_an_instance() {
+        let parts = ["a", "b", "a@b", "b@c", "@", "%", "%40", "a%40b", "a@", "@b", "%25"];
+        let mut seen = BTreeMap::new();
+        for id in parts {
+            for node in std::iter::once(None).chain(parts.map(Some)) {
+                let other = seen.insert(instance_id(id, node), (id, node));
+                assert_eq!(other, None, "{id} {node:?}");
+            }
+        }
+        assert_eq!(instance_id("web-1", None), "web-1");
+        assert_eq!(instance_id("web-1", Some("laptop")), "web-1@laptop");
+        assert_eq!(instance_id("a@b", Some("c%")), "a%40b@c%25");
+    }
 }

@@ -160,8 +160,8 @@ impl Inner {
         }
         for id in checks {
             let missing = || Refusal::bad(format!("Missing check '{id}' registration"));
-            let (instance, check) =
-                self.check_of_agent(&namespace, &id).await.ok_or_else(missing)?;
+            let found = self.check_on_node(&namespace, &spec.node, &id).await;
+            let (instance, check) = found.ok_or_else(missing)?;
             spec.checks.push(LockSessionCheck { instance, check: Some(check) });
         }
         spec.check()?;

@@ -18,8 +18,16 @@ use maxine_state::{
 
 /// The id of the check that an operator's drain adds is this and the id of the service.
 const MAINTENANCE: &str = "_service_maintenance:";
+/// The id of the check of a node in maintenance. No node here is ever in it.
+const NODE_MAINTENANCE: &str = "_node_maintenance";
 /// The node check that every node has.
 pub(crate) const NODE_CHECK: &str = "serfHealth";
+
+/// Whether no client may have a check with this id. Readers would take it for the check of the node, or for an operator's
+/// decision.
+pub(crate) fn is_reserved_check(id: &str) -> bool {
+    id == NODE_CHECK || id == NODE_MAINTENANCE || id.starts_with(MAINTENANCE)
+}
 
 /// The names that the face gives to what has none in Maxine.
 #[derive(Clone, Debug)]
@@ -28,6 +36,18 @@ pub struct Names {
     pub datacenter: String,
     /// The node of all instances whose machine is not known.
     pub node: String,
+}
+
+impl Names {
+    /// Whether this is the node of all instances whose machine is not known.
+    pub(crate) fn is_own_node(&self, node: &str) -> bool {
+        is_same_node(node, &self.node)
+    }
+}
+
+/// Whether two names mean one node. They count without regard to case.
+pub(crate) fn is_same_node(one: &str, other: &str) -> bool {
+    one == other || one.to_lowercase() == other.to_lowercase()
 }
 
 /// The id of a node: the same on every member, for every instance of the node.
@@ -459,6 +479,11 @@ impl<'a> Shown<'a> {
     /// The name of the node that it belongs to.
     pub(crate) fn node_name(&self) -> &str {
         self.instance.registration.node.as_ref().map_or(&self.names.node, |name| name.as_str())
+    }
+
+    /// Whether it is a service of the agent: a client of Consul registered it on the agent's node.
+    pub(crate) fn is_of_agent(&self) -> bool {
+        self.extras.service.is_some() && self.names.is_own_node(self.node_name())
     }
 
     fn host(&self) -> &'a str {
