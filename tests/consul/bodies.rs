@@ -170,6 +170,10 @@ fn the_namespace_of_a_body_counts_as_that_of_the_query_and_of_the_header() {
         assert_eq!(refused.status, 400, "{}", refused.body);
         let refused = server.ask(server.client.get(&url).header("X-Consul-Partition", "x")).await;
         assert_eq!(refused.status, 400, "{}", refused.body);
+        for path in ["agent/self", "agent/members", "status/leader", "catalog/datacenters"] {
+            let refused = server.get_known(&format!("{path}?partition=x")).await;
+            assert_eq!(refused.status, 400, "{path}: {}", refused.body);
+        }
         assert_eq!(addresses("catalog/service/web").await, ["10.7.0.2"]);
         server.node.stop().await;
     });

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::answer::{self, Answer, CONTENT_HASH, INDEX, REASON, Refusal};
 use super::built::Question;
 use super::filter::{Fields, Filter};
-use super::options::{Mode, Options, check_datacenter};
+use super::options::{Mode, Options, check_datacenter, namespace};
 use super::parts::Inner;
 use super::request::Asked;
 use super::shape::{
@@ -471,10 +471,12 @@ impl Inner {
         Some(answer)
     }
 
-    /// The parameters of a request. Another datacenter than the own one is refused.
+    /// The parameters of a request. Another datacenter than the own one, a partition and a peer are refused, also where
+    /// the answer depends on no namespace.
     pub(crate) fn query(&self, asked: &Asked) -> Result<Query, Refusal> {
         let query = asked.query()?;
         check_datacenter(&query, &self.names)?;
+        namespace(&query, &[])?;
         Ok(query)
     }
 
