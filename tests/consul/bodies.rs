@@ -226,9 +226,15 @@ fn a_registration_without_checks_keeps_those_of_the_service_and_their_states() {
                 (&json!("service:w"), &json!("critical"))
             );
         }
+        // The state stays as well if the registration replaces all checks, and names this one.
+        let again =
+            json!({"ID": "w", "Name": "two", "Address": "10.0.0.3", "Port": 1, "Check": check});
+        let path = "agent/service/register?replace-existing-checks";
+        assert_eq!(server.put(path, again).await.status, 200);
+        assert_eq!(server.get("health/service/two?passing").await.len(), 0);
         // Only an explicit request removes them.
         let bare = json!({"ID": "w", "Name": "two", "Address": "10.0.0.2", "Port": 1});
-        let replaced = server.put("agent/service/register?replace-existing-checks", bare).await;
+        let replaced = server.put(path, bare).await;
         assert_eq!(replaced.status, 200, "{}", replaced.body);
         assert_eq!(server.get("health/service/two?passing").await.len(), 1);
         server.node.stop().await;

@@ -29,7 +29,10 @@ pub(crate) fn keep(
     mut registration: Registration,
 ) -> Result<Registration, Problem> {
     let present = state.service(service).and_then(|known| known.instances.get(&registration.id));
-    let kept = present.map_or(&[][..], |present| entries(&present.registration.metadata));
+    let kept = match present {
+        Some(present) => entries(&present.registration.metadata),
+        None => &[],
+    };
     let sent = entries(&registration.metadata);
     if let Some((key, _)) = sent.iter().find(|entry| !kept.contains(*entry)) {
         let limit = format!(

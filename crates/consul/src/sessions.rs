@@ -126,8 +126,10 @@ impl SessionBody {
         }
         let mut namespaces = vec![body.namespace()?];
         let mut checks = body.texts("Checks")?;
-        checks.extend(body.texts("NodeChecks")?);
         checks.retain(|check| check != NODE_CHECK);
+        if let Some(other) = body.texts("NodeChecks")?.iter().find(|check| *check != NODE_CHECK) {
+            return Err(Refusal::bad(format!("Missing check '{other}' registration")));
+        }
         for mut check in body.objects("ServiceChecks")? {
             checks.push(check.text("ID")?);
             namespaces.push(check.namespace()?);
@@ -258,6 +260,7 @@ mod tests {
             json!({"LockDelay": "x"}),
             json!({"Extra": 1}),
             json!({"Partition": "x"}),
+            json!({"NodeChecks": ["service:web"]}),
         ] {
             assert!(read(bad.clone()).is_err(), "{bad}");
         }

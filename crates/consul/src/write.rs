@@ -209,8 +209,11 @@ impl Inner {
         let before = self.registered(&namespace, (node, &id), &body.name);
         let client = asked.client.to_string();
         let address = body.address(&client)?;
-        let present = before.as_ref().filter(|_| !replaces).map(|(_, instance)| instance);
-        let kept = kept_checks(asked, &body, present, &address)?;
+        let present = before.as_ref().map(|(_, instance)| instance);
+        let kept = match replaces {
+            true => Vec::new(),
+            false => kept_checks(asked, &body, present, &address)?,
+        };
         let made = body.into_registration(None, None, &client, kept)?;
         let Made { service, mut registration, checks, .. } = made;
         self.check_ids(&namespace, (node, &id), &checks)?;
