@@ -7,6 +7,10 @@
     reason = "a test fails by panicking, and has no users"
 )]
 
+#[path = "consul/bodies.rs"]
+mod bodies;
+#[path = "consul/ids.rs"]
+mod ids;
 #[path = "consul/kv.rs"]
 mod kv;
 
@@ -240,9 +244,11 @@ fn a_service_with_a_ttl_lives_as_in_consul() {
         let health = server.get("agent/health/service/id/web-1?format=text").await;
         assert_eq!((health.status, health.text()), (503, "critical"));
 
-        // The same id under another name is the same service.
+        // The same id under another name is the same service. It keeps its check, with its state.
         server.register(json!({"ID": "web-1", "Name": "shop", "Port": 8080})).await;
         assert_eq!(server.get("health/service/web").await.len(), 0);
+        assert_eq!(server.get("health/service/shop?passing").await.len(), 0);
+        server.put("agent/check/pass/service:web-1", Value::Null).await;
         assert_eq!(server.get("health/service/shop?passing").await.len(), 1);
         let index = server.get("catalog/service/shop").await.index();
         let path = format!("catalog/service/shop?wait=2m&index={index}");
@@ -436,33 +442,26 @@ fn the_catalog_knows_its_nodes() {
     });
 }
 
-/// The id of a registration through the catalog can be that of an instance of the agent, whose probe may call a secret
-/// path.
+/// A registration through the catalog can have the id of an instance of the agent, whose probe may call a secret path.
 #[test]
 fn a_stranger_does_not_send_the_probe_of_an_agents_instance_elsewhere_through_the_catalog() {
     run(async {
         let server = Server::start(|_| {}).await;
         let check = json!({"HTTP": "http://127.0.0.1:9/health?token=s3cret", "Interval": "5s"});
         let of_agent = json!({"ID": "web@ext1", "Name": "web", "Address": "127.0.0.1", "Port": 9, "Check": check});
-        let of_catalog = || json!({"Node": "ext1", "Address": "127.0.0.2", "Service": {"Service": "web", "Port": 9}});
-        let checks = async || server.get_known("health/checks/web").await.body.to_string();
-        let registered = server.put_known("agent/service/register", of_agent.clone()).await;
+        let registered = server.put_known("agent/service/register", of_agent).await;
         assert_eq!(registered.status, 200, "{}", registered.body);
-        assert!(checks().await.contains("s3cret"));
-        let moved = server.put("catalog/register", of_catalog()).await;
-        assert_eq!(moved.body, json!(true));
-        let found = server.get("health/service/web").await;
-        assert_eq!((found.len(), &found.body[0]["Service"]["Address"]), (1, &json!("127.0.0.2")));
-        let kept = checks().await;
-        assert!(!kept.contains("s3cret"), "{kept}");
-        // A caller with a token may move it.
-        assert_eq!(server.put_known("agent/service/register", of_agent).await.status, 200);
-        let moved = server.put_known("catalog/register", of_catalog()).await;
-        assert_eq!(moved.body, json!(true));
-        let found = server.get("health/service/web").await;
-        assert_eq!((found.len(), &found.body[0]["Service"]["Address"]), (1, &json!("127.0.0.2")));
-        let kept = checks().await;
-        assert!(kept.contains("s3cret"), "{kept}");
+        for (node, id) in [("ext1", "web"), ("maxine", "web@ext1")] {
+            let service = json!({"Service": "web", "ID": id, "Port": 9});
+            let moved = json!({"Node": node, "Address": "127.0.0.2", "Service": service});
+            server.put("catalog/register", moved).await;
+            let found = server.get_known("health/service/web").await;
+            let all = found.body.as_array().unwrap();
+            let secret = |entry: &&Value| entry["Checks"].to_string().contains("s3cret");
+            let probed: Vec<_> = all.iter().filter(secret).collect();
+            assert_eq!(probed.len(), 1, "{node}: {}", found.body);
+            assert_eq!(probed[0]["Service"]["Address"], "127.0.0.1", "{node}: {}", found.body);
+        }
         server.node.stop().await;
     });
 }
@@ -730,11 +729,21 @@ fn a_stranger_does_not_see_what_a_check_calls_and_does_not_send_it_elsewhere() {
         }
         let shown = server.ask(server.client.get(&native)).await;
         assert!(!shown.body.to_string().contains("s3cret"), "{}", shown.body);
-        // The same service without a check keeps its check, but a stranger must not move it.
+        // The same service without a check keeps its check. A stranger must not move it, and must not remove it silently.
         let elsewhere = json!({"Name": "web", "Address": "127.0.0.2", "Port": 9});
-        server.register(elsewhere).await;
+        let refused = server.put("agent/service/register", elsewhere.clone()).await;
+        assert_eq!(refused.status, 403, "{}", refused.body);
+        assert!(refused.text().contains("service:web"), "{}", refused.body);
+        let entry = server.get_known("health/service/web").await.body[0].clone();
+        assert_eq!(entry["Service"]["Address"], "127.0.0.1");
+        assert!(entry["Checks"].to_string().contains("s3cret"), "{entry}");
+        // With a check in its place, the service may move.
+        let mut with_check = elsewhere;
+        with_check["Check"] = json!({"TTL": "1m"});
+        server.register(with_check).await;
         let checks = server.get_known("health/checks/web").await;
         assert!(!checks.body.to_string().contains("s3cret"), "{}", checks.body);
+        assert_eq!((checks.len(), &checks.body[0]["Status"]), (1, &json!("critical")));
         assert_eq!(server.put_known("agent/service/register", body(9)).await.status, 200);
         let moved = json!({"Name": "web", "Address": "127.0.0.2", "Port": 9});
         assert_eq!(server.put_known("agent/service/register", moved).await.status, 200);

@@ -15,7 +15,9 @@ use maxine_api::face::{
     AnswerRoom, Face, FaceRequest, answer_len_max, read_ended, registration_refusal,
 };
 use maxine_api::{AppState, Caller};
-use maxine_consul::{Asked, Consul, ConsulMetrics, ConsulParts, Guard, Right, reaper};
+use maxine_consul::{
+    Asked, Consul, ConsulMetrics, ConsulParts, Guard, NAMESPACE, PARTITION, Right, reaper,
+};
 use maxine_gateway::ClientAddr;
 use maxine_state::{InstanceKey, Registration};
 
@@ -117,6 +119,8 @@ impl Face for ConsulFace {
             method,
             uri,
             accept: headers.get(header::ACCEPT).cloned(),
+            namespace: headers.get(NAMESPACE).cloned(),
+            partition: headers.get(PARTITION).cloned(),
             body,
             actor: context.actor(&caller),
             is_known: caller.role.is_some(),

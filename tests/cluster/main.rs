@@ -14,6 +14,7 @@ mod audit_forward;
 mod authority;
 mod backups;
 mod clocks;
+mod consul_ids;
 mod dashboard;
 mod data_plane;
 mod dev;

@@ -41,6 +41,7 @@ pub mod problem;
 mod provisional;
 mod recorded;
 mod registrants;
+mod reserved;
 mod route;
 mod router;
 mod routes;

@@ -130,6 +130,16 @@ impl Object {
         }
     }
 
+    /// The namespace that the object names; empty if it names none. A partition that it names must be `default`.
+    pub(crate) fn namespace(&mut self) -> Result<String, Refusal> {
+        let partition = self.text("Partition")?;
+        if !matches!(partition.as_str(), "" | "default") {
+            let text = format!("Invalid Partition: {partition:?} - Partitions are not supported");
+            return Err(Refusal::bad(text));
+        }
+        self.text("Namespace")
+    }
+
     /// A list of objects; empty if it is absent.
     pub(crate) fn objects(&mut self, name: &str) -> Result<Vec<Self>, Refusal> {
         let wrong = || failed(&format!("{name} is no list of objects"));

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use http::Uri;
+use http::{HeaderValue, Uri};
 use maxine_state::History;
 use parking_lot::Mutex;
 
@@ -24,6 +24,8 @@ pub(crate) struct Question {
     is_known: bool,
     /// The path, and the parameters that change the content.
     target: Box<str>,
+    /// The namespace that a header names.
+    namespace: Option<HeaderValue>,
 }
 
 impl Question {
@@ -39,7 +41,12 @@ impl Question {
             target.push('&');
             target.push_str(parameter);
         }
-        Self { target: target.into(), is_known, index, history }
+        Self { target: target.into(), is_known, index, history, namespace: None }
+    }
+
+    /// The same question with the namespace that a header names.
+    pub(crate) fn in_namespace(self, namespace: Option<HeaderValue>) -> Self {
+        Self { namespace, ..self }
     }
 }
 
@@ -62,7 +69,9 @@ impl Built {
         let mut answers = self.0.lock();
         // An older answer to the same parameters is never asked for again.
         answers.retain(|(known, _)| {
-            known.target != question.target || known.is_known != question.is_known
+            known.target != question.target
+                || known.is_known != question.is_known
+                || known.namespace != question.namespace
         });
         answers.push_back((question, body.clone()));
         let mut len: usize = answers.iter().map(|(_, body)| body.len()).sum();
@@ -100,6 +109,9 @@ mod tests {
         ] {
             assert_eq!(found(target, is_known, index), None, "{target} {is_known} {index}");
         }
+        let shop = question("/v1/health/service/a?passing", false, 7);
+        let shop = shop.in_namespace(Some(HeaderValue::from_static("shop")));
+        assert_eq!(built.find(&shop), None, "another namespace");
         built.keep(question("/v1/health/service/a?passing", false, 8), &body);
         assert_eq!(built.0.lock().len(), 1);
     }

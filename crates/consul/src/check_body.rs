@@ -5,6 +5,7 @@ use http::Uri;
 use super::answer::Refusal;
 use super::body::Object;
 use super::model::CheckExtra;
+use super::shape::{is_reserved_check, is_same_node};
 use maxine_state::limits::{TTL_MS_MAX, TTL_MS_MIN};
 use maxine_state::{AddressParts, Check, CheckKind, CheckStatus, Name, ProbeKind, ProbeSpec};
 
@@ -42,6 +43,10 @@ pub(crate) struct CheckBody {
     pub(crate) name: String,
     /// The service that it belongs to, for routes that name it here.
     pub(crate) service_id: String,
+    /// The node that a check of the catalog names; empty if it names none.
+    node: String,
+    /// Empty if it names none.
+    pub(crate) namespace: String,
     notes: String,
     initial: Option<CheckStatus>,
     deregister_after_ms: Option<u64>,
@@ -109,15 +114,15 @@ impl CheckBody {
         let id = object.text("ID")?;
         let name = object.text("Name")?;
         let service_id = object.text("ServiceID")?;
+        let node = object.text("Node")?;
         let notes = object.text("Notes")?;
         let initial = status(&object.text("Status")?)?;
         let deregister_after_ms = object.duration_ms("DeregisterCriticalServiceAfter")?;
         for (field, why) in UNSUPPORTED {
             object.refuse(field, why)?;
         }
-        for field in
-            ["Namespace", "Partition", "Node", "ServiceName", "ServiceTags", "Shell", "Type"]
-        {
+        let namespace = object.namespace()?;
+        for field in ["ServiceName", "ServiceTags", "Shell", "Type"] {
             object.ignore(field);
         }
         for field in ["CreateIndex", "ModifyIndex", "ExposedPort", "OutputMaxSize"] {
@@ -136,6 +141,8 @@ impl CheckBody {
             id: if check_id.is_empty() { id } else { check_id },
             name,
             service_id,
+            node,
+            namespace,
             notes,
             initial,
             deregister_after_ms: deregister_after_ms.map(|ms| ms.max(DEREGISTER_MS_MIN)),
@@ -172,6 +179,9 @@ impl CheckBody {
         match (ttl_ms, first) {
             _ if second.is_some() => Err(invalid("only one of TTL, HTTP, TCP and GRPC is allowed")),
             (Some(_), Some(_)) => Err(invalid("TTL cannot be used with an interval or a target")),
+            (Some(_), None) if interval_ms.is_some() => {
+                Err(invalid("TTL cannot be used with an interval or a target"))
+            }
             (Some(ttl_ms), None) if (TTL_MS_MIN..=TTL_MS_MAX).contains(&ttl_ms) => {
                 Ok(Kind::Ttl { ttl_ms })
             }
@@ -214,6 +224,11 @@ impl CheckBody {
         }
     }
 
+    /// Whether nodes of Maxine make it.
+    pub(crate) fn is_probe(&self) -> bool {
+        matches!(self.kind, Kind::Probe(_))
+    }
+
     /// Whether an instance with this check is called over TLS.
     pub(crate) fn uses_tls(&self) -> bool {
         matches!(&self.kind, Kind::Probe(probe) if probe.uses_tls)
@@ -229,6 +244,23 @@ impl CheckBody {
         }
     }
 
+    /// Refuses a check of the catalog that names another node or service than the registration that it came with.
+    pub(crate) fn check_place(&self, node: &str, service_id: &str) -> Result<(), Refusal> {
+        if !self.node.is_empty() && !is_same_node(&self.node, node) {
+            return Err(invalid(format!(
+                "its Node {:?} is not that of the registration, {node:?}",
+                self.node
+            )));
+        }
+        if !self.service_id.is_empty() && self.service_id != service_id {
+            return Err(invalid(format!(
+                "its ServiceID {:?} is not that of the registration, {service_id:?}",
+                self.service_id
+            )));
+        }
+        Ok(())
+    }
+
     /// Makes the check of an instance with this address. `id` is used if the client gave none.
     pub(crate) fn into_check(
         self,
@@ -236,6 +268,9 @@ impl CheckBody {
         address: AddressParts<'_>,
     ) -> Result<(Check, CheckExtra), Refusal> {
         let id = if self.id.is_empty() { id } else { self.id };
+        if is_reserved_check(&id) {
+            return Err(invalid(format!("the CheckID {id:?} is reserved")));
+        }
         let initial = self.initial.unwrap_or(CheckStatus::Critical);
         let mut extra = CheckExtra {
             id: id.clone(),
@@ -397,10 +432,17 @@ mod tests {
             (r#"{"HTTP":"http://10.0.0.1:8080/"}"#, "Interval must be"),
             (r#"{"Args":["x"],"Interval":"1s"}"#, "no scripts"),
             (r#"{"TTL":"1s","TCP":"10.0.0.1:8080"}"#, "TTL cannot be used"),
+            (r#"{"TTL":"10s","Interval":"5s"}"#, "TTL cannot be used"),
             (r#"{"TTL":"1ms"}"#, "TTL must be"),
             (r#"{"TTL":"x"}"#, "no duration"),
             (r#"{}"#, "TTL must be set"),
             (r#"{"TTL":"5s","CheckID":"probe"}"#, "reserved"),
+            (r#"{"TTL":"5s","CheckID":"serfHealth"}"#, "reserved"),
+            (r#"{"TTL":"5s","ID":"_node_maintenance"}"#, "reserved"),
+            (
+                r#"{"TCP":"10.0.0.1:8080","Interval":"1s","ID":"_service_maintenance:a"}"#,
+                "reserved",
+            ),
             (r#"{"TTL":"5s","Surprise":1}"#, "unknown field"),
         ] {
             let refused = check(body).unwrap_err();

@@ -24,7 +24,7 @@ use serde_json::Value;
 const LEN_MAX: usize = 4 * 1_024;
 /// Maximum number of comparisons.
 const MATCHES_MAX: usize = 64;
-/// Maximum nesting of parentheses and `not`, and length of a chain of `and` and `or`.
+/// Maximum nesting of parentheses and `not`. The number of comparisons limits the chains of `and` and `or`.
 const DEPTH_MAX: usize = 128;
 /// Maximum length of all regular expressions of one expression together, in bytes. A short one can stand for large classes
 /// of characters, so the length limits the time for compiling them.
@@ -329,7 +329,6 @@ impl<'a> Parser<'a> {
     }
 
     fn or(&mut self, at: usize, depth: usize) -> Option<(Node, usize)> {
-        let depth = self.deeper(depth)?;
         let (left, end) = self.and(at, depth)?;
         Some(match self.word(end, "or").and_then(|at| self.or(at, depth)) {
             Some((right, end)) => (Node::Or(Box::new(left), Box::new(right)), end),
@@ -338,7 +337,6 @@ impl<'a> Parser<'a> {
     }
 
     fn and(&mut self, at: usize, depth: usize) -> Option<(Node, usize)> {
-        let depth = self.deeper(depth)?;
         let (left, end) = self.not(at, depth)?;
         Some(match self.word(end, "and").and_then(|at| self.and(at, depth)) {
             Some((right, end)) => (Node::And(Box::new(left), Box::new(right)), end),
@@ -347,13 +345,15 @@ impl<'a> Parser<'a> {
     }
 
     fn not(&mut self, at: usize, depth: usize) -> Option<(Node, usize)> {
-        let depth = self.deeper(depth)?;
-        let inner = self.literal(at, "not").and_then(|at| self.gap(at));
-        if let Some((node, end)) = inner.and_then(|at| self.not(at, depth)) {
-            return Some((Node::Not(Box::new(node)), end));
+        if let Some(at) = self.literal(at, "not").and_then(|at| self.gap(at)) {
+            let depth = self.deeper(depth)?;
+            if let Some((node, end)) = self.not(at, depth) {
+                return Some((Node::Not(Box::new(node)), end));
+            }
         }
         match self.literal(at, "(") {
             Some(at) => {
+                let depth = self.deeper(depth)?;
                 let (node, end) = self.or(self.blanks(at), depth)?;
                 Some((node, self.literal(self.blanks(end), ")")?))
             }

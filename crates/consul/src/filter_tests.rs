@@ -42,7 +42,21 @@ fn an_expression_beyond_a_limit_is_refused() {
     };
     refused(&format!("Node == \"{}\"", "x".repeat(LEN_MAX)), "longer than");
     refused(&format!("{}Node == x{}", "(".repeat(400), ")".repeat(400)), "nested deeper");
-    refused(&["Node == x"; MATCHES_MAX + 1].join(" or "), "");
+    // Each parenthesis and each `not` is one level.
+    for level in ["(", "not ", "(not "] {
+        let depth = if level == "(not " { DEPTH_MAX / 2 } else { DEPTH_MAX };
+        let nested = |depth: usize| {
+            let end = if level.starts_with('(') { ")".repeat(depth) } else { String::new() };
+            format!("{}Node == x{end}", level.repeat(depth))
+        };
+        let deepest = Filter::parse(&nested(depth), OF_SERVICE_NODE);
+        assert!(deepest.is_ok(), "{level}: {deepest:?}");
+        refused(&nested(depth + 1), "nested deeper than 128");
+    }
+    for word in [" or ", " and "] {
+        assert!(Filter::parse(&["Node == x"; MATCHES_MAX].join(word), OF_SERVICE_NODE).is_ok());
+        refused(&["Node == x"; MATCHES_MAX + 1].join(word), "more than 64 comparisons");
+    }
     refused("Node matches \"(a{1000}){1000}\"", "too large");
     // Short texts that stand for large classes of characters: compiling them takes long.
     let classes = r"\pL".repeat(80);
@@ -57,6 +71,30 @@ fn an_expression_beyond_a_limit_is_refused() {
     refused("Node is empty", "Invalid match operator");
     refused("ServicePort == x", "Failed to coerce");
     refused("", "cannot be parsed");
+}
+
+/// The fields that answers show can be asked for. What an object has none of is refused, and is not taken for a match.
+#[test]
+fn the_fields_that_answers_show_can_be_asked_for() {
+    use crate::shape::{OF_AGENT_SERVICE, OF_CHECK, OF_SERVICE};
+    for (fields, text) in [
+        (OF_SERVICE_NODE, "ServiceSocketPath == \"\" and ServiceProxy.Mode == \"\""),
+        (OF_SERVICE, "Proxy.Mode == \"\" and PeerName == \"\""),
+        (OF_CHECK, "ExposedPort == 0"),
+        (OF_AGENT_SERVICE, "Datacenter == dc1 and Meta.k == v"),
+    ] {
+        assert!(Filter::parse(text, fields).is_ok(), "{text}");
+    }
+    for (fields, text) in [
+        (OF_SERVICE, "Datacenter matches x"),
+        (OF_AGENT_SERVICE, "PeerName matches x"),
+        (OF_AGENT_SERVICE, "CreateIndex == 1"),
+        (OF_CHECK, "Definition.HTTP matches x"),
+        (OF_SERVICE, "Connect is empty"),
+        (OF_SERVICE_NODE, "ServiceProxy.Expose is empty"),
+    ] {
+        assert!(Filter::parse(text, fields).is_err(), "{text}");
+    }
 }
 
 /// An element of a list is found by each operator, also by one that is turned around.

@@ -82,7 +82,7 @@ fn query_seeds() -> Vec<Vec<u8>> {
 /// A registration is within the limits of the registry, or refused.
 fn body(bytes: &[u8]) {
     let agent = Object::parse(bytes).and_then(ServiceBody::of_agent);
-    let made = agent.and_then(|body| body.into_registration(None, "10.0.0.9", Vec::new()));
+    let made = agent.and_then(|body| body.into_registration(None, None, "10.0.0.9", Vec::new()));
     if let Ok(made) = made {
         assert_eq!(made.registration.check(), Ok(()));
         assert!(made.states.is_empty());

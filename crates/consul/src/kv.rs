@@ -8,7 +8,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use serde::Serialize;
 
 use super::answer::{self, Answer, Refusal};
-use super::options::Options;
+use super::options::{Options, check_namespace};
 use super::parts::Inner;
 use super::read::{Ready, Scope};
 use super::request::Asked;
@@ -87,20 +87,12 @@ pub(crate) fn parse_key(text: &str) -> Result<KvKey, Refusal> {
 }
 
 /// A session of a request. Clients send a request again after 500 only.
-pub(crate) fn parse_session(text: &str) -> Result<LockSessionId, Refusal> {
+fn parse_session(text: &str) -> Result<LockSessionId, Refusal> {
     LockSessionId::parse(text).ok_or_else(|| no_session(text))
 }
 
 pub(crate) fn no_session(text: &str) -> Refusal {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("invalid session {text:?}"))
-}
-
-/// Keys have no namespaces, because they belong to the whole cluster.
-pub(crate) fn check_namespace(query: &Query) -> Result<(), Refusal> {
-    match super::options::namespace(query)?.as_str() {
-        maxine_state::ServiceKey::DEFAULT_NAMESPACE => Ok(()),
-        _ => Err(Refusal::bad("Invalid query parameter: \"ns\" - keys have no namespaces")),
-    }
 }
 
 /// Refuses a request that gives more than one of these parameters.
@@ -127,7 +119,7 @@ fn condition(query: &Query) -> Result<Option<u64>, Refusal> {
 impl Inner {
     pub(crate) async fn kv_get(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
         let (query, options) = self.options(asked, None)?;
-        check_namespace(&query)?;
+        check_namespace(&query, &[])?;
         let is_list = query.has("keys");
         if is_list || query.has("recurse") {
             let prefix = KvKey::parse_prefix(name)?;
@@ -214,9 +206,8 @@ impl Inner {
     }
 
     pub(crate) async fn kv_put(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        check_namespace(&query)?;
-        super::options::check_datacenter(&query, &self.names)?;
+        let query = self.query(asked)?;
+        check_namespace(&query, &[])?;
         check_conflicts(&query, &["cas", "acquire", "release"])?;
         let key = parse_key(name)?;
         let flags = number("flags", query.get("flags"))?.unwrap_or(0);
@@ -237,9 +228,8 @@ impl Inner {
     }
 
     pub(crate) async fn kv_delete(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        check_namespace(&query)?;
-        super::options::check_datacenter(&query, &self.names)?;
+        let query = self.query(asked)?;
+        check_namespace(&query, &[])?;
         check_conflicts(&query, &["recurse", "cas"])?;
         let op = match query.has("recurse") {
             true => KvOp { key: KvKey::parse_prefix(name)?, action: KvAction::DeleteTree },

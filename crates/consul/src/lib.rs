@@ -38,7 +38,7 @@ use http::{HeaderMap, Method, Response, StatusCode, Uri};
 
 pub use metrics::ConsulMetrics;
 pub use parts::ConsulParts;
-pub use request::{Asked, Guard};
+pub use request::{Asked, Guard, NAMESPACE, PARTITION};
 pub use routes::Right;
 pub use shape::Names;
 

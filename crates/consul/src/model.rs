@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use maxine_state::limits::LimitExceeded;
-use maxine_state::{CheckStatus, Instance, Name, Registration};
+use maxine_state::{CheckKind, CheckStatus, Instance, Name, Registration};
 
 /// Prefix of the metadata keys that this face keeps.
 pub(crate) const RESERVED: &str = "consul-";
@@ -26,10 +26,10 @@ const CHECK: &str = "consul-check-";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Through {
-    /// The agent's routes. Its id is unique among all of these in its namespace.
+    /// The agent's routes, or the catalog's for the agent's node.
     #[default]
     Agent,
-    /// The catalog's routes. Its id is unique on its node.
+    /// The catalog's routes, for another node.
     Catalog,
 }
 
@@ -98,6 +98,16 @@ pub(crate) struct CheckExtra {
     pub(crate) is_static: bool,
 }
 
+impl CheckExtra {
+    /// Whether the registration has the check that this is about.
+    fn has_check(&self, registration: &Registration) -> bool {
+        registration.checks.iter().any(|check| match &check.kind {
+            CheckKind::Probe(_) => self.probe,
+            CheckKind::Ttl { .. } => !self.probe && check.id.as_str() == self.id,
+        })
+    }
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -115,7 +125,8 @@ pub(crate) struct Extras {
 }
 
 impl Extras {
-    /// Reads the entries of a registration. An entry that cannot be read counts as absent.
+    /// Reads the entries of a registration. An entry that cannot be read, or that is about a check which the registration
+    /// does not have, counts as absent.
     pub(crate) fn of(registration: &Registration) -> Self {
         let mut extras = Self::default();
         let metadata = &registration.metadata;
@@ -136,6 +147,8 @@ impl Extras {
                 _ => {}
             }
         }
+        // Another API may have replaced the checks.
+        extras.checks.retain(|extra| extra.has_check(registration));
         extras
     }
 
@@ -163,11 +176,6 @@ impl Extras {
     pub(crate) fn id<'a>(&'a self, registration: &'a Registration) -> &'a str {
         let own = self.service.as_ref().and_then(|service| service.id.as_deref());
         own.unwrap_or(registration.id.as_str())
-    }
-
-    /// Whether it was registered through the agent's routes.
-    pub(crate) fn is_of_agent(&self) -> bool {
-        self.service.as_ref().is_some_and(|service| service.through == Through::Agent)
     }
 
     /// What is kept about a check of Maxine.
@@ -206,7 +214,7 @@ pub(crate) fn is_overdue(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use maxine_state::Address;
+    use maxine_state::{Address, Check};
 
     #[test]
     fn the_short_form_of_an_entry_is_what_it_stands_for() {
@@ -230,9 +238,13 @@ mod tests {
         let mut registration = Registration::new(Name::trusted("a"), address, 5_000);
         registration.metadata = extras.metadata([("zz", "1"), ("a", "2")].into_iter()).unwrap();
         let registration = registration.normalised();
+        let without_check = Extras { checks: Vec::new(), ..extras.clone() };
+        assert_eq!(Extras::of(&registration), without_check, "an entry without its check");
+        let kind = CheckKind::Ttl { ttl_ms: 5_000, initial: CheckStatus::Critical };
+        let check = Check { id: Name::trusted("service:a"), kind };
+        let registration = Registration { checks: [check].into(), ..registration };
         assert_eq!(Extras::of(&registration), extras);
         let own: Vec<_> = own_metadata(&registration).collect();
         assert_eq!(own, [("a", "2"), ("zz", "1")]);
-        assert!(Extras::of(&registration).is_of_agent());
     }
 }

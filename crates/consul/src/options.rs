@@ -102,7 +102,7 @@ impl Options {
             max_stale_ms,
             cached,
             pretty: query.has("pretty"),
-            namespace: namespace(query)?,
+            namespace: namespace(query, &[])?,
             node_meta: node_meta(query)?,
             tags: tags(query)?,
             near: query.get("near").unwrap_or_default().to_lowercase(),
@@ -122,26 +122,49 @@ impl Options {
     }
 }
 
-/// The namespace of a request: `default` unless the parameter `ns` names another one.
-pub(crate) fn namespace(query: &Query) -> Result<Name, Refusal> {
+/// The namespace of a request: `default`, unless the parameter `ns`, the header or an object of the body names another
+/// one. All that name one must name the same. `in_body` are the names in the body; an empty one counts for nothing.
+pub(crate) fn namespace(query: &Query, in_body: &[&str]) -> Result<Name, Refusal> {
     for (parameter, what) in [("partition", "Partitions"), ("peer", "Peers")] {
-        if query.get(parameter).is_some_and(|value| value != "default") {
+        if query.all(parameter).any(|value| !matches!(value, "" | "default")) {
             let text = format!("Invalid query parameter: {parameter:?} - {what} are not supported");
             return Err(Refusal::bad(text));
         }
     }
-    match query.get("ns") {
-        Some(text) => Ok(Name::parse_namespace(text)?),
-        None => Ok(Name::trusted(ServiceKey::DEFAULT_NAMESPACE)),
+    let mut named: Vec<&str> = query.all("ns").collect();
+    named.extend(in_body);
+    named.retain(|name| !name.is_empty());
+    let Some(first) = named.first() else {
+        return Ok(Name::trusted(ServiceKey::DEFAULT_NAMESPACE));
+    };
+    match named.iter().find(|other| *other != first) {
+        Some(other) => Err(Refusal::bad(format!(
+            "the request names two namespaces, {first:?} and {other:?}: name only one of them"
+        ))),
+        None => Ok(Name::parse_namespace(first)?),
+    }
+}
+
+/// Refuses another namespace than `default`. Keys and sessions have none, because they belong to the whole cluster.
+pub(crate) fn check_namespace(query: &Query, in_body: &[&str]) -> Result<(), Refusal> {
+    match namespace(query, in_body)?.as_str() {
+        ServiceKey::DEFAULT_NAMESPACE => Ok(()),
+        _ => Err(Refusal::bad(
+            "Invalid namespace: keys have no namespaces, and neither have sessions",
+        )),
     }
 }
 
 /// Refuses another datacenter than the own one.
 pub(crate) fn check_datacenter(query: &Query, names: &Names) -> Result<(), Refusal> {
-    let given = query.get("dc").filter(|dc| !dc.eq_ignore_ascii_case(&names.datacenter));
-    match given {
-        Some(_) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter")),
-        None => Ok(()),
+    query.all("dc").try_for_each(|dc| check_datacenter_name(dc, names))
+}
+
+/// Refuses the name of another datacenter. An empty one counts for nothing.
+pub(crate) fn check_datacenter_name(dc: &str, names: &Names) -> Result<(), Refusal> {
+    match dc.is_empty() || dc.eq_ignore_ascii_case(&names.datacenter) {
+        true => Ok(()),
+        false => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter")),
     }
 }
 
@@ -166,4 +189,38 @@ fn bounded<T>(values: Vec<T>, name: &str) -> Result<Vec<T>, Refusal> {
         return Ok(values);
     }
     Err(Refusal::bad(format!("Invalid {name}: at most {REPEATS_MAX} values are allowed")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_name_a_namespace_name_the_same_one() {
+        let named = |query: &str, in_body: &[&str]| {
+            let query = Query::parse(query).unwrap();
+            namespace(&query, in_body)
+                .map(|name| name.to_string())
+                .map_err(|refused| refused.status)
+        };
+        for (query, in_body, name) in [
+            ("", vec![], "default"),
+            ("ns=", vec!["", ""], "default"),
+            ("ns=shop", vec!["", "shop"], "shop"),
+            ("", vec!["shop"], "shop"),
+            ("ns=shop&ns=shop&partition=default&peer=", vec![], "shop"),
+        ] {
+            assert_eq!(named(query, &in_body).as_deref(), Ok(name), "{query} {in_body:?}");
+        }
+        for (query, in_body) in [
+            ("ns=shop", vec!["default"]),
+            ("ns=default", vec!["shop"]),
+            ("ns=a&ns=b", vec![]),
+            ("", vec!["a", "", "b"]),
+            ("partition=default&partition=x", vec![]),
+            ("peer=x", vec![]),
+        ] {
+            assert_eq!(named(query, &in_body), Err(StatusCode::BAD_REQUEST), "{query} {in_body:?}");
+        }
+    }
 }

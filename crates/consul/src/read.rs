@@ -21,16 +21,16 @@ use super::options::{Mode, Options, check_datacenter};
 use super::parts::Inner;
 use super::request::Asked;
 use super::shape::{
-    HealthCheck, Listed, Node, OF_CHECK, OF_ENTRY, OF_NODE, OF_SERVICE, OF_SERVICE_NODE, Shown,
-    node_check,
+    HealthCheck, Listed, Node, OF_AGENT_SERVICE, OF_CHECK, OF_ENTRY, OF_NODE, OF_SERVICE,
+    OF_SERVICE_NODE, Shown, node_check,
 };
 use super::tables::{List, changed};
 use super::text::{Query, boolean};
 use maxine_admission::{CallerClass, Leave, NoPlace, Place, Turn};
 use maxine_clock::Clock;
-use maxine_state::{Instance, InstanceKey, KvKey, Name, ServiceKey, ServiceRef, ServiceState};
+use maxine_state::{Instance, InstanceKey, KvKey, Name, ServiceKey, ServiceState};
 use maxine_store::Consistency;
-use maxine_view::{KvReader, KvScope, Snapshot, WatchScope};
+use maxine_view::{KvReader, KvScope, Snapshot, Spellings, WatchScope};
 
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
@@ -60,7 +60,7 @@ const JITTER_ONE_IN: u64 = 16;
 
 /// What a read depends on.
 pub(crate) enum Scope {
-    /// One service, whether it exists or not.
+    /// The services with this name in whatever case, whether they exist or not.
     Service(ServiceKey),
     /// A list.
     List(List),
@@ -133,12 +133,22 @@ impl Filtering {
 }
 
 impl Inner {
-    /// The service with this name, in whatever case. If there is none, the key that it would have.
-    fn service_key(&self, namespace: &Name, name: &str) -> Result<ServiceKey, Refusal> {
-        let wanted = ServiceRef { namespace: namespace.as_str(), service: name };
-        match self.view.find_ignoring_case(wanted) {
-            Some(table) => Ok(table.key().clone()),
-            None => Ok(ServiceKey::new(namespace.clone(), Name::parse("service", name)?)),
+    /// The service with this name. In reads, it stands for every service whose name differs only in case.
+    fn named(&self, namespace: &Name, name: &str) -> Result<ServiceKey, Refusal> {
+        Ok(ServiceKey::new(namespace.clone(), Name::parse("service", name)?))
+    }
+
+    /// The index of the services with this name, in whatever case.
+    fn service_index(&self, snapshot: &Snapshot, key: &ServiceKey) -> u64 {
+        let state = &snapshot.state;
+        // The names are read after the state, so none of the state is missing. One that left since then, or came,
+        // counts with a later state.
+        let Spellings { keys, left_index } = self.view.spellings(key.as_ref());
+        let present = keys.iter().filter(|key| state.service(key).is_some());
+        match present.map(|key| state.service_index(key)).max() {
+            Some(index) if left_index <= state.index() => index.max(left_index),
+            Some(index) => index,
+            None => state.service_index(key),
         }
     }
 
@@ -262,12 +272,13 @@ impl Inner {
         };
         let snapshot = self.view.snapshot();
         let index = read_before.unwrap_or_else(|| match scope {
-            Scope::Service(key) => snapshot.state.service_index(key),
+            Scope::Service(key) => self.service_index(&snapshot, key),
             _ => snapshot.state.index(),
         });
         let index = index.max(1);
         let history = snapshot.state.history();
         let question = Question::new(&asked.uri, asked.is_known, index, history);
+        let question = question.in_namespace(asked.namespace.clone());
         let built = self.built.find(&question);
         let filtering = Filtering::new(None, &self.clock, asked.is_known);
         let len_max = answer::LEN_MAX;
@@ -335,14 +346,14 @@ impl Inner {
         loop {
             // Only the index is kept. A snapshot that is held during the wait would keep old states in memory.
             let index = self.view.snapshot().state.index();
-            let scope = WatchScope::Service(key.clone());
+            let scope = WatchScope::ignoring_case(key);
             let Ok(mut watcher) = self.view.hub().subscribe(scope, index) else {
                 tokio::task::yield_now().await;
                 continue;
             };
             loop {
                 // A service that has left has the index of the last one that left, so its waiters wake.
-                if self.view.snapshot().state.service_index(key) > after {
+                if self.service_index(&self.view.snapshot(), key) > after {
                     return;
                 }
                 match changed(&mut watcher).await {
@@ -460,6 +471,13 @@ impl Inner {
         Some(answer)
     }
 
+    /// The parameters of a request. Another datacenter than the own one is refused.
+    pub(crate) fn query(&self, asked: &Asked) -> Result<Query, Refusal> {
+        let query = asked.query()?;
+        check_datacenter(&query, &self.names)?;
+        Ok(query)
+    }
+
     pub(crate) fn options(
         &self,
         asked: &Asked,
@@ -481,17 +499,19 @@ impl Inner {
         Shown::new(own, key, service, instance, asked.is_known)
     }
 
-    /// The instances of one service that match the parameters, those near a node first.
-    fn of_service<'a>(
+    /// The instances of services that match the parameters, those near a node first.
+    fn of_services<'a>(
         &'a self,
         snapshot: &'a Snapshot,
-        key: &'a ServiceKey,
+        keys: &'a [ServiceKey],
         options: &Options,
         asked: &Asked,
         filtering: &Filtering,
     ) -> Vec<Shown<'a>> {
-        let Some(service) = snapshot.state.service(key) else { return Vec::new() };
-        let all = service.instances.values().map(|i| self.shown(key, service, i, asked));
+        let services = keys.iter().filter_map(|key| Some((key, snapshot.state.service(key)?)));
+        let all = services.flat_map(|(key, service)| {
+            service.instances.values().map(move |i| self.shown(key, service, i, asked))
+        });
         let mut found: Vec<_> = all
             .take_while(|_| options.tags.is_empty() || filtering.has_time())
             .filter(|shown| {
@@ -582,12 +602,13 @@ impl Inner {
         name: &str,
     ) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, Some(OF_SERVICE_NODE))?;
-        let key = self.service_key(&options.namespace, name)?;
+        let key = self.named(&options.namespace, name)?;
         let ready = self.ready(asked, &options, &Scope::Service(key.clone())).await?;
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
         }
-        let found = self.of_service(&ready.snapshot, &key, &options, asked, &ready.filtering);
+        let keys = self.view.spellings(key.as_ref()).keys;
+        let found = self.of_services(&ready.snapshot, &keys, &options, asked, &ready.filtering);
         let nodes = found.iter().map(Shown::service_node);
         let nodes = nodes.filter(|node| ready.filtering.matches(node));
         self.answered(&options, &ready, &Listed(nodes))
@@ -655,6 +676,31 @@ impl Inner {
         exists.then_some(found)
     }
 
+    /// Whether there is a node with this name.
+    pub(crate) async fn has_node(
+        &self,
+        asked: &Asked,
+        namespace: &Name,
+        name: &str,
+    ) -> Result<bool, Refusal> {
+        let wanted = name.to_lowercase();
+        if wanted == self.names.node.to_lowercase() {
+            return Ok(true);
+        }
+        self.tables.caught_up(&self.view).await;
+        if !self.tables.on_node(namespace, name).is_empty() {
+            return Ok(true);
+        }
+        // It can be the node of instances of another API.
+        let _turn = self.turn(asked).await?;
+        let snapshot = self.view.snapshot();
+        let mut found = false;
+        self.each_instance(&snapshot, namespace, asked, |shown| {
+            found |= shown.node_name().to_lowercase() == wanted;
+        });
+        Ok(found)
+    }
+
     /// A node with its services: as an object by id, or as a list.
     pub(crate) async fn catalog_node(
         &self,
@@ -672,15 +718,19 @@ impl Inner {
         };
         let own = found.first().filter(|shown| shown.node_name() != self.names.node);
         let node = own.map_or_else(|| self.own_node(), Shown::node);
-        let services = found.iter().map(Shown::service);
+        let services = found.iter().map(|shown| (shown.service(), shown.extras.service.is_some()));
         let services: Vec<_> =
-            services.filter(|service| ready.filtering.matches(service)).collect();
+            services.filter(|(service, _)| ready.filtering.matches(service)).collect();
         if as_list {
+            let services: Vec<_> = services.iter().map(|(service, _)| service).collect();
             let body = NodeServices { node, services: &services };
             return self.answered(&options, &ready, &body);
         }
+        // An instance of another API does not take the place of an id that a client of Consul gave.
+        let (of_consul, of_others): (Vec<_>, Vec<_>) =
+            services.iter().partition(|(_, is_of_consul)| *is_of_consul);
         let mut by_id = BTreeMap::new();
-        for service in &services {
+        for (service, _) in of_consul.into_iter().chain(of_others) {
             by_id.entry(unique_id(&by_id, service.id(), service.name())).or_insert(service);
         }
         self.answered(&options, &ready, &NodeServices { node, services: &by_id })
@@ -697,7 +747,7 @@ impl Inner {
     }
 
     pub(crate) fn datacenters(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let pretty = asked.query()?.has("pretty");
+        let pretty = self.query(asked)?.has("pretty");
         Ok(answer::json(StatusCode::OK, pretty, &[&self.names.datacenter]))
     }
 
@@ -715,12 +765,13 @@ impl Inner {
             }
         };
         drop(query);
-        let key = self.service_key(&options.namespace, name)?;
+        let key = self.named(&options.namespace, name)?;
         let ready = self.ready(asked, &options, &Scope::Service(key.clone())).await?;
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
         }
-        let mut found = self.of_service(&ready.snapshot, &key, &options, asked, &ready.filtering);
+        let keys = self.view.spellings(key.as_ref()).keys;
+        let mut found = self.of_services(&ready.snapshot, &keys, &options, asked, &ready.filtering);
         if passing {
             found.retain(|shown| shown.status() == "passing");
         }
@@ -731,12 +782,13 @@ impl Inner {
 
     pub(crate) async fn health_checks(&self, asked: &Asked, name: &str) -> Result<Answer, Refusal> {
         let (_, options) = self.options(asked, Some(OF_CHECK))?;
-        let key = self.service_key(&options.namespace, name)?;
+        let key = self.named(&options.namespace, name)?;
         let ready = self.ready(asked, &options, &Scope::Service(key.clone())).await?;
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
         }
-        let found = self.of_service(&ready.snapshot, &key, &options, asked, &ready.filtering);
+        let keys = self.view.spellings(key.as_ref()).keys;
+        let found = self.of_services(&ready.snapshot, &keys, &options, asked, &ready.filtering);
         let checks = found.iter().flat_map(Shown::checks);
         let checks: Vec<HealthCheck<'_>> =
             checks.filter(|check| ready.filtering.matches(check)).collect();
@@ -789,8 +841,7 @@ impl Inner {
     }
 
     pub(crate) fn status(&self, asked: &Asked, of_peers: bool) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        check_datacenter(&query, &self.names)?;
+        let query = self.query(asked)?;
         let pretty = query.has("pretty");
         let members = self.store.cluster().map(|admin| admin.status().members).unwrap_or_default();
         let leader = self.store.leadership_now().leader;
@@ -811,7 +862,7 @@ impl Inner {
     }
 
     pub(crate) fn agent_self(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
+        let query = self.query(asked)?;
         let names = &self.names;
         let version = env!("CARGO_PKG_VERSION");
         let config = json!({
@@ -838,7 +889,7 @@ impl Inner {
     }
 
     pub(crate) fn agent_members(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
+        let query = self.query(asked)?;
         let datacenter = &self.names.datacenter;
         let members = self.store.cluster().map(|admin| admin.status().members).unwrap_or_default();
         let mut shown: Vec<Value> = members
@@ -856,21 +907,21 @@ impl Inner {
         Ok(answer::json(StatusCode::OK, query.has("pretty"), &shown))
     }
 
-    /// Calls `read` with every instance that was registered through the agent's routes.
+    /// Calls `read` with every service of the agent.
     fn each_of_agent(&self, asked: &Asked, namespace: &Name, mut read: impl FnMut(&Shown<'_>)) {
         let snapshot = self.view.snapshot();
-        for key in self.tables.all(namespace) {
+        for key in self.tables.on_node(namespace, &self.names.node) {
             let Some(service) = snapshot.state.service(&key.service) else { continue };
             let Some(instance) = service.instances.get(&key.instance) else { continue };
             let shown = self.shown(&key.service, service, instance, asked);
-            if shown.extras.is_of_agent() {
+            if shown.is_of_agent() {
                 read(&shown);
             }
         }
     }
 
     pub(crate) async fn agent_services(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let (_, options) = self.options(asked, Some(OF_SERVICE))?;
+        let (_, options) = self.options(asked, Some(OF_AGENT_SERVICE))?;
         if !asked.is_known {
             return self.hidden(asked, &options, None, json!({})).await;
         }
@@ -914,10 +965,9 @@ impl Inner {
     /// The instance of the agent with this id.
     pub(crate) async fn agent_key(&self, namespace: &Name, id: &str) -> Option<InstanceKey> {
         self.tables.caught_up(&self.view).await;
-        let key = self.tables.find(namespace, id)?;
         let snapshot = self.view.snapshot();
-        let instance = snapshot.state.instance(&key)?;
-        super::model::Extras::of(&instance.registration).is_of_agent().then_some(key)
+        let mut keys = self.tables.find(namespace, &self.names.node, id).into_iter();
+        keys.find(|key| snapshot.state.instance(key).is_some())
     }
 
     pub(crate) async fn agent_service(&self, asked: &Asked, id: &str) -> Result<Answer, Refusal> {
@@ -940,7 +990,7 @@ impl Inner {
                 let mut compared = None;
                 loop {
                     let snapshot = self.view.snapshot();
-                    let index = snapshot.state.service_index(&key.service);
+                    let index = self.service_index(&snapshot, &key.service);
                     let modified = snapshot.state.instance(&key).map(|one| one.modified_index);
                     drop(snapshot);
                     let is_compared = modified.is_some() && compared == modified;
@@ -985,24 +1035,23 @@ impl Inner {
             found.push((status, body));
         };
         let snapshot = self.view.snapshot();
-        let known = match by_id {
-            true => self
-                .tables
-                .find(&options.namespace, name)
-                .map(|key| (key.service, Some(key.instance))),
-            false => Some((self.service_key(&options.namespace, name)?, None)),
+        let keys = match by_id {
+            true => self.tables.find(&options.namespace, &self.names.node, name),
+            false => {
+                let services = self.view.spellings(self.named(&options.namespace, name)?.as_ref());
+                let in_state = |key: ServiceKey| {
+                    let ids = snapshot.state.service(&key)?.instances.keys().cloned();
+                    Some(ids.map(|id| key.instance(id)).collect::<Vec<_>>())
+                };
+                services.keys.into_iter().filter_map(in_state).flatten().collect()
+            }
         };
-        let service =
-            known.as_ref().and_then(|(key, id)| Some((key, id, snapshot.state.service(key)?)));
-        if let Some((key, id, service)) = service {
-            let is_wanted = |instance: &&Arc<Instance>| {
-                id.as_ref().is_none_or(|id| instance.registration.id == *id)
-            };
-            for instance in service.instances.values().filter(is_wanted) {
-                let shown = self.shown(key, service, instance, asked);
-                if shown.extras.is_of_agent() {
-                    read(&shown);
-                }
+        for key in keys.iter().take(if by_id { 1 } else { usize::MAX }) {
+            let Some(service) = snapshot.state.service(&key.service) else { continue };
+            let Some(instance) = service.instances.get(&key.instance) else { continue };
+            let shown = self.shown(&key.service, service, instance, asked);
+            if shown.is_of_agent() {
+                read(&shown);
             }
         }
         let rank = |status: &str| match status {

@@ -3,11 +3,17 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, StatusCode, Uri};
 
 use super::answer::{self, Refusal};
 use super::text::{PARAMETERS_MAX, Query, is_utf8};
 use maxine_state::{Actor, InstanceKey, Registration};
+
+/// The header that names the namespace, as the parameter `ns` does.
+pub const NAMESPACE: HeaderName = HeaderName::from_static("x-consul-namespace");
+/// The header that names the partition, as the parameter `partition` does.
+pub const PARTITION: HeaderName = HeaderName::from_static("x-consul-partition");
 
 /// Decides what the caller of one request may do. The decision is the same for every API.
 pub trait Guard: Send + Sync {
@@ -35,6 +41,10 @@ pub struct Asked {
     pub uri: Uri,
     /// The first header field `Accept`.
     pub accept: Option<HeaderValue>,
+    /// The first header field [`NAMESPACE`].
+    pub namespace: Option<HeaderValue>,
+    /// The first header field [`PARTITION`].
+    pub partition: Option<HeaderValue>,
     /// The whole body.
     pub body: Bytes,
     /// The caller, for the audit log.
@@ -55,15 +65,22 @@ impl Asked {
         self.guard.answer_len_max().min(answer::LEN_MAX)
     }
 
-    /// The parameters.
+    /// The parameters, with those that a header names.
     pub(crate) fn query(&self) -> Result<Query, Refusal> {
         let query = self.uri.query().unwrap_or_default();
         if !is_utf8(query) {
             return Err(Refusal::bad("the query is not UTF-8"));
         }
-        let parsed = Query::parse(query);
-        parsed.ok_or_else(|| {
+        let mut parsed = Query::parse(query).ok_or_else(|| {
             Refusal::bad(format!("the query has more than {PARAMETERS_MAX} parameters"))
-        })
+        })?;
+        for (parameter, header) in [("ns", &self.namespace), ("partition", &self.partition)] {
+            let Some(value) = header else { continue };
+            let value = std::str::from_utf8(value.as_bytes()).map_err(|_| {
+                Refusal::bad(format!("the header for the parameter {parameter:?} is not UTF-8"))
+            })?;
+            parsed.add(parameter, value);
+        }
+        Ok(parsed)
     }
 }

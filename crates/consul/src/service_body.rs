@@ -1,6 +1,6 @@
 //! Services in requests, and the instances of Maxine that they become.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::answer::Refusal;
 use super::body::Object;
@@ -27,6 +27,9 @@ pub(crate) struct ServiceBody {
     tag_override: bool,
     tagged: BTreeMap<String, TaggedAddress>,
     checks: Vec<CheckBody>,
+    namespace: String,
+    /// Empty if it names none.
+    pub(crate) datacenter: String,
 }
 
 /// A registration that was made of a body.
@@ -53,7 +56,8 @@ impl ServiceBody {
         if name.is_empty() {
             return Err(Refusal::bad("Missing service name"));
         }
-        Self::read(object, name, checks)
+        let weights = weights(&mut object, false)?;
+        Self::read(object, name, checks, weights)
     }
 
     /// Reads the service of a registration through the catalog.
@@ -64,10 +68,17 @@ impl ServiceBody {
                 "Must provide service name (Service.Service) when service ID is provided",
             ));
         }
-        Self::read(object, name, checks)
+        // Go sends 0 and 0 for weights that were not set. With the agent it sends none.
+        let weights = weights(&mut object, true)?;
+        Self::read(object, name, checks, weights)
     }
 
-    fn read(mut object: Object, name: String, checks: Vec<CheckBody>) -> Result<Self, Refusal> {
+    fn read(
+        mut object: Object,
+        name: String,
+        checks: Vec<CheckBody>,
+        (weight, weight_warning): (u16, Option<u16>),
+    ) -> Result<Self, Refusal> {
         let id = object.text("ID")?;
         let address = object.text("Address")?;
         if matches!(address.as_str(), "0.0.0.0" | "::" | "[::]") {
@@ -77,18 +88,17 @@ impl ServiceBody {
         let tags = object.texts("Tags")?;
         let meta = object.map("Meta")?;
         check_meta(&meta)?;
-        let (weight, weight_warning) = weights(&mut object)?;
         let tag_override = object.boolean("EnableTagOverride")?;
         let tagged = tagged_addresses(&mut object)?;
         let mesh = "there is no service mesh";
-        for field in ["Kind", "Proxy", "Connect"] {
-            object.refuse(field, mesh)?;
-        }
+        object.refuse("Kind", mesh)?;
+        object.refuse("Proxy", mesh)?;
+        refuse_connect(&mut object, mesh)?;
         object.refuse("SocketPath", "an instance has a host and a port")?;
-        for field in ["Namespace", "Partition", "Datacenter", "CreateIndex", "ModifyIndex"] {
+        let (namespace, datacenter) = (object.namespace()?, object.text("Datacenter")?);
+        for field in ["CreateIndex", "ModifyIndex", "ContentHash"] {
             object.ignore(field);
         }
-        object.ignore("ContentHash");
         object.finish()?;
         if checks.len() > CHECKS_MAX {
             return Err(Refusal::bad(format!("a service has at most {CHECKS_MAX} checks")));
@@ -105,6 +115,23 @@ impl ServiceBody {
             tag_override,
             tagged,
             checks,
+            namespace,
+            datacenter,
+        })
+    }
+
+    /// The namespaces that it and its checks name; an empty text if one names none.
+    pub(crate) fn namespaces(&self) -> Vec<&str> {
+        let of_checks = self.checks.iter().map(|check| check.namespace.as_str());
+        std::iter::once(self.namespace.as_str()).chain(of_checks).collect()
+    }
+
+    /// Whether a check of it takes the place of this one.
+    pub(crate) fn replaces(&self, present: &CheckExtra) -> bool {
+        self.checks.iter().enumerate().any(|(at, check)| {
+            let default_id = default_check_id(&self.id, self.checks.len(), at);
+            let id = if check.id.is_empty() { &default_id } else { &check.id };
+            *id == present.id || check.is_probe() && present.probe
         })
     }
 
@@ -116,35 +143,34 @@ impl ServiceBody {
         Ok(Address::from_parts(&AddressParts { scheme, host, port: self.port, base_path: "" })?)
     }
 
-    /// Makes the registration. An empty address becomes that of the client. `kept` are the checks of the present
-    /// registration with other ids, which stay.
+    /// Refuses checks that name another node or service than this one on its node.
+    pub(crate) fn check_places(&self, node: &str) -> Result<(), Refusal> {
+        self.checks.iter().try_for_each(|check| check.check_place(node, &self.id))
+    }
+
+    /// Makes the registration on a node, or on the agent's without one. An empty address becomes that of the node, or
+    /// that of the client. `kept` are the checks of the present registration that it does not replace.
     pub(crate) fn into_registration(
         mut self,
-        node: Option<(Name, NodeExtra)>,
+        node: Option<Name>,
+        node_extra: Option<NodeExtra>,
         client: &str,
         kept: Vec<(Check, CheckExtra)>,
     ) -> Result<Made, Refusal> {
         let service = Name::parse("Name", &self.name)?;
         let through = if node.is_some() { Through::Catalog } else { Through::Agent };
         let own_id = std::mem::take(&mut self.id);
-        let (id, shown_id) = match &node {
-            None => (own_id.clone(), None),
-            Some((node, _)) => (id_on_node(&own_id, node.as_str()), Some(own_id.clone())),
-        };
-        let fallback = match &node {
-            Some((_, extra)) if !extra.address.is_empty() => extra.address.clone(),
-            _ => client.to_owned(),
-        };
-        let address = self.address(&fallback)?;
+        let id = instance_id(&own_id, node.as_ref().map(Name::as_str));
+        let shown_id = (id != own_id).then(|| own_id.clone());
+        let of_node = node_extra.as_ref().map(|extra| extra.address.as_str());
+        let fallback = of_node.filter(|address| !address.is_empty()).unwrap_or(client);
+        let address = self.address(fallback)?;
         let checks = std::mem::take(&mut self.checks);
-        let many = checks.len() > 1;
+        let count = checks.len();
         let mut all: Vec<(Check, CheckExtra)> = Vec::new();
         let mut states = Vec::new();
         for (at, check) in checks.into_iter().enumerate() {
-            let default_id = match many {
-                true => format!("service:{own_id}:{}", at + 1),
-                false => format!("service:{own_id}"),
-            };
+            let default_id = default_check_id(&own_id, count, at);
             let state = check.static_state().map(|(status, output)| (status, output.to_owned()));
             let made = check.into_check(default_id, address.parts())?;
             if let Some((status, output)) = state {
@@ -152,13 +178,13 @@ impl ServiceBody {
             }
             all.push(made);
         }
-        add_kept(&mut all, kept);
+        all.extend(kept);
+        check_unique(&all)?;
         if all.iter().filter(|(_, extra)| extra.probe).count() > 1 {
             let why = "Invalid check: an instance has at most one HTTP, TCP or gRPC check";
             return Err(Refusal::bad(why));
         }
         let (checks, extras): (Vec<Check>, Vec<CheckExtra>) = all.into_iter().unzip();
-        let (node_name, node_extra) = node.unzip();
         let extras = Extras {
             service: Some(ServiceExtra {
                 through,
@@ -178,7 +204,7 @@ impl ServiceBody {
             expiry: Expiry::Never,
             zone: None,
             version: None,
-            node: node_name,
+            node,
             tags: self.tags.into_iter().map(String::into_boxed_str).collect(),
             metadata: extras.metadata(own)?,
             checks: checks.into(),
@@ -189,20 +215,44 @@ impl ServiceBody {
     }
 }
 
-/// The id of an instance that was registered through the catalog. Consul's id is unique on its node only.
-pub(crate) fn id_on_node(id: &str, node: &str) -> String {
-    format!("{id}@{node}")
+/// The id of the instance that is the service with this id, on a node or on the agent's. Consul's id is unique on its
+/// node only. Each id on each node has an instance of its own: only that of a node has an `@`, and only one.
+fn instance_id(id: &str, node: Option<&str>) -> String {
+    let escaped = |part: &str| part.replace('%', "%25").replace('@', "%40");
+    match node {
+        None => escaped(id),
+        Some(node) => format!("{}@{}", escaped(id), escaped(node)),
+    }
 }
 
-/// Adds the checks that the new registration does not replace.
-fn add_kept(all: &mut Vec<(Check, CheckExtra)>, kept: Vec<(Check, CheckExtra)>) {
-    for (check, extra) in kept {
-        let is_replaced =
-            |(_, new): &(Check, CheckExtra)| new.id == extra.id || new.probe && extra.probe;
-        if !all.iter().any(is_replaced) {
-            all.push((check, extra));
+/// Refuses two checks with the same id in Consul.
+fn check_unique(checks: &[(Check, CheckExtra)]) -> Result<(), Refusal> {
+    let mut ids = BTreeSet::new();
+    for (_, extra) in checks {
+        if !ids.insert(extra.id.as_str()) {
+            let why = format!("Invalid check: there are two with the CheckID {:?}", extra.id);
+            return Err(Refusal::bad(why));
         }
     }
+    Ok(())
+}
+
+/// The id of the check at this position, of so many, if the client gave it none.
+fn default_check_id(service_id: &str, count: usize, at: usize) -> String {
+    match count {
+        0 | 1 => format!("service:{service_id}"),
+        _ => format!("service:{service_id}:{}", at + 1),
+    }
+}
+
+/// Refuses a service that takes part in a mesh. An empty object asks for a proxy beside the service.
+fn refuse_connect(object: &mut Object, why: &str) -> Result<(), Refusal> {
+    let Some(mut connect) = object.object("Connect")? else { return Ok(()) };
+    if connect.take("SidecarService").is_some() {
+        return Err(Refusal::bad(format!("Connect.SidecarService is not supported: {why}")));
+    }
+    connect.refuse("Native", why)?;
+    connect.finish()
 }
 
 fn check_meta(meta: &[(String, String)]) -> Result<(), Refusal> {
@@ -224,13 +274,13 @@ fn check_meta(meta: &[(String, String)]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn weights(object: &mut Object) -> Result<(u16, Option<u16>), Refusal> {
+/// The weight, and that of an instance with a warning if it is not 1. `zeros_are_unset`: 0 and 0 are as good as none.
+fn weights(object: &mut Object, zeros_are_unset: bool) -> Result<(u16, Option<u16>), Refusal> {
     let Some(mut weights) = object.object("Weights")? else { return Ok((1, None)) };
     let passing = weights.number("Passing", u16::MAX.into())?;
     let warning = weights.number("Warning", u16::MAX.into())?;
     weights.finish()?;
-    // Go sends 0 and 0 for weights that were not set.
-    if passing.unwrap_or(0) == 0 && warning.unwrap_or(0) == 0 {
+    if zeros_are_unset && passing.unwrap_or(0) == 0 && warning.unwrap_or(0) == 0 {
         return Ok((1, None));
     }
     let passing =
@@ -260,4 +310,25 @@ fn tagged_addresses(object: &mut Object) -> Result<BTreeMap<String, TaggedAddres
         return Err(Refusal::bad(format!("at most {ENTRIES_MAX} TaggedAddresses are allowed")));
     }
     Ok(tagged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise one registration would overwrite another one.
+    #[test]
+    fn no_two_ids_on_nodes_share_an_instance() {
+        let parts = ["a", "b", "a@b", "b@c", "@", "%", "%40", "a%40b", "a@", "@b", "%25"];
+        let mut seen = BTreeMap::new();
+        for id in parts {
+            for node in std::iter::once(None).chain(parts.map(Some)) {
+                let other = seen.insert(instance_id(id, node), (id, node));
+                assert_eq!(other, None, "{id} {node:?}");
+            }
+        }
+        assert_eq!(instance_id("web-1", None), "web-1");
+        assert_eq!(instance_id("web-1", Some("laptop")), "web-1@laptop");
+        assert_eq!(instance_id("a@b", Some("c%")), "a%40b@c%25");
+    }
 }

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::answer::{self, Answer, Refusal};
 use super::body::Object;
-use super::kv::{check_namespace, unexpected};
+use super::kv::unexpected;
+use super::options::check_namespace;
 use super::parts::Inner;
 use super::read::Scope;
 use super::request::Asked;
@@ -83,11 +84,27 @@ fn lock_delay_ms(value: Option<Value>) -> Result<u64, Refusal> {
     }
 }
 
+/// A time to live: Go's text. `None` if it is absent, empty or 0.
+fn ttl_ms(value: Option<Value>) -> Result<Option<u64>, Refusal> {
+    let wrong = || Refusal::bad("Request decode failed: TTL is no string such as \"10s\"");
+    match value {
+        None => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) => {
+            let ms = duration_ms(&text).ok_or_else(wrong)?;
+            Ok(Some(ms).filter(|ms| *ms > 0))
+        }
+        Some(_) => Err(wrong()),
+    }
+}
+
 /// The body of a new session, without the checks that it names.
 pub(crate) struct SessionBody {
     spec: LockSessionSpec,
     /// The ids of checks of services.
     checks: Vec<String>,
+    /// The namespaces that it names.
+    namespaces: Vec<String>,
 }
 
 impl SessionBody {
@@ -101,43 +118,50 @@ impl SessionBody {
             other => return Err(Refusal::bad(format!("Invalid Behavior setting '{other}'"))),
         };
         let lock_delay_ms = lock_delay_ms(body.take("LockDelay"))?;
-        let ttl_ms = body.duration_ms("TTL")?;
+        let ttl_ms = ttl_ms(body.take("TTL"))?;
         if ttl_ms.is_some_and(|ttl_ms| !(TTL_MS_MIN..=TTL_MS_MAX).contains(&ttl_ms)) {
             let ttl = duration_text(ttl_ms.unwrap_or(0));
             let text = format!("Invalid Session TTL '{ttl}', must be between [10s=24h0m0s]");
             return Err(Refusal::bad(text));
         }
+        let mut namespaces = vec![body.namespace()?];
         let mut checks = body.texts("Checks")?;
-        checks.extend(body.texts("NodeChecks")?);
         checks.retain(|check| check != NODE_CHECK);
+        if let Some(other) = body.texts("NodeChecks")?.iter().find(|check| *check != NODE_CHECK) {
+            return Err(Refusal::bad(format!("Missing check '{other}' registration")));
+        }
         for mut check in body.objects("ServiceChecks")? {
             checks.push(check.text("ID")?);
-            check.ignore("Namespace");
+            namespaces.push(check.namespace()?);
             check.finish()?;
         }
-        for field in ["ID", "Namespace", "Partition", "CreateIndex", "ModifyIndex"] {
+        for field in ["ID", "CreateIndex", "ModifyIndex"] {
             body.ignore(field);
         }
         body.finish()?;
         let (name, node) = (name.into(), node.into());
         let spec =
             LockSessionSpec { name, node, ttl_ms, behavior, lock_delay_ms, checks: Vec::new() };
-        Ok(Self { spec, checks })
+        Ok(Self { spec, checks, namespaces })
     }
 }
 
 impl Inner {
     pub(crate) async fn session_create(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        check_namespace(&asked.query()?)?;
-        let SessionBody { mut spec, checks } = SessionBody::read(&asked.body)?;
+        let query = self.query(asked)?;
+        let SessionBody { mut spec, checks, namespaces } = SessionBody::read(&asked.body)?;
+        check_namespace(&query, &namespaces.iter().map(String::as_str).collect::<Vec<_>>())?;
         if spec.node.is_empty() {
             spec.node = self.names.node.as_str().into();
         }
         let namespace = Name::trusted(ServiceKey::DEFAULT_NAMESPACE);
+        if !self.has_node(asked, &namespace, &spec.node).await? {
+            return Err(Refusal::bad(format!("Missing node registration: {:?}", spec.node)));
+        }
         for id in checks {
             let missing = || Refusal::bad(format!("Missing check '{id}' registration"));
-            let (instance, check) =
-                self.check_of_agent(&namespace, &id).await.ok_or_else(missing)?;
+            let found = self.check_on_node(&namespace, &spec.node, &id).await;
+            let (instance, check) = found.ok_or_else(missing)?;
             spec.checks.push(LockSessionCheck { instance, check: Some(check) });
         }
         spec.check()?;
@@ -147,7 +171,7 @@ impl Inner {
     }
 
     pub(crate) async fn session_destroy(&self, asked: &Asked, id: &str) -> Result<Answer, Refusal> {
-        check_namespace(&asked.query()?)?;
+        check_namespace(&self.query(asked)?, &[])?;
         // A session that does not exist counts as destroyed.
         if let Some(id) = LockSessionId::parse(id) {
             let applied = self.propose(asked, Command::EndLockSession { id }).await?;
@@ -159,7 +183,7 @@ impl Inner {
     }
 
     pub(crate) async fn session_renew(&self, asked: &Asked, text: &str) -> Result<Answer, Refusal> {
-        check_namespace(&asked.query()?)?;
+        check_namespace(&self.query(asked)?, &[])?;
         let unknown = || Refusal::not_found(format!("Session id '{text}' not found"));
         let id = LockSessionId::parse(text).ok_or_else(unknown)?;
         if !self.registry.renew_lock_session(id, asked.answer_by_ms).await? {
@@ -172,7 +196,7 @@ impl Inner {
 
     pub(crate) async fn session_info(&self, asked: &Asked, text: &str) -> Result<Answer, Refusal> {
         let (query, options) = self.options(asked, None)?;
-        check_namespace(&query)?;
+        check_namespace(&query, &[])?;
         let id = LockSessionId::parse(text);
         let scope = id.map_or(KvScope::Sessions, KvScope::Session);
         let ready = self.ready(asked, &options, &Scope::Keys(scope)).await?;
@@ -191,7 +215,7 @@ impl Inner {
         node: Option<&str>,
     ) -> Result<Answer, Refusal> {
         let (query, options) = self.options(asked, None)?;
-        check_namespace(&query)?;
+        check_namespace(&query, &[])?;
         let ready = self.ready(asked, &options, &Scope::Keys(KvScope::Sessions)).await?;
         if let Some(answer) = self.built_before(&options, &ready) {
             return Ok(answer);
@@ -217,11 +241,12 @@ mod tests {
         assert_eq!(plain.behavior, LockBehavior::Release);
         let full = read(json!({
             "name": "n", "Node": "", "LockDelay": "0s", "Behavior": "delete", "TTL": "15s",
-            "NodeChecks": ["serfHealth"], "ServiceChecks": [{"ID": "service:web", "Namespace": ""}],
+            "NodeChecks": ["serfHealth"], "ServiceChecks": [{"ID": "service:web", "Namespace": "shop"}],
         }));
-        let SessionBody { spec, checks } = full.unwrap();
+        let SessionBody { spec, checks, namespaces } = full.unwrap();
         assert_eq!((&*spec.name, spec.ttl_ms, spec.lock_delay_ms), ("n", Some(15_000), 0));
         assert_eq!((spec.behavior, checks), (LockBehavior::Delete, vec!["service:web".into()]));
+        assert_eq!(namespaces, ["", "shop"]);
         for (delay, ms) in
             [(json!(20), 20_000), (json!(2_000_000_000_u64), 2_000), (json!("1.5s"), 1_500)]
         {
@@ -234,8 +259,14 @@ mod tests {
             json!({"Behavior": "keep"}),
             json!({"LockDelay": "x"}),
             json!({"Extra": 1}),
+            json!({"Partition": "x"}),
+            json!({"NodeChecks": ["service:web"]}),
         ] {
             assert!(read(bad.clone()).is_err(), "{bad}");
         }
+        let refused = read(json!({"TTL": 10})).err().map(|refused| refused.text);
+        let text = r#"Request decode failed: TTL is no string such as "10s""#;
+        assert_eq!(refused.as_deref(), Some(text));
+        assert_eq!(read(json!({"TTL": "0s"})).unwrap().spec.ttl_ms, None);
     }
 }

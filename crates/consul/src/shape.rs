@@ -18,8 +18,16 @@ use maxine_state::{
 
 /// The id of the check that an operator's drain adds is this and the id of the service.
 const MAINTENANCE: &str = "_service_maintenance:";
+/// The id of the check of a node in maintenance. No node here is ever in it.
+const NODE_MAINTENANCE: &str = "_node_maintenance";
 /// The node check that every node has.
 pub(crate) const NODE_CHECK: &str = "serfHealth";
+
+/// Whether no client may have a check with this id. Readers would take it for the check of the node, or for an operator's
+/// decision.
+pub(crate) fn is_reserved_check(id: &str) -> bool {
+    id == NODE_CHECK || id == NODE_MAINTENANCE || id.starts_with(MAINTENANCE)
+}
 
 /// The names that the face gives to what has none in Maxine.
 #[derive(Clone, Debug)]
@@ -28,6 +36,18 @@ pub struct Names {
     pub datacenter: String,
     /// The node of all instances whose machine is not known.
     pub node: String,
+}
+
+impl Names {
+    /// Whether this is the node of all instances whose machine is not known.
+    pub(crate) fn is_own_node(&self, node: &str) -> bool {
+        is_same_node(node, &self.node)
+    }
+}
+
+/// Whether two names mean one node. They count without regard to case.
+pub(crate) fn is_same_node(one: &str, other: &str) -> bool {
+    one == other || one.to_lowercase() == other.to_lowercase()
 }
 
 /// The id of a node: the same on every member, for every instance of the node.
@@ -314,6 +334,14 @@ const TEXTS: Kind = Kind::Map(&Kind::Text);
 const TAGGED: Kind = Kind::Map(&Kind::Object(&[("Address", Kind::Text), ("Port", Kind::Number)]));
 const WEIGHTS: Kind = Kind::Object(&[("Passing", Kind::Number), ("Warning", Kind::Number)]);
 
+/// There are no proxies of a mesh, so their mode is always empty.
+const PROXY: Kind = Kind::Object(&[
+    ("Mode", Kind::Text),
+    ("MeshGateway", Kind::Object(&[])),
+    ("Expose", Kind::Object(&[])),
+]);
+const CONNECT: Kind = Kind::Object(&[]);
+
 /// What an expression may ask of a node.
 pub(crate) const OF_NODE: Fields = &[
     ("ID", Kind::Text),
@@ -337,9 +365,25 @@ pub(crate) const OF_SERVICE: Fields = &[
     ("Port", Kind::Number),
     ("Weights", WEIGHTS),
     ("EnableTagOverride", Kind::Bool),
-    ("Datacenter", Kind::Text),
+    ("Proxy", PROXY),
+    ("Connect", CONNECT),
+    ("PeerName", Kind::Text),
     ("CreateIndex", Kind::Index),
     ("ModifyIndex", Kind::Index),
+];
+
+/// What an expression may ask of a service of the agent.
+pub(crate) const OF_AGENT_SERVICE: Fields = &[
+    ("ID", Kind::Text),
+    ("Service", Kind::Text),
+    ("Tags", Kind::Texts),
+    ("Meta", TEXTS),
+    ("Port", Kind::Number),
+    ("Address", Kind::Text),
+    ("TaggedAddresses", TAGGED),
+    ("Weights", WEIGHTS),
+    ("EnableTagOverride", Kind::Bool),
+    ("Datacenter", Kind::Text),
 ];
 
 /// What an expression may ask of an entry of `catalog/service`.
@@ -359,12 +403,16 @@ pub(crate) const OF_SERVICE_NODE: Fields = &[
     ("ServiceWeights", WEIGHTS),
     ("ServiceMeta", TEXTS),
     ("ServicePort", Kind::Number),
+    ("ServiceSocketPath", Kind::Text),
     ("ServiceEnableTagOverride", Kind::Bool),
+    ("ServiceProxy", PROXY),
+    ("ServiceConnect", CONNECT),
     ("CreateIndex", Kind::Index),
     ("ModifyIndex", Kind::Index),
 ];
 
-/// What an expression may ask of a check.
+/// What an expression may ask of a check. `Definition` is left out: which fields it has depends on the check, and a field
+/// that an object does not have counts as a match of every regular expression.
 pub(crate) const OF_CHECK: Fields = &[
     ("Node", Kind::Text),
     ("CheckID", Kind::Text),
@@ -378,6 +426,7 @@ pub(crate) const OF_CHECK: Fields = &[
     ("Type", Kind::Text),
     ("Interval", Kind::Text),
     ("Timeout", Kind::Text),
+    ("ExposedPort", Kind::Number),
     ("CreateIndex", Kind::Index),
     ("ModifyIndex", Kind::Index),
 ];
@@ -430,6 +479,11 @@ impl<'a> Shown<'a> {
     /// The name of the node that it belongs to.
     pub(crate) fn node_name(&self) -> &str {
         self.instance.registration.node.as_ref().map_or(&self.names.node, |name| name.as_str())
+    }
+
+    /// Whether it is a service of the agent: a client of Consul registered it on the agent's node.
+    pub(crate) fn is_of_agent(&self) -> bool {
+        self.extras.service.is_some() && self.names.is_own_node(self.node_name())
     }
 
     fn host(&self) -> &'a str {

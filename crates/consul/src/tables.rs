@@ -1,5 +1,5 @@
 //! What the lists of Consul need and the state does not have: the index at which each list last changed, and where the
-//! services and checks of the agent are.
+//! services and checks of each node are.
 //!
 //! One task follows the changes of the registry. So thousands of readers that wait for a list are woken only when that
 //! list changes, and a change of something else costs them nothing.
@@ -35,24 +35,37 @@ pub(crate) enum List {
     Checks,
 }
 
-/// A service of the agent, or one that was registered through the catalog.
-#[derive(Clone, Debug)]
-struct Known {
-    service: ServiceKey,
-    /// The ids of its checks in Consul.
-    checks: Vec<Name>,
-    /// The node that it was registered on through the catalog, in lower case.
-    node: Option<Box<str>>,
+/// The id of a service or of a check on a node of Consul. In Consul, it is unique there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct OnNode {
+    namespace: Name,
+    /// In lower case.
+    node: Name,
+    id: Name,
 }
 
-#[derive(Debug, Default)]
+/// What is known of an instance that was registered through this face.
+#[derive(Debug)]
+struct Known {
+    /// The node, and the id of the service in Consul.
+    service: OnNode,
+    /// The ids of its checks in Consul.
+    checks: Vec<Name>,
+}
+
+/// Where the services and checks of each node are. It depends on the present instances alone, and not on their order of
+/// arrival: every node of Maxine finds the same ones. Two nodes of Maxine can accept the same id at the same time, so
+/// an id can have several instances for a moment. All of them are kept here, and the first one counts.
+#[derive(Debug)]
 struct Content {
-    /// By namespace and id. The id of a registration through the catalog contains its node.
-    by_id: HashMap<(Name, Name), Known>,
-    /// By namespace and the check's id in Consul.
-    by_check: HashMap<(Name, Name), InstanceKey>,
-    /// What was registered through the catalog, by namespace and node in lower case.
-    by_node: HashMap<(Name, Box<str>), BTreeSet<InstanceKey>>,
+    /// The node of instances whose machine is not known, in lower case.
+    own_node: Name,
+    /// By instance.
+    known: HashMap<InstanceKey, Known>,
+    /// The services by their ids.
+    services: BTreeSet<(OnNode, InstanceKey)>,
+    /// The checks by their ids.
+    checks: BTreeSet<(OnNode, InstanceKey)>,
     /// The tags of the services that have instances.
     tags: BTreeMap<ServiceKey, Tags>,
 }
@@ -101,10 +114,11 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    pub(crate) fn new() -> Self {
+    /// Empty tables. `own_node` is the node of instances whose machine is not known.
+    pub(crate) fn new(own_node: &str) -> Self {
         let index = || watch::Sender::new(0);
         Self {
-            content: RwLock::default(),
+            content: RwLock::new(Content::new(lower(own_node))),
             follower: Mutex::default(),
             services: index(),
             registrations: index(),
@@ -185,34 +199,27 @@ impl Tables {
         }
     }
 
-    /// The instance with this id in the namespace, if it was registered through this face.
-    pub(crate) fn find(&self, namespace: &Name, id: &str) -> Option<InstanceKey> {
-        let id = Name::parse("ID", id).ok()?;
-        let content = self.content.read();
-        let known = content.by_id.get(&(namespace.clone(), id.clone()))?;
-        Some(known.service.instance(id))
+    /// The instances that are the service with this id on a node, sorted. The node's name counts without regard to
+    /// case.
+    pub(crate) fn find(&self, namespace: &Name, node: &str, id: &str) -> Vec<InstanceKey> {
+        let wanted = OnNode::new(namespace, node, id);
+        found(&self.content.read().services, wanted)
     }
 
-    /// The instance that has a check with this id in Consul.
-    pub(crate) fn find_check(&self, namespace: &Name, id: &str) -> Option<InstanceKey> {
-        let id = Name::parse("CheckID", id).ok()?;
-        self.content.read().by_check.get(&(namespace.clone(), id)).cloned()
+    /// The instances that have the check with this id on a node, sorted.
+    pub(crate) fn find_check(&self, namespace: &Name, node: &str, id: &str) -> Vec<InstanceKey> {
+        let wanted = OnNode::new(namespace, node, id);
+        found(&self.content.read().checks, wanted)
     }
 
-    /// What was registered on a node through the catalog, sorted. The node's name counts without regard to case.
+    /// What was registered on a node through this face, by id. The node's name counts without regard to case.
     pub(crate) fn on_node(&self, namespace: &Name, node: &str) -> Vec<InstanceKey> {
-        let node = (namespace.clone(), node.to_lowercase().into_boxed_str());
-        self.content.read().by_node.get(&node).into_iter().flatten().cloned().collect()
-    }
-
-    /// Every instance of the namespace that was registered through this face, sorted.
-    pub(crate) fn all(&self, namespace: &Name) -> Vec<InstanceKey> {
+        // An empty id comes before every other one.
+        let first = OnNode::new(namespace, node, "");
         let content = self.content.read();
-        let own = content.by_id.iter().filter(|((of, _), _)| of == namespace);
-        let mut all: Vec<_> =
-            own.map(|((_, id), known)| known.service.instance(id.clone())).collect();
-        all.sort();
-        all
+        let all = content.services.range((first.clone(), before_all())..);
+        let is_there = |one: &OnNode| one.namespace == first.namespace && one.node == first.node;
+        all.take_while(|(one, _)| is_there(one)).map(|(_, key)| key.clone()).collect()
     }
 
     /// The services of a namespace with their tags.
@@ -259,7 +266,7 @@ impl Tables {
     }
 
     async fn rebuild(&self, state: &ControlState) {
-        let mut fresh = Content::default();
+        let mut fresh = Content::new(self.content.read().own_node.clone());
         let mut added = 0;
         for (key, service) in state.services() {
             for instance in service.instances.values() {
@@ -328,50 +335,74 @@ impl Tables {
     }
 }
 
+impl OnNode {
+    fn new(namespace: &Name, node: &str, id: &str) -> Self {
+        Self { namespace: namespace.clone(), node: lower(node), id: Name::trusted(id) }
+    }
+
+    /// Another id on the same node.
+    fn with_id(&self, id: &Name) -> Self {
+        Self { id: id.clone(), ..self.clone() }
+    }
+}
+
+/// A name of a node for comparison, in lower case.
+fn lower(node: &str) -> Name {
+    Name::trusted(&node.to_lowercase())
+}
+
+/// A key that comes before every instance.
+fn before_all() -> InstanceKey {
+    let empty = Name::trusted("");
+    ServiceKey::new(empty.clone(), empty.clone()).instance(empty)
+}
+
+/// The instances that have an id, sorted.
+fn found(all: &BTreeSet<(OnNode, InstanceKey)>, wanted: OnNode) -> Vec<InstanceKey> {
+    let first = (wanted, before_all());
+    let from = all.range(first.clone()..);
+    from.take_while(|(one, _)| *one == first.0).map(|(_, key)| key.clone()).collect()
+}
+
 impl Content {
+    fn new(own_node: Name) -> Self {
+        Self {
+            own_node,
+            known: HashMap::new(),
+            services: BTreeSet::new(),
+            checks: BTreeSet::new(),
+            tags: BTreeMap::new(),
+        }
+    }
+
     fn add(&mut self, service: &ServiceKey, instance: &Instance) {
         let registration = &instance.registration;
         let extras = Extras::of(registration);
         if extras.service.is_none() {
             return;
         }
-        let namespace = &service.namespace;
         let key = service.instance(registration.id.clone());
-        let kept = extras.checks.iter().filter_map(|check| Name::parse("CheckID", &check.id).ok());
-        let checks: Vec<Name> = kept.collect();
+        let node = registration.node.as_ref().map(|node| lower(node.as_str()));
+        let service = OnNode {
+            namespace: service.namespace.clone(),
+            node: node.unwrap_or_else(|| self.own_node.clone()),
+            id: Name::trusted(extras.id(registration)),
+        };
+        let checks: Vec<Name> =
+            extras.checks.iter().map(|check| Name::trusted(&check.id)).collect();
         for check in &checks {
-            self.by_check.insert((namespace.clone(), check.clone()), key.clone());
+            self.checks.insert((service.with_id(check), key.clone()));
         }
-        let node = registration.node.as_ref().filter(|_| !extras.is_of_agent());
-        let node = node.map(|node| node.as_str().to_lowercase().into_boxed_str());
-        if let Some(node) = &node {
-            self.by_node.entry((namespace.clone(), node.clone())).or_default().insert(key);
-        }
-        let known = Known { service: service.clone(), checks, node };
-        self.by_id.insert((namespace.clone(), registration.id.clone()), known);
+        self.services.insert((service.clone(), key.clone()));
+        self.known.insert(key, Known { service, checks });
     }
 
     fn remove(&mut self, key: &InstanceKey) {
-        let namespace = &key.service.namespace;
-        let id = (namespace.clone(), key.instance.clone());
-        // The id may belong to another service by now.
-        if self.by_id.get(&id).is_none_or(|known| known.service != key.service) {
-            return;
+        let Some(Known { service, checks }) = self.known.remove(key) else { return };
+        for check in &checks {
+            self.checks.remove(&(service.with_id(check), key.clone()));
         }
-        let Some(known) = self.by_id.remove(&id) else { return };
-        for check in known.checks {
-            let check = (namespace.clone(), check);
-            if self.by_check.get(&check) == Some(key) {
-                self.by_check.remove(&check);
-            }
-        }
-        let Some(node) = known.node else { return };
-        let node = (namespace.clone(), node);
-        let Some(on_node) = self.by_node.get_mut(&node) else { return };
-        on_node.remove(key);
-        if on_node.is_empty() {
-            self.by_node.remove(&node);
-        }
+        self.services.remove(&(service, key.clone()));
     }
 
     /// Adds the tags of an instance, which has none here. Returns what its service has now and had not before.
@@ -440,11 +471,12 @@ pub(crate) async fn changed(watcher: &mut maxine_view::Watcher) -> Option<bool> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::ServiceExtra;
+    use super::super::model::{CheckExtra, ServiceExtra};
     use super::*;
     use maxine_clock::Clock;
     use maxine_state::{
-        Actor, Address, Command, History, Proposal, Registration, RequestId, SigningKey,
+        Actor, Address, Check, CheckKind, CheckStatus, Command, History, Proposal, Registration,
+        RequestId, SigningKey,
     };
 
     fn change(service: bool, tags: &[&str]) -> Change {
@@ -482,7 +514,7 @@ mod tests {
         let signing_key = SigningKey { key_id, secret: [7; 32].into(), created_at_ms: 0 };
         apply(1, Command::BeginHistory { before: None, history, line: 1, signing_key });
         apply(2, registration("a"));
-        let tables = Tables::new();
+        let tables = Tables::new("Maxine");
         let mut following = Box::pin(tables.follow(&view));
         tokio::select! {
             () = &mut following => panic!("the view has not ended"),
@@ -491,14 +523,67 @@ mod tests {
         // From here on, the task has no turn.
         apply(3, registration("b"));
         assert!(tables.caught_up(&view).await);
-        assert_eq!(tables.find(&namespace, "b"), Some(service.instance(Name::trusted("b"))));
+        assert_eq!(tables.find(&namespace, "maxine", "b"), [service.instance(Name::trusted("b"))]);
         assert_eq!(tables.index(List::Registrations), view.index());
         drop(following);
     }
 
+    /// Otherwise the nodes of Maxine would find different instances, and one node another one after its restart.
+    #[test]
+    fn where_an_id_is_does_not_depend_on_the_order_of_registrations() {
+        let registered = |service: &str, id: &str, node: Option<&str>| {
+            let service = ServiceKey::new(Name::trusted("default"), Name::trusted(service));
+            let address = Address::parse("http://127.0.0.1:1").unwrap();
+            let mut registration = Registration::new(Name::trusted(id), address, 5_000);
+            registration.node = node.map(Name::trusted);
+            let shown = ServiceExtra { id: Some("pay-1".into()), ..ServiceExtra::default() };
+            let check = CheckExtra { id: "service:pay-1".into(), ..CheckExtra::default() };
+            let extras = Extras { service: Some(shown), node: None, checks: vec![check] };
+            registration.metadata = extras.metadata(std::iter::empty()).unwrap();
+            let kind = CheckKind::Ttl { ttl_ms: 5_000, initial: CheckStatus::Passing };
+            registration.checks = [Check { id: Name::trusted("service:pay-1"), kind }].into();
+            (service, Instance::new(registration.normalised(), 1, 1))
+        };
+        // The same ids: on the agent's node under two names, as two nodes of Maxine accept them at the same time, and
+        // on another node.
+        let all = [
+            registered("pay", "pay-1", None),
+            registered("shop", "pay-1", Some("MAXINE")),
+            registered("junk", "pay-1@laptop", Some("laptop")),
+        ];
+        let key = |(service, instance): &(ServiceKey, Instance)| {
+            service.instance(instance.registration.id.clone())
+        };
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let tables = Tables::new("maxine");
+            let namespace = Name::trusted("default");
+            let has = |node: &str, at: &[usize]| {
+                let keys: Vec<_> = at.iter().map(|at| key(&all[*at])).collect();
+                assert_eq!(tables.find(&namespace, node, "pay-1"), keys, "{order:?}");
+                assert_eq!(tables.find_check(&namespace, node, "service:pay-1"), keys, "{order:?}");
+                assert_eq!(tables.on_node(&namespace, node), keys, "{order:?}");
+            };
+            for at in order {
+                tables.content.write().add(&all[at].0, &all[at].1);
+            }
+            has("maxine", &[0, 1]);
+            has("Laptop", &[2]);
+            // What leaves takes nothing of another instance away.
+            tables.content.write().remove(&key(&all[2]));
+            has("maxine", &[0, 1]);
+            has("laptop", &[]);
+            tables.content.write().remove(&key(&all[0]));
+            has("maxine", &[1]);
+            tables.content.write().remove(&key(&all[1]));
+            has("maxine", &[]);
+            let content = tables.content.read();
+            assert!(content.known.is_empty() && content.checks.is_empty(), "{order:?}");
+        }
+    }
+
     #[test]
     fn the_tags_of_a_service_are_those_of_its_instances() {
-        let mut content = Content::default();
+        let mut content = Content::new(Name::trusted("maxine"));
         let service = ServiceKey::new(Name::trusted("default"), Name::trusted("web"));
         let instance = |id: &str, tags: &[&str]| {
             let address = Address::parse("http://127.0.0.1:1").unwrap();

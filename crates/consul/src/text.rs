@@ -30,6 +30,11 @@ impl Query {
         Some(Self(all))
     }
 
+    /// Adds a value that came in another way.
+    pub(crate) fn add(&mut self, name: &str, value: &str) {
+        self.0.push((name.to_owned(), value.to_owned()));
+    }
+
     /// The first value of a parameter, also if it is empty.
     pub(crate) fn given(&self, name: &str) -> Option<&str> {
         self.all(name).next()

@@ -13,14 +13,20 @@ use serde_json::{Value, json};
 
 use super::answer::{self, Answer, Refusal};
 use super::body::Object;
-use super::kv::{Shown, ValuesRoom, check_namespace, parse_key, parse_session, unexpected};
-use super::options::Options;
+use super::kv::{Shown, ValuesRoom, parse_key, unexpected};
+use super::options::{Options, check_namespace};
 use super::parts::Inner;
 use super::read::Scope;
 use super::request::Asked;
+use super::text::Query;
 use maxine_state::limits::KV_OPS_MAX;
-use maxine_state::{Command, KvAction, KvContent, KvKey, KvMeta, KvOp, KvRefusal, Reply};
+use maxine_state::{
+    Command, KvAction, KvContent, KvKey, KvMeta, KvOp, KvRefusal, LockSessionId, Reply,
+};
 use maxine_view::Snapshot;
+
+/// An id that no session has, because a node makes ids of another form.
+const NO_SESSION: LockSessionId = LockSessionId(0);
 
 /// What one operation of a request asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,23 +71,21 @@ fn read_op(mut op: Object) -> Result<Op, Refusal> {
     let flags = op.number("Flags", u64::MAX)?.unwrap_or(0);
     let index = op.number("Index", u64::MAX)?.unwrap_or(0);
     let session = op.text("Session")?;
-    op.ignore("Namespace");
-    op.ignore("Partition");
+    check_namespace(&Query::default(), &[&op.namespace()?])?;
     op.finish()?;
     let content = || KvContent { value: value.as_slice().into(), flags };
-    // Consul answers 500 to a request on one key, so that its clients repeat it. That helps nobody here.
-    let malformed = |_| Refusal::bad(format!("invalid session {session:?}"));
-    let session = || parse_session(&session).map_err(malformed);
+    // What is no UUID names no session. The transaction is refused as with any other session that does not exist.
+    let session = LockSessionId::parse(&session).unwrap_or(NO_SESSION);
     let action = match verb.as_str() {
         "set" => KvAction::Put { content: content(), expected: None },
         "cas" => KvAction::Put { content: content(), expected: Some(index) },
-        "lock" => KvAction::Lock { content: Some(content()), session: session()? },
-        "unlock" => KvAction::Unlock { content: Some(content()), session: session()? },
+        "lock" => KvAction::Lock { content: Some(content()), session },
+        "unlock" => KvAction::Unlock { content: Some(content()), session },
         "get" => KvAction::Get { must_exist: true },
         "get-or-empty" => KvAction::Get { must_exist: false },
         "get-tree" => return Ok(Op::Tree(KvKey::parse_prefix(&key)?)),
         "check-index" => KvAction::CheckIndex { index },
-        "check-session" => KvAction::CheckSession { session: session()? },
+        "check-session" => KvAction::CheckSession { session },
         "check-not-exists" => KvAction::CheckAbsent,
         "delete" => KvAction::Delete { expected: None },
         "delete-tree" => {
@@ -135,7 +139,7 @@ impl Inner {
         let (query, mut options) = self.options(asked, None)?;
         // Nobody waits for a transaction.
         options.index = 0;
-        check_namespace(&query)?;
+        check_namespace(&query, &[])?;
         let ops = read_ops(&asked.body)?;
         let is_read = |op: &Op| match op {
             Op::One(op) => op.is_read(),
@@ -293,10 +297,15 @@ mod tests {
             json!([{"KV": {"Verb": "set", "Key": ""}}]),
             json!([{"KV": {"Verb": "put", "Key": "a"}}]),
             json!([{"KV": {"Verb": "set", "Key": "a", "Value": "%"}}]),
-            json!([{"KV": {"Verb": "lock", "Key": "a", "Session": "x"}}]),
+            json!([{"KV": {"Verb": "set", "Key": "a", "Namespace": "shop"}}]),
+            json!([{"KV": {"Verb": "set", "Key": "a", "Partition": "x"}}]),
         ] {
             assert!(read(bad.clone()).is_err(), "{bad}");
         }
+        let lock = read(json!([{"KV": {"Verb": "unlock", "Key": "a", "Session": "x"}}])).unwrap();
+        let content = Some(KvContent { value: b"".as_slice().into(), flags: 0 });
+        let action = KvAction::Unlock { content, session: NO_SESSION };
+        assert_eq!(lock, [Op::One(KvOp { key: key("a"), action })]);
         let many: Vec<Value> =
             (0..=KV_OPS_MAX).map(|_| json!({"KV": {"Verb": "get", "Key": "a"}})).collect();
         assert_eq!(read(many.into()).unwrap_err().status, StatusCode::PAYLOAD_TOO_LARGE);

@@ -8,11 +8,11 @@ use super::answer::{self, Answer, Refusal};
 use super::body::Object;
 use super::check_body::{self, CheckBody};
 use super::model::{CheckExtra, Extras, NodeExtra, own_metadata};
-use super::options::{check_datacenter, namespace};
+use super::options::{check_datacenter_name, namespace};
 use super::parts::Inner;
 use super::request::Asked;
-use super::service_body::{Made, ServiceBody, id_on_node};
-use super::text::{Query, boolean};
+use super::service_body::{Made, ServiceBody};
+use super::text::boolean;
 use maxine_actors::registry::OwnReport;
 use maxine_actors::{WriteError, WriteRequest};
 use maxine_state::limits::{
@@ -25,6 +25,9 @@ use maxine_state::{
 
 const UNKNOWN_SERVICE: &str = "Ensure that the service ID is passed, not the service name.";
 const UNKNOWN_CHECK: &str = "Ensure that the check ID is passed, not the check name.";
+
+/// How often a registration is written, if other nodes of Maxine remove it at the same time.
+const REPLACE_ATTEMPTS_MAX: usize = 4;
 
 /// Shortens the time limit of a probe to what a caller without a token may register. Consul's default is longer.
 fn shorten_probe(registration: &mut Registration) {
@@ -100,12 +103,13 @@ impl Inner {
         Ok(self.registry.propose(request).await?)
     }
 
+    /// Returns the index that tells this registration of the instance from others.
     async fn write(
         &self,
         asked: &Asked,
         service: ServiceKey,
         mut registration: Registration,
-    ) -> Result<(), Refusal> {
+    ) -> Result<u64, Refusal> {
         if !asked.is_known {
             shorten_probe(&mut registration);
         }
@@ -117,7 +121,7 @@ impl Inner {
         let actor = asked.actor.clone();
         let (_, results) = self.registry.register(actor, None, asked.answer_by_ms, items).await?;
         match results.into_iter().next() {
-            Some(Ok(_)) => Ok(()),
+            Some(Ok(lease_epoch)) => Ok(lease_epoch),
             Some(Err(rejection)) => {
                 let index = self.view.index();
                 Err(WriteError::Rejected { rejection, index }.into())
@@ -138,53 +142,123 @@ impl Inner {
         self.propose(asked, Command::Deregister { items }).await.map(drop)
     }
 
+    /// Writes the registration of the service with this id on a node, and removes the instances with the same id that
+    /// it replaces: those under another name. The log has no command for both, and another node of Maxine may accept
+    /// another name at the same time. So each removal names the registration that it is meant for, and the latest one
+    /// stays. If two nodes removed the registrations of each other, one of them writes its own again.
+    async fn replace(
+        &self,
+        asked: &Asked,
+        (node, id): (&str, &str),
+        service: ServiceKey,
+        registration: Registration,
+    ) -> Result<(), Refusal> {
+        let key = service.instance(registration.id.clone());
+        for _ in 0..REPLACE_ATTEMPTS_MAX {
+            let before = self.others(&key, node, id);
+            let lease_epoch = self.write(asked, service.clone(), registration.clone()).await?;
+            self.tables.caught_up(&self.view).await;
+            let mut replaced = self.others(&key, node, id);
+            replaced.retain(|other| other.1 < lease_epoch || before.contains(other));
+            if replaced.is_empty() {
+                return Ok(());
+            }
+            let item = |(key, lease_epoch)| Deregistration {
+                key,
+                lease_epoch: Some(lease_epoch),
+                forget_drain: false,
+            };
+            let items = replaced.into_iter().map(item).collect();
+            self.propose(asked, Command::Deregister { items }).await?;
+            // If another node replaced this one at the same time, its own stays.
+            self.tables.caught_up(&self.view).await;
+            if self.instance(&key).is_some() || !self.others(&key, node, id).is_empty() {
+                return Ok(());
+            }
+        }
+        let text = format!("other requests are removing {id:?} at the same time");
+        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text))
+    }
+
+    /// The instances with this id on a node apart from `key`, each with the index that tells its registrations apart.
+    fn others(&self, key: &InstanceKey, node: &str, id: &str) -> Vec<(InstanceKey, u64)> {
+        let mut all = self.tables.find(&key.service.namespace, node, id);
+        all.retain(|other| other != key);
+        let with_epoch = |key: InstanceKey| {
+            let lease_epoch = self.instance(&key)?.lease_epoch;
+            Some((key, lease_epoch))
+        };
+        all.into_iter().filter_map(with_epoch).collect()
+    }
+
     fn instance(&self, key: &InstanceKey) -> Option<Instance> {
         self.view.snapshot().state.instance(key).map(|instance| Instance::clone(instance))
     }
 
     pub(crate) async fn register_service(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
         let replaces = query.all("replace-existing-checks").next();
         let replaces =
             replaces.is_some_and(|value| value.is_empty() || boolean(value) == Some(true));
         let body = ServiceBody::of_agent(Object::parse(&asked.body)?)?;
+        let namespace = namespace(&query, &body.namespaces())?;
+        check_datacenter_name(&body.datacenter, &self.names)?;
         let _changing = self.changing(&body.id).await;
-        let before = self.agent_key(&namespace, &body.id).await;
-        let kept =
-            before.as_ref().filter(|key| !replaces && *key.service.service.as_str() == *body.name);
+        self.tables.caught_up(&self.view).await;
+        let (node, id) = (self.names.node.as_str(), body.id.clone());
+        let before = self.registered(&namespace, (node, &id), &body.name);
         let client = asked.client.to_string();
         let address = body.address(&client)?;
-        let present = kept.and_then(|key| self.instance(key));
-        let kept = kept_checks(asked, present.as_ref(), &address);
-        let made = body.into_registration(None, &client, kept)?;
+        let present = before.as_ref().map(|(_, instance)| instance);
+        let kept = match replaces {
+            true => Vec::new(),
+            false => kept_checks(asked, &body, present, &address)?,
+        };
+        let made = body.into_registration(None, None, &client, kept)?;
         let Made { service, mut registration, checks, .. } = made;
-        self.check_ids(&namespace, &registration.id, &checks)?;
-        keep_states(&mut registration, present.as_ref());
+        self.check_ids(&namespace, (node, &id), &checks)?;
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
-        self.write(asked, service, registration).await?;
-        // The id belongs to one service: under another name it replaces the old one.
-        let renamed = before.filter(|before| *before != key);
-        self.remove(asked, renamed.into_iter().collect()).await?;
+        let is_renamed = before.as_ref().is_some_and(|(before, _)| *before != key);
+        keep_states(&mut registration, present, is_renamed);
+        self.replace(asked, (node, &id), service, registration).await?;
         Ok(answer::done())
     }
 
-    /// Refuses ids of checks that belong to another instance than this one.
+    /// The instance that is the service with this id on a node now. If there are several, that under this name.
+    fn registered(
+        &self,
+        namespace: &Name,
+        (node, id): (&str, &str),
+        name: &str,
+    ) -> Option<(InstanceKey, Instance)> {
+        let mut all = self.tables.find(namespace, node, id);
+        all.sort_by_key(|key| key.service.service.as_str() != name);
+        all.into_iter().find_map(|key| {
+            let instance = self.instance(&key)?;
+            Some((key, instance))
+        })
+    }
+
+    /// Refuses ids of checks that belong to another service of the node than the one with this id.
     fn check_ids(
         &self,
         namespace: &Name,
-        instance: &Name,
+        (node, id): (&str, &str),
         checks: &[CheckExtra],
     ) -> Result<(), Refusal> {
         for check in checks {
-            let Some(owner) = self.tables.find_check(namespace, &check.id) else { continue };
-            if owner.instance != *instance {
-                let text = format!(
-                    "Invalid check: the CheckID {:?} belongs to the service {:?}",
-                    check.id, owner.instance
-                );
-                return Err(Refusal::bad(text));
+            for owner in self.tables.find_check(namespace, node, &check.id) {
+                let Some(Instance { registration, .. }) = self.instance(&owner) else { continue };
+                let extras = Extras::of(&registration);
+                let owner = extras.id(&registration);
+                if owner != id {
+                    let text = format!(
+                        "Invalid check: the CheckID {:?} belongs to the service {owner:?}",
+                        check.id
+                    );
+                    return Err(Refusal::bad(text));
+                }
             }
         }
         Ok(())
@@ -195,9 +269,13 @@ impl Inner {
         asked: &Asked,
         id: &str,
     ) -> Result<Answer, Refusal> {
-        let namespace = namespace(&asked.query()?)?;
-        let key = self.agent_key(&namespace, id).await.ok_or_else(|| unknown_service(id))?;
-        self.remove(asked, vec![key]).await?;
+        let namespace = namespace(&self.query(asked)?, &[])?;
+        self.tables.caught_up(&self.view).await;
+        let keys = self.tables.find(&namespace, &self.names.node, id);
+        if keys.is_empty() {
+            return Err(unknown_service(id));
+        }
+        self.remove(asked, keys).await?;
         Ok(answer::done())
     }
 
@@ -206,7 +284,7 @@ impl Inner {
         asked: &Asked,
         id: &str,
     ) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
+        let query = self.query(asked)?;
         let Some(enable) = query.get("enable") else {
             return Err(Refusal::bad("Missing value for enable"));
         };
@@ -214,7 +292,7 @@ impl Inner {
             .ok_or_else(|| Refusal::bad(format!("Invalid value for enable: {enable:?}")))?;
         let reason = query.get("reason").unwrap_or_default();
         check_text("reason", reason, 0, TEXT_LEN_MAX)?;
-        let namespace = namespace(&query)?;
+        let namespace = namespace(&query, &[])?;
         let key = self.agent_key(&namespace, id).await.ok_or_else(|| unknown_service(id))?;
         let reason = enable.then(|| reason.into());
         self.propose(asked, Command::SetDrain { key, reason }).await?;
@@ -222,8 +300,9 @@ impl Inner {
     }
 
     pub(crate) async fn register_check(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let namespace = namespace(&asked.query()?)?;
+        let query = self.query(asked)?;
         let body = CheckBody::of_agent(Object::parse(&asked.body)?)?;
+        let namespace = namespace(&query, &[&body.namespace])?;
         if body.name.is_empty() {
             return Err(Refusal::bad("Missing check name"));
         }
@@ -256,11 +335,12 @@ impl Inner {
         asked: &Asked,
         id: &str,
     ) -> Result<Answer, Refusal> {
-        let namespace = namespace(&asked.query()?)?;
-        let (key, _) = self.check_owner(&namespace, id).await?;
-        let _changing = self.changing(key.instance.as_str()).await;
+        let namespace = namespace(&self.query(asked)?, &[])?;
+        let node = &self.names.node;
+        let (_, Instance { registration, .. }) = self.check_owner(&namespace, node, id).await?;
+        let _changing = self.changing(Extras::of(&registration).id(&registration)).await;
         // It may have been changed before this request had its turn.
-        let (key, instance) = self.check_owner(&namespace, id).await?;
+        let (key, instance) = self.check_owner(&namespace, node, id).await?;
         let mut checks = checks_of(&instance.registration);
         checks.retain(|(_, extra)| extra.id != id);
         self.write_checks(asked, &key, instance.registration, checks).await
@@ -279,30 +359,33 @@ impl Inner {
         registration.checks = checks.into();
         let registration = registration.normalised();
         registration.check()?;
-        self.check_ids(&key.service.namespace, &key.instance, &extras.checks)?;
+        let place = (self.names.node.as_str(), extras.id(&registration));
+        self.check_ids(&key.service.namespace, place, &extras.checks)?;
         self.write(asked, key.service.clone(), registration).await?;
         Ok(answer::done())
     }
 
-    /// The instance that has a check with this id.
+    /// The instance that has a check with this id on a node.
     async fn check_owner(
         &self,
         namespace: &Name,
+        node: &str,
         id: &str,
     ) -> Result<(InstanceKey, Instance), Refusal> {
         self.tables.caught_up(&self.view).await;
-        let key = self.tables.find_check(namespace, id).ok_or_else(|| unknown_check(id))?;
-        let instance = self.instance(&key).ok_or_else(|| unknown_check(id))?;
-        Ok((key, instance))
+        let mut keys = self.tables.find_check(namespace, node, id).into_iter();
+        let found = keys.find_map(|key| self.instance(&key).map(|instance| (key, instance)));
+        found.ok_or_else(|| unknown_check(id))
     }
 
-    /// The instance that has a check with this id in Consul, and the check's id in Maxine.
-    pub(crate) async fn check_of_agent(
+    /// The instance that has a check with this id in Consul on a node, and the check's id in Maxine.
+    pub(crate) async fn check_on_node(
         &self,
         namespace: &Name,
+        node: &str,
         id: &str,
     ) -> Option<(InstanceKey, Name)> {
-        let (key, instance) = self.check_owner(namespace, id).await.ok()?;
+        let (key, instance) = self.check_owner(namespace, node, id).await.ok()?;
         let checks = checks_of(&instance.registration);
         let (check, _) = checks.into_iter().find(|(_, extra)| extra.id == id)?;
         Some((key, check.id))
@@ -314,8 +397,8 @@ impl Inner {
         id: &str,
         reported: Reported,
     ) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
+        let namespace = namespace(&query, &[])?;
         let note = query.get("note").unwrap_or_default().to_owned();
         let (status, output) = match reported {
             Reported::Passing => (CheckStatus::Passing, note),
@@ -329,7 +412,7 @@ impl Inner {
                 (known.ok_or_else(|| Refusal::bad("Invalid check status: \"\""))?, output)
             }
         };
-        let (key, instance) = self.check_owner(&namespace, id).await?;
+        let (key, instance) = self.check_owner(&namespace, &self.names.node, id).await?;
         let reported = instance.reported_checks().iter().find(|check| check.id.as_str() == id);
         let Some(present) = reported else {
             let text = format!("CheckID {id:?} does not have associated TTL");
@@ -366,19 +449,10 @@ impl Inner {
         self.registry.report_check(actor, None, asked.answer_by_ms, report).await.map(drop)
     }
 
-    /// Refuses a request for another datacenter, in the query or in the body.
-    fn check_own_datacenter(&self, query: &Query, in_body: &str) -> Result<(), Refusal> {
-        check_datacenter(query, &self.names)?;
-        if in_body.is_empty() || in_body.eq_ignore_ascii_case(&self.names.datacenter) {
-            return Ok(());
-        }
-        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"))
-    }
-
     pub(crate) async fn catalog_register(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
         let mut body = Object::parse(&asked.body)?;
+        let in_body = body.namespace()?;
         let node = body.text("Node")?;
         let address = body.text("Address")?;
         let skips_node = body.boolean("SkipNodeUpdate")?;
@@ -392,11 +466,8 @@ impl Inner {
         let service = body.object("Service")?;
         let mut checks = body.objects("Checks")?;
         checks.extend(body.object("Check")?);
-        for field in ["Namespace", "Partition", "EnterpriseMeta", "Locality"] {
-            body.ignore(field);
-        }
         body.finish()?;
-        self.check_own_datacenter(&query, &datacenter)?;
+        check_datacenter_name(&datacenter, &self.names)?;
         if node.is_empty() {
             return Err(Refusal::bad("Must provide node"));
         }
@@ -411,33 +482,50 @@ impl Inner {
             checks.into_iter().map(CheckBody::of_catalog).collect();
         let checks = checks?;
         let body = ServiceBody::of_catalog(service, checks)?;
+        body.check_places(&node)?;
+        let namespace = {
+            let mut named = body.namespaces();
+            named.push(&in_body);
+            namespace(&query, &named)?
+        };
+        check_datacenter_name(&body.datacenter, &self.names)?;
         let node = Name::parse("Node", &node)?;
         let client = asked.client.to_string();
         let _changing = self.changing(&body.id).await;
         self.tables.caught_up(&self.view).await;
-        let (node, extra) = self.node_of_catalog(&namespace, node, extra)?;
-        let before = self.tables.find(&namespace, &id_on_node(&body.id, node.as_str()));
-        let kept = before.as_ref().filter(|key| *key.service.service.as_str() == *body.name);
-        let present = kept.and_then(|key| self.instance(key));
+        // On the agent's node, it is a registration of the agent.
+        let (other_node, extra) = match self.names.is_own_node(node.as_str()) {
+            true => (None, extra),
+            false => {
+                let (node, extra) = self.node_of_catalog(&namespace, node, extra)?;
+                (Some(node), extra)
+            }
+        };
+        let node = other_node.clone().unwrap_or_else(|| Name::trusted(&self.names.node));
+        let id = body.id.clone();
+        let place = (node.as_str(), id.as_str());
+        let before = self.registered(&namespace, place, &body.name);
+        let present = before.as_ref().map(|(_, instance)| instance);
         let of_node = if extra.address.is_empty() { &client } else { &extra.address };
-        let kept = kept_checks(asked, present.as_ref(), &body.address(of_node)?);
-        let made = body.into_registration(Some((node, extra)), &client, kept)?;
-        let Made { service, mut registration, states, .. } = made;
-        keep_states(&mut registration, present.as_ref());
+        let kept = kept_checks(asked, &body, present, &body.address(of_node)?)?;
+        let extra = Some(extra).filter(|extra| *extra != NodeExtra::default());
+        let made = body.into_registration(other_node, extra, &client, kept)?;
+        let Made { service, mut registration, checks, states } = made;
+        self.check_ids(&namespace, place, &checks)?;
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
-        self.write(asked, service, registration).await?;
+        let is_renamed = before.as_ref().is_some_and(|(before, _)| *before != key);
+        keep_states(&mut registration, present, is_renamed);
+        self.replace(asked, place, service, registration).await?;
         for (check, status, output) in states {
             let report = CheckReport { status, output: printable(&output).into() };
             self.report(asked, key.clone(), check, report).await?;
         }
-        let renamed = before.filter(|before| *before != key);
-        self.remove(asked, renamed.into_iter().collect()).await?;
         Ok(answer::json(StatusCode::OK, false, &true))
     }
 
-    /// The node of a registration through the catalog, as it is known already: its name is written as before, and without
-    /// an address it keeps the one that it has.
+    /// The node of a registration through the catalog, other than the agent's, as it is known already: its name is
+    /// written as before, and without an address it keeps the one that it has.
     fn node_of_catalog(
         &self,
         namespace: &Name,
@@ -448,8 +536,7 @@ impl Inner {
         let present = on_node.iter().find_map(|key| self.instance(key));
         let present = present.map(|present| present.registration);
         let name = present.as_ref().and_then(|present| present.node.clone());
-        let has_address = !extra.address.is_empty();
-        if has_address || node.as_str().eq_ignore_ascii_case(&self.names.node) {
+        if !extra.address.is_empty() {
             return Ok((name.unwrap_or(node), extra));
         }
         match (name, present.and_then(|present| Extras::of(&present).node)) {
@@ -462,17 +549,15 @@ impl Inner {
     }
 
     pub(crate) async fn catalog_deregister(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let query = asked.query()?;
-        let namespace = namespace(&query)?;
+        let query = self.query(asked)?;
         let mut body = Object::parse(&asked.body)?;
+        let namespace = namespace(&query, &[&body.namespace()?])?;
         let (node, service_id) = (body.text("Node")?, body.text("ServiceID")?);
         let check_id = body.text("CheckID")?;
         let datacenter = body.text("Datacenter")?;
-        for field in ["Address", "Namespace", "Partition"] {
-            body.ignore(field);
-        }
+        body.ignore("Address");
         body.finish()?;
-        self.check_own_datacenter(&query, &datacenter)?;
+        check_datacenter_name(&datacenter, &self.names)?;
         if node.is_empty() {
             return Err(Refusal::bad("Must provide node"));
         }
@@ -480,28 +565,17 @@ impl Inner {
             let text = "a check cannot be deregistered through the catalog: register its service again without it";
             return Err(Refusal::bad(text));
         }
-        let is_own_node = node.eq_ignore_ascii_case(&self.names.node);
-        if is_own_node && service_id.is_empty() {
+        if self.names.is_own_node(&node) && service_id.is_empty() {
             let text = format!(
                 "{node:?} is the node of Maxine itself, and cannot be deregistered: send ServiceID"
             );
             return Err(Refusal::bad(text));
         }
-        let own = if is_own_node { self.agent_key(&namespace, &service_id).await } else { None };
         self.tables.caught_up(&self.view).await;
-        let keys = match (own, service_id.as_str()) {
-            (Some(key), _) => vec![key],
-            (None, id) => {
-                // Without an id, the whole node: what was registered on it through the catalog.
-                let mut all = self.tables.on_node(&namespace, &node);
-                let is_meant = |key: &InstanceKey| {
-                    let instance = self.instance(key);
-                    let of = instance.as_ref().map(|instance| &instance.registration);
-                    of.is_some_and(|of| Extras::of(of).id(of) == id)
-                };
-                all.retain(|key| id.is_empty() || is_meant(key));
-                all
-            }
+        // Without an id, the whole node: what was registered on it through this face.
+        let keys = match service_id.as_str() {
+            "" => self.tables.on_node(&namespace, &node),
+            id => self.tables.find(&namespace, &node, id),
         };
         self.remove(asked, keys).await?;
         Ok(answer::json(StatusCode::OK, false, &true))
@@ -514,25 +588,39 @@ fn place(address: &Address) -> (&str, Option<u16>) {
     (parts.host, parts.port)
 }
 
-/// The checks of the present registration, which a new one at this address keeps unless it replaces them.
+/// The checks of the present registration that a new one at this address does not replace. It keeps them.
 fn kept_checks(
     asked: &Asked,
+    body: &ServiceBody,
     present: Option<&Instance>,
     address: &Address,
-) -> Vec<(Check, CheckExtra)> {
-    let Some(present) = present else { return Vec::new() };
+) -> Result<Vec<(Check, CheckExtra)>, Refusal> {
+    let Some(present) = present else { return Ok(Vec::new()) };
     let mut kept = checks_of(&present.registration);
-    // A probe may call a secret path. A caller without a credential must not send it to another address.
+    kept.retain(|(_, extra)| !body.replaces(extra));
     let moves = place(&present.registration.address) != place(address);
-    kept.retain(|(_, extra)| asked.is_known || !moves || !extra.probe);
-    kept
+    let probe = kept.iter().find(|(_, extra)| extra.probe);
+    match probe.filter(|_| moves && !asked.is_known) {
+        // A probe may call a secret path, so a caller without a credential must not send it to another address. Without
+        // the probe, an instance that fails would count as healthy.
+        Some((_, extra)) => {
+            let text = format!(
+                "Permission denied: without a token, the check {:?} cannot go to another address: send a check in its \
+                 place, or a token",
+                extra.id
+            );
+            Err(Refusal::new(StatusCode::FORBIDDEN, text))
+        }
+        None => Ok(kept),
+    }
 }
 
-/// Lets the checks of a registration at another address begin with the states that they have now. Otherwise they would
-/// begin anew, which Consul's do not.
-fn keep_states(registration: &mut Registration, present: Option<&Instance>) {
-    let moved = present.filter(|present| present.registration.address != registration.address);
-    let Some(present) = moved else { return };
+/// Lets the checks of a registration at another address or under another name begin with the states that they have now.
+/// Otherwise they would begin anew, which Consul's do not.
+fn keep_states(registration: &mut Registration, present: Option<&Instance>, is_renamed: bool) {
+    let begins_anew =
+        |present: &&Instance| is_renamed || present.registration.address != registration.address;
+    let Some(present) = present.filter(begins_anew) else { return };
     let mut checks = registration.checks.to_vec();
     for check in &mut checks {
         let CheckKind::Ttl { initial, .. } = &mut check.kind else { continue };

@@ -78,6 +78,25 @@ pub struct NotReached {
     pub reached: u64,
 }
 
+/// The services whose names are one name in lower case, and are written otherwise.
+#[derive(Clone, Debug, Default)]
+struct MixedCase {
+    /// Sorted. A copy shares its content, so thousands of such names cost no more than others.
+    names: OrdSet<Name>,
+    /// The index at which one of the services with the name, in whatever case, last left; 0 if none did.
+    left_index: u64,
+}
+
+/// The services whose names differ only in upper and lower case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spellings {
+    /// The services: names with upper-case letters come first, in byte order, and the lower-case name comes last.
+    pub keys: Vec<ServiceKey>,
+    /// The index at which another one of them last left, as far as this node remembers; else 0. A reader of all
+    /// of them sees a change there, although none of the others has changed.
+    pub left_index: u64,
+}
+
 /// The published state of this node.
 #[derive(Debug)]
 pub struct View {
@@ -87,8 +106,9 @@ pub struct View {
     snapshot: ArcSwap<Snapshot>,
     tables: papaya::HashMap<TableKey, Arc<ServiceTable>, DefaultHashBuilder>,
     /// The services whose names contain upper-case letters (or other characters that change in lower case),
-    /// sorted, by the lower-case form of the name. Other services have no entry.
-    mixed_case: papaya::HashMap<TableKey, OrdSet<Name>, DefaultHashBuilder>,
+    /// by the lower-case form of the name. A name has an entry from the first such service until all services
+    /// with the name are gone.
+    mixed_case: papaya::HashMap<TableKey, MixedCase, DefaultHashBuilder>,
     index: watch_channel::Sender<u64>,
     hub: WatchHub,
     applied: AppliedLog,
@@ -226,13 +246,13 @@ impl View {
         match state.service(key) {
             None => {
                 if tables.remove(&key.as_ref()).is_some() {
-                    self.set_mixed_case(key, false);
+                    self.leave_mixed_case(key, state.index());
                 }
             }
             Some(service) => {
                 let previous = tables.get(&key.as_ref());
                 if previous.is_none() {
-                    self.set_mixed_case(key, true);
+                    self.join_mixed_case(key);
                 }
                 let table = ServiceTable::build(
                     key.clone(),
@@ -246,26 +266,32 @@ impl View {
         }
     }
 
-    /// Adds a service to the index of mixed-case names, or removes it. Does nothing if the name is in lower
-    /// case.
-    fn set_mixed_case(&self, key: &ServiceKey, exists: bool) {
+    /// Adds a new service to the index of mixed-case names. Does nothing if the name is in lower case.
+    fn join_mixed_case(&self, key: &ServiceKey) {
         let lower = key.service.as_str().to_lowercase();
         if lower == key.service.as_str() {
             return;
         }
         let lower = ServiceRef { namespace: key.namespace.as_str(), service: &lower };
         let mixed_case = self.mixed_case.pin();
-        // A copy shares its content, so that thousands of names that differ only in case cost no more than others.
-        let mut names = mixed_case.get(&lower).cloned().unwrap_or_default();
-        if exists {
-            names.insert(key.service.clone());
-        } else {
-            names.remove(&key.service);
-        }
-        if names.is_empty() {
+        let mut known = mixed_case.get(&lower).cloned().unwrap_or_default();
+        known.names.insert(key.service.clone());
+        mixed_case.insert(TableKey::of(lower), known);
+    }
+
+    /// Removes a service that left at `index`, and whose table is removed already, from the index of mixed-case names.
+    fn leave_mixed_case(&self, key: &ServiceKey, index: u64) {
+        let lower = key.service.as_str().to_lowercase();
+        let lower = ServiceRef { namespace: key.namespace.as_str(), service: &lower };
+        let mixed_case = self.mixed_case.pin();
+        // Most names have no entry, because they are in lower case.
+        let Some(mut known) = mixed_case.get(&lower).cloned() else { return };
+        known.names.remove(&key.service);
+        known.left_index = index;
+        if known.names.is_empty() && self.table(lower).is_none() {
             mixed_case.remove(&lower);
         } else {
-            mixed_case.insert(TableKey::of(lower), names);
+            mixed_case.insert(TableKey::of(lower), known);
         }
     }
 
@@ -346,10 +372,26 @@ impl View {
             let lower = service.service.to_lowercase();
             let lower = ServiceRef { namespace, service: &lower };
             let mixed_case = self.mixed_case.pin();
-            let mut names = mixed_case.get(&lower).into_iter().flat_map(|names| names.iter());
+            let mut names = mixed_case.get(&lower).into_iter().flat_map(|known| known.names.iter());
             let of = |name: &Name| self.table(ServiceRef { namespace, service: name.as_str() });
             names.find_map(of).or_else(|| self.table(lower))
         })
+    }
+
+    /// The services with this name in whatever case. They are newer than a snapshot that was taken before.
+    #[must_use]
+    pub fn spellings(&self, service: ServiceRef<'_>) -> Spellings {
+        let namespace = service.namespace;
+        let lower = service.service.to_lowercase();
+        let lower = ServiceRef { namespace, service: &lower };
+        let key = |service: ServiceRef<'_>| self.with_table(service, |table| table.key().clone());
+        let mixed_case = self.mixed_case.pin();
+        let Some(known) = mixed_case.get(&lower) else {
+            return Spellings { keys: key(lower).into_iter().collect(), left_index: 0 };
+        };
+        let mixed = known.names.iter().map(|name| ServiceRef { namespace, service: name.as_str() });
+        let keys = mixed.chain([lower]).filter_map(key).collect();
+        Spellings { keys, left_index: known.left_index }
     }
 
     /// The table of a service, if it exists, and an index at which this answer is true. Tables are published
@@ -428,6 +470,38 @@ mod tests {
         }
     }
 
+    /// A reader of all spellings would otherwise miss that one of them has left.
+    #[test]
+    fn all_spellings_of_a_name_are_found_and_the_index_at_which_one_left() {
+        let view = View::new(Clock::system());
+        let mut world = Published { state: ControlState::default(), view, requests: 0 };
+        let found = |world: &Published| {
+            let wanted = ServiceRef { namespace: "default", service: "ORDERS" };
+            let Spellings { keys, left_index } = world.view.spellings(wanted);
+            let names: Vec<_> = keys.iter().map(|key| key.service.to_string()).collect();
+            (names.join(" "), left_index)
+        };
+        assert_eq!(found(&world), (String::new(), 0));
+        world.set("orders", true);
+        assert_eq!(found(&world), ("orders".into(), 0));
+        world.set("other", true);
+        world.set("other", false);
+        world.set("oRders", true);
+        world.set("Orders", true);
+        assert_eq!(found(&world), ("Orders oRders orders".into(), 0));
+        world.set("Orders", false);
+        let left_index = world.state.index();
+        assert_eq!(found(&world), ("oRders orders".into(), left_index));
+        world.set("oRders", false);
+        assert!(world.state.index() > left_index);
+        assert_eq!(found(&world), ("orders".into(), world.state.index()));
+        world.set("Orders", true);
+        world.set("orders", false);
+        assert_eq!(found(&world), ("Orders".into(), world.state.index()));
+        world.set("Orders", false);
+        assert_eq!(found(&world), (String::new(), 0));
+    }
+
     #[test]
     fn a_service_is_found_without_regard_to_case_and_always_the_same_one() {
         let view = View::new(Clock::system());
@@ -445,7 +519,9 @@ mod tests {
         assert_eq!(world.find("ORDERS"), found("oRders"));
         world.set("oRders", false);
         assert_eq!(world.find("ORDERS"), found("orders"));
+        world.set("orders", false);
         assert!(world.view.mixed_case.is_empty());
+        world.set("orders", true);
         world.set("\u{00dc}BER", true);
         assert_eq!(world.find("\u{00fc}ber"), found("\u{00dc}BER"));
         for variant in 0..2_000_u32 {

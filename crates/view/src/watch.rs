@@ -55,14 +55,25 @@ pub enum WatchScope {
     Namespace(Name),
     /// The changes of one service.
     Service(ServiceKey),
+    /// The changes of the services with this name in whatever case. The key has it in lower case:
+    /// [`Self::ignoring_case`] makes it.
+    IgnoringCase(ServiceKey),
 }
 
 impl WatchScope {
+    /// The changes of the services with this name in whatever case.
+    #[must_use]
+    pub fn ignoring_case(key: &ServiceKey) -> Self {
+        let lower = Name::trusted(&key.service.as_str().to_lowercase());
+        Self::IgnoringCase(ServiceKey::new(key.namespace.clone(), lower))
+    }
+
     fn covers(&self, event: &Event) -> bool {
         match (self, event.kind.service()) {
             (Self::Everything, _) => true,
             (Self::Namespace(name), Some(key)) => key.namespace == *name,
             (Self::Service(wanted), Some(key)) => key == wanted,
+            (Self::IgnoringCase(_), Some(key)) => *self == Self::ignoring_case(key),
             (_, None) => false,
         }
     }
@@ -182,6 +193,7 @@ impl WatchHub {
         for event in &events {
             let Some(key) = event.kind.service() else { continue };
             self.publish_to(&WatchScope::Service(key.clone()), event, bounds);
+            self.publish_to(&WatchScope::ignoring_case(key), event, bounds);
             self.publish_to(&WatchScope::Namespace(key.namespace.clone()), event, bounds);
         }
     }
@@ -394,6 +406,17 @@ mod tests {
         assert_eq!(indices(&resumed.take(10).unwrap()), [3]);
         let mut new_scope = hub.subscribe(service("b"), 2).unwrap();
         assert_eq!(indices(&new_scope.take(10).unwrap()), [4, 5]);
+    }
+
+    #[test]
+    fn a_watcher_that_ignores_case_sees_the_changes_of_every_spelling() {
+        let hub = WatchHub::new();
+        let key = ServiceKey::new(Name::trusted("default"), Name::trusted("Web"));
+        hub.publish(&[event("web", 1), event("b", 2), event("WEB", 3)], 3);
+        let mut watcher = hub.subscribe(WatchScope::ignoring_case(&key), 0).unwrap();
+        assert_eq!(indices(&watcher.take(10).unwrap()), [1, 3]);
+        hub.publish(&[event("Web", 4), event("b", 5), event("wEb", 6)], 6);
+        assert_eq!(indices(&watcher.take(10).unwrap()), [4, 6]);
     }
 
     /// Subscribing to everything must not lock the same ring twice: a change that is published between the two

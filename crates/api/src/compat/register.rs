@@ -9,7 +9,7 @@ use super::json::{answer, read_object};
 use super::registration;
 use super::time::us_english;
 use crate::compat_error::CompatError;
-use crate::{AppState, CalledBy, RequestContext, registrants};
+use crate::{AppState, CalledBy, RequestContext, registrants, reserved};
 
 pub(super) async fn register(
     State(state): State<AppState>,
@@ -20,6 +20,8 @@ pub(super) async fn register(
     let body = read_object(&state, request).await?;
     let default_s = state.view().snapshot().state.config().config.heartbeat_timeout_s;
     let (key, asked) = registration::read(&body, default_s).map_err(CompatError::bad_request)?;
+    let asked = reserved::keep(&state.view().snapshot().state, &key, asked)
+        .map_err(|problem| CompatError::bad_request(problem.detail))?;
     let allowed = state.forwarder().egress().check_address(&asked.address);
     allowed.map_err(|denied| CompatError::bad_request(denied.to_string()))?;
     state.count_registrant(&caller, &context.client, &key.instance(asked.id.clone())).map_err(

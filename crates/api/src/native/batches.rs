@@ -17,7 +17,7 @@ use super::extract::{
 use super::fresh::{AnswerBy, Answered, Write};
 use super::shape::{CheckBody, Metadata, RegistrationBody};
 use crate::problem::Problem;
-use crate::{AppState, CalledBy, Caller, RequestContext};
+use crate::{AppState, CalledBy, Caller, RequestContext, reserved};
 use maxine_control::leases::LeaseId;
 use maxine_gateway::ClientAddr;
 use maxine_state::limits::{BATCH_ITEMS_MAX, check_count};
@@ -90,7 +90,8 @@ pub(super) struct BatchRegistration {
     #[serde(default)]
     #[schema(max_items = 64)]
     tags: Vec<String>,
-    /// Metadata entries.
+    /// Metadata entries. Keys that begin with `consul-` belong to the API of Consul: they stay as they are, and a request
+    /// cannot set them.
     #[serde(default)]
     metadata: Metadata,
     /// The probe of the instance, if it differs from that of the service's policy.
@@ -131,6 +132,7 @@ impl BatchRegistration {
             checks: self.checks,
         };
         let registration = body.into_registration(id, config)?;
+        let registration = reserved::keep(&state.view().snapshot().state, &key, registration)?;
         super::check_target(state, &registration)?;
         state.count_registrant(caller, client, &key.instance(registration.id.clone()))?;
         Ok((key, registration))

@@ -18,7 +18,7 @@ use super::shape::{Detail, InstanceView, RegistrationBody};
 use crate::lists::{LONG_OBJECT_LEN_MIN, Listing};
 use crate::observations;
 use crate::problem::{Problem, ProblemKind};
-use crate::{AppState, CalledBy, RequestContext};
+use crate::{AppState, CalledBy, RequestContext, reserved};
 use maxine_actors::registry::Renewal;
 use maxine_state::limits::{NAME_LEN_MAX, TEXT_LEN_MAX, check_text};
 use maxine_state::{
@@ -210,6 +210,7 @@ pub(super) async fn register_instance(
     super::check_probe(&caller, body.probe.as_ref())?;
     let config = state.view().snapshot().state.config().clone();
     let registration = body.into_registration(key.instance.clone(), &config.config)?;
+    let registration = reserved::keep(&state.view().snapshot().state, &key.service, registration)?;
     super::check_target(&state, &registration)?;
     state.count_registrant(&caller, &context.client, &key)?;
     let items = vec![(key.service, registration)];

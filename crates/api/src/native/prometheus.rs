@@ -13,6 +13,7 @@ use super::extract::Params;
 use super::fresh::{Fresh, Freshness};
 use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
+use crate::reserved::is_reserved;
 use maxine_state::limits::{TAG_LEN_MAX, check_text};
 use maxine_state::{
     AddressParts, InTraffic, Instance, Liveness, Name, Registration, Scheme, ServiceKey,
@@ -160,9 +161,8 @@ impl TargetGroup {
         if let Some(path) = entry(registration, PATH).filter(|path| is_path(path)) {
             put("__metrics_path__", path);
         }
-        let is_shown = |(key, value): &&(Name, Box<str>)| {
-            !value.is_empty() && !key.as_str().starts_with(super::shape::RESERVED_METADATA)
-        };
+        let is_shown =
+            |(key, value): &&(Name, Box<str>)| !value.is_empty() && !is_reserved(key.as_str());
         for (key, value) in registration.metadata.iter().filter(is_shown) {
             let name = format!("__meta_maxine_metadata_{}", label_name(key.as_str()));
             // The entries are sorted by key. The first of several with one label is kept.

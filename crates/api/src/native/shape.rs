@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::counts::InstanceCounts;
 use crate::Caller;
 use crate::problem::{Problem, ProblemKind};
+use crate::reserved::is_reserved;
 use maxine_control::health::flap_score;
 use maxine_state::limits::{self, check_count, check_range};
 use maxine_state::{
@@ -18,9 +19,6 @@ use maxine_state::{
     Instance, Limit, LimitExceeded, Liveness, Name, ProbeSpec, Readiness, Registration, Role,
     RuntimeConfig, Scheme, SelectionStrategy, ServiceKey, ServiceState,
 };
-
-/// Metadata keys with this prefix belong to the face for clients of Consul.
-pub(super) const RESERVED_METADATA: &str = "consul-";
 
 /// Entries with unique keys. A repeated key is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -103,7 +101,8 @@ pub(super) struct RegistrationBody {
     #[serde(default)]
     #[schema(max_items = 64)]
     pub(super) tags: Vec<String>,
-    /// Metadata entries.
+    /// Metadata entries. Keys that begin with `consul-` belong to the API of Consul: they stay as they are, and a request
+    /// cannot set them.
     #[serde(default)]
     pub(super) metadata: Metadata,
     /// The probe of the instance, if it differs from that of the service's policy.
@@ -455,7 +454,7 @@ impl InstanceRecord {
         let entry = |(key, value): &(Name, Box<str>)| (text(key), value.as_ref().to_owned());
         // What the face for clients of Consul keeps includes what its checks call.
         let is_shown = |(key, _): &&(Name, Box<str>)| {
-            detail != Detail::WithoutProbes || !key.as_str().starts_with(RESERVED_METADATA)
+            detail != Detail::WithoutProbes || !is_reserved(key.as_str())
         };
         let shown = registration.metadata.iter().filter(is_shown);
         let parts = registration.address.parts();
@@ -504,7 +503,7 @@ impl InstanceView {
     pub(super) fn may_have_secrets(&self) -> bool {
         let InstanceRecord { probe, metadata, .. } = &self.record;
         probe.as_ref().is_some_and(|probe| !probe.headers.is_empty())
-            || metadata.0.keys().any(|name| name.starts_with(RESERVED_METADATA))
+            || metadata.0.keys().any(|name| is_reserved(name))
     }
 
     /// The instance as it is at `now_ms`, in milliseconds since 1970.
