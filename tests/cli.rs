@@ -301,7 +301,7 @@ fn log_levels_are_set_on_every_node_and_the_doctor_looks_at_every_node() {
     assert_eq!((has("tokens", "good"), has("administrators", "good")), (1, 1), "{findings:?}");
     assert_eq!((has("certificates", "good"), has("signing keys", "good")), (3, 1), "{findings:?}");
     assert_eq!(has("redis", "unknown"), 0, "{findings:?}");
-    for check in ["peers", "proxies", "passwords", "file modes", "secrets"] {
+    for check in ["peers", "proxies", "passwords", "file modes", "secrets", "audit"] {
         assert_eq!(has(check, "unknown"), 1, "{check}: {findings:?}");
     }
 

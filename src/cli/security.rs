@@ -21,6 +21,7 @@ use maxine_identity::{ClientAuth, break_glass_file};
 use maxine_raft::pki::{certificate_end_ms, certificate_life_ms};
 use maxine_state::AuditClass;
 use maxine_telemetry::AlertKind;
+use maxine_telemetry::audit_forward::AuditForwardSettings;
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 /// A certificate with a longer life is a warning, in days.
@@ -51,6 +52,7 @@ const OF_SETTINGS: &[(&str, &str)] = &[
     ("certificates", "http.tls_cert, raft.tls_cert, state.redis_tls_cert"),
     ("file modes", "node.data_dir and the files of keys"),
     ("secrets", "MAXINE_JWT_SECRET, MAXINE_ADMIN_PASSWORD"),
+    ("audit", "audit.file, audit.syslog_address, audit.http_url"),
 ];
 
 /// Reports what only the settings file of a node shows. `backend` is that of the nodes, if it is known.
@@ -248,18 +250,19 @@ pub(super) struct OfCluster {
 /// Asks for the accounts, the API tokens, the signing keys and the sign-ins.
 pub(super) async fn ask_cluster(connect: &ConnectArgs) -> OfCluster {
     let ask = async |request: Request| {
-        let request = request.query("limit", Some(ITEMS_MAX));
         let client = connect.client()?;
         Box::pin(client.send(&request)).await
     };
     let sign_ins = Request::get(&["audit"])
         .query("action", Some("session.create"))
         .query("outcome", Some("success"));
+    // The list of signing keys is always complete.
+    let page = |request: Request| request.query("limit", Some(ITEMS_MAX));
     let (tokens, users, keys, sign_ins) = join4(
-        ask(Request::get(&["tokens"])),
-        ask(Request::get(&["users"])),
+        ask(page(Request::get(&["tokens"]))),
+        ask(page(Request::get(&["users"]))),
         ask(Request::get(&["keys"])),
-        ask(sign_ins),
+        ask(page(sign_ins)),
     )
     .await;
     OfCluster { tokens, users, keys, sign_ins }
@@ -302,15 +305,24 @@ pub(super) fn check_cluster(of_cluster: OfCluster, now_ms: u64, findings: &mut F
     if let Some(users) = items(&users, "administrators", findings) {
         check_administrators(users, &sign_ins, findings);
     }
+}
+
+/// Whether audit records reach another machine before they are removed.
+fn check_audit(forward: &AuditForwardSettings, subject: &str, findings: &mut Findings) {
     let days = |class: AuditClass| class.retention_ms() / DAY_MS;
-    let found = format!(
-        "the version of this command keeps records of accounts for {} days and of sign-ins for {} days; no setting \
-         changes that",
+    let kept = format!(
+        "records of accounts are kept for {} days, and those of sign-ins for {} days",
         days(AuditClass::Identities),
         days(AuditClass::Access)
     );
-    let fix = "export the audit log to another machine regularly: 'maxine audit export'";
-    findings.add(Level::Warning, "audit", "", &format!("{found}; nodes forward none of them"), fix);
+    if forward.is_on() {
+        let found = format!("audit records are forwarded; {kept}");
+        findings.add(Level::Good, "audit", subject, &found, "");
+    } else {
+        let fix = "set audit.file, audit.syslog_address or audit.http_url; see docs/guides/answer-an-auditor.md";
+        let found = format!("audit records are not forwarded; {kept}");
+        findings.add(Level::Warning, "audit", subject, &found, fix);
+    }
 }
 
 fn check_tokens(tokens: &[Value], findings: &mut Findings) {
@@ -509,6 +521,7 @@ pub(super) fn check_settings(
         BackendKind::Redis => check_redis(config, subject, findings),
         BackendKind::Local | BackendKind::SharedFile => {}
     }
+    check_audit(&config.audit, subject, findings);
     check_life(config, findings);
     check_files(config, now_ms, findings);
     check_mode(&break_glass_file(&config.data_dir), findings);

@@ -29,6 +29,13 @@ fn of_settings(change: impl FnOnce(&mut NodeConfig)) -> Findings {
     findings
 }
 
+#[test]
+fn a_node_that_forwards_no_audit_records_is_found() {
+    assert_eq!(levels(&of_settings(|_| ()), "audit"), [Level::Warning]);
+    let forwards = of_settings(|config| config.audit.file = Some("/var/log/audit.jsonl".into()));
+    assert_eq!(levels(&forwards, "audit"), [Level::Good]);
+}
+
 fn is_open(config: &mut NodeConfig) {
     config.http.host = "0.0.0.0".parse().unwrap();
 }

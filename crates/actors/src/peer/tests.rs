@@ -30,13 +30,13 @@ fn every_message_keeps_its_bytes() {
     let kinds = |bytes: &[&[u8]]| bytes.iter().map(|bytes| bytes[0]).collect::<BTreeSet<u8>>();
     let asked = kinds(&asks.iter().map(|(_, bytes)| *bytes).collect::<Vec<_>>());
     let answered = kinds(&answers.iter().map(|(_, bytes)| *bytes).collect::<Vec<_>>());
-    assert_eq!(asked, (0..13).collect(), "one of each kind");
+    assert_eq!(asked, (0..14).collect(), "one of each kind");
     assert_eq!(answered, asked);
     asks.iter().for_each(|(ask, bytes)| keeps_its_bytes(ask, bytes));
     answers.iter().for_each(|(answer, bytes)| keeps_its_bytes(answer, bytes));
     // The first kind that no row has yet.
-    assert_eq!(decode::<Ask>(b"\x0d"), Err(MessageError::Unknown));
-    assert_eq!(decode::<Answer>(b"\x0d"), Err(MessageError::Unknown));
+    assert_eq!(decode::<Ask>(b"\x0e"), Err(MessageError::Unknown));
+    assert_eq!(decode::<Answer>(b"\x0e"), Err(MessageError::Unknown));
 }
 
 #[test]
@@ -122,9 +122,9 @@ async fn a_question_gets_its_answer_or_says_why_not() {
 #[tokio::test]
 async fn messages_of_a_newer_node_are_refused_with_the_reason() {
     let newer = "unknown message: it comes from a newer version of Maxine, or is damaged";
-    let refused = PeerRouter::new().handle(Bytes::from_static(b"\x0d")).await;
+    let refused = PeerRouter::new().handle(Bytes::from_static(b"\x0e")).await;
     assert_eq!(refused, Err(newer.to_owned()));
-    let answer = call(&store(Arc::new(Raw(b"\x0d"))), To::Leader, WallTime, SOON).await;
+    let answer = call(&store(Arc::new(Raw(b"\x0e"))), To::Leader, WallTime, SOON).await;
     assert_eq!(answer, Err(CallError::Unreadable(newer.to_owned())));
     let other = call(&store(Arc::new(Raw(b"\x01"))), To::Leader, WallTime, SOON).await;
     let wrong = CallError::Unreadable("the node answered another question".into());
