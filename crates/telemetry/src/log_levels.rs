@@ -371,6 +371,7 @@ mod tests {
             "jiff-core",
             "maxine-bench",
             "maxine-chaos-tests",
+            "maxine-client",
             "tracing",
             "tracing-log",
             "tracing-serde",
