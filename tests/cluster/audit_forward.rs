@@ -258,14 +258,11 @@ fn a_syslog_receiver_over_tls_gets_every_record_although_its_first_connection_br
             numbers.filter(|seq| *seq < next).collect::<BTreeSet<u64>>().into_iter().eq(0..next)
         };
         until("records are missing", async || has_all()).await;
-        let messages = messages.lock();
-        let mut all = messages.iter();
-        let (head, record) =
-            all.find(|(_, record)| record["object"] == "default/orders/i3").unwrap();
+        let of_i3 = |(_, record): &&(String, Value)| record["object"] == "default/orders/i3";
+        let (head, record) = messages.lock().iter().find(of_i3).unwrap().clone();
         assert_eq!(record["action"], "instance.register");
         assert!(head.starts_with("<110>1 20"), "{head}");
         assert!(head.ends_with("Z node-1 maxine - instance.register - "), "{head}");
-        drop(messages);
         node.stop().await;
     });
 }

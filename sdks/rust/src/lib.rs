@@ -31,7 +31,7 @@ pub use credentials::ClientCredentials;
 pub use error::Error;
 pub use instances::{Instance, Request};
 pub use layer::{Resolving, ResolvingLayer};
-pub use options::{Attempt, Call, Options};
+pub use options::{Attempt, Call, Hook, Options};
 pub use provider::ClientCredentialsOptions;
 pub use registration::{KeptInstance, NewInstance};
 pub use resolver::{Chosen, Resolver};

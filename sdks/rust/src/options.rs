@@ -11,6 +11,9 @@ use crate::error::Error;
 use crate::tls::ClientCertificate;
 use crate::trace::Tracer;
 
+/// A function that is called with each event of one kind.
+pub type Hook<T> = Arc<dyn Fn(&T) + Send + Sync>;
+
 /// The settings of a [`Client`](crate::Client). The functions in it must return soon, and must not block.
 #[derive(Clone)]
 pub struct Options {
@@ -31,11 +34,11 @@ pub struct Options {
     /// The limit of one attempt; by default 3 s.
     pub attempt_timeout: Duration,
     /// Gets the errors of the work in the background.
-    pub on_error: Option<Arc<dyn Fn(&Error) + Send + Sync>>,
+    pub on_error: Option<Hook<Error>>,
     /// Gets each request to a node, when its answer has begun or it has failed.
-    pub on_attempt: Option<Arc<dyn Fn(&Attempt) + Send + Sync>>,
+    pub on_attempt: Option<Hook<Attempt>>,
     /// Gets each use of an instance, at its end.
-    pub on_call: Option<Arc<dyn Fn(&Call) + Send + Sync>>,
+    pub on_call: Option<Hook<Call>>,
     /// Begins and ends spans, for example those of [`TracingTracer`](crate::trace::TracingTracer).
     pub tracer: Option<Arc<dyn Tracer>>,
 }

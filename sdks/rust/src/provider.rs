@@ -3,7 +3,6 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Request, Url, header};
@@ -12,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Error, with_causes};
+use crate::options::Hook;
 use crate::path::form_encoded;
 use crate::tls;
 
@@ -46,7 +46,7 @@ pub struct ClientCredentialsOptions {
     /// A PEM file with the certificates that the provider is checked with; by default those of the system.
     pub ca_file: Option<PathBuf>,
     /// Gets the errors of fetches while the former token is still valid. It must return soon, and must not block.
-    pub on_error: Option<Arc<dyn Fn(&Error) + Send + Sync>>,
+    pub on_error: Option<Hook<Error>>,
 }
 
 /// Why there is no token.
