@@ -1402,6 +1402,7 @@ fn the_help_is_the_recorded_one() {
         &["drain"],
         &["undrain"],
         &["health"],
+        &["lock"],
         &["resolve"],
         &["explain", "resolve"],
         &["doctor"],
