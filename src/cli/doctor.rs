@@ -504,14 +504,11 @@ fn check_machine(file: &Path, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use serde_json::json;
 
     use super::super::client::Problem;
     use super::super::exit;
     use super::super::finding::cluster_was_checked;
-    use super::security::check_mode;
     use super::*;
 
     fn levels(findings: &Findings, check: &str) -> Vec<Level> {
@@ -723,21 +720,5 @@ mod tests {
         assert_eq!(code(&[401, 401]), Some(exit::REFUSED));
         assert_eq!(code(&[404]), Some(exit::UNAVAILABLE));
         assert_eq!(code(&[401, 200]), None);
-    }
-
-    #[test]
-    fn a_file_that_others_can_read_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("key.pem");
-        std::fs::write(&file, "").unwrap();
-        for (mode, level) in
-            [(0o600, Level::Good), (0o640, Level::Warning), (0o604, Level::Warning)]
-        {
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-            let mut findings = Findings::default();
-            check_mode(&file, &mut findings);
-            check_mode(&dir.path().join("none"), &mut findings);
-            assert_eq!(levels(&findings, "file modes"), [level, Level::Unknown]);
-        }
     }
 }

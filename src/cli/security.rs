@@ -4,7 +4,7 @@
 //! file they are reported as unknown.
 
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use futures::future::{join_all, join4};
@@ -34,6 +34,8 @@ const PROXY_PREFIX_MIN: (u8, u8) = (16, 48);
 const ITEMS_MAX: u64 = 1_000;
 /// How the warning of a node begins whose registration is open.
 pub(super) const REGISTRATION_IS_OPEN: &str = "registration is open";
+/// The user id of root.
+const ROOT: u32 = 0;
 /// What to do to learn what a node does not show.
 const WITH_CONFIG: &str = "run it on the machine of the node, with --config";
 /// What to do if a node does not show something without the token of an administrator.
@@ -524,7 +526,7 @@ pub(super) fn check_settings(
     check_audit(&config.audit, subject, findings);
     check_life(config, findings);
     check_files(config, now_ms, findings);
-    check_mode(&break_glass_file(&config.data_dir), findings);
+    check_mode(&break_glass_file(&config.data_dir), user_of(config), findings);
 }
 
 fn check_peers(config: &NodeConfig, subject: &str, findings: &mut Findings) {
@@ -646,28 +648,77 @@ pub(super) fn check_files(config: &NodeConfig, now_ms: u64, findings: &mut Findi
     }
     let keys = [&config.raft.tls_key, &config.state.redis_tls_key, &config.state.redis_url_file];
     let private = config.http.tls_key.iter().chain(keys).chain([&config.data_dir]);
+    let node_user = user_of(config);
     for path in private.filter(|path| !path.as_os_str().is_empty()) {
-        check_mode(path, findings);
+        check_mode(path, node_user, findings);
     }
 }
 
-/// Whether other users of the machine have access to a file or directory.
-pub(super) fn check_mode(path: &Path, findings: &mut Findings) {
+/// Whether other users of the machine have access to a file or directory of a node, whose data belongs to `node_user`.
+fn check_mode(path: &Path, node_user: Option<u32>, findings: &mut Findings) {
     let subject = path.display().to_string();
-    match std::fs::metadata(path).map(|found| found.permissions().mode() & 0o777) {
-        Ok(mode) if mode & 0o077 == 0 => {
-            findings.add(Level::Good, "file modes", &subject, "only its owner has access", "");
-        }
-        Ok(mode) => {
-            let found = format!("other users have access (mode {mode:03o})");
-            let fix = format!("chmod go= {subject}");
-            findings.add(Level::Warning, "file modes", &subject, &found, &fix);
+    match std::fs::metadata(path) {
+        Ok(found) => {
+            let mode = found.permissions().mode() & 0o777;
+            let (found, change) = match found.is_dir() {
+                true => directory_verdict(mode, found.uid(), node_user),
+                false => file_verdict(mode, found.uid(), node_user),
+            };
+            let level = if change.is_empty() { Level::Good } else { Level::Warning };
+            let fix = if change.is_empty() { String::new() } else { format!("{change} {subject}") };
+            findings.add(level, "file modes", &subject, &found, &fix);
         }
         Err(error) => {
             let why = maxine_wording::io(&error);
             findings.add(Level::Unknown, "file modes", &subject, &why, "run it as the node's user");
         }
     }
+}
+
+/// What the mode of a secret file means, and the command that corrects it; empty if it is good. A node often reads a file
+/// that root owns as a member of its group, so the group loses its access only if the node owns the file.
+fn file_verdict(mode: u32, owner: u32, node_user: Option<u32>) -> (String, &'static str) {
+    if mode & 0o077 == 0 {
+        return ("only its owner has access".into(), "");
+    }
+    if owner == ROOT && mode & 0o037 == 0 {
+        return ("root owns it, and its group may read it".into(), "");
+    }
+    if owner != ROOT && node_user == Some(owner) {
+        return (format!("other users have access (mode {mode:03o})"), "chmod go=");
+    }
+    let change = match (mode & 0o007 != 0, mode & 0o030 != 0) {
+        (true, true) => "chmod g-wx,o=",
+        (true, false) => "chmod o=",
+        (false, true) => "chmod g-wx",
+        // The group keeps its access, so the node can still read the file.
+        (false, false) => {
+            let found = format!("neither root nor the node's user owns it (mode {mode:03o})");
+            return (found, "chown root");
+        }
+    };
+    (format!("other users have more access than a node needs (mode {mode:03o})"), change)
+}
+
+/// As [`file_verdict`], for a directory. A node may need to write to one that root owns as a member of its group.
+fn directory_verdict(mode: u32, owner: u32, node_user: Option<u32>) -> (String, &'static str) {
+    match (mode & 0o077, mode & 0o007) {
+        (0, _) => ("only its owner has access".into(), ""),
+        (_, 0) if owner == ROOT => ("root owns it, and its group has access".into(), ""),
+        _ if owner != ROOT && node_user == Some(owner) => {
+            (format!("other users have access (mode {mode:03o})"), "chmod go=")
+        }
+        (_, 0) => {
+            let found = format!("neither root nor the node's user owns it (mode {mode:03o})");
+            (found, "chown root")
+        }
+        _ => (format!("other users have access (mode {mode:03o})"), "chmod o="),
+    }
+}
+
+/// The user of a node: the owner of its data. `None` if that cannot be seen.
+fn user_of(config: &NodeConfig) -> Option<u32> {
+    std::fs::metadata(&config.data_dir).ok().map(|found| found.uid())
 }
 
 #[cfg(test)]
