@@ -84,7 +84,9 @@ pub(super) async fn check_node(
     check_access(node, connect, limit_ms, status, findings).await;
     check_strangers(node, connect, limit_ms, findings).await;
     let request = Request::get(&["alerts"]).query("limit", Some(ITEMS_MAX)).within(limit_ms);
-    check_tls_alerts(&node.url, &Box::pin(node.client.send(&request)).await, findings);
+    let alerts = Box::pin(node.client.send(&request)).await;
+    check_tls_alerts(&node.url, &alerts, findings);
+    check_audit_alerts(&node.url, &alerts, findings);
 }
 
 /// Whether a URL is of this machine only.
@@ -241,6 +243,41 @@ fn check_tls_alerts(url: &str, answer: &Result<Answer, CliError>, findings: &mut
     }
 }
 
+/// What a node says about audit records that did not reach a sink.
+fn check_audit_alerts(url: &str, answer: &Result<Answer, CliError>, findings: &mut Findings) {
+    let answer = match answer {
+        Ok(answer) => &answer.body,
+        Err(error) => {
+            let why = format!("its alerts are not known: {}", error.of_one_node());
+            return findings.add(Level::Unknown, "audit", url, &why, VIEWER);
+        }
+    };
+    let mut is_good = true;
+    for alert in answer["items"].as_array().into_iter().flatten() {
+        let is_of =
+            |kind: AlertKind, state: &str| alert["type"] == kind.name() && alert["state"] == state;
+        let text = |field: &str| alert[field].as_str().unwrap_or_default();
+        let (object, message) = (text("object"), text("message"));
+        let found = if is_of(AlertKind::AuditForwardFailing, "active") {
+            format!("{object}: {message}")
+        } else if is_of(AlertKind::AuditForwardGap, "event") {
+            // What was lost stays lost, so this has no end.
+            let at = alert["time_ms"].as_u64().map_or_else(String::new, timestamp);
+            format!("{object}: at {at}: {message}")
+        } else {
+            continue;
+        };
+        is_good = false;
+        let level = if alert["severity"] == "critical" { Level::Problem } else { Level::Warning };
+        let fix = "see docs/operations/audit-forwarding.md";
+        findings.add(level, "audit", url, &found, fix);
+    }
+    if is_good {
+        let found = "no alert about the forwarding of audit records is listed";
+        findings.add(Level::Good, "audit", url, found, "");
+    }
+}
+
 /// What the cluster answers about accounts and secrets.
 pub(super) struct OfCluster {
     tokens: Result<Answer, CliError>,
@@ -309,7 +346,7 @@ pub(super) fn check_cluster(of_cluster: OfCluster, now_ms: u64, findings: &mut F
     }
 }
 
-/// Whether audit records reach another machine before they are removed.
+/// Whether audit records are forwarded to another machine before they are removed. Only a node knows whether they reach it.
 fn check_audit(forward: &AuditForwardSettings, subject: &str, findings: &mut Findings) {
     let days = |class: AuditClass| class.retention_ms() / DAY_MS;
     let kept = format!(
@@ -317,14 +354,22 @@ fn check_audit(forward: &AuditForwardSettings, subject: &str, findings: &mut Fin
         days(AuditClass::Identities),
         days(AuditClass::Access)
     );
-    if forward.is_on() {
-        let found = format!("audit records are forwarded; {kept}");
-        findings.add(Level::Good, "audit", subject, &found, "");
-    } else {
-        let fix = "set audit.file, audit.syslog_address or audit.http_url; see docs/guides/answer-an-auditor.md";
-        let found = format!("audit records are not forwarded; {kept}");
-        findings.add(Level::Warning, "audit", subject, &found, fix);
+    let receivers = [("syslog", &forward.syslog_address), ("HTTP", &forward.http_url)];
+    let set = receivers.iter().filter(|(_, place)| !place.is_empty()).map(|(name, _)| *name);
+    let set: Vec<&str> = set.collect();
+    if !set.is_empty() {
+        let found = format!(
+            "a sink is set ({}); whether records reach it is not checked here",
+            set.join(", ")
+        );
+        return findings.add(Level::Good, "audit", subject, &found, "");
     }
+    let to = match forward.is_on() {
+        true => "audit records are forwarded only to a file on this machine",
+        false => "audit records are not forwarded",
+    };
+    let fix = "set audit.syslog_address or audit.http_url; see docs/guides/answer-an-auditor.md";
+    findings.add(Level::Warning, "audit", subject, &format!("{to}; {kept}"), fix);
 }
 
 fn check_tokens(tokens: &[Value], findings: &mut Findings) {

@@ -32,8 +32,35 @@ fn of_settings(change: impl FnOnce(&mut NodeConfig)) -> Findings {
 #[test]
 fn a_node_that_forwards_no_audit_records_is_found() {
     assert_eq!(levels(&of_settings(|_| ()), "audit"), [Level::Warning]);
-    let forwards = of_settings(|config| config.audit.file = Some("/var/log/audit.jsonl".into()));
+    let to_file = of_settings(|config| config.audit.file = Some("/var/log/audit.jsonl".into()));
+    assert_eq!(levels(&to_file, "audit"), [Level::Warning]);
+    let forwards = of_settings(|config| config.audit.syslog_address = "logs.example:6514".into());
     assert_eq!(levels(&forwards, "audit"), [Level::Good]);
+    // Regression: doctor said that records were forwarded while the only sink failed.
+    let found = forwards.0.iter().find(|finding| finding.check == "audit").unwrap();
+    let expected = "a sink is set (syslog); whether records reach it is not checked here";
+    assert_eq!(found.found, expected);
+}
+
+#[test]
+fn alerts_about_the_forwarding_of_audit_records_are_findings() {
+    let of = |kind: AlertKind, state: &str| {
+        let alert = json!({
+            "type": kind.name(), "state": state, "severity": kind.severity().as_str(), "time_ms": 1,
+            "object": "n1 syslog", "message": "no answer",
+        });
+        let body = json!({"items": [alert]});
+        let answer = Ok(Answer { headers: reqwest::header::HeaderMap::new(), body });
+        let mut findings = Findings::default();
+        check_audit_alerts("http://n:1", &answer, &mut findings);
+        let fix = findings.0[0].fix.clone();
+        assert!(fix.is_empty() || fix.contains("audit-forwarding.md"), "{fix}");
+        levels(&findings, "audit")
+    };
+    assert_eq!(of(AlertKind::AuditForwardFailing, "active"), [Level::Warning]);
+    assert_eq!(of(AlertKind::AuditForwardFailing, "resolved"), [Level::Good]);
+    assert_eq!(of(AlertKind::AuditForwardGap, "event"), [Level::Problem]);
+    assert_eq!(of(AlertKind::NoLeader, "active"), [Level::Good]);
 }
 
 fn is_open(config: &mut NodeConfig) {
