@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use futures::future::{join, join_all, join3};
 use serde_json::Value;
 
-use super::alerts::{begun_ms, groups};
+use super::alerts::{begun_ms, groups, message_of};
 use super::client::{Answer, ConnectArgs, Request};
 use super::each_node::{Node, nodes};
 use super::exit::CliError;
@@ -353,7 +353,8 @@ fn check_alerts(seen: &[Seen], findings: &mut Findings) {
         // The node that has seen it for longest knows most of it.
         let (node, alert) = all[group[0]];
         let text = |field: &str| alert[field].as_str().unwrap_or_default();
-        let found = format!("{}: {}", text("type"), text("message"));
+        let row: Vec<&Value> = group.iter().map(|member| alerts[*member]).collect();
+        let found = format!("{}: {}", text("type"), message_of(alert, &row));
         let fix = match page_of(alert, node.active.as_deref().unwrap_or_default()) {
             "" => String::new(),
             page => format!("see docs/operations/{page}.md"),
