@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::alerts::{begun_ms, groups, message_of};
 use super::client::{Answer, ConnectArgs, Request};
+use super::config::DATA_UNCHECKED;
 use super::each_node::{Node, nodes};
 use super::exit::CliError;
 use super::finding::{ANSWERS, Finding, Findings, Level, OPEN_FILES, VIEWER, show};
@@ -520,7 +521,8 @@ fn check_machine(file: &Path, findings: &mut Findings) {
         Ok(loaded) => loaded,
         Err(problems) => return settings_problems(problems, &subject, findings),
     };
-    findings.add(Level::Good, "settings", &subject, "the settings are good", "");
+    let found = format!("the settings are good; {DATA_UNCHECKED}");
+    findings.add(Level::Good, "settings", &subject, &found, "");
     for text in [unknown, crate::app::unread_files(&config)].concat() {
         findings.add(Level::Warning, "settings", &subject, &text, "remove or correct it");
     }
