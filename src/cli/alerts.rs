@@ -230,8 +230,8 @@ pub(super) fn groups(items: &[&Value]) -> Vec<Vec<usize>> {
     groups
 }
 
-/// What `item` says, for a row of these alerts. If another node of the row says something else, the text names the node,
-/// because what a node says about itself is not true of the others.
+/// What `item` says, for a row of these alerts. If another node of the row says something else, the text names the
+/// node, because what a node says about itself is not true of the others.
 pub(super) fn message_of(item: &Value, row: &[&Value]) -> String {
     let message = cell(&item["message"]);
     let is_of_all = row.iter().all(|other| other["message"] == item["message"]);

@@ -9,8 +9,8 @@ use super::output::Output;
 
 /// The check whether a node gives its status.
 pub(super) const ANSWERS: &str = "answers";
-/// The check of how many files a node has open. No node reports that, so it is shown as text only beside something that is
-/// wrong.
+/// The check of how many files a node has open. No node reports that, so it is shown as text only beside something that
+/// is wrong.
 pub(super) const OPEN_FILES: &str = "open files";
 /// What to do if a node does not show something without a token.
 pub(super) const VIEWER: &str =

@@ -346,7 +346,8 @@ pub(super) fn check_cluster(of_cluster: OfCluster, now_ms: u64, findings: &mut F
     }
 }
 
-/// Whether audit records are forwarded to another machine before they are removed. Only a node knows whether they reach it.
+/// Whether audit records are forwarded to another machine before they are removed. Only a node knows whether they reach
+/// it.
 fn check_audit(forward: &AuditForwardSettings, subject: &str, findings: &mut Findings) {
     let days = |class: AuditClass| class.retention_ms() / DAY_MS;
     let kept = format!(
@@ -720,8 +721,8 @@ fn check_mode(path: &Path, node_user: Option<u32>, findings: &mut Findings) {
     }
 }
 
-/// What the mode of a secret file means, and the command that corrects it; empty if it is good. A node often reads a file
-/// that root owns as a member of its group, so the group loses its access only if the node owns the file.
+/// What the mode of a secret file means, and the command that corrects it; empty if it is good. A node often reads a
+/// file that root owns as a member of its group, so the group loses its access only if the node owns the file.
 fn file_verdict(mode: u32, owner: u32, node_user: Option<u32>) -> (String, &'static str) {
     if mode & 0o077 == 0 {
         return ("only its owner has access".into(), "");

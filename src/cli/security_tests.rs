@@ -267,8 +267,8 @@ fn alerts_about_certificates_are_findings() {
     assert_eq!(of(AlertKind::NoLeader, "active", "critical"), [Level::Good]);
 }
 
-/// Regression: doctor recommended `chmod go=` for a key of root that the node reads by its group, as 'maxine init' installs
-/// it. The node could not start after that.
+/// Regression: doctor recommended `chmod go=` for a key of root that the node reads by its group, as 'maxine init'
+/// installs it. The node could not start after that.
 #[test]
 fn the_advice_about_a_key_never_takes_it_from_the_node() {
     const NODE: u32 = 990;

@@ -125,8 +125,8 @@ impl ConnectArgs {
         )
     }
 
-    /// A client of one node of the cluster, which need not be a named one. A break-glass token is sent to named nodes only,
-    /// because it is valid on its own node only.
+    /// A client of one node of the cluster, which need not be a named one. A break-glass token is sent to named nodes
+    /// only, because it is valid on its own node only.
     ///
     /// # Errors
     /// As [`ConnectArgs::client`].
@@ -267,8 +267,8 @@ pub(super) struct ClientTls {
 /// The credential of a client.
 pub(super) struct Token {
     text: String,
-    /// The URLs of the nodes that a session was made with, or that were named with a break-glass token. Other tokens may be
-    /// sent to any node.
+    /// The URLs of the nodes that a session was made with, or that were named with a break-glass token. Other tokens may
+    /// be sent to any node.
     only_for: Option<Vec<String>>,
 }
 
@@ -289,8 +289,8 @@ impl Token {
         self.only_for.as_ref().is_none_or(may).then_some(&*self.text)
     }
 
-    /// Why a node answered 401, if the node cannot know it: the request had to be sent without the token, or the token is that
-    /// of another node.
+    /// Why a node answered 401, if the node cannot know it: the request had to be sent without the token, or the token is
+    /// that of another node.
     pub(super) fn refusal(&self, server: &Url) -> Option<String> {
         let is_withheld = self.for_server(server).is_none();
         match (is_break_glass(&self.text), is_withheld) {

@@ -592,7 +592,8 @@ impl Client {
             && self.servers.first().is_some_and(|first| self.token_for(first).is_some())
     }
 
-    /// Adds what the node cannot know: that there is a token which may not be sent to it, or which is that of another node.
+    /// Adds what the node cannot know: that there is a token which may not be sent to it, or which is that of another
+    /// node.
     fn explain(&self, server: &Url, problem: Problem) -> Problem {
         let is_refused = problem.status == 401;
         let token = self.token.as_ref().filter(|_| is_refused);
