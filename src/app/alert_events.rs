@@ -102,10 +102,19 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
         StoreEvent::Reachable { .. } => {
             return telemetry.clear(AlertKind::StoreUnreachable, STORE);
         }
-        StoreEvent::Damaged { .. } => (
-            AlertKind::StoreDamaged,
-            "the content of the store, or a part of it, is damaged: reads continue, writes may fail until the nodes have repaired it",
-        ),
+        StoreEvent::Damaged { reason, is_repaired } => {
+            let message = match is_repaired {
+                true => {
+                    format!("{reason}; this node has written its state in the place of the file")
+                }
+                false => format!(
+                    "the content of the store, or a part of it, is damaged ({reason}): reads continue, writes may fail until \
+                     the nodes have repaired it"
+                ),
+            };
+            let notice = Notice::new(AlertKind::StoreDamaged, STORE, message);
+            return telemetry.alert(notice.details(details(event)));
+        }
         StoreEvent::EntriesSkipped { .. } => (
             AlertKind::StoreEntriesSkipped,
             "the log has entries that cannot be read; every node skips them",
@@ -169,5 +178,22 @@ mod tests {
             (alerts[0].kind, alerts[0].message.as_str()),
             (AlertKind::StoreFailed, expected)
         );
+    }
+
+    /// A log file is repaired at once. Nobody needs to wait for the nodes then.
+    #[tokio::test]
+    async fn the_alert_of_a_damaged_file_names_it_and_its_copy_and_says_that_it_is_repaired() {
+        let clock = Clock::system();
+        let view = View::new(clock.clone());
+        let telemetry = Telemetry::start(view, clock, &TelemetrySettings::default());
+        let message = |is_repaired: bool| {
+            let reason = String::from("state.log is damaged; it is kept as state.log.damaged");
+            store_alert(&telemetry, &StoreEvent::Damaged { reason, is_repaired }, true);
+            telemetry.alerts().newest_first().swap_remove(0).message
+        };
+        let repaired = "state.log is damaged; it is kept as state.log.damaged; this node has written its state in the \
+                        place of the file";
+        assert_eq!(message(true), repaired);
+        assert!(message(false).contains("until the nodes have repaired it"));
     }
 }
