@@ -129,6 +129,8 @@ fn a_backup_that_cannot_be_written_raises_an_alert_with_the_reason() {
         let alert = alert.await;
         assert_eq!(alert.state, AlertState::Active);
         assert!(alert.message.contains("not-mounted/backups: "), "{}", alert.message);
+        let first = "not-mounted/backups failed (attempt 1; the next one is made at about 20";
+        assert!(alert.message.contains(first), "{}", alert.message);
         assert!(!dir.path().join("not-mounted").exists(), "a place for a disk was made");
         node.stop().await;
     });
