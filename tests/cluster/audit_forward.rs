@@ -428,6 +428,32 @@ fn a_node_that_refuses_changes_because_of_a_blocking_sink_is_not_ready_for_write
     });
 }
 
+/// Every record was forwarded before. What fails is the proof of them.
+#[test]
+fn an_anchor_that_cannot_be_delivered_is_reported_as_such_and_with_the_time_of_the_next_try() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let receiver = Receiver::default();
+        let mut config = config(dir.path());
+        config.audit.http_url = receiver.serve().await;
+        config.audit.http_key_file = Some(key_file(dir.path()));
+        config.audit.anchor_interval_ms = 200;
+        let node = Node::start(config).await.unwrap();
+        registered(&node, "a").await;
+        let next = next_seq(&node);
+        until("records are missing", async || receiver.has_all(next)).await;
+        receiver.refuse(true);
+        let failing = AlertKind::AuditForwardFailing;
+        until("there is no alert", async || alert(&node, failing, "http").is_some()).await;
+        let (_, severity, message) = alert(&node, failing, "http").unwrap();
+        assert_eq!(severity, Severity::Warning);
+        let says = |text: &str| message.contains(text);
+        assert!(says("an anchor could not be delivered to the sink http since 20"), "{message}");
+        assert!(says("; no record waits: ") && says("; the next try is at 20"), "{message}");
+        node.stop().await;
+    });
+}
+
 #[test]
 fn a_file_that_cannot_be_written_raises_an_alert_and_has_every_record_afterwards() {
     run(async {
