@@ -259,8 +259,8 @@ fn check_data_dir(dir: &Path) -> Result<(), String> {
         .map_err(|error| format!("{}: {}", nearest.display(), error.desc()))
 }
 
-/// Checks that a directory can be at this path. Returns the directory, or the nearest existing one above it. Whether this node
-/// may write to it is not checked.
+/// Checks that a directory can be at this path. Returns the directory, or the nearest existing one above it. Whether
+/// this node may write to it is not checked.
 fn nearest_directory(dir: &Path) -> Result<Option<PathBuf>, String> {
     if dir.as_os_str().is_empty() {
         return Ok(None);

@@ -358,8 +358,8 @@ async fn a_local_log_that_is_replaced_under_a_running_node_is_kept_and_written_a
     again.store.shutdown().await;
 }
 
-/// The directory of the log is gone. The node keeps its state, takes no writes and says so without a write, until it can
-/// write its state again.
+/// The directory of the log is gone. The node keeps its state, takes no writes and says so without a write, until it
+/// can write its state again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_local_node_without_its_directory_takes_no_writes_until_it_is_back() {
     let dir = tempfile::tempdir().unwrap();

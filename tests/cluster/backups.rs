@@ -136,8 +136,8 @@ fn a_backup_that_cannot_be_written_raises_an_alert_with_the_reason() {
     });
 }
 
-/// The folders of the backups and of the audit file are on a disk that is mounted read-only. The node serves, and says what
-/// fails and where.
+/// The folders of the backups and of the audit file are on a disk that is mounted read-only. The node serves, and says
+/// what fails and where.
 #[test]
 fn a_read_only_folder_of_backups_or_audit_records_raises_alerts_and_does_not_stop_the_start() {
     in_system(async {

@@ -109,8 +109,8 @@ async fn a_node_that_can_write_no_line_of_its_log_serves_and_stops() {
             }
         };
         tokio::time::timeout(PATIENCE, ready).await.expect("it serves");
-        // The disk is full. The node must stop, although it cannot report that. The last block of the log may have room for
-        // a few writes.
+        // The disk is full. The node must stop, although it cannot report that. The last block of the log may have room
+        // for a few writes.
         fill(node.id(), dir.path());
         let body = serde_json::json!({"address": "http://127.0.0.1:9"});
         let put = async |nth: usize| {

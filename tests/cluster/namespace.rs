@@ -2,8 +2,8 @@
 
 use std::process::{Child, Command, Stdio};
 
-/// Starts a shell script in a mount namespace. The script mounts disks and ends with `exec`, so that the process that is
-/// returned becomes the node.
+/// Starts a shell script in a mount namespace. The script mounts disks and ends with `exec`, so that the process that
+/// is returned becomes the node.
 pub(crate) fn start(script: &str, stderr: Stdio) -> Child {
     // Without root the namespace needs a user namespace. If neither is allowed, the test fails with that reason.
     let namespaces: &[&str] = if nix::unistd::geteuid().is_root() {

@@ -62,8 +62,8 @@ pub enum StoreEvent {
         /// How long it did not answer, in milliseconds.
         after_ms: u64,
     },
-    /// The content of the service cannot be used. With Redis, this node neither writes nor leads until that is repaired,
-    /// which happens by itself within two leases. A log file was repaired already.
+    /// The content of the service cannot be used. With Redis, this node neither writes nor leads until that is
+    /// repaired, which happens by itself within two leases. A log file was repaired already.
     Damaged {
         /// What is wrong, in one line. Of a log file, it names the file and its copy.
         reason: String,

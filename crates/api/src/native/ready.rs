@@ -21,8 +21,8 @@ enum Scope {
     /// Reads, look-ups and proxying, from a state that was confirmed at least once since the node started. It may be
     /// older now, and there may be no leader.
     Reads,
-    /// Reads that are at most two seconds old, and writes through a confirmed leader. A node that refuses changes is not
-    /// ready.
+    /// Reads that are at most two seconds old, and writes through a confirmed leader. A node that refuses changes is
+    /// not ready.
     #[default]
     Writes,
 }

@@ -5,8 +5,8 @@
 //!
 //! The node always leads. A second process on the same file is refused.
 //!
-//! The state in memory has everything that was acknowledged. So a log that is damaged, removed or replaced under a running
-//! node is written again from it. While that fails, no write is taken.
+//! The state in memory has everything that was acknowledged. So a log that is damaged, removed or replaced under a
+//! running node is written again from it. While that fails, no write is taken.
 
 use std::fs;
 use std::io;
@@ -206,9 +206,9 @@ impl Kept {
         Ok(Self { log, lock, file_system })
     }
 
-    /// Takes the lock again if it is gone, as after the removal of every file in the directory. Fails if another process has
-    /// it, or if the path now leads to another file system: an empty mount point must not be mistaken for a directory
-    /// whose files were removed.
+    /// Takes the lock again if it is gone, as after the removal of every file in the directory. Fails if another
+    /// process has it, or if the path now leads to another file system: an empty mount point must not be mistaken for a
+    /// directory whose files were removed.
     fn hold_lock(&mut self, config: &LocalConfig) -> Result<(), LogError> {
         let path = lock_path(config);
         let fail = |error| LogError::Io(path.clone(), error);
@@ -340,8 +340,9 @@ impl Writer {
         self.machine.apply(&ordered).map_err(|error| error.to_string())
     }
 
-    /// If a check is due, checks that the log is still at its path, and has what was read and written. A damaged or replaced
-    /// log is kept under another name, and replaced by the state. If that fails, the next check tries it again.
+    /// If a check is due, checks that the log is still at its path, and has what was read and written. A damaged or
+    /// replaced log is kept under another name, and replaced by the state. If that fails, the next check tries it
+    /// again.
     fn check_if_due(&mut self) {
         let now_ms = self.clock.monotonic_ms();
         if now_ms < self.check_due_ms || self.failed.is_some() {
@@ -364,8 +365,8 @@ impl Writer {
         self.put_back(&damage)
     }
 
-    /// If the log was removed or replaced, writes the state in its place. While that fails, the state is only in memory, and
-    /// no write is taken: it would be lost.
+    /// If the log was removed or replaced, writes the state in its place. While that fails, the state is only in
+    /// memory, and no write is taken: it would be lost.
     fn put_back_if_gone(&mut self) -> Result<(), LogError> {
         let done = self.try_put_back_if_gone();
         match &done {
@@ -385,7 +386,8 @@ impl Writer {
         self.put_back(&replaced)
     }
 
-    /// Writes the state in the place of the log. If there is a file, which has `problem`, it is kept under another name.
+    /// Writes the state in the place of the log. If there is a file, which has `problem`, it is kept under another
+    /// name.
     fn put_back(&mut self, problem: &str) -> Result<(), LogError> {
         let Some(kept) = &mut self.log else { return Ok(()) };
         let path = &self.config.path;
