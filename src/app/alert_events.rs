@@ -160,7 +160,9 @@ fn store_alert(telemetry: &Telemetry, store: StoreKind, event: &StoreEvent, has_
             let message = match store {
                 // Its reason is no refused write, but a log that is gone.
                 StoreKind::Local => format!("{reason}: reads continue, writes fail"),
-                _ => format!("the store refused a write ({reason}): reads continue, writes may fail"),
+                _ => {
+                    format!("the store refused a write ({reason}): reads continue, writes may fail")
+                }
             };
             return telemetry.raise(notice(AlertKind::StoreWritesRefused, &message));
         }
