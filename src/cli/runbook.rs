@@ -28,6 +28,8 @@ pub(super) fn of_warning(text: &str, status: &Value) -> String {
         ("this node's disk is stalled", "disk-full.md"),
         ("the time of the log is ", "clock-wrong.md"),
         ("expiry is suspended", "README.md#many-instances-are-silent"),
+        ("this node could not forward audit records", "audit-forwarding.md"),
+        ("the log of this node was removed", "disk-corrupt.md"),
     ];
     if let Some((_, page)) = pages.iter().find(|(begin, _)| text.starts_with(begin)) {
         return format!("{OPERATIONS}/{page}");
@@ -100,6 +102,18 @@ mod tests {
                 led,
                 "expiry is suspended: too many",
                 "operations/README.md#many-instances-are-silent",
+            ),
+            (
+                "redis",
+                led,
+                "this node could not forward audit records to its sink http for 9 s",
+                "operations/audit-forwarding.md",
+            ),
+            (
+                "local",
+                led,
+                "the log of this node was removed or replaced, or cannot be reached",
+                "operations/disk-corrupt.md",
             ),
             ("redis", None, silent, "operations/redis-lost.md"),
             ("redis", led, "the store refuses writes (OOM)", "operations/redis-lost.md"),
