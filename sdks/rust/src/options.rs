@@ -8,11 +8,9 @@ use reqwest::{Method, StatusCode};
 
 use crate::credentials::ClientCredentials;
 use crate::error::Error;
+use crate::hook::Hook;
 use crate::tls::ClientCertificate;
 use crate::trace::Tracer;
-
-/// A function that is called with each event of one kind.
-pub type Hook<T> = Arc<dyn Fn(&T) + Send + Sync>;
 
 /// The settings of a [`Client`](crate::Client). The functions in it must return soon, and must not block.
 #[derive(Clone)]

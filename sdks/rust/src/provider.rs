@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Error, with_causes};
-use crate::options::Hook;
+use crate::hook::Hook;
 use crate::path::form_encoded;
 use crate::tls;
 
