@@ -10,6 +10,8 @@
 //! one gets its share.
 
 mod leave;
+mod listen;
+mod steps;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,8 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 pub use leave::Leave;
+pub use listen::listen;
+pub use steps::StepTurns;
 pub use turns::{NodeTurns, Turn, WorkTurn, WorkTurns, build_aside};
 
 /// The limits for one kind of place.
