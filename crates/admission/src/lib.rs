@@ -1,4 +1,4 @@
-//! Limits on places and turns, so that no single address can take all of them.
+//! Limits on places and turns, so that no single address can take all of them, and sockets that listen.
 //!
 //! The gateway and the API use it for connections, watchers, bytes of request bodies that are still arriving,
 //! and password checks that wait. Each kind of place has a limit for the node, a limit for each address, and
