@@ -96,7 +96,6 @@ impl Node {
         private::restrict_permissions(&config);
         let listen = config.http_listen();
         let listener = maxine_api::listen(listen)
-            .await
             .with_context(|| format!("cannot listen on {listen} (http.host, http.port)"))?;
         let http_addr = listener.local_addr()?;
         // Opened before anything starts, so that a port in use ends the start.
@@ -107,7 +106,7 @@ impl Node {
             None => None,
         };
         let consul_listener = match config.consul_listen() {
-            Some(listen) => Some(maxine_api::listen(listen).await.with_context(|| {
+            Some(listen) => Some(maxine_api::listen(listen).with_context(|| {
                 format!("cannot listen on {listen} (consul.host, consul.port)")
             })?),
             None => None,

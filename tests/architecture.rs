@@ -79,7 +79,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("raft", &["admission", "fuzzing", "revocation"]),
     ("revocation", &["wording"]),
     ("state", &["fuzzing"]),
-    ("store", &["clock", "fuzzing", "raft", "state", "view", "wording"]),
+    ("store", &["admission", "clock", "fuzzing", "raft", "state", "view", "wording"]),
     ("telemetry", &["clock", "state", "view", "wording"]),
     ("view", &["balance", "clock", "state"]),
     ("wording", &[]),

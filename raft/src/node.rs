@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::application::{Application, PeerHandler};
@@ -187,7 +186,7 @@ async fn start_inside(
         addr: config.listen_addr,
         reason: error.to_string(),
     };
-    let tcp = TcpListener::bind(config.listen_addr).await.map_err(listen)?;
+    let tcp = maxine_admission::listen(config.listen_addr).map_err(listen)?;
     let listen_addr = tcp.local_addr().map_err(listen)?;
 
     let restarted = !opened.log.is_pristine();

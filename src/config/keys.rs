@@ -336,7 +336,7 @@ keys! {
     "audit.timeout_ms" "audit-timeout-ms" "MAXINE_AUDIT_TIMEOUT_MS" "milliseconds" "500 to 60000" "5000"
         "Time limit of one delivery to a sink." => |c, v| c.audit.timeout_ms = number(v, 500, 60_000)?;
     "audit.batch_max" "audit-batch-max" "MAXINE_AUDIT_BATCH_MAX" "records" "1 to 5000" "500"
-        "Maximum number of records in one delivery to a sink." => |c, v| c.audit.batch_max = number(v, 1, 5_000)?;
+        "Maximum number of records in one delivery to a sink. A delivery has at most 256 KiB of records as JSON." => |c, v| c.audit.batch_max = number(v, 1, 5_000)?;
     "audit.anchor_interval_s" "audit-anchor-interval-s" "MAXINE_AUDIT_ANCHOR_INTERVAL_S" "seconds" "0 to 86400" "300"
         "Time between two anchors. An anchor is the head of the audit log, and each sink gets it: whoever keeps it can prove later that an earlier record was changed (`maxine audit verify --anchor`). 0 sends none." => |c, v| c.audit.anchor_interval_ms = number::<u64>(v, 0, 86_400)? * 1_000;
 

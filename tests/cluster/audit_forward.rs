@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -95,6 +95,8 @@ fn hmac(key: &[u8], message: &[u8]) -> String {
 struct Receiver {
     batches: Arc<Mutex<Vec<Value>>>,
     refuses: Arc<AtomicBool>,
+    /// Maximum length of a body, in bytes; 0 for none. Longer ones are refused with 413.
+    body_len_max: Arc<AtomicUsize>,
     /// Batches that were refused.
     refused: Arc<Mutex<u32>>,
 }
@@ -108,6 +110,11 @@ impl Receiver {
             if own.refuses.load(Ordering::SeqCst) {
                 *own.refused.lock() += 1;
                 return StatusCode::SERVICE_UNAVAILABLE;
+            }
+            let body_len_max = own.body_len_max.load(Ordering::SeqCst);
+            if body_len_max > 0 && body.len() > body_len_max {
+                *own.refused.lock() += 1;
+                return StatusCode::PAYLOAD_TOO_LARGE;
             }
             own.batches.lock().push(serde_json::from_slice(&body).unwrap());
             StatusCode::NO_CONTENT
@@ -450,6 +457,41 @@ fn an_anchor_that_cannot_be_delivered_is_reported_as_such_and_with_the_time_of_t
         let says = |text: &str| message.contains(text);
         assert!(says("an anchor could not be delivered to the sink http since 20"), "{message}");
         assert!(says("; no record waits: ") && says("; the next try is at 20"), "{message}");
+        node.stop().await;
+    });
+}
+
+#[test]
+fn a_receiver_of_small_bodies_gets_every_record_and_one_that_it_refuses_alone_is_named_and_kept() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let receiver = Receiver::default();
+        receiver.refuse(true);
+        let mut config = config(dir.path());
+        config.audit.http_url = receiver.serve().await;
+        config.audit.http_key_file = Some(key_file(dir.path()));
+        let node = Node::start(config).await.unwrap();
+        for id in 0..20 {
+            registered(&node, &format!("i{id}")).await;
+        }
+        receiver.body_len_max.store(4_096, Ordering::SeqCst);
+        receiver.refuse(false);
+        let next = next_seq(&node);
+        until("records are missing", async || receiver.has_all(next)).await;
+        assert!(receiver.batches.lock().len() >= 3, "20 records do not fit into 4 KiB");
+
+        receiver.body_len_max.store(64, Ordering::SeqCst);
+        registered(&node, "later").await;
+        let failing = AlertKind::AuditForwardFailing;
+        until("the record is not named", async || {
+            let (last, _) = receiver.records().pop_last().unwrap();
+            let text = format!("status 413 to record {} alone", last + 1);
+            alert(&node, failing, "http").is_some_and(|(_, _, message)| message.contains(&text))
+        })
+        .await;
+        receiver.body_len_max.store(0, Ordering::SeqCst);
+        let next = next_seq(&node);
+        until("a record was left out", async || receiver.has_all(next)).await;
         node.stop().await;
     });
 }

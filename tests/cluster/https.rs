@@ -375,6 +375,89 @@ async fn changed_certificate() {
     node.stop().await;
 }
 
+/// The first message of a handshake.
+fn client_hello(authority: &Authority) -> Vec<u8> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut hello).unwrap();
+    }
+    hello
+}
+
+/// Begins a handshake from another address of this machine, and returns the connection when the node has answered.
+async fn begin_handshake(node: SocketAddr, last: u8, hello: &[u8]) -> std::io::Result<TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind(([127, 0, 1, last], 0).into())?;
+    let mut stream = socket.connect(node).await?;
+    stream.write_all(hello).await?;
+    stream.read_u8().await?;
+    Ok(stream)
+}
+
+#[test]
+fn handshakes_that_others_never_finish_do_not_delay_a_new_client() {
+    with_actors(unfinished_handshakes());
+}
+
+async fn unfinished_handshakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path());
+    let pair = authority.issue("node", &["localhost"]);
+    let node = node(dir.path(), &[&pair], |config| {
+        // Otherwise loopback addresses count as operators.
+        config.security.trusted_proxies = vec!["192.0.2.1/32".parse().unwrap()];
+    })
+    .await;
+    let (address, hello) = (node.http_addr(), client_hello(&authority));
+    let mut silent = Vec::new();
+    for last in (1..=48).cycle().take(60) {
+        silent.push(begin_handshake(address, last, &hello).await.unwrap());
+    }
+    for addresses in [1, 48] {
+        let (stop, hello) = (tokio_util::sync::CancellationToken::new(), hello.clone());
+        let (_guard, stopped) = (stop.clone().drop_guard(), stop.clone());
+        let flood = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let again = |last: u8| {
+                let (hello, stopped) = (&hello, &stopped);
+                async move {
+                    while !stopped.is_cancelled() {
+                        let _unfinished = begin_handshake(address, last, hello).await;
+                    }
+                }
+            };
+            let loops = (1..=addresses).cycle().take(300).map(again);
+            let flood = stopped.run_until_cancelled(futures::future::join_all(loops));
+            let _stopped = runtime.unwrap().block_on(flood);
+        });
+        let mut took = Vec::new();
+        for _ in 0..9 {
+            let began = Instant::now();
+            let mut stream = connect(&authority, address, "localhost", None).await.unwrap();
+            head_of(&mut stream, "/api/actuator/health").await.unwrap();
+            took.push(began.elapsed());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        stop.cancel();
+        flood.join().unwrap();
+        took.sort();
+        // The operating system would send the first packet again after a second.
+        assert!(took[4] < Duration::from_millis(900), "{addresses} addresses: {took:?}");
+    }
+    drop(silent);
+    node.stop().await;
+}
+
 #[test]
 fn clients_need_a_certificate_where_the_settings_say_so() {
     with_actors(client_certificates());

@@ -1,4 +1,4 @@
-//! Limits on places and turns, so that no single address can take all of them.
+//! Limits on places and turns, so that no single address can take all of them, and sockets that listen.
 //!
 //! The gateway and the API use it for connections, watchers, bytes of request bodies that are still arriving,
 //! and password checks that wait. Each kind of place has a limit for the node, a limit for each address, and
@@ -10,6 +10,8 @@
 //! one gets its share.
 
 mod leave;
+mod listen;
+mod steps;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,8 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 pub use leave::Leave;
+pub use listen::listen;
+pub use steps::StepTurns;
 pub use turns::{NodeTurns, Turn, WorkTurn, WorkTurns, build_aside};
 
 /// The limits for one kind of place.

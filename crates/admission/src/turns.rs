@@ -131,7 +131,7 @@ impl WorkTurns {
         let limits =
             PlaceLimits { max: WORK_PLACES_MAX, per_address_max: WORK_PLACES_MAX, reserved: 0 };
         let places = Places::shared(limits, WORK_SHARE_PERCENT);
-        Self { places, turns: Arc::new(Turns::with(max, of_address_max, None)) }
+        Self { places, turns: Arc::new(Turns::without_builders(max, of_address_max)) }
     }
 
     /// Waits for a turn; `None` if that takes longer than five seconds, or if too many wait. Dropping the future gives up
@@ -145,7 +145,7 @@ impl WorkTurns {
 
 /// Whose turns are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Payer {
+pub(super) enum Payer {
     /// Callers without a credential at this address, or at this network of IPv6.
     Site(IpAddr),
     /// Callers with the credentials of this user.
@@ -154,7 +154,7 @@ enum Payer {
 
 /// The turns of one kind of callers.
 #[derive(Debug)]
-struct Turns {
+pub(super) struct Turns {
     /// Maximum number of turns at the same time, with those that wait for a builder.
     max: usize,
     /// Maximum number of those for one payer.
@@ -328,6 +328,11 @@ impl Turns {
         Arc::new(Self::with(builders + ahead, (builders / 2).max(1), Some(threads)))
     }
 
+    /// Those who have a turn build nothing, or take little time.
+    pub(super) fn without_builders(max: usize, of_payer_max: usize) -> Self {
+        Self::with(max, of_payer_max, None)
+    }
+
     fn with(max: usize, of_payer_max: usize, builders: Option<Builders>) -> Self {
         Self { max, of_payer_max, queue: Mutex::new(Queue::new()), builders }
     }
@@ -338,10 +343,7 @@ impl Turns {
             WAITS.set(true);
             tokio::task::yield_now().await;
         }
-        let (turn, given) = oneshot::channel();
-        let number = self.queue.lock().join(payer, turn);
-        let _place = Queued { turns: self, number };
-        self.give();
+        let (given, _place) = self.join(payer);
         let mut given = pin!(tokio::time::timeout(TIMEOUT, given));
         let given = std::future::poll_fn(|cx| {
             let polled = given.as_mut().poll(cx);
@@ -356,6 +358,24 @@ impl Turns {
             turn.begun = now();
         }
         Some(turn)
+    }
+
+    /// Waits for a turn, without a time limit. The time until the caller continues does not count as part of the turn.
+    /// Only without builders.
+    pub(super) async fn wait(self: &Arc<Self>, payer: Payer) -> Option<Turn> {
+        let (given, _place) = self.join(payer);
+        let mut turn = given.await.ok()?;
+        turn.begun = now();
+        Some(turn)
+    }
+
+    /// Joins the queue.
+    fn join(self: &Arc<Self>, payer: Payer) -> (oneshot::Receiver<Turn>, Queued<'_>) {
+        let (turn, given) = oneshot::channel();
+        let number = self.queue.lock().join(payer, turn);
+        let place = Queued { turns: self, number };
+        self.give();
+        (given, place)
     }
 
     /// Gives the free turns to requests that wait.

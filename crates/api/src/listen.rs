@@ -14,9 +14,9 @@ const UNSENT_LEN_MAX: u32 = 32 * 1_024;
 ///
 /// Without the limit on unsent bytes, the operating system accepts megabytes for each client that reads nothing,
 /// although all processes share its memory for connections. Accepted connections inherit the limit. An error of the
-/// limit is only logged.
-pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await?;
+/// limit is only logged. Must be called inside a tokio runtime.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = maxine_admission::listen(address)?;
     if let Err(error) = SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_LEN_MAX) {
         tracing::warn!(%error, "TCP_NOTSENT_LOWAT could not be set");
     }
@@ -49,7 +49,7 @@ mod tests {
     async fn a_client_that_reads_nothing_takes_little_memory_of_the_operating_system() {
         let unlimited = TcpListener::bind(SocketAddr::from(LOCAL)).await.unwrap();
         let unlimited = taken_for_a_silent_client(unlimited).await;
-        let limited = taken_for_a_silent_client(listen(LOCAL.into()).await.unwrap()).await;
+        let limited = taken_for_a_silent_client(listen(LOCAL.into()).unwrap()).await;
         let expected = 3 * UNSENT_LEN_MAX as usize;
         assert!(limited <= expected && expected < unlimited, "{limited} of {unlimited}");
     }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::client_stream::{ClientRead, ClientWrite};
 use super::send_monitor::UnsentBytes;
 use super::serve_limits::ServeLimits;
+use maxine_admission::StepTurns;
 use maxine_http1::{Connection, HeadLimits};
 use maxine_telemetry::Metrics;
 
@@ -21,6 +22,8 @@ pub(super) struct Listener {
     pub(super) head_limits: HeadLimits,
     pub(super) metrics: Metrics,
     pub(super) unsent: UnsentBytes,
+    /// Turns for TLS handshakes.
+    pub(super) handshakes: StepTurns,
     pub(super) http2: Http2Builder,
     pub(super) stop: CancellationToken,
 }

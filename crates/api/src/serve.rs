@@ -8,6 +8,7 @@
 //! Only a request shows whether its caller has a credential. So if all other connections are taken, some more are
 //! accepted for a moment, and closed unless their first request has a credential.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use super::send_monitor::UnsentBytes;
 use super::serve_limits::ServeLimits;
 use super::tls;
 use super::well_formed::Bounds;
-use maxine_admission::{CallerClass, Leave, NoPlace, Place, PlaceLimits, Places};
+use maxine_admission::{CallerClass, Leave, NoPlace, Place, PlaceLimits, Places, StepTurns};
 use maxine_gateway::Peer;
 use maxine_telemetry::Metrics;
 
@@ -81,6 +82,7 @@ pub async fn serve(
         head_limits: bounds.of_heads(),
         metrics: metrics.clone(),
         unsent: UnsentBytes::default(),
+        handshakes: StepTurns::for_this_machine(),
         stop: stop.clone(),
     });
     let tasks = TaskTracker::new();
@@ -102,6 +104,7 @@ pub async fn serve(
             ip if limits.trusted_proxies.contains(ip) => CallerClass::Trusted,
             _ => CallerClass::Stranger,
         };
+        let stranger = (caller_class == CallerClass::Stranger).then_some(peer.ip());
         let place = connections.take(peer.ip(), caller_class, 1).map(|place| (Some(place), None));
         let place = place.or_else(|why| {
             // Only the share that is reserved for callers with a credential is left.
@@ -118,7 +121,7 @@ pub async fn serve(
                 if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
                     let shared = Arc::clone(&shared);
                     tasks.spawn(async move {
-                        refuse(&shared, stream, why).await;
+                        refuse(&shared, stream, stranger, why).await;
                         drop(permit);
                     });
                 }
@@ -149,7 +152,7 @@ pub async fn serve(
                 drop(answering);
                 metrics.connections_refused.inc();
                 if let Ok(_permit) = refusals.try_acquire() {
-                    refuse(&shared, stream, NoPlace::Node).await;
+                    refuse(&shared, stream, stranger, NoPlace::Node).await;
                 }
                 return;
             }
@@ -163,7 +166,7 @@ pub async fn serve(
                 }
             };
             let opened = tokio::select! {
-                opened = open(&shared, stream, patience) => opened,
+                opened = open(&shared, stream, stranger, patience) => opened,
                 () = displaced => {
                     metrics.connections_refused.inc();
                     None
@@ -210,23 +213,27 @@ impl Drop for CountedConnection {
     }
 }
 
-/// Begins a connection: with the TLS handshake, if the listener uses TLS.
+/// Begins a connection: with the TLS handshake, if the listener uses TLS. `stranger` is the address of a caller of that
+/// class, whose handshake waits for its turn.
 async fn open(
     listener: &Listener,
     stream: TcpStream,
+    stranger: Option<IpAddr>,
     patience: Duration,
 ) -> Option<(ClientRead, ClientWrite)> {
     match &listener.limits.tls {
-        Some(tls) => Box::pin(tls::accept(tls, stream, patience, &listener.metrics)).await,
+        Some(tls) => {
+            let turns = stranger.map(|address| (&listener.handshakes, address));
+            Box::pin(tls::accept(tls, stream, patience, turns, &listener.metrics)).await
+        }
         None => Some(client_stream::plain(stream)),
     }
 }
 
 /// Answers a connection above a limit, and closes it so that the answer arrives.
-async fn refuse(listener: &Listener, stream: TcpStream, why: NoPlace) {
-    let Some((read, write)) = open(listener, stream, credential_check::TIMEOUT).await else {
-        return;
-    };
+async fn refuse(listener: &Listener, stream: TcpStream, stranger: Option<IpAddr>, why: NoPlace) {
+    let opened = open(listener, stream, stranger, credential_check::TIMEOUT).await;
+    let Some((read, write)) = opened else { return };
     let mut stream = LingeringStream::new(tokio::io::join(read, write));
     let answer = async {
         stream.write_all(refusal(why).as_bytes()).await?;

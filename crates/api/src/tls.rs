@@ -1,5 +1,6 @@
 //! The beginning of a connection on a listener that uses TLS.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -9,6 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use super::client_stream::{self, ClientRead, ClientWrite};
 use super::credential_check;
 use super::linger::LingeringStream;
+use maxine_admission::StepTurns;
 use maxine_identity::ServerTls;
 use maxine_telemetry::Metrics;
 
@@ -22,11 +24,13 @@ const NOT_TLS: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/jso
     {\"message\":\"this port takes HTTPS only: use https://\"}";
 
 /// Completes the handshake within `patience`. `None` if it fails or takes too long. A client that does not use TLS gets
-/// an answer that says so.
+/// an answer that says so. A client without a credential has `turns`, with its address: the processor time of its handshake
+/// is shared with those of other addresses. Waiting for a turn counts as a part of `patience`.
 pub(super) async fn accept(
     tls: &ServerTls,
     stream: TcpStream,
     patience: Duration,
+    turns: Option<(&StepTurns, IpAddr)>,
     metrics: &Metrics,
 ) -> Option<(ClientRead, ClientWrite)> {
     let accepted = tokio::time::timeout(patience, async {
@@ -42,7 +46,12 @@ pub(super) async fn accept(
             refuse(stream).await;
             return None;
         }
-        match TlsAcceptor::from(tls.config()).accept(stream).await {
+        let handshake = Box::pin(TlsAcceptor::from(tls.config()).accept(stream));
+        let ended = match turns {
+            Some((turns, address)) => turns.run(address, handshake).await,
+            None => handshake.await,
+        };
+        match ended {
             Ok(mut stream) => {
                 stream.get_mut().1.set_buffer_limit(Some(UNSENT_LEN_MAX));
                 Some(client_stream::tls(stream))

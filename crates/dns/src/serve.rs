@@ -50,20 +50,11 @@ impl Listener {
     ///
     /// The address is no address of this machine, or the port is in use.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = |address: SocketAddr, kind, protocol| {
-            let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
-            socket.set_nonblocking(true)?;
-            if kind == Type::STREAM {
-                // Otherwise connections of a former process block the port for a minute.
-                socket.set_reuse_address(true)?;
-            }
-            socket.bind(&address.into())?;
-            io::Result::Ok(socket)
-        };
-        let tcp = socket(address, Type::STREAM, Protocol::TCP)?;
-        tcp.listen(1_024)?;
-        let tcp = TcpListener::from_std(tcp.into())?;
-        let udp = socket(tcp.local_addr()?, Type::DGRAM, Protocol::UDP)?;
+        let tcp = maxine_admission::listen(address)?;
+        let address = tcp.local_addr()?;
+        let udp = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        udp.set_nonblocking(true)?;
+        udp.bind(&address.into())?;
         // The system may allow less.
         let _smaller = udp.set_recv_buffer_size(RECEIVE_BUFFER_LEN);
         Ok(Self { udp: UdpSocket::from_std(udp.into())?, tcp })

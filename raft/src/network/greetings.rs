@@ -68,6 +68,12 @@ impl Greetings {
         stages.begun.lock().take(holder, stop).0
     }
 
+    /// The holder of the places of a connection that does not come from the address of a member; `None` if it does.
+    pub(super) fn stranger(&self, from: IpAddr) -> Option<IpAddr> {
+        let (stages, holder) = self.of(from);
+        std::ptr::eq(stages, &self.of_others).then_some(holder)
+    }
+
     fn of(&self, from: IpAddr) -> (&Stages, IpAddr) {
         let from = from.to_canonical();
         let was_greeted = self.greeted.lock().values().any(|address| *address == from);
@@ -135,6 +141,14 @@ mod tests {
         greetings.finished(2, ip("10.0.0.2"));
         greetings.finished(9, ip("10.0.0.9"));
         assert_eq!(greetings.greeted.lock().len(), 1, "node 9 is no member");
+        for (from, stranger) in [
+            ("::ffff:10.0.0.2", None),
+            ("2001:db8::2", None),
+            ("10.0.0.9", Some("10.0.0.9")),
+            ("2001:db8::3", Some("2001:db8::")),
+        ] {
+            assert_eq!(greetings.stranger(ip(from)), stranger.map(ip), "{from}");
+        }
         let members = ["::ffff:10.0.0.2", "2001:db8::2"].map(|member| {
             [greetings.silent(ip(member), &stop), greetings.begun(ip(member), &stop)]
         });

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
+use maxine_admission::StepTurns;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -55,6 +56,8 @@ pub(crate) struct Listener {
     members: Mutex<Places<NodeId>>,
     strangers: Mutex<Places<NodeId>>,
     greetings: Greetings,
+    /// Turns for TLS handshakes of connections that do not come from the address of a member.
+    handshakes: StepTurns,
 }
 
 /// Connections that were refused.
@@ -74,6 +77,7 @@ impl Listener {
             refused: Mutex::default(),
             members: Mutex::new(Places::new(MEMBER_CONNECTIONS_MAX)),
             strangers: Mutex::new(Places::new(STRANGER_CONNECTIONS_MAX)),
+            handshakes: StepTurns::for_this_machine(),
         }
     }
 
@@ -152,7 +156,11 @@ impl Listener {
         let context = self.inbound.context();
         let greeting = async {
             stream.set_nodelay(true)?;
-            let (stream, certificate) = context.transport.accept(stream).await?;
+            let handshake = Box::pin(context.transport.accept(stream));
+            let (stream, certificate) = match self.greetings.stranger(from) {
+                Some(network) => self.handshakes.run(network, handshake).await?,
+                None => handshake.await?,
+            };
             let believes = |peer| self.inbound.believes(peer);
             handshake::receive(&context.me, stream, certificate, context.frame_len_max, believes)
                 .await

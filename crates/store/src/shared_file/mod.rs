@@ -23,7 +23,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -291,7 +290,7 @@ impl SharedFileStore {
         peers: Arc<dyn PeerHandler>,
     ) -> Result<Arc<Self>, OpenError> {
         config.check().map_err(|wrong| OpenError::Settings(wrong.join("; ")))?;
-        let listener = TcpListener::bind(config.call_bind).await;
+        let listener = maxine_admission::listen(config.call_bind);
         let listener = listener.map_err(|error| {
             OpenError::Settings(format!("cannot listen on {}: {error}", config.call_bind))
         })?;

@@ -8,6 +8,9 @@ use super::position::{Last, Position};
 use crate::audit_record::{AuditRecordView, hex};
 use maxine_state::{AuditLog, AuditRecord, ControlState, History};
 
+/// Maximum length of the records of a batch as JSON, in bytes. A longer record is alone in its batch.
+const RECORDS_LEN_MAX: usize = 256 * 1_024;
+
 /// Records that were removed before they could be forwarded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Missing {
@@ -50,6 +53,21 @@ pub(super) struct Batch {
     pub(super) after: Position,
 }
 
+/// Why a sink did not take a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    /// Its body was too large for the receiver, with so many bytes.
+    TooLarge(usize),
+    /// Another reason, as text for people.
+    Failed(String),
+}
+
+impl From<String> for NotTaken {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
 /// Where a batch comes from.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
@@ -85,12 +103,21 @@ struct Body<'a> {
 }
 
 impl Batch {
-    /// The records from a position on; at most `records_max`.
+    /// The records from a position on: at most `records_max`, and not too many bytes for one delivery, but always one if
+    /// there is one.
     pub(super) fn from(position: &Position, audit: &AuditLog, records_max: usize) -> Self {
-        let records = audit.since(position.next_seq, records_max);
+        let mut records = audit.since(position.next_seq, records_max);
+        let mut len = 0;
+        let fits = records.iter().take_while(|record| {
+            len += record_json(record).len();
+            len <= RECORDS_LEN_MAX
+        });
+        let fits = fits.count().max(1);
+        let is_full = records.len() > fits || records.len() >= records_max;
+        records.truncate(fits);
         // All kept records up to here are in the batch.
         let end = match records.last() {
-            Some(last) if records.len() >= records_max => last.seq + 1,
+            Some(last) if is_full => last.seq + 1,
             _ => audit.next_seq().max(position.next_seq),
         };
         // What was removed before forwarding began is not missing.
@@ -124,7 +151,7 @@ impl Batch {
             time_ms: record.time_ms,
             kind: record.action.as_str(),
             is_notable: !record.outcome.is_success(),
-            json: json(&AuditRecordView::from(&**record)),
+            json: record_json(record),
         }));
         if let Some(anchor) = &self.anchor {
             let json = self.noted("anchor", anchor, source);
@@ -161,6 +188,10 @@ impl Batch {
 
 fn history(history: History) -> String {
     history.to_string()
+}
+
+fn record_json(record: &AuditRecord) -> String {
+    json(&AuditRecordView::from(record))
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -229,6 +260,24 @@ mod tests {
         assert_eq!((numbers(&third), third.after.next_seq), (vec![6], 7));
         assert!(Batch::from(&third.after, &log, 3).is_empty());
         assert!(third.missing.is_none());
+    }
+
+    #[test]
+    fn long_records_make_a_batch_end_early_and_one_that_is_too_long_is_sent_alone() {
+        let lengths = [100, 100, 100, 300, 1, 1].map(|kib| kib * 1_024);
+        let mut log = AuditLog::restore([9; 32], 6);
+        for (seq, len) in (0..).zip(lengths) {
+            log.restore_record(AuditRecord { object: "x".repeat(len).into(), ..record(seq) });
+        }
+        let mut position = at(0);
+        let mut sent = Vec::new();
+        while position.next_seq < 6 {
+            let batch = Batch::from(&position, &log, 500);
+            assert_eq!(batch.missing, None);
+            sent.push(numbers(&batch));
+            position = batch.after;
+        }
+        assert_eq!(sent, [vec![0, 1], vec![2], vec![3], vec![4, 5]]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::alert_list::retry_pause_ms;
 use crate::events::iso_8601;
 use crate::{AlertKind, Notice, Severity, Telemetry};
-use batch::{Anchor, Batch, Source, continues};
+use batch::{Anchor, Batch, NotTaken, Source, continues};
 use maxine_clock::Clock;
 use maxine_view::View;
 use position::Position;
@@ -103,10 +103,10 @@ enum Sink {
 }
 
 impl Sink {
-    async fn deliver(&mut self, batch: &Batch, source: &Source) -> Result<(), String> {
+    async fn deliver(&mut self, batch: &Batch, source: &Source) -> Result<(), NotTaken> {
         match self {
-            Self::File(sink) => sink.deliver(batch, source).await,
-            Self::Syslog(sink) => sink.deliver(batch, source).await,
+            Self::File(sink) => Ok(sink.deliver(batch, source).await?),
+            Self::Syslog(sink) => Ok(sink.deliver(batch, source).await?),
             Self::Http(sink) => sink.deliver(batch, source).await,
         }
     }
@@ -130,8 +130,8 @@ impl AuditForward {
         });
         for (at, sink) in sinks.into_iter().enumerate() {
             let path = settings.directory.join(shared.sinks[at].name);
-            let (shared, position) = (Arc::clone(&shared), None);
-            let worker = Worker { shared, at, sink, path, position, anchor_due_ms: 0 };
+            let (shared, position, records_max) = (Arc::clone(&shared), None, shared.batch_max);
+            let worker = Worker { shared, at, sink, path, position, records_max, anchor_due_ms: 0 };
             tasks.spawn(stop.clone().run_until_cancelled_owned(worker.run()));
         }
         Self(shared)
@@ -192,6 +192,18 @@ impl Status {
     }
 }
 
+/// Why a batch of at most one record was not taken, as text for people.
+fn too_large(batch: &Batch, len: usize) -> String {
+    let what = match batch.records.first() {
+        Some(record) => format!("record {} alone", record.seq),
+        None => "a batch without records".to_owned(),
+    };
+    format!(
+        "the receiver answered with status 413 to {what}, in a body of {len} bytes; nothing is left out, so it must take \
+         larger bodies"
+    )
+}
+
 /// Forwards records to one sink.
 struct Worker {
     shared: Arc<Shared>,
@@ -202,6 +214,8 @@ struct Worker {
     path: PathBuf,
     /// `None` until it was read.
     position: Option<Position>,
+    /// Maximum number of records in the next batch. Less than the setting after the receiver refused a batch as too large.
+    records_max: usize,
     /// When the next anchor is due, on the monotonic clock.
     anchor_due_ms: u64,
 }
@@ -232,14 +246,11 @@ impl Worker {
 
     /// Delivers one batch, and stores how far the sink has got. Returns false if there was nothing to deliver.
     async fn step(&mut self) -> Result<bool, String> {
-        let position = match self.position.take() {
-            Some(position) => position,
-            None => self.load().await?,
+        let Some(batch) = self.deliver().await? else {
+            // The receiver may take more the next time.
+            self.records_max = self.shared.batch_max;
+            return Ok(false);
         };
-        let found = self.next_batch(&position);
-        self.position = Some(position);
-        let Some(batch) = found? else { return Ok(false) };
-        self.sink.deliver(&batch, &self.shared.source).await?;
         if self.position.as_ref() != Some(&batch.after) {
             self.store(batch.after.clone()).await?;
         }
@@ -252,6 +263,34 @@ impl Worker {
         Ok(true)
     }
 
+    /// Delivers one batch. A batch that is too large for the receiver is divided until it is taken, or has one record.
+    async fn deliver(&mut self) -> Result<Option<Batch>, String> {
+        loop {
+            let position = match self.position.take() {
+                Some(position) => position,
+                None => self.load().await?,
+            };
+            let found = self.next_batch(&position);
+            self.position = Some(position);
+            let Some(batch) = found? else { return Ok(None) };
+            match self.sink.deliver(&batch, &self.shared.source).await {
+                Ok(()) => return Ok(Some(batch)),
+                Err(NotTaken::TooLarge(len)) if batch.records.len() > 1 => {
+                    self.records_max = batch.records.len() / 2;
+                    let (sink, records_max) = (self.name(), self.records_max);
+                    tracing::info!(
+                        sink,
+                        len,
+                        records_max,
+                        "the receiver refused a batch as too large; smaller ones are sent"
+                    );
+                }
+                Err(NotTaken::TooLarge(len)) => return Err(too_large(&batch, len)),
+                Err(NotTaken::Failed(why)) => return Err(why),
+            }
+        }
+    }
+
     /// The batch that follows a position. `None` if there is nothing to deliver.
     fn next_batch(&self, position: &Position) -> Result<Option<Batch>, String> {
         let snapshot = self.shared.view.snapshot();
@@ -259,12 +298,12 @@ impl Worker {
         let history = state.history().ok_or("this node has no state")?;
         let mut batch = if continues(position, audit, history) {
             let position = Position { history, ..position.clone() };
-            Batch::from(&position, audit, self.shared.batch_max)
+            Batch::from(&position, audit, self.records_max)
         } else {
             let sink = self.name();
             tracing::warn!(sink, "the audit log was replaced: all kept records are forwarded");
             let beginning = Position::beginning(history, audit.next_seq());
-            Batch::from(&beginning, audit, self.shared.batch_max)
+            Batch::from(&beginning, audit, self.records_max)
         };
         let waiting = audit.next_seq().saturating_sub(position.next_seq.min(batch.after.next_seq));
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);

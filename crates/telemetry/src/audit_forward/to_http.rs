@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hmac::{Hmac, Mac};
+use reqwest::StatusCode;
 use sha2::Sha256;
 
-use super::batch::{Batch, Source};
+use super::batch::{Batch, NotTaken, Source};
 use super::settings::read_key;
 use crate::audit_record::hex;
 use crate::otlp::read_authorities;
@@ -34,8 +35,9 @@ impl HttpSink {
     }
 
     /// Posts a batch. The receiver has taken it if it answers with a status of 200 to 299.
-    pub(super) async fn deliver(&mut self, batch: &Batch, source: &Source) -> Result<(), String> {
+    pub(super) async fn deliver(&mut self, batch: &Batch, source: &Source) -> Result<(), NotTaken> {
         let (body, key_file) = (batch.body(source), self.key_file.clone());
+        let len = body.len();
         // The key is read each time, so that it can be replaced without a restart.
         let signed = move || match key_file {
             Some(path) => {
@@ -60,7 +62,8 @@ impl HttpSink {
         })?;
         match answer.status() {
             status if status.is_success() => Ok(()),
-            status => Err(format!("the receiver answered with status {}", status.as_u16())),
+            StatusCode::PAYLOAD_TOO_LARGE => Err(NotTaken::TooLarge(len)),
+            status => Err(format!("the receiver answered with status {}", status.as_u16()).into()),
         }
     }
 
