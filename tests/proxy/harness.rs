@@ -375,7 +375,7 @@ async fn serve_http1(
                 let _ = tokio::io::copy(&mut client.read, &mut tokio::io::sink()).await;
                 return;
             }
-            After::Upgraded(upgrade, client) => return upgrade.complete(client, ()),
+            After::Upgraded(upgrade, client) => return upgrade.complete(client, std::future::pending(), ()),
             After::Gone => return,
         };
     }

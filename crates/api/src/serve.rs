@@ -30,7 +30,7 @@ use super::send_monitor::UnsentBytes;
 use super::serve_limits::ServeLimits;
 use super::tls;
 use super::well_formed::Bounds;
-use maxine_admission::{CallerClass, Leave, NoPlace, Place, PlaceLimits, Places};
+use maxine_admission::{CallerClass, Leave, NoPlace, PlaceLimits, Places};
 use maxine_gateway::Peer;
 use maxine_telemetry::Metrics;
 
@@ -179,10 +179,16 @@ pub async fn serve(
                 }
             };
             let Some((upgrade, client)) = upgraded else { return };
-            // An upgraded connection keeps its place until it ends.
-            if place.as_mut().is_none_or(Place::stay) {
-                upgrade.complete(client, (counted, place, check));
-            }
+            // An upgraded connection keeps its place until it ends, or until another client needs the place.
+            let metrics = metrics.clone();
+            let closed = async move {
+                match check {
+                    Some(check) => check.failed().await,
+                    None => leave.displaced().await,
+                }
+                metrics.connections_refused.inc();
+            };
+            upgrade.complete(client, closed, (counted, place));
         });
     }
     drop(listener);
