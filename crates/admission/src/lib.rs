@@ -8,8 +8,13 @@
 //! ([`Place::give_way`]). If an address finds no room, the oldest of these places of the address that holds the most
 //! are displaced, as long as that address holds more than the new one would. However many addresses hold places, a new
 //! one gets its share.
+//!
+//! The places of a user count together, from whichever addresses they are taken. They give way to other users only,
+//! never to callers without a credential. The last part of the reserve is only for operators and administrators. So a
+//! user with the lowest role cannot lock them out.
 
 mod leave;
+mod payer;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -20,7 +25,11 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 pub use leave::Leave;
+pub use payer::{Payer, UserName};
 pub use turns::{NodeTurns, Turn, WorkTurn, WorkTurns, build_aside};
+
+/// One in this many reserved places is for operators and administrators only.
+const OPERATORS_ONE_IN: usize = 4;
 
 /// The limits for one kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +38,8 @@ pub struct PlaceLimits {
     pub max: usize,
     /// Maximum number for one address.
     pub per_address_max: usize,
-    /// How many of `max` are reserved for callers with a credential.
+    /// How many of `max` are reserved for callers with a credential. A quarter of them is for operators and administrators
+    /// only.
     pub reserved: usize,
 }
 
@@ -38,21 +48,63 @@ pub struct PlaceLimits {
 pub enum CallerClass {
     /// A caller without a credential. The limit for its address applies, and the reserve is not available.
     Stranger,
-    /// A caller with a credential. The reserve is available.
+    /// A user: a caller with a credential, wherever it is. The limit for an address applies to the user. The reserve is
+    /// available, but its last part only to operators and administrators.
+    User {
+        /// The user.
+        user: UserName,
+        /// Whether the user is an operator or an administrator.
+        is_operator: bool,
+    },
+    /// A caller who counts by its address, and to whom the reserve is available: an operator on this machine, or a caller
+    /// that may still show its credential. Its places are never displaced.
     Known,
     /// A proxy that speaks for many clients, or an operator on this machine. The reserve is available, and no
     /// limit for the address applies.
     Trusted,
 }
 
+impl CallerClass {
+    /// The class of a user with this name.
+    #[must_use]
+    pub fn of_user(name: &str, is_operator: bool) -> Self {
+        Self::User { user: UserName::of(name), is_operator }
+    }
+
+    /// Whose places those of such a caller at this address are.
+    #[must_use]
+    pub fn payer(self, address: IpAddr) -> Payer {
+        match self {
+            Self::User { user, .. } => Payer::User(user),
+            Self::Stranger | Self::Known | Self::Trusted => Payer::Site(site_of(address)),
+        }
+    }
+
+    /// Whether places of such a caller may be displaced.
+    #[must_use]
+    pub fn gives_way(self) -> bool {
+        matches!(self, Self::Stranger | Self::User { .. })
+    }
+
+    /// How many of `reserved` are not available to such a caller.
+    #[must_use]
+    pub fn kept_from(self, reserved: usize) -> usize {
+        match self {
+            Self::Stranger => reserved,
+            Self::User { is_operator: false, .. } => reserved / OPERATORS_ONE_IN,
+            Self::User { is_operator: true, .. } | Self::Known | Self::Trusted => 0,
+        }
+    }
+}
+
 /// Why no place was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoPlace {
-    /// All places of the node are taken.
+    /// All places of the node that are open to the caller are taken.
     #[error("the limit of this node is reached")]
     Node,
-    /// The address has reached its limit.
-    #[error("the limit for your address is reached")]
+    /// The address or the user has reached its limit.
+    #[error("the limit for your address or user is reached")]
     Address,
 }
 
@@ -61,9 +113,9 @@ struct Taken {
     all: usize,
     /// How many of `all` have no user at the moment.
     unused: usize,
-    by_address: HashMap<IpAddr, usize>,
-    /// The places that may be displaced, by their address and number. The oldest one of an address has its lowest number.
-    displaceable: BTreeMap<(IpAddr, u64), Displaceable>,
+    by_payer: HashMap<Payer, usize>,
+    /// The places that may be displaced, by their payer and number. The oldest one of a payer has its lowest number.
+    displaceable: BTreeMap<(Payer, u64), Displaceable>,
     next_number: u64,
 }
 
@@ -90,7 +142,7 @@ pub struct Places {
 pub struct Place {
     places: Arc<Places>,
     /// The user; `None` while the place is kept for the next user.
-    user: Option<(IpAddr, CallerClass)>,
+    user: Option<(Payer, CallerClass)>,
     count: usize,
     /// Set if the place may be displaced. When it is, its entry is gone.
     number: Option<u64>,
@@ -146,10 +198,10 @@ impl Places {
         self.taken.lock().all
     }
 
-    /// The number of places that an address has taken.
+    /// The number of places that callers at an address have taken, without those of users.
     #[must_use]
     pub fn taken_by(&self, address: IpAddr) -> usize {
-        self.taken.lock().by_address.get(&site_of(address)).copied().unwrap_or(0)
+        self.taken.lock().of(Payer::Site(site_of(address)))
     }
 
     /// The number of taken places that have no user.
@@ -167,8 +219,8 @@ impl Places {
         if caller_class == CallerClass::Trusted {
             return of_node;
         }
-        let (of_address, allowed) = self.of_address(&taken, site_of(address), max);
-        of_node.min(allowed.saturating_sub(of_address))
+        let (of_payer, allowed) = self.of_payer(&taken, caller_class.payer(address), max);
+        of_node.min(allowed.saturating_sub(of_payer))
     }
 
     /// Takes `count` places.
@@ -178,27 +230,27 @@ impl Places {
         caller_class: CallerClass,
         count: usize,
     ) -> Result<Place, NoPlace> {
-        let user = (site_of(address), caller_class);
+        let user = (caller_class.payer(address), caller_class);
         if count > 0 {
             self.add_or_displace(&mut self.taken.lock(), user, count, count)?;
         }
         Ok(Place { places: Arc::clone(self), user: Some(user), count, number: None })
     }
 
-    /// Asks the oldest holder of the address that holds the most to leave, if that address holds more than this one would
-    /// with one more place. Returns whether it asked one. Only for places that are freed by their holder.
-    pub fn displace_for(&self, address: IpAddr) -> bool {
-        let address = site_of(address);
+    /// Asks the oldest holder of the address or user that holds the most to leave, if that one holds more than this caller
+    /// would with one more place. Returns whether it asked one. Only for places that are freed by their holder.
+    pub fn displace_for(&self, address: IpAddr, caller_class: CallerClass) -> bool {
+        let newcomer = caller_class.payer(address);
         let mut taken = self.taken.lock();
-        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        taken.remove_oldest_of_most(address, of_address + 1).is_some()
+        let of_newcomer = taken.of(newcomer);
+        taken.remove_oldest_of_most(newcomer, of_newcomer + 1).is_some()
     }
 
-    /// Like [`Self::add`]. If there is no room, places of addresses that hold more are displaced.
+    /// Like [`Self::add`]. If there is no room, places of addresses and users that hold more are displaced.
     fn add_or_displace(
         &self,
         taken: &mut Taken,
-        user: (IpAddr, CallerClass),
+        user: (Payer, CallerClass),
         count: usize,
         new: usize,
     ) -> Result<(), NoPlace> {
@@ -206,8 +258,8 @@ impl Places {
         if added.is_ok() || !self.could_displace(taken, user, count, new) {
             return added;
         }
-        let of_address = taken.by_address.get(&user.0).copied().unwrap_or(0) + count;
-        while added.is_err() && taken.displace(user.0, of_address) {
+        let of_payer = taken.of(user.0) + count;
+        while added.is_err() && taken.displace(user.0, of_payer) {
             added = self.add(taken, user, count, new);
         }
         added
@@ -217,7 +269,7 @@ impl Places {
     fn could_displace(
         &self,
         taken: &Taken,
-        (address, caller_class): (IpAddr, CallerClass),
+        (payer, caller_class): (Payer, CallerClass),
         count: usize,
         new: usize,
     ) -> bool {
@@ -225,21 +277,21 @@ impl Places {
             return false;
         }
         let max = self.max_for(caller_class);
-        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        let wanted = of_address.saturating_add(count);
+        let of_payer = taken.of(payer);
+        let wanted = of_payer.saturating_add(count);
         let mut missing = taken.all.saturating_add(new).saturating_sub(max);
         if caller_class != CallerClass::Trusted {
-            // The share of this address must become as large as what it wants.
+            // The share of this payer must become as large as what it wants.
             let needed = wanted.saturating_mul(100).div_ceil(self.share_percent);
             if wanted > self.limits.per_address_max || needed > max {
                 return false;
             }
-            let of_others = (taken.all - taken.unused).saturating_sub(of_address);
+            let of_others = (taken.all - taken.unused).saturating_sub(of_payer);
             missing = missing.max((of_others + needed).saturating_sub(max));
         }
         let mut free = 0;
-        for (other, held) in &taken.by_address {
-            if *held > wanted && *other != address && taken.oldest_of(*other).is_some() {
+        for (other, held) in &taken.by_payer {
+            if *held > wanted && taken.oldest_for(payer, *other).is_some() {
                 free += held - wanted;
             }
             if free >= missing {
@@ -253,7 +305,7 @@ impl Places {
     fn add(
         &self,
         taken: &mut Taken,
-        (address, caller_class): (IpAddr, CallerClass),
+        (payer, caller_class): (Payer, CallerClass),
         count: usize,
         new: usize,
     ) -> Result<(), NoPlace> {
@@ -261,11 +313,11 @@ impl Places {
         if taken.all.saturating_add(new) > max {
             return Err(NoPlace::Node);
         }
-        let (of_address, allowed) = self.of_address(taken, address, max);
-        if caller_class != CallerClass::Trusted && of_address.saturating_add(count) > allowed {
+        let (of_payer, allowed) = self.of_payer(taken, payer, max);
+        if caller_class != CallerClass::Trusted && of_payer.saturating_add(count) > allowed {
             return Err(NoPlace::Address);
         }
-        *taken.by_address.entry(address).or_insert(0) += count;
+        *taken.by_payer.entry(payer).or_insert(0) += count;
         taken.all += new;
         Ok(())
     }
@@ -273,64 +325,71 @@ impl Places {
     /// The places of the node that these callers may use.
     fn max_for(&self, caller_class: CallerClass) -> usize {
         let PlaceLimits { max, reserved, .. } = self.limits;
-        if caller_class == CallerClass::Stranger { max - reserved.min(max) } else { max }
+        max - caller_class.kept_from(reserved).min(max)
     }
 
-    /// The places that an address has taken, and those that it may have, if its callers may use `max` places.
-    fn of_address(&self, taken: &Taken, address: IpAddr, max: usize) -> (usize, usize) {
-        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        let of_others = (taken.all - taken.unused).saturating_sub(of_address);
+    /// The places that a payer has taken, and those that it may have, if its callers may use `max` places.
+    fn of_payer(&self, taken: &Taken, payer: Payer, max: usize) -> (usize, usize) {
+        let of_payer = taken.of(payer);
+        let of_others = (taken.all - taken.unused).saturating_sub(of_payer);
         let share = max.saturating_sub(of_others).saturating_mul(self.share_percent).div_ceil(100);
-        (of_address, self.limits.per_address_max.min(share))
+        (of_payer, self.limits.per_address_max.min(share))
     }
 }
 
 impl Taken {
-    /// The oldest place of an address that may be displaced now.
-    fn oldest_of(&self, address: IpAddr) -> Option<u64> {
-        let mut places = self.displaceable.range((address, 0)..=(address, u64::MAX));
+    /// The number of places of a payer.
+    fn of(&self, payer: Payer) -> usize {
+        self.by_payer.get(&payer).copied().unwrap_or(0)
+    }
+
+    /// The oldest place of a payer, if it may be displaced now for this newcomer.
+    fn oldest_for(&self, newcomer: Payer, payer: Payer) -> Option<u64> {
+        if !payer.gives_way_to(newcomer) {
+            return None;
+        }
+        let mut places = self.displaceable.range((payer, 0)..=(payer, u64::MAX));
         let ((_, number), oldest) = places.next()?;
         oldest.leave.may_be_displaced().then_some(*number)
     }
 
-    /// Displaces the oldest place of the address that holds the most, if it holds more than `of_newcomer`. Returns
-    /// whether it did.
-    fn displace(&mut self, newcomer: IpAddr, of_newcomer: usize) -> bool {
-        let Some((address, count)) = self.remove_oldest_of_most(newcomer, of_newcomer) else {
+    /// Displaces the oldest place of the payer that holds the most, if it holds more than `of_newcomer`. Returns whether it
+    /// did.
+    fn displace(&mut self, newcomer: Payer, of_newcomer: usize) -> bool {
+        let Some((payer, count)) = self.remove_oldest_of_most(newcomer, of_newcomer) else {
             return false;
         };
         self.all -= count;
-        self.remove(address, count);
+        self.remove(payer, count);
         true
     }
 
-    /// Tells the holder of this place to leave. Returns the address and the number of places, which are still counted.
+    /// Tells the holder of this place to leave. Returns the payer and the number of places, which are still counted.
     fn remove_oldest_of_most(
         &mut self,
-        newcomer: IpAddr,
+        newcomer: Payer,
         of_newcomer: usize,
-    ) -> Option<(IpAddr, usize)> {
-        let mut most: Option<(usize, IpAddr, u64)> = None;
-        for (address, held) in &self.by_address {
+    ) -> Option<(Payer, usize)> {
+        let mut most: Option<(usize, Payer, u64)> = None;
+        for (payer, held) in &self.by_payer {
             let at_least = most.map_or(of_newcomer, |(most, ..)| most);
-            if *address != newcomer
-                && *held > at_least
-                && let Some(number) = self.oldest_of(*address)
+            if *held > at_least
+                && let Some(number) = self.oldest_for(newcomer, *payer)
             {
-                most = Some((*held, *address, number));
+                most = Some((*held, *payer, number));
             }
         }
-        let (_, address, number) = most?;
-        let displaced = self.displaceable.remove(&(address, number))?;
+        let (_, payer, number) = most?;
+        let displaced = self.displaceable.remove(&(payer, number))?;
         displaced.leave.displace();
-        Some((address, displaced.count))
+        Some((payer, displaced.count))
     }
 
-    fn remove(&mut self, address: IpAddr, count: usize) {
-        if let Some(of_address) = self.by_address.get_mut(&address) {
-            *of_address -= count;
-            if *of_address == 0 {
-                self.by_address.remove(&address);
+    fn remove(&mut self, payer: Payer, count: usize) {
+        if let Some(of_payer) = self.by_payer.get_mut(&payer) {
+            *of_payer -= count;
+            if *of_payer == 0 {
+                self.by_payer.remove(&payer);
             }
         }
     }
@@ -343,31 +402,20 @@ impl Place {
         self.count
     }
 
-    /// From now on, the place may be displaced: it may be given to an address that holds less. `leave` then tells the
-    /// holder, which must end what it needs the place for. Places of callers with a credential and of trusted proxies are
-    /// never displaced.
+    /// From now on, the place may be displaced: it may be given to an address or user that holds less. `leave` then tells
+    /// the holder, which must end what it needs the place for. Places of users are displaced for other users only. Those of
+    /// [`CallerClass::Known`] and of trusted proxies are never displaced.
     pub fn give_way(&mut self, leave: &Arc<Leave>) {
-        let Some((address, CallerClass::Stranger)) = self.user else { return };
-        if self.number.is_some() || self.count == 0 {
+        let Some((payer, caller_class)) = self.user else { return };
+        if self.number.is_some() || self.count == 0 || !caller_class.gives_way() {
             return;
         }
         let mut taken = self.places.taken.lock();
         let number = taken.next_number;
         taken.next_number += 1;
         let place = Displaceable { count: self.count, leave: Arc::clone(leave) };
-        taken.displaceable.insert((address, number), place);
+        taken.displaceable.insert((payer, number), place);
         self.number = Some(number);
-    }
-
-    /// From now on, the place is not displaced. Returns whether it is still held.
-    pub fn stay(&mut self) -> bool {
-        let (Some((address, _)), Some(number)) = (self.user, self.number) else { return true };
-        let entry = self.places.taken.lock().displaceable.remove(&(address, number));
-        let is_held = entry.is_some() || self.places.is_freed_by_holder;
-        if is_held {
-            self.number = None;
-        }
-        is_held
     }
 
     /// Takes `count` more places for the user. The places held before are kept, even if this fails. It fails if the
@@ -391,19 +439,19 @@ impl Place {
         Ok(())
     }
 
-    /// Removes the user of the place. The place stays taken, but counts for no address. A place that was displaced is
+    /// Removes the user of the place. The place stays taken, but counts for nobody. A place that was displaced is
     /// gone.
     pub fn set_unused(&mut self) {
-        if let Some((address, _)) = self.user.take() {
+        if let Some((payer, _)) = self.user.take() {
             let mut taken = self.places.taken.lock();
             let number = self.number.take();
-            let is_displaced = number
-                .is_some_and(|number| taken.displaceable.remove(&(address, number)).is_none());
+            let is_displaced =
+                number.is_some_and(|number| taken.displaceable.remove(&(payer, number)).is_none());
             if is_displaced && !self.places.is_freed_by_holder {
                 self.count = 0;
                 return;
             }
-            taken.remove(address, self.count);
+            taken.remove(payer, self.count);
             taken.unused += self.count;
         }
     }
@@ -414,7 +462,7 @@ impl Place {
         if self.count == 0 {
             return Err(NoPlace::Node);
         }
-        let user = (site_of(address), caller_class);
+        let user = (caller_class.payer(address), caller_class);
         let mut taken = self.places.taken.lock();
         self.places.add_or_displace(&mut taken, user, self.count, 0)?;
         taken.unused -= self.count;
@@ -437,8 +485,8 @@ impl Place {
         }
         let mut taken = self.places.taken.lock();
         self.count -= count;
-        if let (Some((address, _)), Some(number)) = (self.user, self.number) {
-            let key = (address, number);
+        if let (Some((payer, _)), Some(number)) = (self.user, self.number) {
+            let key = (payer, number);
             match taken.displaceable.get_mut(&key) {
                 Some(place) => place.count = self.count,
                 None if self.places.is_freed_by_holder => {}
@@ -452,7 +500,7 @@ impl Place {
         }
         taken.all -= count;
         match self.user {
-            Some((address, _)) => taken.remove(address, count),
+            Some((payer, _)) => taken.remove(payer, count),
             None => taken.unused -= count,
         }
     }
@@ -562,7 +610,7 @@ mod tests {
         assert_eq!((reused, places.unused()), (84, 252));
         drop(held);
         assert_eq!((places.taken(), places.unused()), (0, 0));
-        assert!(places.taken.lock().by_address.is_empty());
+        assert!(places.taken.lock().by_payer.is_empty());
     }
 
     #[test]
@@ -624,7 +672,7 @@ mod tests {
             drop((held, honest, known));
             assert_eq!((places.taken(), places.unused()), (0, 0));
             let taken = places.taken.lock();
-            assert!(taken.by_address.is_empty() && taken.displaceable.is_empty());
+            assert!(taken.by_payer.is_empty() && taken.displaceable.is_empty());
         }
     }
 
@@ -638,7 +686,7 @@ mod tests {
             assert_eq!(places.taken(), 32, "{attackers}");
             let take = || places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
             assert!(take().is_err(), "{attackers}");
-            assert!(places.displace_for(ip("192.0.2.1")), "{attackers}");
+            assert!(places.displace_for(ip("192.0.2.1"), CallerClass::Stranger), "{attackers}");
             assert_eq!((places.taken(), take().is_err()), (32, true), "nobody has left yet");
             held.retain(|(_, leave)| !leave.is_displaced());
             assert_eq!(places.taken(), 31);
@@ -676,7 +724,6 @@ mod tests {
         let (displaced, leave) = &mut held[0];
         assert!(leave.is_displaced());
         assert_eq!(displaced.grow(1), Err(NoPlace::Node));
-        assert!(!displaced.stay(), "another address has it");
         displaced.set_unused();
         assert_eq!(displaced.set_user(ip("192.0.2.3"), CallerClass::Known), Err(NoPlace::Node));
         assert_eq!((places.taken(), places.unused()), (2, 0));
@@ -684,12 +731,82 @@ mod tests {
         assert_eq!(places.taken(), 1);
         drop(one);
         assert_eq!(places.taken(), 0);
-        let mut held = fill(&places, attacker(1), 1);
-        assert!(held.iter_mut().all(|(place, _)| place.stay()));
-        let another = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
-        assert_eq!(another.unwrap_err(), NoPlace::Node, "these are not displaced any more");
-        drop(held);
-        assert_eq!(places.taken(), 0);
+    }
+
+    fn user(name: &str) -> CallerClass {
+        CallerClass::of_user(name, false)
+    }
+
+    fn admin() -> CallerClass {
+        CallerClass::of_user("admin", true)
+    }
+
+    /// Takes places until there are no more, from one address after the other. All of them give way.
+    fn fill_as(
+        places: &Arc<Places>,
+        addresses: u16,
+        caller_class: CallerClass,
+    ) -> Vec<(Place, Arc<Leave>)> {
+        let mut held = Vec::new();
+        for n in 0..addresses {
+            while let Ok(mut place) = places.take(attacker(n), caller_class, 1) {
+                let leave = Arc::new(Leave::after(Duration::ZERO));
+                place.give_way(&leave);
+                held.push((place, leave));
+            }
+        }
+        held
+    }
+
+    #[test]
+    fn a_user_gets_one_share_from_however_many_addresses_and_does_not_keep_out_others() {
+        for addresses in [1, 24, 200] {
+            let limits = PlaceLimits { max: 128, per_address_max: 64, reserved: 32 };
+            let places = Places::fair(limits);
+            let viewer = fill_as(&places, addresses, user("viewer"));
+            assert_eq!(viewer.len(), 64, "{addresses}: the share of one");
+            let strangers = fill_as(&places, 200, CallerClass::Stranger);
+            assert_eq!(places.taken(), 96, "{addresses}: strangers have the rest");
+            let more = fill_as(&places, addresses, user("viewer"));
+            assert_eq!(more.len(), 0, "{addresses}: it has more than its share now");
+            let admin = places.take(ip("192.0.2.1"), admin(), 8);
+            assert!(admin.is_ok(), "{addresses}: the last part of the reserve is left");
+            assert!(viewer.iter().all(|(_, leave)| !leave.is_displaced()), "{addresses}");
+            drop((viewer, strangers, admin));
+            let taken = places.taken.lock();
+            assert!(taken.by_payer.is_empty() && taken.displaceable.is_empty());
+        }
+    }
+
+    #[test]
+    fn many_users_that_hold_all_places_give_way_to_users_that_hold_less_and_not_to_strangers() {
+        for users in [24, 200] {
+            let places = Places::shared(
+                PlaceLimits { max: 1_024, per_address_max: 1_024, reserved: 128 },
+                50,
+            );
+            let mut held = Vec::new();
+            for _ in 0..2 {
+                held.extend(
+                    (0..users).flat_map(|n| fill_as(&places, 1, user(&format!("user {n}")))),
+                );
+            }
+            assert!((897..=992).contains(&places.taken()), "{users}: the rest is for operators");
+            let displaced = |held: &[(Place, Arc<Leave>)]| {
+                held.iter().filter(|(_, leave)| leave.is_displaced()).count()
+            };
+            let before = displaced(&held);
+            let stranger = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
+            assert_eq!(stranger.unwrap_err(), NoPlace::Node, "{users}");
+            assert_eq!(displaced(&held), before, "{users}: strangers displace no users");
+            let known = places.take(ip("192.0.2.1"), CallerClass::Known, 16);
+            assert!(known.is_ok(), "{users}: the last part of the reserve is left");
+            drop(known);
+            let other = places.take(attacker(0), user("other"), 1);
+            assert!(other.is_ok(), "{users}: another user at the same address");
+            let admin = places.take(attacker(0), admin(), 16);
+            assert!(admin.is_ok(), "{users}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

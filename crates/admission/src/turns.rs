@@ -18,7 +18,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{CallerClass, Place, PlaceLimits, Places, site_of};
+use super::{CallerClass, Payer, Place, PlaceLimits, Places, UserName, site_of};
 
 /// How long a request waits for its turn.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,7 +98,7 @@ impl NodeTurns {
     /// tasks away before the next poll.
     pub async fn take(&self, address: IpAddr, user: Option<&str>) -> Option<Turn> {
         match user {
-            Some(user) => self.known.take(Payer::User(user.into())).await,
+            Some(user) => self.known.take(Payer::User(UserName::of(user))).await,
             None => self.strangers.take(Payer::Site(site_of(address))).await,
         }
     }
@@ -141,15 +141,6 @@ impl WorkTurns {
         let turn = self.turns.take(Payer::Site(site_of(address))).await?;
         Some(WorkTurn { _turn: turn, _place: place })
     }
-}
-
-/// Whose turns are counted together.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Payer {
-    /// Callers without a credential at this address, or at this network of IPv6.
-    Site(IpAddr),
-    /// Callers with the credentials of this user.
-    User(Box<str>),
 }
 
 /// The turns of one kind of callers.
@@ -258,7 +249,7 @@ impl Queue {
         }
         let rank = (self.mean_s * OF_NEW_PAYER).log2() + self.half_lives(now);
         let unused = Usage { taken: 0, rank, numbers: BTreeSet::new() };
-        self.payers.entry(payer.clone()).or_insert(unused)
+        self.payers.entry(*payer).or_insert(unused)
     }
 
     fn join(&mut self, payer: Payer, turn: oneshot::Sender<Turn>) -> u64 {

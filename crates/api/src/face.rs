@@ -131,7 +131,7 @@ async fn admitted_answer(
             return face.refusal(status, text).map(Body::from);
         }
     };
-    let (client, is_known) = (context.client.ip, caller.role.is_some());
+    let (client, caller_class) = (context.client.ip, caller.class());
     let (method, uri, headers) = (parts.method, parts.uri, parts.headers);
     // Only the body needed them, and a read can wait.
     drop(parts.extensions);
@@ -149,7 +149,7 @@ async fn admitted_answer(
     if answer.body().len() < LONG_ANSWER_LEN_MIN {
         return answer.map(Body::from);
     }
-    match state.lists().hold(client, is_known, answer.map(Body::from)) {
+    match state.lists().hold(client, caller_class, answer.map(Body::from)) {
         Ok(response) => response,
         Err(why) => {
             let error = compat_error::CompatError::from(why);
@@ -216,7 +216,7 @@ pub fn answer_len_max(
     room: &AnswerRoom,
 ) -> usize {
     let len_max = room.len_max();
-    match state.lists().has_place(client.ip, caller.role.is_some()) {
+    match state.lists().has_place(client.ip, caller.class()) {
         true => len_max,
         false => len_max.min(LONG_ANSWER_LEN_MIN - 1),
     }

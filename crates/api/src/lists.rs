@@ -59,9 +59,10 @@ pub(super) enum NotListed {
 impl From<NotListed> for CompatError {
     fn from(why: NotListed) -> Self {
         let (status, text) = match why {
-            NotListed::Address => {
-                (StatusCode::TOO_MANY_REQUESTS, "too many lists for your address are in flight")
-            }
+            NotListed::Address => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many lists for your address or user are in flight",
+            ),
             NotListed::Node => (StatusCode::SERVICE_UNAVAILABLE, "too many lists are in flight"),
             NotListed::TooLate => {
                 (StatusCode::SERVICE_UNAVAILABLE, "too many lists are to be built before this one")
@@ -98,7 +99,7 @@ impl Lists {
         address: IpAddr,
         caller: &Caller,
     ) -> Result<Listing, NotListed> {
-        let place = self.take(address, caller.role.is_some())?;
+        let place = self.take(address, caller.class())?;
         Ok(Listing { place, turn: self.turn(address, caller).await?, gzip: false })
     }
 
@@ -106,20 +107,19 @@ impl Lists {
     pub(super) fn hold(
         &self,
         address: IpAddr,
-        is_known: bool,
+        caller_class: CallerClass,
         response: Response<Body>,
     ) -> Result<Response<Body>, NotListed> {
-        let place = self.take(address, is_known)?;
+        let place = self.take(address, caller_class)?;
         Ok(response.map(|inner| Body::new(Held { inner, _place: place })))
     }
 
     /// Whether a long answer could be held now.
-    pub(super) fn has_place(&self, address: IpAddr, is_known: bool) -> bool {
-        self.places.room(address, class_of(is_known)) > 0
+    pub(super) fn has_place(&self, address: IpAddr, caller_class: CallerClass) -> bool {
+        self.places.room(address, caller_class) > 0
     }
 
-    fn take(&self, address: IpAddr, is_known: bool) -> Result<Place, NotListed> {
-        let caller_class = class_of(is_known);
+    fn take(&self, address: IpAddr, caller_class: CallerClass) -> Result<Place, NotListed> {
         self.places.take(address, caller_class, 1).map_err(|why| match why {
             NoPlace::Node => NotListed::Node,
             NoPlace::Address => NotListed::Address,
@@ -132,10 +132,6 @@ impl Lists {
         let user = caller.role.map(|_| &*caller.user);
         self.turns.take(address, user).await.ok_or(NotListed::TooLate)
     }
-}
-
-fn class_of(is_known: bool) -> CallerClass {
-    if is_known { CallerClass::Known } else { CallerClass::Stranger }
 }
 
 impl Listing {

@@ -25,7 +25,7 @@ use super::connection;
 use super::credential_check::{self, CredentialCheck};
 use super::linger::LingeringStream;
 use super::listener::{self, Listener};
-use super::provisional::ProvisionalConnections;
+use super::provisional::{CONNECTION_KEPT, ProvisionalConnections};
 use super::send_monitor::UnsentBytes;
 use super::serve_limits::ServeLimits;
 use super::tls;
@@ -53,8 +53,6 @@ fn refusal(why: NoPlace) -> String {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Maximum number of refused connections that are answered at the same time. Further ones are closed without an answer.
 const REFUSALS_MAX: usize = 512;
-/// How long a connection is kept, even if an address that has fewer connections needs its place.
-const CONNECTION_KEPT: Duration = Duration::from_secs(1);
 /// One in this many connections is reserved for callers with a credential and for operators on this machine.
 const RESERVED_ONE_IN: usize = 8;
 /// Serves `front` on `listener` until `stop`. After that, it accepts no more connections, waits for the requests in

@@ -26,7 +26,7 @@ use super::shape::{
 };
 use super::tables::{List, changed};
 use super::text::{Query, boolean};
-use maxine_admission::{CallerClass, Leave, NoPlace, Place, Turn};
+use maxine_admission::{Leave, NoPlace, Place, Turn};
 use maxine_clock::Clock;
 use maxine_state::{Instance, InstanceKey, KvKey, Name, ServiceKey, ServiceState};
 use maxine_store::Consistency;
@@ -366,8 +366,7 @@ impl Inner {
 
     /// A place for a blocking query. The query must end when a client that has fewer of them needs the place.
     fn blocked_place(&self, asked: &Asked) -> Result<(Place, Arc<Leave>), Refusal> {
-        let class = if asked.is_known { CallerClass::Known } else { CallerClass::Stranger };
-        let taken = self.blocked.take(asked.client, class, 1).map(|mut place| {
+        let taken = self.blocked.take(asked.client, asked.caller_class, 1).map(|mut place| {
             let leave = Arc::new(Leave::after(Duration::ZERO));
             place.give_way(&leave);
             (place, leave)
@@ -376,7 +375,7 @@ impl Inner {
             let text = match why {
                 NoPlace::Node => "too many blocking queries are waiting on this node",
                 NoPlace::Address => {
-                    "too many blocking queries of your address are waiting (http.watchers_per_address_max)"
+                    "too many blocking queries of your address or user are waiting (http.watchers_per_address_max)"
                 }
             };
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, text)

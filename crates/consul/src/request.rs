@@ -8,6 +8,7 @@ use http::{Method, StatusCode, Uri};
 
 use super::answer::{self, Refusal};
 use super::text::{PARAMETERS_MAX, Query, is_utf8};
+use maxine_admission::CallerClass;
 use maxine_state::{Actor, InstanceKey, Registration};
 
 /// The header that names the namespace, as the parameter `ns` does.
@@ -51,6 +52,8 @@ pub struct Asked {
     pub actor: Actor,
     /// Whether the caller has a credential.
     pub is_known: bool,
+    /// Which limits apply to the caller.
+    pub caller_class: CallerClass,
     /// The client's address.
     pub client: IpAddr,
     /// When the caller needs the answer to a write, in milliseconds on the monotonic clock.
