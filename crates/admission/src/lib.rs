@@ -7,7 +7,7 @@
 //! Many addresses together could take all places, and keep them. So a holder says which of its places may be displaced
 //! ([`Place::give_way`]). If an address finds no room, the oldest of these places of the address that holds the most
 //! are displaced, as long as that address holds more than the new one would. However many addresses hold places, a new
-//! one gets its share.
+//! one gets its share. If every address holds one connection, one in which nothing moves gives way ([`Leave::of_connection`]).
 //!
 //! The places of a user count together, from whichever addresses they are taken. They give way to other users only,
 //! never to callers without a credential. The last part of the reserve is only for operators and administrators. So a
@@ -19,6 +19,7 @@ mod turns;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -30,6 +31,9 @@ pub use turns::{NodeTurns, Turn, WorkTurn, WorkTurns, build_aside};
 
 /// One in this many reserved places is for operators and administrators only.
 const OPERATORS_ONE_IN: usize = 4;
+
+/// How many places are looked at to find an idle one. The next search continues behind them.
+const LOOKED_AT_MAX: usize = 256;
 
 /// The limits for one kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +121,8 @@ struct Taken {
     /// The places that may be displaced, by their payer and number. The oldest one of a payer has its lowest number.
     displaceable: BTreeMap<(Payer, u64), Displaceable>,
     next_number: u64,
+    /// The place at which the last search for an idle one ended.
+    looked_at: Option<(Payer, u64)>,
 }
 
 /// Places that may be displaced.
@@ -255,12 +261,18 @@ impl Places {
         new: usize,
     ) -> Result<(), NoPlace> {
         let mut added = self.add(taken, user, count, new);
-        if added.is_ok() || !self.could_displace(taken, user, count, new) {
-            return added;
+        if added.is_err() && self.could_displace(taken, user, count, new) {
+            let of_payer = taken.of(user.0) + count;
+            while added.is_err() && taken.displace(user.0, of_payer) {
+                added = self.add(taken, user, count, new);
+            }
         }
-        let of_payer = taken.of(user.0) + count;
-        while added.is_err() && taken.displace(user.0, of_payer) {
-            added = self.add(taken, user, count, new);
+        let is_first = (count, new, taken.of(user.0)) == (1, 1, 0) && !self.is_freed_by_holder;
+        if added == Err(NoPlace::Node) && is_first && taken.displace_idle(user.0) {
+            // It gets just this place, so no limit is exceeded by it.
+            *taken.by_payer.entry(user.0).or_insert(0) += 1;
+            taken.all += 1;
+            return Ok(());
         }
         added
     }
@@ -361,6 +373,34 @@ impl Taken {
         };
         self.all -= count;
         self.remove(payer, count);
+        true
+    }
+
+    /// Displaces a place that is idle and the only one of its payer. Returns whether it did. Of the places that are looked
+    /// at, it takes the one that has been idle for the longest time.
+    fn displace_idle(&mut self, newcomer: Payer) -> bool {
+        let behind = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.displaceable.range((behind, Bound::Unbounded));
+        let mut looked_at = None;
+        let mut idlest: Option<(u64, (Payer, u64))> = None;
+        for (key, place) in behind.chain(&self.displaceable).take(LOOKED_AT_MAX) {
+            looked_at = Some(*key);
+            let is_only_one = place.count == 1 && self.of(key.0) == 1;
+            if is_only_one
+                && key.0.gives_way_to(newcomer)
+                && place.leave.may_be_displaced()
+                && let Some(idle_ms) = place.leave.idle_ms()
+                && idlest.is_none_or(|(most, _)| idle_ms > most)
+            {
+                idlest = Some((idle_ms, *key));
+            }
+        }
+        self.looked_at = looked_at;
+        let Some((_, key)) = idlest else { return false };
+        let Some(displaced) = self.displaceable.remove(&key) else { return false };
+        displaced.leave.displace();
+        self.all -= displaced.count;
+        self.remove(key.0, displaced.count);
         true
     }
 
@@ -731,6 +771,38 @@ mod tests {
         assert_eq!(places.taken(), 1);
         drop(one);
         assert_eq!(places.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_addresses_as_places_do_not_keep_out_a_new_one_with_idle_connections() {
+        for attackers in [24, 200, 1_000] {
+            let max = usize::from(attackers);
+            let places = Places::fair(PlaceLimits { max, per_address_max: max / 10, reserved: 0 });
+            let take = |address| {
+                let mut place = places.take(address, CallerClass::Stranger, 1)?;
+                let leave = Arc::new(Leave::of_connection(Duration::from_secs(1)));
+                place.give_way(&leave);
+                Ok::<_, NoPlace>((place, leave))
+            };
+            let held: Vec<_> = (0..attackers).map(|n| take(attacker(n)).unwrap()).collect();
+            assert_eq!(take(ip("192.0.2.1")).unwrap_err(), NoPlace::Node, "none is idle yet");
+            tokio::time::advance(Duration::from_secs(4)).await;
+            held[1..].iter().for_each(|(_, leave)| leave.moved());
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let honest = (0..4).find_map(|_| take(ip("192.0.2.1")).ok());
+            assert!(honest.is_some(), "{attackers}");
+            assert!(held[0].1.is_displaced(), "{attackers}: in this one nothing has moved");
+            let displaced = held.iter().filter(|(_, leave)| leave.is_displaced()).count();
+            assert_eq!((displaced, places.taken()), (1, max), "{attackers}");
+            let other = (0..4).find_map(|_| take(ip("192.0.2.2")).ok());
+            assert!(other.is_none(), "{attackers}: the others are not idle");
+            tokio::time::advance(Duration::from_secs(5)).await;
+            assert!(take(ip("192.0.2.2")).is_ok(), "{attackers}");
+            drop((held, honest));
+            assert_eq!(places.taken(), 0);
+            let taken = places.taken.lock();
+            assert!(taken.by_payer.is_empty() && taken.displaceable.is_empty());
+        }
     }
 
     fn user(name: &str) -> CallerClass {

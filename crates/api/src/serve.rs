@@ -123,7 +123,7 @@ pub async fn serve(
                 continue;
             }
         };
-        let leave = Arc::new(Leave::after(CONNECTION_KEPT));
+        let leave = Arc::new(Leave::of_connection(CONNECTION_KEPT));
         if let Some(place) = &mut place {
             place.give_way(&leave);
         }
@@ -168,6 +168,7 @@ pub async fn serve(
                 }
             };
             let Some(stream) = opened else { return };
+            let stream = client_stream::tell(&leave, stream);
             let upgraded = tokio::select! {
                 biased;
                 upgraded = connection::serve(&shared, answering, stream) => upgraded,
