@@ -1232,6 +1232,19 @@ fn wrong_input_files_and_values_end_with_2() {
     }
 }
 
+/// Regression: 'config check' called the settings good, and nothing else, for a node whose log is damaged.
+#[test]
+fn a_check_of_the_settings_says_that_it_read_no_data() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().to_str().unwrap();
+    std::fs::write(home.path().join("registry-state.json.log"), "damaged").unwrap();
+    let output =
+        plain(&["config", "check", "--mode", "local", "--port", "0", "--data-dir", data]).output();
+    let output = output.unwrap();
+    let expected = "the settings are good; the data of the node was not checked\n";
+    assert_eq!((code(&output), &*text(&output.stdout)), (0, expected), "{}", text(&output.stderr));
+}
+
 /// Valid settings are not sufficient for a start. The check reports the same as `serve`, and has the same exit code.
 fn what_a_start_would_say(home: &Path) {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -1274,7 +1287,7 @@ fn what_a_start_would_say(home: &Path) {
     let (warned, shown) = (text(&output.stderr), text(&output.stdout));
     assert_eq!(
         (code(&output), &*shown),
-        (0, "the settings are good, with 1 warning\n"),
+        (0, "the settings are good, with 1 warning; the data of the node was not checked\n"),
         "{warned}"
     );
     assert!(warned.contains("the log of a node in Raft mode, and is not read"), "{warned}");
@@ -1402,6 +1415,7 @@ fn the_help_is_the_recorded_one() {
         &["drain"],
         &["undrain"],
         &["health"],
+        &["lock"],
         &["resolve"],
         &["explain", "resolve"],
         &["doctor"],

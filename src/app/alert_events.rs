@@ -8,7 +8,7 @@ use tokio::sync::{broadcast, watch};
 
 use maxine_actors::registry::ExpiryStatus;
 use maxine_control::leases::{ExpiryEvent, Suspension};
-use maxine_store::{ControlStore, StoreEvent};
+use maxine_store::{ControlStore, StoreEvent, StoreKind};
 use maxine_telemetry::{AlertKind, Notice, Telemetry};
 use maxine_view::{Snapshot, View};
 
@@ -31,7 +31,8 @@ pub(super) async fn raise(
             if let StoreEvent::Failed { reason } = &event {
                 failed.send_replace(Some(reason.clone()));
             }
-            store_alert(&telemetry, &event, view.with_snapshot(Snapshot::has_state));
+            let has_state = view.with_snapshot(Snapshot::has_state);
+            store_alert(&telemetry, store.kind(), &event, has_state);
         };
         follow(events, each).await;
     };
@@ -85,7 +86,26 @@ fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent, leads: b
     }
 }
 
-fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
+/// The runbook of an alert about a store of this kind. The page of the kind of alert is about Redis.
+fn runbook(store: StoreKind, alert: AlertKind) -> &'static str {
+    use AlertKind::{
+        StoreDamaged, StoreStatePutBack, StoreWritesLost, StoreWritesPutBack, StoreWritesRefused,
+    };
+    match (store, alert) {
+        (
+            StoreKind::Local | StoreKind::SharedFile,
+            StoreDamaged | StoreStatePutBack | StoreWritesLost | StoreWritesPutBack,
+        )
+        | (StoreKind::Local, StoreWritesRefused) => "disk-corrupt",
+        (StoreKind::SharedFile, StoreWritesRefused) => "disk-full",
+        _ => alert.runbook(),
+    }
+}
+
+fn store_alert(telemetry: &Telemetry, store: StoreKind, event: &StoreEvent, has_state: bool) {
+    let notice = |kind: AlertKind, message: &str| {
+        Notice::new(kind, STORE, message).details(details(event)).runbook(runbook(store, kind))
+    };
     let (kind, message) = match event {
         StoreEvent::Unreachable { reason, cause } => {
             let effect = match has_state {
@@ -96,16 +116,23 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
                 Some(why) => format!("{why}: {effect}"),
                 None => format!("the store does not answer ({reason}): {effect}"),
             };
-            let notice = Notice::new(AlertKind::StoreUnreachable, STORE, message);
-            return telemetry.raise(notice.details(details(event)));
+            return telemetry.raise(notice(AlertKind::StoreUnreachable, &message));
         }
         StoreEvent::Reachable { .. } => {
             return telemetry.clear(AlertKind::StoreUnreachable, STORE);
         }
-        StoreEvent::Damaged { .. } => (
-            AlertKind::StoreDamaged,
-            "the content of the store, or a part of it, is damaged: reads continue, writes may fail until the nodes have repaired it",
-        ),
+        StoreEvent::Damaged { reason, is_repaired } => {
+            let message = match is_repaired {
+                true => {
+                    format!("{reason}; this node has written its state in the place of the file")
+                }
+                false => format!(
+                    "the content of the store, or a part of it, is damaged ({reason}): reads continue, writes may fail until \
+                     the nodes have repaired it"
+                ),
+            };
+            return telemetry.alert(notice(AlertKind::StoreDamaged, &message));
+        }
         StoreEvent::EntriesSkipped { .. } => (
             AlertKind::StoreEntriesSkipped,
             "the log has entries that cannot be read; every node skips them",
@@ -130,24 +157,27 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
             "the store has an older state than this node had seen before it was stopped: acknowledged writes are lost; registrations return when their instances register again",
         ),
         StoreEvent::WritesRefused { reason } => {
-            let message =
-                format!("the store refused a write ({reason}): reads continue, writes may fail");
-            let notice = Notice::new(AlertKind::StoreWritesRefused, STORE, message);
-            return telemetry.raise(notice.details(details(event)));
+            let message = match store {
+                // Its reason is no refused write, but a log that is gone.
+                StoreKind::Local => format!("{reason}: reads continue, writes fail"),
+                _ => {
+                    format!("the store refused a write ({reason}): reads continue, writes may fail")
+                }
+            };
+            return telemetry.raise(notice(AlertKind::StoreWritesRefused, &message));
         }
         StoreEvent::WritesAccepted { .. } => {
             return telemetry.clear(AlertKind::StoreWritesRefused, STORE);
         }
         StoreEvent::Failed { reason } => {
             let message = format!("the store failed, and this node stops: {reason}");
-            let notice = Notice::new(AlertKind::StoreFailed, STORE, message);
-            return telemetry.alert(notice.details(details(event)));
+            return telemetry.alert(notice(AlertKind::StoreFailed, &message));
         }
         StoreEvent::TornTailCut { .. } => {
             (AlertKind::StoreTornTailCut, "an incomplete record at the end of the log was removed")
         }
     };
-    telemetry.alert(Notice::new(kind, STORE, message).details(details(event)));
+    telemetry.alert(notice(kind, message));
 }
 
 #[cfg(test)]
@@ -162,12 +192,31 @@ mod tests {
         let view = View::new(clock.clone());
         let telemetry = Telemetry::start(view, clock, &TelemetrySettings::default());
         let reason = String::from("state.log was removed or replaced");
-        store_alert(&telemetry, &StoreEvent::Failed { reason }, true);
+        store_alert(&telemetry, StoreKind::Local, &StoreEvent::Failed { reason }, true);
         let alerts = telemetry.alerts().newest_first();
         let expected = "the store failed, and this node stops: state.log was removed or replaced";
         assert_eq!(
             (alerts[0].kind, alerts[0].message.as_str()),
             (AlertKind::StoreFailed, expected)
         );
+    }
+
+    /// A log file is repaired at once. Nobody needs to wait for the nodes then.
+    #[tokio::test]
+    async fn the_alert_of_a_damaged_file_names_it_and_its_copy_and_says_that_it_is_repaired() {
+        let clock = Clock::system();
+        let view = View::new(clock.clone());
+        let telemetry = Telemetry::start(view, clock, &TelemetrySettings::default());
+        let alert = |store: StoreKind, is_repaired: bool| {
+            let reason = String::from("state.log is damaged; it is kept as state.log.damaged");
+            store_alert(&telemetry, store, &StoreEvent::Damaged { reason, is_repaired }, true);
+            let alert = telemetry.alerts().newest_first().swap_remove(0);
+            (alert.runbook, alert.message)
+        };
+        let repaired = "state.log is damaged; it is kept as state.log.damaged; this node has written its state in the \
+                        place of the file";
+        assert_eq!(alert(StoreKind::Local, true), ("disk-corrupt", repaired.to_owned()));
+        let (page, message) = alert(StoreKind::Redis, false);
+        assert!(page == "redis-lost" && message.contains("until the nodes have repaired it"));
     }
 }

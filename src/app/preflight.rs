@@ -76,8 +76,9 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         };
         found.extend(why.map(|why| format!("telemetry.log_file: {}: {why}", log_file.display())));
     }
+    // A node serves without its backups, and an alert says why they fail.
     if let Some(dir) = settings::backup_dir(config)
-        && let Err(why) = check_data_dir(&dir)
+        && let Err(why) = nearest_directory(&dir)
     {
         found.push(format!("backup.directory: {}: {why}", dir.display()));
     }
@@ -91,9 +92,10 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     }
     found.extend(config.telemetry.otlp.problems());
     found.extend(config.audit.problems());
+    // What a node does while it cannot write this file is a setting, `audit.file_mode`.
     if let Some(file) = settings::audit_file(config) {
         let why = match file.parent() {
-            Some(directory) if !file.is_dir() => check_data_dir(directory).err(),
+            Some(directory) if !file.is_dir() => nearest_directory(directory).err(),
             _ => Some("it is a directory".into()),
         };
         found.extend(why.map(|why| format!("audit.file: {}: {why}", file.display())));
@@ -252,23 +254,30 @@ fn shared_ports(config: &NodeConfig) -> Vec<String> {
 
 /// Checks that the directory exists or can be created, and that files can be written to it.
 fn check_data_dir(dir: &Path) -> Result<(), String> {
+    let Some(nearest) = nearest_directory(dir)? else { return Ok(()) };
+    access(nearest.as_path(), AccessFlags::W_OK | AccessFlags::X_OK)
+        .map_err(|error| format!("{}: {}", nearest.display(), error.desc()))
+}
+
+/// Checks that a directory can be at this path. Returns the directory, or the nearest existing one above it. Whether
+/// this node may write to it is not checked.
+fn nearest_directory(dir: &Path) -> Result<Option<PathBuf>, String> {
     if dir.as_os_str().is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let is_there = |dir: &&Path| dir.symlink_metadata().is_ok();
     let dir = std::path::absolute(dir).map_err(|error| error.to_string())?;
-    let Some(nearest) = dir.ancestors().find(is_there) else { return Ok(()) };
+    let Some(nearest) = dir.ancestors().find(is_there) else { return Ok(None) };
     let of = |why: &dyn std::fmt::Display| format!("{}: {why}", nearest.display());
     let kind = nearest.metadata().map_err(|error| of(&error))?;
     if !kind.is_dir() {
         return Err(of(&"it is not a directory"));
     }
-    access(nearest, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| of(&error.desc()))?;
     let disk = statvfs(nearest).map_err(|error| of(&error.desc()))?;
     if disk.blocks() == 0 {
         return Err(of(&"no files can be made in this file system"));
     }
-    Ok(())
+    Ok(Some(nearest.to_owned()))
 }
 
 /// What is wrong with lists of revoked certificates. The file of the authorities can be read.

@@ -7,6 +7,7 @@ use rcgen::{
 };
 
 use super::*;
+use crate::config::BackupSchedule;
 
 #[test]
 fn listeners_of_one_node_have_different_ports() {
@@ -251,6 +252,20 @@ fn a_sink_of_audit_records_that_cannot_work_is_found() {
         assert!(found.iter().any(|line| line.starts_with(setting)), "{setting}: {found:?}");
     }
     assert_eq!(found.len(), 4, "{found:?}");
+}
+
+/// A place where no folder can be is a wrong setting, even for backups.
+#[test]
+fn a_folder_of_backups_that_is_a_file_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = NodeConfig::defaults();
+    config.data_dir = dir.path().join("data");
+    config.backup.schedule = Some(BackupSchedule::EveryHours(1));
+    config.backup.directory = dir.path().join("backups");
+    assert_eq!(preflight(&config), Vec::<String>::new());
+    fs::write(dir.path().join("backups"), "").unwrap();
+    let found = preflight(&config);
+    assert!(found.len() == 1 && found[0].starts_with("backup.directory: "), "{found:?}");
 }
 
 /// What would prevent a start is found before the start.

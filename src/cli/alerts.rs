@@ -230,6 +230,14 @@ pub(super) fn groups(items: &[&Value]) -> Vec<Vec<usize>> {
     groups
 }
 
+/// What `item` says, for a row of these alerts. If another node of the row says something else, the text names the
+/// node, because what a node says about itself is not true of the others.
+pub(super) fn message_of(item: &Value, row: &[&Value]) -> String {
+    let message = cell(&item["message"]);
+    let is_of_all = row.iter().all(|other| other["message"] == item["message"]);
+    if is_of_all { message } else { format!("{}: {message}", cell(&item["node"])) }
+}
+
 async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
     let (alerts, silences) = join(gather(nodes), silences(nodes)).await;
     let (items, silent) = alerts?;
@@ -289,9 +297,10 @@ fn rows(items: &[&Value]) -> Vec<Vec<String>> {
             Some(at_ms) => format!("resolved {}", timestamp(at_ms)),
             None => cell(&item["state"]),
         };
-        let [severity, kind, object, message, by] =
-            ["severity", "type", "object", "message", "acknowledged_by"]
-                .map(|field| cell(&item[field]));
+        let [severity, kind, object, by] =
+            ["severity", "type", "object", "acknowledged_by"].map(|field| cell(&item[field]));
+        let members: Vec<&Value> = group.iter().map(|member| items[*member]).collect();
+        let message = message_of(item, &members);
         // Messages are in the present tense. That of a condition which has ended is not true any more.
         let message =
             if resolved_ms.is_some() { format!("was reported: {message}") } else { message };
@@ -370,6 +379,16 @@ mod tests {
             ["not heard", "was reported: not heard"],
             "only what is still so is said as such"
         );
+    }
+
+    /// Regression: with Redis hung, "this node has no state yet" of one node was shown as the message of all three.
+    #[test]
+    fn a_message_that_only_one_node_gave_names_that_node() {
+        let mut other = alert("r3", 9, BEGAN_MS - 1_000, None);
+        other["message"] = json!("this node has no state yet");
+        let rows = rows_of(&[alert("r1", 4, BEGAN_MS, None), other]);
+        assert_eq!((rows.len(), rows[0][5].as_str()), (1, "r1, r3"));
+        assert_eq!(rows[0][6], "r3: this node has no state yet");
     }
 
     /// A node that was restarted reports the condition with the time of its restart as the beginning.

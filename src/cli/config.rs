@@ -17,6 +17,9 @@ const DAY_MS: u64 = 24 * 3_600 * 1_000;
 /// A certificate that expires within this number of days causes a warning.
 const WARN_DAYS: u64 = 30;
 
+/// What a check of the settings leaves out.
+pub(super) const DATA_UNCHECKED: &str = "the data of the node was not checked";
+
 /// Arguments of `maxine config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
@@ -119,10 +122,10 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
                     return Ok(ExitCode::FAILURE);
                 }
                 match warnings {
-                    0 => writeln!(out, "the settings are good")?,
+                    0 => writeln!(out, "the settings are good; {DATA_UNCHECKED}")?,
                     _ => {
                         let warnings = maxine_wording::count(warnings, "warning");
-                        writeln!(out, "the settings are good, with {warnings}")?;
+                        writeln!(out, "the settings are good, with {warnings}; {DATA_UNCHECKED}")?;
                     }
                 }
             }

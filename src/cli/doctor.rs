@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use futures::future::{join, join_all, join3};
 use serde_json::Value;
 
-use super::alerts::{begun_ms, groups};
+use super::alerts::{begun_ms, groups, message_of};
 use super::client::{Answer, ConnectArgs, Request};
+use super::config::DATA_UNCHECKED;
 use super::each_node::{Node, nodes};
 use super::exit::CliError;
-use super::finding::{ANSWERS, Finding, Findings, Level, VIEWER, show};
+use super::finding::{ANSWERS, Finding, Findings, Level, OPEN_FILES, VIEWER, show};
 use super::output::{Output, timestamp};
+use super::runbook;
 use super::security;
 use super::serve::{Loaded, ServeArgs};
 use maxine_clock::{Clock, SKEW_MAX_MS};
@@ -23,6 +25,8 @@ use maxine_telemetry::AlertKind;
 const SKEW_WARN_MS: u64 = 1_000;
 /// A sync of the log to disk that takes longer than this is a warning, in microseconds.
 const SYNC_WARN_US: u64 = 100_000;
+/// A copy is called current below this age, in milliseconds.
+const CURRENT_MS: u64 = 2_000;
 /// A copy that may be older than this is a warning, in milliseconds.
 const STALE_WARN_MS: u64 = 10_000;
 /// How many requests each node gets one after the other: its status, and then all others at the same time.
@@ -240,26 +244,14 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
     }
     for warning in status["warnings"].as_array().into_iter().flatten() {
         let text = warning.as_str().unwrap_or_default();
-        if text.starts_with(security::REGISTRATION_IS_OPEN) {
+        let is_found_already = status["excluded"].as_str() == Some(text);
+        if is_found_already || text.starts_with(security::REGISTRATION_IS_OPEN) {
             continue;
         }
-        findings.add(Level::Warning, "status", url, text, "see docs/operations/README.md");
+        let fix = format!("see {}", runbook::of_warning(text, status));
+        findings.add(Level::Warning, "status", url, text, &fix);
     }
-    match status["staleness_ms"].as_u64() {
-        Some(age_ms) if age_ms > STALE_WARN_MS => {
-            let found = format!("its copy may be {} s old", age_ms / 1_000);
-            // A node that knows a leader and does not hear of it is cut off.
-            let knows_leader = status["leadership"]["leader"].is_string();
-            let page = if knows_leader { "partition" } else { "leader-lost" };
-            let fix = format!("see docs/operations/{page}.md");
-            findings.add(Level::Warning, "copy", url, &found, &fix);
-        }
-        Some(_) => findings.add(Level::Good, "copy", url, "its copy is current", ""),
-        None => {
-            let found = "it does not know how old its copy is";
-            findings.add(Level::Unknown, "copy", url, found, "see docs/operations/leader-lost.md");
-        }
-    }
+    check_copy(url, status, findings);
     let raft = &status["raft"];
     match (raft["disk_stalled"].as_bool(), raft["last_sync_us"].as_u64()) {
         (Some(true), _) => {
@@ -292,7 +284,31 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
     }
     let found = "a node does not report how many files its process has open";
     let fix = "count the entries of /proc/PID/fd on its machine";
-    findings.add(Level::Unknown, "open files", url, found, fix);
+    findings.add(Level::Unknown, OPEN_FILES, url, found, fix);
+}
+
+/// Judges the age of a node's copy. Without a leader, nothing confirms that a copy is current.
+fn check_copy(url: &str, status: &Value, findings: &mut Findings) {
+    let knows_leader = status["leadership"]["leader"].is_string();
+    let without_leader = || format!("see {}", runbook::without_leader(status));
+    let Some(age_ms) = status["staleness_ms"].as_u64() else {
+        let found = "it does not know how old its copy is";
+        return findings.add(Level::Unknown, "copy", url, found, &without_leader());
+    };
+    let age_s = age_ms.div_ceil(1_000);
+    if !knows_leader {
+        let found = format!("its copy may be {age_s} s old, and no leader is known");
+        findings.add(Level::Warning, "copy", url, &found, &without_leader());
+    } else if age_ms > STALE_WARN_MS {
+        // A node that knows a leader and does not hear of it is cut off.
+        let found = format!("its copy may be {age_s} s old");
+        findings.add(Level::Warning, "copy", url, &found, "see docs/operations/partition.md");
+    } else if age_ms >= CURRENT_MS {
+        let found = format!("its copy is at most {age_s} s old");
+        findings.add(Level::Good, "copy", url, &found, "");
+    } else {
+        findings.add(Level::Good, "copy", url, "its copy is current", "");
+    }
 }
 
 /// The conditions that are active on a node, according to its answer. `None` if it gave none.
@@ -338,7 +354,8 @@ fn check_alerts(seen: &[Seen], findings: &mut Findings) {
         // The node that has seen it for longest knows most of it.
         let (node, alert) = all[group[0]];
         let text = |field: &str| alert[field].as_str().unwrap_or_default();
-        let found = format!("{}: {}", text("type"), text("message"));
+        let row: Vec<&Value> = group.iter().map(|member| alerts[*member]).collect();
+        let found = format!("{}: {}", text("type"), message_of(alert, &row));
         let fix = match page_of(alert, node.active.as_deref().unwrap_or_default()) {
             "" => String::new(),
             page => format!("see docs/operations/{page}.md"),
@@ -451,7 +468,13 @@ fn check_backups(answer: Result<Answer, CliError>, seen: &[Seen], findings: &mut
         findings.add(Level::Unknown, "backups", "", &found, fix);
         return;
     }
-    let fix = "make one with `maxine cluster backup FILE`, or set backup.schedule";
+    // Both are about scheduled backups.
+    let fails = [AlertKind::BackupFailed, AlertKind::BackupOld];
+    let is_failing = fails.into_iter().any(|kind| has_alert(seen, kind));
+    let fix = match is_failing {
+        true => "see docs/operations/backups.md",
+        false => "make one with `maxine cluster backup FILE`, or set backup.schedule",
+    };
     match answer {
         Ok(answer) => match answer.body["items"][0]["time_ms"].as_u64() {
             Some(at_ms) if Clock::system().wall_ms().saturating_sub(at_ms) > BACKUP_WARN_MS => {
@@ -463,7 +486,10 @@ fn check_backups(answer: Result<Answer, CliError>, seen: &[Seen], findings: &mut
                 findings.add(Level::Good, "backups", "", &found, "");
             }
             None => {
-                let found = "Maxine knows of no backup; it cannot know copies of files";
+                let found = match is_failing {
+                    true => "backups are scheduled, but none has been verified yet",
+                    false => "Maxine knows of no backup; it cannot know copies of files",
+                };
                 findings.add(Level::Warning, "backups", "", found, fix);
             }
         },
@@ -495,7 +521,8 @@ fn check_machine(file: &Path, findings: &mut Findings) {
         Ok(loaded) => loaded,
         Err(problems) => return settings_problems(problems, &subject, findings),
     };
-    findings.add(Level::Good, "settings", &subject, "the settings are good", "");
+    let found = format!("the settings are good; {DATA_UNCHECKED}");
+    findings.add(Level::Good, "settings", &subject, &found, "");
     for text in [unknown, crate::app::unread_files(&config)].concat() {
         findings.add(Level::Warning, "settings", &subject, &text, "remove or correct it");
     }
@@ -504,14 +531,11 @@ fn check_machine(file: &Path, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use serde_json::json;
 
     use super::super::client::Problem;
     use super::super::exit;
     use super::super::finding::cluster_was_checked;
-    use super::security::check_mode;
     use super::*;
 
     fn levels(findings: &Findings, check: &str) -> Vec<Level> {
@@ -627,11 +651,58 @@ mod tests {
         assert_eq!(found(raft(false, 200_000), "disk"), [Level::Warning]);
         assert_eq!(found(raft(true, 900), "disk"), [Level::Problem]);
         assert_eq!(found(json!({"raft": null}), "disk"), [Level::Unknown]);
-        assert_eq!(found(json!({"staleness_ms": 11_000}), "copy"), [Level::Warning]);
         assert_eq!(found(json!({"staleness_ms": null}), "copy"), [Level::Unknown]);
         assert_eq!(found(json!({"excluded": "removed"}), "member"), [Level::Problem]);
         assert_eq!(found(json!({"backend": "redis"}), "redis"), [Level::Unknown]);
         assert_eq!(found(json!({}), "open files"), [Level::Unknown]);
+    }
+
+    /// Regression: the copy of a node that was cut off was called current for ten seconds.
+    #[test]
+    fn a_copy_is_current_only_if_a_leader_confirmed_it_just_now() {
+        let of = |backend: &str, leader: Option<&str>, age_ms: u64| {
+            let status = json!({
+                "backend": backend, "leadership": {"leader": leader}, "staleness_ms": age_ms,
+            });
+            let mut findings = Findings::default();
+            check_copy("http://n:1", &status, &mut findings);
+            let Finding { level, found, fix, .. } = findings.0.remove(0);
+            (level, found, fix)
+        };
+        let is = |level: Level, found: &str, fix: &str| (level, found.to_owned(), fix.to_owned());
+        let current = is(Level::Good, "its copy is current", "");
+        assert_eq!(of("raft", Some("n2"), 1_999), current);
+        let recent = is(Level::Good, "its copy is at most 6 s old", "");
+        assert_eq!(of("raft", Some("n2"), 5_100), recent);
+        let page = "see docs/operations/partition.md";
+        assert_eq!(
+            of("raft", Some("n2"), 11_000),
+            is(Level::Warning, "its copy may be 11 s old", page)
+        );
+        let found = "its copy may be 1 s old, and no leader is known";
+        let page = "see docs/operations/leader-lost.md";
+        assert_eq!(of("raft", None, 1_000), is(Level::Warning, found, page));
+    }
+
+    /// Regression: "set backup.schedule" was the advice while a scheduled backup failed.
+    #[test]
+    fn a_scheduled_backup_that_fails_is_not_answered_with_the_advice_to_schedule_one() {
+        let of = |active: Vec<Value>| {
+            let body = json!({"items": []});
+            let answer = Answer { headers: reqwest::header::HeaderMap::new(), body };
+            let mut findings = Findings::default();
+            let node = Seen { active: Some(active), ..seen("2.0.0", None) };
+            check_backups(Ok(answer), &[node], &mut findings);
+            let Finding { level, found, fix, .. } = findings.0.remove(0);
+            assert_eq!(level, Level::Warning);
+            (found, fix)
+        };
+        assert!(of(Vec::new()).1.contains("set backup.schedule"));
+        for kind in [AlertKind::BackupFailed, AlertKind::BackupOld] {
+            let (found, fix) = of(vec![alert("n1", 1, kind)]);
+            assert!(found.contains("scheduled, but none has been verified yet"), "{found}");
+            assert_eq!(fix, "see docs/operations/backups.md");
+        }
     }
 
     /// Regression: what no node reports was one line for each node.
@@ -639,7 +710,9 @@ mod tests {
     fn what_could_not_be_checked_on_several_nodes_is_one_finding_that_names_them() {
         let mut findings = Findings::default();
         for url in ["http://n:1", "http://n:2"] {
-            check_status(url, &json!({"backend": "redis", "staleness_ms": 1}), &mut findings);
+            let status = json!({"backend": "redis", "staleness_ms": null});
+            check_status(url, &status, &mut findings);
+            findings.add(Level::Good, "versions", url, "the same", "");
         }
         findings.add(Level::Unknown, "open files", "http://n:3", "something else", "");
         let joined = findings.sorted();
@@ -648,7 +721,7 @@ mod tests {
         };
         assert_eq!(of("open files"), ["http://n:1, http://n:2", "http://n:3"]);
         assert_eq!(of("redis"), ["http://n:1, http://n:2"]);
-        assert_eq!(of("copy"), ["http://n:1", "http://n:2"], "only what is unknown is joined");
+        assert_eq!(of("versions"), ["http://n:1", "http://n:2"], "only what is unknown is joined");
     }
 
     #[test]
@@ -723,21 +796,5 @@ mod tests {
         assert_eq!(code(&[401, 401]), Some(exit::REFUSED));
         assert_eq!(code(&[404]), Some(exit::UNAVAILABLE));
         assert_eq!(code(&[401, 200]), None);
-    }
-
-    #[test]
-    fn a_file_that_others_can_read_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("key.pem");
-        std::fs::write(&file, "").unwrap();
-        for (mode, level) in
-            [(0o600, Level::Good), (0o640, Level::Warning), (0o604, Level::Warning)]
-        {
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-            let mut findings = Findings::default();
-            check_mode(&file, &mut findings);
-            check_mode(&dir.path().join("none"), &mut findings);
-            assert_eq!(levels(&findings, "file modes"), [level, Level::Unknown]);
-        }
     }
 }

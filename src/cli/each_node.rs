@@ -48,9 +48,8 @@ pub(super) fn named(connect: &ConnectArgs) -> Result<Vec<Node>, CliError> {
 
 fn each(connect: &ConnectArgs, urls: Vec<Url>) -> Result<Vec<Node>, CliError> {
     let each = urls.into_iter().map(|url| {
-        let url = url.as_str().trim_end_matches('/').to_owned();
-        let one = ConnectArgs { server: vec![url.clone()], ..connect.clone() };
-        Ok(Node { client: one.client()?.without_notes(), url })
+        let client = connect.client_of_node(url.clone())?.without_notes();
+        Ok(Node { client, url: url.as_str().trim_end_matches('/').to_owned() })
     });
     each.collect()
 }

@@ -9,6 +9,9 @@ use super::output::Output;
 
 /// The check whether a node gives its status.
 pub(super) const ANSWERS: &str = "answers";
+/// The check of how many files a node has open. No node reports that, so it is shown as text only beside something that
+/// is wrong.
+pub(super) const OPEN_FILES: &str = "open files";
 /// What to do if a node does not show something without a token.
 pub(super) const VIEWER: &str =
     "use the token of a viewer: 'maxine login', MAXINE_TOKEN or --token-file";
@@ -101,7 +104,7 @@ pub(super) fn show(findings: &[Finding], out: &mut Output) -> Result<(), CliErro
             let level = level.as_str().to_owned();
             vec![level, (*check).into(), or_cluster.into(), found.clone(), fix.into()]
         };
-        let rows = findings.iter().map(row).collect();
+        let rows = in_text(findings).map(row).collect();
         out.table(&["level", "check", "of", "found", "what to do"], rows)?;
     }
     match count(Level::Problem) {
@@ -113,6 +116,13 @@ pub(super) fn show(findings: &[Finding], out: &mut Output) -> Result<(), CliErro
     }
 }
 
+/// The findings that are shown as text: all of them if something is wrong.
+fn in_text(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
+    let is_wrong = |finding: &Finding| matches!(finding.level, Level::Problem | Level::Warning);
+    let shows_all = findings.iter().any(is_wrong);
+    findings.iter().filter(move |finding| shows_all || finding.check != OPEN_FILES)
+}
+
 /// An error if no node gave its status. That there is no problem says nothing then.
 pub(super) fn cluster_was_checked(findings: &[Finding]) -> Result<(), CliError> {
     let answers = || findings.iter().filter(|finding| finding.check == ANSWERS);
@@ -122,4 +132,25 @@ pub(super) fn cluster_was_checked(findings: &[Finding]) -> Result<(), CliError> 
     let text = "no node gave its status: the cluster was not checked".to_owned();
     let is_refused = answers().any(|finding| finding.fix == VIEWER);
     Err(if is_refused { CliError::Refused(text) } else { CliError::Incomplete(text) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: a healthy cluster always had a line about open files, which no node reports.
+    #[test]
+    fn what_no_node_reports_is_shown_only_if_something_is_wrong() {
+        let checks = |level: Level| {
+            let mut findings = Findings::default();
+            findings.add(Level::Unknown, OPEN_FILES, "http://n:1", "not reported", "count them");
+            findings.add(level, "disk", "http://n:1", "measured", "");
+            let sorted = findings.sorted();
+            in_text(&sorted).map(|finding| finding.check).collect::<Vec<_>>()
+        };
+        assert_eq!(checks(Level::Good), ["disk"]);
+        assert_eq!(checks(Level::Unknown), ["disk"]);
+        assert_eq!(checks(Level::Warning), ["disk", OPEN_FILES]);
+        assert_eq!(checks(Level::Problem), ["disk", OPEN_FILES]);
+    }
 }

@@ -35,8 +35,12 @@ const END_MS_MIN: u64 = 500;
 #[command(after_help = "\
 The command gets the lock's key in MAXINE_LOCK_KEY, its session in MAXINE_LOCK_SESSION, and its fencing token in \
 MAXINE_LOCK_INDEX, which grows with each new holder. The exit code is that of the command, or 128 and the number of \
-the signal that ended it. If the lock is lost, the command gets SIGTERM, and SIGKILL after 5 seconds. SIGTERM, SIGHUP, \
-SIGINT and SIGQUIT are passed to the command; after SIGTERM and SIGHUP it has 5 seconds until SIGKILL.")]
+the signal that ended it. If the lock is lost, the command gets SIGTERM, and SIGKILL after 5 seconds, and the exit code \
+is 7. SIGTERM, SIGHUP, SIGINT and SIGQUIT are passed to the command; after SIGTERM and SIGHUP it has 5 seconds until \
+SIGKILL.
+
+Example: run a script on one machine at a time, and wait for the lock for at most a minute:
+  maxine lock jobs/nightly --wait-ms 60000 -- ./nightly.sh")]
 pub struct LockArgs {
     #[command(flatten)]
     connect: ConnectArgs,
@@ -45,15 +49,16 @@ pub struct LockArgs {
     /// The command and its arguments
     #[arg(last = true, required = true, num_args = 1.., value_name = "COMMAND")]
     command: Vec<OsString>,
-    /// The lock is lost after this time without a renewal
+    /// The lock is lost after this time without a renewal, in milliseconds (1000 to 86400000)
     #[arg(long, value_name = "MS", default_value_t = 15_000,
         value_parser = clap::value_parser!(u64).range(TTL_MS_MIN..=LOCK_SESSION_TTL_MS_MAX))]
     ttl_ms: u64,
-    /// How long nobody gets the lock after it was lost
+    /// How long nobody gets the lock after it was lost, in milliseconds (0 to 60000)
     #[arg(long, value_name = "MS", default_value_t = 15_000,
         value_parser = clap::value_parser!(u64).range(0..=LOCK_DELAY_MS_MAX))]
     lock_delay_ms: u64,
-    /// How long to wait for the lock; by default without end. If it is over, the exit code is 5
+    /// How long to wait for the lock, in milliseconds; 0 tries once. By default it waits without end. After this time
+    /// the exit code is 5
     #[arg(long, value_name = "MS")]
     wait_ms: Option<u64>,
 }

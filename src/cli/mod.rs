@@ -45,6 +45,7 @@ pub mod migrate;
 pub mod output;
 pub mod policy;
 mod provider_login;
+mod runbook;
 pub mod runtime_config;
 pub mod sample;
 mod security;

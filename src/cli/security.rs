@@ -4,7 +4,7 @@
 //! file they are reported as unknown.
 
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use futures::future::{join_all, join4};
@@ -34,6 +34,8 @@ const PROXY_PREFIX_MIN: (u8, u8) = (16, 48);
 const ITEMS_MAX: u64 = 1_000;
 /// How the warning of a node begins whose registration is open.
 pub(super) const REGISTRATION_IS_OPEN: &str = "registration is open";
+/// The user id of root.
+const ROOT: u32 = 0;
 /// What to do to learn what a node does not show.
 const WITH_CONFIG: &str = "run it on the machine of the node, with --config";
 /// What to do if a node does not show something without the token of an administrator.
@@ -82,7 +84,9 @@ pub(super) async fn check_node(
     check_access(node, connect, limit_ms, status, findings).await;
     check_strangers(node, connect, limit_ms, findings).await;
     let request = Request::get(&["alerts"]).query("limit", Some(ITEMS_MAX)).within(limit_ms);
-    check_tls_alerts(&node.url, &Box::pin(node.client.send(&request)).await, findings);
+    let alerts = Box::pin(node.client.send(&request)).await;
+    check_tls_alerts(&node.url, &alerts, findings);
+    check_audit_alerts(&node.url, &alerts, findings);
 }
 
 /// Whether a URL is of this machine only.
@@ -239,6 +243,41 @@ fn check_tls_alerts(url: &str, answer: &Result<Answer, CliError>, findings: &mut
     }
 }
 
+/// What a node says about audit records that did not reach a sink.
+fn check_audit_alerts(url: &str, answer: &Result<Answer, CliError>, findings: &mut Findings) {
+    let answer = match answer {
+        Ok(answer) => &answer.body,
+        Err(error) => {
+            let why = format!("its alerts are not known: {}", error.of_one_node());
+            return findings.add(Level::Unknown, "audit", url, &why, VIEWER);
+        }
+    };
+    let mut is_good = true;
+    for alert in answer["items"].as_array().into_iter().flatten() {
+        let is_of =
+            |kind: AlertKind, state: &str| alert["type"] == kind.name() && alert["state"] == state;
+        let text = |field: &str| alert[field].as_str().unwrap_or_default();
+        let (object, message) = (text("object"), text("message"));
+        let found = if is_of(AlertKind::AuditForwardFailing, "active") {
+            format!("{object}: {message}")
+        } else if is_of(AlertKind::AuditForwardGap, "event") {
+            // What was lost stays lost, so this has no end.
+            let at = alert["time_ms"].as_u64().map_or_else(String::new, timestamp);
+            format!("{object}: at {at}: {message}")
+        } else {
+            continue;
+        };
+        is_good = false;
+        let level = if alert["severity"] == "critical" { Level::Problem } else { Level::Warning };
+        let fix = "see docs/operations/audit-forwarding.md";
+        findings.add(level, "audit", url, &found, fix);
+    }
+    if is_good {
+        let found = "no alert about the forwarding of audit records is listed";
+        findings.add(Level::Good, "audit", url, found, "");
+    }
+}
+
 /// What the cluster answers about accounts and secrets.
 pub(super) struct OfCluster {
     tokens: Result<Answer, CliError>,
@@ -307,7 +346,8 @@ pub(super) fn check_cluster(of_cluster: OfCluster, now_ms: u64, findings: &mut F
     }
 }
 
-/// Whether audit records reach another machine before they are removed.
+/// Whether audit records are forwarded to another machine before they are removed. Only a node knows whether they reach
+/// it.
 fn check_audit(forward: &AuditForwardSettings, subject: &str, findings: &mut Findings) {
     let days = |class: AuditClass| class.retention_ms() / DAY_MS;
     let kept = format!(
@@ -315,14 +355,22 @@ fn check_audit(forward: &AuditForwardSettings, subject: &str, findings: &mut Fin
         days(AuditClass::Identities),
         days(AuditClass::Access)
     );
-    if forward.is_on() {
-        let found = format!("audit records are forwarded; {kept}");
-        findings.add(Level::Good, "audit", subject, &found, "");
-    } else {
-        let fix = "set audit.file, audit.syslog_address or audit.http_url; see docs/guides/answer-an-auditor.md";
-        let found = format!("audit records are not forwarded; {kept}");
-        findings.add(Level::Warning, "audit", subject, &found, fix);
+    let receivers = [("syslog", &forward.syslog_address), ("HTTP", &forward.http_url)];
+    let set = receivers.iter().filter(|(_, place)| !place.is_empty()).map(|(name, _)| *name);
+    let set: Vec<&str> = set.collect();
+    if !set.is_empty() {
+        let found = format!(
+            "a sink is set ({}); whether records reach it is not checked here",
+            set.join(", ")
+        );
+        return findings.add(Level::Good, "audit", subject, &found, "");
     }
+    let to = match forward.is_on() {
+        true => "audit records are forwarded only to a file on this machine",
+        false => "audit records are not forwarded",
+    };
+    let fix = "set audit.syslog_address or audit.http_url; see docs/guides/answer-an-auditor.md";
+    findings.add(Level::Warning, "audit", subject, &format!("{to}; {kept}"), fix);
 }
 
 fn check_tokens(tokens: &[Value], findings: &mut Findings) {
@@ -524,7 +572,7 @@ pub(super) fn check_settings(
     check_audit(&config.audit, subject, findings);
     check_life(config, findings);
     check_files(config, now_ms, findings);
-    check_mode(&break_glass_file(&config.data_dir), findings);
+    check_mode(&break_glass_file(&config.data_dir), user_of(config), findings);
 }
 
 fn check_peers(config: &NodeConfig, subject: &str, findings: &mut Findings) {
@@ -646,28 +694,77 @@ pub(super) fn check_files(config: &NodeConfig, now_ms: u64, findings: &mut Findi
     }
     let keys = [&config.raft.tls_key, &config.state.redis_tls_key, &config.state.redis_url_file];
     let private = config.http.tls_key.iter().chain(keys).chain([&config.data_dir]);
+    let node_user = user_of(config);
     for path in private.filter(|path| !path.as_os_str().is_empty()) {
-        check_mode(path, findings);
+        check_mode(path, node_user, findings);
     }
 }
 
-/// Whether other users of the machine have access to a file or directory.
-pub(super) fn check_mode(path: &Path, findings: &mut Findings) {
+/// Whether other users of the machine have access to a file or directory of a node, whose data belongs to `node_user`.
+fn check_mode(path: &Path, node_user: Option<u32>, findings: &mut Findings) {
     let subject = path.display().to_string();
-    match std::fs::metadata(path).map(|found| found.permissions().mode() & 0o777) {
-        Ok(mode) if mode & 0o077 == 0 => {
-            findings.add(Level::Good, "file modes", &subject, "only its owner has access", "");
-        }
-        Ok(mode) => {
-            let found = format!("other users have access (mode {mode:03o})");
-            let fix = format!("chmod go= {subject}");
-            findings.add(Level::Warning, "file modes", &subject, &found, &fix);
+    match std::fs::metadata(path) {
+        Ok(found) => {
+            let mode = found.permissions().mode() & 0o777;
+            let (found, change) = match found.is_dir() {
+                true => directory_verdict(mode, found.uid(), node_user),
+                false => file_verdict(mode, found.uid(), node_user),
+            };
+            let level = if change.is_empty() { Level::Good } else { Level::Warning };
+            let fix = if change.is_empty() { String::new() } else { format!("{change} {subject}") };
+            findings.add(level, "file modes", &subject, &found, &fix);
         }
         Err(error) => {
             let why = maxine_wording::io(&error);
             findings.add(Level::Unknown, "file modes", &subject, &why, "run it as the node's user");
         }
     }
+}
+
+/// What the mode of a secret file means, and the command that corrects it; empty if it is good. A node often reads a
+/// file that root owns as a member of its group, so the group loses its access only if the node owns the file.
+fn file_verdict(mode: u32, owner: u32, node_user: Option<u32>) -> (String, &'static str) {
+    if mode & 0o077 == 0 {
+        return ("only its owner has access".into(), "");
+    }
+    if owner == ROOT && mode & 0o037 == 0 {
+        return ("root owns it, and its group may read it".into(), "");
+    }
+    if owner != ROOT && node_user == Some(owner) {
+        return (format!("other users have access (mode {mode:03o})"), "chmod go=");
+    }
+    let change = match (mode & 0o007 != 0, mode & 0o030 != 0) {
+        (true, true) => "chmod g-wx,o=",
+        (true, false) => "chmod o=",
+        (false, true) => "chmod g-wx",
+        // The group keeps its access, so the node can still read the file.
+        (false, false) => {
+            let found = format!("neither root nor the node's user owns it (mode {mode:03o})");
+            return (found, "chown root");
+        }
+    };
+    (format!("other users have more access than a node needs (mode {mode:03o})"), change)
+}
+
+/// As [`file_verdict`], for a directory. A node may need to write to one that root owns as a member of its group.
+fn directory_verdict(mode: u32, owner: u32, node_user: Option<u32>) -> (String, &'static str) {
+    match (mode & 0o077, mode & 0o007) {
+        (0, _) => ("only its owner has access".into(), ""),
+        (_, 0) if owner == ROOT => ("root owns it, and its group has access".into(), ""),
+        _ if owner != ROOT && node_user == Some(owner) => {
+            (format!("other users have access (mode {mode:03o})"), "chmod go=")
+        }
+        (_, 0) => {
+            let found = format!("neither root nor the node's user owns it (mode {mode:03o})");
+            (found, "chown root")
+        }
+        _ => (format!("other users have access (mode {mode:03o})"), "chmod o="),
+    }
+}
+
+/// The user of a node: the owner of its data. `None` if that cannot be seen.
+fn user_of(config: &NodeConfig) -> Option<u32> {
+    std::fs::metadata(&config.data_dir).ok().map(|found| found.uid())
 }
 
 #[cfg(test)]

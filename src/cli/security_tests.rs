@@ -32,8 +32,35 @@ fn of_settings(change: impl FnOnce(&mut NodeConfig)) -> Findings {
 #[test]
 fn a_node_that_forwards_no_audit_records_is_found() {
     assert_eq!(levels(&of_settings(|_| ()), "audit"), [Level::Warning]);
-    let forwards = of_settings(|config| config.audit.file = Some("/var/log/audit.jsonl".into()));
+    let to_file = of_settings(|config| config.audit.file = Some("/var/log/audit.jsonl".into()));
+    assert_eq!(levels(&to_file, "audit"), [Level::Warning]);
+    let forwards = of_settings(|config| config.audit.syslog_address = "logs.example:6514".into());
     assert_eq!(levels(&forwards, "audit"), [Level::Good]);
+    // Regression: doctor said that records were forwarded while the only sink failed.
+    let found = forwards.0.iter().find(|finding| finding.check == "audit").unwrap();
+    let expected = "a sink is set (syslog); whether records reach it is not checked here";
+    assert_eq!(found.found, expected);
+}
+
+#[test]
+fn alerts_about_the_forwarding_of_audit_records_are_findings() {
+    let of = |kind: AlertKind, state: &str| {
+        let alert = json!({
+            "type": kind.name(), "state": state, "severity": kind.severity().as_str(), "time_ms": 1,
+            "object": "n1 syslog", "message": "no answer",
+        });
+        let body = json!({"items": [alert]});
+        let answer = Ok(Answer { headers: reqwest::header::HeaderMap::new(), body });
+        let mut findings = Findings::default();
+        check_audit_alerts("http://n:1", &answer, &mut findings);
+        let fix = findings.0[0].fix.clone();
+        assert!(fix.is_empty() || fix.contains("audit-forwarding.md"), "{fix}");
+        levels(&findings, "audit")
+    };
+    assert_eq!(of(AlertKind::AuditForwardFailing, "active"), [Level::Warning]);
+    assert_eq!(of(AlertKind::AuditForwardFailing, "resolved"), [Level::Good]);
+    assert_eq!(of(AlertKind::AuditForwardGap, "event"), [Level::Problem]);
+    assert_eq!(of(AlertKind::NoLeader, "active"), [Level::Good]);
 }
 
 fn is_open(config: &mut NodeConfig) {
@@ -238,4 +265,41 @@ fn alerts_about_certificates_are_findings() {
     assert_eq!(of(AlertKind::TlsFilesRefused, "active", "critical"), [Level::Problem]);
     assert_eq!(of(AlertKind::TlsFilesRefused, "resolved", "critical"), [Level::Good]);
     assert_eq!(of(AlertKind::NoLeader, "active", "critical"), [Level::Good]);
+}
+
+/// Regression: doctor recommended `chmod go=` for a key of root that the node reads by its group, as 'maxine init'
+/// installs it. The node could not start after that.
+#[test]
+fn the_advice_about_a_key_never_takes_it_from_the_node() {
+    const NODE: u32 = 990;
+    let change = |mode: u32, owner: u32| file_verdict(mode, owner, Some(NODE)).1;
+    assert_eq!(file_verdict(0o640, ROOT, Some(NODE)).0, "root owns it, and its group may read it");
+    assert_eq!((change(0o640, ROOT), change(0o440, ROOT), change(0o600, ROOT)), ("", "", ""));
+    assert_eq!((change(0o600, NODE), change(0o640, NODE)), ("", "chmod go="));
+    assert_eq!((change(0o644, ROOT), change(0o660, ROOT)), ("chmod o=", "chmod g-wx"));
+    assert_eq!(change(0o666, ROOT), "chmod g-wx,o=");
+    // The node reads it as a member of its group, if at all.
+    assert_eq!((change(0o640, 1_000), change(0o644, 1_000)), ("chown root", "chmod o="));
+    assert_eq!(file_verdict(0o640, 1_000, None).1, "chown root");
+    assert_eq!(file_verdict(0o604, ROOT, Some(ROOT)).1, "chmod o=");
+
+    let of_directory = |mode: u32, owner: u32| directory_verdict(mode, owner, Some(NODE)).1;
+    assert_eq!((of_directory(0o700, NODE), of_directory(0o750, NODE)), ("", "chmod go="));
+    assert_eq!((of_directory(0o770, ROOT), of_directory(0o775, ROOT)), ("", "chmod o="));
+    assert_eq!(of_directory(0o750, 1_000), "chown root");
+}
+
+#[test]
+fn a_file_that_others_can_read_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key.pem");
+    std::fs::write(&file, "").unwrap();
+    for (mode, level) in [(0o600, Level::Good), (0o646, Level::Warning), (0o604, Level::Warning)] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let mut findings = Findings::default();
+        check_mode(&file, Some(ROOT), &mut findings);
+        check_mode(&dir.path().join("none"), Some(ROOT), &mut findings);
+        assert_eq!(levels(&findings, "file modes"), [level, Level::Unknown]);
+        assert_eq!(findings.0[0].fix.starts_with("chmod "), level == Level::Warning);
+    }
 }

@@ -1,12 +1,13 @@
 //! `maxine serve`: runs one node, with settings from a file, the environment and flags.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::service_manager::ServiceManager;
 use crate::app::{Node, preflight, start_problems};
@@ -125,6 +126,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     unknown.iter().for_each(|text| tracing::warn!("{text}"));
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // From here on, it no longer ends the process.
+    let mut hangup = signal(SignalKind::hangup())?;
     let manager = ServiceManager::of_environment();
     let node = Node::start(config).await?;
     manager.ready(node.http_addr());
@@ -133,6 +136,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         _ = terminate.recv() => None,
         () = stdin_closed(args.exit_with_stdin) => None,
         why = node.failed() => Some(why),
+        never = ignore_hangups(&mut hangup) => match never {},
         never = manager.report_progress(async |limit| node.stuck(limit).await) => match never {},
     };
     manager.stopping();
@@ -146,6 +150,18 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         _ = terminate.recv() => {}
     }
     Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Says what SIGHUP does: nothing. Some programs read their settings again then. Never returns.
+async fn ignore_hangups(hangup: &mut Signal) -> Infallible {
+    loop {
+        if hangup.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        tracing::warn!(
+            "SIGHUP: there is nothing to reload; settings need a restart, and changed certificates are read without one"
+        );
+    }
 }
 
 /// Returns when standard input is closed. If `matters` is false, it never returns.

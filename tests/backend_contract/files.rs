@@ -311,24 +311,89 @@ async fn a_full_disk_stops_the_node_and_loses_nothing() {
     }
 }
 
-/// The directory of a local log was removed: the node reports it and stops.
+/// The log and its lock were removed: the node notices it without a write, and writes its state again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_local_log_that_is_gone_stops_the_node() {
+async fn a_local_log_that_is_removed_under_a_running_node_is_written_again() {
     let dir = OneDirectory::new(1 << 30);
     let node = local(&dir.path(), "a").await;
+    node.register("orders", "a", 80).await;
+    let event_log = EventLog::by(&node);
+    fs::remove_file(format!("{}.lock", dir.path().display())).unwrap();
+    fs::remove_file(dir.path()).unwrap();
+    event_log
+        .until("the state is put back", |event| matches!(event, StoreEvent::StatePutBack { .. }))
+        .await;
+    let path = dir.path().display().to_string();
+    let says_where = |event: &StoreEvent| match event {
+        StoreEvent::Damaged { reason, is_repaired } => *is_repaired && reason.contains(&path),
+        _ => false,
+    };
+    assert!(event_log.any(says_where), "{:?}", event_log.all());
+    let config = LocalConfig { path: dir.path(), ..LocalConfig::default() };
+    assert!(matches!(try_local(config).await, Err(OpenError::Refused(_))), "it has the lock");
+    node.register("orders", "b", 80).await;
+    node.store.shutdown().await;
+    let again = local(&dir.path(), "a").await;
+    assert!(["a", "b"].iter().all(|id| again.has("orders", id)));
+    again.store.shutdown().await;
+}
+
+/// An older copy takes the place of the log, and a write comes before the node looks. Nothing acknowledged is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_local_log_that_is_replaced_under_a_running_node_is_kept_and_written_again() {
+    let dir = OneDirectory::new(1 << 30);
+    let node = local(&dir.path(), "a").await;
+    node.register("orders", "a", 80).await;
+    let older = fs::read(dir.path()).unwrap();
+    node.register("orders", "b", 80).await;
+    let copy = dir.path().with_extension("older");
+    fs::write(&copy, &older).unwrap();
+    fs::rename(&copy, dir.path()).unwrap();
+    node.register("orders", "c", 80).await;
+    assert!(node.is_leader());
+    assert!(fs::read(format!("{}.damaged", dir.path().display())).unwrap() == older);
+    node.store.shutdown().await;
+    let again = local(&dir.path(), "a").await;
+    assert!(["a", "b", "c"].iter().all(|id| again.has("orders", id)));
+    again.store.shutdown().await;
+}
+
+/// The directory of the log is gone. The node keeps its state, takes no writes and says so without a write, until it
+/// can write its state again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_local_node_without_its_directory_takes_no_writes_until_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let path = data.join("state.log");
+    let node = local(&path, "a").await;
     let event_log = EventLog::by(&node);
     node.register("orders", "a", 80).await;
-    let elsewhere = tempfile::tempdir().expect("a directory");
-    fs::rename(dir.path(), elsewhere.path().join("taken")).unwrap();
-    // A write to the file that is still open would succeed, and would be lost after a restart.
+    fs::rename(&data, dir.path().join("taken")).unwrap();
+    let named = path.display().to_string();
+    let refuses = |event: &StoreEvent| match event {
+        StoreEvent::WritesRefused { reason } => {
+            reason.contains(&named) && reason.contains("do not stop this node")
+        }
+        _ => false,
+    };
+    event_log.until("it is reported", refuses).await;
+    let why = node.store.refuses_writes().expect("it refuses writes");
+    assert!(why.contains("only in memory") && !why.contains(&named), "{why}");
     let refused = node.try_propose(crate::node::register("orders", "b", 80)).await;
-    assert!(matches!(refused, Err(ProposeError::Storage(_))), "{refused:?}");
+    assert!(matches!(refused, Err(ProposeError::StoreUnavailable(_))), "{refused:?}");
+    assert!(node.has("orders", "a") && node.is_leader(), "it does not stop");
+
+    fs::create_dir(&data).unwrap();
     event_log
-        .until("the failure is reported", |event| matches!(event, StoreEvent::Failed { .. }))
+        .until("writes are taken", |event| matches!(event, StoreEvent::WritesAccepted { .. }))
         .await;
-    assert!(!node.is_leader());
-    assert!(node.has("orders", "a"), "reads go on until it stops");
+    assert_eq!(node.store.refuses_writes(), None);
+    node.register("orders", "c", 80).await;
+    assert!(!event_log.any(|event| matches!(event, StoreEvent::Failed { .. })));
     node.store.shutdown().await;
+    let again = local(&path, "a").await;
+    assert!(["a", "c"].iter().all(|id| again.has("orders", id)) && !again.has("orders", "b"));
+    again.store.shutdown().await;
 }
 
 /// Another process has the lock. A write that cannot begin in time is not carried out, not even later.

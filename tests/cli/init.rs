@@ -48,7 +48,8 @@ fn start(home: &Path, dir: &Path, ids: &[u64]) -> Nodes {
         let config = format!("--config={}", file.display());
         let checked = plain(&["config", "check", &config]).output().unwrap();
         assert_eq!(code(&checked), 0, "{}", text(&checked.stderr));
-        assert_eq!(text(&checked.stdout), "the settings are good\n", "{}", text(&checked.stderr));
+        let good = "the settings are good; the data of the node was not checked\n";
+        assert_eq!(text(&checked.stdout), good, "{}", text(&checked.stderr));
         nodes.0.push(serving(&[config]));
     }
     nodes
@@ -175,8 +176,15 @@ fn a_further_node_joins(
         let want = if path.is_dir() || path.ends_with("install.sh") { 0o700 } else { 0o600 };
         assert_eq!(*mode, want, "{}", path.display());
     }
-    let again = join(&["127.0.0.4", "--node-id", "4"]);
-    assert_eq!(code(&again), 2, "{}", text(&again.stderr));
+    let (sign_in, url) = (&made["sign_in_commands"][0], made["http_addr"].as_str().unwrap());
+    assert!(sign_in.as_str().unwrap().ends_with(url), "{made}");
+    let numbers: [&[&str]; 3] = [&[], &["--node-id", "4"], &["--node-id", "5"]];
+    for number in numbers {
+        let again = join(&[&["127.0.0.4"][..], number].concat());
+        assert_eq!(code(&again), 2, "{}", text(&again.stderr));
+        assert!(text(&again.stderr).contains("node-4 has the files"), "{}", text(&again.stderr));
+    }
+    assert_eq!(tree(dir), after, "something was written");
 
     let node = start(home, dir, &[4]);
     let added = maxine(made["add_command"].as_str().unwrap());

@@ -379,6 +379,81 @@ fn a_blocking_sink_that_fails_stops_changes_and_neither_heartbeats_nor_look_ups(
     });
 }
 
+/// Scripts and load balancers that ask whether a node is ready send writes elsewhere. Look-ups continue.
+#[test]
+fn a_node_that_refuses_changes_because_of_a_blocking_sink_is_not_ready_for_writes() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let receiver = Receiver::default();
+        let mut config = config(dir.path());
+        config.audit.http_url = receiver.serve().await;
+        config.audit.http_key_file = Some(key_file(dir.path()));
+        config.audit.http_mode = AuditSinkMode::Blocking;
+        config.audit.block_after_ms = 500;
+        let node = Node::start(config).await.unwrap();
+        registered(&node, "a").await;
+        let base = format!("http://{}/api/v1", node.http_addr());
+        let token = std::fs::read_to_string(dir.path().join("data/break-glass")).unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let ask = async |path: &str| -> (u16, Value) {
+            let request = client.get(format!("{base}/{path}")).bearer_auth(token.trim());
+            let answer = request.send().await.unwrap();
+            (answer.status().as_u16(), answer.json().await.unwrap())
+        };
+        until("the node is not ready", async || ask("ready").await.0 == 200).await;
+
+        receiver.refuse(true);
+        let mut tries = 0;
+        until("changes are accepted", async || {
+            tries += 1;
+            register(&node, &format!("b{tries}")).await.0 == 503
+        })
+        .await;
+        let (status, answer) = ask("ready").await;
+        assert_eq!((status, &answer["ready"]), (503, &json!(false)), "{answer}");
+        let names_sink = |text: &Value| {
+            let text = text.as_str().unwrap_or_default();
+            text.contains("could not forward audit records to its sink http")
+        };
+        assert!(names_sink(&answer["reason"]), "{answer}");
+        let (status, answer) = ask("ready?scope=reads").await;
+        assert_eq!((status, &answer["ready"]), (200, &json!(true)), "{answer}");
+        let (_, answer) = ask("cluster/status").await;
+        let warnings = answer["warnings"].as_array().unwrap();
+        assert!(warnings.iter().any(names_sink), "{answer}");
+
+        receiver.refuse(false);
+        until("the node stays not ready", async || ask("ready").await.0 == 200).await;
+        node.stop().await;
+    });
+}
+
+/// Every record was forwarded before. What fails is the proof of them.
+#[test]
+fn an_anchor_that_cannot_be_delivered_is_reported_as_such_and_with_the_time_of_the_next_try() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let receiver = Receiver::default();
+        let mut config = config(dir.path());
+        config.audit.http_url = receiver.serve().await;
+        config.audit.http_key_file = Some(key_file(dir.path()));
+        config.audit.anchor_interval_ms = 200;
+        let node = Node::start(config).await.unwrap();
+        registered(&node, "a").await;
+        let next = next_seq(&node);
+        until("records are missing", async || receiver.has_all(next)).await;
+        receiver.refuse(true);
+        let failing = AlertKind::AuditForwardFailing;
+        until("there is no alert", async || alert(&node, failing, "http").is_some()).await;
+        let (_, severity, message) = alert(&node, failing, "http").unwrap();
+        assert_eq!(severity, Severity::Warning);
+        let says = |text: &str| message.contains(text);
+        assert!(says("an anchor could not be delivered to the sink http since 20"), "{message}");
+        assert!(says("; no record waits: ") && says("; the next try is at 20"), "{message}");
+        node.stop().await;
+    });
+}
+
 #[test]
 fn a_file_that_cannot_be_written_raises_an_alert_and_has_every_record_afterwards() {
     run(async {

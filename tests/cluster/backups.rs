@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use maxine::app::Node;
@@ -9,8 +10,10 @@ use maxine::config::{BackendKind, BackupSchedule, MemberSetting, NodeConfig};
 use maxine_state::AuditAction;
 use maxine_store::verify_backup;
 use maxine_telemetry::{AlertKind, AlertState};
+use serde_json::Value;
 
 use crate::dev::PATIENCE;
+use crate::namespace;
 
 /// Runs a test inside the runtime that a node needs.
 fn in_system(test: impl Future<Output = ()>) {
@@ -126,7 +129,67 @@ fn a_backup_that_cannot_be_written_raises_an_alert_with_the_reason() {
         let alert = alert.await;
         assert_eq!(alert.state, AlertState::Active);
         assert!(alert.message.contains("not-mounted/backups: "), "{}", alert.message);
+        let first = "not-mounted/backups failed (attempt 1; the next one is made at about 20";
+        assert!(alert.message.contains(first), "{}", alert.message);
         assert!(!dir.path().join("not-mounted").exists(), "a place for a disk was made");
         node.stop().await;
+    });
+}
+
+/// The folders of the backups and of the audit file are on a disk that is mounted read-only. The node serves, and says
+/// what fails and where.
+#[test]
+fn a_read_only_folder_of_backups_or_audit_records_raises_alerts_and_does_not_stop_the_start() {
+    in_system(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, disk) = (dir.path().join("data"), dir.path().join("disk"));
+        std::fs::create_dir(&disk).unwrap();
+        let free_port = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        let (port, peer_port) = (free_port(), free_port());
+        let (data_dir, disk) = (data.display(), disk.display());
+        let script = format!(
+            "mount -t tmpfs -o ro tmpfs '{disk}' && exec '{}' serve --mode=raft --exit-with-stdin --node-id=1 \
+             --raft-listen=127.0.0.1:{peer_port} --raft-members=1@127.0.0.1:{peer_port}@http://127.0.0.1:{port} \
+             --data-dir='{data_dir}' --port={port} --backup-schedule='every 1h' --backup-directory='{disk}/backups' \
+             --audit-forward-file='{disk}/audit.jsonl'",
+            env!("CARGO_BIN_EXE_maxine"),
+        );
+        let mut node = namespace::start(&script, Stdio::null());
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let messages = async || -> Vec<(String, String)> {
+            let token = std::fs::read_to_string(data.join("break-glass")).unwrap_or_default();
+            let url = format!("http://127.0.0.1:{port}/api/v1/alerts");
+            let Ok(answer) = client.get(url).bearer_auth(token.trim()).send().await else {
+                return Vec::new();
+            };
+            let alerts: Value = answer.json().await.unwrap_or_default();
+            let items = alerts["items"].as_array().cloned().unwrap_or_default();
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            items.iter().map(|alert| (text(&alert["type"]), text(&alert["message"]))).collect()
+        };
+        let wanted = [
+            ("backup.failed", format!("{disk}/backups: ")),
+            ("audit.forward_failing", format!("{disk}/audit.jsonl: ")),
+        ];
+        let began = Instant::now();
+        loop {
+            let raised = messages().await;
+            let is_raised = |(kind, place): &(&str, String)| {
+                raised.iter().any(|(of, message)| of == kind && message.contains(place))
+            };
+            if wanted.iter().all(is_raised) {
+                break;
+            }
+            let ended = node.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended ({ended:?}): root or user namespaces are needed");
+            assert!(began.elapsed() < PATIENCE, "{raised:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // The node stops when its standard input is closed.
+        drop(node.stdin.take());
+        assert!(node.wait().unwrap().success());
     });
 }

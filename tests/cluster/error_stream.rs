@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::namespace;
 
 /// How long a node may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,18 +33,15 @@ fn blocked() -> (Stdio, Option<OwnedFd>) {
     (writer.into(), Some(reader))
 }
 
-fn serve(data_dir: &Path, port: u16, stderr: Stdio) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_maxine"))
-        .args(["serve", "--mode=local", "--exit-with-stdin"])
-        .arg(format!("--data-dir={}", data_dir.display()))
-        .arg(format!("--port={port}"))
-        .env("MAXINE_ADMIN_USERNAME", "root")
-        .env("MAXINE_ADMIN_PASSWORD", "correct horse battery")
-        .env("MAXINE_LOG", "debug")
-        .stdin(Stdio::piped())
-        .stderr(stderr)
-        .spawn()
-        .unwrap()
+/// A node in local mode, in its own mount namespace. A small disk has its data.
+fn serve_locally_on_small_disk(disk: &Path, port: u16, stderr: Stdio) -> Child {
+    let here = disk.display();
+    let script = format!(
+        "mount -t tmpfs -o size=32m tmpfs '{here}' && exec '{}' serve --mode=local --exit-with-stdin \
+         --data-dir='{here}/data' --port={port}",
+        env!("CARGO_BIN_EXE_maxine"),
+    );
+    namespace::start(&script, stderr)
 }
 
 /// A node of a Raft cluster of one, in its own mount namespace. A small disk has its data and its standard
@@ -55,22 +54,7 @@ fn serve_on_small_disk(disk: &Path, port: u16, peer_port: u16) -> Child {
          --data-dir='{here}/data' --port={port} 2>'{here}/stderr'",
         env!("CARGO_BIN_EXE_maxine"),
     );
-    // Without root the namespace needs a user namespace. If neither is allowed, the test fails with that reason.
-    let namespaces: &[&str] = if nix::unistd::geteuid().is_root() {
-        &["--mount"]
-    } else {
-        &["--user", "--map-root-user", "--mount"]
-    };
-    Command::new("unshare")
-        .args(namespaces)
-        .args(["--", "sh", "-c", &script])
-        .env("MAXINE_ADMIN_USERNAME", "root")
-        .env("MAXINE_ADMIN_PASSWORD", "correct horse battery")
-        .env("MAXINE_LOG", "debug")
-        .stdin(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap()
+    namespace::start(&script, Stdio::inherit())
 }
 
 /// Fills the disk that a process sees at `disk`.
@@ -108,12 +92,11 @@ async fn a_node_that_can_write_no_line_of_its_log_serves_and_stops() {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for stream in [full as fn() -> _, blocked] {
         let dir = tempfile::tempdir().unwrap();
-        let data_dir = dir.path().join("data");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let (stderr, _kept) = stream();
-        let mut node = serve(&data_dir, port, stderr);
+        let mut node = serve_locally_on_small_disk(dir.path(), port, stderr);
         let url = format!("http://127.0.0.1:{port}/api/v1");
         let ready = async {
             loop {
@@ -126,12 +109,20 @@ async fn a_node_that_can_write_no_line_of_its_log_serves_and_stops() {
             }
         };
         tokio::time::timeout(PATIENCE, ready).await.expect("it serves");
-        // The log is gone. The node must stop, although it cannot report that.
-        std::fs::rename(&data_dir, dir.path().join("taken")).unwrap();
-        let instance = format!("{url}/services/default/orders/instances/a");
+        // The disk is full. The node must stop, although it cannot report that. The last block of the log may have room
+        // for a few writes.
+        fill(node.id(), dir.path());
         let body = serde_json::json!({"address": "http://127.0.0.1:9"});
-        let refused = client.put(instance).json(&body).send().await;
-        assert!(refused.is_err() || !refused.unwrap().status().is_success());
+        let put = async |nth: usize| {
+            let instance = format!("{url}/services/default/orders/instances/i{nth}");
+            let answer = client.put(instance).json(&body).send().await;
+            answer.is_ok_and(|answer| answer.status().is_success())
+        };
+        let mut acknowledged = 0;
+        while acknowledged < BATCHES_MAX && put(acknowledged).await {
+            acknowledged += 1;
+        }
+        assert!(acknowledged < BATCHES_MAX, "the disk is full, and every write is acknowledged");
         assert_eq!(ended(&mut node).await, Some(1));
     }
 }

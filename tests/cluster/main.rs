@@ -26,6 +26,7 @@ mod left_clients;
 mod locks;
 mod lost_majority;
 mod metrics;
+mod namespace;
 mod nothing_to_change;
 mod one_index;
 mod open_files;

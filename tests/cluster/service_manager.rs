@@ -1,8 +1,10 @@
 //! A node under a service manager such as systemd, of which the test is one.
 
+use std::fs::File;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -30,8 +32,13 @@ impl Manager {
             .arg(self.dir.path().join("data"))
             .env("NOTIFY_SOCKET", self.dir.path().join("notify"))
             .env("WATCHDOG_USEC", "3000000")
-            .stderr(Stdio::null());
+            .stderr(File::create(self.log()).unwrap());
         Node(command.spawn().unwrap())
+    }
+
+    /// The file with the node's log.
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
     }
 
     fn next(&self) -> String {
@@ -64,6 +71,30 @@ fn a_node_reports_that_it_serves_that_it_makes_progress_and_that_it_stops() {
     // Reports of progress may have been sent before.
     let last = std::iter::repeat_with(|| manager.next()).find(|message| message != "WATCHDOG=1");
     assert!(last.unwrap().starts_with("STOPPING=1\n"));
+    assert!(node.0.wait().unwrap().success());
+}
+
+/// Without a handler, the signal would end the process at once, without a line in its log.
+#[test]
+fn a_node_that_gets_sighup_says_that_there_is_nothing_to_reload_and_continues() {
+    let manager = Manager::new();
+    let mut node = manager.start();
+    assert!(manager.next().starts_with("READY=1\n"));
+    let pid = Pid::from_raw(node.0.id().try_into().unwrap());
+    for count in 1..=2 {
+        kill(pid, Signal::SIGHUP).unwrap();
+        let began = Instant::now();
+        loop {
+            let log = std::fs::read_to_string(manager.log()).unwrap();
+            if log.matches("SIGHUP: there is nothing to reload").count() == count {
+                break;
+            }
+            assert!(node.0.try_wait().unwrap().is_none(), "it ended: {log}");
+            assert!(began.elapsed() < PATIENCE, "{log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    kill(pid, Signal::SIGTERM).unwrap();
     assert!(node.0.wait().unwrap().success());
 }
 

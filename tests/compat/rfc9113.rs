@@ -481,7 +481,7 @@ async fn an_early_answer_ends_the_request_and_late_frames_of_it_are_put_up_with(
     wire.send(frame(HEADERS, END_HEADERS, 1, block(&fields))).await;
     assert_eq!(wire.outcome(1).await, Outcome::Status(404));
     let reset = wire.next(RST_STREAM).await.unwrap();
-    assert_eq!((reset.stream, reset.code(0)), (1, NO_ERROR), "the rest is not wanted");
+    assert_eq!((reset.stream, reset.code(0)), (1, NO_ERROR), "the rest is waited for no longer");
     wire.send(frame(DATA, END, 1, b"late")).await;
     wire.send(frame(WINDOW_UPDATE, 0, 1, 1_u32.to_be_bytes())).await;
     wire.send(get(3, HEALTH)).await;
@@ -493,6 +493,37 @@ async fn an_early_answer_ends_the_request_and_late_frames_of_it_are_put_up_with(
         matches!(outcome, Outcome::Reset(STREAM_CLOSED) | Outcome::GoAway(STREAM_CLOSED)),
         "{outcome:?}"
     );
+}
+
+/// Otherwise some clients report an error of the stream instead of the status.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_a_request_with_a_short_body_ends_its_stream_without_a_reset() {
+    let server = Server::start().await;
+    let mut wire = Wire::client(&server).await;
+    for (stream, method, path, status) in [
+        (1, "POST", "/nowhere", 404),
+        (3, "PUT", "/api/v1/kv/a", 401),
+        (5, "PUT", "/api/v1/services/default/web/policy", 401),
+    ] {
+        let fields =
+            [(":method", method), (":scheme", "http"), (":authority", "h"), (":path", path)];
+        wire.send(frame(HEADERS, END_HEADERS, stream, block(&fields))).await;
+        // The ping is answered once the node has accepted the request before it.
+        wire.send(frame(PING, 0, 0, [1; 8])).await;
+        wire.next(PING).await.unwrap();
+        wire.send(frame(DATA, END, stream, vec![b'x'; 1_024])).await;
+        assert_eq!(wire.outcome(stream).await, Outcome::Status(status), "{path}");
+        // Frames after the last one of the answer are sent before the next ping is answered.
+        while wire.next(DATA).await.unwrap().flags & END == 0 {}
+        wire.send(frame(PING, 0, 0, [2; 8])).await;
+        loop {
+            let next = wire.read().await.unwrap();
+            assert_ne!(next.kind, RST_STREAM, "{path}");
+            if next.kind == PING && next.flags & END != 0 {
+                break;
+            }
+        }
+    }
 }
 
 /// A field of an instance's answer that belongs to one connection never reaches an HTTP/2 client.

@@ -42,9 +42,9 @@ impl Leave {
         Self { kept_until, is_displaced, waiting: Mutex::new(None), moved: None }
     }
 
-    /// A signal for the place of a connection, which its holder keeps for at least `kept`. After five seconds without a call
-    /// of [`Self::moved`] the place is idle. Then it may also be given to an address that holds none, although its own
-    /// address holds only this one.
+    /// A signal for the place of a connection, which its holder keeps for at least `kept`. After five seconds without a
+    /// call of [`Self::moved`] the place is idle. Then it may also be given to an address that holds none, although its
+    /// own address holds only this one.
     #[must_use]
     pub fn of_connection(kept: Duration) -> Self {
         let moved = Moved { begun: now(), last_ms: AtomicU64::new(0) };

@@ -7,7 +7,8 @@
 //! Many addresses together could take all places, and keep them. So a holder says which of its places may be displaced
 //! ([`Place::give_way`]). If an address finds no room, the oldest of these places of the address that holds the most
 //! are displaced, as long as that address holds more than the new one would. However many addresses hold places, a new
-//! one gets its share. If every address holds one connection, one in which nothing moves gives way ([`Leave::of_connection`]).
+//! one gets its share. If every address holds one connection, one in which nothing moves gives way
+//! ([`Leave::of_connection`]).
 //!
 //! The places of a user count together, from whichever addresses they are taken. They give way to other users only,
 //! never to callers without a credential. The last part of the reserve is only for operators and administrators. So a
@@ -42,8 +43,8 @@ pub struct PlaceLimits {
     pub max: usize,
     /// Maximum number for one address.
     pub per_address_max: usize,
-    /// How many of `max` are reserved for callers with a credential. A quarter of them is for operators and administrators
-    /// only.
+    /// How many of `max` are reserved for callers with a credential. A quarter of them is for operators and
+    /// administrators only.
     pub reserved: usize,
 }
 
@@ -60,8 +61,8 @@ pub enum CallerClass {
         /// Whether the user is an operator or an administrator.
         is_operator: bool,
     },
-    /// A caller who counts by its address, and to whom the reserve is available: an operator on this machine, or a caller
-    /// that may still show its credential. Its places are never displaced.
+    /// A caller who counts by its address, and to whom the reserve is available: an operator on this machine, or a
+    /// caller that may still show its credential. Its places are never displaced.
     Known,
     /// A proxy that speaks for many clients, or an operator on this machine. The reserve is available, and no
     /// limit for the address applies.
@@ -243,8 +244,8 @@ impl Places {
         Ok(Place { places: Arc::clone(self), user: Some(user), count, number: None })
     }
 
-    /// Asks the oldest holder of the address or user that holds the most to leave, if that one holds more than this caller
-    /// would with one more place. Returns whether it asked one. Only for places that are freed by their holder.
+    /// Asks the oldest holder of the address or user that holds the most to leave, if that one holds more than this
+    /// caller would with one more place. Returns whether it asked one. Only for places that are freed by their holder.
     pub fn displace_for(&self, address: IpAddr, caller_class: CallerClass) -> bool {
         let newcomer = caller_class.payer(address);
         let mut taken = self.taken.lock();
@@ -365,8 +366,8 @@ impl Taken {
         oldest.leave.may_be_displaced().then_some(*number)
     }
 
-    /// Displaces the oldest place of the payer that holds the most, if it holds more than `of_newcomer`. Returns whether it
-    /// did.
+    /// Displaces the oldest place of the payer that holds the most, if it holds more than `of_newcomer`. Returns
+    /// whether it did.
     fn displace(&mut self, newcomer: Payer, of_newcomer: usize) -> bool {
         let Some((payer, count)) = self.remove_oldest_of_most(newcomer, of_newcomer) else {
             return false;
@@ -376,8 +377,8 @@ impl Taken {
         true
     }
 
-    /// Displaces a place that is idle and the only one of its payer. Returns whether it did. Of the places that are looked
-    /// at, it takes the one that has been idle for the longest time.
+    /// Displaces a place that is idle and the only one of its payer. Returns whether it did. Of the places that are
+    /// looked at, it takes the one that has been idle for the longest time.
     fn displace_idle(&mut self, newcomer: Payer) -> bool {
         let behind = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
         let behind = self.displaceable.range((behind, Bound::Unbounded));
@@ -442,9 +443,9 @@ impl Place {
         self.count
     }
 
-    /// From now on, the place may be displaced: it may be given to an address or user that holds less. `leave` then tells
-    /// the holder, which must end what it needs the place for. Places of users are displaced for other users only. Those of
-    /// [`CallerClass::Known`] and of trusted proxies are never displaced.
+    /// From now on, the place may be displaced: it may be given to an address or user that holds less. `leave` then
+    /// tells the holder, which must end what it needs the place for. Places of users are displaced for other users
+    /// only. Those of [`CallerClass::Known`] and of trusted proxies are never displaced.
     pub fn give_way(&mut self, leave: &Arc<Leave>) {
         let Some((payer, caller_class)) = self.user else { return };
         if self.number.is_some() || self.count == 0 || !caller_class.gives_way() {
@@ -552,8 +553,8 @@ impl Drop for Place {
     }
 }
 
-/// The network that counts as one address where people sign in, and for nodes that greet this one: the whole IPv4 address,
-/// or the first 64 bits of an IPv6 address, because its owner can choose the rest.
+/// The network that counts as one address where people sign in, and for nodes that greet this one: the whole IPv4
+/// address, or the first 64 bits of an IPv6 address, because its owner can choose the rest.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
@@ -561,8 +562,8 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The network that counts as one address wherever one client could use many: the whole IPv4 address, or the first 48 bits
-/// of an IPv6 address. One site usually owns all addresses that have these bits in common.
+/// The network that counts as one address wherever one client could use many: the whole IPv4 address, or the first 48
+/// bits of an IPv6 address. One site usually owns all addresses that have these bits in common.
 pub fn site_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80).into(),
@@ -571,346 +572,5 @@ pub fn site_of(address: IpAddr) -> IpAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn the_room_for_a_user_is_what_it_could_take() {
-        let limits = PlaceLimits { max: 10, per_address_max: 5, reserved: 2 };
-        for places in [Places::new(limits), Places::shared(limits, 40)] {
-            let _other = places.take(ip("10.0.0.1"), CallerClass::Stranger, 2).unwrap();
-            let _own = places.take(ip("10.0.0.2"), CallerClass::Stranger, 1).unwrap();
-            for caller_class in [CallerClass::Stranger, CallerClass::Known, CallerClass::Trusted] {
-                let room = places.room(ip("::ffff:10.0.0.2"), caller_class);
-                let take = |count| places.take(ip("10.0.0.2"), caller_class, count);
-                assert!(room > 0 && take(room).is_ok(), "{caller_class:?} {room}");
-                assert!(take(room + 1).is_err(), "{caller_class:?} {room}");
-            }
-        }
-    }
-
-    #[test]
-    fn no_address_gets_all_and_a_share_is_kept_for_the_known() {
-        let places = Places::new(PlaceLimits { max: 10, per_address_max: 5, reserved: 2 });
-        let take =
-            |address: &str, caller_class, count| places.take(ip(address), caller_class, count);
-        let a = take("10.0.0.1", CallerClass::Stranger, 5).unwrap();
-        assert_eq!(take("10.0.0.1", CallerClass::Stranger, 1).unwrap_err(), NoPlace::Address);
-        assert_eq!(take("::ffff:10.0.0.1", CallerClass::Known, 1).unwrap_err(), NoPlace::Address);
-        let _b = take("10.0.0.2", CallerClass::Stranger, 3).unwrap();
-        assert_eq!(take("10.0.0.3", CallerClass::Stranger, 1).unwrap_err(), NoPlace::Node);
-        let _c = take("10.0.0.3", CallerClass::Known, 1).unwrap();
-        let _d = take("10.0.0.1", CallerClass::Trusted, 1).unwrap();
-        assert_eq!(take("10.0.0.4", CallerClass::Trusted, 1).unwrap_err(), NoPlace::Node);
-        drop(a);
-        assert_eq!(places.taken(), 5);
-        let mut grows = take("10.0.0.1", CallerClass::Stranger, 1).unwrap();
-        grows.grow(2).unwrap();
-        assert_eq!(grows.grow(9).unwrap_err(), NoPlace::Node);
-        drop(grows);
-        assert_eq!(places.taken(), 5, "what could not be had is not given back");
-        let mut resized = take("10.0.0.1", CallerClass::Stranger, 3).unwrap();
-        resized.resize(1).unwrap();
-        assert_eq!(places.taken(), 6);
-        assert_eq!(resized.resize(9).unwrap_err(), NoPlace::Node);
-        resized.resize(2).unwrap();
-        assert_eq!(places.taken(), 7);
-        drop(resized);
-        assert_eq!(places.taken(), 5);
-    }
-
-    /// However many addresses take their whole share, the next address gets a place. Places without a user do not
-    /// keep others out.
-    #[test]
-    fn each_address_takes_a_share_of_what_the_others_leave() {
-        let limits = PlaceLimits { max: 384, per_address_max: 384, reserved: 48 };
-        let places = Places::shared(limits, 25);
-        let take_all = |last: u8, caller_class| -> Vec<Place> {
-            let address = IpAddr::from([10, 0, 0, last]);
-            std::iter::from_fn(|| places.take(address, caller_class, 1).ok()).collect()
-        };
-        let mut held: Vec<_> = (1..=8).map(|last| take_all(last, CallerClass::Stranger)).collect();
-        let lens: Vec<usize> = held.iter().map(Vec::len).collect();
-        assert_eq!(lens, [84, 63, 48, 36, 27, 20, 15, 11]);
-        assert_eq!(take_all(9, CallerClass::Stranger).len(), 8, "the next address still gets some");
-        held.extend((9..=60).map(|last| take_all(last, CallerClass::Stranger)));
-        assert_eq!(places.taken(), 336, "strangers have all that they may");
-        assert_eq!(take_all(61, CallerClass::Known).len(), 12, "a quarter of the kept share");
-        // A place without a user counts for no address.
-        held.iter_mut().flatten().for_each(Place::set_unused);
-        assert_eq!((places.taken(), places.unused()), (336, 336));
-        let reused = |place: &mut Place| place.set_user(ip("10.0.0.62"), CallerClass::Stranger);
-        let reused = held.iter_mut().flatten().map(reused).filter(Result::is_ok).count();
-        assert_eq!((reused, places.unused()), (84, 252));
-        drop(held);
-        assert_eq!((places.taken(), places.unused()), (0, 0));
-        assert!(places.taken.lock().by_payer.is_empty());
-    }
-
-    #[test]
-    fn with_fair_places_the_first_address_gets_its_bound_and_some_are_left_for_the_next() {
-        let limits = PlaceLimits { max: 20_000, per_address_max: 12_000, reserved: 2_500 };
-        let places = Places::fair(limits);
-        let mut held = Vec::new();
-        for last in 1..=4 {
-            let mut place = places.take([10, 0, 0, last].into(), CallerClass::Stranger, 0).unwrap();
-            while place.grow(1).is_ok() {}
-            held.push(place);
-        }
-        let lens: Vec<usize> = held.iter().map(|place| place.count).collect();
-        assert_eq!(lens, [12_000, 3_795, 1_177, 365]);
-        let next = places.take(ip("10.0.0.5"), CallerClass::Stranger, 100);
-        assert!(next.is_ok(), "four addresses have not taken all");
-    }
-
-    /// Takes places of `len` for an address until there are no more. All of them give way.
-    fn fill(places: &Arc<Places>, address: IpAddr, len: usize) -> Vec<(Place, Arc<Leave>)> {
-        let take = || {
-            let mut place = places.take(address, CallerClass::Stranger, len).ok()?;
-            let leave = Arc::new(Leave::after(Duration::ZERO));
-            place.give_way(&leave);
-            Some((place, leave))
-        };
-        std::iter::from_fn(take).collect()
-    }
-
-    fn attacker(n: u16) -> IpAddr {
-        let [high, low] = n.to_be_bytes();
-        [10, 1, high, low].into()
-    }
-
-    #[test]
-    fn many_addresses_that_hold_all_places_do_not_keep_out_a_new_one() {
-        for attackers in [24, 48, 200] {
-            let limits = PlaceLimits { max: 12_800, per_address_max: 6_400, reserved: 3_200 };
-            let places = Places::fair(limits);
-            let mut held: Vec<Vec<(Place, Arc<Leave>)>> =
-                (0..attackers).map(|n| fill(&places, attacker(n), 4)).collect();
-            // They ask again and again.
-            held.extend((0..attackers).map(|n| fill(&places, attacker(n), 4)));
-            let mut honest = Vec::new();
-            for _ in 0..6 {
-                let mut place = places.take(ip("192.0.2.1"), CallerClass::Stranger, 4).unwrap();
-                let leave = Arc::new(Leave::after(Duration::ZERO));
-                place.give_way(&leave);
-                honest.push((place, leave));
-                held.extend((0..attackers).map(|n| fill(&places, attacker(n), 4)));
-            }
-            let is_kept = honest.iter().all(|(_, leave)| !leave.is_displaced());
-            assert!(is_kept, "{attackers}: it holds less than the others");
-            let has_displaced = held.iter().flatten().any(|(_, leave)| leave.is_displaced());
-            assert!(has_displaced, "{attackers}");
-            assert!(places.taken() <= limits.max - limits.reserved);
-            let known = places.take(ip("192.0.2.2"), CallerClass::Known, 400);
-            assert!(known.is_ok(), "{attackers}: the reserve is untouched");
-            drop((held, honest, known));
-            assert_eq!((places.taken(), places.unused()), (0, 0));
-            let taken = places.taken.lock();
-            assert!(taken.by_payer.is_empty() && taken.displaceable.is_empty());
-        }
-    }
-
-    #[test]
-    fn a_place_that_its_holder_frees_is_counted_until_the_holder_has_left() {
-        let limits = PlaceLimits { max: 32, per_address_max: 32, reserved: 0 };
-        for attackers in [24, 200] {
-            let places = Places::freed_by_holder(limits, 25);
-            let mut held: Vec<(Place, Arc<Leave>)> =
-                (0..attackers).flat_map(|n| fill(&places, attacker(n), 1)).collect();
-            assert_eq!(places.taken(), 32, "{attackers}");
-            let take = || places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
-            assert!(take().is_err(), "{attackers}");
-            assert!(places.displace_for(ip("192.0.2.1"), CallerClass::Stranger), "{attackers}");
-            assert_eq!((places.taken(), take().is_err()), (32, true), "nobody has left yet");
-            held.retain(|(_, leave)| !leave.is_displaced());
-            assert_eq!(places.taken(), 31);
-            let again = places.take(attacker(0), CallerClass::Stranger, 1);
-            assert_eq!(again.unwrap_err(), NoPlace::Address, "the free place is for others");
-            let honest = take().unwrap();
-            drop((held, honest));
-            assert_eq!((places.taken(), places.unused()), (0, 0));
-        }
-    }
-
-    #[test]
-    fn an_address_does_not_displace_others_that_hold_as_little() {
-        let places = Places::new(PlaceLimits { max: 4, per_address_max: 4, reserved: 0 });
-        let held: Vec<_> = (0..4).flat_map(|n| fill(&places, attacker(n), 1).pop()).collect();
-        assert_eq!(held.len(), 4);
-        let more = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
-        assert_eq!(more.unwrap_err(), NoPlace::Node);
-        assert!(held.iter().all(|(_, leave)| !leave.is_displaced()));
-        drop(held);
-        let held = fill(&places, attacker(1), 1);
-        let more = places.take(ip("192.0.2.1"), CallerClass::Stranger, 3);
-        assert_eq!(more.unwrap_err(), NoPlace::Node, "two are the most that it could get");
-        assert!(held.iter().all(|(_, leave)| !leave.is_displaced()), "nothing in vain");
-        let _two = places.take(ip("192.0.2.1"), CallerClass::Stranger, 2).unwrap();
-        let displaced: Vec<bool> = held.iter().map(|(_, leave)| leave.is_displaced()).collect();
-        assert_eq!(displaced, [true, true, false, false], "the oldest give way");
-    }
-
-    #[test]
-    fn a_place_that_was_displaced_is_returned_once_and_cannot_grow_or_be_used_again() {
-        let places = Places::new(PlaceLimits { max: 2, per_address_max: 2, reserved: 0 });
-        let mut held = fill(&places, attacker(1), 1);
-        let one = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1).unwrap();
-        let (displaced, leave) = &mut held[0];
-        assert!(leave.is_displaced());
-        assert_eq!(displaced.grow(1), Err(NoPlace::Node));
-        displaced.set_unused();
-        assert_eq!(displaced.set_user(ip("192.0.2.3"), CallerClass::Known), Err(NoPlace::Node));
-        assert_eq!((places.taken(), places.unused()), (2, 0));
-        drop(held);
-        assert_eq!(places.taken(), 1);
-        drop(one);
-        assert_eq!(places.taken(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn as_many_addresses_as_places_do_not_keep_out_a_new_one_with_idle_connections() {
-        for attackers in [24, 200, 1_000] {
-            let max = usize::from(attackers);
-            let places = Places::fair(PlaceLimits { max, per_address_max: max / 10, reserved: 0 });
-            let take = |address| {
-                let mut place = places.take(address, CallerClass::Stranger, 1)?;
-                let leave = Arc::new(Leave::of_connection(Duration::from_secs(1)));
-                place.give_way(&leave);
-                Ok::<_, NoPlace>((place, leave))
-            };
-            let held: Vec<_> = (0..attackers).map(|n| take(attacker(n)).unwrap()).collect();
-            assert_eq!(take(ip("192.0.2.1")).unwrap_err(), NoPlace::Node, "none is idle yet");
-            tokio::time::advance(Duration::from_secs(4)).await;
-            held[1..].iter().for_each(|(_, leave)| leave.moved());
-            tokio::time::advance(Duration::from_secs(1)).await;
-            let honest = (0..4).find_map(|_| take(ip("192.0.2.1")).ok());
-            assert!(honest.is_some(), "{attackers}");
-            assert!(held[0].1.is_displaced(), "{attackers}: in this one nothing has moved");
-            let displaced = held.iter().filter(|(_, leave)| leave.is_displaced()).count();
-            assert_eq!((displaced, places.taken()), (1, max), "{attackers}");
-            let other = (0..4).find_map(|_| take(ip("192.0.2.2")).ok());
-            assert!(other.is_none(), "{attackers}: the others are not idle");
-            tokio::time::advance(Duration::from_secs(5)).await;
-            assert!(take(ip("192.0.2.2")).is_ok(), "{attackers}");
-            drop((held, honest));
-            assert_eq!(places.taken(), 0);
-            let taken = places.taken.lock();
-            assert!(taken.by_payer.is_empty() && taken.displaceable.is_empty());
-        }
-    }
-
-    fn user(name: &str) -> CallerClass {
-        CallerClass::of_user(name, false)
-    }
-
-    fn admin() -> CallerClass {
-        CallerClass::of_user("admin", true)
-    }
-
-    /// Takes places until there are no more, from one address after the other. All of them give way.
-    fn fill_as(
-        places: &Arc<Places>,
-        addresses: u16,
-        caller_class: CallerClass,
-    ) -> Vec<(Place, Arc<Leave>)> {
-        let mut held = Vec::new();
-        for n in 0..addresses {
-            while let Ok(mut place) = places.take(attacker(n), caller_class, 1) {
-                let leave = Arc::new(Leave::after(Duration::ZERO));
-                place.give_way(&leave);
-                held.push((place, leave));
-            }
-        }
-        held
-    }
-
-    #[test]
-    fn a_user_gets_one_share_from_however_many_addresses_and_does_not_keep_out_others() {
-        for addresses in [1, 24, 200] {
-            let limits = PlaceLimits { max: 128, per_address_max: 64, reserved: 32 };
-            let places = Places::fair(limits);
-            let viewer = fill_as(&places, addresses, user("viewer"));
-            assert_eq!(viewer.len(), 64, "{addresses}: the share of one");
-            let strangers = fill_as(&places, 200, CallerClass::Stranger);
-            assert_eq!(places.taken(), 96, "{addresses}: strangers have the rest");
-            let more = fill_as(&places, addresses, user("viewer"));
-            assert_eq!(more.len(), 0, "{addresses}: it has more than its share now");
-            let admin = places.take(ip("192.0.2.1"), admin(), 8);
-            assert!(admin.is_ok(), "{addresses}: the last part of the reserve is left");
-            assert!(viewer.iter().all(|(_, leave)| !leave.is_displaced()), "{addresses}");
-            drop((viewer, strangers, admin));
-            let taken = places.taken.lock();
-            assert!(taken.by_payer.is_empty() && taken.displaceable.is_empty());
-        }
-    }
-
-    #[test]
-    fn many_users_that_hold_all_places_give_way_to_users_that_hold_less_and_not_to_strangers() {
-        for users in [24, 200] {
-            let places = Places::shared(
-                PlaceLimits { max: 1_024, per_address_max: 1_024, reserved: 128 },
-                50,
-            );
-            let mut held = Vec::new();
-            for _ in 0..2 {
-                held.extend(
-                    (0..users).flat_map(|n| fill_as(&places, 1, user(&format!("user {n}")))),
-                );
-            }
-            assert!((897..=992).contains(&places.taken()), "{users}: the rest is for operators");
-            let displaced = |held: &[(Place, Arc<Leave>)]| {
-                held.iter().filter(|(_, leave)| leave.is_displaced()).count()
-            };
-            let before = displaced(&held);
-            let stranger = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
-            assert_eq!(stranger.unwrap_err(), NoPlace::Node, "{users}");
-            assert_eq!(displaced(&held), before, "{users}: strangers displace no users");
-            let known = places.take(ip("192.0.2.1"), CallerClass::Known, 16);
-            assert!(known.is_ok(), "{users}: the last part of the reserve is left");
-            drop(known);
-            let other = places.take(attacker(0), user("other"), 1);
-            assert!(other.is_ok(), "{users}: another user at the same address");
-            let admin = places.take(attacker(0), admin(), 16);
-            assert!(admin.is_ok(), "{users}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_place_is_kept_for_the_time_of_its_holder_and_those_of_the_known_for_good() {
-        let places = Places::new(PlaceLimits { max: 3, per_address_max: 3, reserved: 0 });
-        let take = |caller_class| {
-            let mut place = places.take(attacker(1), caller_class, 1).unwrap();
-            let leave = Arc::new(Leave::after(Duration::from_secs(1)));
-            place.give_way(&leave);
-            (place, leave)
-        };
-        let (known, young) = (take(CallerClass::Known), take(CallerClass::Stranger));
-        let _other = take(CallerClass::Known);
-        let newcomer = || places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
-        assert_eq!(newcomer().unwrap_err(), NoPlace::Node);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let place = newcomer().unwrap();
-        young.1.displaced().await;
-        assert!(!known.1.is_displaced());
-        drop(place);
-        drop(young);
-        let _first = newcomer().unwrap();
-        let another = places.take(ip("192.0.2.2"), CallerClass::Stranger, 1);
-        assert_eq!(another.unwrap_err(), NoPlace::Node, "the known give no place");
-    }
-
-    #[test]
-    fn ipv6_counts_by_the_network_that_one_subscriber_has() {
-        let places = Places::new(PlaceLimits { max: 10, per_address_max: 1, reserved: 0 });
-        let _one = places.take(ip("2001:db8::1"), CallerClass::Stranger, 1).unwrap();
-        places.take(ip("2001:db8::2"), CallerClass::Stranger, 1).unwrap_err();
-        places.take(ip("2001:db8:0:1::1"), CallerClass::Stranger, 1).unwrap_err();
-        let _other = places.take(ip("2001:db8:1::1"), CallerClass::Stranger, 1).unwrap();
-    }
-}
+#[path = "places_tests.rs"]
+mod tests;

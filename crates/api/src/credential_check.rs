@@ -57,8 +57,8 @@ impl CredentialCheck {
         Some(refusal)
     }
 
-    /// Gives the connection a place of the user that has shown a credential, unless it has one. Returns false if there is
-    /// none for the user.
+    /// Gives the connection a place of the user that has shown a credential, unless it has one. Returns false if there
+    /// is none for the user.
     fn settle(&self, caller_class: CallerClass) -> bool {
         let mut place = self.0.place.lock();
         if place.is_none() {

@@ -1,7 +1,7 @@
 //! Faces of other protocols over HTTP, whose requests pass the same edge as all others.
 //!
-//! Place in the flow: the [`super::Front`] passes a request below a face's paths here. The edge identifies the caller and
-//! decides access, the body is read within the usual limits, and the face translates. A face is a crate of its own,
+//! Place in the flow: the [`super::Front`] passes a request below a face's paths here. The edge identifies the caller
+//! and decides access, the body is read within the usual limits, and the face translates. A face is a crate of its own,
 //! which this crate does not know; the program connects them.
 
 use std::panic::AssertUnwindSafe;
@@ -207,7 +207,8 @@ pub fn read_ended(state: &AppState, caller: &Caller) -> Option<(StatusCode, Stri
     (!state.security().is_still_valid(caller)).then(|| (StatusCode::FORBIDDEN, text()))
 }
 
-/// The maximum length of an answer that could be delivered to this caller now, in bytes. A longer one need not be built.
+/// The maximum length of an answer that could be delivered to this caller now, in bytes. A longer one need not be
+/// built.
 #[must_use]
 pub fn answer_len_max(
     state: &AppState,

@@ -105,7 +105,8 @@ impl Front {
         self.fast_path.as_ref()
     }
 
-    /// Which limits apply to a request of a client, who may use HTTPS, if it has a credential that is valid on this node.
+    /// Which limits apply to a request of a client, who may use HTTPS, if it has a credential that is valid on this
+    /// node.
     pub(super) fn user_class<B>(
         &self,
         request: &http::Request<B>,
@@ -160,8 +161,8 @@ impl Front {
         }
     }
 
-    /// Lets a face answer a request of `peer`. Dropping the future aborts the request. It can wait for minutes, so it is
-    /// boxed by itself and holds no memory for other kinds of requests.
+    /// Lets a face answer a request of `peer`. Dropping the future aborts the request. It can wait for minutes, so it
+    /// is boxed by itself and holds no memory for other kinds of requests.
     pub(super) fn answer_by_face(
         &self,
         face: Arc<dyn Face>,

@@ -19,6 +19,7 @@ use super::compat_error::CompatError;
 use super::linger::LingeringStream;
 use super::listener::{Client, Listener};
 use super::send_monitor::{Reader, SendMonitor};
+use super::unread_body::{KeptBody, UnreadBody};
 use maxine_admission::{CallerClass, Leave, Place};
 
 /// Bytes that a request counts in addition to its head, for its stream and the task that answers it. A request may wait
@@ -99,21 +100,33 @@ impl Streams {
         let Self { answering, monitor, .. } = self;
         let reader = answering.reader(request.headers());
         let open = monitor.begin();
+        let unread = UnreadBody::default();
+        let request = request.map(|incoming| unread.keep(incoming));
         // A refusal is watched like any other answer, because its client may not take it.
         let response = match answering.refusal(&request) {
-            Some(refusal) => refusal,
+            Some(refusal) => {
+                drop(request);
+                refusal
+            }
             None => match self.count(reader, &request) {
                 Ok(counted) => self.answer_counted(request, counted).await,
                 Err(refusal) => *refusal,
             },
         };
+        // An instance's answer can be a stream that begins before the request has ended, and a node with too much to do
+        // spends no time on a refusal.
+        let status = response.status();
+        if !status.is_success() && status != StatusCode::SERVICE_UNAVAILABLE {
+            unread.discard(answering.front.bodies(), reader).await;
+        }
         monitor.watch(Version::HTTP_2, reader, response, Some(open))
     }
 
-    /// Answers a request. It ends early if a client that has fewer requests needs its place: a user, if it has a credential.
+    /// Answers a request. It ends early if a client that has fewer requests needs its place: a user, if it has a
+    /// credential.
     async fn answer_counted(
         &self,
-        request: Request<Incoming>,
+        request: Request<KeptBody>,
         mut counted: Place,
     ) -> Response<Body> {
         let is_read = request.method() == Method::GET || request.method() == Method::HEAD;

@@ -53,6 +53,7 @@ mod state;
 mod status_of_error;
 mod tls;
 mod ui;
+mod unread_body;
 mod well_formed;
 
 use axum::Router;

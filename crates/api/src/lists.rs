@@ -2,8 +2,8 @@
 //!
 //! A short request can ask for a list of many megabytes. So a list needs a place, from before it is built until its
 //! answer is delivered or dropped, and each address has a limited number of places. A list is built when its turn
-//! comes: only some of the node's threads build lists, and the others stay free for all other requests. The lists of one
-//! address wait for each other first, so that the lists of other addresses do not wait for all of them. If a client
+//! comes: only some of the node's threads build lists, and the others stay free for all other requests. The lists of
+//! one address wait for each other first, so that the lists of other addresses do not wait for all of them. If a client
 //! leaves while its list waits, the list is not built.
 
 use std::net::IpAddr;
@@ -27,8 +27,8 @@ use maxine_admission::{CallerClass, NoPlace, NodeTurns, Place, PlaceLimits, Plac
 /// Limits for the lists in flight, which are waiting for their turn, being built, or being delivered.
 const PLACES: PlaceLimits = PlaceLimits { max: 512, per_address_max: 64, reserved: 128 };
 
-/// Length from which the answer for one object needs a turn too, in bytes as the state stores the object. Its JSON can be
-/// six times longer.
+/// Length from which the answer for one object needs a turn too, in bytes as the state stores the object. Its JSON can
+/// be six times longer.
 pub(super) const LONG_OBJECT_LEN_MIN: u64 = 8 * 1_024;
 
 /// The lists of a node.
@@ -135,9 +135,9 @@ impl Lists {
 }
 
 impl Listing {
-    /// Answers with a list without secrets, as JSON. A long one is compressed if the client accepts that, which is a part
-    /// of the turn. A list with secrets must not be compressed: who can register instances, and sees the length of what
-    /// others read, could guess the secrets in the same answer.
+    /// Answers with a list without secrets, as JSON. A long one is compressed if the client accepts that, which is a
+    /// part of the turn. A list with secrets must not be compressed: who can register instances, and sees the length of
+    /// what others read, could guess the secrets in the same answer.
     pub(super) fn json_without_secrets(self, list: &impl Serialize) -> Response<Body> {
         let response = codings::json(list, self.gzip);
         self.answer(response)

@@ -123,8 +123,9 @@ impl ProvisionalConnection {
         self.leave.displaced().await;
     }
 
-    /// Takes the place for the user, because the connection has shown a credential. `None` if another connection has taken
-    /// the place before. The place may be displaced for another user. The error says that the user may have no more places.
+    /// Takes the place for the user, because the connection has shown a credential. `None` if another connection has
+    /// taken the place before. The place may be displaced for another user. The error says that the user may have no
+    /// more places.
     pub(super) fn settle(&self, caller_class: CallerClass) -> Result<Option<Place>, NoPlace> {
         let connections = &self.all.connections;
         let mut waiting = self.all.waiting.lock();
@@ -215,7 +216,8 @@ mod tests {
         drop(place);
     }
 
-    /// A user with the lowest role comes from many addresses. It gets its share, and an administrator gets a connection.
+    /// A user with the lowest role comes from many addresses. It gets its share, and an administrator gets a
+    /// connection.
     #[tokio::test]
     async fn a_user_at_many_addresses_does_not_take_the_reserved_connections() {
         for addresses in [24, 200] {

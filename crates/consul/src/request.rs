@@ -25,8 +25,8 @@ pub trait Guard: Send + Sync {
         registration: &Registration,
     ) -> Option<(StatusCode, String)>;
 
-    /// Why an answer that has waited must not be given: the caller's credential is not valid any more, or this node does
-    /// not belong to the cluster any more. `None` if it may be given.
+    /// Why an answer that has waited must not be given: the caller's credential is not valid any more, or this node
+    /// does not belong to the cluster any more. `None` if it may be given.
     fn ended(&self) -> Option<(StatusCode, String)>;
 
     /// The maximum length of an answer that could be delivered to the caller now, in bytes. It is asked for before a

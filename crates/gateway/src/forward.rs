@@ -63,8 +63,8 @@ pub struct ForwardContext {
     pub prefix: Option<String>,
     /// The address of the client.
     pub client: ClientAddr,
-    /// Which limits of the whole node apply to the client. One with a credential of this cluster counts by its name, and may
-    /// use the places that are reserved for such callers.
+    /// Which limits of the whole node apply to the client. One with a credential of this cluster counts by its name,
+    /// and may use the places that are reserved for such callers.
     pub caller_class: CallerClass,
     /// Maximum length of the request's body, in bytes; `None` for no limit.
     pub body_len_max: Option<u64>,

@@ -3,9 +3,9 @@
 //! No client can take all slots: it gets another slot only while it holds fewer than three times as many as are free
 //! (the dynamic threshold of Choudhury and Hahne, 1998). So a single client gets three quarters of the slots, the next
 //! one three quarters of the rest, and so on. One slot in 16 is reserved for callers with a credential. The queue is
-//! shared in the same way. A free slot goes to the client in the queue that holds the fewest. A client is an address, or a
-//! user: a caller with a credential counts by its name, wherever it is. The last part of the reserved slots is for operators
-//! and administrators.
+//! shared in the same way. A free slot goes to the client in the queue that holds the fewest. A client is an address,
+//! or a user: a caller with a credential counts by its name, wherever it is. The last part of the reserved slots is for
+//! operators and administrators.
 //!
 //! Many clients together can still hold all slots with slow requests. So a client without a slot asks for one: the
 //! oldest request of the client that holds the most must end, if that client holds more than the new one would. A
@@ -542,7 +542,8 @@ mod tests {
         }
     }
 
-    /// Many users with slow requests hold all slots. A user with fewer gets one, a caller without a credential does not.
+    /// Many users with slow requests hold all slots. A user with fewer gets one, a caller without a credential does
+    /// not.
     #[tokio::test(start_paused = true)]
     async fn users_with_slow_requests_give_way_to_other_users_and_not_to_strangers() {
         for users in [24, 200] {

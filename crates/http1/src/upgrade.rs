@@ -47,7 +47,8 @@ impl Upgrade {
         (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
     }
 
-    /// Passes the connection on. `held` lives as long as the connection is open, which is closed when `closed` completes.
+    /// Passes the connection on. `held` lives as long as the connection is open, which is closed when `closed`
+    /// completes.
     pub fn complete<R, W>(
         self,
         connection: Connection<R, W>,

@@ -16,7 +16,7 @@ use super::Secret;
 use super::api_token::hex;
 
 /// Prefix of the token.
-pub(super) const PREFIX: &str = "mxb_";
+const PREFIX: &str = "mxb_";
 /// Name of the file in the data directory.
 const FILE: &str = "break-glass";
 
@@ -24,6 +24,12 @@ const FILE: &str = "break-glass";
 #[must_use]
 pub fn break_glass_file(data_dir: &Path) -> PathBuf {
     data_dir.join(FILE)
+}
+
+/// Whether this is the break-glass token of some node, by its form.
+#[must_use]
+pub fn is_break_glass(token: &str) -> bool {
+    token.starts_with(PREFIX)
 }
 
 /// Creates a new token and writes it to its file, which only its owner may read. The previous token is no

@@ -34,7 +34,7 @@ use maxine_state::{ControlState, EndedSession, History, Identities, Name, Role, 
 use maxine_view::{Snapshot, View};
 
 pub use api_token::{MintedToken, hex};
-pub use break_glass::{break_glass_file, make_break_glass_token};
+pub use break_glass::{break_glass_file, is_break_glass, make_break_glass_token};
 pub use caller::{AuthMethod, Caller, OutsideToken, SessionRef};
 pub use error::{AuthError, MintError, RenewError, SigninError};
 pub use outside::{
@@ -250,7 +250,7 @@ impl Security {
     }
 
     fn is_own_token(&self, token: &str) -> bool {
-        if token.starts_with(break_glass::PREFIX) || self.0.outside.is_for_us(token) {
+        if is_break_glass(token) || self.0.outside.is_for_us(token) {
             return true;
         }
         let snapshot = self.0.view.snapshot();
@@ -262,7 +262,7 @@ impl Security {
     }
 
     fn identify_token(&self, token: &str, via: AuthMethod) -> Result<Caller, AuthError> {
-        if token.starts_with(break_glass::PREFIX) {
+        if is_break_glass(token) {
             return self.identify_break_glass(token);
         }
         let snapshot = self.0.view.snapshot();

@@ -62,11 +62,13 @@ pub enum StoreEvent {
         /// How long it did not answer, in milliseconds.
         after_ms: u64,
     },
-    /// The content of the service cannot be used. This node neither writes nor leads until that is repaired,
-    /// which happens by itself within two leases.
+    /// The content of the service cannot be used. With Redis, this node neither writes nor leads until that is
+    /// repaired, which happens by itself within two leases. A log file was repaired already.
     Damaged {
-        /// What is wrong, in one line.
+        /// What is wrong, in one line. Of a log file, it names the file and its copy.
         reason: String,
+        /// Whether this node has already written its state in the place of what is damaged.
+        is_repaired: bool,
     },
     /// The log has entries that cannot be read. Every replica skips the same ones.
     EntriesSkipped {

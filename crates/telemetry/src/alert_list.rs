@@ -100,15 +100,18 @@ pub struct Notice {
     pub message: String,
     /// Further values, by name.
     pub details: Map<String, Value>,
+    /// The name of the runbook in `docs/operations`, without `.md`.
+    pub runbook: &'static str,
 }
 
 impl Notice {
-    /// A notice with the severity of its kind and without details.
+    /// A notice with the severity and the runbook of its kind, and without details.
     #[must_use]
     pub fn new(kind: AlertKind, object: impl Into<String>, message: impl Into<String>) -> Self {
         let (object, message) = (object.into(), message.into());
-        let severity = kind.severity();
-        Self { kind, object, severity, stage: 0, lasted_ms: 0, message, details: Map::new() }
+        let (severity, runbook) = (kind.severity(), kind.runbook());
+        let (stage, lasted_ms, details) = (0, 0, Map::new());
+        Self { kind, object, severity, stage, lasted_ms, message, details, runbook }
     }
 
     /// Sets how long the condition has lasted already, under another node, in milliseconds.
@@ -127,6 +130,12 @@ impl Notice {
     #[must_use]
     pub fn severity(self, severity: Severity) -> Self {
         Self { severity, ..self }
+    }
+
+    /// Sets a runbook that differs from that of the kind.
+    #[must_use]
+    pub fn runbook(self, runbook: &'static str) -> Self {
+        Self { runbook, ..self }
     }
 
     /// Sets the details, a JSON object.
@@ -246,7 +255,7 @@ impl Alerts {
 
     fn add(&self, kept: &mut Kept, notice: Notice, now_ms: u64) -> Alert {
         kept.next_id += 1;
-        let Notice { kind, object, severity, stage, lasted_ms, message, details } = notice;
+        let Notice { kind, object, severity, stage, lasted_ms, message, details, runbook } = notice;
         let state = match kind.form() {
             AlertForm::Event => AlertState::Event,
             AlertForm::Condition => AlertState::Active,
@@ -263,7 +272,7 @@ impl Alerts {
             object,
             message,
             details,
-            runbook: kind.runbook(),
+            runbook,
             acknowledged_by: None,
             silenced: kept.is_silenced(kind, now_ms),
         };
@@ -290,7 +299,8 @@ impl Alerts {
                     "there were more than {EVENTS_MAX} alerts of this kind within a minute: further ones of this minute \
                      are only counted, in maxine_alerts_left_out_total"
                 );
-                Notice::new(event.kind, "further", message).severity(event.severity)
+                let further = Notice::new(event.kind, "further", message);
+                further.severity(event.severity).runbook(event.runbook)
             }
             Some(_) => return None,
         };

@@ -218,7 +218,7 @@ fn value(given: &str) -> String {
 pub fn io(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".into(),
-        io::ErrorKind::PermissionDenied => "this user may not read it".into(),
+        io::ErrorKind::PermissionDenied => "permission denied".into(),
         io::ErrorKind::IsADirectory => "it is a folder, not a file".into(),
         io::ErrorKind::InvalidData => "it is not UTF-8 text".into(),
         _ => {

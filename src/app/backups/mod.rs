@@ -5,6 +5,7 @@
 
 mod files;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,18 +131,20 @@ impl Backups {
 
     async fn keep_making(&self) {
         let (mut made_ms, mut failed_ms): (Option<u64>, Option<u64>) = (None, None);
-        let mut unrecorded = None;
+        let (mut unrecorded, mut attempt) = (None, 0);
         loop {
             let now_ms = self.clock.monotonic_ms();
             let may_try =
                 failed_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= RETRY_AFTER_MS);
             let newest_ms = self.newest_ms().max(made_ms);
             if self.duties.borrow().is_none() {
-                failed_ms = None;
+                (failed_ms, attempt) = (None, 0);
                 self.telemetry.withdraw(AlertKind::BackupFailed, &self.node);
             } else if may_try && is_due(self.schedule, newest_ms, self.clock.wall_ms()) {
+                attempt += 1;
                 match self.make().await {
                     Ok(summary) => {
+                        attempt = 0;
                         (made_ms, failed_ms) = (Some(self.clock.wall_ms()), None);
                         unrecorded = Some(summary);
                         self.metrics.results.with_label_values(&[VERIFIED]).inc();
@@ -150,11 +153,7 @@ impl Backups {
                     Err(why) => {
                         failed_ms = Some(self.clock.monotonic_ms());
                         self.metrics.results.with_label_values(&[FAILED]).inc();
-                        let message = format!(
-                            "the scheduled backup failed, and is tried again every 5 minutes: {why}"
-                        );
-                        let notice = Notice::new(AlertKind::BackupFailed, &*self.node, message);
-                        self.telemetry.raise(notice);
+                        self.report_failure(attempt, &why);
                     }
                 }
             }
@@ -165,6 +164,14 @@ impl Backups {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Writes a line to the log for each failed attempt. The alert has the same text.
+    fn report_failure(&self, attempt: u32, why: &str) {
+        let next_ms = self.clock.wall_ms() + RETRY_AFTER_MS;
+        let message = failure_text(&self.files.directory, attempt, next_ms, why);
+        tracing::warn!("{message}");
+        self.telemetry.raise(Notice::new(AlertKind::BackupFailed, &*self.node, message));
     }
 
     /// Makes and verifies one backup.
@@ -242,6 +249,14 @@ fn is_due(schedule: BackupSchedule, newest_ms: Option<u64>, now_ms: u64) -> bool
     newest_ms.is_none_or(|at_ms| at_ms + SKEW_MAX_MS < schedule.due_ms(now_ms))
 }
 
+/// What happened to an attempt that failed, and when the next one is made. The reason of a full disk names no file.
+fn failure_text(directory: &Path, attempt: u32, next_ms: u64, why: &str) -> String {
+    let (directory, next) = (directory.display(), maxine_telemetry::events::iso_8601(next_ms));
+    format!(
+        "the scheduled backup to {directory} failed (attempt {attempt}; the next one is made at about {next}): {why}"
+    )
+}
+
 /// What is wrong if the newest backup is too old. Without one, the time counts from `began_ms`, when this node began to
 /// look.
 fn too_old(
@@ -282,6 +297,16 @@ mod tests {
         // The clock of the node that made it was behind.
         assert!(!due(Some(BEGAN_MS + 6 * HOUR_MS - SKEW_MAX_MS), 6 * HOUR_MS));
         assert!(!due(Some(BEGAN_MS + 7 * HOUR_MS), 6 * HOUR_MS));
+    }
+
+    #[test]
+    fn a_failed_attempt_is_reported_with_its_folder_its_number_and_the_time_of_the_next_one() {
+        let text = failure_text(Path::new("/backups"), 2, BEGAN_MS, "No space left on device");
+        let at = maxine_telemetry::events::iso_8601(BEGAN_MS);
+        let expected = format!(
+            "the scheduled backup to /backups failed (attempt 2; the next one is made at about {at}): No space left on device"
+        );
+        assert_eq!(text, expected);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::Client;
 use crate::cli::exit::CliError;
 use crate::cli::output::OutputArgs;
 use maxine_clock::Clock;
+use maxine_identity::is_break_glass;
 use maxine_state::Role;
 
 /// Maximum number of nodes in one command.
@@ -122,6 +123,20 @@ impl ConnectArgs {
             servers.collect::<Result<_, _>>()?,
             Some(Token::any(session.token.clone())),
         )
+    }
+
+    /// A client of one node of the cluster, which need not be a named one. A break-glass token is sent to named nodes
+    /// only, because it is valid on its own node only.
+    ///
+    /// # Errors
+    /// As [`ConnectArgs::client`].
+    pub fn client_of_node(&self, node: Url) -> Result<Client, CliError> {
+        let mut token = self.token()?;
+        if let Some(token) = token.as_mut().filter(|token| is_break_glass(&token.text)) {
+            let named = self.servers()?;
+            token.only_for = Some(named.iter().map(ToString::to_string).collect());
+        }
+        self.client_with(vec![node], token)
     }
 
     fn client_with(&self, servers: Vec<Url>, token: Option<Token>) -> Result<Client, CliError> {
@@ -252,7 +267,8 @@ pub(super) struct ClientTls {
 /// The credential of a client.
 pub(super) struct Token {
     text: String,
-    /// The URLs of the nodes that a session was made with. Other tokens may be sent to any node.
+    /// The URLs of the nodes that a session was made with, or that were named with a break-glass token. Other tokens may
+    /// be sent to any node.
     only_for: Option<Vec<String>>,
 }
 
@@ -273,8 +289,24 @@ impl Token {
         self.only_for.as_ref().is_none_or(may).then_some(&*self.text)
     }
 
-    /// Why a node answered 401 to a request that had to be sent without the session.
-    pub(super) fn withheld(&self) -> String {
+    /// Why a node answered 401, if the node cannot know it: the request had to be sent without the token, or the token is
+    /// that of another node.
+    pub(super) fn refusal(&self, server: &Url) -> Option<String> {
+        let is_withheld = self.for_server(server).is_none();
+        match (is_break_glass(&self.text), is_withheld) {
+            (true, true) => Some(
+                "it was asked without a token, because a break-glass token is valid on its own node only".into(),
+            ),
+            (true, false) => Some(
+                "it refused the break-glass token, which is valid on its own node only, until that node starts again"
+                    .into(),
+            ),
+            (false, true) => Some(self.withheld()),
+            (false, false) => None,
+        }
+    }
+
+    fn withheld(&self) -> String {
         let servers: Vec<&str> =
             self.only_for.iter().flatten().map(|server| server.trim_end_matches('/')).collect();
         format!(
@@ -511,5 +543,25 @@ mod tests {
                 ("http://d:1/", None)
             ]
         );
+    }
+
+    /// Regression: a break-glass token was sent to every member, and the others answered that it was revoked.
+    #[test]
+    fn a_break_glass_token_is_sent_to_no_other_member() {
+        let dir = tempfile::tempdir().unwrap();
+        let sent = |token: &str, node: &str| {
+            let file = dir.path().join("token");
+            fs::write(&file, token).unwrap();
+            let connect = ConnectArgs { token_file: Some(file), ..args(&["http://own:1"]) };
+            let node = Url::parse(node).unwrap();
+            let client = connect.client_of_node(node.clone()).unwrap();
+            let why = client.token.as_ref().and_then(|token| token.refusal(&node));
+            (client.token_for(&node).is_some(), why.unwrap_or_default())
+        };
+        let (is_sent, why) = sent("mxb_0123", "http://own:1");
+        assert!(is_sent && why.contains("refused the break-glass token"), "{why}");
+        let (is_sent, why) = sent("mxb_0123", "http://other:1");
+        assert!(!is_sent && why.contains("valid on its own node only"), "{why}");
+        assert_eq!(sent("mxt_0123", "http://other:1"), (true, String::new()));
     }
 }

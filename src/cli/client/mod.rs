@@ -592,13 +592,14 @@ impl Client {
             && self.servers.first().is_some_and(|first| self.token_for(first).is_some())
     }
 
-    /// Adds what the node cannot know: that there is a session, which may not be sent to it.
+    /// Adds what the node cannot know: that there is a token which may not be sent to it, or which is that of another
+    /// node.
     fn explain(&self, server: &Url, problem: Problem) -> Problem {
-        match &self.token {
-            Some(token) if problem.status == 401 && token.for_server(server).is_none() => {
-                Problem { detail: token.withheld(), ..problem }
-            }
-            _ => problem,
+        let is_refused = problem.status == 401;
+        let token = self.token.as_ref().filter(|_| is_refused);
+        match token.and_then(|token| token.refusal(server)) {
+            Some(detail) => Problem { detail, ..problem },
+            None => problem,
         }
     }
 

@@ -68,7 +68,8 @@ pub async fn run(args: &JoinArgs, out: &mut Output) -> Result<(), CliError> {
     let validity = Validity { now_ms: Clock::system().wall_ms(), node_days: args.days };
     let (plan, id) = plan(args, &raft)?;
     write_all(&plan, id, validity)?;
-    report(&plan, id, args, out)
+    let sign_in = sign_in_commands(&raft, &plan.http_addr(&args.host));
+    report(&plan, id, args, &sign_in, out)
 }
 
 /// The plan of the new node, and its number.
@@ -89,12 +90,21 @@ fn plan(args: &JoinArgs, raft: &shapes::Raft) -> Result<(Plan, u64), CliError> {
         let text = format!("{} is the machine of node {id}: each node needs its own", args.host);
         return Err(CliError::Usage(text));
     }
+    let mut used = issued(&args.dir.join("tls"))?;
+    used.extend(raft.members.iter().map(|member| member.id));
+    if let Some(folder) = prepared(&args.dir, &used, &args.host) {
+        let text = format!(
+            "{} has the files of a node on {} already, and that node is no member: start it and add it, or delete the \
+             folder and run this again",
+            folder.display(),
+            args.host
+        );
+        return Err(CliError::Usage(text));
+    }
     let http_ports = urls.iter().filter_map(|(_, url)| url.port_or_known_default());
     let raft_ports = raft.members.iter().filter_map(|member| port_of(&member.peer_addr));
     let http_port = the_port(args.http_port, http_ports, "--http-port")?;
     let raft_port = the_port(args.raft_port, raft_ports, "--raft-port")?;
-    let mut used = issued(&args.dir.join("tls"))?;
-    used.extend(raft.members.iter().map(|member| member.id));
     let id = args.node_id.unwrap_or_else(|| used.iter().max().map_or(1, |id| id + 1));
     if used.contains(&id) {
         let text = format!(
@@ -142,6 +152,27 @@ fn issued(tls: &Path) -> Result<Vec<u64>, CliError> {
     Ok(entries.iter().filter_map(number).collect())
 }
 
+/// The folder in this directory, of one of these nodes, that has the files for this machine.
+fn prepared(dir: &Path, ids: &[u64], machine: &str) -> Option<PathBuf> {
+    ids.iter()
+        .map(|id| dir.join(format!("node-{id}")))
+        .find(|folder| host_of(&folder.join("maxine.toml")).is_some_and(|name| name == machine))
+}
+
+/// The machine of the node with this settings file.
+fn host_of(settings: &Path) -> Option<String> {
+    let settings = fs::read_to_string(settings).ok()?.parse::<toml::Table>().ok()?;
+    let address = settings.get("raft")?.get("advertise")?.as_str()?;
+    host(address.rsplit_once(':')?.0).ok()
+}
+
+/// The commands that sign in again. A session is sent to no node that was not named when it was made.
+fn sign_in_commands(raft: &shapes::Raft, http_addr: &str) -> [String; 2] {
+    let members = raft.members.iter().map(|member| member.http_addr.trim_end_matches('/'));
+    let servers: Vec<&str> = members.chain([http_addr]).collect();
+    [format!("export MAXINE_SERVER={}", servers.join(",")), "maxine login --user NAME".to_owned()]
+}
+
 /// Writes all files, or none.
 fn write_all(plan: &Plan, id: u64, validity: Validity) -> Result<(), CliError> {
     let written = write_nodes(plan, validity);
@@ -155,7 +186,13 @@ fn write_all(plan: &Plan, id: u64, validity: Validity) -> Result<(), CliError> {
     written
 }
 
-fn report(plan: &Plan, id: u64, args: &JoinArgs, out: &mut Output) -> Result<(), CliError> {
+fn report(
+    plan: &Plan,
+    id: u64,
+    args: &JoinArgs,
+    sign_in: &[String],
+    out: &mut Output,
+) -> Result<(), CliError> {
     let (peer_addr, http_addr) = (plan.peer_addr(&args.host), plan.http_addr(&args.host));
     let dir = plan.node_dir(id);
     let add = format!(
@@ -165,6 +202,7 @@ fn report(plan: &Plan, id: u64, args: &JoinArgs, out: &mut Output) -> Result<(),
         return out.json(&json!({
             "id": id, "cluster_id": plan.cluster_id, "host": args.host, "dir": shown(&dir), "peer_addr": peer_addr,
             "http_addr": http_addr, "start_commands": plan.start_commands(), "add_command": add,
+            "sign_in_commands": sign_in,
         }));
     }
     out.line(format!(
@@ -179,7 +217,10 @@ fn report(plan: &Plan, id: u64, args: &JoinArgs, out: &mut Output) -> Result<(),
          \n{add}\n\
          \n\
          4. The node has its files now, and this copy contains its key:\n\
-         \nrm -r {folder}",
+         \nrm -r {folder}\n\
+         \n\
+         5. Sign in again, because a session is sent only to the nodes that were named when it was made:\n\
+         \n{sign_in}",
         dir = dir.display(),
         cluster = plan.cluster_id,
         days = maxine_wording::count(args.days, "day"),
@@ -187,6 +228,7 @@ fn report(plan: &Plan, id: u64, args: &JoinArgs, out: &mut Output) -> Result<(),
         host = args.host,
         start = plan.start_commands().join("\n"),
         folder = quoted(&dir),
+        sign_in = sign_in.join("\n"),
     ))
 }
 
@@ -247,6 +289,38 @@ mod tests {
         assert!(why(&["10.0.0.4"], &[one, other]).contains("--raft-port is missing"));
         let given = planned(&["10.0.0.4", "--raft-port", "7703"], &[one, other]).unwrap().0;
         assert_eq!(given.raft_port, 7_703);
+    }
+
+    /// Regression: a second 'maxine join' of one machine made one more node for it.
+    #[test]
+    fn a_machine_whose_node_is_prepared_already_gets_no_second_one() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join("tls")).unwrap();
+        let dir = home.path().to_str().unwrap();
+        let cluster = members(&[(1, "10.0.0.1:7701", "https://10.0.0.1:8443")]);
+        for (id, machine) in [(2, "10.0.0.2"), (3, "2001:db8::3")] {
+            let args = args(&["--dir", dir, machine]);
+            let (made, made_id) = plan(&args, &cluster).unwrap();
+            assert_eq!(made_id, id);
+            fs::write(made.tls_dir().join(format!("node-{id}.pem")), "").unwrap();
+            fs::create_dir(made.node_dir(id)).unwrap();
+            fs::write(made.node_dir(id).join("maxine.toml"), made.settings(id, machine)).unwrap();
+            let Err(error) = plan(&args, &cluster) else { panic!("{machine} got a second node") };
+            assert!(error.to_string().contains(&format!("node-{id} has the files")), "{error}");
+        }
+        fs::remove_dir_all(home.path().join("node-2")).unwrap();
+        assert_eq!(plan(&args(&["--dir", dir, "10.0.0.2"]), &cluster).unwrap().1, 4);
+    }
+
+    /// Regression: after a node was added, it refused the session of the administrator, which was not sent to it.
+    #[test]
+    fn the_last_step_signs_in_with_the_new_node_too() {
+        let one = (1, "10.0.0.1:7701", "https://10.0.0.1:8443/");
+        let two = (2, "10.0.0.2:7701", "https://10.0.0.2:8443");
+        let commands = sign_in_commands(&members(&[one, two]), "https://10.0.0.3:8443");
+        let servers = "https://10.0.0.1:8443,https://10.0.0.2:8443,https://10.0.0.3:8443";
+        assert_eq!(commands[0], format!("export MAXINE_SERVER={servers}"));
+        assert_eq!(commands[1], "maxine login --user NAME");
     }
 
     /// A new authority would make a node that no other node trusts.

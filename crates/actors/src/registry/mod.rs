@@ -292,10 +292,16 @@ impl Registry {
         if actor.is_system() {
             return Ok(());
         }
-        match self.change_gate.get().and_then(|gate| gate()) {
+        match self.refuses_changes() {
             Some(reason) => Err(WriteError::Unavailable { retry_after_s: GATE_RETRY_S, reason }),
             None => Ok(()),
         }
+    }
+
+    /// Why this node refuses changes by callers now. `None` if it does not.
+    #[must_use]
+    pub fn refuses_changes(&self) -> Option<String> {
+        self.change_gate.get().and_then(|gate| gate())
     }
 
     /// How long ago the time to live of an instance ended, in milliseconds, if this node leads and keeps the

@@ -208,6 +208,9 @@ fn warnings(
     if let Some(why) = &refuses_writes {
         warn(why);
     }
+    if let Some(why) = app.registry().refuses_changes() {
+        warn(&why);
+    }
     let silence_ms = app.store().service_silence_ms();
     let silent = silence_ms.map(|silence_ms| no_answer_for(app.store().kind(), silence_ms));
     if let Some(silent) = &silent {

@@ -21,7 +21,8 @@ enum Scope {
     /// Reads, look-ups and proxying, from a state that was confirmed at least once since the node started. It may be
     /// older now, and there may be no leader.
     Reads,
-    /// Reads that are at most two seconds old, and writes through a confirmed leader.
+    /// Reads that are at most two seconds old, and writes through a confirmed leader. A node that refuses changes is
+    /// not ready.
     #[default]
     Writes,
 }
@@ -56,9 +57,9 @@ pub(super) struct Ready {
     staleness_ms: Option<u64>,
 }
 
-/// Tells whether this node serves reads that are at most two seconds old, and knows a leader that accepts writes. With
-/// `scope=reads`, it tells whether the node may get reads, look-ups and proxied requests: a node that was ready for
-/// them stays so without a leader.
+/// Tells whether this node serves reads that are at most two seconds old, knows a leader that accepts writes, and
+/// accepts changes itself: with a blocking audit sink that fails, it refuses them. With `scope=reads`, it tells whether
+/// the node may get reads, look-ups and proxied requests: a node that was ready for them stays so without a leader.
 ///
 /// If it is not ready, the answer is 503 with the reason. Without `scope=reads`, reads and look-ups may still work then.
 #[utoipa::path(
@@ -101,6 +102,7 @@ pub(super) async fn ready(
         None if let Some(why) = state.store().refuses_writes() => {
             Some(writes_fail(state.store().kind(), &why))
         }
+        None if let Some(why) = state.registry().refuses_changes() => Some(why),
         None if !fresh => Some(not_confirmed(staleness_ms)),
         None if snapshot.state.grant().is_none() => {
             Some("the leader has not taken up its duties yet".to_owned())

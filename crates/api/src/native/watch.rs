@@ -330,8 +330,8 @@ impl Stream {
         Some((Ok(piece), self))
     }
 
-    /// Whether the stream ends, and why the client has to ask again: its credential is not valid any more, this node does
-    /// not belong to the cluster any more, another client has its place, or the stream is old.
+    /// Whether the stream ends, and why the client has to ask again: its credential is not valid any more, this node
+    /// does not belong to the cluster any more, another client has its place, or the stream is old.
     fn must_end(&self) -> bool {
         self.state.clock().monotonic_ms() >= self.ends_at_ms
             || self.leave.is_displaced()

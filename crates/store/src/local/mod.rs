@@ -4,9 +4,16 @@
 //! has arrived, writes it as one frame, syncs once, applies, publishes and answers.
 //!
 //! The node always leads. A second process on the same file is refused.
+//!
+//! The state in memory has everything that was acknowledged. So a log that is damaged, removed or replaced under a
+//! running node is written again from it. While that fails, no write is taken.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -37,6 +44,9 @@ const GROUP_MAX: usize = 256;
 const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
 /// How often an idle writer checks whether it must stop.
 const IDLE: Duration = Duration::from_millis(200);
+/// What clients read while the log is gone. Paths are left out, because any client may read it.
+const ONLY_IN_MEMORY: &str = "the log of this node was removed or replaced, or cannot be reached, and it cannot be \
+                              written again: the state may be only in memory; do not stop this node";
 
 /// Settings of the local mode.
 #[derive(Clone, Debug)]
@@ -85,6 +95,8 @@ pub struct LocalStore {
     leadership: watch::Sender<Leadership>,
     peers: Arc<dyn PeerHandler>,
     events: StoreEvents,
+    /// Whether the log is gone and cannot be written again.
+    is_refusing: Arc<AtomicBool>,
 }
 
 impl LocalStore {
@@ -100,7 +112,9 @@ impl LocalStore {
         let leadership = watch::Sender::new(Leadership::default());
         let name = config.instance_id.clone();
         let (sender, ends) = (events.clone(), leadership.clone());
-        let opening = move || Writer::open(config, view, clock, sender, ends);
+        let is_refusing = Arc::new(AtomicBool::new(false));
+        let refusing = Arc::clone(&is_refusing);
+        let opening = move || Writer::open(config, view, clock, sender, ends, refusing);
         let opened = tokio::task::spawn_blocking(opening).await;
         let mut writer = opened.map_err(|error| OpenError::Io(error.to_string()))??;
         // Grows with every start, because every start writes a grant of leadership to the log.
@@ -119,6 +133,7 @@ impl LocalStore {
             leadership,
             peers,
             events,
+            is_refusing,
         }))
     }
 }
@@ -147,7 +162,17 @@ impl LocalConfig {
 /// The file, and the lock that excludes other processes.
 struct Kept {
     log: LogFile,
-    _lock: std::fs::File,
+    lock: fs::File,
+    /// The number of the file system with the directory of the log.
+    file_system: u64,
+}
+
+/// The file system that has the directory of `path` now.
+fn file_system_of(path: &Path) -> Result<u64, LogError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let there = fs::metadata(directory);
+    Ok(there.map_err(|error| LogError::Io(directory.into(), error))?.dev())
 }
 
 impl Kept {
@@ -177,7 +202,27 @@ impl Kept {
                 log
             }
         };
-        Ok(Self { log, _lock: lock })
+        let file_system = file_system_of(&config.path)?;
+        Ok(Self { log, lock, file_system })
+    }
+
+    /// Takes the lock again if it is gone, as after the removal of every file in the directory. Fails if another
+    /// process has it, or if the path now leads to another file system: an empty mount point must not be mistaken for a
+    /// directory whose files were removed.
+    fn hold_lock(&mut self, config: &LocalConfig) -> Result<(), LogError> {
+        let path = lock_path(config);
+        let fail = |error| LogError::Io(path.clone(), error);
+        let mine = self.lock.metadata().map_err(fail)?;
+        let is_mine = |there: fs::Metadata| (there.dev(), there.ino()) == (mine.dev(), mine.ino());
+        if fs::metadata(&path).is_ok_and(is_mine) {
+            return Ok(());
+        }
+        if file_system_of(&path)? != self.file_system {
+            return Err(fail(io::Error::other("its directory is on another file system now")));
+        }
+        let lock = try_lock(&path)?;
+        self.lock = lock.ok_or_else(|| fail(io::Error::other("another process has it")))?;
+        Ok(())
     }
 }
 
@@ -191,6 +236,10 @@ struct Writer {
     clock: Clock,
     check_due_ms: u64,
     newest: NewestState,
+    /// Since when the log is gone and cannot be written again, in milliseconds.
+    refusing_since_ms: Option<u64>,
+    /// The same for the readers of the store.
+    is_refusing: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -200,6 +249,7 @@ impl Writer {
         clock: Clock,
         events: StoreEvents,
         leadership: watch::Sender<Leadership>,
+        is_refusing: Arc<AtomicBool>,
     ) -> Result<Self, OpenError> {
         let mut machine = Machine::new(view);
         let mut newest = NewestState::default();
@@ -209,8 +259,19 @@ impl Writer {
             log = Some(Kept::open(&config, &mut machine, &events)?);
             newest.compare(&machine.state()).into_iter().for_each(|loss| events.emit(loss));
         }
-        let (failed, check_due_ms) = (None, 0);
-        Ok(Self { config, machine, log, failed, events, leadership, clock, check_due_ms, newest })
+        Ok(Self {
+            config,
+            machine,
+            log,
+            failed: None,
+            events,
+            leadership,
+            clock,
+            check_due_ms: 0,
+            newest,
+            refusing_since_ms: None,
+            is_refusing,
+        })
     }
 
     fn run(&mut self, waiting: &Receiver<Request>) {
@@ -247,6 +308,14 @@ impl Writer {
         if group.is_empty() {
             return;
         }
+        // While the log is gone, the next check tries to write it again.
+        if self.refusing_since_ms.is_some() || self.put_back_if_gone().is_err() {
+            for request in group {
+                let refused = ProposeError::StoreUnavailable(ONLY_IN_MEMORY.to_owned());
+                let _ = request.answer.send(Err(refused));
+            }
+            return;
+        }
         let done = self.try_write(&group);
         let answers = match done {
             Ok(answers) => answers,
@@ -265,18 +334,15 @@ impl Writer {
     fn try_write(&mut self, group: &[Request]) -> Result<Vec<Vec<Applied>>, String> {
         if let Some(kept) = &mut self.log {
             let entries: Vec<&[u8]> = group.iter().map(|r| r.payload.as_slice()).collect();
-            if !kept.log.is_current().map_err(|error| error.to_string())? {
-                let path = self.config.path.display();
-                return Err(format!("{path} was removed or replaced: new writes would be lost"));
-            }
             kept.log.append(&entries, self.config.sync).map_err(|error| error.to_string())?;
         }
         let ordered: Vec<_> = group.iter().map(|r| Ordered::Batch(&r.batch)).collect();
         self.machine.apply(&ordered).map_err(|error| error.to_string())
     }
 
-    /// If a check is due, checks that the log still has what was read and written. A damaged log is kept under
-    /// another name, and replaced by the state. If that fails, the next check tries it again.
+    /// If a check is due, checks that the log is still at its path, and has what was read and written. A damaged or
+    /// replaced log is kept under another name, and replaced by the state. If that fails, the next check tries it
+    /// again.
     fn check_if_due(&mut self) {
         let now_ms = self.clock.monotonic_ms();
         if now_ms < self.check_due_ms || self.failed.is_some() {
@@ -290,25 +356,94 @@ impl Writer {
     }
 
     fn check(&mut self, now_ms: u64) -> Result<(), LogError> {
+        self.put_back_if_gone()?;
         let Some(kept) = &mut self.log else { return Ok(()) };
-        // A log that was removed or replaced stops the node at the next write.
-        if kept.log.check(now_ms)? || !kept.log.is_current()? {
+        if kept.log.check(now_ms)? {
             return Ok(());
         }
-        let (damage, place) = (kept.log.damage(), kept.log.place());
-        let aside = keep_damaged(&self.config.path)?;
-        kept.log = LogFile::create(&self.config.path, &self.machine.state(), place)?;
-        let reason = format!("{damage}; it is kept as {}", aside.display());
-        tracing::error!(reason, "the log was damaged and is replaced by the state");
-        self.events.emit(StoreEvent::Damaged { reason });
+        let damage = kept.log.damage().to_string();
+        self.put_back(&damage)
+    }
+
+    /// If the log was removed or replaced, writes the state in its place. While that fails, the state is only in
+    /// memory, and no write is taken: it would be lost.
+    fn put_back_if_gone(&mut self) -> Result<(), LogError> {
+        let done = self.try_put_back_if_gone();
+        match &done {
+            Ok(()) => self.note_taking(),
+            Err(error) => self.note_refusing(error),
+        }
+        done
+    }
+
+    fn try_put_back_if_gone(&mut self) -> Result<(), LogError> {
+        let Some(kept) = &mut self.log else { return Ok(()) };
+        if kept.log.is_current()? {
+            return Ok(());
+        }
+        kept.hold_lock(&self.config)?;
+        let replaced = format!("{} was replaced or shortened", self.config.path.display());
+        self.put_back(&replaced)
+    }
+
+    /// Writes the state in the place of the log. If there is a file, which has `problem`, it is kept under another
+    /// name.
+    fn put_back(&mut self, problem: &str) -> Result<(), LogError> {
+        let Some(kept) = &mut self.log else { return Ok(()) };
+        let path = &self.config.path;
+        let fail = |error| LogError::Io(path.clone(), error);
+        let reason = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                format!("{} was removed", path.display())
+            }
+            Ok(there) if there.is_file() => {
+                let aside = keep_damaged(path)?;
+                format!("{problem}; it is kept as {}", aside.display())
+            }
+            // Reading a pipe would block.
+            Ok(_) => return Err(fail(io::Error::other("it is not a regular file"))),
+            Err(error) => return Err(fail(error)),
+        };
+        let place = kept.log.place();
+        kept.log = LogFile::create(path, &self.machine.state(), place)?;
+        tracing::error!(reason, "the log is replaced by the state");
+        self.events.emit(StoreEvent::Damaged { reason, is_repaired: true });
         self.events.emit(StoreEvent::StatePutBack { position: place.seq });
         Ok(())
+    }
+
+    fn note_refusing(&mut self, error: &LogError) {
+        if self.refusing_since_ms.is_some() {
+            return;
+        }
+        self.refusing_since_ms = Some(self.clock.monotonic_ms());
+        self.is_refusing.store(true, Ordering::Release);
+        let path = self.config.path.display();
+        let reason = format!(
+            "{path} was removed or replaced, or cannot be reached, and it cannot be written again ({error}): the state may be \
+             only in memory; do not stop this node"
+        );
+        tracing::error!(
+            reason,
+            "the log is gone: this node takes no writes until it can write it again"
+        );
+        self.events.emit(StoreEvent::WritesRefused { reason });
+    }
+
+    fn note_taking(&mut self) {
+        if let Some(since_ms) = self.refusing_since_ms.take() {
+            self.is_refusing.store(false, Ordering::Release);
+            let after_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
+            tracing::info!(after_ms, "the log is there again: writes are taken");
+            self.events.emit(StoreEvent::WritesAccepted { after_ms });
+        }
     }
 
     fn compact_if_due(&mut self) {
         let Some(kept) = &mut self.log else { return };
         let len = kept.log.entries_len();
         if self.failed.is_some()
+            || self.refusing_since_ms.is_some()
             || len <= self.config.compact_after_len
             || len <= kept.log.base_len()
         {
@@ -370,6 +505,10 @@ impl ControlStore for LocalStore {
         }
         let handled = tokio::time::timeout(timeout, self.peers.handle(body)).await;
         handled.map_err(|_| CallError::late())?.map_err(CallError::Refused)
+    }
+
+    fn refuses_writes(&self) -> Option<String> {
+        self.is_refusing.load(Ordering::Acquire).then(|| ONLY_IN_MEMORY.to_owned())
     }
 
     fn kind(&self) -> StoreKind {

@@ -346,7 +346,7 @@ impl Core {
         self.step_down();
         if since_ms == now_ms {
             self.away.lock().get_or_insert(Away { since_ms: now_ms, why: UNUSABLE });
-            self.emit(StoreEvent::Damaged { reason: reason.to_owned() });
+            self.emit(StoreEvent::Damaged { reason: reason.to_owned(), is_repaired: false });
         }
         now_ms - since_ms
     }

@@ -434,7 +434,7 @@ impl Orderer {
         let place = self.log.place();
         self.log = LogFile::create(&path, &self.machine.state(), place)?;
         let reason = format!("{damaged}; it is kept as {}", aside.display());
-        self.shared.emit(StoreEvent::Damaged { reason: reason.clone() });
+        self.shared.emit(StoreEvent::Damaged { reason: reason.clone(), is_repaired: true });
         self.shared.emit(StoreEvent::StatePutBack { position: place.seq });
         Err(Failure::Away(reason))
     }

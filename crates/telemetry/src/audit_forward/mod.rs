@@ -385,9 +385,11 @@ impl Worker {
     /// Waits before the next delivery, and keeps the alert up to date meanwhile.
     async fn pause(&self, failures: u32) {
         let clock = &self.shared.clock;
-        let until_ms = clock.monotonic_ms() + retry_pause_ms(failures);
+        let pause_ms = retry_pause_ms(failures);
+        let until_ms = clock.monotonic_ms() + pause_ms;
+        let next_try = iso_8601(clock.wall_ms() + pause_ms);
         loop {
-            self.report();
+            self.report(&next_try);
             let left_ms = until_ms.saturating_sub(clock.monotonic_ms());
             if left_ms == 0 {
                 return;
@@ -397,7 +399,7 @@ impl Worker {
     }
 
     /// Raises the alert if the sink has failed for long enough.
-    fn report(&self) {
+    fn report(&self, next_try: &str) {
         let (status, shared) = (self.status(), &self.shared);
         let Some(failing) = status.failing.lock().clone() else { return };
         let for_ms = shared.clock.monotonic_ms().saturating_sub(failing.since_ms);
@@ -412,10 +414,15 @@ impl Worker {
         gauge.with_label_values(&[name]).set(i64::try_from(waiting).unwrap_or(i64::MAX));
         let since = iso_8601(failing.since_wall_ms);
         let refuses = if blocks { "; this node refuses changes until it works again" } else { "" };
-        let message = format!(
-            "audit records have not been forwarded to the sink {name} since {since}, and {waiting} wait: {}{refuses}",
-            failing.why
-        );
+        let what = match waiting {
+            0 => format!(
+                "an anchor could not be delivered to the sink {name} since {since}; no record waits"
+            ),
+            _ => format!(
+                "audit records have not been forwarded to the sink {name} since {since}, and {waiting} wait"
+            ),
+        };
+        let message = format!("{what}: {}; the next try is at {next_try}{refuses}", failing.why);
         let details = json!({
             "sink": name, "since": since, "waiting": waiting, "refuses_changes": blocks,
         });

@@ -45,7 +45,9 @@ impl FileSink {
         let mut writing =
             tokio::task::spawn_blocking(move || append(&path, len_max, files_max, &lines));
         match tokio::time::timeout(self.timeout, &mut writing).await {
-            Ok(Ok(written)) => written.map_err(|error| maxine_wording::io(&error)),
+            Ok(Ok(written)) => written.map_err(|error| {
+                format!("{}: {}", self.path.display(), maxine_wording::io(&error))
+            }),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => {
                 self.stuck = Some(writing);
