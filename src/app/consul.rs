@@ -124,6 +124,7 @@ impl Face for ConsulFace {
             body,
             actor: context.actor(&caller),
             is_known: caller.role.is_some(),
+            caller_class: caller.class(),
             client: context.client.ip,
             answer_by_ms: context.answer_by_ms,
             guard: Box::new(CallerGuard {

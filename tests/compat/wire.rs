@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::support::{Server, message};
+use super::support::{Server, message, node};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -589,6 +589,117 @@ async fn connections_of_many_addresses_do_not_keep_out_another_one() {
         closed += usize::from(tokio::time::timeout(Duration::from_millis(50), ended).await.is_ok());
     }
     assert_eq!(closed, 1, "one connection made room");
+}
+
+/// As many addresses as connections hold one each, on which nothing moves. Another address gets a connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_of_as_many_addresses_as_places_do_not_keep_out_another_one() {
+    let server = Server::start_with(|options| {
+        options.limits.connections_max = 32;
+        options.limits.header_timeout_ms = 60_000;
+        // If trusted proxies are set, a loopback client is not treated as an operator.
+        let proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        options.limits.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
+    })
+    .await;
+    let from = async |address: String| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+        let mut stream = socket.connect(server.addr).await.unwrap();
+        stream.write_all(b"GET /api/actuator/health HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        (stream, String::from_utf8(head.to_vec()).unwrap())
+    };
+    let mut held = Vec::new();
+    for n in 1..=28 {
+        let (stream, head) = from(format!("127.0.1.{n}")).await;
+        assert_eq!(head, "HTTP/1.1 200");
+        held.push(stream);
+    }
+    assert_eq!(from("127.0.2.1".into()).await.1, "HTTP/1.1 503", "none is idle yet");
+    let other = async {
+        loop {
+            let (stream, head) = from("127.0.2.1".into()).await;
+            if head == "HTTP/1.1 200" {
+                return stream;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let _other = tokio::time::timeout(Duration::from_secs(15), other).await.expect("it gets one");
+    let mut closed = 0;
+    for stream in &mut held {
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        closed += usize::from(tokio::time::timeout(Duration::from_millis(50), ended).await.is_ok());
+    }
+    assert_eq!(closed, 1, "one connection made room");
+}
+
+/// Many addresses hold all connections that callers without a credential may have, with tunnels. Other addresses get a
+/// connection: the oldest tunnels of the addresses with the most are closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn tunnels_of_many_addresses_do_not_keep_out_another_one() {
+    let server = Server::start_with(|options| {
+        options.limits.connections_max = 32;
+        // If trusted proxies are set, a loopback client is not treated as an operator.
+        let proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        options.limits.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
+    })
+    .await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let instance = tokio::spawn(async move {
+        let mut tunnels = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let answer =
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            tunnels.push(stream);
+        }
+    });
+    server.register(node("s", "n", port)).await;
+    let from = async |address: String, request: &'static [u8]| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+        let mut stream = socket.connect(server.addr).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        (stream, String::from_utf8(head.to_vec()).unwrap())
+    };
+    let mut held = Vec::new();
+    // The registration may still have a connection.
+    for n in 0..27 {
+        let upgrade: &[u8] =
+            b"GET /api/maxine/serviceops/proxy/s/x HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\n\
+                        upgrade: b\r\n\r\n";
+        let (stream, head) = from(format!("127.0.1.{}", 1 + n / 2), upgrade).await;
+        assert_eq!(head, "HTTP/1.1 101");
+        held.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let mut others = Vec::new();
+    for n in 1..=2 {
+        let get: &[u8] = b"GET /api/actuator/health HTTP/1.1\r\nhost: h\r\n\r\n";
+        let (stream, head) = from(format!("127.0.2.{n}"), get).await;
+        assert_eq!(head, "HTTP/1.1 200", "an address that had no connection");
+        others.push(stream);
+    }
+    let mut closed = 0;
+    for stream in &mut held {
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        closed += usize::from(tokio::time::timeout(Duration::from_millis(50), ended).await.is_ok());
+    }
+    assert!((1..=2).contains(&closed), "{closed} tunnels made room");
+    instance.abort();
 }
 
 /// Bodies that do not end use no more memory of a node than its limits allow.

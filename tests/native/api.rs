@@ -172,6 +172,57 @@ async fn watchers_of_other_addresses_do_not_keep_out_a_new_client() {
     assert_eq!(refused.status(), 429, "nobody has more than one");
 }
 
+/// A token counts by itself, from however many addresses it is used. It keeps out no other token and no administrator.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_at_many_addresses_has_the_watchers_of_one_and_keeps_nobody_out() {
+    let limits = maxine_admission::PlaceLimits { max: 8, per_address_max: 4, reserved: 4 };
+    let proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    let settings = maxine_api::ApiSettings {
+        watchers: limits,
+        trusted_proxies: maxine_gateway::TrustedProxies::new(proxies),
+        ..Default::default()
+    };
+    let server = Server::start_with(settings).await;
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        let body = json!({"role": "viewer", "note": ""});
+        let (status, made) = server.json(server.admin(Method::POST, "/tokens").json(&body)).await;
+        assert_eq!(status, 201, "{made}");
+        tokens.push(made["token"].as_str().unwrap().to_owned());
+    }
+    let watch = async |token: &str, client: u8| {
+        let ask = server.open(Method::GET, "/watch?service=orders").bearer_auth(token);
+        ask.header("x-forwarded-for", format!("203.0.113.{client}")).send().await.unwrap()
+    };
+    let mut held = Vec::new();
+    for client in 1..=4 {
+        let answer = watch(&tokens[0], client).await;
+        assert_eq!(answer.status(), 200);
+        held.push(answer);
+    }
+    for client in 5..=12 {
+        let refused = watch(&tokens[0], client).await;
+        assert_eq!(refused.status(), 429, "another address is no other token");
+        let problem = refused.text().await.unwrap();
+        assert!(problem.contains("your user has 4 watchers"), "{problem}");
+    }
+    let mut of_second = Vec::new();
+    for client in 1..=3 {
+        let answer = watch(&tokens[1], client).await;
+        assert_eq!(answer.status(), 200, "the same addresses, and another token");
+        of_second.push(answer);
+    }
+    let stranger = server.open(Method::GET, "/watch?service=orders").send().await.unwrap();
+    assert_eq!(stranger.status(), 429, "tokens do not give way to callers without one");
+    let of_admin = watch(&server.token, 1).await;
+    assert_eq!(of_admin.status(), 200, "the last place is for operators and administrators");
+    drop(of_admin);
+    let of_third = watch(&tokens[2], 1).await;
+    assert_eq!(of_third.status(), 200, "the token with the most watchers gives way");
+    let ended = held.remove(0).text().await.unwrap();
+    assert!(ended.contains("event: ready"), "{ended}");
+}
+
 async fn set_health(server: &Server, health: maxine_state::Health) {
     use maxine_state::*;
     use maxine_store::ControlStore;

@@ -410,7 +410,7 @@ async fn idle_connections_to_instances_are_given_up_first() {
                 client: maxine_gateway::ClientAddr::direct(maxine_gateway::Peer::plain(
                     [10, 0, 0, 1].into(),
                 )),
-                is_known: true,
+                caller_class: maxine_admission::CallerClass::Known,
                 trace: Vec::new(),
                 span: None,
                 body_len_max: None,

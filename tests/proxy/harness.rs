@@ -375,7 +375,9 @@ async fn serve_http1(
                 let _ = tokio::io::copy(&mut client.read, &mut tokio::io::sink()).await;
                 return;
             }
-            After::Upgraded(upgrade, client) => return upgrade.complete(client, ()),
+            After::Upgraded(upgrade, client) => {
+                return upgrade.complete(client, std::future::pending(), ());
+            }
             After::Gone => return,
         };
     }
@@ -390,7 +392,10 @@ fn context<B>(request: &Request<B>, peer: IpAddr, options: &RigOptions) -> Forwa
         raw_query: request.uri().query().map(str::to_owned),
         prefix: Some(PREFIX.to_owned()),
         client: trusted.resolve(maxine_gateway::Peer::plain(peer), request.headers()),
-        is_known: request.headers().contains_key(KNOWN),
+        caller_class: match request.headers().contains_key(KNOWN) {
+            true => maxine_admission::CallerClass::Known,
+            false => maxine_admission::CallerClass::Stranger,
+        },
         body_len_max: options.body_len_max,
         span: None,
         trace: vec![(

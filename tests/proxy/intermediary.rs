@@ -122,7 +122,7 @@ fn context() -> ForwardContext {
         client: maxine_gateway::ClientAddr::direct(maxine_gateway::Peer::plain(
             [127, 0, 0, 1].into(),
         )),
-        is_known: false,
+        caller_class: maxine_admission::CallerClass::Stranger,
         body_len_max: None,
         trace: Vec::new(),
         span: None,

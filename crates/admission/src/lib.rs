@@ -7,15 +7,22 @@
 //! Many addresses together could take all places, and keep them. So a holder says which of its places may be displaced
 //! ([`Place::give_way`]). If an address finds no room, the oldest of these places of the address that holds the most
 //! are displaced, as long as that address holds more than the new one would. However many addresses hold places, a new
-//! one gets its share.
+//! one gets its share. If every address holds one connection, one in which nothing moves gives way
+//! ([`Leave::of_connection`]).
+//!
+//! The places of a user count together, from whichever addresses they are taken. They give way to other users only,
+//! never to callers without a credential. The last part of the reserve is only for operators and administrators. So a
+//! user with the lowest role cannot lock them out.
 
 mod leave;
 mod listen;
+mod payer;
 mod steps;
 mod turns;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -23,8 +30,15 @@ use parking_lot::Mutex;
 
 pub use leave::Leave;
 pub use listen::listen;
+pub use payer::{Payer, UserName};
 pub use steps::StepTurns;
 pub use turns::{NodeTurns, Turn, WorkTurn, WorkTurns, build_aside};
+
+/// One in this many reserved places is for operators and administrators only.
+const OPERATORS_ONE_IN: usize = 4;
+
+/// How many places are looked at to find an idle one. The next search continues behind them.
+const LOOKED_AT_MAX: usize = 256;
 
 /// The limits for one kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +47,8 @@ pub struct PlaceLimits {
     pub max: usize,
     /// Maximum number for one address.
     pub per_address_max: usize,
-    /// How many of `max` are reserved for callers with a credential.
+    /// How many of `max` are reserved for callers with a credential. A quarter of them is for operators and
+    /// administrators only.
     pub reserved: usize,
 }
 
@@ -42,21 +57,63 @@ pub struct PlaceLimits {
 pub enum CallerClass {
     /// A caller without a credential. The limit for its address applies, and the reserve is not available.
     Stranger,
-    /// A caller with a credential. The reserve is available.
+    /// A user: a caller with a credential, wherever it is. The limit for an address applies to the user. The reserve is
+    /// available, but its last part only to operators and administrators.
+    User {
+        /// The user.
+        user: UserName,
+        /// Whether the user is an operator or an administrator.
+        is_operator: bool,
+    },
+    /// A caller who counts by its address, and to whom the reserve is available: an operator on this machine, or a
+    /// caller that may still show its credential. Its places are never displaced.
     Known,
     /// A proxy that speaks for many clients, or an operator on this machine. The reserve is available, and no
     /// limit for the address applies.
     Trusted,
 }
 
+impl CallerClass {
+    /// The class of a user with this name.
+    #[must_use]
+    pub fn of_user(name: &str, is_operator: bool) -> Self {
+        Self::User { user: UserName::of(name), is_operator }
+    }
+
+    /// Whose places those of such a caller at this address are.
+    #[must_use]
+    pub fn payer(self, address: IpAddr) -> Payer {
+        match self {
+            Self::User { user, .. } => Payer::User(user),
+            Self::Stranger | Self::Known | Self::Trusted => Payer::Site(site_of(address)),
+        }
+    }
+
+    /// Whether places of such a caller may be displaced.
+    #[must_use]
+    pub fn gives_way(self) -> bool {
+        matches!(self, Self::Stranger | Self::User { .. })
+    }
+
+    /// How many of `reserved` are not available to such a caller.
+    #[must_use]
+    pub fn kept_from(self, reserved: usize) -> usize {
+        match self {
+            Self::Stranger => reserved,
+            Self::User { is_operator: false, .. } => reserved / OPERATORS_ONE_IN,
+            Self::User { is_operator: true, .. } | Self::Known | Self::Trusted => 0,
+        }
+    }
+}
+
 /// Why no place was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoPlace {
-    /// All places of the node are taken.
+    /// All places of the node that are open to the caller are taken.
     #[error("the limit of this node is reached")]
     Node,
-    /// The address has reached its limit.
-    #[error("the limit for your address is reached")]
+    /// The address or the user has reached its limit.
+    #[error("the limit for your address or user is reached")]
     Address,
 }
 
@@ -65,10 +122,12 @@ struct Taken {
     all: usize,
     /// How many of `all` have no user at the moment.
     unused: usize,
-    by_address: HashMap<IpAddr, usize>,
-    /// The places that may be displaced, by their address and number. The oldest one of an address has its lowest number.
-    displaceable: BTreeMap<(IpAddr, u64), Displaceable>,
+    by_payer: HashMap<Payer, usize>,
+    /// The places that may be displaced, by their payer and number. The oldest one of a payer has its lowest number.
+    displaceable: BTreeMap<(Payer, u64), Displaceable>,
     next_number: u64,
+    /// The place at which the last search for an idle one ended.
+    looked_at: Option<(Payer, u64)>,
 }
 
 /// Places that may be displaced.
@@ -94,7 +153,7 @@ pub struct Places {
 pub struct Place {
     places: Arc<Places>,
     /// The user; `None` while the place is kept for the next user.
-    user: Option<(IpAddr, CallerClass)>,
+    user: Option<(Payer, CallerClass)>,
     count: usize,
     /// Set if the place may be displaced. When it is, its entry is gone.
     number: Option<u64>,
@@ -150,10 +209,10 @@ impl Places {
         self.taken.lock().all
     }
 
-    /// The number of places that an address has taken.
+    /// The number of places that callers at an address have taken, without those of users.
     #[must_use]
     pub fn taken_by(&self, address: IpAddr) -> usize {
-        self.taken.lock().by_address.get(&site_of(address)).copied().unwrap_or(0)
+        self.taken.lock().of(Payer::Site(site_of(address)))
     }
 
     /// The number of taken places that have no user.
@@ -171,8 +230,8 @@ impl Places {
         if caller_class == CallerClass::Trusted {
             return of_node;
         }
-        let (of_address, allowed) = self.of_address(&taken, site_of(address), max);
-        of_node.min(allowed.saturating_sub(of_address))
+        let (of_payer, allowed) = self.of_payer(&taken, caller_class.payer(address), max);
+        of_node.min(allowed.saturating_sub(of_payer))
     }
 
     /// Takes `count` places.
@@ -182,37 +241,43 @@ impl Places {
         caller_class: CallerClass,
         count: usize,
     ) -> Result<Place, NoPlace> {
-        let user = (site_of(address), caller_class);
+        let user = (caller_class.payer(address), caller_class);
         if count > 0 {
             self.add_or_displace(&mut self.taken.lock(), user, count, count)?;
         }
         Ok(Place { places: Arc::clone(self), user: Some(user), count, number: None })
     }
 
-    /// Asks the oldest holder of the address that holds the most to leave, if that address holds more than this one would
-    /// with one more place. Returns whether it asked one. Only for places that are freed by their holder.
-    pub fn displace_for(&self, address: IpAddr) -> bool {
-        let address = site_of(address);
+    /// Asks the oldest holder of the address or user that holds the most to leave, if that one holds more than this
+    /// caller would with one more place. Returns whether it asked one. Only for places that are freed by their holder.
+    pub fn displace_for(&self, address: IpAddr, caller_class: CallerClass) -> bool {
+        let newcomer = caller_class.payer(address);
         let mut taken = self.taken.lock();
-        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        taken.remove_oldest_of_most(address, of_address + 1).is_some()
+        let of_newcomer = taken.of(newcomer);
+        taken.remove_oldest_of_most(newcomer, of_newcomer + 1).is_some()
     }
 
-    /// Like [`Self::add`]. If there is no room, places of addresses that hold more are displaced.
+    /// Like [`Self::add`]. If there is no room, places of addresses and users that hold more are displaced.
     fn add_or_displace(
         &self,
         taken: &mut Taken,
-        user: (IpAddr, CallerClass),
+        user: (Payer, CallerClass),
         count: usize,
         new: usize,
     ) -> Result<(), NoPlace> {
         let mut added = self.add(taken, user, count, new);
-        if added.is_ok() || !self.could_displace(taken, user, count, new) {
-            return added;
+        if added.is_err() && self.could_displace(taken, user, count, new) {
+            let of_payer = taken.of(user.0) + count;
+            while added.is_err() && taken.displace(user.0, of_payer) {
+                added = self.add(taken, user, count, new);
+            }
         }
-        let of_address = taken.by_address.get(&user.0).copied().unwrap_or(0) + count;
-        while added.is_err() && taken.displace(user.0, of_address) {
-            added = self.add(taken, user, count, new);
+        let is_first = (count, new, taken.of(user.0)) == (1, 1, 0) && !self.is_freed_by_holder;
+        if added == Err(NoPlace::Node) && is_first && taken.displace_idle(user.0) {
+            // It gets just this place, so no limit is exceeded by it.
+            *taken.by_payer.entry(user.0).or_insert(0) += 1;
+            taken.all += 1;
+            return Ok(());
         }
         added
     }
@@ -221,7 +286,7 @@ impl Places {
     fn could_displace(
         &self,
         taken: &Taken,
-        (address, caller_class): (IpAddr, CallerClass),
+        (payer, caller_class): (Payer, CallerClass),
         count: usize,
         new: usize,
     ) -> bool {
@@ -229,21 +294,21 @@ impl Places {
             return false;
         }
         let max = self.max_for(caller_class);
-        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        let wanted = of_address.saturating_add(count);
+        let of_payer = taken.of(payer);
+        let wanted = of_payer.saturating_add(count);
         let mut missing = taken.all.saturating_add(new).saturating_sub(max);
         if caller_class != CallerClass::Trusted {
-            // The share of this address must become as large as what it wants.
+            // The share of this payer must become as large as what it wants.
             let needed = wanted.saturating_mul(100).div_ceil(self.share_percent);
             if wanted > self.limits.per_address_max || needed > max {
                 return false;
             }
-            let of_others = (taken.all - taken.unused).saturating_sub(of_address);
+            let of_others = (taken.all - taken.unused).saturating_sub(of_payer);
             missing = missing.max((of_others + needed).saturating_sub(max));
         }
         let mut free = 0;
-        for (other, held) in &taken.by_address {
-            if *held > wanted && *other != address && taken.oldest_of(*other).is_some() {
+        for (other, held) in &taken.by_payer {
+            if *held > wanted && taken.oldest_for(payer, *other).is_some() {
                 free += held - wanted;
             }
             if free >= missing {
@@ -257,7 +322,7 @@ impl Places {
     fn add(
         &self,
         taken: &mut Taken,
-        (address, caller_class): (IpAddr, CallerClass),
+        (payer, caller_class): (Payer, CallerClass),
         count: usize,
         new: usize,
     ) -> Result<(), NoPlace> {
@@ -265,11 +330,11 @@ impl Places {
         if taken.all.saturating_add(new) > max {
             return Err(NoPlace::Node);
         }
-        let (of_address, allowed) = self.of_address(taken, address, max);
-        if caller_class != CallerClass::Trusted && of_address.saturating_add(count) > allowed {
+        let (of_payer, allowed) = self.of_payer(taken, payer, max);
+        if caller_class != CallerClass::Trusted && of_payer.saturating_add(count) > allowed {
             return Err(NoPlace::Address);
         }
-        *taken.by_address.entry(address).or_insert(0) += count;
+        *taken.by_payer.entry(payer).or_insert(0) += count;
         taken.all += new;
         Ok(())
     }
@@ -277,64 +342,99 @@ impl Places {
     /// The places of the node that these callers may use.
     fn max_for(&self, caller_class: CallerClass) -> usize {
         let PlaceLimits { max, reserved, .. } = self.limits;
-        if caller_class == CallerClass::Stranger { max - reserved.min(max) } else { max }
+        max - caller_class.kept_from(reserved).min(max)
     }
 
-    /// The places that an address has taken, and those that it may have, if its callers may use `max` places.
-    fn of_address(&self, taken: &Taken, address: IpAddr, max: usize) -> (usize, usize) {
-        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        let of_others = (taken.all - taken.unused).saturating_sub(of_address);
+    /// The places that a payer has taken, and those that it may have, if its callers may use `max` places.
+    fn of_payer(&self, taken: &Taken, payer: Payer, max: usize) -> (usize, usize) {
+        let of_payer = taken.of(payer);
+        let of_others = (taken.all - taken.unused).saturating_sub(of_payer);
         let share = max.saturating_sub(of_others).saturating_mul(self.share_percent).div_ceil(100);
-        (of_address, self.limits.per_address_max.min(share))
+        (of_payer, self.limits.per_address_max.min(share))
     }
 }
 
 impl Taken {
-    /// The oldest place of an address that may be displaced now.
-    fn oldest_of(&self, address: IpAddr) -> Option<u64> {
-        let mut places = self.displaceable.range((address, 0)..=(address, u64::MAX));
+    /// The number of places of a payer.
+    fn of(&self, payer: Payer) -> usize {
+        self.by_payer.get(&payer).copied().unwrap_or(0)
+    }
+
+    /// The oldest place of a payer, if it may be displaced now for this newcomer.
+    fn oldest_for(&self, newcomer: Payer, payer: Payer) -> Option<u64> {
+        if !payer.gives_way_to(newcomer) {
+            return None;
+        }
+        let mut places = self.displaceable.range((payer, 0)..=(payer, u64::MAX));
         let ((_, number), oldest) = places.next()?;
         oldest.leave.may_be_displaced().then_some(*number)
     }
 
-    /// Displaces the oldest place of the address that holds the most, if it holds more than `of_newcomer`. Returns
+    /// Displaces the oldest place of the payer that holds the most, if it holds more than `of_newcomer`. Returns
     /// whether it did.
-    fn displace(&mut self, newcomer: IpAddr, of_newcomer: usize) -> bool {
-        let Some((address, count)) = self.remove_oldest_of_most(newcomer, of_newcomer) else {
+    fn displace(&mut self, newcomer: Payer, of_newcomer: usize) -> bool {
+        let Some((payer, count)) = self.remove_oldest_of_most(newcomer, of_newcomer) else {
             return false;
         };
         self.all -= count;
-        self.remove(address, count);
+        self.remove(payer, count);
         true
     }
 
-    /// Tells the holder of this place to leave. Returns the address and the number of places, which are still counted.
-    fn remove_oldest_of_most(
-        &mut self,
-        newcomer: IpAddr,
-        of_newcomer: usize,
-    ) -> Option<(IpAddr, usize)> {
-        let mut most: Option<(usize, IpAddr, u64)> = None;
-        for (address, held) in &self.by_address {
-            let at_least = most.map_or(of_newcomer, |(most, ..)| most);
-            if *address != newcomer
-                && *held > at_least
-                && let Some(number) = self.oldest_of(*address)
+    /// Displaces a place that is idle and the only one of its payer. Returns whether it did. Of the places that are
+    /// looked at, it takes the one that has been idle for the longest time.
+    fn displace_idle(&mut self, newcomer: Payer) -> bool {
+        let behind = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.displaceable.range((behind, Bound::Unbounded));
+        let mut looked_at = None;
+        let mut idlest: Option<(u64, (Payer, u64))> = None;
+        for (key, place) in behind.chain(&self.displaceable).take(LOOKED_AT_MAX) {
+            looked_at = Some(*key);
+            let is_only_one = place.count == 1 && self.of(key.0) == 1;
+            if is_only_one
+                && key.0.gives_way_to(newcomer)
+                && place.leave.may_be_displaced()
+                && let Some(idle_ms) = place.leave.idle_ms()
+                && idlest.is_none_or(|(most, _)| idle_ms > most)
             {
-                most = Some((*held, *address, number));
+                idlest = Some((idle_ms, *key));
             }
         }
-        let (_, address, number) = most?;
-        let displaced = self.displaceable.remove(&(address, number))?;
+        self.looked_at = looked_at;
+        let Some((_, key)) = idlest else { return false };
+        let Some(displaced) = self.displaceable.remove(&key) else { return false };
         displaced.leave.displace();
-        Some((address, displaced.count))
+        self.all -= displaced.count;
+        self.remove(key.0, displaced.count);
+        true
     }
 
-    fn remove(&mut self, address: IpAddr, count: usize) {
-        if let Some(of_address) = self.by_address.get_mut(&address) {
-            *of_address -= count;
-            if *of_address == 0 {
-                self.by_address.remove(&address);
+    /// Tells the holder of this place to leave. Returns the payer and the number of places, which are still counted.
+    fn remove_oldest_of_most(
+        &mut self,
+        newcomer: Payer,
+        of_newcomer: usize,
+    ) -> Option<(Payer, usize)> {
+        let mut most: Option<(usize, Payer, u64)> = None;
+        for (payer, held) in &self.by_payer {
+            let at_least = most.map_or(of_newcomer, |(most, ..)| most);
+            if *held > at_least
+                && let Some(number) = self.oldest_for(newcomer, *payer)
+            {
+                most = Some((*held, *payer, number));
+            }
+        }
+        let (_, payer, number) = most?;
+        let displaced = self.displaceable.remove(&(payer, number))?;
+        displaced.leave.displace();
+        Some((payer, displaced.count))
+    }
+
+    fn remove(&mut self, payer: Payer, count: usize) {
+        if let Some(of_payer) = self.by_payer.get_mut(&payer) {
+            *of_payer -= count;
+            if *of_payer == 0 {
+                self.by_payer.remove(&payer);
             }
         }
     }
@@ -347,31 +447,20 @@ impl Place {
         self.count
     }
 
-    /// From now on, the place may be displaced: it may be given to an address that holds less. `leave` then tells the
-    /// holder, which must end what it needs the place for. Places of callers with a credential and of trusted proxies are
-    /// never displaced.
+    /// From now on, the place may be displaced: it may be given to an address or user that holds less. `leave` then
+    /// tells the holder, which must end what it needs the place for. Places of users are displaced for other users
+    /// only. Those of [`CallerClass::Known`] and of trusted proxies are never displaced.
     pub fn give_way(&mut self, leave: &Arc<Leave>) {
-        let Some((address, CallerClass::Stranger)) = self.user else { return };
-        if self.number.is_some() || self.count == 0 {
+        let Some((payer, caller_class)) = self.user else { return };
+        if self.number.is_some() || self.count == 0 || !caller_class.gives_way() {
             return;
         }
         let mut taken = self.places.taken.lock();
         let number = taken.next_number;
         taken.next_number += 1;
         let place = Displaceable { count: self.count, leave: Arc::clone(leave) };
-        taken.displaceable.insert((address, number), place);
+        taken.displaceable.insert((payer, number), place);
         self.number = Some(number);
-    }
-
-    /// From now on, the place is not displaced. Returns whether it is still held.
-    pub fn stay(&mut self) -> bool {
-        let (Some((address, _)), Some(number)) = (self.user, self.number) else { return true };
-        let entry = self.places.taken.lock().displaceable.remove(&(address, number));
-        let is_held = entry.is_some() || self.places.is_freed_by_holder;
-        if is_held {
-            self.number = None;
-        }
-        is_held
     }
 
     /// Takes `count` more places for the user. The places held before are kept, even if this fails. It fails if the
@@ -395,19 +484,19 @@ impl Place {
         Ok(())
     }
 
-    /// Removes the user of the place. The place stays taken, but counts for no address. A place that was displaced is
+    /// Removes the user of the place. The place stays taken, but counts for nobody. A place that was displaced is
     /// gone.
     pub fn set_unused(&mut self) {
-        if let Some((address, _)) = self.user.take() {
+        if let Some((payer, _)) = self.user.take() {
             let mut taken = self.places.taken.lock();
             let number = self.number.take();
-            let is_displaced = number
-                .is_some_and(|number| taken.displaceable.remove(&(address, number)).is_none());
+            let is_displaced =
+                number.is_some_and(|number| taken.displaceable.remove(&(payer, number)).is_none());
             if is_displaced && !self.places.is_freed_by_holder {
                 self.count = 0;
                 return;
             }
-            taken.remove(address, self.count);
+            taken.remove(payer, self.count);
             taken.unused += self.count;
         }
     }
@@ -418,7 +507,7 @@ impl Place {
         if self.count == 0 {
             return Err(NoPlace::Node);
         }
-        let user = (site_of(address), caller_class);
+        let user = (caller_class.payer(address), caller_class);
         let mut taken = self.places.taken.lock();
         self.places.add_or_displace(&mut taken, user, self.count, 0)?;
         taken.unused -= self.count;
@@ -441,8 +530,8 @@ impl Place {
         }
         let mut taken = self.places.taken.lock();
         self.count -= count;
-        if let (Some((address, _)), Some(number)) = (self.user, self.number) {
-            let key = (address, number);
+        if let (Some((payer, _)), Some(number)) = (self.user, self.number) {
+            let key = (payer, number);
             match taken.displaceable.get_mut(&key) {
                 Some(place) => place.count = self.count,
                 None if self.places.is_freed_by_holder => {}
@@ -456,7 +545,7 @@ impl Place {
         }
         taken.all -= count;
         match self.user {
-            Some((address, _)) => taken.remove(address, count),
+            Some((payer, _)) => taken.remove(payer, count),
             None => taken.unused -= count,
         }
     }
@@ -468,8 +557,8 @@ impl Drop for Place {
     }
 }
 
-/// The network that counts as one address where people sign in, and for nodes that greet this one: the whole IPv4 address,
-/// or the first 64 bits of an IPv6 address, because its owner can choose the rest.
+/// The network that counts as one address where people sign in, and for nodes that greet this one: the whole IPv4
+/// address, or the first 64 bits of an IPv6 address, because its owner can choose the rest.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
@@ -477,8 +566,8 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The network that counts as one address wherever one client could use many: the whole IPv4 address, or the first 48 bits
-/// of an IPv6 address. One site usually owns all addresses that have these bits in common.
+/// The network that counts as one address wherever one client could use many: the whole IPv4 address, or the first 48
+/// bits of an IPv6 address. One site usually owns all addresses that have these bits in common.
 pub fn site_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80).into(),

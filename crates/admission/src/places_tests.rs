@@ -75,7 +75,7 @@ fn each_address_takes_a_share_of_what_the_others_leave() {
     assert_eq!((reused, places.unused()), (84, 252));
     drop(held);
     assert_eq!((places.taken(), places.unused()), (0, 0));
-    assert!(places.taken.lock().by_address.is_empty());
+    assert!(places.taken.lock().by_payer.is_empty());
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn many_addresses_that_hold_all_places_do_not_keep_out_a_new_one() {
         drop((held, honest, known));
         assert_eq!((places.taken(), places.unused()), (0, 0));
         let taken = places.taken.lock();
-        assert!(taken.by_address.is_empty() && taken.displaceable.is_empty());
+        assert!(taken.by_payer.is_empty() && taken.displaceable.is_empty());
     }
 }
 
@@ -151,7 +151,7 @@ fn a_place_that_its_holder_frees_is_counted_until_the_holder_has_left() {
         assert_eq!(places.taken(), 32, "{attackers}");
         let take = || places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
         assert!(take().is_err(), "{attackers}");
-        assert!(places.displace_for(ip("192.0.2.1")), "{attackers}");
+        assert!(places.displace_for(ip("192.0.2.1"), CallerClass::Stranger), "{attackers}");
         assert_eq!((places.taken(), take().is_err()), (32, true), "nobody has left yet");
         held.retain(|(_, leave)| !leave.is_displaced());
         assert_eq!(places.taken(), 31);
@@ -189,7 +189,6 @@ fn a_place_that_was_displaced_is_returned_once_and_cannot_grow_or_be_used_again(
     let (displaced, leave) = &mut held[0];
     assert!(leave.is_displaced());
     assert_eq!(displaced.grow(1), Err(NoPlace::Node));
-    assert!(!displaced.stay(), "another address has it");
     displaced.set_unused();
     assert_eq!(displaced.set_user(ip("192.0.2.3"), CallerClass::Known), Err(NoPlace::Node));
     assert_eq!((places.taken(), places.unused()), (2, 0));
@@ -197,12 +196,110 @@ fn a_place_that_was_displaced_is_returned_once_and_cannot_grow_or_be_used_again(
     assert_eq!(places.taken(), 1);
     drop(one);
     assert_eq!(places.taken(), 0);
-    let mut held = fill(&places, attacker(1), 1);
-    assert!(held.iter_mut().all(|(place, _)| place.stay()));
-    let another = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
-    assert_eq!(another.unwrap_err(), NoPlace::Node, "these are not displaced any more");
-    drop(held);
-    assert_eq!(places.taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_addresses_as_places_do_not_keep_out_a_new_one_with_idle_connections() {
+    for attackers in [24, 200, 1_000] {
+        let max = usize::from(attackers);
+        let places = Places::fair(PlaceLimits { max, per_address_max: max / 10, reserved: 0 });
+        let take = |address| {
+            let mut place = places.take(address, CallerClass::Stranger, 1)?;
+            let leave = Arc::new(Leave::of_connection(Duration::from_secs(1)));
+            place.give_way(&leave);
+            Ok::<_, NoPlace>((place, leave))
+        };
+        let held: Vec<_> = (0..attackers).map(|n| take(attacker(n)).unwrap()).collect();
+        assert_eq!(take(ip("192.0.2.1")).unwrap_err(), NoPlace::Node, "none is idle yet");
+        tokio::time::advance(Duration::from_secs(4)).await;
+        held[1..].iter().for_each(|(_, leave)| leave.moved());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let honest = (0..4).find_map(|_| take(ip("192.0.2.1")).ok());
+        assert!(honest.is_some(), "{attackers}");
+        assert!(held[0].1.is_displaced(), "{attackers}: in this one nothing has moved");
+        let displaced = held.iter().filter(|(_, leave)| leave.is_displaced()).count();
+        assert_eq!((displaced, places.taken()), (1, max), "{attackers}");
+        let other = (0..4).find_map(|_| take(ip("192.0.2.2")).ok());
+        assert!(other.is_none(), "{attackers}: the others are not idle");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(take(ip("192.0.2.2")).is_ok(), "{attackers}");
+        drop((held, honest));
+        assert_eq!(places.taken(), 0);
+        let taken = places.taken.lock();
+        assert!(taken.by_payer.is_empty() && taken.displaceable.is_empty());
+    }
+}
+
+fn user(name: &str) -> CallerClass {
+    CallerClass::of_user(name, false)
+}
+
+fn admin() -> CallerClass {
+    CallerClass::of_user("admin", true)
+}
+
+/// Takes places until there are no more, from one address after the other. All of them give way.
+fn fill_as(
+    places: &Arc<Places>,
+    addresses: u16,
+    caller_class: CallerClass,
+) -> Vec<(Place, Arc<Leave>)> {
+    let mut held = Vec::new();
+    for n in 0..addresses {
+        while let Ok(mut place) = places.take(attacker(n), caller_class, 1) {
+            let leave = Arc::new(Leave::after(Duration::ZERO));
+            place.give_way(&leave);
+            held.push((place, leave));
+        }
+    }
+    held
+}
+
+#[test]
+fn a_user_gets_one_share_from_however_many_addresses_and_does_not_keep_out_others() {
+    for addresses in [1, 24, 200] {
+        let limits = PlaceLimits { max: 128, per_address_max: 64, reserved: 32 };
+        let places = Places::fair(limits);
+        let viewer = fill_as(&places, addresses, user("viewer"));
+        assert_eq!(viewer.len(), 64, "{addresses}: the share of one");
+        let strangers = fill_as(&places, 200, CallerClass::Stranger);
+        assert_eq!(places.taken(), 96, "{addresses}: strangers have the rest");
+        let more = fill_as(&places, addresses, user("viewer"));
+        assert_eq!(more.len(), 0, "{addresses}: it has more than its share now");
+        let admin = places.take(ip("192.0.2.1"), admin(), 8);
+        assert!(admin.is_ok(), "{addresses}: the last part of the reserve is left");
+        assert!(viewer.iter().all(|(_, leave)| !leave.is_displaced()), "{addresses}");
+        drop((viewer, strangers, admin));
+        let taken = places.taken.lock();
+        assert!(taken.by_payer.is_empty() && taken.displaceable.is_empty());
+    }
+}
+
+#[test]
+fn many_users_that_hold_all_places_give_way_to_users_that_hold_less_and_not_to_strangers() {
+    for users in [24, 200] {
+        let places =
+            Places::shared(PlaceLimits { max: 1_024, per_address_max: 1_024, reserved: 128 }, 50);
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            held.extend((0..users).flat_map(|n| fill_as(&places, 1, user(&format!("user {n}")))));
+        }
+        assert!((897..=992).contains(&places.taken()), "{users}: the rest is for operators");
+        let displaced = |held: &[(Place, Arc<Leave>)]| {
+            held.iter().filter(|(_, leave)| leave.is_displaced()).count()
+        };
+        let before = displaced(&held);
+        let stranger = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
+        assert_eq!(stranger.unwrap_err(), NoPlace::Node, "{users}");
+        assert_eq!(displaced(&held), before, "{users}: strangers displace no users");
+        let known = places.take(ip("192.0.2.1"), CallerClass::Known, 16);
+        assert!(known.is_ok(), "{users}: the last part of the reserve is left");
+        drop(known);
+        let other = places.take(attacker(0), user("other"), 1);
+        assert!(other.is_ok(), "{users}: another user at the same address");
+        let admin = places.take(attacker(0), admin(), 16);
+        assert!(admin.is_ok(), "{users}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

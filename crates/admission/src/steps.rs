@@ -9,8 +9,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use super::payer::Payer;
 use super::site_of;
-use super::turns::{Payer, Turns};
+use super::turns::Turns;
 
 /// Turns for steps of work that is done for callers without a credential. Whoever waits for a turn holds a place of
 /// another kind, for example that of a connection, so the number of those who wait is not limited here.

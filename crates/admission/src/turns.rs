@@ -1,10 +1,10 @@
 //! Whose answer is built next.
 //!
 //! Building an answer can take long, so only some threads build answers at the same time, whichever face asks. Every
-//! other turn goes to the payer whose answers took the least time lately, so one that asks for little does not wait
-//! for those that ask for much. A payer is a user, or the address of a caller without a credential. The other turns go
-//! to the request that has waited longest, so many new payers cannot keep everybody else waiting. A request that has its turn does not hold up the other tasks of its thread, if
-//! [`build_aside`] polls it.
+//! other turn goes to the payer whose answers took the least time lately, so one that asks for little does not wait for
+//! those that ask for much. A payer is a user, or the address of a caller without a credential. The other turns go to
+//! the request that has waited longest, so many new payers cannot keep everybody else waiting. A request that has its
+//! turn does not hold up the other tasks of its thread, if [`build_aside`] polls it.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,7 +18,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{CallerClass, Place, PlaceLimits, Places, site_of};
+use super::{CallerClass, Payer, Place, PlaceLimits, Places, UserName, site_of};
 
 /// How long a request waits for its turn.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -92,13 +92,14 @@ impl NodeTurns {
         Self { strangers: Turns::new(count, 0), known: Turns::new(count, 0) }
     }
 
-    /// Waits for a turn; `None` if that takes longer than five seconds. A caller with a credential is a `user`. Users do
-    /// not wait for callers without a credential, and share the turns by name, wherever they are. Dropping the future gives up the place in the queue. Before it joins the queue, the future waits once:
-    /// the HTTP library notices that a client has left only while its request waits, and [`build_aside`] moves the other
-    /// tasks away before the next poll.
+    /// Waits for a turn; `None` if that takes longer than five seconds. A caller with a credential is a `user`. Users
+    /// do not wait for callers without a credential, and share the turns by name, wherever they are. Dropping the
+    /// future gives up the place in the queue. Before it joins the queue, the future waits once: the HTTP library
+    /// notices that a client has left only while its request waits, and [`build_aside`] moves the other tasks away
+    /// before the next poll.
     pub async fn take(&self, address: IpAddr, user: Option<&str>) -> Option<Turn> {
         match user {
-            Some(user) => self.known.take(Payer::User(user.into())).await,
+            Some(user) => self.known.take(Payer::User(UserName::of(user))).await,
             None => self.strangers.take(Payer::Site(site_of(address))).await,
         }
     }
@@ -134,22 +135,13 @@ impl WorkTurns {
         Self { places, turns: Arc::new(Turns::without_builders(max, of_address_max)) }
     }
 
-    /// Waits for a turn; `None` if that takes longer than five seconds, or if too many wait. Dropping the future gives up
-    /// the place in the queue.
+    /// Waits for a turn; `None` if that takes longer than five seconds, or if too many wait. Dropping the future gives
+    /// up the place in the queue.
     pub async fn take(&self, address: IpAddr) -> Option<WorkTurn> {
         let place = self.places.take(address, CallerClass::Stranger, 1).ok()?;
         let turn = self.turns.take(Payer::Site(site_of(address))).await?;
         Some(WorkTurn { _turn: turn, _place: place })
     }
-}
-
-/// Whose turns are counted together.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Payer {
-    /// Callers without a credential at this address, or at this network of IPv6.
-    Site(IpAddr),
-    /// Callers with the credentials of this user.
-    User(Box<str>),
 }
 
 /// The turns of one kind of callers.
@@ -258,7 +250,7 @@ impl Queue {
         }
         let rank = (self.mean_s * OF_NEW_PAYER).log2() + self.half_lives(now);
         let unused = Usage { taken: 0, rank, numbers: BTreeSet::new() };
-        self.payers.entry(payer.clone()).or_insert(unused)
+        self.payers.entry(*payer).or_insert(unused)
     }
 
     fn join(&mut self, payer: Payer, turn: oneshot::Sender<Turn>) -> u64 {
@@ -321,7 +313,8 @@ impl Builders {
 }
 
 impl Turns {
-    /// At most `builders` builders at the same time, but always one. One payer has at most half of them, but always one.
+    /// At most `builders` builders at the same time, but always one. One payer has at most half of them, but always
+    /// one.
     fn new(builders: usize, ahead: usize) -> Arc<Self> {
         let builders = builders.max(1);
         let threads = Builders::new(builders);

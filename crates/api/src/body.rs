@@ -71,8 +71,8 @@ async fn read_whole(
             Some(held) => held,
             empty => {
                 let client = extensions.get::<RequestContext>().map(|context| context.client.ip);
-                let known = extensions.get::<Caller>().is_some_and(|who| who.role.is_some());
-                let caller_class = if known { CallerClass::Known } else { CallerClass::Stranger };
+                let caller = extensions.get::<Caller>();
+                let caller_class = caller.map_or(CallerClass::Stranger, Caller::class);
                 let client = client.unwrap_or([0, 0, 0, 0].into());
                 let place = places.take(client, caller_class, 0).map_err(BodyError::NoRoom)?;
                 empty.insert((place, Arc::new(Leave::after(Duration::ZERO))))

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -9,15 +10,29 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::server::TlsStream;
 
+use maxine_admission::Leave;
+
 /// The direction in which the client sends.
-pub(super) enum ClientRead {
+pub(super) struct ClientRead {
+    half: ReadHalf,
+    /// Told when bytes have moved.
+    leave: Option<Arc<Leave>>,
+}
+
+enum ReadHalf {
     Plain(OwnedReadHalf),
     Tls(tokio::io::ReadHalf<TlsStream<TcpStream>>),
 }
 
 /// The direction in which the client receives. With TLS, bytes that were written may stay in this process until they
 /// are flushed.
-pub(super) enum ClientWrite {
+pub(super) struct ClientWrite {
+    half: WriteHalf,
+    /// Told when bytes have moved.
+    leave: Option<Arc<Leave>>,
+}
+
+enum WriteHalf {
     Plain(OwnedWriteHalf),
     Tls(tokio::io::WriteHalf<TlsStream<TcpStream>>),
 }
@@ -25,13 +40,33 @@ pub(super) enum ClientWrite {
 /// Splits a connection without TLS.
 pub(super) fn plain(stream: TcpStream) -> (ClientRead, ClientWrite) {
     let (read, write) = stream.into_split();
-    (ClientRead::Plain(read), ClientWrite::Plain(write))
+    halves(ReadHalf::Plain(read), WriteHalf::Plain(write))
 }
 
 /// Splits a connection with TLS.
 pub(super) fn tls(stream: TlsStream<TcpStream>) -> (ClientRead, ClientWrite) {
     let (read, write) = tokio::io::split(stream);
-    (ClientRead::Tls(read), ClientWrite::Tls(write))
+    halves(ReadHalf::Tls(read), WriteHalf::Tls(write))
+}
+
+fn halves(read: ReadHalf, write: WriteHalf) -> (ClientRead, ClientWrite) {
+    (ClientRead { half: read, leave: None }, ClientWrite { half: write, leave: None })
+}
+
+/// Tells `leave` from now on when bytes have moved on the connection.
+pub(super) fn tell(
+    leave: &Arc<Leave>,
+    (read, write): (ClientRead, ClientWrite),
+) -> (ClientRead, ClientWrite) {
+    let leave = || Some(Arc::clone(leave));
+    (ClientRead { leave: leave(), ..read }, ClientWrite { leave: leave(), ..write })
+}
+
+/// Tells that bytes have moved.
+fn moved(leave: Option<&Arc<Leave>>) {
+    if let Some(leave) = leave {
+        leave.moved();
+    }
 }
 
 impl ClientWrite {
@@ -42,12 +77,15 @@ impl ClientWrite {
         if bytes.is_empty() {
             return Ok(0);
         }
-        match self {
-            Self::Plain(write) => match write.try_write(bytes) {
+        match &self.half {
+            WriteHalf::Plain(write) => match write.try_write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-                written => written,
+                written => {
+                    moved(self.leave.as_ref());
+                    written
+                }
             },
-            Self::Tls(_) => Ok(0),
+            WriteHalf::Tls(_) => Ok(0),
         }
     }
 }
@@ -58,10 +96,15 @@ impl AsyncRead for ClientRead {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(read) => Pin::new(read).poll_read(cx, buf),
-            Self::Tls(read) => Pin::new(read).poll_read(cx, buf),
+        let Self { half, leave } = self.get_mut();
+        let read = match half {
+            ReadHalf::Plain(read) => Pin::new(read).poll_read(cx, buf),
+            ReadHalf::Tls(read) => Pin::new(read).poll_read(cx, buf),
+        };
+        if read.is_ready() {
+            moved(leave.as_ref());
         }
+        read
     }
 }
 
@@ -71,10 +114,15 @@ impl AsyncWrite for ClientWrite {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(write) => Pin::new(write).poll_write(cx, bytes),
-            Self::Tls(write) => Pin::new(write).poll_write(cx, bytes),
+        let Self { half, leave } = self.get_mut();
+        let written = match half {
+            WriteHalf::Plain(write) => Pin::new(write).poll_write(cx, bytes),
+            WriteHalf::Tls(write) => Pin::new(write).poll_write(cx, bytes),
+        };
+        if written.is_ready() {
+            moved(leave.as_ref());
         }
+        written
     }
 
     fn poll_write_vectored(
@@ -82,30 +130,35 @@ impl AsyncWrite for ClientWrite {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(write) => Pin::new(write).poll_write_vectored(cx, parts),
-            Self::Tls(write) => Pin::new(write).poll_write_vectored(cx, parts),
+        let Self { half, leave } = self.get_mut();
+        let written = match half {
+            WriteHalf::Plain(write) => Pin::new(write).poll_write_vectored(cx, parts),
+            WriteHalf::Tls(write) => Pin::new(write).poll_write_vectored(cx, parts),
+        };
+        if written.is_ready() {
+            moved(leave.as_ref());
         }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(write) => write.is_write_vectored(),
-            Self::Tls(write) => write.is_write_vectored(),
+        match &self.half {
+            WriteHalf::Plain(write) => write.is_write_vectored(),
+            WriteHalf::Tls(write) => write.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(write) => Pin::new(write).poll_flush(cx),
-            Self::Tls(write) => Pin::new(write).poll_flush(cx),
+        match &mut self.get_mut().half {
+            WriteHalf::Plain(write) => Pin::new(write).poll_flush(cx),
+            WriteHalf::Tls(write) => Pin::new(write).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(write) => Pin::new(write).poll_shutdown(cx),
-            Self::Tls(write) => Pin::new(write).poll_shutdown(cx),
+        match &mut self.get_mut().half {
+            WriteHalf::Plain(write) => Pin::new(write).poll_shutdown(cx),
+            WriteHalf::Tls(write) => Pin::new(write).poll_shutdown(cx),
         }
     }
 }

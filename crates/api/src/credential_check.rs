@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::Front;
 use super::compat_error::CompatError;
 use super::provisional::ProvisionalConnection;
-use maxine_admission::Place;
+use maxine_admission::{CallerClass, Place};
 
 /// Maximum time until a connection above the limit has shown a credential, and maximum time that an answer to one
 /// without a credential may take to arrive.
@@ -43,19 +43,31 @@ impl CredentialCheck {
         request: &Request<B>,
         is_https: bool,
     ) -> Option<Response<Body>> {
-        if front.has_valid_credential(request, is_https) {
-            let mut place = self.0.place.lock();
-            if place.is_none() {
-                *place = self.0.connection.settle();
+        let text = match front.user_class(request, is_https) {
+            Some(caller_class) if self.settle(caller_class) => return None,
+            Some(_) => "too many connections of your user are open; retry in 1 s",
+            None => {
+                "too many connections are open; requests with a credential are still taken; retry in 1 s"
             }
-            return None;
-        }
+        };
         self.0.refused.notify_one();
-        let text = "too many connections are open; requests with a credential are still taken; retry in 1 s";
         let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);
         let mut refusal = refusal.with_retry_after_s(Some(1)).into_response();
         refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         Some(refusal)
+    }
+
+    /// Gives the connection a place of the user that has shown a credential, unless it has one. Returns false if there
+    /// is none for the user.
+    fn settle(&self, caller_class: CallerClass) -> bool {
+        let mut place = self.0.place.lock();
+        if place.is_none() {
+            match self.0.connection.settle(caller_class) {
+                Ok(settled) => *place = settled,
+                Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// Waits for the first byte. Returns false if another connection got the place first, or if no byte came in time.
@@ -67,8 +79,8 @@ impl CredentialCheck {
         }
     }
 
-    /// Returns when the connection must be closed: another one has taken its place before it showed a credential, or a
-    /// request was refused some time ago, so that its answer must have arrived.
+    /// Returns when the connection must be closed: another one has taken its place, or a request was refused some
+    /// time ago, so that its answer must have arrived.
     pub(super) async fn failed(&self) {
         let refused = async {
             self.0.refused.notified().await;

@@ -1,7 +1,7 @@
 //! Faces of other protocols over HTTP, whose requests pass the same edge as all others.
 //!
-//! Place in the flow: the [`super::Front`] passes a request below a face's paths here. The edge identifies the caller and
-//! decides access, the body is read within the usual limits, and the face translates. A face is a crate of its own,
+//! Place in the flow: the [`super::Front`] passes a request below a face's paths here. The edge identifies the caller
+//! and decides access, the body is read within the usual limits, and the face translates. A face is a crate of its own,
 //! which this crate does not know; the program connects them.
 
 use std::panic::AssertUnwindSafe;
@@ -131,7 +131,7 @@ async fn admitted_answer(
             return face.refusal(status, text).map(Body::from);
         }
     };
-    let (client, is_known) = (context.client.ip, caller.role.is_some());
+    let (client, caller_class) = (context.client.ip, caller.class());
     let (method, uri, headers) = (parts.method, parts.uri, parts.headers);
     // Only the body needed them, and a read can wait.
     drop(parts.extensions);
@@ -149,7 +149,7 @@ async fn admitted_answer(
     if answer.body().len() < LONG_ANSWER_LEN_MIN {
         return answer.map(Body::from);
     }
-    match state.lists().hold(client, is_known, answer.map(Body::from)) {
+    match state.lists().hold(client, caller_class, answer.map(Body::from)) {
         Ok(response) => response,
         Err(why) => {
             let error = compat_error::CompatError::from(why);
@@ -207,7 +207,8 @@ pub fn read_ended(state: &AppState, caller: &Caller) -> Option<(StatusCode, Stri
     (!state.security().is_still_valid(caller)).then(|| (StatusCode::FORBIDDEN, text()))
 }
 
-/// The maximum length of an answer that could be delivered to this caller now, in bytes. A longer one need not be built.
+/// The maximum length of an answer that could be delivered to this caller now, in bytes. A longer one need not be
+/// built.
 #[must_use]
 pub fn answer_len_max(
     state: &AppState,
@@ -216,7 +217,7 @@ pub fn answer_len_max(
     room: &AnswerRoom,
 ) -> usize {
     let len_max = room.len_max();
-    match state.lists().has_place(client.ip, caller.role.is_some()) {
+    match state.lists().has_place(client.ip, caller.class()) {
         true => len_max,
         false => len_max.min(LONG_ANSWER_LEN_MIN - 1),
     }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::middleware::{EdgeLayer, Shared};
-use maxine_admission::Places;
+use maxine_admission::{CallerClass, Places};
 use maxine_clock::Clock;
 use maxine_gateway::{InterimSink, Peer};
 use maxine_http1::{Interim, PlainAnswer};
@@ -105,19 +105,22 @@ impl Front {
         self.fast_path.as_ref()
     }
 
-    /// Whether a request of a client, who may use HTTPS, has a credential that is valid on this node.
-    pub(super) fn has_valid_credential<B>(
+    /// Which limits apply to a request of a client, who may use HTTPS, if it has a credential that is valid on this
+    /// node.
+    pub(super) fn user_class<B>(
         &self,
         request: &http::Request<B>,
         is_https: bool,
-    ) -> bool {
+    ) -> Option<CallerClass> {
         let (uri, headers) = (request.uri(), request.headers());
         let token = self.face_of(uri.path()).and_then(|face| face.token(uri, headers));
         if let Some(token) = token.and_then(|token| HeaderValue::try_from(token).ok()) {
             let headers = HeaderMap::from_iter([(TOKEN_HEADER, token)]);
-            return self.state.security().identify(CookieUse::Never, is_https, &headers).is_ok();
+            let caller = self.state.security().identify(CookieUse::Never, is_https, &headers);
+            return caller.ok().map(|caller| caller.class());
         }
-        self.state.security().identify(CookieUse::Reads, is_https, headers).is_ok()
+        let caller = self.state.security().identify(CookieUse::Reads, is_https, headers);
+        caller.ok().map(|caller| caller.class())
     }
 
     /// The places for the bytes of requests in flight.
@@ -158,8 +161,8 @@ impl Front {
         }
     }
 
-    /// Lets a face answer a request of `peer`. Dropping the future aborts the request. It can wait for minutes, so it is
-    /// boxed by itself and holds no memory for other kinds of requests.
+    /// Lets a face answer a request of `peer`. Dropping the future aborts the request. It can wait for minutes, so it
+    /// is boxed by itself and holds no memory for other kinds of requests.
     pub(super) fn answer_by_face(
         &self,
         face: Arc<dyn Face>,

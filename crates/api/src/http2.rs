@@ -20,7 +20,7 @@ use super::linger::LingeringStream;
 use super::listener::{Client, Listener};
 use super::send_monitor::{Reader, SendMonitor};
 use super::unread_body::{KeptBody, UnreadBody};
-use maxine_admission::{CallerClass, Leave, NoPlace, Place};
+use maxine_admission::{CallerClass, Leave, Place};
 
 /// Bytes that a request counts in addition to its head, for its stream and the task that answers it. A request may wait
 /// for seconds, for example for an index.
@@ -31,9 +31,9 @@ const OPEN_BODY_LEN: usize = 8 * 1_024;
 const CHANGE_KEPT: Duration = Duration::from_secs(1);
 /// Why a read ended early.
 const READ_DISPLACED: &str =
-    "too many requests are being answered, and your address has the most of them";
+    "too many requests are being answered, and your address or user has the most of them";
 /// Why another request ended early.
-const CHANGE_DISPLACED: &str = "too many requests are being answered, and your address has the most of them: \
+const CHANGE_DISPLACED: &str = "too many requests are being answered, and your address or user has the most of them: \
      this request may or may not have taken effect";
 
 /// Serves a connection until it ends. Its preface was already read, and is the beginning of `client.bytes`.
@@ -122,7 +122,8 @@ impl Streams {
         monitor.watch(Version::HTTP_2, reader, response, Some(open))
     }
 
-    /// Answers a request. One without a credential ends early if a client that has fewer requests needs its place.
+    /// Answers a request. It ends early if a client that has fewer requests needs its place: a user, if it has a
+    /// credential.
     async fn answer_counted(
         &self,
         request: Request<KeptBody>,
@@ -131,11 +132,7 @@ impl Streams {
         let is_read = request.method() == Method::GET || request.method() == Method::HEAD;
         let kept = if is_read { Duration::ZERO } else { CHANGE_KEPT };
         let leave = Arc::new(Leave::after(kept));
-        let Answering { front, proxies, peer, .. } = &self.answering;
-        let is_https = proxies.resolve(*peer, request.headers()).is_https;
-        if !front.has_valid_credential(&request, is_https) {
-            counted.give_way(&leave);
-        }
+        counted.give_way(&leave);
         tokio::select! {
             biased;
             answer = self.answering.answer(request, None) => answer,
@@ -162,14 +159,14 @@ impl Streams {
         let open_len = if request.body().is_end_stream() { 0 } else { OPEN_BODY_LEN };
         let len = REQUEST_LEN + fields_len + target_len + open_len;
         let Reader { address, caller_class } = reader;
-        // A part of the places is reserved for callers with a credential. Credentials are only checked once the other
-        // part is taken.
-        let taken = bodies.take(address, caller_class, len).or_else(|why| {
-            let Answering { proxies, peer, .. } = &self.answering;
-            let is_https = || proxies.resolve(*peer, request.headers()).is_https;
-            let is_known = why == NoPlace::Node && front.has_valid_credential(request, is_https());
-            if is_known { bodies.take(address, CallerClass::Known, len) } else { Err(why) }
-        });
+        let Answering { proxies, peer, .. } = &self.answering;
+        // A caller with a credential counts by its name.
+        let user_class = if caller_class == CallerClass::Stranger {
+            front.user_class(request, proxies.resolve(*peer, request.headers()).is_https)
+        } else {
+            None
+        };
+        let taken = bodies.take(address, user_class.unwrap_or(caller_class), len);
         taken.map_err(|why| {
             let text = format!("too many requests are being answered: {why}");
             let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);

@@ -2,8 +2,8 @@
 //!
 //! A short request can ask for a list of many megabytes. So a list needs a place, from before it is built until its
 //! answer is delivered or dropped, and each address has a limited number of places. A list is built when its turn
-//! comes: only some of the node's threads build lists, and the others stay free for all other requests. The lists of one
-//! address wait for each other first, so that the lists of other addresses do not wait for all of them. If a client
+//! comes: only some of the node's threads build lists, and the others stay free for all other requests. The lists of
+//! one address wait for each other first, so that the lists of other addresses do not wait for all of them. If a client
 //! leaves while its list waits, the list is not built.
 
 use std::net::IpAddr;
@@ -27,8 +27,8 @@ use maxine_admission::{CallerClass, NoPlace, NodeTurns, Place, PlaceLimits, Plac
 /// Limits for the lists in flight, which are waiting for their turn, being built, or being delivered.
 const PLACES: PlaceLimits = PlaceLimits { max: 512, per_address_max: 64, reserved: 128 };
 
-/// Length from which the answer for one object needs a turn too, in bytes as the state stores the object. Its JSON can be
-/// six times longer.
+/// Length from which the answer for one object needs a turn too, in bytes as the state stores the object. Its JSON can
+/// be six times longer.
 pub(super) const LONG_OBJECT_LEN_MIN: u64 = 8 * 1_024;
 
 /// The lists of a node.
@@ -59,9 +59,10 @@ pub(super) enum NotListed {
 impl From<NotListed> for CompatError {
     fn from(why: NotListed) -> Self {
         let (status, text) = match why {
-            NotListed::Address => {
-                (StatusCode::TOO_MANY_REQUESTS, "too many lists for your address are in flight")
-            }
+            NotListed::Address => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many lists for your address or user are in flight",
+            ),
             NotListed::Node => (StatusCode::SERVICE_UNAVAILABLE, "too many lists are in flight"),
             NotListed::TooLate => {
                 (StatusCode::SERVICE_UNAVAILABLE, "too many lists are to be built before this one")
@@ -98,7 +99,7 @@ impl Lists {
         address: IpAddr,
         caller: &Caller,
     ) -> Result<Listing, NotListed> {
-        let place = self.take(address, caller.role.is_some())?;
+        let place = self.take(address, caller.class())?;
         Ok(Listing { place, turn: self.turn(address, caller).await?, gzip: false })
     }
 
@@ -106,20 +107,19 @@ impl Lists {
     pub(super) fn hold(
         &self,
         address: IpAddr,
-        is_known: bool,
+        caller_class: CallerClass,
         response: Response<Body>,
     ) -> Result<Response<Body>, NotListed> {
-        let place = self.take(address, is_known)?;
+        let place = self.take(address, caller_class)?;
         Ok(response.map(|inner| Body::new(Held { inner, _place: place })))
     }
 
     /// Whether a long answer could be held now.
-    pub(super) fn has_place(&self, address: IpAddr, is_known: bool) -> bool {
-        self.places.room(address, class_of(is_known)) > 0
+    pub(super) fn has_place(&self, address: IpAddr, caller_class: CallerClass) -> bool {
+        self.places.room(address, caller_class) > 0
     }
 
-    fn take(&self, address: IpAddr, is_known: bool) -> Result<Place, NotListed> {
-        let caller_class = class_of(is_known);
+    fn take(&self, address: IpAddr, caller_class: CallerClass) -> Result<Place, NotListed> {
         self.places.take(address, caller_class, 1).map_err(|why| match why {
             NoPlace::Node => NotListed::Node,
             NoPlace::Address => NotListed::Address,
@@ -134,14 +134,10 @@ impl Lists {
     }
 }
 
-fn class_of(is_known: bool) -> CallerClass {
-    if is_known { CallerClass::Known } else { CallerClass::Stranger }
-}
-
 impl Listing {
-    /// Answers with a list without secrets, as JSON. A long one is compressed if the client accepts that, which is a part
-    /// of the turn. A list with secrets must not be compressed: who can register instances, and sees the length of what
-    /// others read, could guess the secrets in the same answer.
+    /// Answers with a list without secrets, as JSON. A long one is compressed if the client accepts that, which is a
+    /// part of the turn. A list with secrets must not be compressed: who can register instances, and sees the length of
+    /// what others read, could guess the secrets in the same answer.
     pub(super) fn json_without_secrets(self, list: &impl Serialize) -> Response<Body> {
         let response = codings::json(list, self.gzip);
         self.answer(response)

@@ -8,17 +8,19 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use maxine_admission::{CallerClass, Leave, NoPlace, Place, PlaceLimits, Places, site_of};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
-use maxine_admission::{CallerClass, NoPlace, Place, Places, site_of};
+/// How long a connection is kept, even if an address or user that has fewer connections needs its place.
+pub(super) const CONNECTION_KEPT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Waiter {
     number: u64,
     network: IpAddr,
-    leave: Arc<Notify>,
+    leave: Arc<Leave>,
     /// The connection's place among all connections.
     place: Place,
 }
@@ -59,7 +61,7 @@ impl Waiting {
         };
         let at = self.waiters.iter().position(gives_way);
         let Some(displaced) = at.and_then(|at| self.remove(at)) else { return false };
-        displaced.leave.notify_one();
+        displaced.leave.displace();
         true
     }
 }
@@ -77,7 +79,7 @@ pub(super) struct ProvisionalConnections {
 pub(super) struct ProvisionalConnection {
     all: Arc<ProvisionalConnections>,
     number: u64,
-    leave: Arc<Notify>,
+    leave: Arc<Leave>,
 }
 
 impl ProvisionalConnections {
@@ -92,9 +94,12 @@ impl ProvisionalConnections {
         address: IpAddr,
     ) -> Result<ProvisionalConnection, NoPlace> {
         let network = site_of(address);
-        let leave = Arc::new(Notify::new());
+        let leave = Arc::new(Leave::after(CONNECTION_KEPT));
         let mut waiting = self.waiting.lock();
-        if waiting.waiters.len() >= self.max {
+        // They leave some places for operators on this machine.
+        let PlaceLimits { max, reserved, .. } = self.connections.limits();
+        let is_full = self.connections.taken() >= max - (reserved / 8).min(max);
+        if is_full || waiting.waiters.len() >= self.max {
             waiting.displace(network);
         }
         let take = || self.connections.take(address, CallerClass::Known, 1);
@@ -115,13 +120,28 @@ impl ProvisionalConnections {
 impl ProvisionalConnection {
     /// Returns when another connection has taken this one's place.
     pub(super) async fn displaced(&self) {
-        self.leave.notified().await;
+        self.leave.displaced().await;
     }
 
-    /// Takes the place, because the connection has shown a credential. `None` if another connection has taken the place
-    /// before.
-    pub(super) fn settle(&self) -> Option<Place> {
-        self.all.waiting.lock().remove_number(self.number).map(|waiter| waiter.place)
+    /// Takes the place for the user, because the connection has shown a credential. `None` if another connection has
+    /// taken the place before. The place may be displaced for another user. The error says that the user may have no
+    /// more places.
+    pub(super) fn settle(&self, caller_class: CallerClass) -> Result<Option<Place>, NoPlace> {
+        let connections = &self.all.connections;
+        let mut waiting = self.all.waiting.lock();
+        let waiter = waiting.remove_number(self.number);
+        let Some(Waiter { network, mut place, .. }) = waiter else { return Ok(None) };
+        let PlaceLimits { max, reserved, .. } = connections.limits();
+        let open = max - caller_class.kept_from(reserved).min(max);
+        // Connections that have not shown a credential give way first, if that is enough.
+        while connections.taken() > open
+            && connections.taken() - waiting.waiters.len() <= open
+            && waiting.displace(network)
+        {}
+        drop(waiting);
+        place.set_user(network, caller_class)?;
+        place.give_way(&self.leave);
+        Ok(Some(place))
     }
 }
 
@@ -138,10 +158,13 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use maxine_admission::PlaceLimits;
 
     fn ip(last: u8) -> IpAddr {
         [10, 0, 0, last].into()
+    }
+
+    fn user(name: &str) -> CallerClass {
+        CallerClass::of_user(name, false)
     }
 
     fn is_displaced(connection: &ProvisionalConnection) -> bool {
@@ -161,8 +184,8 @@ mod tests {
         assert!(!is_displaced(&operator) && !is_displaced(&next), "a flood displaces its own");
         assert_eq!(more.iter().filter(|one| !is_displaced(one)).count(), 2);
         assert_eq!(connections.taken(), 4);
-        let settled = operator.settle().expect("it keeps its place");
-        assert!(more[0].settle().is_none(), "another one has it");
+        let settled = operator.settle(user("a")).unwrap().expect("it keeps its place");
+        assert!(more[0].settle(user("b")).unwrap().is_none(), "another one has it");
         let _another = enter(4);
         assert_eq!(connections.taken(), 5);
         assert_eq!(provisional.enter(ip(5)).map(drop), Ok(()), "one of the provisional gives way");
@@ -174,7 +197,8 @@ mod tests {
     /// than addresses.
     #[tokio::test]
     async fn a_caller_that_takes_its_time_is_not_displaced_by_many_addresses() {
-        let connections = Places::new(PlaceLimits { max: 93, per_address_max: 93, reserved: 93 });
+        let connections =
+            Places::new(PlaceLimits { max: 106, per_address_max: 106, reserved: 106 });
         let provisional = ProvisionalConnections::new(Arc::clone(&connections), 93);
         let mut flood: Vec<ProvisionalConnection> = Vec::new();
         for n in 0..600 {
@@ -186,9 +210,64 @@ mod tests {
         }
         assert!(!is_displaced(&operator));
         assert_eq!(flood.iter().filter(|one| !is_displaced(one)).count(), 92);
-        let place = operator.settle().expect("it keeps its place");
+        let place = operator.settle(user("a")).unwrap().expect("it keeps its place");
         drop(flood);
         assert_eq!(connections.taken(), 1);
         drop(place);
+    }
+
+    /// A user with the lowest role comes from many addresses. It gets its share, and an administrator gets a
+    /// connection.
+    #[tokio::test]
+    async fn a_user_at_many_addresses_does_not_take_the_reserved_connections() {
+        for addresses in [24, 200] {
+            let limits = PlaceLimits { max: 800, per_address_max: 400, reserved: 160 };
+            let connections = Places::fair(limits);
+            let mut strangers = Vec::new();
+            for n in 0..200 {
+                let address = [10, 1, 0, n].into();
+                while let Ok(place) = connections.take(address, CallerClass::Stranger, 1) {
+                    strangers.push(place);
+                }
+            }
+            assert_eq!(connections.taken(), 640);
+            let provisional = ProvisionalConnections::new(Arc::clone(&connections), 120);
+            let mut held = Vec::new();
+            for n in 0..2_000_u32 {
+                let Ok(entered) = provisional.enter(ip((n % addresses) as u8)) else { continue };
+                if let Ok(Some(place)) = entered.settle(user("viewer")) {
+                    held.push((entered, place));
+                }
+            }
+            assert!((50..=90).contains(&held.len()), "{addresses}: {} connections", held.len());
+            let other = provisional.enter(ip(201)).unwrap().settle(user("other"));
+            assert!(matches!(other, Ok(Some(_))), "{addresses}: {other:?}");
+            let admin = CallerClass::of_user("admin", true);
+            let admin = provisional.enter(ip(202)).unwrap().settle(admin);
+            assert!(matches!(admin, Ok(Some(_))), "{addresses}: {admin:?}");
+            let here = connections.take(ip(203), CallerClass::Known, 1);
+            assert!(here.is_ok(), "{addresses}: an operator on this machine");
+        }
+    }
+
+    /// Many users hold all reserved connections that they may have. Another one gets the oldest connection of the user
+    /// with the most.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_of_a_user_gives_way_to_a_user_that_has_fewer() {
+        let limits = PlaceLimits { max: 64, per_address_max: 64, reserved: 64 };
+        let connections = Places::new(limits);
+        let provisional = ProvisionalConnections::new(Arc::clone(&connections), 48);
+        let mut held = Vec::new();
+        for n in 0..48 {
+            let entered = provisional.enter(ip(n)).unwrap();
+            let place = entered.settle(user(&format!("user {}", n / 2))).unwrap();
+            held.push((entered, place.expect("there is room")));
+        }
+        tokio::time::advance(CONNECTION_KEPT).await;
+        let other = provisional.enter(ip(100)).unwrap().settle(user("other"));
+        assert!(matches!(other, Ok(Some(_))), "{other:?}");
+        assert_eq!(held.iter().filter(|(entered, _)| is_displaced(entered)).count(), 1);
+        let again = provisional.enter(ip(101)).unwrap().settle(user("user 9"));
+        assert_eq!(again.map(drop), Err(NoPlace::Node), "no user has more than it would");
     }
 }

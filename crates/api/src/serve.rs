@@ -26,12 +26,12 @@ use super::connection;
 use super::credential_check::{self, CredentialCheck};
 use super::linger::LingeringStream;
 use super::listener::{self, Listener};
-use super::provisional::ProvisionalConnections;
+use super::provisional::{CONNECTION_KEPT, ProvisionalConnections};
 use super::send_monitor::UnsentBytes;
 use super::serve_limits::ServeLimits;
 use super::tls;
 use super::well_formed::Bounds;
-use maxine_admission::{CallerClass, Leave, NoPlace, Place, PlaceLimits, Places, StepTurns};
+use maxine_admission::{CallerClass, Leave, NoPlace, PlaceLimits, Places, StepTurns};
 use maxine_gateway::Peer;
 use maxine_telemetry::Metrics;
 
@@ -54,8 +54,6 @@ fn refusal(why: NoPlace) -> String {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Maximum number of refused connections that are answered at the same time. Further ones are closed without an answer.
 const REFUSALS_MAX: usize = 512;
-/// How long a connection is kept, even if an address that has fewer connections needs its place.
-const CONNECTION_KEPT: Duration = Duration::from_secs(1);
 /// One in this many connections is reserved for callers with a credential and for operators on this machine.
 const RESERVED_ONE_IN: usize = 8;
 /// Serves `front` on `listener` until `stop`. After that, it accepts no more connections, waits for the requests in
@@ -128,7 +126,7 @@ pub async fn serve(
                 continue;
             }
         };
-        let leave = Arc::new(Leave::after(CONNECTION_KEPT));
+        let leave = Arc::new(Leave::of_connection(CONNECTION_KEPT));
         if let Some(place) = &mut place {
             place.give_way(&leave);
         }
@@ -173,6 +171,7 @@ pub async fn serve(
                 }
             };
             let Some(stream) = opened else { return };
+            let stream = client_stream::tell(&leave, stream);
             let upgraded = tokio::select! {
                 biased;
                 upgraded = connection::serve(&shared, answering, stream) => upgraded,
@@ -182,10 +181,16 @@ pub async fn serve(
                 }
             };
             let Some((upgrade, client)) = upgraded else { return };
-            // An upgraded connection keeps its place until it ends.
-            if place.as_mut().is_none_or(Place::stay) {
-                upgrade.complete(client, (counted, place, check));
-            }
+            // An upgraded connection keeps its place until it ends, or until another client needs the place.
+            let metrics = metrics.clone();
+            let closed = async move {
+                match check {
+                    Some(check) => check.failed().await,
+                    None => leave.displaced().await,
+                }
+                metrics.connections_refused.inc();
+            };
+            upgrade.complete(client, closed, (counted, place));
         });
     }
     drop(listener);

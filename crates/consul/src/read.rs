@@ -26,7 +26,7 @@ use super::shape::{
 };
 use super::tables::{List, changed};
 use super::text::{Query, boolean};
-use maxine_admission::{CallerClass, Leave, NoPlace, Place, Turn};
+use maxine_admission::{Leave, NoPlace, Place, Turn};
 use maxine_clock::Clock;
 use maxine_state::{Instance, InstanceKey, KvKey, Name, ServiceKey, ServiceState};
 use maxine_store::Consistency;
@@ -152,8 +152,8 @@ impl Inner {
         }
     }
 
-    /// Waits until the read may be answered: until its freshness is confirmed, and a change is there if it is a blocking
-    /// query.
+    /// Waits until the read may be answered: until its freshness is confirmed, and a change is there if it is a
+    /// blocking query.
     pub(crate) async fn ready(
         &self,
         asked: &Asked,
@@ -182,7 +182,8 @@ impl Inner {
         }
         let (_place, leave) = self.blocked_place(asked)?;
         let _blocked = self.metrics.blocked();
-        // A key that does not exist has the index of all keys. If the reader gave an older index, it is answered at once.
+        // A key that does not exist has the index of all keys. If the reader gave an older index, it is answered at
+        // once.
         let has_answer = keys.as_ref().is_some_and(|keys| self.keys_index(keys) > options.index);
         if !has_answer {
             // It is pinned here, because a future that is passed on takes its size twice.
@@ -194,7 +195,8 @@ impl Inner {
         self.take(scope, keys.as_ref(), contact_ms, asked, options).await
     }
 
-    /// Waits for a change, as long as the blocking query says, or until another client has its place. Refuses the answer if the caller may not have it any more.
+    /// Waits for a change, as long as the blocking query says, or until another client has its place. Refuses the
+    /// answer if the caller may not have it any more.
     async fn wait(
         &self,
         asked: &Asked,
@@ -285,8 +287,8 @@ impl Inner {
         Ready { snapshot, index, contact_ms, question, built, filtering, len_max, _turn: None }
     }
 
-    /// The index of keys or lock sessions for a client. A key that does not exist, or a prefix without keys, has the index
-    /// of all keys. So a client that waits for one such prefix after the other does not wait for each in vain.
+    /// The index of keys or lock sessions for a client. A key that does not exist, or a prefix without keys, has the
+    /// index of all keys. So a client that waits for one such prefix after the other does not wait for each in vain.
     fn keys_index(&self, keys: &KvReader<'_>) -> u64 {
         let own = keys.index();
         let snapshot = self.view.snapshot();
@@ -366,8 +368,7 @@ impl Inner {
 
     /// A place for a blocking query. The query must end when a client that has fewer of them needs the place.
     fn blocked_place(&self, asked: &Asked) -> Result<(Place, Arc<Leave>), Refusal> {
-        let class = if asked.is_known { CallerClass::Known } else { CallerClass::Stranger };
-        let taken = self.blocked.take(asked.client, class, 1).map(|mut place| {
+        let taken = self.blocked.take(asked.client, asked.caller_class, 1).map(|mut place| {
             let leave = Arc::new(Leave::after(Duration::ZERO));
             place.give_way(&leave);
             (place, leave)
@@ -376,7 +377,7 @@ impl Inner {
             let text = match why {
                 NoPlace::Node => "too many blocking queries are waiting on this node",
                 NoPlace::Address => {
-                    "too many blocking queries of your address are waiting (http.watchers_per_address_max)"
+                    "too many blocking queries of your address or user are waiting (http.watchers_per_address_max)"
                 }
             };
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, text)

@@ -8,6 +8,7 @@ use http::{Method, StatusCode, Uri};
 
 use super::answer::{self, Refusal};
 use super::text::{PARAMETERS_MAX, Query, is_utf8};
+use maxine_admission::CallerClass;
 use maxine_state::{Actor, InstanceKey, Registration};
 
 /// The header that names the namespace, as the parameter `ns` does.
@@ -24,8 +25,8 @@ pub trait Guard: Send + Sync {
         registration: &Registration,
     ) -> Option<(StatusCode, String)>;
 
-    /// Why an answer that has waited must not be given: the caller's credential is not valid any more, or this node does
-    /// not belong to the cluster any more. `None` if it may be given.
+    /// Why an answer that has waited must not be given: the caller's credential is not valid any more, or this node
+    /// does not belong to the cluster any more. `None` if it may be given.
     fn ended(&self) -> Option<(StatusCode, String)>;
 
     /// The maximum length of an answer that could be delivered to the caller now, in bytes. It is asked for before a
@@ -51,6 +52,8 @@ pub struct Asked {
     pub actor: Actor,
     /// Whether the caller has a credential.
     pub is_known: bool,
+    /// Which limits apply to the caller.
+    pub caller_class: CallerClass,
     /// The client's address.
     pub client: IpAddr,
     /// When the caller needs the answer to a write, in milliseconds on the monotonic clock.

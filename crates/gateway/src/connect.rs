@@ -254,7 +254,7 @@ impl Connector {
     /// Asks the oldest request of the client that has the most connections to leave, and waits until it has left.
     async fn wait_for_place(&self, asker: LookupCaller<'_>) -> Result<Place, ProxyError> {
         for _ in 0..ASKED_MAX {
-            if !self.connections.displace_for(asker.address) {
+            if !self.connections.displace_for(asker.address, asker.caller_class) {
                 break;
             }
             for _ in 0..PLACE_TRIES {

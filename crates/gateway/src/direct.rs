@@ -39,6 +39,7 @@ use super::target;
 use super::timer::timer_now;
 use super::upstream::InFlight;
 use super::{Chosen, Forwarded, Forwarder};
+use maxine_admission::CallerClass;
 use maxine_state::ServiceRef;
 use maxine_telemetry::{AttemptOutcome, AttemptRecord, AttemptTrail, TraceName};
 
@@ -145,7 +146,7 @@ impl Forwarder {
         Some(Direct {
             forwarder: self.clone(),
             picked,
-            holder: Holder::of(&request.client, false),
+            holder: Holder::of(&request.client, CallerClass::Stranger),
             head,
             target,
             choosing_us,

@@ -35,6 +35,7 @@ use super::timer::timer_now;
 use super::tunnel::{self, TunnelHold};
 use super::upstream::Upstream;
 use super::{Forwarder, framing, headers};
+use maxine_admission::CallerClass;
 use maxine_state::{Instance, RateLimitScope, ServiceKey};
 use maxine_telemetry::{AttemptOutcome, AttemptRecord, AttemptTrail, SpanName, TraceName};
 
@@ -62,9 +63,9 @@ pub struct ForwardContext {
     pub prefix: Option<String>,
     /// The address of the client.
     pub client: ClientAddr,
-    /// Whether the request has a credential of this cluster. Such a caller may use the places that are reserved for
-    /// them.
-    pub is_known: bool,
+    /// Which limits of the whole node apply to the client. One with a credential of this cluster counts by its name,
+    /// and may use the places that are reserved for such callers.
+    pub caller_class: CallerClass,
     /// Maximum length of the request's body, in bytes; `None` for no limit.
     pub body_len_max: Option<u64>,
     /// Fields that replace the request's own fields of the same name: trace id and `traceparent`.
@@ -210,7 +211,7 @@ impl Forwarder {
         let target = RequestTarget::new(&context.raw_path, context.raw_query.as_deref())?;
         let (parts, body) = request.into_parts();
         let client = context.client;
-        let holder = Holder::of(&client, context.is_known);
+        let holder = Holder::of(&client, context.caller_class);
         self.check_rate(runtime, client.ip)?;
         let queries = [target.query(), parts.uri.query()].map(Option::unwrap_or_default);
         let input = HashInput { address: client.ip, fields: &parts.headers, queries, key: None };
@@ -233,7 +234,7 @@ impl Forwarder {
             limit: body_limit,
             idle: policy.idle,
         };
-        let kept = self.0.kept_bodies.take(holder.address, holder.caller_class(), 0);
+        let kept = self.0.kept_bodies.take(holder.address, holder.caller_class, 0);
         let kept = kept.map_err(|_| ProxyError::BodiesBusy)?;
         let mut kept = KeptBytes::new(kept, self.0.config.request_kept);
         let body = if body.is_end_stream() {

@@ -306,7 +306,7 @@ impl Pool {
                 continue;
             }
             let wire = candidate.connection.connection.wire();
-            match wire.enter(holder.address, holder.caller_class(), Some(leave)) {
+            match wire.enter(holder.address, holder.caller_class, Some(leave)) {
                 Ok(in_use) => return Ok(Some((candidate.connection, in_use))),
                 Err(NoPlace::Address) => {
                     idle.push(candidate);
@@ -360,7 +360,7 @@ impl Pool {
         };
         if let Some(kept) = shared.as_ref().filter(usable) {
             // Other requests use the connection too, so it does not give way.
-            match kept.wire.enter(holder.address, holder.caller_class(), None) {
+            match kept.wire.enter(holder.address, holder.caller_class, None) {
                 Ok(in_use) => return Ok((Sender::Http2(kept.clone()), in_use, true)),
                 Err(NoPlace::Address) => return Err(ProxyError::ConnectionsBusy),
                 Err(NoPlace::Node) => {
@@ -381,7 +381,7 @@ impl Pool {
     fn lookup_caller(&self, holder: Holder) -> LookupCaller<'_> {
         LookupCaller {
             address: holder.address,
-            caller_class: holder.caller_class(),
+            caller_class: holder.caller_class,
             name_known: &self.name_known,
         }
     }
@@ -564,6 +564,7 @@ mod tests {
     use super::super::connect::{TlsRoots, WIDE_MAX};
     use super::super::egress::EgressPolicy;
     use super::*;
+    use maxine_admission::CallerClass;
     use maxine_state::Address;
 
     /// The stream window in the first settings that an HTTP/2 client sends (RFC 9113 section 6.5).
@@ -593,7 +594,10 @@ mod tests {
             protocol: UpstreamProtocol::Http2,
             insecure_tls: false,
         };
-        let holder = Holder::of(&ClientAddr::direct(Peer::plain([10, 0, 0, 1].into())), false);
+        let holder = Holder::of(
+            &ClientAddr::direct(Peer::plain([10, 0, 0, 1].into())),
+            CallerClass::Stranger,
+        );
         let mut held = Vec::new();
         let mut windows = Vec::new();
         for _ in 0..=WIDE_MAX {

@@ -3,12 +3,14 @@
 //! No client can take all slots: it gets another slot only while it holds fewer than three times as many as are free
 //! (the dynamic threshold of Choudhury and Hahne, 1998). So a single client gets three quarters of the slots, the next
 //! one three quarters of the rest, and so on. One slot in 16 is reserved for callers with a credential. The queue is
-//! shared in the same way. A free slot goes to the client in the queue that holds the fewest.
+//! shared in the same way. A free slot goes to the client in the queue that holds the fewest. A client is an address,
+//! or a user: a caller with a credential counts by its name, wherever it is. The last part of the reserved slots is for
+//! operators and administrators.
 //!
 //! Many clients together can still hold all slots with slow requests. So a client without a slot asks for one: the
 //! oldest request of the client that holds the most must end, if that client holds more than the new one would. A
 //! request is left alone for a while, so that only slow requests end early. In the same way a new client gets a
-//! position in the queue.
+//! position in the queue. Users give way to other users only.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -22,7 +24,7 @@ use tokio::time::Instant;
 
 use super::client::ClientAddr;
 use super::timer::timer_now;
-use maxine_admission::{CallerClass, Leave, site_of};
+use maxine_admission::{CallerClass, Leave, Payer, site_of};
 
 /// A client may hold fewer slots than this many times the free ones.
 const FREE_FACTOR: usize = 3;
@@ -35,35 +37,35 @@ const ASK_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     pub(crate) address: IpAddr,
-    /// Whether the address stands for many clients: a trusted proxy that does not name its client.
-    is_shared: bool,
-    /// Whether the request has a credential of this cluster.
-    is_known: bool,
+    /// Which limits of the whole node apply to the client. An address that stands for many clients is
+    /// [`CallerClass::Trusted`]: a trusted proxy that does not name its client.
+    pub(crate) caller_class: CallerClass,
 }
 
 impl Holder {
-    pub(crate) fn of(client: &ClientAddr, is_known: bool) -> Self {
+    pub(crate) fn of(client: &ClientAddr, caller_class: CallerClass) -> Self {
         let is_shared = client.is_peer_trusted && client.ip == client.peer;
-        Self { address: site_of(client.ip), is_shared, is_known }
+        let caller_class = if is_shared { CallerClass::Trusted } else { caller_class };
+        Self { address: site_of(client.ip), caller_class }
     }
 
-    /// Which limits of the whole node apply to the client.
-    pub(crate) fn caller_class(&self) -> CallerClass {
-        match (self.is_shared, self.is_known) {
-            (true, _) => CallerClass::Trusted,
-            (false, true) => CallerClass::Known,
-            (false, false) => CallerClass::Stranger,
-        }
+    fn is_shared(self) -> bool {
+        self.caller_class == CallerClass::Trusted
+    }
+
+    /// Whose slots and positions count together with those of this holder.
+    fn payer(self) -> Payer {
+        self.caller_class.payer(self.address)
     }
 }
 
-/// Slots, or positions in the queue, and how many of them each address holds.
+/// Slots, or positions in the queue, and how many of them each client holds.
 #[derive(Debug)]
 struct Share {
     free: usize,
     /// How many of the free ones are reserved for callers with a credential.
     kept: usize,
-    taken: HashMap<IpAddr, usize>,
+    taken: HashMap<Payer, usize>,
 }
 
 impl Share {
@@ -77,30 +79,30 @@ impl Share {
 
     /// Whether the holder might take one if `free` were free.
     fn may_take_of(&self, free: usize, holder: Holder) -> bool {
-        let may_keep = holder.is_known || holder.is_shared;
-        let free = if may_keep { free } else { free.saturating_sub(self.kept) };
-        free > 0 && (holder.is_shared || self.taken_by(holder.address) < FREE_FACTOR * free)
+        let free = free.saturating_sub(holder.caller_class.kept_from(self.kept));
+        free > 0 && (holder.is_shared() || self.taken_by(holder.payer()) < FREE_FACTOR * free)
     }
 
-    fn taken_by(&self, address: IpAddr) -> usize {
-        self.taken.get(&address).copied().unwrap_or(0)
+    fn taken_by(&self, payer: Payer) -> usize {
+        self.taken.get(&payer).copied().unwrap_or(0)
     }
 
     fn take(&mut self, holder: Holder) -> bool {
         let may = self.may_take(holder);
         if may {
             self.free -= 1;
-            *self.taken.entry(holder.address).or_insert(0) += 1;
+            *self.taken.entry(holder.payer()).or_insert(0) += 1;
         }
         may
     }
 
     fn release(&mut self, holder: Holder) {
         self.free += 1;
-        if let Some(taken) = self.taken.get_mut(&holder.address) {
+        let payer = holder.payer();
+        if let Some(taken) = self.taken.get_mut(&payer) {
             *taken -= 1;
             if *taken == 0 {
-                self.taken.remove(&holder.address);
+                self.taken.remove(&payer);
             }
         }
     }
@@ -113,15 +115,15 @@ struct Waiter {
     grant: oneshot::Sender<Slot>,
 }
 
-/// A slot that may be asked for: its client has no credential. The oldest one of a client has its lowest number.
-type Held = BTreeMap<(IpAddr, u64), Arc<Leave>>;
+/// A slot that may be asked for. The oldest one of a client has its lowest number.
+type Held = BTreeMap<(Payer, u64), Arc<Leave>>;
 
 #[derive(Debug)]
 struct State {
     slots: Share,
     queue: Share,
-    /// The waiting requests of each address, in the order of arrival.
-    waiting: BTreeMap<IpAddr, VecDeque<Waiter>>,
+    /// The waiting requests of each client, in the order of arrival.
+    waiting: BTreeMap<Payer, VecDeque<Waiter>>,
     held: Held,
     next_number: u64,
     /// How long a request keeps its slot in any case.
@@ -138,44 +140,45 @@ impl State {
     /// Removes the waiter that gets the next slot: of those that may have one, the first one of the client that holds
     /// the fewest slots. An address that stands for many clients is served in the order of arrival.
     fn next(&mut self) -> Option<Waiter> {
-        let first = self.waiting.iter().filter_map(|(address, of_address)| {
-            let waiter = of_address.front().filter(|waiter| self.slots.may_take(waiter.holder))?;
-            let taken = if waiter.holder.is_shared { 0 } else { self.slots.taken_by(*address) };
-            Some((taken, waiter.number, *address))
+        let first = self.waiting.iter().filter_map(|(payer, of_payer)| {
+            let waiter = of_payer.front().filter(|waiter| self.slots.may_take(waiter.holder))?;
+            let taken = if waiter.holder.is_shared() { 0 } else { self.slots.taken_by(*payer) };
+            Some((taken, waiter.number, *payer))
         });
-        let (_, number, address) = first.min()?;
-        self.remove(address, number)
+        let (_, number, payer) = first.min()?;
+        self.remove(payer, number)
     }
 
     /// The slot for a holder for which one was taken.
     fn slot(&mut self, slots: &Arc<Slots>, holder: Holder) -> Slot {
         let number = self.number();
         let leave = Arc::new(Leave::after(self.kept));
-        if holder.caller_class() == CallerClass::Stranger {
-            self.held.insert((holder.address, number), Arc::clone(&leave));
+        if holder.caller_class.gives_way() {
+            self.held.insert((holder.payer(), number), Arc::clone(&leave));
         }
         Slot { slots: Some(Arc::clone(slots)), holder, number, leave }
     }
 
     fn release(&mut self, holder: Holder, number: u64) {
-        self.held.remove(&(holder.address, number));
+        self.held.remove(&(holder.payer(), number));
         self.slots.release(holder);
     }
 
     /// Asks for a slot for a waiter: that of the client that holds the most, if it holds more than this one would with
     /// one more. The slot is free when its request has ended.
     fn ask_for_slot(&mut self, of: Holder, number: u64) {
-        let mut of_address = self.waiting.get(&of.address).into_iter().flatten();
-        if !of_address.any(|waiter| waiter.number == number) {
+        let newcomer = of.payer();
+        let mut own = self.waiting.get(&newcomer).into_iter().flatten();
+        if !own.any(|waiter| waiter.number == number) {
             return;
         }
-        let mut most = self.slots.taken_by(of.address) + 1;
+        let mut most = self.slots.taken_by(newcomer) + 1;
         let mut asked = None;
-        for (address, taken) in &self.slots.taken {
-            if *address == of.address || *taken <= most {
+        for (payer, taken) in &self.slots.taken {
+            if !payer.gives_way_to(newcomer) || *taken <= most {
                 continue;
             }
-            let mut held = self.held.range((*address, 0)..=(*address, u64::MAX));
+            let mut held = self.held.range((*payer, 0)..=(*payer, u64::MAX));
             if let Some((key, leave)) = held.next()
                 && leave.may_be_displaced()
             {
@@ -196,25 +199,26 @@ impl State {
         if !self.queue.may_take_of(self.queue.free + 1, holder) {
             return false;
         }
-        let own = self.queue.taken_by(holder.address) + 1;
-        let others = self.waiting.iter().filter_map(|(address, of_address)| {
-            let newest = of_address.back()?;
-            let gives_way = newest.holder.caller_class() == CallerClass::Stranger;
-            let taken = self.queue.taken_by(*address);
-            (gives_way && taken > own).then_some((taken, *address, newest.number))
+        let newcomer = holder.payer();
+        let own = self.queue.taken_by(newcomer) + 1;
+        let others = self.waiting.iter().filter_map(|(payer, of_payer)| {
+            let newest = of_payer.back()?;
+            let gives_way = payer.gives_way_to(newcomer) && newest.holder.caller_class.gives_way();
+            let taken = self.queue.taken_by(*payer);
+            (gives_way && taken > own).then_some((taken, *payer, newest.number))
         });
-        let Some((_, address, number)) = others.max() else { return false };
+        let Some((_, payer, number)) = others.max() else { return false };
         // Its request is refused. Nothing was sent to the instance.
-        drop(self.remove(address, number));
+        drop(self.remove(payer, number));
         self.queue.take(holder)
     }
 
-    fn remove(&mut self, address: IpAddr, number: u64) -> Option<Waiter> {
-        let of_address = self.waiting.get_mut(&address)?;
-        let at = of_address.iter().position(|waiter| waiter.number == number)?;
-        let waiter = of_address.remove(at)?;
-        if of_address.is_empty() {
-            self.waiting.remove(&address);
+    fn remove(&mut self, payer: Payer, number: u64) -> Option<Waiter> {
+        let of_payer = self.waiting.get_mut(&payer)?;
+        let at = of_payer.iter().position(|waiter| waiter.number == number)?;
+        let waiter = of_payer.remove(at)?;
+        if of_payer.is_empty() {
+            self.waiting.remove(&payer);
         }
         self.queue.release(waiter.holder);
         Some(waiter)
@@ -273,7 +277,7 @@ impl Slots {
         let (grant, granted) = oneshot::channel();
         let number = state.number();
         let waiter = Waiter { number, holder, grant };
-        state.waiting.entry(holder.address).or_default().push_back(waiter);
+        state.waiting.entry(holder.payer()).or_default().push_back(waiter);
         // A slot may have become free since the holder asked for one.
         self.grant(&mut state);
         state.ask_for_slot(holder, number);
@@ -321,7 +325,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let removed = self.slots.0.lock().remove(self.holder.address, self.number);
+        let removed = self.slots.0.lock().remove(self.holder.payer(), self.number);
         drop(removed);
     }
 }
@@ -341,7 +345,11 @@ mod tests {
     use super::*;
 
     fn holder(last: u8) -> Holder {
-        Holder::of(&ClientAddr::direct(Peer::plain([10, 0, 0, last].into())), false)
+        Holder::of(&ClientAddr::direct(Peer::plain([10, 0, 0, last].into())), CallerClass::Stranger)
+    }
+
+    fn user(last: u8, name: &str) -> Holder {
+        Holder { caller_class: CallerClass::of_user(name, false), ..holder(last) }
     }
 
     /// Slots whose requests are not asked to leave while a test runs.
@@ -365,8 +373,10 @@ mod tests {
         assert_eq!(held.iter().map(Vec::len).collect::<Vec<_>>(), [720, 180, 45, 12, 3]);
         held.extend((6..=9).map(|last| take_all(&slots, holder(last))));
         assert_eq!(slots.0.lock().slots.free, 64, "strangers get no more");
-        let known = Holder { is_known: true, ..holder(10) };
-        assert_eq!(take_all(&slots, known).len(), 48, "three quarters of what is kept");
+        let viewer = user(10, "viewer");
+        assert_eq!(take_all(&slots, viewer).len(), 36, "three quarters of what is kept for users");
+        let admin = Holder { caller_class: CallerClass::of_user("admin", true), ..holder(10) };
+        assert_eq!(take_all(&slots, admin).len(), 21, "three quarters of the rest");
         held.clear();
         assert_eq!(slots.0.lock().slots.free, 1_024);
         assert!(slots.0.lock().slots.taken.is_empty());
@@ -376,7 +386,11 @@ mod tests {
             is_peer_trusted: true,
             ..ClientAddr::direct(Peer::plain([10, 0, 0, 1].into()))
         };
-        assert_eq!(take_all(&slots, Holder::of(&proxy, false)).len(), 1_024, "it stands for many");
+        assert_eq!(
+            take_all(&slots, Holder::of(&proxy, CallerClass::Stranger)).len(),
+            1_024,
+            "it stands for many"
+        );
     }
 
     #[tokio::test]
@@ -403,7 +417,10 @@ mod tests {
 
     fn attacker(n: u16) -> Holder {
         let [high, low] = n.to_be_bytes();
-        Holder::of(&ClientAddr::direct(Peer::plain([10, 1, high, low].into())), false)
+        Holder::of(
+            &ClientAddr::direct(Peer::plain([10, 1, high, low].into())),
+            CallerClass::Stranger,
+        )
     }
 
     /// Takes a slot as a request does that waits for at most two seconds.
@@ -479,7 +496,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn short_requests_and_those_of_the_known_are_not_ended_for_others() {
         let slots = Slots::new(4, 8, Duration::from_secs(1));
-        let known = Holder { is_known: true, ..holder(1) };
+        let known = user(1, "known");
         let of_known: Vec<Slot> = (0..2).map(|_| slots.take(known).unwrap()).collect();
         let of_stranger: Vec<Slot> = (0..2).map(|_| slots.take(holder(2)).unwrap()).collect();
         let waiting = slots.wait(holder(3)).unwrap();
@@ -504,7 +521,50 @@ mod tests {
         assert!(second.is_some());
         let third = slots.wait(holder(3));
         assert!(third.is_some(), "the client with the most waiters loses one");
-        assert_eq!(slots.0.lock().waiting[&holder(1).address].len(), 2);
+        assert_eq!(slots.0.lock().waiting[&holder(1).payer()].len(), 2);
         assert!(slots.wait(holder(1)).is_none());
+    }
+
+    #[test]
+    fn a_user_at_many_addresses_gets_one_share_of_the_slots_and_of_the_queue() {
+        for addresses in [24, 200] {
+            let slots = kept_slots(1_024, 1_024);
+            let viewer =
+                |n: u16| Holder { caller_class: user(1, "viewer").caller_class, ..attacker(n) };
+            let held: Vec<Slot> =
+                (0..addresses).flat_map(|n| take_all(&slots, viewer(n))).collect();
+            assert_eq!(held.len(), 756, "{addresses}: as many as at one address");
+            let queued = |n| std::iter::from_fn(|| slots.wait(viewer(n))).collect::<Vec<_>>();
+            let waiting: Vec<Waiting> = (0..addresses).flat_map(queued).collect();
+            assert_eq!(waiting.len(), 756, "{addresses}");
+            assert!(slots.take(holder(1)).is_some(), "{addresses}: a caller without a credential");
+            assert!(slots.take(user(1, "other")).is_some(), "{addresses}: another user");
+        }
+    }
+
+    /// Many users with slow requests hold all slots. A user with fewer gets one, a caller without a credential does
+    /// not.
+    #[tokio::test(start_paused = true)]
+    async fn users_with_slow_requests_give_way_to_other_users_and_not_to_strangers() {
+        for users in [24, 200] {
+            let slots = Slots::new(1_024, 1_024, Duration::from_secs(1));
+            let of_each = 2_200 / users;
+            let attack: Vec<_> = (0..users)
+                .flat_map(|n| std::iter::repeat_n(user(1, &format!("user {n}")), of_each))
+                .map(|of| tokio::spawn(attack(Arc::clone(&slots), of)))
+                .collect();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let stranger = acquire(&slots, holder(1)).await;
+            assert!(stranger.is_none(), "{users}: users do not give way to strangers");
+            let slot = acquire(&slots, user(1, "other")).await;
+            let slot = slot.unwrap_or_else(|| panic!("{users}: no slot for another user"));
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            assert!(!slot.leave().is_displaced(), "{users}: it holds less than the others");
+            let admin = Holder { caller_class: CallerClass::of_user("admin", true), ..holder(1) };
+            assert!(slots.take(admin).is_some(), "{users}: the last part is for operators");
+            for one in &attack {
+                one.abort();
+            }
+        }
     }
 }

@@ -25,14 +25,14 @@ pub(crate) type TunnelHold = (Lease, InFlight, InFlightGuard);
 
 /// Copies bytes until the end of the tunnel. `client` receives the client's connection, and `upstream` is the
 /// instance's connection with the bytes that were already read from it. A tunnel in which nothing moves for `idle` is
-/// closed, and so is one whose place a client with fewer requests needs.
+/// closed, and so is one whose slot or connection a client with fewer of them needs.
 pub(crate) async fn run(
     client: oneshot::Receiver<Tunnel>,
     (upstream, mut read): (Stream, Bytes),
     idle: Duration,
     hold: TunnelHold,
 ) {
-    let Ok(Tunnel { io: client, held }) = client.await else {
+    let Ok(Tunnel { io: client, closed, held }) = client.await else {
         tracing::debug!("the client of an upgrade has gone");
         return;
     };
@@ -64,6 +64,7 @@ pub(crate) async fn run(
         }
         () = stalled => tracing::debug!("a tunnel was closed because nothing moved"),
         () = hold.0.leave().displaced() => tracing::debug!("a tunnel was closed for another client"),
+        () = closed => tracing::debug!("a tunnel was closed because another client needs its connection"),
     }
     drop((client, upstream));
     drop((hold, held));

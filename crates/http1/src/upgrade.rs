@@ -1,6 +1,7 @@
 //! Passes a connection to another protocol (RFC 9110 section 7.8).
 
 use std::io::Cursor;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -19,6 +20,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Upgraded for T {}
 pub struct Tunnel {
     /// The connection.
     pub io: Box<dyn Upgraded>,
+    /// Completes when the connection must be closed although neither side has ended it.
+    pub closed: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// A value that must live until the connection is closed, such as a permit.
     pub held: Box<dyn Send>,
 }
@@ -44,9 +47,14 @@ impl Upgrade {
         (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
     }
 
-    /// Passes the connection on. `held` lives as long as the connection is open.
-    pub fn complete<R, W>(self, connection: Connection<R, W>, held: impl Send + 'static)
-    where
+    /// Passes the connection on. `held` lives as long as the connection is open, which is closed when `closed`
+    /// completes.
+    pub fn complete<R, W>(
+        self,
+        connection: Connection<R, W>,
+        closed: impl Future<Output = ()> + Send + 'static,
+        held: impl Send + 'static,
+    ) where
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + Unpin + 'static,
     {
@@ -54,6 +62,6 @@ impl Upgrade {
         let Connection { read, write, bytes } = connection;
         let io = Box::new(tokio::io::join(Cursor::new(bytes).chain(read), write));
         // The send fails only if the receiver was dropped. Then nobody needs the connection, and it is closed.
-        let _ = to.send(Tunnel { io, held: Box::new(held) });
+        let _ = to.send(Tunnel { io, closed: Box::pin(closed), held: Box::new(held) });
     }
 }

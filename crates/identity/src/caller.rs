@@ -1,5 +1,6 @@
 //! The caller of a request, and how the caller was authenticated.
 
+use maxine_admission::CallerClass;
 use maxine_state::{EndedSession, Role};
 
 /// How a caller was authenticated.
@@ -62,5 +63,14 @@ impl Caller {
     #[must_use]
     pub fn has(&self, role: Role) -> bool {
         self.role.is_some_and(|own| own >= role)
+    }
+
+    /// Which limits apply to the caller. Those with a credential count by their name.
+    #[must_use]
+    pub fn class(&self) -> CallerClass {
+        match self.role {
+            Some(role) => CallerClass::of_user(&self.user, role >= Role::Operator),
+            None => CallerClass::Stranger,
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::compat_error::CompatError;
 use crate::look_ups::{self, shown};
 use crate::middleware::leave_out_body;
 use crate::{AppState, Caller, RequestContext};
+use maxine_admission::CallerClass;
 use maxine_discovery::{DiscoverQuery, percent_decoded};
 use maxine_gateway::{Chosen, ForwardContext, InterimSink, ProxyError};
 use maxine_state::{OptionsPolicy, ServiceKey, ServiceRef};
@@ -276,7 +277,10 @@ async fn forward_to(
         raw_query: target.raw_query,
         prefix: target.prefix,
         client: context.client,
-        is_known: request.extensions().get::<Caller>().is_some_and(|caller| caller.role.is_some()),
+        caller_class: request
+            .extensions()
+            .get::<Caller>()
+            .map_or(CallerClass::Stranger, Caller::class),
         trace: vec![
             (state.trace_header().clone(), context.trace_id.header_value()),
             (TRACEPARENT, context.traceparent.header_value()),

@@ -30,7 +30,7 @@ use super::shape::Detail;
 use crate::problem::{Problem, ProblemKind};
 use crate::send_monitor::Streamed;
 use crate::{AppState, CalledBy, Caller, RequestContext};
-use maxine_admission::{CallerClass, Leave, NoPlace, Place, PlaceLimits, Places};
+use maxine_admission::{Leave, NoPlace, Place, PlaceLimits, Places};
 use maxine_state::limits::check_range;
 use maxine_state::{Event, History, Name, Role, ServiceKey};
 use maxine_view::{Compacted, WatchScope, Watcher, WatcherLost};
@@ -84,8 +84,7 @@ impl Watchers {
         client: IpAddr,
     ) -> Result<(Place, Arc<Leave>), Problem> {
         let known = caller.role.is_some();
-        let caller_class = if known { CallerClass::Known } else { CallerClass::Stranger };
-        let taken = self.places.take(client, caller_class, 1).map(|mut place| {
+        let taken = self.places.take(client, caller.class(), 1).map(|mut place| {
             let leave = Arc::new(Leave::after(Duration::ZERO));
             place.give_way(&leave);
             (place, leave)
@@ -94,7 +93,8 @@ impl Watchers {
             let limits = self.places.limits();
             let detail = match why {
                 NoPlace::Node if known => {
-                    format!("this node has {} watchers, its limit", limits.max)
+                    let open = limits.max - caller.class().kept_from(limits.reserved);
+                    format!("this node has {open} watchers, its limit for callers with your role")
                 }
                 NoPlace::Node => {
                     let open = limits.max - limits.reserved;
@@ -102,8 +102,9 @@ impl Watchers {
                 }
                 NoPlace::Address => {
                     let max = limits.per_address_max;
+                    let who = if known { "user" } else { "address" };
                     format!(
-                        "your address has {max} watchers, the limit (http.watchers_per_address_max)"
+                        "your {who} has {max} watchers, the limit (http.watchers_per_address_max)"
                     )
                 }
             };
@@ -329,8 +330,8 @@ impl Stream {
         Some((Ok(piece), self))
     }
 
-    /// Whether the stream ends, and why the client has to ask again: its credential is not valid any more, this node does
-    /// not belong to the cluster any more, another client has its place, or the stream is old.
+    /// Whether the stream ends, and why the client has to ask again: its credential is not valid any more, this node
+    /// does not belong to the cluster any more, another client has its place, or the stream is old.
     fn must_end(&self) -> bool {
         self.state.clock().monotonic_ms() >= self.ends_at_ms
             || self.leave.is_displaced()

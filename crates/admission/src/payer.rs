@@ -1,0 +1,37 @@
+//! Whose places and turns count together.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::LazyLock;
+
+/// Whose places and turns count together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Payer {
+    /// Callers who count by their address, or by their network of IPv6.
+    Site(IpAddr),
+    /// Callers with the credentials of this user, wherever they are.
+    User(UserName),
+}
+
+impl Payer {
+    /// Whether what this payer holds may be displaced for the newcomer. A user gives way to other users only.
+    #[must_use]
+    pub fn gives_way_to(self, newcomer: Self) -> bool {
+        self != newcomer && matches!((self, newcomer), (Self::Site(_), _) | (_, Self::User(_)))
+    }
+}
+
+/// The name of a user, or the identity of a token, as a number that is the same within this process only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserName(u64);
+
+/// The key of the numbers. It is secret, so nobody can choose two names with the same number.
+static NUMBERS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl UserName {
+    /// The number of this name.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        Self(NUMBERS.hash_one(name))
+    }
+}
