@@ -39,7 +39,7 @@ impl StepTurns {
         let payer = Payer::Site(site_of(address));
         let mut work = pin!(work);
         loop {
-            let mut turn = self.0.wait(payer.clone()).await;
+            let mut turn = self.0.wait(payer).await;
             let mut has_run = false;
             let step = std::future::poll_fn(|cx| {
                 // The task was woken, so the work can continue, in its next turn.
