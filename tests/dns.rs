@@ -288,45 +288,6 @@ fn connections_of_other_addresses_do_not_keep_out_a_new_one() {
     });
 }
 
-/// As many addresses as connections hold one silent connection each. Another address gets a connection.
-#[test]
-fn silent_connections_of_as_many_addresses_as_places_do_not_keep_out_a_new_one() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    run(async {
-        let server = Server::start(|config| {
-            config.dns.connections_max = 6;
-            config.dns.connections_per_address_max = 6;
-            config.dns.connection_timeout_ms = 60_000;
-        })
-        .await;
-        server.register("default/web", "a", json!({"address": "http://10.0.0.1:80"})).await;
-        let port = server.port;
-        let open = async |from: &str| {
-            let socket = tokio::net::TcpSocket::new_v4().unwrap();
-            socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
-            socket.connect((Ipv4Addr::LOCALHOST, port).into()).await.unwrap()
-        };
-        let mut held = Vec::new();
-        for from in ["127.0.1.1", "127.0.1.2", "127.0.1.3", "127.0.1.4", "127.0.1.5", "127.0.1.6"] {
-            held.push(open(from).await);
-        }
-        let answered = async {
-            let question =
-                b"\x00\x24\x00\x01\x01\x00\x00\x01\0\0\0\0\0\0\x03web\x07service\x06maxine\0\0\x01\0\x01";
-            loop {
-                let mut stream = open("127.0.1.7").await;
-                if stream.write_all(question).await.is_ok() && stream.read_u16().await.is_ok() {
-                    return stream;
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        };
-        let _other = tokio::time::timeout(PATIENCE, answered).await.expect("it is answered");
-        drop(held);
-        server.node.stop().await;
-    });
-}
-
 #[test]
 fn a_port_in_use_ends_the_start_with_the_setting() {
     run(async {

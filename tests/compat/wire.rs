@@ -591,52 +591,6 @@ async fn connections_of_many_addresses_do_not_keep_out_another_one() {
     assert_eq!(closed, 1, "one connection made room");
 }
 
-/// As many addresses as connections hold one each, on which nothing moves. Another address gets a connection.
-#[tokio::test(flavor = "multi_thread")]
-async fn idle_connections_of_as_many_addresses_as_places_do_not_keep_out_another_one() {
-    let server = Server::start_with(|options| {
-        options.limits.connections_max = 32;
-        options.limits.header_timeout_ms = 60_000;
-        // If trusted proxies are set, a loopback client is not treated as an operator.
-        let proxies = vec!["10.0.0.0/8".parse().unwrap()];
-        options.limits.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
-    })
-    .await;
-    let from = async |address: String| {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
-        let mut stream = socket.connect(server.addr).await.unwrap();
-        stream.write_all(b"GET /api/actuator/health HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
-        let mut head = [0; 12];
-        stream.read_exact(&mut head).await.unwrap();
-        (stream, String::from_utf8(head.to_vec()).unwrap())
-    };
-    let mut held = Vec::new();
-    for n in 1..=28 {
-        let (stream, head) = from(format!("127.0.1.{n}")).await;
-        assert_eq!(head, "HTTP/1.1 200");
-        held.push(stream);
-    }
-    assert_eq!(from("127.0.2.1".into()).await.1, "HTTP/1.1 503", "none is idle yet");
-    let other = async {
-        loop {
-            let (stream, head) = from("127.0.2.1".into()).await;
-            if head == "HTTP/1.1 200" {
-                return stream;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    let _other = tokio::time::timeout(Duration::from_secs(15), other).await.expect("it gets one");
-    let mut closed = 0;
-    for stream in &mut held {
-        let mut rest = Vec::new();
-        let ended = stream.read_to_end(&mut rest);
-        closed += usize::from(tokio::time::timeout(Duration::from_millis(50), ended).await.is_ok());
-    }
-    assert_eq!(closed, 1, "one connection made room");
-}
-
 /// Many addresses hold all connections that callers without a credential may have, with tunnels. Other addresses get a
 /// connection: the oldest tunnels of the addresses with the most are closed.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The signal that a place or slot was given to another client.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -9,9 +9,6 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::turns::now;
-
-/// A place in which nothing has moved for this time is idle.
-const IDLE: Duration = Duration::from_secs(5);
 
 /// Tells the holder of a place that another client has the place now. The holder must then end what it needs the place
 /// for. One task can wait for it.
@@ -21,16 +18,6 @@ pub struct Leave {
     kept_until: Instant,
     is_displaced: AtomicBool,
     waiting: Mutex<Option<Waker>>,
-    /// When something has moved last; `None` if the place is never idle.
-    moved: Option<Moved>,
-}
-
-/// When something has moved last.
-#[derive(Debug)]
-struct Moved {
-    begun: Instant,
-    /// In milliseconds since `begun`.
-    last_ms: AtomicU64,
 }
 
 impl Leave {
@@ -38,31 +25,7 @@ impl Leave {
     #[must_use]
     pub fn after(kept: Duration) -> Self {
         let kept_until = now() + kept;
-        let is_displaced = AtomicBool::new(false);
-        Self { kept_until, is_displaced, waiting: Mutex::new(None), moved: None }
-    }
-
-    /// A signal for the place of a connection, which its holder keeps for at least `kept`. After five seconds without a
-    /// call of [`Self::moved`] the place is idle. Then it may also be given to an address that holds none, although its
-    /// own address holds only this one.
-    #[must_use]
-    pub fn of_connection(kept: Duration) -> Self {
-        let moved = Moved { begun: now(), last_ms: AtomicU64::new(0) };
-        Self { moved: Some(moved), ..Self::after(kept) }
-    }
-
-    /// Bytes have moved on the connection.
-    pub fn moved(&self) {
-        if let Some(Moved { begun, last_ms }) = &self.moved {
-            last_ms.store(ms_since(*begun), Ordering::Relaxed);
-        }
-    }
-
-    /// For how long the place has been idle, in milliseconds; `None` if it is not idle.
-    pub(crate) fn idle_ms(&self) -> Option<u64> {
-        let Moved { begun, last_ms } = self.moved.as_ref()?;
-        let idle_ms = ms_since(*begun).saturating_sub(last_ms.load(Ordering::Relaxed));
-        (u128::from(idle_ms) >= IDLE.as_millis()).then_some(idle_ms)
+        Self { kept_until, is_displaced: AtomicBool::new(false), waiting: Mutex::new(None) }
     }
 
     /// Whether the place may be given to another client now.
@@ -104,9 +67,4 @@ impl Leave {
     pub async fn displaced(&self) {
         poll_fn(|cx| self.poll_displaced(cx)).await;
     }
-}
-
-fn ms_since(begun: Instant) -> u64 {
-    let passed = now().saturating_duration_since(begun);
-    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }

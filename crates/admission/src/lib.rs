@@ -6,9 +6,8 @@
 //!
 //! Many addresses together could take all places, and keep them. So a holder says which of its places may be displaced
 //! ([`Place::give_way`]). If an address finds no room, the oldest of these places of the address that holds the most
-//! are displaced, as long as that address holds more than the new one would. However many addresses hold places, a new
-//! one gets its share. If every address holds one connection, one in which nothing moves gives way
-//! ([`Leave::of_connection`]).
+//! are displaced, as long as that address holds more than the new one would. A new address gets its share, unless there
+//! are as many addresses as places.
 //!
 //! The places of a user count together, from whichever addresses they are taken. They give way to other users only,
 //! never to callers without a credential. The last part of the reserve is only for operators and administrators. So a
@@ -22,7 +21,6 @@ mod turns;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -36,9 +34,6 @@ pub use turns::{NodeTurns, Turn, WorkTurn, WorkTurns, build_aside};
 
 /// One in this many reserved places is for operators and administrators only.
 const OPERATORS_ONE_IN: usize = 4;
-
-/// How many places are looked at to find an idle one. The next search continues behind them.
-const LOOKED_AT_MAX: usize = 256;
 
 /// The limits for one kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,8 +121,6 @@ struct Taken {
     /// The places that may be displaced, by their payer and number. The oldest one of a payer has its lowest number.
     displaceable: BTreeMap<(Payer, u64), Displaceable>,
     next_number: u64,
-    /// The place at which the last search for an idle one ended.
-    looked_at: Option<(Payer, u64)>,
 }
 
 /// Places that may be displaced.
@@ -266,18 +259,12 @@ impl Places {
         new: usize,
     ) -> Result<(), NoPlace> {
         let mut added = self.add(taken, user, count, new);
-        if added.is_err() && self.could_displace(taken, user, count, new) {
-            let of_payer = taken.of(user.0) + count;
-            while added.is_err() && taken.displace(user.0, of_payer) {
-                added = self.add(taken, user, count, new);
-            }
+        if added.is_ok() || !self.could_displace(taken, user, count, new) {
+            return added;
         }
-        let is_first = (count, new, taken.of(user.0)) == (1, 1, 0) && !self.is_freed_by_holder;
-        if added == Err(NoPlace::Node) && is_first && taken.displace_idle(user.0) {
-            // It gets just this place, so no limit is exceeded by it.
-            *taken.by_payer.entry(user.0).or_insert(0) += 1;
-            taken.all += 1;
-            return Ok(());
+        let of_payer = taken.of(user.0) + count;
+        while added.is_err() && taken.displace(user.0, of_payer) {
+            added = self.add(taken, user, count, new);
         }
         added
     }
@@ -378,34 +365,6 @@ impl Taken {
         };
         self.all -= count;
         self.remove(payer, count);
-        true
-    }
-
-    /// Displaces a place that is idle and the only one of its payer. Returns whether it did. Of the places that are
-    /// looked at, it takes the one that has been idle for the longest time.
-    fn displace_idle(&mut self, newcomer: Payer) -> bool {
-        let behind = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = self.displaceable.range((behind, Bound::Unbounded));
-        let mut looked_at = None;
-        let mut idlest: Option<(u64, (Payer, u64))> = None;
-        for (key, place) in behind.chain(&self.displaceable).take(LOOKED_AT_MAX) {
-            looked_at = Some(*key);
-            let is_only_one = place.count == 1 && self.of(key.0) == 1;
-            if is_only_one
-                && key.0.gives_way_to(newcomer)
-                && place.leave.may_be_displaced()
-                && let Some(idle_ms) = place.leave.idle_ms()
-                && idlest.is_none_or(|(most, _)| idle_ms > most)
-            {
-                idlest = Some((idle_ms, *key));
-            }
-        }
-        self.looked_at = looked_at;
-        let Some((_, key)) = idlest else { return false };
-        let Some(displaced) = self.displaceable.remove(&key) else { return false };
-        displaced.leave.displace();
-        self.all -= displaced.count;
-        self.remove(key.0, displaced.count);
         true
     }
 

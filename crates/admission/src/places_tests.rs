@@ -198,38 +198,6 @@ fn a_place_that_was_displaced_is_returned_once_and_cannot_grow_or_be_used_again(
     assert_eq!(places.taken(), 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn as_many_addresses_as_places_do_not_keep_out_a_new_one_with_idle_connections() {
-    for attackers in [24, 200, 1_000] {
-        let max = usize::from(attackers);
-        let places = Places::fair(PlaceLimits { max, per_address_max: max / 10, reserved: 0 });
-        let take = |address| {
-            let mut place = places.take(address, CallerClass::Stranger, 1)?;
-            let leave = Arc::new(Leave::of_connection(Duration::from_secs(1)));
-            place.give_way(&leave);
-            Ok::<_, NoPlace>((place, leave))
-        };
-        let held: Vec<_> = (0..attackers).map(|n| take(attacker(n)).unwrap()).collect();
-        assert_eq!(take(ip("192.0.2.1")).unwrap_err(), NoPlace::Node, "none is idle yet");
-        tokio::time::advance(Duration::from_secs(4)).await;
-        held[1..].iter().for_each(|(_, leave)| leave.moved());
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let honest = (0..4).find_map(|_| take(ip("192.0.2.1")).ok());
-        assert!(honest.is_some(), "{attackers}");
-        assert!(held[0].1.is_displaced(), "{attackers}: in this one nothing has moved");
-        let displaced = held.iter().filter(|(_, leave)| leave.is_displaced()).count();
-        assert_eq!((displaced, places.taken()), (1, max), "{attackers}");
-        let other = (0..4).find_map(|_| take(ip("192.0.2.2")).ok());
-        assert!(other.is_none(), "{attackers}: the others are not idle");
-        tokio::time::advance(Duration::from_secs(5)).await;
-        assert!(take(ip("192.0.2.2")).is_ok(), "{attackers}");
-        drop((held, honest));
-        assert_eq!(places.taken(), 0);
-        let taken = places.taken.lock();
-        assert!(taken.by_payer.is_empty() && taken.displaceable.is_empty());
-    }
-}
-
 fn user(name: &str) -> CallerClass {
     CallerClass::of_user(name, false)
 }

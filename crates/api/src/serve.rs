@@ -126,7 +126,7 @@ pub async fn serve(
                 continue;
             }
         };
-        let leave = Arc::new(Leave::of_connection(CONNECTION_KEPT));
+        let leave = Arc::new(Leave::after(CONNECTION_KEPT));
         if let Some(place) = &mut place {
             place.give_way(&leave);
         }
@@ -171,7 +171,6 @@ pub async fn serve(
                 }
             };
             let Some(stream) = opened else { return };
-            let stream = client_stream::tell(&leave, stream);
             let upgraded = tokio::select! {
                 biased;
                 upgraded = connection::serve(&shared, answering, stream) => upgraded,

@@ -156,12 +156,11 @@ async fn accept(
                     dns.metrics.connections_refused.inc();
                     continue;
                 };
-                let leave = Arc::new(Leave::of_connection(CONNECTION_KEPT));
+                let leave = Arc::new(Leave::after(CONNECTION_KEPT));
                 place.give_way(&leave);
                 let (dns, stop, rate) = (Arc::clone(&dns), stop.clone(), Arc::clone(&rate));
                 tasks.spawn(async move {
-                    let client = (from.ip(), &*rate);
-                    let connection = Connection::new(&dns, stream, client, (place, &*leave));
+                    let connection = Connection::new(&dns, stream, (from.ip(), &rate), place);
                     let ended = tokio::select! {
                         biased;
                         ended = connection.serve(&stop) => ended,
@@ -190,7 +189,6 @@ struct Connection<'a> {
     /// The address of the client, and the rate of questions over TCP.
     from: (IpAddr, &'a Mutex<RateLimit>),
     _place: Place,
-    leave: &'a Leave,
 }
 
 impl<'a> Connection<'a> {
@@ -198,11 +196,11 @@ impl<'a> Connection<'a> {
         dns: &'a Dns,
         stream: TcpStream,
         from: (IpAddr, &'a Mutex<RateLimit>),
-        (place, leave): (Place, &'a Leave),
+        place: Place,
     ) -> Self {
         dns.metrics.connections.inc();
         let stream = BufReader::with_capacity(512, stream);
-        Self { dns, stream, from, _place: place, leave }
+        Self { dns, stream, from, _place: place }
     }
 
     /// Answers one question after the other.
@@ -214,7 +212,6 @@ impl<'a> Connection<'a> {
             stop.run_until_cancelled(timeout(limit, self.read(&mut question))).await
         {
             read??;
-            self.leave.moved();
             self.take_turn().await;
             out.clear();
             out.extend_from_slice(&[0; 2]);
