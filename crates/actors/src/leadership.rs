@@ -162,7 +162,7 @@ impl LeadershipActor {
         });
     }
 
-    /// For how long there was no leader, as far as this node knows, in milliseconds.
+    /// The time without a leader that this node knows of, in milliseconds.
     fn gap_ms(&self, former: &FormerLeader) -> Option<u64> {
         former.lost_for_ms.max(self.store.leader_silence_ms(&former.name))
     }

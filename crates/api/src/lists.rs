@@ -136,8 +136,8 @@ impl Lists {
 
 impl Listing {
     /// Answers with a list without secrets, as JSON. A long one is compressed if the client accepts that, which is a
-    /// part of the turn. A list with secrets must not be compressed: who can register instances, and sees the length of
-    /// what others read, could guess the secrets in the same answer.
+    /// part of the turn. A list with secrets must not be compressed. Otherwise an attacker who registers instances and
+    /// sees how long the answers to others are could guess the secrets in them.
     pub(super) fn json_without_secrets(self, list: &impl Serialize) -> Response<Body> {
         let response = codings::json(list, self.gzip);
         self.answer(response)

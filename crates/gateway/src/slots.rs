@@ -9,8 +9,8 @@
 //!
 //! Many clients together can still hold all slots with slow requests. So a client without a slot asks for one: the
 //! oldest request of the client that holds the most must end, if that client holds more than the new one would. A
-//! request is left alone for a while, so that only slow requests end early. In the same way a new client gets a
-//! position in the queue. Users give way to other users only.
+//! request is kept for some time in any case, so that only slow requests end early. The positions in the queue follow
+//! the same rule. The requests of a user end early only for those of another user.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;

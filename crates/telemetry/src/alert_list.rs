@@ -28,8 +28,8 @@ const RESOLVED_AGAIN_MS: u64 = 60_000;
 const RETRY_MS: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 60_000;
 
-/// Pause before a delivery to a receiver of alerts or of audit records is repeated, in milliseconds. `failures` is the
-/// number of failed deliveries before the last one.
+/// The pause after a failed delivery to a receiver of alerts or of audit records, in milliseconds. `failures` is how many
+/// deliveries had failed in a row before this one; 0 after the first failure.
 pub(crate) fn retry_pause_ms(failures: u32) -> u64 {
     (RETRY_MS << failures.min(6)).min(RETRY_MS_MAX)
 }

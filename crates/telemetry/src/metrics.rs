@@ -455,7 +455,7 @@ impl Metrics {
         }
     }
 
-    /// What counts the exported lines of the log.
+    /// The counters of log lines that were exported, refused or lost.
     pub(super) fn otlp_log_counters(&self) -> DeliveryCounters {
         let of = |result| self.otlp_log_lines.with_label_values(&[result]);
         DeliveryCounters {

@@ -42,7 +42,7 @@ pub(super) struct ServiceSeries {
 }
 
 impl ServiceSeries {
-    /// Sets the maximum number of services with series of their own; 0 for no series at all.
+    /// Sets for how many services there are series. With 0, there are none.
     pub(super) fn limit(&self, services_max: usize) {
         self.services_max.store(services_max, Ordering::Relaxed);
     }

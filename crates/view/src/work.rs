@@ -83,8 +83,9 @@ pub struct Work {
     pub ended_us: u64,
     /// The trace parent of the request that asked for it; `None` if no request did.
     pub asked_by: Option<Box<str>>,
-    /// When this node began to apply the entry that it led to, and when the result was published. `None` if it led to
-    /// none, or if the times are not known any more.
+    /// The work may have written an entry to the log. These are the times at which this node began to apply that entry,
+    /// and published its result, in microseconds on the monotonic clock. `None` without an entry, or if the times are
+    /// no longer known.
     pub applied_us: Option<(u64, u64)>,
     /// The outcome.
     pub outcome: WorkOutcome,

@@ -196,7 +196,7 @@ impl Registrar {
         }
     }
 
-    /// Sends the heartbeats of instances together, and registers again what the cluster has lost.
+    /// Sends one batch of heartbeats. Instances that the cluster does not have any more are registered again.
     async fn beat_once(&self, batch: &[Arc<Entry>]) -> Result<(), Error> {
         let namespace = &self.nodes.options().namespace;
         let item = |entry: &Arc<Entry>| {

@@ -108,7 +108,7 @@ keep = 14
         )
     }
 
-    /// The members of a new cluster, as a setting.
+    /// The line of the settings file that names the members of a new cluster. For a node that joins, a comment.
     fn members(&self) -> String {
         if !self.is_new {
             return "# The node waits until 'maxine cluster add' adds it, and learns the other members then.\n".into();

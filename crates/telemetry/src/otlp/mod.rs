@@ -5,8 +5,8 @@
 //! makes spans of the waiting requests and sends them. While the receiver does not answer, the oldest of them make room
 //! and are counted. Nothing here makes a request wait.
 //!
-//! Work that the view passes to [`Exporter::offer_work`] goes the same way: elections, snapshots, expiry, verdicts on
-//! health, and backups. Each is a trace of its own, with a link to the trace that explains it.
+//! Elections, snapshots, expiry, verdicts on health, and backups wait in the same queue. The view passes them to
+//! [`Exporter::offer_work`]. Each is a trace of its own, with a link to the trace that explains it.
 //!
 //! A request is judged when it has ended, so no decision at its start can miss a failure. The spans of other
 //! services in such a trace exist only if those services export them.
