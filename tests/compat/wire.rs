@@ -579,7 +579,6 @@ async fn connections_of_many_addresses_do_not_keep_out_another_one() {
         assert_eq!(head, "HTTP/1.1 200");
         held.push(stream);
     }
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
     let (_other, head) = from("127.0.2.1".into()).await;
     assert_eq!(head, "HTTP/1.1 200", "an address that had no connection");
     let mut closed = 0;
@@ -589,6 +588,51 @@ async fn connections_of_many_addresses_do_not_keep_out_another_one() {
         closed += usize::from(tokio::time::timeout(Duration::from_millis(50), ended).await.is_ok());
     }
     assert_eq!(closed, 1, "one connection made room");
+}
+
+/// Connections that were accepted without a credential give way to other addresses. One that has shown a credential
+/// since does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_has_shown_a_credential_does_not_give_way_to_strangers() {
+    let server = Server::start_with(|options| {
+        options.limits.connections_max = 32;
+        // If trusted proxies are set, a loopback client is not treated as an operator.
+        let proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        options.limits.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
+    })
+    .await;
+    let token = server.admin().await;
+    let ask = async |stream: &mut tokio::net::TcpStream, credential: &str| {
+        let request = format!("GET /api/v1/me HTTP/1.1\r\nhost: h\r\n{credential}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4_096];
+        let len = stream.read(&mut answer).await.unwrap_or(0);
+        answer.truncate(len);
+        String::from_utf8(answer).unwrap()
+    };
+    let from = async |last: u8| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 1, last], 0).into()).unwrap();
+        socket.connect(server.addr).await.unwrap()
+    };
+    let known = format!("authorization: Bearer {token}\r\n");
+    let mut shown = [from(1).await, from(1).await];
+    for stream in &mut shown {
+        assert!(ask(stream, "").await.starts_with("HTTP/1.1 "), "without a credential");
+        assert!(ask(stream, &known).await.starts_with("HTTP/1.1 200 "));
+    }
+    let mut strangers = Vec::new();
+    for n in 0..80 {
+        let mut stream = from(2 + n % 40).await;
+        let answer = ask(&mut stream, "").await;
+        strangers.push((stream, answer));
+    }
+    let refused = strangers.iter().filter(|(_, answer)| !answer.starts_with("HTTP/1.1 401 "));
+    assert!(refused.count() > 40, "strangers have no more than their part");
+    for stream in &mut shown {
+        let answer = ask(stream, &known).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+    }
 }
 
 /// Many addresses hold all connections that callers without a credential may have, with tunnels. Other addresses get a

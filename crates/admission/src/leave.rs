@@ -14,8 +14,11 @@ use super::turns::now;
 /// for. One task can wait for it.
 #[derive(Debug)]
 pub struct Leave {
-    /// Before this time, the place is not given to another client.
-    kept_until: Instant,
+    began: Instant,
+    /// For this period, the place is not given to another client.
+    kept: Duration,
+    /// Whether the place is kept only while its holder has no more than an even share of the places.
+    within_share: bool,
     is_displaced: AtomicBool,
     waiting: Mutex<Option<Waker>>,
 }
@@ -24,14 +27,29 @@ impl Leave {
     /// A signal for a place that its holder keeps for at least `kept`.
     #[must_use]
     pub fn after(kept: Duration) -> Self {
-        let kept_until = now() + kept;
-        Self { kept_until, is_displaced: AtomicBool::new(false), waiting: Mutex::new(None) }
+        let is_displaced = AtomicBool::new(false);
+        let waiting = Mutex::new(None);
+        Self { began: now(), kept, within_share: false, is_displaced, waiting }
     }
 
-    /// Whether the place may be given to another client now.
+    /// Like [`Self::after`], but an address or user that holds more than an even share of all places does not keep
+    /// the place. So nobody keeps more than that by giving places back and taking them again.
     #[must_use]
-    pub fn may_be_displaced(&self) -> bool {
-        now() >= self.kept_until
+    pub fn after_within_share(kept: Duration) -> Self {
+        Self { within_share: true, ..Self::after(kept) }
+    }
+
+    /// Whether the place may be given to another client now. `exceeds_share` says whether the address or user that
+    /// holds it has more than an even share of the places.
+    #[must_use]
+    pub fn may_be_displaced(&self, exceeds_share: bool) -> bool {
+        (exceeds_share && self.within_share) || self.age() >= self.kept
+    }
+
+    /// How long the holder has had the place.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        now().duration_since(self.began)
     }
 
     /// Whether another client has the place.

@@ -123,6 +123,16 @@ struct Taken {
     next_number: u64,
 }
 
+/// For whom places are displaced.
+#[derive(Clone, Copy, Debug)]
+struct Newcomer {
+    payer: Payer,
+    /// How many places the payer will hold.
+    of_payer: usize,
+    /// How many places each payer would hold if all held the same number.
+    even_share: usize,
+}
+
 /// Places that may be displaced.
 #[derive(Debug)]
 struct Displaceable {
@@ -244,10 +254,12 @@ impl Places {
     /// Asks the oldest holder of the address or user that holds the most to leave, if that one holds more than this
     /// caller would with one more place. Returns whether it asked one. Only for places that are freed by their holder.
     pub fn displace_for(&self, address: IpAddr, caller_class: CallerClass) -> bool {
-        let newcomer = caller_class.payer(address);
+        let payer = caller_class.payer(address);
         let mut taken = self.taken.lock();
-        let of_newcomer = taken.of(newcomer);
-        taken.remove_oldest_of_most(newcomer, of_newcomer + 1).is_some()
+        let of_payer = taken.of(payer) + 1;
+        let newcomer =
+            Newcomer { payer, of_payer, even_share: self.even_share(&taken, caller_class) };
+        taken.remove_oldest_of_most(newcomer).is_some()
     }
 
     /// Like [`Self::add`]. If there is no room, places of addresses and users that hold more are displaced.
@@ -262,8 +274,11 @@ impl Places {
         if added.is_ok() || !self.could_displace(taken, user, count, new) {
             return added;
         }
-        let of_payer = taken.of(user.0) + count;
-        while added.is_err() && taken.displace(user.0, of_payer) {
+        let (payer, caller_class) = user;
+        let of_payer = taken.of(payer) + count;
+        let newcomer =
+            Newcomer { payer, of_payer, even_share: self.even_share(taken, caller_class) };
+        while added.is_err() && taken.displace(newcomer) {
             added = self.add(taken, user, count, new);
         }
         added
@@ -293,9 +308,11 @@ impl Places {
             let of_others = (taken.all - taken.unused).saturating_sub(of_payer);
             missing = missing.max((of_others + needed).saturating_sub(max));
         }
+        let even_share = self.even_share(taken, caller_class);
+        let newcomer = Newcomer { payer, of_payer: wanted, even_share };
         let mut free = 0;
         for (other, held) in &taken.by_payer {
-            if *held > wanted && taken.oldest_for(payer, *other).is_some() {
+            if taken.oldest_for(newcomer, *other, *held).is_some() {
                 free += held - wanted;
             }
             if free >= missing {
@@ -326,6 +343,11 @@ impl Places {
         Ok(())
     }
 
+    /// The places of each address and user, if those that hold some and one of this class shared all equally.
+    fn even_share(&self, taken: &Taken, caller_class: CallerClass) -> usize {
+        self.max_for(caller_class) / (taken.by_payer.len() + 1)
+    }
+
     /// The places of the node that these callers may use.
     fn max_for(&self, caller_class: CallerClass) -> usize {
         let PlaceLimits { max, reserved, .. } = self.limits;
@@ -347,20 +369,20 @@ impl Taken {
         self.by_payer.get(&payer).copied().unwrap_or(0)
     }
 
-    /// The oldest place of a payer, if it may be displaced now for this newcomer.
-    fn oldest_for(&self, newcomer: Payer, payer: Payer) -> Option<u64> {
-        if !payer.gives_way_to(newcomer) {
+    /// The oldest place of a payer that holds so many, if it may be displaced now for this newcomer.
+    fn oldest_for(&self, newcomer: Newcomer, payer: Payer, held: usize) -> Option<u64> {
+        if held <= newcomer.of_payer || !payer.gives_way_to(newcomer.payer) {
             return None;
         }
         let mut places = self.displaceable.range((payer, 0)..=(payer, u64::MAX));
         let ((_, number), oldest) = places.next()?;
-        oldest.leave.may_be_displaced().then_some(*number)
+        oldest.leave.may_be_displaced(held > newcomer.even_share).then_some(*number)
     }
 
-    /// Displaces the oldest place of the payer that holds the most, if it holds more than `of_newcomer`. Returns
+    /// Displaces the oldest place of the payer that holds the most, if it holds more than the newcomer would. Returns
     /// whether it did.
-    fn displace(&mut self, newcomer: Payer, of_newcomer: usize) -> bool {
-        let Some((payer, count)) = self.remove_oldest_of_most(newcomer, of_newcomer) else {
+    fn displace(&mut self, newcomer: Newcomer) -> bool {
+        let Some((payer, count)) = self.remove_oldest_of_most(newcomer) else {
             return false;
         };
         self.all -= count;
@@ -369,16 +391,11 @@ impl Taken {
     }
 
     /// Tells the holder of this place to leave. Returns the payer and the number of places, which are still counted.
-    fn remove_oldest_of_most(
-        &mut self,
-        newcomer: Payer,
-        of_newcomer: usize,
-    ) -> Option<(Payer, usize)> {
+    fn remove_oldest_of_most(&mut self, newcomer: Newcomer) -> Option<(Payer, usize)> {
         let mut most: Option<(usize, Payer, u64)> = None;
         for (payer, held) in &self.by_payer {
-            let at_least = most.map_or(of_newcomer, |(most, ..)| most);
-            if *held > at_least
-                && let Some(number) = self.oldest_for(newcomer, *payer)
+            if most.is_none_or(|(most, ..)| *held > most)
+                && let Some(number) = self.oldest_for(newcomer, *payer, *held)
             {
                 most = Some((*held, *payer, number));
             }
@@ -472,6 +489,35 @@ impl Place {
         taken.unused -= self.count;
         self.user = Some(user);
         Ok(())
+    }
+
+    /// Lets the places count for another user from now on. If it may not have them, or if they were displaced, nothing
+    /// changes.
+    pub fn move_to(&mut self, address: IpAddr, caller_class: CallerClass) {
+        let Some((payer, _)) = self.user else { return };
+        let user = (caller_class.payer(address), caller_class);
+        let mut taken = self.places.taken.lock();
+        let displaceable = self.number.map(|number| taken.displaceable.remove(&(payer, number)));
+        if matches!(displaceable, Some(None)) {
+            // They were displaced.
+            return;
+        }
+        taken.remove(payer, self.count);
+        taken.unused += self.count;
+        let moved = self.places.add_or_displace(&mut taken, user, self.count, 0);
+        taken.unused -= self.count;
+        if moved.is_ok() {
+            self.user = Some(user);
+        } else {
+            *taken.by_payer.entry(payer).or_insert(0) += self.count;
+        }
+        let Some((payer, caller_class)) = self.user else { return };
+        match (self.number, displaceable.flatten()) {
+            (Some(number), Some(place)) if caller_class.gives_way() => {
+                taken.displaceable.insert((payer, number), place);
+            }
+            _ => self.number = None,
+        }
     }
 
     /// Takes or returns places until `count` are held. If it cannot take more, it keeps those that it has.

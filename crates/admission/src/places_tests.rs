@@ -294,6 +294,71 @@ async fn a_place_is_kept_for_the_time_of_its_holder_and_those_of_the_known_for_g
     assert_eq!(another.unwrap_err(), NoPlace::Node, "the known give no place");
 }
 
+/// Each address renews its places so often that all of them are young.
+#[tokio::test(start_paused = true)]
+async fn places_that_are_renewed_all_the_time_do_not_keep_out_a_new_address() {
+    for attackers in [24, 48, 200] {
+        let limits = PlaceLimits { max: 800, per_address_max: 400, reserved: 160 };
+        let places = Places::fair(limits);
+        let young = |address| {
+            let mut place = places.take(address, CallerClass::Stranger, 1).ok()?;
+            let leave = Arc::new(Leave::after_within_share(Duration::from_secs(1)));
+            place.give_way(&leave);
+            Some((place, leave))
+        };
+        let fill = || -> Vec<(Place, Arc<Leave>)> {
+            let of = |n| std::iter::from_fn(move || Some(n)).map(attacker).map_while(young);
+            (0..attackers).flat_map(of).collect()
+        };
+        let mut held = fill();
+        let mut honest = Vec::new();
+        for _ in 0..3 {
+            let place = young(ip("192.0.2.1"));
+            honest.push(place.unwrap_or_else(|| panic!("{attackers}: it gets its share")));
+            tokio::time::advance(Duration::from_millis(250)).await;
+            held.retain(|(_, leave)| !leave.is_displaced());
+            held.extend(fill());
+        }
+        let is_kept = honest.iter().all(|(_, leave)| !leave.is_displaced());
+        assert!(is_kept, "{attackers}: it holds no more than an even share");
+        drop((held, honest));
+        assert_eq!(places.taken(), 0);
+    }
+}
+
+#[test]
+fn a_place_counts_for_the_user_that_shows_a_credential_and_gives_way_to_users_only() {
+    let places = Places::new(PlaceLimits { max: 8, per_address_max: 8, reserved: 4 });
+    let mut held = fill(&places, attacker(1), 1);
+    assert_eq!(held.len(), 4);
+    for (place, _) in &mut held[..2] {
+        place.move_to(attacker(1), user("viewer"));
+    }
+    held[2].0.move_to(attacker(1), CallerClass::Known);
+    assert_eq!((places.taken_by(attacker(1)), places.taken(), places.unused()), (2, 4, 0));
+    let stranger = || places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
+    let displaced =
+        || -> Vec<bool> { held.iter().map(|(_, leave)| leave.is_displaced()).collect() };
+    let _one = stranger().unwrap();
+    assert_eq!(displaced(), [false, false, false, true]);
+    assert_eq!(stranger().map(drop), Err(NoPlace::Node));
+    let _admin = places.take(ip("192.0.2.1"), admin(), 3).unwrap();
+    let other = places.take(ip("192.0.2.1"), user("other"), 1);
+    assert!(other.is_ok(), "{other:?}");
+    assert_eq!(displaced(), [true, false, false, true]);
+    drop((other, held));
+    assert_eq!((places.taken(), places.unused()), (4, 0));
+
+    let places = Places::new(PlaceLimits { max: 4, per_address_max: 1, reserved: 2 });
+    let mut first = places.take(attacker(1), CallerClass::Stranger, 1).unwrap();
+    let mut second = places.take(attacker(2), CallerClass::Stranger, 1).unwrap();
+    first.move_to(attacker(1), user("viewer"));
+    second.move_to(attacker(2), user("viewer"));
+    assert_eq!(places.taken_by(attacker(2)), 1, "the user has its limit");
+    drop((first, second));
+    assert_eq!(places.taken(), 0);
+}
+
 #[test]
 fn ipv6_counts_by_the_network_that_one_subscriber_has() {
     let places = Places::new(PlaceLimits { max: 10, per_address_max: 1, reserved: 0 });

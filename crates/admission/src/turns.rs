@@ -7,6 +7,7 @@
 //! turn does not hold up the other tasks of its thread, if [`build_aside`] polls it.
 
 use std::cell::Cell;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::pin::pin;
@@ -36,7 +37,8 @@ const OF_NEW_PAYER: f64 = 0.25;
 const OF_LATEST: f64 = 0.125;
 /// A payer that has used less than this may be forgotten, in seconds.
 const FORGOTTEN_S: f64 = 0.001;
-/// With this many payers, those that have used little are forgotten.
+/// With this many payers, those that have used little are forgotten. If many of them are still needed, this happens
+/// again when there are twice as many.
 const PAYERS_MAX: usize = 1_024;
 
 thread_local! {
@@ -149,8 +151,6 @@ impl WorkTurns {
 pub(super) struct Turns {
     /// Maximum number of turns at the same time, with those that wait for a builder.
     max: usize,
-    /// Maximum number of those for one payer.
-    of_payer_max: usize,
     queue: Mutex<Queue>,
     /// The threads that build answers; `None` if those who have a turn only wait.
     builders: Option<Builders>,
@@ -158,12 +158,21 @@ pub(super) struct Turns {
 
 #[derive(Debug)]
 struct Queue {
+    /// Maximum number of turns of one payer at the same time.
+    of_payer_max: usize,
     begun: Instant,
     /// How many turns are taken.
     taken: usize,
     /// How many turns were given.
     given: u64,
     payers: HashMap<Payer, Usage>,
+    /// With this many payers, those that have used little are forgotten.
+    payers_max: usize,
+    /// The payers of which a request may get a turn now, by their rank and the number of the request that waits
+    /// longest.
+    by_rank: BTreeSet<(Rank, u64)>,
+    /// The same requests, in the order in which they came.
+    by_number: BTreeSet<u64>,
     /// How long a turn takes, in seconds: the mean of the turns, in which the latest count most.
     mean_s: f64,
     /// The requests that wait, by the number that says in which order they came.
@@ -179,9 +188,41 @@ struct Usage {
     /// How long its turns took, for comparisons: the base-2 logarithm of the seconds, plus the half-lives from the
     /// beginning of the queue until then. Old turns count less and less. All payers lose the same share in the same
     /// time, so their order stays.
-    rank: f64,
+    rank: Rank,
     /// The numbers of its requests that wait.
     numbers: BTreeSet<u64>,
+}
+
+/// How much a payer has used, in an order.
+#[derive(Clone, Copy, Debug)]
+struct Rank(f64);
+
+impl PartialEq for Rank {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Rank {}
+
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Rank {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl Usage {
+    /// The request that may get a turn now, if there is one.
+    fn ready(&self, of_payer_max: usize) -> Option<(Rank, u64)> {
+        let number = self.numbers.first().filter(|_| self.taken < of_payer_max)?;
+        Some((self.rank, *number))
+    }
 }
 
 #[derive(Debug)]
@@ -202,7 +243,7 @@ struct BuildersState {
     /// How many threads may begin now.
     free: usize,
     /// The turns that wait for a builder: the rank of the payer, and the number of the turn.
-    waiting: Vec<(f64, u64)>,
+    waiting: Vec<(Rank, u64)>,
 }
 
 /// A turn, which ends when this is dropped. Code that builds an answer must not wait for anything else meanwhile.
@@ -212,7 +253,7 @@ pub struct Turn {
     payer: Payer,
     begun: Instant,
     /// The rank of the payer when the turn was given, and the number of the turn.
-    order: (f64, u64),
+    order: (Rank, u64),
     /// Whether it takes one of the builders.
     builds: bool,
 }
@@ -224,12 +265,16 @@ struct Queued<'a> {
 }
 
 impl Queue {
-    fn new() -> Self {
+    fn new(of_payer_max: usize) -> Self {
         Self {
+            of_payer_max,
             begun: now(),
             taken: 0,
             given: 0,
             payers: HashMap::new(),
+            payers_max: PAYERS_MAX,
+            by_rank: BTreeSet::new(),
+            by_number: BTreeSet::new(),
             mean_s: 0.0,
             waiting: BTreeMap::new(),
             next_number: 0,
@@ -241,45 +286,60 @@ impl Queue {
         now.saturating_duration_since(self.begun).as_secs_f64() / HALF_LIFE.as_secs_f64()
     }
 
-    fn usage(&mut self, payer: &Payer, now: Instant) -> &mut Usage {
-        if self.payers.len() >= PAYERS_MAX && !self.payers.contains_key(payer) {
-            let least = FORGOTTEN_S.log2() + self.half_lives(now);
+    /// Changes what a payer uses.
+    fn change<T>(
+        &mut self,
+        payer: &Payer,
+        now: Instant,
+        change: impl FnOnce(&mut Usage) -> T,
+    ) -> T {
+        if self.payers.len() >= self.payers_max && !self.payers.contains_key(payer) {
+            let least = Rank(FORGOTTEN_S.log2() + self.half_lives(now));
             self.payers.retain(|_, usage| {
                 usage.taken > 0 || !usage.numbers.is_empty() || usage.rank > least
             });
+            self.payers_max = PAYERS_MAX.max(2 * self.payers.len());
         }
-        let rank = (self.mean_s * OF_NEW_PAYER).log2() + self.half_lives(now);
+        let rank = Rank((self.mean_s * OF_NEW_PAYER).log2() + self.half_lives(now));
         let unused = Usage { taken: 0, rank, numbers: BTreeSet::new() };
-        self.payers.entry(*payer).or_insert(unused)
+        let usage = self.payers.entry(*payer).or_insert(unused);
+        let before = usage.ready(self.of_payer_max);
+        let changed = change(usage);
+        let after = usage.ready(self.of_payer_max);
+        if before != after {
+            if let Some(ready) = before {
+                self.by_rank.remove(&ready);
+                self.by_number.remove(&ready.1);
+            }
+            if let Some(ready) = after {
+                self.by_rank.insert(ready);
+                self.by_number.insert(ready.1);
+            }
+        }
+        changed
     }
 
     fn join(&mut self, payer: Payer, turn: oneshot::Sender<Turn>) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        self.usage(&payer, now()).numbers.insert(number);
+        self.change(&payer, now(), |usage| usage.numbers.insert(number));
         self.waiting.insert(number, Waiting { payer, turn });
         number
     }
 
     fn leave(&mut self, number: u64) -> Option<Waiting> {
         let waiting = self.waiting.remove(&number)?;
-        if let Some(usage) = self.payers.get_mut(&waiting.payer) {
-            usage.numbers.remove(&number);
-        }
+        self.change(&waiting.payer, now(), |usage| usage.numbers.remove(&number));
         Some(waiting)
     }
 
     /// The request that gets the next turn.
-    fn next(&mut self, of_payer_max: usize) -> Option<Waiting> {
-        let of_payers = self.payers.values();
-        let free = of_payers.filter(|usage| usage.taken < of_payer_max);
-        let first = free.filter_map(|usage| Some((usage.rank, *usage.numbers.first()?)));
-        let next = if self.given.is_multiple_of(2) {
-            first.min_by(|(a, m), (b, n)| a.total_cmp(b).then(m.cmp(n)))
+    fn next(&mut self) -> Option<Waiting> {
+        let number = if self.given.is_multiple_of(2) {
+            self.by_rank.first()?.1
         } else {
-            first.min_by_key(|(_, number)| *number)
+            *self.by_number.first()?
         };
-        let (_, number) = next?;
         self.leave(number)
     }
 }
@@ -292,12 +352,11 @@ impl Builders {
 
     /// Waits for a builder. A free one takes the turn of the payer with the lowest rank, so that an answer which takes
     /// little time does not wait for all the turns that were given before. Blocks.
-    fn take(&self, order: (f64, u64)) {
+    fn take(&self, order: (Rank, u64)) {
         let mut state = self.state.lock();
         state.waiting.push(order);
         self.freed.wait_while(&mut state, |state| {
-            let first = state.waiting.iter().min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            state.free == 0 || first != Some(&order)
+            state.free == 0 || state.waiting.iter().min() != Some(&order)
         });
         state.free -= 1;
         state.waiting.retain(|one| *one != order);
@@ -327,7 +386,7 @@ impl Turns {
     }
 
     fn with(max: usize, of_payer_max: usize, builders: Option<Builders>) -> Self {
-        Self { max, of_payer_max, queue: Mutex::new(Queue::new()), builders }
+        Self { max, queue: Mutex::new(Queue::new(of_payer_max)), builders }
     }
 
     async fn take(self: &Arc<Self>, payer: Payer) -> Option<Turn> {
@@ -375,14 +434,16 @@ impl Turns {
     fn give(self: &Arc<Self>) {
         let mut queue = self.queue.lock();
         while queue.taken < self.max {
-            let Some(next) = queue.next(self.of_payer_max) else { return };
+            let Some(next) = queue.next() else { return };
             let begun = now();
             let number = queue.given;
             queue.taken += 1;
             queue.given += 1;
-            let usage = queue.usage(&next.payer, begun);
-            usage.taken += 1;
-            let order = (usage.rank, number);
+            let rank = queue.change(&next.payer, begun, |usage| {
+                usage.taken += 1;
+                usage.rank
+            });
+            let order = (rank, number);
             let turns = Arc::clone(self);
             let turn = Turn { turns, payer: next.payer, begun, order, builds: false };
             if let Err(turn) = next.turn.send(turn) {
@@ -412,9 +473,10 @@ impl Drop for Turn {
         let passed = queue.half_lives(ended);
         let took = ended.duration_since(self.begun).max(LEAST).as_secs_f64();
         queue.mean_s += (took - queue.mean_s) * OF_LATEST;
-        let usage = queue.usage(&self.payer, ended);
-        usage.taken -= 1;
-        usage.rank = ((usage.rank - passed).exp2() + took).log2() + passed;
+        queue.change(&self.payer, ended, |usage| {
+            usage.taken -= 1;
+            usage.rank = Rank(((usage.rank.0 - passed).exp2() + took).log2() + passed);
+        });
         drop(queue);
         self.turns.give();
     }
@@ -593,9 +655,9 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn a_free_builder_takes_the_turn_of_the_payer_that_used_least() {
         let builders = Arc::new(Builders::new(1));
-        builders.take((0.0, 0));
+        builders.take((Rank(0.0), 0));
         let order = Arc::new(Mutex::new(Vec::new()));
-        let threads: Vec<_> = [(5.0, 1), (4.0, 2), (-9.0, 3)]
+        let threads: Vec<_> = [(Rank(5.0), 1), (Rank(4.0), 2), (Rank(-9.0), 3)]
             .into_iter()
             .map(|turn| {
                 let (builders, order) = (Arc::clone(&builders), Arc::clone(&order));

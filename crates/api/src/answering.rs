@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::Front;
+use super::connection_place::ConnectionPlace;
 use super::credential_check::CredentialCheck;
 use super::front::Begun;
 use super::middleware::leave_out_body;
@@ -27,6 +28,8 @@ pub(super) struct Answering {
     pub(super) proxies: TrustedProxies,
     pub(super) bounds: Bounds,
     pub(super) credential_check: Option<CredentialCheck>,
+    /// The place of a stranger's connection.
+    pub(super) place: Option<Arc<ConnectionPlace>>,
     /// The waiting bytes of the listener's answers.
     pub(super) unsent: UnsentBytes,
 }
@@ -47,10 +50,13 @@ impl Answering {
     /// The answer to a request that is refused before it is handled.
     pub(super) fn refusal<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
         let refusal = well_formed::refusal(request, self.bounds);
+        let is_https = || self.proxies.resolve(self.peer, request.headers()).is_https;
+        if let Some(place) = self.place.as_ref().filter(|_| refusal.is_none()) {
+            place.request(|| self.front.user_class(request, is_https()));
+        }
         let mut refusal = refusal.or_else(|| {
             let check = self.credential_check.as_ref()?;
-            let is_https = self.proxies.resolve(self.peer, request.headers()).is_https;
-            check.refusal(&self.front, request, is_https)
+            check.refusal(&self.front, request, is_https())
         })?;
         if request.method() == Method::HEAD {
             leave_out_body(&mut refusal);

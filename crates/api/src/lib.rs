@@ -15,6 +15,7 @@ mod codings;
 mod compat;
 pub mod compat_error;
 mod connection;
+mod connection_place;
 mod credential_check;
 pub mod face;
 mod fast_path;

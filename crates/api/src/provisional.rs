@@ -4,6 +4,7 @@
 //! address of the new one. If no address has more waiting connections than this address, the oldest one of this address
 //! is displaced. Otherwise the oldest one of the addresses with the most is displaced. So an address that floods the
 //! node displaces its own connections, and a caller from another address keeps its place while it sends its request.
+//! If no address has more than one, a connection is kept for a short time, and new ones are refused meanwhile.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -13,8 +14,11 @@ use std::time::Duration;
 use maxine_admission::{CallerClass, Leave, NoPlace, Place, PlaceLimits, Places, site_of};
 use parking_lot::Mutex;
 
-/// How long a connection is kept, even if an address or user that has fewer connections needs its place.
+/// How long a connection of an address or user that holds no more than an even share of the places is kept.
 pub(super) const CONNECTION_KEPT: Duration = Duration::from_secs(1);
+/// How long the only waiting connection of an address is kept. Otherwise, a flood from more addresses than there are
+/// places would displace each connection before it can send its request.
+const ONLY_ONE_KEPT: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
 struct Waiter {
@@ -60,6 +64,8 @@ impl Waiting {
             false => has_most(waiter.network),
         };
         let at = self.waiters.iter().position(gives_way);
+        let is_old = |waiter: &Waiter| waiter.leave.age() >= ONLY_ONE_KEPT;
+        let at = at.filter(|at| floods || most > 1 || is_old(&self.waiters[*at]));
         let Some(displaced) = at.and_then(|at| self.remove(at)) else { return false };
         displaced.leave.displace();
         true
@@ -94,13 +100,17 @@ impl ProvisionalConnections {
         address: IpAddr,
     ) -> Result<ProvisionalConnection, NoPlace> {
         let network = site_of(address);
-        let leave = Arc::new(Leave::after(CONNECTION_KEPT));
+        let leave = Arc::new(Leave::after_within_share(CONNECTION_KEPT));
         let mut waiting = self.waiting.lock();
         // They leave some places for operators on this machine.
         let PlaceLimits { max, reserved, .. } = self.connections.limits();
         let is_full = self.connections.taken() >= max - (reserved / 8).min(max);
-        if is_full || waiting.waiters.len() >= self.max {
-            waiting.displace(network);
+        if (is_full || waiting.waiters.len() >= self.max)
+            && !waiting.displace(network)
+            && !waiting.waiters.is_empty()
+        {
+            // None of them has had its time.
+            return Err(NoPlace::Node);
         }
         let take = || self.connections.take(address, CallerClass::Known, 1);
         let place = match take() {
@@ -191,6 +201,30 @@ mod tests {
         assert_eq!(provisional.enter(ip(5)).map(drop), Ok(()), "one of the provisional gives way");
         drop((flood, operator, next, more, _another, settled));
         assert_eq!(connections.taken(), 0);
+    }
+
+    /// A flood comes from more addresses than there are places. A connection that has a place keeps it long enough to
+    /// send a request.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_has_time_for_its_request_while_each_address_has_one() {
+        let connections =
+            Places::new(PlaceLimits { max: 106, per_address_max: 106, reserved: 106 });
+        let provisional = ProvisionalConnections::new(Arc::clone(&connections), 93);
+        let enter =
+            |n: u16| provisional.enter([10, 1, n.to_be_bytes()[0], n.to_be_bytes()[1]].into());
+        let administrator = enter(1_000).unwrap();
+        let mut flood: Vec<ProvisionalConnection> = Vec::new();
+        for n in 0..20 {
+            flood.extend((0..300).filter_map(|of| enter(300 * (n % 3) + of).ok()));
+            if n == 9 {
+                assert!(!is_displaced(&administrator));
+                let settled = administrator.settle(CallerClass::of_user("admin", true));
+                assert!(matches!(settled, Ok(Some(_))), "{settled:?}");
+                drop(settled);
+            }
+            tokio::time::advance(Duration::from_millis(25)).await;
+        }
+        assert_eq!(flood.iter().filter(|one| !is_displaced(one)).count(), 93);
     }
 
     /// Even if many addresses reconnect at once, each displaces its own connections, as long as there are more places

@@ -23,6 +23,7 @@ use super::Front;
 use super::answering::Answering;
 use super::client_stream::{self, ClientRead, ClientWrite};
 use super::connection;
+use super::connection_place::ConnectionPlace;
 use super::credential_check::{self, CredentialCheck};
 use super::linger::LingeringStream;
 use super::listener::{self, Listener};
@@ -112,7 +113,7 @@ pub async fn serve(
             }
             Ok((None, Some(CredentialCheck::new(provisional.enter(peer.ip())?))))
         });
-        let (mut place, credential_check) = match place {
+        let (place, credential_check) = match place {
             Ok(taken) => taken,
             Err(why) => {
                 metrics.connections_refused.inc();
@@ -126,10 +127,8 @@ pub async fn serve(
                 continue;
             }
         };
-        let leave = Arc::new(Leave::after(CONNECTION_KEPT));
-        if let Some(place) = &mut place {
-            place.give_way(&leave);
-        }
+        let leave = Arc::new(Leave::after_within_share(CONNECTION_KEPT));
+        let place = place.map(|place| ConnectionPlace::new(peer.ip(), place, &leave));
         set_socket_options(&stream, &limits);
         let answering = Answering {
             front: Arc::clone(&front),
@@ -138,6 +137,7 @@ pub async fn serve(
             proxies: limits.trusted_proxies.clone(),
             bounds,
             credential_check,
+            place: place.clone().filter(|_| caller_class == CallerClass::Stranger),
             unsent: shared.unsent.clone(),
         };
         let (shared, refusals) = (Arc::clone(&shared), Arc::clone(&refusals));

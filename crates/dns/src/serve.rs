@@ -156,7 +156,7 @@ async fn accept(
                     dns.metrics.connections_refused.inc();
                     continue;
                 };
-                let leave = Arc::new(Leave::after(CONNECTION_KEPT));
+                let leave = Arc::new(Leave::after_within_share(CONNECTION_KEPT));
                 place.give_way(&leave);
                 let (dns, stop, rate) = (Arc::clone(&dns), stop.clone(), Arc::clone(&rate));
                 tasks.spawn(async move {

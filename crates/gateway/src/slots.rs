@@ -180,7 +180,7 @@ impl State {
             }
             let mut held = self.held.range((*payer, 0)..=(*payer, u64::MAX));
             if let Some((key, leave)) = held.next()
-                && leave.may_be_displaced()
+                && leave.may_be_displaced(false)
             {
                 (most, asked) = (*taken, Some(*key));
             }
