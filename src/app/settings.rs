@@ -165,6 +165,7 @@ pub(super) fn telemetry(config: &NodeConfig) -> TelemetrySettings {
         webhook,
         otlp: (!settings.otlp.endpoint.is_empty()).then(|| settings.otlp.clone()),
         metrics_services_max: settings.metrics_services_max,
+        metrics_former_names: settings.metrics_former_names,
         log_outbox: LogOutbox::of_process(),
         objectives: objectives(),
         objectives_file: Some(config.data_dir.join("objectives")),

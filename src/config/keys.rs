@@ -270,6 +270,8 @@ keys! {
         "Whether traces and the request log keep the query of each request. Values of parameters that look like credentials, such as access_token, are hidden. Queries can hold personal data." => |c, v| c.telemetry.log_queries = switch(v)?;
     "telemetry.metrics_services_max" "metrics-services-max" "MAXINE_METRICS_SERVICES_MAX" "services" "0 to 10000" "0"
         "Maximum number of services with series of their own in maxine_service_requests_total, four each. The requests to further services are summed under service=other. 0 means no such metric." => |c, v| c.telemetry.metrics_services_max = number(v, 0, 10_000)?;
+    "telemetry.metrics_former_names" "metrics-former-names" "MAXINE_METRICS_FORMER_NAMES" "switch" "true, false" "true"
+        "Whether metrics that have a new name in this version are also shown under their former name. The next version does not have the former names." => |c, v| c.telemetry.metrics_former_names = switch(v)?;
     "telemetry.trace_header" "trace-header" "MAXINE_TRACE_HEADER_NAME" "header name" "1 to 64 bytes" "x-trace-id"
         "Header field that carries the trace id." => |c, v| { let name: hyper::header::HeaderName = parsed(v, "a header name")?; c.telemetry.trace_header = name.as_str().into(); };
     "telemetry.traces_max" "recent-traces-max" "MAXINE_RECENT_TRACE_LIMIT" "traces" "1 to 100000" "200"
@@ -513,6 +515,7 @@ impl NodeConfig {
                 log_queries: false,
                 trace_header: String::new(),
                 metrics_services_max: 0,
+                metrics_former_names: false,
                 traces_max: 0,
                 audit_max: 0,
                 alerts_max: 0,

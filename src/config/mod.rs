@@ -311,6 +311,8 @@ pub struct TelemetryConfig {
     pub trace_header: String,
     /// Maximum number of services with metrics of their own; 0 for none.
     pub metrics_services_max: usize,
+    /// Whether metrics are also shown under the names of the version before.
+    pub metrics_former_names: bool,
     /// How many traces are kept.
     pub traces_max: usize,
     /// How many audit events are kept.

@@ -32,6 +32,7 @@ mod webhook;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::Method;
 use serde_json::Value;
@@ -94,6 +95,8 @@ pub struct TelemetrySettings {
     pub log_outbox: Option<LogOutbox>,
     /// Maximum number of services with metrics of their own; 0 for none.
     pub metrics_services_max: usize,
+    /// Whether metrics are also shown under their former names.
+    pub metrics_former_names: bool,
     /// The service level objectives.
     pub objectives: Vec<Objective>,
     /// The file of the counts of the objectives; `None` keeps them in memory.
@@ -115,6 +118,7 @@ impl Default for TelemetrySettings {
             otlp: None,
             log_outbox: None,
             metrics_services_max: 0,
+            metrics_former_names: false,
             objectives: Vec::new(),
             objectives_file: None,
         }
@@ -175,6 +179,7 @@ impl Telemetry {
         });
         let metrics = Metrics::new();
         metrics.service_series.limit(settings.metrics_services_max);
+        metrics.shows_former_names.store(settings.metrics_former_names, Ordering::Relaxed);
         let exporter = settings.otlp.as_ref().and_then(|otlp| {
             let names = (&*settings.node, &*settings.cluster);
             Exporter::start(otlp, names, clock.clone(), metrics.clone())

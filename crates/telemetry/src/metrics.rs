@@ -3,6 +3,7 @@
 //! Existing dashboards use the names without labels, so their meaning must not change.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use prometheus::{
@@ -133,7 +134,11 @@ pub struct Metrics {
     has_leader: IntGauge,
     unhealthy_upstreams: IntGauge,
     state_index: Gauge,
+    staleness_seconds: Gauge,
+    /// The same value under its former name.
     staleness_ms: Gauge,
+    /// Whether values are also shown under their former names.
+    pub(super) shows_former_names: Arc<AtomicBool>,
 }
 
 /// Counts what was to be exported over OTLP.
@@ -434,13 +439,20 @@ impl Metrics {
                     .expect("the name is a constant and valid");
                 register(&registry, gauge)
             },
-            staleness_ms: {
+            staleness_seconds: {
                 let help = "How old this node's state can be: everything that was acknowledged longer \
                             ago is in it. NaN while that is not known";
-                let gauge = Gauge::new("maxine_state_staleness_ms", help)
+                let gauge = Gauge::new("maxine_state_staleness_seconds", help)
                     .expect("the name is a constant and valid");
                 register(&registry, gauge)
             },
+            staleness_ms: {
+                let help = "The former name of maxine_state_staleness_seconds, in milliseconds";
+                let gauge =
+                    Gauge::new(FORMER_STALENESS, help).expect("the name is a constant and valid");
+                register(&registry, gauge)
+            },
+            shows_former_names: Arc::default(),
             registry,
         }
     }
@@ -541,9 +553,14 @@ impl Metrics {
         // The conversions are exact far beyond any index and any staleness.
         let index = state.history().map_or(f64::NAN, |_| state.index() as f64);
         self.state_index.set(index);
-        self.staleness_ms.set(gauges.staleness_ms.map_or(f64::NAN, |age_ms| age_ms as f64));
+        let age_ms = gauges.staleness_ms.map_or(f64::NAN, |age_ms| age_ms as f64);
+        self.staleness_seconds.set(age_ms / 1_000.0);
+        self.staleness_ms.set(age_ms);
         self.add_up_classes();
         let mut families = self.registry.gather();
+        if !self.shows_former_names.load(Ordering::Relaxed) {
+            families.retain(|family| family.name() != FORMER_STALENESS);
+        }
         if let Some(raft) = &gauges.raft {
             self.raft.add_to(&mut families, raft);
         }
@@ -559,6 +576,9 @@ impl Metrics {
     }
 }
 
+/// The former name of a metric.
+const FORMER_STALENESS: &str = "maxine_state_staleness_ms";
+
 /// Metrics that count objects in the state.
 const STATE_METRICS: [&str; 8] = [
     "maxine_registered_services",
@@ -570,3 +590,21 @@ const STATE_METRICS: [&str; 8] = [
     "maxine_kv_bytes",
     "maxine_lock_sessions",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_shown_under_its_former_name_only_while_a_setting_says_so() {
+        let metrics = Metrics::new();
+        let text = || {
+            let gauges = Gauges { staleness_ms: Some(1_500), ..Gauges::default() };
+            metrics.render(&ControlState::default(), gauges, Exposition::Text)
+        };
+        assert!(text().contains("\nmaxine_state_staleness_seconds 1.5\n"));
+        assert!(!text().contains(FORMER_STALENESS));
+        metrics.shows_former_names.store(true, Ordering::Relaxed);
+        assert!(text().contains("\nmaxine_state_staleness_ms 1500\n"));
+    }
+}
