@@ -15,6 +15,7 @@ mod heartbeats;
 mod load;
 mod memory;
 mod node;
+mod one_write;
 mod process;
 mod propagation;
 mod proxy;
@@ -272,13 +273,16 @@ impl Bench {
                     sections.extend(proxy::measure(self).await?);
                     continue;
                 }
+                What::Registrations => {
+                    sections.extend(registrations::measure(self).await?);
+                    continue;
+                }
                 What::Consul { readers } => {
                     sections.extend(Box::pin(consul::measure(self, readers)).await?);
                     continue;
                 }
                 What::Discovery => discovery::measure(self).await?,
                 What::Traces => traces::measure(self).await?,
-                What::Registrations => registrations::measure(self).await?,
                 What::Heartbeats => heartbeats::measure(self).await?,
                 What::Memory { instances } => memory::measure(self, instances).await?,
                 What::Watchers { watchers } => watchers::measure(self, watchers).await?,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::load::{Outcome, Run};
 use super::report::{Goal, Section, ms};
 use super::wire::{self, Connection};
-use super::{Bench, etcd, grpc, node};
+use super::{Bench, etcd, grpc, node, one_write};
 use maxine::cli::exit::CliError;
 
 /// Number of clients, instances per request, and the aim in registrations per second.
@@ -20,16 +20,18 @@ const CASES: [(usize, u64, f64); 4] =
 /// Maximum number of gRPC connections to etcd. Clients share them, as etcd's own client library does.
 const ETCD_CHANNELS_MAX: usize = 12;
 
-pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
+pub(super) async fn measure(bench: &Bench) -> Result<Vec<Section>, CliError> {
     let mut ours = Vec::new();
-    {
-        let cluster = node::Cluster::three(bench, &bench.place("registrations")?).await?;
+    let one_write = {
+        let dir = bench.place("registrations")?;
+        let cluster = node::Cluster::three(bench, &dir).await?;
         // Numbers continue over all cases, so that every registration is new and goes through the log.
         let numbers = Arc::new(AtomicU64::new(0));
         for (clients, batch, _) in CASES {
             ours.push(maxine(bench, &cluster, clients, batch, &numbers).await?);
         }
-    }
+        one_write::measure(bench, &cluster, &dir, &numbers).await?
+    };
     let mut theirs = Vec::new();
     if bench.with_etcd {
         let cluster = etcd::Cluster::start(&bench.place("registrations-etcd")?).await?;
@@ -38,7 +40,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
             theirs.push(etcd(bench, &cluster, clients, batch, &numbers).await?);
         }
     }
-    Ok(section(bench, &ours, &theirs))
+    Ok(vec![section(bench, &ours, &theirs), one_write])
 }
 
 fn section(bench: &Bench, ours: &[Outcome], theirs: &[Outcome]) -> Section {
