@@ -160,12 +160,7 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
         forwarder,
         health,
     });
-    peers.node_status.set(maxine_api::native::NodeReports::new(&state));
-    peers.instance_status.set(maxine_api::native::InstanceReports::new(&state));
-    peers.node_alerts.set(maxine_api::native::AlertReports::new(&state));
-    peers.service_traffic.set(maxine_api::native::ServiceTrafficReports::new(&state));
-    peers.objective_counts.set(maxine_api::native::ObjectiveReports::new(&state));
-    peers.traffic_steps.set(maxine_api::native::TrafficReports::new(&state));
+    maxine_api::native::answer_peers(&state, &peers);
     Ok(Assembled { state, duties, prober, leadership, proxy })
 }
 

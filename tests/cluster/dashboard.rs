@@ -58,6 +58,13 @@ async fn pages_of_members_are_let_in_and_of_nobody_else() {
     }
 }
 
+/// Of the nodes that were asked, exactly this one did not answer.
+fn assert_silent(answer: &Value, name: &str) {
+    let asked = answer["nodes"].as_array().unwrap();
+    let silent: Vec<_> = asked.iter().filter(|node| node["problem"].is_string()).collect();
+    assert_eq!((silent.len(), &silent[0]["name"]), (1, &json!(name)), "{answer}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_node_is_asked_through_any_of_them() {
     let dir = tempfile::tempdir().unwrap();
@@ -89,12 +96,24 @@ async fn every_node_is_asked_through_any_of_them() {
         let traffic = get(&mut dev, 1, path).await;
         assert_eq!((&traffic["total"]["lookups"], &traffic["complete"]), (&json!(2), &json!(true)));
     }
+    let services = get(&mut dev, 1, "/traffic/services").await;
+    let orders = &services["items"][0];
+    assert_eq!((&orders["service"], &orders["lookups"]), (&json!("orders"), &json!(2)));
+    let others = ["/traffic/services", "/objectives", "/cluster/alerts"];
+    for path in others {
+        let answer = get(&mut dev, 1, path).await;
+        let asked = answer["nodes"].as_array().unwrap().len();
+        assert_eq!((asked, &answer["complete"]), (3, &json!(true)), "{path}: {answer}");
+    }
     dev.signal(0, Signal::SIGKILL);
     let traffic = get(&mut dev, 1, "/cluster/traffic?service=orders").await;
     assert_eq!((&traffic["total"]["lookups"], &traffic["complete"]), (&json!(1), &json!(false)));
-    let asked = traffic["nodes"].as_array().unwrap();
-    let silent: Vec<_> = asked.iter().filter(|node| node["problem"].is_string()).collect();
-    assert_eq!((silent.len(), &silent[0]["name"]), (1, &json!(dev.nodes[0].instance)));
+    assert_silent(&traffic, &dev.nodes[0].instance);
+    for path in others {
+        let answer = get(&mut dev, 1, path).await;
+        assert_eq!(answer["complete"], false, "{path}: {answer}");
+        assert_silent(&answer, &dev.nodes[0].instance);
+    }
     let known = get(&mut dev, 1, "/services/default/orders/instances/a/nodes").await;
     assert_eq!(known["complete"], false);
     let nodes = get(&mut dev, 1, "/cluster/nodes").await;

@@ -4,7 +4,9 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { forPeople, saying } from '../src/api/problem';
+import { FieldChanges } from '../src/parts/field-changes';
 import { percent } from '../src/parts/format';
+import { ACTIONS, end, PlainTable } from '../src/parts/plain-table';
 import { NodeReports } from '../src/screens/cluster/node-reports';
 import { SuspendedExpiry } from '../src/screens/cluster/suspended-expiry';
 import { actAs, scriptFetch, show } from './fixture';
@@ -53,6 +55,36 @@ describe('a share', () => {
   it('is 100 % only if it is all, and 0 % only if it is nothing', () => {
     expect([1, 0, 0.5, 0.99999, 0.00001].map((share) => percent(share))).toEqual(['100.0 %', '0.0 %', '50.0 %', '>99.9 %', '<0.1 %']);
     expect([percent(0.999999, 2), percent(0.000001, 2), percent(0.997, 0)]).toEqual(['>99.99 %', '<0.01 %', '>99 %']);
+  });
+});
+
+describe('a table', () => {
+  it('has a name, and a name for each column, also for the one of the buttons', () => {
+    show(
+      <PlainTable label="Nodes" columns={['Node', end('Term'), ACTIONS]}>
+        <tr>
+          <th scope="row">n1</th>
+        </tr>
+      </PlainTable>,
+    );
+    expect(screen.getByRole('region', { name: 'Nodes' }).tabIndex).toBe(0);
+    const heads = screen.getAllByRole('columnheader');
+    expect(heads.map((head) => [head.textContent, head.className])).toEqual([['Node', ''], ['Term', 'end'], ['Actions', '']]);
+    expect(heads[2]?.firstElementChild?.className).toBe('sr');
+  });
+});
+
+describe('the fields of a change', () => {
+  const of = ['a', 'b', 'c'].map((field) => ({ field, from: '1', to: '2' }));
+  it('say how many more there are than those that are shown', () => {
+    const { container } = show(<FieldChanges of={of} max={1} />);
+    expect(container.textContent).toContain('a 1 →to 2');
+    expect(container.textContent).toContain('and 2 more fields');
+  });
+  it('are all shown if no number is given', () => {
+    const { container } = show(<FieldChanges of={of} />);
+    expect(container.querySelectorAll('.field-change')).toHaveLength(3);
+    expect(container.textContent).not.toContain('more');
   });
 });
 

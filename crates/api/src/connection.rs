@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
 use super::answering::Answering;
-use super::client_stream::{ClientRead, ClientWrite};
+use super::client_stream::{ClientRead, ClientWrite, write_now};
 use super::compat::Relayed;
 use super::compat_error::CompatError;
 use super::credential_check;
@@ -275,7 +275,7 @@ impl Session<'_> {
             client.bytes = waiting;
             let next = next.or_else(|| self.no_room(&mut state.room, client.bytes.len()));
             state.head.take(len);
-            let Ok(sent) = client.write.write_now(output) else { return ended(Some(Next::End)) };
+            let Ok(sent) = write_now(&client.write, output) else { return ended(Some(Next::End)) };
             let since_us = answered.then_some(read_us);
             Poll::Ready(Turn { since_us, unsent: output[sent..].to_vec(), next })
         })
@@ -362,7 +362,7 @@ impl Session<'_> {
         match answer {
             // A plain answer begins with its own first byte, so no interim answer came before it.
             Relayed::Plain(encoded) => {
-                let Ok(sent) = client.write.write_now(&encoded) else { return After::Gone };
+                let Ok(sent) = write_now(&client.write, &encoded) else { return After::Gone };
                 let unsent = &encoded[sent..];
                 if !unsent.is_empty() && !self.send_rest(&mut client, unsent).await {
                     return After::Gone;

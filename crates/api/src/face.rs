@@ -17,6 +17,7 @@ use super::access::Access;
 use super::body::{self, BodyError};
 use super::middleware::{FaceRefusal, Shared};
 pub use super::send_monitor::AnswerRoom;
+use super::stopping::Stopping;
 use super::{AppState, Caller, RequestContext, compat_error, native};
 use maxine_gateway::{ClientAddr, Peer};
 use maxine_identity::AuthError;
@@ -142,8 +143,7 @@ async fn admitted_answer(
     let answer = tokio::select! {
         answer = answer => answer,
         () = state.ending().cancelled(), if is_read => {
-            let text = "the node is stopping".to_owned();
-            face.refusal(StatusCode::INTERNAL_SERVER_ERROR, text)
+            face.refusal(StatusCode::INTERNAL_SERVER_ERROR, Stopping.into())
         }
     };
     if answer.body().len() < LONG_ANSWER_LEN_MIN {

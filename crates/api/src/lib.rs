@@ -52,6 +52,7 @@ mod serve_limits;
 mod settings;
 mod state;
 mod status_of_error;
+mod stopping;
 mod tls;
 mod ui;
 mod unread_body;

@@ -12,6 +12,7 @@ use super::lists::Lists;
 use super::performance_report::PerformanceReport;
 use super::registrants::{Registrants, TooManyInstances};
 use super::settings::ApiSettings;
+use super::stopping::Stopping;
 use maxine_actors::{HealthChecker, Registry};
 use maxine_admission::{NodeTurns, Places};
 use maxine_clock::Clock;
@@ -78,8 +79,8 @@ pub(super) struct WeakState(Weak<dyn Parts>);
 
 impl WeakState {
     /// The parts, as long as the node exists.
-    pub(super) fn upgrade(&self) -> Option<AppState> {
-        self.0.upgrade().map(AppState)
+    pub(super) fn upgrade(&self) -> Result<AppState, Stopping> {
+        self.0.upgrade().map(AppState).ok_or(Stopping)
     }
 }
 
@@ -213,6 +214,16 @@ impl AppState {
     #[must_use]
     pub fn telemetry(&self) -> &Telemetry {
         &self.0.inner().parts.telemetry
+    }
+
+    /// Runs `work` on a blocking thread, because it may wait for the disk. Reading the counts of requests or the traces
+    /// does, because they include requests that are not yet written to the request log.
+    pub(super) async fn with_telemetry<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Telemetry) -> T + Send + 'static,
+    ) -> Result<T, Stopping> {
+        let telemetry = self.telemetry().clone();
+        tokio::task::spawn_blocking(move || work(&telemetry)).await.map_err(|_| Stopping)
     }
 
     /// Forwards requests to instances.

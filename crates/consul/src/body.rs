@@ -91,18 +91,10 @@ impl Object {
 
     /// A list of texts; empty if it is absent.
     pub(crate) fn texts(&mut self, name: &str) -> Result<Vec<String>, Refusal> {
-        let wrong = || failed(&format!("{name} is no list of strings"));
-        match self.take(name) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(items)) => items
-                .into_iter()
-                .map(|item| match item {
-                    Value::String(text) => Ok(text),
-                    _ => Err(wrong()),
-                })
-                .collect(),
-            Some(_) => Err(wrong()),
-        }
+        self.list(name, "strings", |item| match item {
+            Value::String(text) => Some(text),
+            _ => None,
+        })
     }
 
     /// A map from texts to texts, in the order of the body; empty if it is absent.
@@ -142,16 +134,24 @@ impl Object {
 
     /// A list of objects; empty if it is absent.
     pub(crate) fn objects(&mut self, name: &str) -> Result<Vec<Self>, Refusal> {
-        let wrong = || failed(&format!("{name} is no list of objects"));
+        self.list(name, "objects", |item| match item {
+            Value::Object(fields) => Some(Self::new(fields)),
+            _ => None,
+        })
+    }
+
+    fn list<T>(
+        &mut self,
+        name: &str,
+        of: &str,
+        read: impl Fn(Value) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
+        let wrong = || failed(&format!("{name} is no list of {of}"));
         match self.take(name) {
             None => Ok(Vec::new()),
-            Some(Value::Array(items)) => items
-                .into_iter()
-                .map(|item| match item {
-                    Value::Object(fields) => Ok(Self::new(fields)),
-                    _ => Err(wrong()),
-                })
-                .collect(),
+            Some(Value::Array(items)) => {
+                items.into_iter().map(|item| read(item).ok_or_else(wrong)).collect()
+            }
             Some(_) => Err(wrong()),
         }
     }
@@ -212,5 +212,17 @@ mod tests {
         let refused = object.finish().unwrap_err();
         assert_eq!(refused.text, r#"Request decode failed: json: unknown field "Extra""#);
         assert!(Object::parse(b"[]").is_err() && Object::parse(b"{").is_err());
+    }
+
+    #[test]
+    fn a_list_with_an_item_of_another_kind_is_refused() {
+        let read =
+            || Object::parse(br#"{"Tags":["a",1],"Checks":[{},"a"],"Ok":["a","b"]}"#).unwrap();
+        assert_eq!(read().texts("Ok").unwrap(), ["a", "b"]);
+        let said = |refused: Refusal| refused.text;
+        let no_texts = said(read().texts("Tags").unwrap_err());
+        assert_eq!(no_texts, "Request decode failed: Tags is no list of strings");
+        let no_objects = said(read().objects("Checks").unwrap_err());
+        assert_eq!(no_objects, "Request decode failed: Checks is no list of objects");
     }
 }

@@ -4,10 +4,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,11 +17,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either::{self, Left as Plain, Right as Tls};
 
 use super::egress::{EgressDenied, EgressPolicy};
 use super::error::{ProxyError, TlsFailure};
@@ -64,39 +62,31 @@ pub enum TlsRoots {
 #[error("trusted roots for upstream TLS: {0}")]
 pub struct TlsRootsError(String);
 
-/// A byte stream to an instance.
-pub(crate) enum Stream {
-    /// Without TLS.
-    Plain(Wire),
-    /// With TLS.
-    Tls(Box<TlsStream<Wire>>),
+/// A byte stream to an instance: without TLS, or with it.
+pub(crate) type Stream = Either<Wire, Box<TlsStream<Wire>>>;
+
+/// The record of who uses the connection of a stream.
+pub(crate) fn wire_state(stream: &Stream) -> &Arc<WireState> {
+    match stream {
+        Plain(wire) => wire.state(),
+        Tls(tls) => tls.get_ref().0.state(),
+    }
 }
 
-impl Stream {
-    /// The record of who uses the connection.
-    pub(crate) fn wire(&self) -> &Arc<WireState> {
-        match self {
-            Self::Plain(wire) => wire.state(),
-            Self::Tls(tls) => tls.get_ref().0.state(),
-        }
+/// Whether the other side has neither closed the connection nor sent anything, as far as the system has reported it.
+pub(crate) fn is_silent(stream: &Stream) -> bool {
+    match stream {
+        Plain(wire) => wire.is_silent(),
+        // TLS may hold bytes that it has read from the connection and that nobody has taken.
+        Tls(tls) => tls.get_ref().0.is_silent() && tls.get_ref().1.wants_read(),
     }
+}
 
-    /// Whether the other side has neither closed the connection nor sent anything, as far as the system has reported
-    /// it.
-    pub(crate) fn is_silent(&self) -> bool {
-        match self {
-            Self::Plain(wire) => wire.is_silent(),
-            // TLS may hold bytes that it has read from the connection and that nobody has taken.
-            Self::Tls(tls) => tls.get_ref().0.is_silent() && tls.get_ref().1.wants_read(),
-        }
-    }
-
-    /// Like [`Self::is_silent`], but asks the system.
-    pub(crate) fn is_silent_now(&self) -> bool {
-        match self {
-            Self::Plain(wire) => wire.is_silent_now(),
-            Self::Tls(tls) => tls.get_ref().0.is_silent_now() && tls.get_ref().1.wants_read(),
-        }
+/// Like [`is_silent`], but asks the system.
+pub(crate) fn is_silent_now(stream: &Stream) -> bool {
+    match stream {
+        Plain(wire) => wire.is_silent_now(),
+        Tls(tls) => tls.get_ref().0.is_silent_now() && tls.get_ref().1.wants_read(),
     }
 }
 
@@ -219,7 +209,7 @@ impl Connector {
         };
         let wire = Wire::new(self.connect_tcp(&to.host, to.port, asker).await?, place);
         if !to.https {
-            return Ok(Stream::Plain(wire));
+            return Ok(Plain(wire));
         }
         let mut config = if security.insecure {
             ClientConfig::clone(&self.unverified)
@@ -238,7 +228,7 @@ impl Connector {
         if security.http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(ProxyError::Tls(TlsFailure::NoHttp2));
         }
-        Ok(Stream::Tls(Box::new(stream)))
+        Ok(Tls(Box::new(stream)))
     }
 
     /// Takes a place for a connection. If no place is free, connections that no request uses are closed first.
@@ -410,64 +400,6 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
-use super::connect::{Connector, Security};
+use super::connect::{self, Connector, Security};
 use super::content::Content;
 use super::error::ProxyError;
 use super::http1::{self, Answered, OnInterim};
@@ -394,7 +394,7 @@ impl Pool {
         let security = Security { insecure: self.settings.insecure_tls, http2: false };
         let asker = self.lookup_caller(holder);
         let stream = self.connector.connect(&self.address, security, asker).await?;
-        let wire = Arc::clone(stream.wire());
+        let wire = Arc::clone(connect::wire_state(&stream));
         let idle_max_ms = self.settings.limits.keep_alive_ms;
         let in_use = wire.first_use(Some(leave));
         let opened_ms = self.clock.monotonic_ms();
@@ -408,7 +408,7 @@ impl Pool {
         let security = Security { insecure: self.settings.insecure_tls, http2: true };
         let asker = self.lookup_caller(holder);
         let stream = self.connector.connect(&self.address, security, asker).await?;
-        let wire = Arc::clone(stream.wire());
+        let wire = Arc::clone(connect::wire_state(&stream));
         let wide = self.connector.wide_windows();
         let (stream_len, connection_len) = match wide {
             Some(_) => (WIDE_WINDOW_LEN, 4 * WIDE_WINDOW_LEN),

@@ -20,6 +20,8 @@ mod raft_metrics;
 mod request_log;
 mod requests;
 mod ring;
+#[cfg(test)]
+mod samples;
 mod secrets;
 mod service_series;
 mod silences;
@@ -51,7 +53,7 @@ pub use objectives::{CountedObjectives, OBJECTIVE_WINDOW_MS, Objective, Objectiv
 pub use otlp::{LogLine, LogOutbox, OtlpProtocol, OtlpSettings, in_span};
 pub use raft_metrics::RaftGauges;
 pub use request_log::{LogFile, LogFiles, RequestLogSettings};
-pub use requests::{FinishedRequest, Subject, Trace, WriteRecord, WriteStages};
+pub use requests::{FinishedRequest, Subject, Trace};
 pub use ring::Ring;
 pub use secrets::hide_credentials;
 pub use silences::Silence;

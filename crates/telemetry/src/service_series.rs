@@ -125,52 +125,13 @@ fn label((name, value): (&str, &str)) -> LabelPair {
 
 #[cfg(test)]
 mod tests {
-    use http::{Method, StatusCode, Version};
-    use maxine_state::{Actor, Address, Command, Name, Proposal, Registration, RequestId};
     use maxine_view::ServiceCounter;
 
     use super::*;
-    use crate::{AttemptTrail, TraceName};
-
-    fn key(name: &str) -> ServiceKey {
-        ServiceKey::new(Name::trusted("default"), Name::trusted(name))
-    }
+    use crate::samples::{self, key_of, state_with};
 
     fn request(subject: Subject, status: u16) -> FinishedRequest {
-        FinishedRequest {
-            subject,
-            method: Method::GET,
-            target: "/".into(),
-            version: Version::HTTP_11,
-            client: [127, 0, 0, 1].into(),
-            trace_id: TraceName::default(),
-            traceparent: TraceName::default(),
-            parent_span: None,
-            is_https: false,
-            started_us: 0,
-            duration_us: 1,
-            status: StatusCode::from_u16(status).unwrap(),
-            attempts: AttemptTrail::default(),
-            writes: Vec::new(),
-            is_long_poll: false,
-        }
-    }
-
-    fn state_with(services: &[&str]) -> ControlState {
-        let mut state = ControlState::default();
-        let item = |name: &&str| {
-            let address = Address::parse("http://10.0.0.1").unwrap();
-            (key(name), Registration::new(Name::trusted("a"), address, 5_000))
-        };
-        let proposal = Proposal {
-            request_id: RequestId(1),
-            proposed_at_ms: 1,
-            fence: None,
-            actor: Actor::system("test"),
-            command: Command::Register { items: services.iter().map(item).collect() },
-        };
-        state.apply(&proposal, &mut Vec::new());
-        state
+        FinishedRequest { subject, duration_us: 1, ..samples::request(status) }
     }
 
     /// The series that are not 0, as `namespace/service kind outcome number`.
@@ -194,8 +155,8 @@ mod tests {
     #[test]
     fn services_beyond_the_limit_are_counted_together_and_gone_ones_make_room() {
         let series = ServiceSeries::default();
-        let lookup = |name: &str| Subject::Lookup(Some(ServiceCounter::new(key(name))));
-        let proxied = |name: &str| Subject::Proxied(Some(ServiceCounter::new(key(name))));
+        let lookup = |name: &str| Subject::Lookup(Some(ServiceCounter::new(key_of(name))));
+        let proxied = |name: &str| Subject::Proxied(Some(ServiceCounter::new(key_of(name))));
         let state = state_with(&["a", "b", "c", "d"]);
         series.note(&request(lookup("a"), 200));
         assert!(shown(&series, &state).is_empty(), "it is off");

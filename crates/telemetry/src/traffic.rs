@@ -470,58 +470,18 @@ impl Traffic {
 mod tests {
     use std::sync::Arc;
 
-    use http::{Method, StatusCode, Version};
-    use maxine_state::Name;
     use maxine_view::ServiceCounter;
 
     use super::TrafficRange::{Day, Recent};
     use super::*;
-    use crate::TraceName;
-    use maxine_state::{Actor, Address, Command, Proposal, Registration, RequestId};
+    use crate::samples::{self, key_of, state_with};
 
     fn request(subject: Subject, status: u16, duration_us: u64) -> FinishedRequest {
-        FinishedRequest {
-            subject,
-            method: Method::GET,
-            target: "/".into(),
-            version: Version::HTTP_11,
-            client: [127, 0, 0, 1].into(),
-            trace_id: TraceName::default(),
-            traceparent: TraceName::default(),
-            parent_span: None,
-            is_https: false,
-            started_us: 0,
-            duration_us,
-            status: StatusCode::from_u16(status).unwrap(),
-            attempts: crate::AttemptTrail::default(),
-            writes: Vec::new(),
-            is_long_poll: false,
-        }
-    }
-
-    fn key_of(name: &str) -> ServiceKey {
-        ServiceKey::new(Name::trusted("default"), Name::trusted(name))
+        FinishedRequest { subject, duration_us, ..samples::request(status) }
     }
 
     fn counter(name: &str) -> Option<Arc<ServiceCounter>> {
         Some(ServiceCounter::new(key_of(name)))
-    }
-
-    fn state_with(services: &[&str]) -> ControlState {
-        let mut state = ControlState::default();
-        let item = |name: &&str| {
-            let address = Address::parse("http://10.0.0.1").unwrap();
-            (key_of(name), Registration::new(Name::trusted("a"), address, 5_000))
-        };
-        let proposal = Proposal {
-            request_id: RequestId(1),
-            proposed_at_ms: 1,
-            fence: None,
-            actor: Actor::system("test"),
-            command: Command::Register { items: services.iter().map(item).collect() },
-        };
-        state.apply(&proposal, &mut Vec::new());
-        state
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod table;
 mod table_key;
 mod watch;
 mod work;
+mod write_record;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ use table_key::TableKey;
 pub use watch::{Compacted, WatchHub, WatchScope, Watcher, WatcherLost};
 use work::WorkLog;
 pub use work::{Work, WorkFact, WorkKind, WorkOutcome, Working};
+pub use write_record::{WriteRecord, WriteStages};
 
 /// A published state.
 #[derive(Debug)]

@@ -288,6 +288,13 @@ pub struct ServiceTrafficReport {
     pub namespace: String,
     /// The service.
     pub service: String,
+    /// The calls.
+    pub calls: CallsReport,
+}
+
+/// The calls that one node counted, to one service or to all.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct CallsReport {
     /// Look-ups.
     pub lookups: u64,
     /// Look-ups that failed.
@@ -349,16 +356,8 @@ pub struct TrafficStepReport {
     pub requests: u64,
     /// Registrations and heartbeats.
     pub registrations: u64,
-    /// Look-ups.
-    pub lookups: u64,
-    /// Look-ups that failed.
-    pub lookups_failed: u64,
-    /// Forwarded requests.
-    pub proxied: u64,
-    /// Forwarded requests that failed.
-    pub proxied_failed: u64,
-    /// Number of forwarded requests by latency: entry `n` counts those that took less than `64 << n` microseconds.
-    pub classes: Vec<u32>,
+    /// The calls.
+    pub calls: CallsReport,
 }
 
 /// Asks a node what it knows of an instance.

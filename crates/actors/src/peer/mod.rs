@@ -26,9 +26,9 @@ use maxine_store::{CallError, ControlStore, MemberView, PeerHandler};
 
 pub use codec::{MESSAGE_LEN_MAX, MessageError};
 pub use messages::{
-    ALERTS_MAX, AlertReport, AlertsReport, Confirm, Confirmation, FormerLeases, HeardMembers,
-    InstanceReport, InstanceStatus, LeasePage, LogReport, NodeAlerts, NodeReport, NodeStatus,
-    OBSERVATIONS_MAX, ObjectiveCounts, ObjectiveReport, ObjectivesReport, Observations,
+    ALERTS_MAX, AlertReport, AlertsReport, CallsReport, Confirm, Confirmation, FormerLeases,
+    HeardMembers, InstanceReport, InstanceStatus, LeasePage, LogReport, NodeAlerts, NodeReport,
+    NodeStatus, OBSERVATIONS_MAX, ObjectiveCounts, ObjectiveReport, ObjectivesReport, Observations,
     ObserverReports, PAGE_LEN_MAX, PROBES_MAX, ProbeReport, REPORTS_MAX, Renew, RenewalBlock,
     STEPS_MAX, ServiceTraffic, ServiceTrafficReport, SuspendedExpiry, TrafficStepReport,
     TrafficSteps, WallTime,

@@ -160,15 +160,7 @@ fn alert_report() -> AlertReport {
 }
 
 fn service_traffic() -> ServiceTrafficReport {
-    ServiceTrafficReport {
-        namespace: "d".into(),
-        service: "s".into(),
-        lookups: 1,
-        lookups_failed: 2,
-        proxied: 3,
-        proxied_failed: 4,
-        classes: vec![5, 6],
-    }
+    ServiceTrafficReport { namespace: "d".into(), service: "s".into(), calls: calls_from(1) }
 }
 
 fn objectives_report() -> ObjectivesReport {
@@ -177,15 +169,17 @@ fn objectives_report() -> ObjectivesReport {
 }
 
 fn traffic_step() -> TrafficStepReport {
-    TrafficStepReport {
-        at_ms: 1,
-        requests: 2,
-        registrations: 3,
-        lookups: 4,
-        lookups_failed: 5,
-        proxied: 6,
-        proxied_failed: 7,
-        classes: vec![8, 9],
+    TrafficStepReport { at_ms: 1, requests: 2, registrations: 3, calls: calls_from(4) }
+}
+
+/// Calls with the numbers from `n` on, in the order of the fields.
+fn calls_from(n: u32) -> CallsReport {
+    CallsReport {
+        lookups: n.into(),
+        lookups_failed: (n + 1).into(),
+        proxied: (n + 2).into(),
+        proxied_failed: (n + 3).into(),
+        classes: vec![n + 4, n + 5],
     }
 }
 

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use maxine_state::Applied;
-use maxine_view::View;
+use maxine_view::{View, WriteRecord, WriteStages};
 
 use super::intake::Answered;
 
@@ -14,41 +14,11 @@ use super::intake::Answered;
 const WRITES_MAX: usize = 64;
 
 tokio::task_local! {
-    static WRITES: RefCell<Vec<FollowedWrite>>;
-}
-
-/// One write, with its times in microseconds on the monotonic clock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FollowedWrite {
-    /// When it was put into the actor's mailbox.
-    pub submitted_us: u64,
-    /// When its caller had the answer.
-    pub answered_us: u64,
-    /// Why it was not carried out. `None` if it was.
-    pub error: Option<String>,
-    /// Its way into the state. `None` if it did not get there.
-    pub stages: Option<WriteStages>,
-}
-
-/// The way of a write into the state, with its times in microseconds on the monotonic clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WriteStages {
-    /// When the actor took it from its mailbox.
-    pub received_us: u64,
-    /// When its batch was passed to the store.
-    pub proposed_us: u64,
-    /// When the store had answered.
-    pub decided_us: u64,
-    /// Number of writes in the batch.
-    pub batch_len: usize,
-    /// When this node began to apply the batch, and when the result was published, if that is known.
-    pub applied_us: Option<(u64, u64)>,
-    /// The index of the state after it.
-    pub index: u64,
+    static WRITES: RefCell<Vec<WriteRecord>>;
 }
 
 /// Runs a future, and returns the writes that it made. Dropping the returned future drops the inner one.
-pub async fn follow<F: Future>(future: F) -> (F::Output, Vec<FollowedWrite>) {
+pub async fn follow<F: Future>(future: F) -> (F::Output, Vec<WriteRecord>) {
     let noting = async move {
         let output = future.await;
         (output, WRITES.with(RefCell::take))
@@ -65,7 +35,7 @@ pub(super) fn note(view: &View, submitted_us: u64, now_us: impl Fn() -> u64, ans
             return;
         }
         let result = answered.result.as_ref();
-        writes.push(FollowedWrite {
+        writes.push(WriteRecord {
             submitted_us,
             answered_us: now_us(),
             error: result.err().map(ToString::to_string),

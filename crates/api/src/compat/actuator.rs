@@ -12,7 +12,7 @@ use crate::compat_error::CompatError;
 use crate::lists::Listing;
 use maxine_store::ClusterStatus;
 use maxine_telemetry::events::iso_8601;
-use maxine_telemetry::{Exposition, Gauges, RaftGauges, Trace, alert_as_json};
+use maxine_telemetry::{Exposition, Gauges, RaftGauges, Telemetry, Trace, alert_as_json};
 
 pub(super) async fn audit(State(state): State<AppState>, listing: Listing) -> Response<Body> {
     listing.answer(answer(&json!({ "events": state.telemetry().recent_events() })))
@@ -25,9 +25,7 @@ pub(super) async fn alerts(State(state): State<AppState>, listing: Listing) -> R
 }
 
 pub(super) async fn traces(State(state): State<AppState>) -> Result<Response<Body>, CompatError> {
-    let telemetry = state.telemetry().clone();
-    // Reading traces may wait for the disk of the log file.
-    let traces = tokio::task::spawn_blocking(move || telemetry.traces()).await.map_err(|_| {
+    let traces = state.with_telemetry(Telemetry::traces).await.map_err(|_| {
         CompatError::new(StatusCode::SERVICE_UNAVAILABLE, "the traces could not be read")
     })?;
     let traces: Vec<Value> = traces.iter().map(trace_as_json).collect();

@@ -13,19 +13,18 @@ use crate::{AppState, CalledBy, RequestContext};
 use maxine_state::AuditAction;
 use maxine_telemetry::Telemetry;
 
-/// Runs `work` on a blocking thread, because it may wait for the disk of the request log.
-async fn blocking<T: Send + 'static>(
+/// Runs `work` on the request log.
+async fn with_log<T: Send + 'static>(
     state: &AppState,
     work: impl FnOnce(&Telemetry) -> T + Send + 'static,
 ) -> Result<T, CompatError> {
-    let telemetry = state.telemetry().clone();
-    tokio::task::spawn_blocking(move || work(&telemetry)).await.map_err(|_| {
+    state.with_telemetry(work).await.map_err(|_| {
         CompatError::new(StatusCode::SERVICE_UNAVAILABLE, "the logs could not be read")
     })
 }
 
 pub(super) async fn recent(State(state): State<AppState>) -> Result<Response<Body>, CompatError> {
-    let lines = blocking(&state, Telemetry::recent_lines).await?;
+    let lines = with_log(&state, Telemetry::recent_lines).await?;
     Ok(answer(&json!({ "logs": lines.join("\n") })))
 }
 
@@ -36,7 +35,7 @@ pub(super) async fn clear(
 ) -> Result<Response<Body>, CompatError> {
     let audit = state.audit().clone();
     let clear = async move {
-        let cleared = blocking(&state, Telemetry::clear_recent_lines).await;
+        let cleared = with_log(&state, Telemetry::clear_recent_lines).await;
         let node = &state.settings().instance_id;
         state.audit().record(context.actor(&caller), AuditAction::LogsClear, node, cleared.is_ok());
         cleared
@@ -46,7 +45,7 @@ pub(super) async fn clear(
 }
 
 pub(super) async fn download(State(state): State<AppState>) -> Result<Response<Body>, CompatError> {
-    let files = blocking(&state, Telemetry::log_files).await?;
+    let files = with_log(&state, Telemetry::log_files).await?;
     let files: Map<String, Value> =
         files.into_iter().map(|f| (f.name.clone(), format!("/logs/{}", f.name).into())).collect();
     Ok(answer(&Value::Object(files)))
@@ -57,7 +56,7 @@ pub(super) async fn file(
     State(state): State<AppState>,
     Path(name): Path<String>,
 ) -> Result<Response<Body>, CompatError> {
-    let files = blocking(&state, Telemetry::log_files).await?;
+    let files = with_log(&state, Telemetry::log_files).await?;
     let listed = files.into_iter().find(|file| file.name == name);
     let listed = listed.ok_or_else(CompatError::not_found)?;
     let file = tokio::fs::File::open(&listed.path).await.map_err(|_| CompatError::not_found())?;

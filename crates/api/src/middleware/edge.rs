@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::http;
 use axum::http::header::{self, HeaderName, HeaderValue};
-use axum::http::{Method, Response, StatusCode};
+use axum::http::{Method, Response, StatusCode, Version};
 use axum::response::IntoResponse;
 use futures::future::BoxFuture;
 use tower::{Layer, Service};
@@ -26,9 +26,9 @@ use crate::compat_error::{NOSNIFF, is_native};
 use crate::native::add_freshness_headers;
 use crate::send_monitor::{self, Streamed};
 use crate::{AppState, AuthMethod, Caller, RequestContext, caller, field_names};
-use maxine_actors::registry::write_trail::{self, FollowedWrite};
+use maxine_actors::registry::write_trail;
 use maxine_gateway::{ClientAddr, FieldLines, Peer};
-use maxine_telemetry::{AttemptTrail, FinishedRequest, Sampler, Subject, WriteRecord, WriteStages};
+use maxine_telemetry::{AttemptTrail, FinishedRequest, Sampler, Subject};
 
 /// Adds an [`Edge`] to every route.
 #[derive(Clone)]
@@ -160,23 +160,26 @@ impl Record {
     pub(crate) fn attempted(&mut self, attempts: AttemptTrail) {
         self.finished.attempts = attempts;
     }
+}
 
-    /// Stores the writes that the request caused.
-    fn wrote(&mut self, writes: Vec<FollowedWrite>) {
-        let record = |write: FollowedWrite| WriteRecord {
-            submitted_us: write.submitted_us,
-            answered_us: write.answered_us,
-            error: write.error,
-            stages: write.stages.map(|stages| WriteStages {
-                received_us: stages.received_us,
-                proposed_us: stages.proposed_us,
-                decided_us: stages.decided_us,
-                batch_len: stages.batch_len,
-                applied_us: stages.applied_us,
-                index: stages.index,
-            }),
-        };
-        self.finished.writes = writes.into_iter().map(record).collect();
+/// The account of a request that begins: a `GET` over HTTP/1.1, of a kind that is not known yet.
+fn begun(context: &RequestContext, target: Box<str>, started_us: u64) -> FinishedRequest {
+    FinishedRequest {
+        subject: Subject::Other,
+        method: Method::GET,
+        target,
+        version: Version::HTTP_11,
+        client: context.client.ip,
+        trace_id: context.trace_id.clone(),
+        traceparent: context.traceparent.clone(),
+        parent_span: context.parent_span,
+        is_https: context.client.is_https,
+        started_us,
+        duration_us: 0,
+        status: StatusCode::OK,
+        attempts: AttemptTrail::default(),
+        writes: Vec::new(),
+        is_long_poll: false,
     }
 }
 
@@ -193,22 +196,12 @@ impl Shared {
         let answer_by_ms = timeout_ms.map(|ms| started_us / 1_000 + ms);
         let context =
             RequestContext { answer_by_ms, ..context_of(self.sampler, given.0, given.1, client) };
+        let target = FinishedRequest::target_of(request.uri(), self.state.settings().log_queries);
         let finished = FinishedRequest {
-            subject: Subject::Other,
             method: request.method().clone(),
-            target: FinishedRequest::target_of(request.uri(), self.state.settings().log_queries),
             version: request.version(),
-            client: context.client.ip,
-            trace_id: context.trace_id.clone(),
-            traceparent: context.traceparent.clone(),
-            parent_span: context.parent_span,
-            is_https: context.client.is_https,
-            started_us,
-            duration_us: 0,
-            status: StatusCode::OK,
-            attempts: AttemptTrail::default(),
-            writes: Vec::new(),
             is_long_poll: self.sampler.is_some() && is_long_poll(request.uri()),
+            ..begun(&context, target, started_us)
         };
         let if_none_match = headers.get(header::IF_NONE_MATCH).cloned();
         let member_origin = self.cors.member_origin(request);
@@ -232,7 +225,7 @@ impl Shared {
             return answer.await;
         }
         let (answer, writes) = write_trail::follow(answer).await;
-        record.wrote(writes);
+        record.finished.writes = writes;
         answer
     }
 
@@ -323,23 +316,8 @@ impl Shared {
         context: RequestContext,
         started_us: u64,
     ) -> Record {
-        let finished = FinishedRequest {
-            subject,
-            method: Method::GET,
-            target: FinishedRequest::kept(target, self.state.settings().log_queries),
-            version: http::Version::HTTP_11,
-            client: context.client.ip,
-            trace_id: context.trace_id.clone(),
-            traceparent: context.traceparent.clone(),
-            parent_span: context.parent_span,
-            is_https: context.client.is_https,
-            started_us,
-            duration_us: 0,
-            status: StatusCode::OK,
-            attempts: AttemptTrail::default(),
-            writes: Vec::new(),
-            is_long_poll: false,
-        };
+        let target = FinishedRequest::kept(target, self.state.settings().log_queries);
+        let finished = FinishedRequest { subject, ..begun(&context, target, started_us) };
         Record {
             context,
             finished,

@@ -22,6 +22,7 @@ use crate::AppState;
 use crate::access::AccessMode;
 use crate::problem::{Problem, ProblemKind};
 use crate::recorded::Recorded;
+use crate::stopping::Stopping;
 use maxine_actors::peer::Confirmation;
 use maxine_actors::{members, state_version};
 use maxine_state::Leadership;
@@ -296,9 +297,7 @@ pub(super) async fn digest(fresh: Fresh, _: Params<NoParams>) -> Result<Response
     }
     let state = fresh.state().clone();
     let StateDigest { index, digest } =
-        tokio::task::spawn_blocking(move || state.digest()).await.map_err(|_| {
-            Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
-        })?;
+        tokio::task::spawn_blocking(move || state.digest()).await.map_err(|_| Stopping)?;
     Ok(fresh.json(DigestView { index, digest }))
 }
 

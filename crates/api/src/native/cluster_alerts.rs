@@ -2,18 +2,16 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::every_node::{self, AskedNode};
+use super::every_node::{self, AskedNode, OwnReport};
 use super::extract::{NoParams, Params};
 use super::fresh::{Fresh, Freshness};
 use crate::AppState;
-use crate::state::WeakState;
-use maxine_actors::peer::{ALERTS_MAX, AlertReport, AlertsReport, NodeAlerts, PeerService};
+use crate::stopping::Stopping;
+use maxine_actors::peer::{ALERTS_MAX, AlertReport, AlertsReport, NodeAlerts};
 use maxine_telemetry::{Alert, AlertState, Severity};
 
 /// An alert of one of the nodes.
@@ -63,25 +61,10 @@ pub(super) struct ClusterAlerts {
     complete: bool,
 }
 
-/// Answers other nodes. It holds the node's parts weakly, because they hold this value.
-pub struct AlertReports(WeakState);
-
-impl AlertReports {
-    /// Creates the service for a node's state.
-    pub fn new(state: &AppState) -> Self {
-        Self(state.downgrade())
+impl OwnReport for NodeAlerts {
+    async fn report(self, app: &AppState) -> Result<AlertsReport, Stopping> {
+        Ok(reported(app.telemetry().alerts().newest_first()))
     }
-}
-
-impl PeerService<NodeAlerts> for AlertReports {
-    fn answer(&self, _: NodeAlerts) -> BoxFuture<'static, Result<AlertsReport, String>> {
-        let state = self.0.upgrade().ok_or_else(|| "the node is stopping".to_owned());
-        futures::future::ready(state.map(|state| report(&state))).boxed()
-    }
-}
-
-fn report(app: &AppState) -> AlertsReport {
-    reported(app.telemetry().alerts().newest_first())
 }
 
 /// Every active alert comes before all others, so that none is left out for one that is over.
@@ -140,7 +123,8 @@ pub(super) async fn cluster_alerts(
     fresh: Fresh,
     _: Params<NoParams>,
 ) -> Response {
-    let answers = every_node::ask(&app, NodeAlerts, report(&app)).await;
+    let own = NodeAlerts.report(&app).await;
+    let answers = every_node::ask(&app, NodeAlerts, own).await;
     fresh.json(together(answers))
 }
 

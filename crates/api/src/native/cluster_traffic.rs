@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use axum::response::Response;
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::every_node::{self, AskedNode};
+use super::calls;
+use super::every_node::{self, AskedNode, OwnReport};
 use super::extract::Params;
 use super::fresh::{Fresh, Freshness};
 use super::telemetry::TrafficQuery;
 use crate::AppState;
-use crate::problem::{Problem, ProblemKind};
-use crate::state::WeakState;
-use maxine_actors::peer::{PeerService, TrafficStepReport, TrafficSteps};
-use maxine_telemetry::{ServiceCalls, StepCounts, TrafficRange};
+use crate::problem::Problem;
+use crate::stopping::Stopping;
+use maxine_actors::peer::{TrafficStepReport, TrafficSteps};
+use maxine_telemetry::{StepCounts, TrafficRange};
 
 /// The traffic in one step through all nodes that answered.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -79,47 +78,21 @@ pub(super) struct ClusterTraffic {
     complete: bool,
 }
 
-/// Answers other nodes. It holds the node's parts weakly, because they hold this value.
-pub struct TrafficReports(WeakState);
-
-impl TrafficReports {
-    /// Creates the service for a node's state.
-    pub fn new(state: &AppState) -> Self {
-        Self(state.downgrade())
+impl OwnReport for TrafficSteps {
+    async fn report(self, app: &AppState) -> Result<Vec<TrafficStepReport>, Stopping> {
+        let Self { service, is_day, since_ms } = self;
+        let range = if is_day { TrafficRange::Day } else { TrafficRange::Recent };
+        let steps = app.with_telemetry(move |telemetry| {
+            telemetry.traffic().counts(service.as_ref(), range, since_ms)
+        });
+        let reports = steps.await?.into_iter().map(|step| TrafficStepReport {
+            at_ms: step.at_ms,
+            requests: step.requests,
+            registrations: step.registrations,
+            calls: calls::report(step.calls),
+        });
+        Ok(reports.collect())
     }
-}
-
-impl PeerService<TrafficSteps> for TrafficReports {
-    fn answer(
-        &self,
-        question: TrafficSteps,
-    ) -> BoxFuture<'static, Result<Vec<TrafficStepReport>, String>> {
-        let state = self.0.upgrade();
-        async move { report(&state.ok_or("the node is stopping")?, question).await }.boxed()
-    }
-}
-
-async fn report(
-    app: &AppState,
-    TrafficSteps { service, is_day, since_ms }: TrafficSteps,
-) -> Result<Vec<TrafficStepReport>, String> {
-    let telemetry = app.telemetry().clone();
-    let range = if is_day { TrafficRange::Day } else { TrafficRange::Recent };
-    // Reading the counts may wait for the disk, because they include requests that are not yet written to the request
-    // log.
-    let counts = move || telemetry.traffic().counts(service.as_ref(), range, since_ms);
-    let steps = tokio::task::spawn_blocking(counts).await.map_err(|_| "the node is stopping")?;
-    let reports = steps.into_iter().map(|step| TrafficStepReport {
-        at_ms: step.at_ms,
-        requests: step.requests,
-        registrations: step.registrations,
-        lookups: step.calls.lookups,
-        lookups_failed: step.calls.lookups_failed,
-        proxied: step.calls.proxied,
-        proxied_failed: step.calls.proxied_failed,
-        classes: step.calls.classes,
-    });
-    Ok(reports.collect())
 }
 
 /// Shows the traffic through all nodes: all traffic of the last hour, or the traffic of one service in the last quarter
@@ -137,10 +110,8 @@ pub(super) async fn cluster_traffic(
     let now_ms = app.clock().wall_ms();
     let (question, extent) = query.question(now_ms)?;
     let since_ms = question.since_ms;
-    let own = report(&app, question.clone())
-        .await
-        .map_err(|error| Problem::new(ProblemKind::Unavailable, error).with_retry_after_s(1))?;
-    let answers = every_node::ask(&app, question, own).await;
+    let own = question.clone().report(&app).await?;
+    let answers = every_node::ask(&app, question, Ok(own)).await;
     let complete = answers.iter().all(|(_, report)| report.is_some());
     let (nodes, reports): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
     let steps = sums(reports.into_iter().flatten().flatten());
@@ -163,13 +134,7 @@ fn sums(reports: impl Iterator<Item = TrafficStepReport>) -> Vec<StepCounts> {
             at_ms,
             requests: report.requests,
             registrations: report.registrations,
-            calls: ServiceCalls {
-                lookups: report.lookups,
-                lookups_failed: report.lookups_failed,
-                proxied: report.proxied,
-                proxied_failed: report.proxied_failed,
-                classes: report.classes,
-            },
+            calls: calls::counted(report.calls),
         };
         sums.entry(at_ms)
             .or_insert_with(|| StepCounts { at_ms, ..StepCounts::default() })
@@ -181,6 +146,7 @@ fn sums(reports: impl Iterator<Item = TrafficStepReport>) -> Vec<StepCounts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use maxine_actors::peer::CallsReport;
 
     #[test]
     fn the_steps_of_several_nodes_are_added_by_time() {
@@ -188,11 +154,13 @@ mod tests {
             at_ms,
             requests: 9,
             registrations: 2,
-            lookups: 3,
-            lookups_failed: 1,
-            proxied: classes.iter().map(|n| u64::from(*n)).sum(),
-            proxied_failed,
-            classes: classes.to_vec(),
+            calls: CallsReport {
+                lookups: 3,
+                lookups_failed: 1,
+                proxied: classes.iter().map(|n| u64::from(*n)).sum(),
+                proxied_failed,
+                classes: classes.to_vec(),
+            },
         };
         // Each node has a step that the other does not have. The second is of another version, which has more classes.
         let long: Vec<u32> = (0..40).map(|class| u32::from(class == 39)).collect();

@@ -5,20 +5,17 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
-use futures::FutureExt;
-use futures::future::{BoxFuture, join_all};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::every_node::{self, AskedNode, OwnReport};
 use super::extract::{InstancePath, NoParams, Params};
 use super::fresh::{Fresh, Freshness};
 use crate::AppState;
 use crate::observations::{self, ProbeObservation};
 use crate::problem::Problem;
-use crate::state::WeakState;
-use maxine_actors::peer::{
-    self, InstanceReport, InstanceStatus, PROBES_MAX, PeerService, ProbeReport, To,
-};
+use crate::stopping::Stopping;
+use maxine_actors::peer::{self, InstanceReport, InstanceStatus, PROBES_MAX, ProbeReport, To};
 use maxine_state::InstanceKey;
 
 /// Time limit for the answer of a node.
@@ -46,41 +43,24 @@ pub(super) struct InstanceAtNodes {
     nodes: Vec<InstanceAtNode>,
 }
 
-/// Answers other nodes. It holds the node's parts weakly, because they hold this value.
-pub struct InstanceReports(WeakState);
-
-impl InstanceReports {
-    /// Creates the service for a node's state.
-    pub fn new(state: &AppState) -> Self {
-        Self(state.downgrade())
+impl OwnReport for InstanceStatus {
+    async fn report(self, app: &AppState) -> Result<InstanceReport, Stopping> {
+        let Self(key) = &self;
+        let probe = |seen: ProbeObservation| ProbeReport {
+            at_ms: seen.at_ms,
+            ok: seen.ok,
+            detail: seen.detail,
+            latency_ms: seen.latency_ms,
+        };
+        let snapshot = app.view().snapshot();
+        let instance = snapshot.state.instance(key);
+        let probes = instance
+            .map(|instance| observations::own(app, key, instance.address_index))
+            .unwrap_or_default();
+        let probes = probes.into_iter().take(PROBES_MAX).map(probe).collect();
+        let overdue_ms = app.registry().overdue_ms(key);
+        Ok(InstanceReport { in_flight: app.forwarder().in_flight(key), probes, overdue_ms })
     }
-}
-
-impl PeerService<InstanceStatus> for InstanceReports {
-    fn answer(
-        &self,
-        InstanceStatus(key): InstanceStatus,
-    ) -> BoxFuture<'static, Result<InstanceReport, String>> {
-        let state = self.0.upgrade().ok_or_else(|| "the node is stopping".to_owned());
-        futures::future::ready(state.map(|state| report(&state, &key))).boxed()
-    }
-}
-
-fn report(app: &AppState, key: &InstanceKey) -> InstanceReport {
-    let probe = |seen: ProbeObservation| ProbeReport {
-        at_ms: seen.at_ms,
-        ok: seen.ok,
-        detail: seen.detail,
-        latency_ms: seen.latency_ms,
-    };
-    let snapshot = app.view().snapshot();
-    let instance = snapshot.state.instance(key);
-    let probes = instance
-        .map(|instance| observations::own(app, key, instance.address_index))
-        .unwrap_or_default();
-    let probes = probes.into_iter().take(PROBES_MAX).map(probe).collect();
-    let overdue_ms = app.registry().overdue_ms(key);
-    InstanceReport { in_flight: app.forwarder().in_flight(key), probes, overdue_ms }
 }
 
 /// If an instance is kept only because expiry is suspended: how long ago its time to live ended, in milliseconds. Only
@@ -94,10 +74,6 @@ pub(super) async fn overdue_ms(app: &AppState, key: &InstanceKey) -> Option<u64>
     let question = InstanceStatus(key.clone());
     let answer = peer::call(&**app.store(), To::Leader, question, ANSWER_TIMEOUT).await;
     answer.ok()?.overdue_ms
-}
-
-fn known_here(app: &AppState, key: &InstanceKey) -> InstanceAtNode {
-    at_node(app.settings().instance_id.clone(), Some(report(app, key)))
 }
 
 /// The answer of a node, as the API shows it. `report` is `None` if the node did not answer.
@@ -134,31 +110,26 @@ pub(super) async fn instance_nodes(
     if !service.instances.contains_key(&key.instance) {
         return Err(Problem::not_found("instance", &key.to_string()));
     }
-    let nodes = match app.store().cluster() {
-        None => vec![known_here(&app, &key)],
+    let question = InstanceStatus(key);
+    let own = question.clone().report(&app).await;
+    let own_name = &app.settings().instance_id;
+    let nodes: Vec<_> = match app.store().cluster() {
+        None => vec![at_node(own_name.clone(), own.ok())],
         Some(cluster) => {
             let status = cluster.status();
-            let each = status.members.into_iter().map(|member| {
-                let (app, key) = (&app, &key);
-                async move {
-                    match member.id == status.node_id {
-                        true => known_here(app, key),
-                        false => ask(app, member.id, member.name, key).await,
-                    }
-                }
-            });
-            join_all(each).await
+            let own_id = Some(status.node_id);
+            let name =
+                |node: AskedNode| if node.id == own_id { own_name.clone() } else { node.name };
+            every_node::ask_members(&app, status, question, own, ANSWER_TIMEOUT)
+                .await
+                .into_iter()
+                .map(|(node, report)| at_node(name(node), report))
+                .collect()
         }
     };
     let in_flight = nodes.iter().filter_map(|node| node.in_flight).sum();
     let complete = nodes.iter().all(|node| node.in_flight.is_some());
     Ok(fresh.json(InstanceAtNodes { in_flight, complete, nodes }))
-}
-
-async fn ask(app: &AppState, member: u64, node: String, key: &InstanceKey) -> InstanceAtNode {
-    let (to, question) = (To::Member(member), InstanceStatus(key.clone()));
-    let answer = peer::call(&**app.store(), to, question, ANSWER_TIMEOUT).await;
-    at_node(node, answer.ok())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::history_index::HistoryIndex;
 use super::watch::{Watchers, may_not_go_on};
 use crate::lists::Lists;
 use crate::problem::{Problem, ProblemKind};
+use crate::stopping::Stopping;
 use crate::{AppState, Caller};
 use maxine_state::limits::check_range;
 use maxine_view::KvScope;
@@ -70,10 +71,7 @@ pub(super) async fn wait(
             // Another client has the place. The answer is that of a wait that ended without a change.
             () = leave.displaced() => break,
         };
-        let Some(changed) = changed else {
-            let problem = Problem::new(ProblemKind::Unavailable, "the node is stopping");
-            return Err(problem.with_retry_after_s(1));
-        };
+        let Some(changed) = changed else { return Err(Stopping.into()) };
         if changed.is_ok() || may_not_go_on(state, caller) {
             break;
         }

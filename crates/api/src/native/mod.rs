@@ -7,6 +7,7 @@
 mod audit;
 mod backup;
 mod batches;
+mod calls;
 mod change;
 mod checks;
 mod cluster;
@@ -53,15 +54,10 @@ mod telemetry;
 mod upgrade;
 mod watch;
 
-pub use cluster_alerts::AlertReports;
-pub use cluster_traffic::TrafficReports;
+pub use every_node::answer_peers;
 pub(super) use fresh::add_freshness_headers;
 pub(super) use fresh::{Basis, NO_STORE};
-pub use instance_nodes::InstanceReports;
-pub use nodes::NodeReports;
-pub use objectives::ObjectiveReports;
 pub(super) use resolve::PlainResolve;
-pub use service_traffic::ServiceTrafficReports;
 pub use shape::{CheckKindView, ServiceHealth};
 
 use std::sync::Arc;

@@ -5,18 +5,16 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use axum::response::Response;
-use futures::FutureExt;
-use futures::future::{BoxFuture, ready};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::every_node::{self, AskedNode};
+use super::every_node::{self, AskedNode, OwnReport};
 use super::extract::{NoParams, Params};
 use super::fresh::{Fresh, Freshness};
 use crate::AppState;
 use crate::problem::Problem;
-use crate::state::WeakState;
-use maxine_actors::peer::{ObjectiveCounts, ObjectiveReport, ObjectivesReport, PeerService};
+use crate::stopping::Stopping;
+use maxine_actors::peer::{ObjectiveCounts, ObjectiveReport, ObjectivesReport};
 use maxine_telemetry::{OBJECTIVE_WINDOW_MS, Objective, ObjectiveSum};
 
 /// An hour, in milliseconds. Nodes count by the hour.
@@ -69,33 +67,15 @@ pub(super) struct ObjectivesView {
     complete: bool,
 }
 
-/// Answers other nodes. It holds the node's parts weakly, because they hold this value.
-pub struct ObjectiveReports(WeakState);
-
-impl ObjectiveReports {
-    /// Creates the service for a node's state.
-    pub fn new(state: &AppState) -> Self {
-        Self(state.downgrade())
+impl OwnReport for ObjectiveCounts {
+    async fn report(self, app: &AppState) -> Result<ObjectivesReport, Stopping> {
+        let counted = app.telemetry().objectives().counted(self.since_ms);
+        let sums = counted.sums.into_iter().map(|(name, ObjectiveSum { requests, failures })| {
+            ObjectiveReport { name, requests, failures }
+        });
+        let (began_ms, counted_ms) = (counted.began_ms, counted.counted_ms);
+        Ok(ObjectivesReport { began_ms, counted_ms, sums: sums.collect() })
     }
-}
-
-impl PeerService<ObjectiveCounts> for ObjectiveReports {
-    fn answer(
-        &self,
-        question: ObjectiveCounts,
-    ) -> BoxFuture<'static, Result<ObjectivesReport, String>> {
-        let state = self.0.upgrade().ok_or_else(|| "the node is stopping".to_owned());
-        ready(state.map(|state| report(&state, question))).boxed()
-    }
-}
-
-fn report(app: &AppState, ObjectiveCounts { since_ms }: ObjectiveCounts) -> ObjectivesReport {
-    let counted = app.telemetry().objectives().counted(since_ms);
-    let sums = counted.sums.into_iter().map(|(name, ObjectiveSum { requests, failures })| {
-        ObjectiveReport { name, requests, failures }
-    });
-    let (began_ms, counted_ms) = (counted.began_ms, counted.counted_ms);
-    ObjectivesReport { began_ms, counted_ms, sums: sums.collect() }
 }
 
 /// Shows the service level objectives and their error budgets over the last 30 days, summed over all nodes. If the
@@ -112,7 +92,7 @@ pub(super) async fn objectives(
     let now_ms = app.clock().wall_ms();
     let since_ms = now_ms.saturating_sub(OBJECTIVE_WINDOW_MS) / HOUR_MS * HOUR_MS;
     let question = ObjectiveCounts { since_ms };
-    let own = report(&app, question);
+    let own = question.report(&app).await;
     let answers = every_node::ask(&app, question, own).await;
     let complete = answers.iter().all(|(_, report)| report.is_some());
     let items = items(

@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use axum::response::Response;
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::every_node::{self, AskedNode};
+use super::calls;
+use super::every_node::{self, AskedNode, OwnReport};
 use super::extract::Params;
 use super::fresh::{Fresh, Freshness};
 use crate::AppState;
-use crate::problem::{Problem, ProblemKind};
-use crate::state::WeakState;
-use maxine_actors::peer::{PeerService, ServiceTraffic, ServiceTrafficReport};
+use crate::problem::Problem;
+use crate::stopping::Stopping;
+use maxine_actors::peer::{ServiceTraffic, ServiceTrafficReport};
 use maxine_state::limits::check_range;
 use maxine_telemetry::ServiceCalls;
 
@@ -72,46 +71,18 @@ pub(super) struct ServicesTraffic {
     complete: bool,
 }
 
-/// Answers other nodes. It holds the node's parts weakly, because they hold this value.
-pub struct ServiceTrafficReports(WeakState);
-
-impl ServiceTrafficReports {
-    /// Creates the service for a node's state.
-    pub fn new(state: &AppState) -> Self {
-        Self(state.downgrade())
+impl OwnReport for ServiceTraffic {
+    async fn report(self, app: &AppState) -> Result<Vec<ServiceTrafficReport>, Stopping> {
+        let since_ms = app.clock().wall_ms().saturating_sub(self.window_ms);
+        let calls =
+            app.with_telemetry(move |telemetry| telemetry.traffic().of_services(since_ms)).await?;
+        let reports = calls.into_iter().map(|(key, calls)| ServiceTrafficReport {
+            namespace: key.namespace.as_str().into(),
+            service: key.service.as_str().into(),
+            calls: calls::report(calls),
+        });
+        Ok(reports.collect())
     }
-}
-
-impl PeerService<ServiceTraffic> for ServiceTrafficReports {
-    fn answer(
-        &self,
-        question: ServiceTraffic,
-    ) -> BoxFuture<'static, Result<Vec<ServiceTrafficReport>, String>> {
-        let state = self.0.upgrade();
-        async move { report(&state.ok_or("the node is stopping")?, question).await }.boxed()
-    }
-}
-
-async fn report(
-    app: &AppState,
-    ServiceTraffic { window_ms }: ServiceTraffic,
-) -> Result<Vec<ServiceTrafficReport>, String> {
-    let since_ms = app.clock().wall_ms().saturating_sub(window_ms);
-    let telemetry = app.telemetry().clone();
-    // Reading the counts may wait for the disk, because they include requests that are not yet written to the request
-    // log.
-    let calls = tokio::task::spawn_blocking(move || telemetry.traffic().of_services(since_ms));
-    let calls = calls.await.map_err(|_| "the node is stopping")?;
-    let reports = calls.into_iter().map(|(key, calls)| ServiceTrafficReport {
-        namespace: key.namespace.as_str().into(),
-        service: key.service.as_str().into(),
-        lookups: calls.lookups,
-        lookups_failed: calls.lookups_failed,
-        proxied: calls.proxied,
-        proxied_failed: calls.proxied_failed,
-        classes: calls.classes,
-    });
-    Ok(reports.collect())
 }
 
 /// Shows the calls to each service through all nodes. If the backend has no members, asks only this node and the leader.
@@ -127,10 +98,8 @@ pub(super) async fn services_traffic(
     let window_ms = query.window_ms.unwrap_or(WINDOW_MS);
     check_range("window_ms", window_ms, 5_000, WINDOW_MS_MAX)?;
     let question = ServiceTraffic { window_ms };
-    let own = report(&app, question)
-        .await
-        .map_err(|error| Problem::new(ProblemKind::Unavailable, error).with_retry_after_s(1))?;
-    let answers = every_node::ask(&app, question, own).await;
+    let own = question.report(&app).await?;
+    let answers = every_node::ask(&app, question, Ok(own)).await;
     let complete = answers.iter().all(|(_, report)| report.is_some());
     let (nodes, reports): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
     let items = sums(reports.into_iter().flatten().flatten());
@@ -141,15 +110,8 @@ pub(super) async fn services_traffic(
 fn sums(reports: impl Iterator<Item = ServiceTrafficReport>) -> Vec<ServiceCallsView> {
     let mut sums = BTreeMap::<(String, String), ServiceCalls>::new();
     for report in reports {
-        let ServiceTrafficReport { namespace, service, .. } = report;
-        let calls = ServiceCalls {
-            lookups: report.lookups,
-            lookups_failed: report.lookups_failed,
-            proxied: report.proxied,
-            proxied_failed: report.proxied_failed,
-            classes: report.classes,
-        };
-        sums.entry((namespace, service)).or_default().add(&calls);
+        let ServiceTrafficReport { namespace, service, calls } = report;
+        sums.entry((namespace, service)).or_default().add(&calls::counted(calls));
     }
     let view = |((namespace, service), calls): ((String, String), ServiceCalls)| ServiceCallsView {
         namespace,
@@ -168,17 +130,20 @@ fn sums(reports: impl Iterator<Item = ServiceTrafficReport>) -> Vec<ServiceCalls
 #[cfg(test)]
 mod tests {
     use super::*;
+    use maxine_actors::peer::CallsReport;
 
     #[test]
     fn the_calls_of_several_nodes_are_added_by_service() {
         let report = |service: &str, proxied_failed, classes: &[u32]| ServiceTrafficReport {
             namespace: "default".into(),
             service: service.into(),
-            lookups: 1,
-            lookups_failed: 0,
-            proxied: classes.iter().map(|n| u64::from(*n)).sum(),
-            proxied_failed,
-            classes: classes.to_vec(),
+            calls: CallsReport {
+                lookups: 1,
+                lookups_failed: 0,
+                proxied: classes.iter().map(|n| u64::from(*n)).sum(),
+                proxied_failed,
+                classes: classes.to_vec(),
+            },
         };
         // The second node is of another version, which has more classes.
         let long: Vec<u32> = (0..40).map(|class| u32::from(class == 39)).collect();

@@ -17,7 +17,7 @@ use maxine_actors::peer::TrafficSteps;
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use maxine_state::{Actor, LimitExceeded, Name, ServiceKey};
 use maxine_telemetry::{Alert, AlertKind, AttemptOutcome, AttemptRecord, Silence, Subject, Trace};
-use maxine_telemetry::{TrafficExtent, TrafficRange, TrafficStep, TrafficSum};
+use maxine_telemetry::{Telemetry, TrafficExtent, TrafficRange, TrafficStep, TrafficSum};
 
 /// Maximum duration of a silence, in milliseconds (30 days).
 const SILENCE_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
@@ -107,17 +107,11 @@ pub(super) async fn traffic(
 ) -> Result<Response, Problem> {
     let now_ms = state.clock().wall_ms();
     let (TrafficSteps { service, since_ms, .. }, extent) = query.question(now_ms)?;
-    let telemetry = state.telemetry().clone();
-    // Reading the counts may wait for the disk, because they include requests that are not yet written to the request
-    // log.
-    let sum = tokio::task::spawn_blocking(move || match &service {
+    let sum = state.with_telemetry(move |telemetry| match &service {
         Some(key) => telemetry.traffic().of_service(key, query.range, since_ms),
         None => telemetry.traffic().of_node(query.range, since_ms),
     });
-    let sum = sum.await.map_err(|_| {
-        Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
-    })?;
-    let TrafficSum { steps: items, total } = sum;
+    let TrafficSum { steps: items, total } = sum.await?;
     Ok(fresh.json(TrafficView { step_ms: extent.step_ms, now_ms, items, total }))
 }
 
@@ -221,20 +215,15 @@ async fn set_silence(
 
 /// Stores a silence in the data directory, and puts it in force. It may wait for the disk.
 async fn store_silence(state: &AppState, silence: Silence, now_ms: u64) -> Result<(), Problem> {
-    let telemetry = state.telemetry().clone();
-    let set = move || telemetry.alerts().silence(silence, now_ms);
-    match tokio::task::spawn_blocking(set).await {
-        Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Err(Problem::limit("silences", "fewer at a time", "one more")),
-        Ok(Err(error)) => {
+    let set = state.with_telemetry(move |telemetry| telemetry.alerts().silence(silence, now_ms));
+    match set.await? {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Problem::limit("silences", "fewer at a time", "one more")),
+        Err(error) => {
             tracing::error!(%error, "a silence of alerts was not kept");
             let detail =
                 "nothing was changed: the silence cannot be written to this node's data directory";
             Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(5))
-        }
-        Err(_) => {
-            let detail = "the node is stopping";
-            Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1))
         }
     }
 }
@@ -374,11 +363,7 @@ pub(super) async fn list_traces(
     Params(query): Params<Newest>,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
-    // The lock of the request log may wait for the disk.
-    let telemetry = state.telemetry().clone();
-    let traces = tokio::task::spawn_blocking(move || telemetry.traces()).await.map_err(|_| {
-        Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
-    })?;
+    let traces = state.with_telemetry(Telemetry::traces).await?;
     let traces = traces.into_iter().take(limit).map(TraceView::new);
     Ok(fresh.json(Page::whole(traces.collect())))
 }

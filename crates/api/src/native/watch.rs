@@ -29,6 +29,7 @@ use super::history_index::HistoryIndex;
 use super::shape::Detail;
 use crate::problem::{Problem, ProblemKind};
 use crate::send_monitor::Streamed;
+use crate::stopping::Stopping;
 use crate::{AppState, CalledBy, Caller, RequestContext};
 use maxine_admission::{Leave, NoPlace, Place, PlaceLimits, Places};
 use maxine_state::limits::check_range;
@@ -466,10 +467,7 @@ pub(super) async fn poll_changes(
                 Some(Err(_)) => {}
                 Some(Ok(Ok(newest))) => events = newest,
                 Some(Ok(Err(WatcherLost::Compacted(lost)))) => return Err(gone(lost)),
-                Some(Ok(Err(WatcherLost::Closed))) | None => {
-                    let problem = Problem::new(ProblemKind::Unavailable, "the node is stopping");
-                    return Err(problem.with_retry_after_s(1));
-                }
+                Some(Ok(Err(WatcherLost::Closed))) | None => return Err(Stopping.into()),
             }
         }
     }

@@ -147,6 +147,38 @@ struct SilentLease {
     is_confirmed: bool,
 }
 
+/// A lease that is about to be opened.
+struct Opening {
+    leased: Leased,
+    epoch: u64,
+    registered_index: u64,
+    ttl_ms: u64,
+    /// Set if the lease may be older than this leadership: how much longer than its time to live it then runs.
+    extra_ms: Option<u64>,
+}
+
+impl Opening {
+    /// The lease that begins now.
+    fn lease(self, now_ms: u64, grace_ms: u64) -> Lease {
+        let until_ms = now_ms + self.ttl_ms + grace_ms;
+        let (heard_until_ms, inherited_until_ms) =
+            self.extra_ms.map_or((until_ms, 0), |extra_ms| (0, until_ms + extra_ms));
+        Lease {
+            leased: self.leased,
+            epoch: self.epoch,
+            registered_index: self.registered_index,
+            ttl_ms: self.ttl_ms,
+            opened_ms: self.extra_ms.is_none().then_some(now_ms),
+            renewed_ms: AtomicU64::new(now_ms),
+            heard_until_ms: AtomicU64::new(heard_until_ms),
+            inherited_until_ms: AtomicU64::new(inherited_until_ms),
+            queued_ms: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
+            extensions: AtomicU8::new(0),
+        }
+    }
+}
+
 /// The order of the deadlines, and the limits on expiry.
 #[derive(Debug)]
 pub(super) struct Deadlines {
@@ -280,54 +312,29 @@ impl Deadlines {
         }
     }
 
-    /// Opens or replaces the lease of a registration that was made under this leader. It runs for its whole
-    /// time to live. A permanent instance has no lease.
-    pub(super) fn open(&mut self, key: &InstanceKey, instance: &Instance, now_ms: u64) {
-        let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
-        let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
-        self.put_instance(key, instance, now_ms, Some(now_ms), (until_ms, 0));
-    }
-
-    /// Opens the lease of a registration that may be older than this leadership. It may have been renewed
-    /// until now, so it runs for its whole time to live plus `extra_ms`, unless [`Self::inherit`] gives its
-    /// remaining time.
-    pub(super) fn take_over(
+    /// Opens or replaces the lease of an instance. A permanent instance has no lease. `extra_ms` is set if the
+    /// registration may be older than this leadership. It may then have been renewed until now, so its lease is that much
+    /// longer than its time to live, unless [`Self::inherit`] gives its remaining time.
+    pub(super) fn open(
         &mut self,
         key: &InstanceKey,
         instance: &Instance,
         now_ms: u64,
-        extra_ms: u64,
+        extra_ms: Option<u64>,
     ) {
         let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
-        let whole_ms = ttl_ms + self.settings.grace_ms + extra_ms;
-        self.put_instance(key, instance, now_ms, None, (0, now_ms + whole_ms));
-    }
-
-    fn put_instance(
-        &mut self,
-        key: &InstanceKey,
-        instance: &Instance,
-        now_ms: u64,
-        opened_ms: Option<u64>,
-        (heard_until_ms, inherited_until_ms): (u64, u64),
-    ) {
-        let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return };
-        self.put(Lease {
+        let opening = Opening {
             leased: Leased::Instance(key.clone()),
             epoch: instance.lease_epoch,
             registered_index: instance.registered_index,
             ttl_ms,
-            opened_ms,
-            renewed_ms: AtomicU64::new(now_ms),
-            heard_until_ms: AtomicU64::new(heard_until_ms),
-            inherited_until_ms: AtomicU64::new(inherited_until_ms),
-            queued_ms: AtomicU64::new(0),
-            is_over: AtomicBool::new(false),
-            extensions: AtomicU8::new(0),
-        });
+            extra_ms,
+        };
+        self.put(opening, now_ms);
     }
 
-    fn put(&mut self, mut lease: Lease) {
+    fn put(&mut self, opening: Opening, now_ms: u64) {
+        let mut lease = opening.lease(now_ms, self.settings.grace_ms);
         let id = lease.leased.id();
         let leases = self.table.leases.pin();
         if let Some(old) = leases.get(&id) {
@@ -385,22 +392,8 @@ impl Deadlines {
         if known == Some(index) {
             return;
         }
-        let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
-        let (heard_until_ms, inherited_until_ms) =
-            extra_ms.map_or((until_ms, 0), |extra_ms| (0, until_ms + extra_ms));
-        self.put(Lease {
-            leased,
-            epoch: index,
-            registered_index: index,
-            ttl_ms,
-            opened_ms: extra_ms.is_none().then_some(now_ms),
-            renewed_ms: AtomicU64::new(now_ms),
-            heard_until_ms: AtomicU64::new(heard_until_ms),
-            inherited_until_ms: AtomicU64::new(inherited_until_ms),
-            queued_ms: AtomicU64::new(0),
-            is_over: AtomicBool::new(false),
-            extensions: AtomicU8::new(0),
-        });
+        let opening = Opening { leased, epoch: index, registered_index: index, ttl_ms, extra_ms };
+        self.put(opening, now_ms);
     }
 
     /// Removes the lease of a lock session that ended.
@@ -455,22 +448,10 @@ impl Deadlines {
             if known.is_some_and(|known| known >= state.reported_index) {
                 continue;
             }
-            let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
-            let (heard_until_ms, inherited_until_ms) =
-                extra_ms.map_or((until_ms, 0), |extra_ms| (0, until_ms + extra_ms));
-            self.put(Lease {
-                leased,
-                epoch: state.reported_index,
-                registered_index: state.reported_index,
-                ttl_ms,
-                opened_ms: extra_ms.is_none().then_some(now_ms),
-                renewed_ms: AtomicU64::new(now_ms),
-                heard_until_ms: AtomicU64::new(heard_until_ms),
-                inherited_until_ms: AtomicU64::new(inherited_until_ms),
-                queued_ms: AtomicU64::new(0),
-                is_over: AtomicBool::new(false),
-                extensions: AtomicU8::new(0),
-            });
+            let index = state.reported_index;
+            let opening =
+                Opening { leased, epoch: index, registered_index: index, ttl_ms, extra_ms };
+            self.put(opening, now_ms);
         }
         if !names.is_empty() {
             self.checks.insert(LeaseId::of_key(key), names);

@@ -20,7 +20,7 @@ fn table(fleet: usize) -> Deadlines {
     let mut table = deadlines(ExpirySettings::default());
     table.begin(Fence(1), 0);
     for id in 0..fleet {
-        table.take_over(&key(id), &instance(id, 1 + id as u64, 5_000), 0, 0);
+        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0, Some(0));
     }
     table
 }
@@ -30,7 +30,7 @@ fn new_table(fleet: usize) -> Deadlines {
     let mut table = deadlines(ExpirySettings::default());
     table.begin(Fence(1), 0);
     for id in 0..fleet {
-        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0);
+        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0, None);
     }
     table
 }
@@ -66,7 +66,7 @@ fn a_renewal_of_another_registration_is_refused() {
 #[test]
 fn a_new_registration_brings_its_own_deadline() {
     let mut table = table(1);
-    table.open(&key(0), &instance(0, 50, 1_000), 0);
+    table.open(&key(0), &instance(0, 50, 1_000), 0, None);
     assert_eq!(expired(table.due(1_500, 10)), ["i0"]);
 }
 
@@ -145,7 +145,7 @@ fn a_confirmation_covers_only_the_instances_that_were_silent_when_it_was_given()
     let mut table = table(200);
     for id in 0..110 {
         table.forget(&key(id));
-        table.take_over(&key(id), &instance(id, 1_000, 1_000), 0, 0);
+        table.open(&key(id), &instance(id, 1_000, 1_000), 0, Some(0));
     }
     assert_eq!(table.due(2_000, 1_000), suspended(110, 200));
     assert!(table.confirm_silence(2_100));
@@ -174,7 +174,7 @@ fn a_confirmation_covers_only_the_instances_that_were_silent_when_it_was_given()
 fn new_instances_that_fall_silent_do_not_suspend_the_expiry_of_others() {
     let mut table = table(100);
     for id in 100..300 {
-        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0);
+        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0, None);
     }
     for id in 0..99 {
         assert!(table.table.renew(LeaseId::of_key(&key(id)), 0, 5_000));
@@ -196,7 +196,7 @@ fn new_instances_that_fall_silent_do_not_suspend_the_expiry_of_others() {
 #[test]
 fn new_instances_are_kept_while_expiry_is_suspended() {
     let mut table = table(100);
-    table.open(&key(100), &instance(100, 101, 5_000), 0);
+    table.open(&key(100), &instance(100, 101, 5_000), 0, None);
     assert_eq!(table.due(6_000, 1_000), suspended(100, 100));
 }
 
@@ -216,7 +216,7 @@ fn an_instance_counts_as_part_of_the_fleet_after_a_minute_of_renewals() {
     // Another registration is a renewal too.
     let mut table = renewed_until(59_000);
     for id in 0..100 {
-        table.open(&key(id), &instance(id, 1_000 + id as u64, 5_000), 60_000);
+        table.open(&key(id), &instance(id, 1_000 + id as u64, 5_000), 60_000, None);
     }
     assert_eq!(table.due(66_000, 1_000), suspended(100, 100));
 }
@@ -234,7 +234,7 @@ fn expiry_keeps_its_rate() {
     let mut table = deadlines(settings);
     table.begin(Fence(1), 0);
     for id in 0..25 {
-        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0);
+        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0, None);
     }
     let mut take = |now_ms| {
         let due = table.due(now_ms, 1_000).expire;
@@ -263,7 +263,7 @@ fn what_was_decided_to_expire_cannot_be_renewed_while_that_is_in_flight() {
     table.give_back(&items);
     assert!(!table.table.renew(LeaseId::of_key(&key(0)), 0, 6_002));
     // Its owner registers again.
-    table.open(&key(0), &instance(0, 9, 5_000), 6_003);
+    table.open(&key(0), &instance(0, 9, 5_000), 6_003, None);
     assert!(table.table.renew(LeaseId::of_key(&key(0)), 9, 6_004));
 }
 
@@ -299,11 +299,11 @@ fn a_lease_that_was_handed_over_has_what_was_left_of_it_and_others_their_whole_t
     let mut new = deadlines(ExpirySettings::default());
     new.begin(Fence(9), 70_000);
     for id in 0..3 {
-        new.take_over(&key(id), &instance(id, 1 + id as u64, 5_000), 70_000, 1_000);
+        new.open(&key(id), &instance(id, 1 + id as u64, 5_000), 70_000, Some(1_000));
     }
     // The fourth instance was registered again. The previous leader does not know the fifth.
-    new.take_over(&key(3), &instance(3, 77, 5_000), 70_000, 1_000);
-    new.take_over(&key(4), &instance(4, 5, 5_000), 70_000, 1_000);
+    new.open(&key(3), &instance(3, 77, 5_000), 70_000, Some(1_000));
+    new.open(&key(4), &instance(4, 5, 5_000), 70_000, Some(1_000));
     // The renewal of the third instance arrives before the answer of the previous leader.
     assert!(new.table.renew(LeaseId::of_key(&key(2)), 0, 70_050));
     new.inherit(Fence(8), former.leases(), None, 70_100);
@@ -331,7 +331,7 @@ fn handing_over_again_and_again_does_not_prolong_a_silent_lease() {
         let former = table.former(Fence(turn), now_ms).unwrap();
         table = deadlines(ExpirySettings::default());
         table.begin(Fence(turn + 1), now_ms);
-        table.take_over(&key(0), &instance(0, 1, 5_000), now_ms, 1_000);
+        table.open(&key(0), &instance(0, 1, 5_000), now_ms, Some(1_000));
         table.inherit(Fence(turn + 1), former.leases(), None, now_ms);
         assert_eq!(table.due(5_499, 10), Due::default());
     }
@@ -343,12 +343,12 @@ fn a_permanent_instance_has_no_lease() {
     let mut table = table(1);
     let mut permanent = instance(0, 9, 5_000);
     permanent.registration.expiry = Expiry::Never;
-    table.open(&key(0), &permanent, 10);
+    table.open(&key(0), &permanent, 10, None);
     assert_eq!((table.table.len(), table.due(u64::MAX / 2, 10)), (0, Due::default()));
     assert!(!table.table.renew(LeaseId::of_key(&key(0)), 0, 20));
-    table.take_over(&key(0), &permanent, 10, 0);
+    table.open(&key(0), &permanent, 10, Some(0));
     assert!(table.table.is_empty());
-    table.open(&key(0), &instance(0, 10, 5_000), 30);
+    table.open(&key(0), &instance(0, 10, 5_000), 30, None);
     assert_eq!(table.table.len(), 1, "with a time to live it has one again");
 }
 
@@ -365,7 +365,7 @@ fn handing_over_again_and_again_does_not_prolong_a_suspension() {
         table = deadlines(ExpirySettings::default());
         table.begin(Fence(turn + 1), now_ms);
         for id in 0..100 {
-            table.take_over(&key(id), &instance(id, 1 + id as u64, 5_000), now_ms, 1_000);
+            table.open(&key(id), &instance(id, 1 + id as u64, 5_000), now_ms, Some(1_000));
         }
         assert_eq!(table.due(now_ms, 1_000), Due::default(), "nothing is known yet");
         table.inherit(Fence(turn + 1), &former.leases()[..50], former.suspended_ms(), now_ms);

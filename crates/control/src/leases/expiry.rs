@@ -296,23 +296,22 @@ impl Leases {
     fn open_all(&mut self, state: &ControlState, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
         let Some(fence) = self.fence else { return };
         self.deadlines.retain(state);
+        let extra_ms = Some(self.takeover_extra_ms);
         for (key, service) in state.services() {
             for (id, instance) in &service.instances {
                 let key = key.instance(id.clone());
-                let extra_ms = Some(self.takeover_extra_ms);
                 self.deadlines.open_checks(&key, instance, now_ms, extra_ms);
                 if self.deadlines.has(&key) {
                     continue;
                 }
                 if faults::is_on(Fault::NoTakeoverGrace) {
                     let ttl_ms = instance.registration.expiry.ttl_ms().unwrap_or(0);
-                    self.deadlines.open(&key, instance, now_ms.saturating_sub(ttl_ms));
+                    self.deadlines.open(&key, instance, now_ms.saturating_sub(ttl_ms), None);
                     continue;
                 }
-                self.deadlines.take_over(&key, instance, now_ms, self.takeover_extra_ms);
+                self.deadlines.open(&key, instance, now_ms, extra_ms);
             }
         }
-        let extra_ms = Some(self.takeover_extra_ms);
         for session in state.kv().sessions().values() {
             self.deadlines.open_session(session, now_ms, extra_ms);
         }
@@ -339,7 +338,7 @@ impl Leases {
         for event in events {
             match &event.kind {
                 EventKind::InstanceRegistered { key, data } => {
-                    self.deadlines.open(key, data, now_ms);
+                    self.deadlines.open(key, data, now_ms, None);
                     self.deadlines.open_checks(key, data, now_ms, None);
                 }
                 EventKind::CheckReported { key, data, .. } => {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use maxine_http1::{Reader, SendError, Sending};
 
-use super::super::connect::Stream;
+use super::super::connect::{self, Stream};
 use super::super::request_body::RequestBody;
 use super::super::wire::WireState;
 
@@ -37,13 +37,13 @@ impl Connection {
 
     /// The record of who uses the connection.
     pub(crate) fn wire(&self) -> &Arc<WireState> {
-        self.reader.io.wire()
+        connect::wire_state(&self.reader.io)
     }
 
     /// Whether the instance has neither closed the connection nor sent anything, as far as the system has reported it.
     /// Between two requests, an instance has nothing to send.
     pub(crate) fn is_silent(&self) -> bool {
-        self.reader.io.is_silent()
+        connect::is_silent(&self.reader.io)
     }
 
     /// Writes the rest of the request. If the connection takes no more, an answer may still arrive on it.

@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use maxine_http1::{AnswerHead, Coding, HeadWait, PlainAnswer, Sending};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::super::connect;
 use super::super::request_body::RequestBody;
 use super::connection::{Connection, Reason};
 use super::encode::encode;
@@ -66,7 +67,7 @@ impl Connection {
         check: bool,
         on_interim: OnInterim<'_>,
     ) -> Result<Response<Received>, Failure> {
-        if check && !self.reader.io.is_silent_now() {
+        if check && !connect::is_silent_now(&self.reader.io) {
             let unsent = Some(request);
             return Err(Failure { reason: Reason::Closed, unsent, nothing_written: true });
         }

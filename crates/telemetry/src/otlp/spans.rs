@@ -17,7 +17,8 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Sta
 
 use super::Why;
 use crate::span_name::SpanName;
-use crate::{AttemptOutcome, AttemptRecord, FinishedRequest, Subject, WriteRecord};
+use crate::{AttemptOutcome, AttemptRecord, FinishedRequest, Subject};
+use maxine_view::WriteRecord;
 
 /// The convention that the names of attributes follow.
 const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.37.0";

@@ -1,33 +1,26 @@
 use std::sync::Arc;
 
-use http::{Method, StatusCode, Version};
+use http::{Method, StatusCode};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use super::*;
-use crate::{AttemptOutcome, AttemptRecord, AttemptTrail, TraceName, WriteRecord, WriteStages};
+use crate::{AttemptOutcome, AttemptRecord, TraceName, samples};
 use maxine_state::{Address, Instance, Name, Registration, ServiceKey};
-use maxine_view::{ServiceCounter, WorkFact, WorkOutcome};
+use maxine_view::{ServiceCounter, WorkFact, WorkOutcome, WriteRecord, WriteStages};
 
 const NODE_SPAN: SpanName = SpanName { trace: [7; 16], id: 1_000, is_sampled: true };
 
 fn request(traceparent: TraceName, status: u16, duration_us: u64) -> FinishedRequest {
     FinishedRequest {
-        subject: Subject::Other,
-        method: Method::GET,
         target: "/orders/7?page=2".into(),
-        version: Version::HTTP_11,
         client: [10, 0, 0, 7].into(),
-        trace_id: TraceName::default(),
         traceparent,
         parent_span: std::num::NonZeroU64::new(5),
         is_https: true,
         started_us: 1_000,
         duration_us,
-        status: StatusCode::from_u16(status).unwrap(),
-        attempts: AttemptTrail::default(),
-        writes: Vec::new(),
-        is_long_poll: false,
+        ..samples::request(status)
     }
 }
 

@@ -150,25 +150,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::TraceName;
+    use crate::{TraceName, samples};
 
     fn request(path: &'static str, status: u16) -> FinishedRequest {
         FinishedRequest {
-            subject: crate::Subject::Other,
-            method: Method::GET,
             target: path.into(),
-            version: Version::HTTP_11,
             client: [10, 0, 0, 1].into(),
             trace_id: TraceName::Given(HeaderValue::from_static("abc")),
-            traceparent: TraceName::default(),
-            parent_span: None,
-            is_https: false,
-            started_us: 0,
-            duration_us: 0,
-            status: StatusCode::from_u16(status).unwrap(),
-            attempts: crate::AttemptTrail::default(),
-            writes: Vec::new(),
-            is_long_poll: false,
+            ..samples::request(status)
         }
     }
 

@@ -7,6 +7,7 @@ import { Button } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
 import { SelectField } from '../../parts/field';
 import { Panel } from '../../parts/layout';
+import { PlainTable } from '../../parts/plain-table';
 import { Empty, Loaded } from '../../parts/states';
 import { Status } from '../../parts/status';
 import { At } from '../../parts/time';
@@ -24,34 +25,21 @@ export function Keys() {
           items.length === 0 ? (
             <Empty title="No stored keys.">Sessions are signed with a key from the node's environment.</Empty>
           ) : (
-            <div className="scroll-x" role="region" aria-label="Signing keys" tabIndex={0}>
-              <table className="plain">
-                <thead>
-                  <tr>
-                    <th scope="col">Key</th>
-                    <th scope="col" className="wide-only">
-                      Created
-                    </th>
-                    <th scope="col">Use</th>
-                  </tr>
-                </thead>
-                <tbody>
-                  {items.map((k) => (
-                    <tr key={k.key_id}>
-                      <th scope="row" className="mono">
-                        {k.key_id}
-                      </th>
-                      <td className="wide-only">
-                        <At at={k.created_at_ms} />
-                      </td>
-                      <td>
-                        {k.signs ? <Status tone="good">Signs new sessions</Status> : <Status tone="muted">Still accepted</Status>}
-                      </td>
-                    </tr>
-                  ))}
-                </tbody>
-              </table>
-            </div>
+            <PlainTable label="Signing keys" columns={['Key', { name: 'Created', className: 'wide-only' }, 'Use']}>
+              {items.map((k) => (
+                <tr key={k.key_id}>
+                  <th scope="row" className="mono">
+                    {k.key_id}
+                  </th>
+                  <td className="wide-only">
+                    <At at={k.created_at_ms} />
+                  </td>
+                  <td>
+                    {k.signs ? <Status tone="good">Signs new sessions</Status> : <Status tone="muted">Still accepted</Status>}
+                  </td>
+                </tr>
+              ))}
+            </PlainTable>
           )
         }
       </Loaded>

@@ -9,6 +9,7 @@ import { Command } from '../../parts/copy';
 import { Confirm, Modal } from '../../parts/dialog';
 import { SelectField, TextField } from '../../parts/field';
 import { Panel } from '../../parts/layout';
+import { ACTIONS, PlainTable } from '../../parts/plain-table';
 import { Empty, Loaded, Note } from '../../parts/states';
 import { Status } from '../../parts/status';
 import { At, Until, useNow } from '../../parts/time';
@@ -48,50 +49,34 @@ export function Tokens() {
           tokens.length === 0 ? (
             <Empty title="No API tokens.">Services and scripts use tokens to register and to read.</Empty>
           ) : (
-            <div className="scroll-x" role="region" aria-label="API tokens" tabIndex={0}>
-              <table className="plain">
-                <thead>
-                  <tr>
-                    <th scope="col">Note</th>
-                    <th scope="col">Role</th>
-                    <th scope="col">Created</th>
-                    <th scope="col">Expires</th>
-                    <th scope="col">Id</th>
-                    <th scope="col">
-                      <span className="sr">Actions</span>
-                    </th>
-                  </tr>
-                </thead>
-                <tbody>
-                  {tokens.map((t) => (
-                    <tr key={t.id}>
-                      <th scope="row" className="break">
-                        {t.note || <span className="muted">no note</span>}
-                      </th>
-                      <td>{t.role}</td>
-                      <td>
-                        <At at={t.created_at_ms} /> <span className="muted">by {t.created_by}</span>
-                      </td>
-                      <td>
-                        {t.expires_at_ms === null ? (
-                          'never'
-                        ) : t.expires_at_ms < now ? (
-                          <Status tone="muted">expired</Status>
-                        ) : (
-                          <Until at={t.expires_at_ms} />
-                        )}
-                      </td>
-                      <td className="mono">{t.id}</td>
-                      <td className="row-actions">
-                        <Button kind="danger" onClick={() => setRevoked(t)}>
-                          Revoke<span className="sr"> {t.note || t.id}</span>
-                        </Button>
-                      </td>
-                    </tr>
-                  ))}
-                </tbody>
-              </table>
-            </div>
+            <PlainTable label="API tokens" columns={['Note', 'Role', 'Created', 'Expires', 'Id', ACTIONS]}>
+              {tokens.map((t) => (
+                <tr key={t.id}>
+                  <th scope="row" className="break">
+                    {t.note || <span className="muted">no note</span>}
+                  </th>
+                  <td>{t.role}</td>
+                  <td>
+                    <At at={t.created_at_ms} /> <span className="muted">by {t.created_by}</span>
+                  </td>
+                  <td>
+                    {t.expires_at_ms === null ? (
+                      'never'
+                    ) : t.expires_at_ms < now ? (
+                      <Status tone="muted">expired</Status>
+                    ) : (
+                      <Until at={t.expires_at_ms} />
+                    )}
+                  </td>
+                  <td className="mono">{t.id}</td>
+                  <td className="row-actions">
+                    <Button kind="danger" onClick={() => setRevoked(t)}>
+                      Revoke<span className="sr"> {t.note || t.id}</span>
+                    </Button>
+                  </td>
+                </tr>
+              ))}
+            </PlainTable>
           )
         }
       </Loaded>

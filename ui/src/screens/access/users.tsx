@@ -8,6 +8,7 @@ import { Button } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
 import { SelectField, TextField } from '../../parts/field';
 import { Panel } from '../../parts/layout';
+import { ACTIONS, PlainTable } from '../../parts/plain-table';
 import { Loaded } from '../../parts/states';
 import { say } from '../../parts/toast';
 import { ROLE_MAY } from './access';
@@ -30,50 +31,34 @@ export function Users({ me }: { me: string }) {
     >
       <Loaded query={query} what="users" rows={4}>
         {(users) => (
-          <div className="scroll-x" role="region" aria-label="Users" tabIndex={0}>
-            <table className="plain">
-              <thead>
-                <tr>
-                  <th scope="col">Name</th>
-                  <th scope="col">Role</th>
-                  <th scope="col" className="end wide-only">
-                    Credentials
+          <PlainTable label="Users" columns={['Name', 'Role', { name: 'Credentials', className: 'end wide-only' }, ACTIONS]}>
+            {users.map((u) => {
+              const reason = u.managed ? "This user comes from the node's environment. Change it there." : null;
+              return (
+                <tr key={u.name}>
+                  <th scope="row">
+                    <span className="name">{u.name}</span>
+                    {u.name === me ? <span className="tag">you</span> : null}
+                    {u.managed ? <span className="tag">from the environment</span> : null}
                   </th>
-                  <th scope="col">
-                    <span className="sr">Actions</span>
-                  </th>
+                  <td>{u.role}</td>
+                  <td className="end num wide-only">version {u.credential_version}</td>
+                  <td className="row-actions">
+                    <Button reason={reason} onClick={() => setEdited(u)}>
+                      Change…<span className="sr"> {u.name}</span>
+                    </Button>
+                    <Button
+                      kind="danger"
+                      reason={reason ?? (u.name === me ? 'You cannot delete yourself.' : null)}
+                      onClick={() => setDeleted(u)}
+                    >
+                      Delete<span className="sr"> {u.name}</span>
+                    </Button>
+                  </td>
                 </tr>
-              </thead>
-              <tbody>
-                {users.map((u) => {
-                  const reason = u.managed ? "This user comes from the node's environment. Change it there." : null;
-                  return (
-                    <tr key={u.name}>
-                      <th scope="row">
-                        <span className="name">{u.name}</span>
-                        {u.name === me ? <span className="tag">you</span> : null}
-                        {u.managed ? <span className="tag">from the environment</span> : null}
-                      </th>
-                      <td>{u.role}</td>
-                      <td className="end num wide-only">version {u.credential_version}</td>
-                      <td className="row-actions">
-                        <Button reason={reason} onClick={() => setEdited(u)}>
-                          Change…<span className="sr"> {u.name}</span>
-                        </Button>
-                        <Button
-                          kind="danger"
-                          reason={reason ?? (u.name === me ? 'You cannot delete yourself.' : null)}
-                          onClick={() => setDeleted(u)}
-                        >
-                          Delete<span className="sr"> {u.name}</span>
-                        </Button>
-                      </td>
-                    </tr>
-                  );
-                })}
-              </tbody>
-            </table>
-          </div>
+              );
+            })}
+          </PlainTable>
         )}
       </Loaded>
       <UserDialog key={edited === 'new' ? 'new' : (edited?.name ?? 'none')} user={edited} onClose={() => setEdited(null)} done={refresh} />

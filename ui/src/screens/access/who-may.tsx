@@ -6,6 +6,7 @@ import type { ApiToken, Role, RouteRights, User } from '../../api/types';
 import { Search } from '../../parts/field';
 import { plural } from '../../parts/format';
 import { Panel } from '../../parts/layout';
+import { PlainTable } from '../../parts/plain-table';
 import { Empty, Loaded } from '../../parts/states';
 import { Status } from '../../parts/status';
 import { useNow } from '../../parts/time';
@@ -56,55 +57,40 @@ export function WhoMay({ named }: { named: boolean }) {
           ) : (
             <>
               {named ? <p className="pad muted">Choose an action to see which users and tokens may do it.</p> : null}
-              <div className="scroll-x" role="region" aria-label="Rights" tabIndex={0}>
-                <table className="plain">
-                  <thead>
+              <PlainTable label="Rights" columns={['Action', 'No credential', ...ROLES]}>
+                {found.map((r) => (
+                  <Fragment key={r.key}>
                     <tr>
-                      <th scope="col">Action</th>
-                      <th scope="col">No credential</th>
+                      <th scope="row" className="break">
+                        {named ? (
+                          <button type="button" className="text-button" aria-expanded={r.key === chosen} onClick={() => setChosen(r.key === chosen ? null : r.key)}>
+                            {r.does}
+                          </button>
+                        ) : (
+                          r.does
+                        )}
+                        <div className="muted mono">{r.key.replace('/api/v1', '')}</div>
+                      </th>
+                      <td>
+                        <May yes={r.open} />
+                        {r.setting === null ? null : <div className="muted">by {r.setting}</div>}
+                      </td>
                       {ROLES.map((role) => (
-                        <th key={role} scope="col">
-                          {role}
-                        </th>
+                        <td key={role}>
+                          <May yes={r.roles.includes(role)} />
+                        </td>
                       ))}
                     </tr>
-                  </thead>
-                  <tbody>
-                    {found.map((r) => (
-                      <Fragment key={r.key}>
-                        <tr>
-                          <th scope="row" className="break">
-                            {named ? (
-                              <button type="button" className="text-button" aria-expanded={r.key === chosen} onClick={() => setChosen(r.key === chosen ? null : r.key)}>
-                                {r.does}
-                              </button>
-                            ) : (
-                              r.does
-                            )}
-                            <div className="muted mono">{r.key.replace('/api/v1', '')}</div>
-                          </th>
-                          <td>
-                            <May yes={r.open} />
-                            {r.setting === null ? null : <div className="muted">by {r.setting}</div>}
-                          </td>
-                          {ROLES.map((role) => (
-                            <td key={role}>
-                              <May yes={r.roles.includes(role)} />
-                            </td>
-                          ))}
-                        </tr>
-                        {named && r.key === chosen ? (
-                          <tr>
-                            <td colSpan={2 + ROLES.length} className="break">
-                              <Names right={r} />
-                            </td>
-                          </tr>
-                        ) : null}
-                      </Fragment>
-                    ))}
-                  </tbody>
-                </table>
-              </div>
+                    {named && r.key === chosen ? (
+                      <tr>
+                        <td colSpan={2 + ROLES.length} className="break">
+                          <Names right={r} />
+                        </td>
+                      </tr>
+                    ) : null}
+                  </Fragment>
+                ))}
+              </PlainTable>
               <p className="pad muted">
                 Some actions are checked further: a watch of more than one service needs a viewer, only operators see the header values of probes and policies, and
                 a lock is given back by its lock session. The other APIs (compatible, Consul, DNS) have their own routes.

@@ -8,6 +8,7 @@ import { createStore, useStore } from '../../api/store';
 import type { ClusterStatus, LeadershipCause, LeadershipGrant } from '../../api/types';
 import { clock, count, duration, iso, moment } from '../../parts/format';
 import { Panel } from '../../parts/layout';
+import { end, PlainTable } from '../../parts/plain-table';
 import { Empty, Loaded } from '../../parts/states';
 import { useNow } from '../../parts/time';
 
@@ -132,49 +133,26 @@ function History({ grants, seen, led }: { grants: readonly LeadershipGrant[]; se
           <span>now</span>
         </div>
       </div>
-      <div className="scroll-x" role="region" aria-label="Latest leaders" tabIndex={0}>
-        <table className="plain">
-          <thead>
-            <tr>
-              <th scope="col">From</th>
-              <th scope="col">Leader</th>
-              <th scope="col">Cause</th>
-              <th scope="col" className="end">
-                Writes failed for
-              </th>
-              <th scope="col" className="end">
-                Led for
-              </th>
-              <th scope="col" className="end">
-                Fence
-              </th>
-              <th scope="col" className="end">
-                Index
-              </th>
+      <PlainTable label="Latest leaders" columns={['From', 'Leader', 'Cause', end('Writes failed for'), end('Led for'), end('Fence'), end('Index')]}>
+        {[...terms]
+          .reverse()
+          .slice(0, 8)
+          .map((t) => (
+            <tr key={t.index}>
+              <td className="num">
+                <time dateTime={iso(t.from)}>{moment(t.from)}</time>
+              </td>
+              <td className="mono">{t.holder}</td>
+              <td className="wrap">{causeOf(t.grant)}</td>
+              <td className="end num">
+                {typeof t.grant.gap_ms === 'number' ? duration(t.grant.gap_ms) : <span className="muted">–</span>}
+              </td>
+              <td className="end num">{t.to === null ? <span className="muted">unknown</span> : duration(t.to - t.from)}</td>
+              <td className="end num">{count(t.fence)}</td>
+              <td className="end num">{count(t.index)}</td>
             </tr>
-          </thead>
-          <tbody>
-            {[...terms]
-              .reverse()
-              .slice(0, 8)
-              .map((t) => (
-                <tr key={t.index}>
-                  <td className="num">
-                    <time dateTime={iso(t.from)}>{moment(t.from)}</time>
-                  </td>
-                  <td className="mono">{t.holder}</td>
-                  <td className="wrap">{causeOf(t.grant)}</td>
-                  <td className="end num">
-                    {typeof t.grant.gap_ms === 'number' ? duration(t.grant.gap_ms) : <span className="muted">–</span>}
-                  </td>
-                  <td className="end num">{t.to === null ? <span className="muted">unknown</span> : duration(t.to - t.from)}</td>
-                  <td className="end num">{count(t.fence)}</td>
-                  <td className="end num">{count(t.index)}</td>
-                </tr>
-              ))}
-          </tbody>
-        </table>
-      </div>
+          ))}
+      </PlainTable>
     </>
   );
 }

@@ -8,6 +8,7 @@ import { RoleButton } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
 import { bytes, count, duration, plural } from '../../parts/format';
 import { Panel } from '../../parts/layout';
+import { ACTIONS, end, PlainTable } from '../../parts/plain-table';
 import { Status } from '../../parts/status';
 import { say } from '../../parts/toast';
 import { reachOf, type Reach } from './reach';
@@ -26,86 +27,56 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
   const longestLog = logEnds.reduce<number | null>((end, next) => (next == null ? end : Math.max(end ?? next, next)), null);
   return (
     <Panel title="Nodes" aside={plural(voters, 'voter')} flush>
-      <div className="scroll-x" role="region" aria-label="Nodes" tabIndex={0}>
-        <table className="plain">
-          <thead>
-            <tr>
-              <th scope="col">Node</th>
-              <th scope="col">Role</th>
-              <th scope="col">Status</th>
-              <th scope="col" className="end">
-                Term
-              </th>
-              <th scope="col" className="end">
-                Last entry
-              </th>
-              <th scope="col" className="end">
-                Applied
-              </th>
-              <th scope="col" className="end">
-                Lag
-              </th>
-              <th scope="col" className="end">
-                Log on disk
-              </th>
-              <th scope="col" className="end">
-                Last sync
-              </th>
-              <th scope="col">Addresses</th>
-              <th scope="col">
-                <span className="sr">Actions</span>
-              </th>
-            </tr>
-          </thead>
-          <tbody>
-            {raft.members.map((m) => (
-              <tr key={m.id}>
-                <th scope="row">
-                  <span className="name">{m.name}</span> <span className="muted num">#{m.id}</span>
-                  {m.id === raft.node_id ? <span className="tag">this node</span> : null}
-                </th>
-                <td>{m.leader ? <Status tone="info">Leader</Status> : m.voter ? 'Voter' : 'Learner'}</td>
-                <td>
-                  <Link reach={reachOf(status, m, nodes.data)} />
-                </td>
-                <Figures member={m} node={nodeOf(m)} longestLog={longestLog} />
-                <td className="mono two-lines">
-                  {m.http_addr}
-                  <span className="muted">{m.peer_addr}</span>
-                </td>
-                <td className="row-actions">
-                  {m.voter && !m.leader ? (
-                    <RoleButton
-                      needs="admin"
-                      reason={reachOf(status, m, nodes.data) === 'cut-off' ? 'The node is unreachable.' : null}
-                      onClick={() => setAsked({ what: 'transfer', member: m })}
-                    >
-                      Make leader<span className="sr"> {m.name}</span>
-                    </RoleButton>
-                  ) : null}
-                  {m.voter ? null : (
-                    <RoleButton
-                      needs="admin"
-                      reason={reachOf(status, m, nodes.data) === 'cut-off' ? 'The node is unreachable.' : null}
-                      onClick={() => setAsked({ what: 'promote', member: m })}
-                    >
-                      Promote<span className="sr"> {m.name}</span>
-                    </RoleButton>
-                  )}
-                  <RoleButton
-                    needs="admin"
-                    kind="danger"
-                    reason={voters === 1 && m.voter ? 'It is the only voter.' : null}
-                    onClick={() => setAsked({ what: 'remove', member: m })}
-                  >
-                    Remove<span className="sr"> {m.name}</span>
-                  </RoleButton>
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <PlainTable
+        label="Nodes"
+        columns={['Node', 'Role', 'Status', end('Term'), end('Last entry'), end('Applied'), end('Lag'), end('Log on disk'), end('Last sync'), 'Addresses', ACTIONS]}
+      >
+        {raft.members.map((m) => (
+          <tr key={m.id}>
+            <th scope="row">
+              <span className="name">{m.name}</span> <span className="muted num">#{m.id}</span>
+              {m.id === raft.node_id ? <span className="tag">this node</span> : null}
+            </th>
+            <td>{m.leader ? <Status tone="info">Leader</Status> : m.voter ? 'Voter' : 'Learner'}</td>
+            <td>
+              <Link reach={reachOf(status, m, nodes.data)} />
+            </td>
+            <Figures member={m} node={nodeOf(m)} longestLog={longestLog} />
+            <td className="mono two-lines">
+              {m.http_addr}
+              <span className="muted">{m.peer_addr}</span>
+            </td>
+            <td className="row-actions">
+              {m.voter && !m.leader ? (
+                <RoleButton
+                  needs="admin"
+                  reason={reachOf(status, m, nodes.data) === 'cut-off' ? 'The node is unreachable.' : null}
+                  onClick={() => setAsked({ what: 'transfer', member: m })}
+                >
+                  Make leader<span className="sr"> {m.name}</span>
+                </RoleButton>
+              ) : null}
+              {m.voter ? null : (
+                <RoleButton
+                  needs="admin"
+                  reason={reachOf(status, m, nodes.data) === 'cut-off' ? 'The node is unreachable.' : null}
+                  onClick={() => setAsked({ what: 'promote', member: m })}
+                >
+                  Promote<span className="sr"> {m.name}</span>
+                </RoleButton>
+              )}
+              <RoleButton
+                needs="admin"
+                kind="danger"
+                reason={voters === 1 && m.voter ? 'It is the only voter.' : null}
+                onClick={() => setAsked({ what: 'remove', member: m })}
+              >
+                Remove<span className="sr"> {m.name}</span>
+              </RoleButton>
+            </td>
+          </tr>
+        ))}
+      </PlainTable>
       <MemberDialogs asked={asked} onClose={() => setAsked(null)} status={status} raft={raft} voters={voters} />
     </Panel>
   );

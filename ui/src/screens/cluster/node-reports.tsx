@@ -7,6 +7,7 @@ import { nodesQuery } from '../../api/queries';
 import type { ClusterNode, NodeReport } from '../../api/types';
 import { count, duration } from '../../parts/format';
 import { Panel } from '../../parts/layout';
+import { end, PlainTable } from '../../parts/plain-table';
 import { Loaded, Note } from '../../parts/states';
 import { Status } from '../../parts/status';
 
@@ -44,28 +45,11 @@ export function NodeReports() {
       ))}
       <Loaded query={query} what="the nodes" rows={3}>
         {(nodes) => (
-          <div className="scroll-x" role="region" aria-label="What each node reports" tabIndex={0}>
-            <table className="plain">
-              <thead>
-                <tr>
-                  <th scope="col">Node</th>
-                  <th scope="col">Reported leader</th>
-                  <th scope="col" className="end">
-                    Term
-                  </th>
-                  <th scope="col" className="end">
-                    State index
-                  </th>
-                  <th scope="col">History</th>
-                </tr>
-              </thead>
-              <tbody>
-                {nodes.map((n) => (
-                  <Row key={n.name} node={n} />
-                ))}
-              </tbody>
-            </table>
-          </div>
+          <PlainTable label="What each node reports" columns={['Node', 'Reported leader', end('Term'), end('State index'), 'History']}>
+            {nodes.map((n) => (
+              <Row key={n.name} node={n} />
+            ))}
+          </PlainTable>
         )}
       </Loaded>
       {reports.length > 1 && wrong.length === 0 ? (

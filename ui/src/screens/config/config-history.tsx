@@ -5,7 +5,9 @@ import { configHistoryQuery, type Revised } from '../../api/queries';
 import type { ConfigRevision, RuntimeConfig } from '../../api/types';
 import { Button, RoleButton } from '../../parts/button';
 import { Diff, stable } from '../../parts/diff';
+import { type FieldChange, FieldChanges } from '../../parts/field-changes';
 import { Panel } from '../../parts/layout';
+import { ACTIONS, PlainTable } from '../../parts/plain-table';
 import { Empty, Loaded } from '../../parts/states';
 import { At } from '../../parts/time';
 
@@ -19,46 +21,31 @@ export function ConfigHistory({ now, onBack }: { now: Revised<RuntimeConfig>; on
           revisions.length === 0 ? (
             <Empty title="No changes yet.">The defaults apply. Each change is listed here.</Empty>
           ) : (
-            <div className="scroll-x" role="region" aria-label="History" tabIndex={0}>
-              <table className="plain">
-                <thead>
-                  <tr>
-                    <th scope="col">Revision</th>
-                    <th scope="col">When</th>
-                    <th scope="col">Who</th>
-                    <th scope="col">What changed</th>
-                    <th scope="col">
-                      <span className="sr">Actions</span>
-                    </th>
-                  </tr>
-                </thead>
-                <tbody>
-                  {revisions.map((r, i) => (
-                    <Fragment key={r.revision}>
-                      <Row
-                        revision={r}
-                        before={revisions[i + 1]}
-                        holds={r.revision === now.revision}
-                        open={shown === r.revision}
-                        onCompare={() => setShown(shown === r.revision ? null : r.revision)}
-                        onBack={() => onBack(r)}
-                      />
-                      {shown === r.revision ? (
-                        <tr>
-                          <td colSpan={5} className="detail">
-                            <Diff
-                              label={`From revision ${r.revision} to now`}
-                              before={stable(r.config)}
-                              after={stable(now.value)}
-                            />
-                          </td>
-                        </tr>
-                      ) : null}
-                    </Fragment>
-                  ))}
-                </tbody>
-              </table>
-            </div>
+            <PlainTable label="History" columns={['Revision', 'When', 'Who', 'What changed', ACTIONS]}>
+              {revisions.map((r, i) => (
+                <Fragment key={r.revision}>
+                  <Row
+                    revision={r}
+                    before={revisions[i + 1]}
+                    holds={r.revision === now.revision}
+                    open={shown === r.revision}
+                    onCompare={() => setShown(shown === r.revision ? null : r.revision)}
+                    onBack={() => onBack(r)}
+                  />
+                  {shown === r.revision ? (
+                    <tr>
+                      <td colSpan={5} className="detail">
+                        <Diff
+                          label={`From revision ${r.revision} to now`}
+                          before={stable(r.config)}
+                          after={stable(now.value)}
+                        />
+                      </td>
+                    </tr>
+                  ) : null}
+                </Fragment>
+              ))}
+            </PlainTable>
           )
         }
       </Loaded>
@@ -90,7 +77,7 @@ function Row({
       <td>{r.time_ms !== null ? <At at={r.time_ms} /> : <span className="muted">before the first change</span>}</td>
       <td>{r.user || <span className="muted">–</span>}</td>
       <td className="wrap">
-        {before ? <Changes of={changesOf(before.config, r.config)} /> : <span className="muted">oldest kept revision</span>}
+        {before ? <FieldChanges of={changesOf(before.config, r.config)} /> : <span className="muted">oldest kept revision</span>}
       </td>
       <td className="row-actions">
         {holds ? null : (
@@ -108,12 +95,6 @@ function Row({
   );
 }
 
-export interface FieldChange {
-  field: string;
-  from: string;
-  to: string;
-}
-
 /** The fields in which two configurations differ, in the order of their names. */
 export function changesOf(from: RuntimeConfig, to: RuntimeConfig): FieldChange[] {
   const fields = ([...new Set([...Object.keys(from), ...Object.keys(to)])] as (keyof RuntimeConfig)[]).sort();
@@ -121,15 +102,4 @@ export function changesOf(from: RuntimeConfig, to: RuntimeConfig): FieldChange[]
   return fields
     .map((field) => ({ field, from: text(from[field]), to: text(to[field]) }))
     .filter((change) => change.from !== change.to);
-}
-
-function Changes({ of }: { of: FieldChange[] }) {
-  if (of.length === 0) return <span className="muted">nothing changed</span>;
-  return of.map((change) => (
-    <span key={change.field} className="field-change">
-      <span className="muted">{change.field}</span> <span className="num">{change.from}</span>{' '}
-      <span aria-hidden="true">→</span>
-      <span className="sr">to</span> <b className="num">{change.to}</b>
-    </span>
-  ));
 }

@@ -14,6 +14,7 @@ import { Empty, Loaded } from '../../parts/states';
 import { Status } from '../../parts/status';
 import { useNow } from '../../parts/time';
 import { Button } from '../../parts/button';
+import { end, PlainTable } from '../../parts/plain-table';
 import { covered, edgesOf, figuresOfEdge, share, type Edge, type LookupEvent } from './graph';
 
 const eventsQuery = () =>
@@ -312,58 +313,36 @@ function said(edge: Edge, spanMs: number): string {
 function EdgeTable({ edges, spanMs }: { edges: readonly Edge[]; spanMs: number }) {
   return (
     <Panel title="Calls" flush>
-      <div className="scroll-x" role="region" aria-label="Calls" tabIndex={0}>
-        <table className="plain">
-          <thead>
-            <tr>
-              <th scope="col">Service</th>
-              <th scope="col">Caller</th>
-              <th scope="col">Kind</th>
-              <th scope="col" className="end">
-                Calls seen
+      <PlainTable
+        label="Calls"
+        columns={['Service', 'Caller', 'Kind', end('Calls seen'), end('Rate'), 'Success', end('p50'), end('p95'), 'Instances']}
+      >
+        {edges.map((e) => {
+          const { perS, success, p50, p95 } = figuresOfEdge(e, spanMs);
+          return (
+            <tr key={`${e.caller} ${e.namespace}/${e.service}`}>
+              <th scope="row">
+                <Link
+                  to="/services/$namespace/$service"
+                  params={{ namespace: e.namespace, service: e.service }}
+                  search={{}}
+                  className="name"
+                >
+                  {e.service}
+                </Link>
               </th>
-              <th scope="col" className="end">
-                Rate
-              </th>
-              <th scope="col">Success</th>
-              <th scope="col" className="end">
-                p50
-              </th>
-              <th scope="col" className="end">
-                p95
-              </th>
-              <th scope="col">Instances</th>
+              <td className="mono">{e.caller}</td>
+              <td>{[...e.vias].join(', ')}</td>
+              <td className="end num">{count(e.calls)}</td>
+              <td className="end num">{short(perS)}/s</td>
+              <td>{e.failed ? <Status tone="bad">{percent(success)}</Status> : <span className="num">{percent(success)}</span>}</td>
+              <td className="end num">{p50 === null ? '–' : duration(p50)}</td>
+              <td className="end num">{p95 === null ? '–' : duration(p95)}</td>
+              <td className="mono">{[...e.targets.keys()].slice(0, 4).join(', ') || '–'}</td>
             </tr>
-          </thead>
-          <tbody>
-            {edges.map((e) => {
-              const { perS, success, p50, p95 } = figuresOfEdge(e, spanMs);
-              return (
-                <tr key={`${e.caller} ${e.namespace}/${e.service}`}>
-                  <th scope="row">
-                    <Link
-                      to="/services/$namespace/$service"
-                      params={{ namespace: e.namespace, service: e.service }}
-                      search={{}}
-                      className="name"
-                    >
-                      {e.service}
-                    </Link>
-                  </th>
-                  <td className="mono">{e.caller}</td>
-                  <td>{[...e.vias].join(', ')}</td>
-                  <td className="end num">{count(e.calls)}</td>
-                  <td className="end num">{short(perS)}/s</td>
-                  <td>{e.failed ? <Status tone="bad">{percent(success)}</Status> : <span className="num">{percent(success)}</span>}</td>
-                  <td className="end num">{p50 === null ? '–' : duration(p50)}</td>
-                  <td className="end num">{p95 === null ? '–' : duration(p95)}</td>
-                  <td className="mono">{[...e.targets.keys()].slice(0, 4).join(', ') || '–'}</td>
-                </tr>
-              );
-            })}
-          </tbody>
-        </table>
-      </div>
+          );
+        })}
+      </PlainTable>
     </Panel>
   );
 }

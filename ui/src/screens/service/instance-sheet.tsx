@@ -11,6 +11,7 @@ import { CopyButton } from '../../parts/copy';
 import { Sheet } from '../../parts/dialog';
 import { duration, plural } from '../../parts/format';
 import { Facts } from '../../parts/layout';
+import { end, PlainTable } from '../../parts/plain-table';
 import { Empty, Failed, Loading } from '../../parts/states';
 import { InstanceStatus, Status } from '../../parts/status';
 import { Ago, At } from '../../parts/time';
@@ -171,34 +172,19 @@ function Why({ instance }: { instance: Instance }) {
               : 'It is not probed: only its heartbeats count.'}
         </p>
       ) : (
-        <div className="scroll-x" role="region" aria-label="Latest probes" tabIndex={0}>
-          <table className="plain">
-            <thead>
-              <tr>
-                <th scope="col">When</th>
-                <th scope="col">Result</th>
-                <th scope="col">Detail</th>
-                <th scope="col" className="end">
-                  Duration
-                </th>
-                <th scope="col">By</th>
-              </tr>
-            </thead>
-            <tbody>
-              {seen.slice(0, 12).map((o, i) => (
-                <tr key={`${o.at_ms}-${i}`}>
-                  <td className="num">
-                    <Ago at={o.at_ms} />
-                  </td>
-                  <td>{o.ok ? <Status tone="good">Passed</Status> : <Status tone="bad">Failed</Status>}</td>
-                  <td className="break">{o.detail || '–'}</td>
-                  <td className="end num">{o.latency_ms === null ? '–' : duration(o.latency_ms)}</td>
-                  <td className="mono">{o.node}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <PlainTable label="Latest probes" columns={['When', 'Result', 'Detail', end('Duration'), 'By']}>
+          {seen.slice(0, 12).map((o, i) => (
+            <tr key={`${o.at_ms}-${i}`}>
+              <td className="num">
+                <Ago at={o.at_ms} />
+              </td>
+              <td>{o.ok ? <Status tone="good">Passed</Status> : <Status tone="bad">Failed</Status>}</td>
+              <td className="break">{o.detail || '–'}</td>
+              <td className="end num">{o.latency_ms === null ? '–' : duration(o.latency_ms)}</td>
+              <td className="mono">{o.node}</td>
+            </tr>
+          ))}
+        </PlainTable>
       )}
       {silent.length > 0 ? <p className="muted">No answer from {silent.join(', ')}: the probes of {silent.length === 1 ? 'this node' : 'these nodes'} are not known.</p> : null}
     </section>
@@ -224,32 +210,19 @@ function Checks({ checks }: { checks: Check[] }) {
   return (
     <section className="sheet-part" aria-label="Checks">
       <h3>Checks</h3>
-      <div className="scroll-x" role="region" aria-label="Table of checks" tabIndex={0}>
-        <table className="plain">
-          <thead>
-            <tr>
-              <th scope="col">Check</th>
-              <th scope="col">Status</th>
-              <th scope="col">Output</th>
-              <th scope="col">Made by</th>
-              <th scope="col">Since</th>
-            </tr>
-          </thead>
-          <tbody>
-            {checks.map((check) => (
-              <tr key={check.id}>
-                <td className="mono">{check.id}</td>
-                <td>
-                  <Status tone={TONES[check.status]}>{check.status}</Status>
-                </td>
-                <td className="break">{check.output || '–'}</td>
-                <td>{check.ttl_ms === null ? 'Maxine' : `its owner, at least every ${duration(check.ttl_ms)}`}</td>
-                <td className="num">{check.since_ms === null ? '–' : <Ago at={check.since_ms} />}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <PlainTable label="Table of checks" columns={['Check', 'Status', 'Output', 'Made by', 'Since']}>
+        {checks.map((check) => (
+          <tr key={check.id}>
+            <td className="mono">{check.id}</td>
+            <td>
+              <Status tone={TONES[check.status]}>{check.status}</Status>
+            </td>
+            <td className="break">{check.output || '–'}</td>
+            <td>{check.ttl_ms === null ? 'Maxine' : `its owner, at least every ${duration(check.ttl_ms)}`}</td>
+            <td className="num">{check.since_ms === null ? '–' : <Ago at={check.since_ms} />}</td>
+          </tr>
+        ))}
+      </PlainTable>
     </section>
   );
 }

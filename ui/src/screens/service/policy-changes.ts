@@ -1,14 +1,8 @@
 /** What differs between two policies, field by field, and the policies that a service had before. Pure functions. */
 import type { Policy, PolicyRevisionView } from '../../api/types';
 import { stable } from '../../parts/diff';
+import type { FieldChange } from '../../parts/field-changes';
 import { at, FIELDS, type Field, type Path } from './policy-fields';
-
-export interface PolicyFieldChange {
-  /** The path of the field, with dots. */
-  field: string;
-  from: string;
-  to: string;
-}
 
 /** The values that are not the default, by the path of the field with dots. */
 function valuesOf(policy: Policy, fields: readonly Field[] = FIELDS, path: Path = []): Map<string, string> {
@@ -37,7 +31,7 @@ function textOf(field: Field, value: unknown): string {
 }
 
 /** The fields in which two policies differ, in the order of the form. */
-export function policyChanges(from: Policy, to: Policy): PolicyFieldChange[] {
+export function policyChanges(from: Policy, to: Policy): FieldChange[] {
   const [before, after] = [valuesOf(from), valuesOf(to)];
   return [...new Set([...before.keys(), ...after.keys()])]
     .map((field) => ({ field, from: before.get(field) ?? 'default', to: after.get(field) ?? 'default' }))

@@ -6,8 +6,9 @@ import type { Policy, PolicyRevisionView, Service } from '../../api/types';
 import { Button, RoleButton } from '../../parts/button';
 import { Diff, stable } from '../../parts/diff';
 import { SelectField } from '../../parts/field';
-import { plural } from '../../parts/format';
+import { FieldChanges } from '../../parts/field-changes';
 import { Panel } from '../../parts/layout';
+import { ACTIONS, PlainTable } from '../../parts/plain-table';
 import { Empty, Loaded } from '../../parts/states';
 import { At } from '../../parts/time';
 import { policyChanges, policyOf, revisionName } from './policy-changes';
@@ -36,43 +37,28 @@ export function PolicyHistory({
           revisions.length === 0 ? (
             <Empty title="No changes yet.">The defaults apply. Each change of the policy is listed here.</Empty>
           ) : (
-            <div className="scroll-x" role="region" aria-label="History of the policy" tabIndex={0}>
-              <table className="plain">
-                <thead>
-                  <tr>
-                    <th scope="col">Revision</th>
-                    <th scope="col">When</th>
-                    <th scope="col">Who</th>
-                    <th scope="col">What changed</th>
-                    <th scope="col">
-                      <span className="sr">Actions</span>
-                    </th>
-                  </tr>
-                </thead>
-                <tbody>
-                  {revisions.map((r, i) => (
-                    <Fragment key={r.revision}>
-                      <Row
-                        revision={r}
-                        before={revisions[i + 1]}
-                        holds={now ? r.revision === now.revision : i === 0 && r.content === 'none'}
-                        open={shown === r.revision}
-                        focused={focus === r.revision}
-                        onCompare={() => setShown(shown === r.revision ? null : r.revision)}
-                        onBack={() => onBack(r)}
-                      />
-                      {shown === r.revision ? (
-                        <tr>
-                          <td colSpan={5} className="detail">
-                            <Comparison of={r} revisions={revisions} />
-                          </td>
-                        </tr>
-                      ) : null}
-                    </Fragment>
-                  ))}
-                </tbody>
-              </table>
-            </div>
+            <PlainTable label="History of the policy" columns={['Revision', 'When', 'Who', 'What changed', ACTIONS]}>
+              {revisions.map((r, i) => (
+                <Fragment key={r.revision}>
+                  <Row
+                    revision={r}
+                    before={revisions[i + 1]}
+                    holds={now ? r.revision === now.revision : i === 0 && r.content === 'none'}
+                    open={shown === r.revision}
+                    focused={focus === r.revision}
+                    onCompare={() => setShown(shown === r.revision ? null : r.revision)}
+                    onBack={() => onBack(r)}
+                  />
+                  {shown === r.revision ? (
+                    <tr>
+                      <td colSpan={5} className="detail">
+                        <Comparison of={r} revisions={revisions} />
+                      </td>
+                    </tr>
+                  ) : null}
+                </Fragment>
+              ))}
+            </PlainTable>
           )
         }
       </Loaded>
@@ -135,19 +121,7 @@ function Changed({ from, to }: { from: PolicyRevisionView | undefined; to: Polic
   if (to.content === 'none') return <span className="muted">{to.revision === 0 ? 'no policy: the defaults' : 'removed: the defaults apply'}</span>;
   const before = policyOf(from);
   if (before === null) return <span className="muted">{from ? 'the policy before is not known to this node' : 'oldest known change'}</span>;
-  const changes = policyChanges(before, policyOf(to) ?? {});
-  if (changes.length === 0) return <span className="muted">nothing changed</span>;
-  return (
-    <>
-      {changes.slice(0, CHANGES_SHOWN).map((change) => (
-        <span key={change.field} className="field-change">
-          <span className="muted">{change.field}</span> <span className="num">{change.from}</span> <span aria-hidden="true">→</span>
-          <span className="sr">to</span> <b className="num">{change.to}</b>
-        </span>
-      ))}
-      {changes.length > CHANGES_SHOWN ? <span className="muted">and {plural(changes.length - CHANGES_SHOWN, 'more field')}</span> : null}
-    </>
-  );
+  return <FieldChanges of={policyChanges(before, policyOf(to) ?? {})} max={CHANGES_SHOWN} />;
 }
 
 /** The difference of a revision and another one: at first the one before it. */

@@ -13,6 +13,7 @@ import { RANGES } from '../../parts/chart';
 import { Choice } from '../../parts/field';
 import { count, duration, percent, plural, short } from '../../parts/format';
 import { Figure, Panel } from '../../parts/layout';
+import { end, PlainTable } from '../../parts/plain-table';
 import { Empty, Loaded } from '../../parts/states';
 import { LatencyChart, RequestsChart, SuccessChart } from '../../parts/traffic-charts';
 import { isAbout } from '../traces/about';
@@ -76,34 +77,21 @@ function ByInstance({ service }: { service: Service }) {
   if (figures.length === 0) return null;
   return (
     <Panel title="By instance, worst first" aside="calls through this node, seen since the page was opened" flush>
-      <div className="scroll-x" role="region" aria-label="Calls by instance" tabIndex={0}>
-        <table className="plain">
-          <thead>
-            <tr>
-              <th scope="col">Instance</th>
-              <th scope="col" className="end">Calls</th>
-              <th scope="col" className="end">Success</th>
-              <th scope="col" className="end">p50</th>
-              <th scope="col" className="end">p95</th>
-            </tr>
-          </thead>
-          <tbody>
-            {figures.slice(0, INSTANCES_SHOWN).map(([id, of]) => (
-              <tr key={id}>
-                <th scope="row" className="break">
-                  <Link to="/services/$namespace/$service" params={{ namespace, service: name }} search={{ instance: id }}>
-                    {id}
-                  </Link>
-                </th>
-                <td className="end num">{count(of.calls)}</td>
-                <td className={`end num${of.success !== null && of.success < 0.95 ? ' text-bad' : ''}`}>{of.success === null ? '–' : percent(of.success)}</td>
-                <td className="end num">{of.p50 === null ? '–' : duration(of.p50)}</td>
-                <td className="end num">{of.p95 === null ? '–' : duration(of.p95)}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <PlainTable label="Calls by instance" columns={['Instance', end('Calls'), end('Success'), end('p50'), end('p95')]}>
+        {figures.slice(0, INSTANCES_SHOWN).map(([id, of]) => (
+          <tr key={id}>
+            <th scope="row" className="break">
+              <Link to="/services/$namespace/$service" params={{ namespace, service: name }} search={{ instance: id }}>
+                {id}
+              </Link>
+            </th>
+            <td className="end num">{count(of.calls)}</td>
+            <td className={`end num${of.success !== null && of.success < 0.95 ? ' text-bad' : ''}`}>{of.success === null ? '–' : percent(of.success)}</td>
+            <td className="end num">{of.p50 === null ? '–' : duration(of.p50)}</td>
+            <td className="end num">{of.p95 === null ? '–' : duration(of.p95)}</td>
+          </tr>
+        ))}
+      </PlainTable>
       {figures.length > INSTANCES_SHOWN ? <p className="pad muted">{plural(figures.length - INSTANCES_SHOWN, 'more instance')} with better figures.</p> : null}
     </Panel>
   );

@@ -10,6 +10,7 @@ import { Confirm } from '../../parts/dialog';
 import { Diff, stable } from '../../parts/diff';
 import { count, duration, percent, plural } from '../../parts/format';
 import { Panel } from '../../parts/layout';
+import { ACTIONS, end, PlainTable } from '../../parts/plain-table';
 import { Note } from '../../parts/states';
 import { say } from '../../parts/toast';
 import { aborted, promoted, sharesOf, splitOf, versionsOf } from './split';
@@ -45,65 +46,47 @@ export function Versions({ service }: { service: Service }) {
 
   return (
     <Panel title="Versions side by side" aside="calls through this node, seen since the page was opened" flush>
-      <div className="scroll-x" role="region" aria-label="Versions" tabIndex={0}>
-        <table className="plain">
-          <thead>
-            <tr>
-              <th scope="col">Version</th>
-              <th scope="col" className="end">Share</th>
-              <th scope="col" className="end">Serving</th>
-              <th scope="col" className="end">Calls</th>
-              <th scope="col" className="end">Success</th>
-              <th scope="col" className="end">p50</th>
-              <th scope="col" className="end">p95</th>
-              <th scope="col">
-                <span className="sr">Actions</span>
-              </th>
+      <PlainTable label="Versions" columns={['Version', end('Share'), end('Serving'), end('Calls'), end('Success'), end('p50'), end('p95'), ACTIONS]}>
+        {versions.map((version) => {
+          const own = new Set(instances.filter((i) => i.version === version).map((i) => i.id));
+          const of = figuresOf(seen.filter((call) => own.has(call.instance)));
+          const share = shares.get(version) ?? 0;
+          const without = aborted(base?.value ?? null, version, instances);
+          return (
+            <tr key={version}>
+              <th scope="row">{version}</th>
+              <td className="end num">{percent(share)}</td>
+              <td className="end num">
+                {count(serving(version))} <span className="muted">/ {count(own.size)}</span>
+              </td>
+              <td className="end num">
+                {count(of.calls)}
+                {of.calls < CALLS_MIN ? <span className="muted"> too few to compare</span> : null}
+              </td>
+              <td className={`end num${of.success !== null && of.success < 0.95 ? ' text-bad' : ''}`}>{of.success === null ? 'unknown' : percent(of.success)}</td>
+              <td className="end num">{of.p50 === null ? 'unknown' : duration(of.p50)}</td>
+              <td className="end num">{of.p95 === null ? 'unknown' : duration(of.p95)}</td>
+              <td className="row-actions">
+                <RoleButton
+                  needs="operator"
+                  reason={share === 1 ? 'It has all traffic already.' : null}
+                  onClick={() => setDoing({ verb: 'Promote', version, next: promoted(base?.value ?? null, version) })}
+                >
+                  Promote<span className="sr"> {version}</span>
+                </RoleButton>
+                <RoleButton
+                  needs="operator"
+                  kind="danger"
+                  reason={share === 0 ? 'It has no traffic.' : without === null ? 'No other version could take over.' : null}
+                  onClick={() => without && setDoing({ verb: 'Abort', version, next: without })}
+                >
+                  Abort<span className="sr"> {version}</span>
+                </RoleButton>
+              </td>
             </tr>
-          </thead>
-          <tbody>
-            {versions.map((version) => {
-              const own = new Set(instances.filter((i) => i.version === version).map((i) => i.id));
-              const of = figuresOf(seen.filter((call) => own.has(call.instance)));
-              const share = shares.get(version) ?? 0;
-              const without = aborted(base?.value ?? null, version, instances);
-              return (
-                <tr key={version}>
-                  <th scope="row">{version}</th>
-                  <td className="end num">{percent(share)}</td>
-                  <td className="end num">
-                    {count(serving(version))} <span className="muted">/ {count(own.size)}</span>
-                  </td>
-                  <td className="end num">
-                    {count(of.calls)}
-                    {of.calls < CALLS_MIN ? <span className="muted"> too few to compare</span> : null}
-                  </td>
-                  <td className={`end num${of.success !== null && of.success < 0.95 ? ' text-bad' : ''}`}>{of.success === null ? 'unknown' : percent(of.success)}</td>
-                  <td className="end num">{of.p50 === null ? 'unknown' : duration(of.p50)}</td>
-                  <td className="end num">{of.p95 === null ? 'unknown' : duration(of.p95)}</td>
-                  <td className="row-actions">
-                    <RoleButton
-                      needs="operator"
-                      reason={share === 1 ? 'It has all traffic already.' : null}
-                      onClick={() => setDoing({ verb: 'Promote', version, next: promoted(base?.value ?? null, version) })}
-                    >
-                      Promote<span className="sr"> {version}</span>
-                    </RoleButton>
-                    <RoleButton
-                      needs="operator"
-                      kind="danger"
-                      reason={share === 0 ? 'It has no traffic.' : without === null ? 'No other version could take over.' : null}
-                      onClick={() => without && setDoing({ verb: 'Abort', version, next: without })}
-                    >
-                      Abort<span className="sr"> {version}</span>
-                    </RoleButton>
-                  </td>
-                </tr>
-              );
-            })}
-          </tbody>
-        </table>
-      </div>
+          );
+        })}
+      </PlainTable>
       <Confirm
         open={doing !== null}
         onClose={() => setDoing(null)}

@@ -9,6 +9,7 @@ import { Button, RoleButton } from '../../parts/button';
 import { Modal } from '../../parts/dialog';
 import { Choice, SelectField, TextField } from '../../parts/field';
 import { count, plural } from '../../parts/format';
+import { end, PlainTable } from '../../parts/plain-table';
 import { Loaded, Note } from '../../parts/states';
 import { Status } from '../../parts/status';
 import { planOf, runAll, valuesOf, type BulkAction, type GroupKind, type Outcome, type ServicePlan } from './bulk';
@@ -197,46 +198,32 @@ function Plans({
   set: (key: string, on: boolean) => void;
 }) {
   return (
-    <div className="scroll-x bulk-list" role="region" aria-label="Services" tabIndex={0}>
-      <table className="plain">
-        <thead>
-          <tr>
-            <th scope="col">Service</th>
-            <th scope="col" className="end">
-              {action === 'drain' ? 'To drain' : 'To return'}
+    <PlainTable
+      label="Services"
+      className="bulk-list"
+      columns={['Service', end(action === 'drain' ? 'To drain' : 'To return'), end('Serving now'), end('Serving after')]}
+    >
+      {plans.map((p) => {
+        const on = !without.has(serviceKey(p));
+        const after = on ? p.servingAfter : p.servingNow;
+        return (
+          <tr key={serviceKey(p)}>
+            <th scope="row">
+              <label className="check">
+                <input type="checkbox" checked={on} onChange={(e) => set(serviceKey(p), e.target.checked)} />
+                <span>
+                  <span className="muted">{p.namespace}/</span>
+                  {p.name}
+                </span>
+              </label>
             </th>
-            <th scope="col" className="end">
-              Serving now
-            </th>
-            <th scope="col" className="end">
-              Serving after
-            </th>
+            <td className="end num">{on ? count(p.instances.length) : '0'}</td>
+            <td className="end num">{count(p.servingNow)}</td>
+            <td className="end num">{after === 0 && action === 'drain' ? <Status tone="bad">0</Status> : count(after)}</td>
           </tr>
-        </thead>
-        <tbody>
-          {plans.map((p) => {
-            const on = !without.has(serviceKey(p));
-            const after = on ? p.servingAfter : p.servingNow;
-            return (
-              <tr key={serviceKey(p)}>
-                <th scope="row">
-                  <label className="check">
-                    <input type="checkbox" checked={on} onChange={(e) => set(serviceKey(p), e.target.checked)} />
-                    <span>
-                      <span className="muted">{p.namespace}/</span>
-                      {p.name}
-                    </span>
-                  </label>
-                </th>
-                <td className="end num">{on ? count(p.instances.length) : '0'}</td>
-                <td className="end num">{count(p.servingNow)}</td>
-                <td className="end num">{after === 0 && action === 'drain' ? <Status tone="bad">0</Status> : count(after)}</td>
-              </tr>
-            );
-          })}
-        </tbody>
-      </table>
-    </div>
+        );
+      })}
+    </PlainTable>
   );
 }
 
@@ -296,37 +283,26 @@ function Progress({
         {run.busy ? '…' : '.'}
       </p>
       <progress className="progress" aria-label="Progress" max={run.instances.length} value={done.length + failed.length} />
-      <div className="scroll-x bulk-list" role="region" aria-label="Outcome for each instance" tabIndex={0}>
-        <table className="plain">
-          <thead>
-            <tr>
-              <th scope="col">Instance</th>
-              <th scope="col">Service</th>
-              <th scope="col">Outcome</th>
+      <PlainTable label="Outcome for each instance" className="bulk-list" columns={['Instance', 'Service', 'Outcome']}>
+        {run.instances.map((i) => {
+          const now = outcome(i);
+          return (
+            <tr key={keyOf(i)}>
+              <th scope="row">{i.id}</th>
+              <td>{i.service}</td>
+              <td className="break">
+                {now === 'waiting' ? (
+                  <Status tone="muted">Waiting</Status>
+                ) : now === 'done' ? (
+                  <Status tone={run.action === 'drain' ? 'hold' : 'good'}>{run.action === 'drain' ? 'Draining' : 'Returned'}</Status>
+                ) : (
+                  <Status tone="bad">Failed: {now.problem}</Status>
+                )}
+              </td>
             </tr>
-          </thead>
-          <tbody>
-            {run.instances.map((i) => {
-              const now = outcome(i);
-              return (
-                <tr key={keyOf(i)}>
-                  <th scope="row">{i.id}</th>
-                  <td>{i.service}</td>
-                  <td className="break">
-                    {now === 'waiting' ? (
-                      <Status tone="muted">Waiting</Status>
-                    ) : now === 'done' ? (
-                      <Status tone={run.action === 'drain' ? 'hold' : 'good'}>{run.action === 'drain' ? 'Draining' : 'Returned'}</Status>
-                    ) : (
-                      <Status tone="bad">Failed: {now.problem}</Status>
-                    )}
-                  </td>
-                </tr>
-              );
-            })}
-          </tbody>
-        </table>
-      </div>
+          );
+        })}
+      </PlainTable>
       <footer className="dialog-foot">
         {failed.length > 0 && !run.busy ? (
           <Button onClick={() => void again(run.action, failed, run.reason)}>Try the failed ones again</Button>
