@@ -100,7 +100,7 @@ impl ProvisionalConnections {
         address: IpAddr,
     ) -> Result<ProvisionalConnection, NoPlace> {
         let network = site_of(address);
-        let leave = Arc::new(Leave::after_within_share(CONNECTION_KEPT));
+        let leave = Arc::new(Leave::of_connection(CONNECTION_KEPT));
         let mut waiting = self.waiting.lock();
         // They leave some places for operators on this machine.
         let PlaceLimits { max, reserved, .. } = self.connections.limits();
@@ -149,6 +149,7 @@ impl ProvisionalConnection {
             && waiting.displace(network)
         {}
         drop(waiting);
+        self.leave.has_spoken();
         place.set_user(network, caller_class)?;
         place.give_way(&self.leave);
         Ok(Some(place))

@@ -155,6 +155,11 @@ impl Inner {
             spec.node = self.names.node.as_str().into();
         }
         let namespace = Name::trusted(ServiceKey::DEFAULT_NAMESPACE);
+        // Both may have been registered through another node just now.
+        let is_own = self.names.is_own_node(&spec.node);
+        if !is_own || !checks.is_empty() {
+            self.current(asked).await?;
+        }
         if !self.has_node(asked, &namespace, &spec.node).await? {
             return Err(Refusal::bad(format!("Missing node registration: {:?}", spec.node)));
         }
