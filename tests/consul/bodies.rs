@@ -273,7 +273,7 @@ fn what_a_body_cannot_have_is_refused_and_says_why() {
                 "no service mesh",
             ),
             ("session/create", json!({"Node": "nope"}), "Missing node registration"),
-            ("session/create", json!({"TTL": 10}), "TTL is no string"),
+            ("session/create", json!({"TTL": 10}), "TTL must be a text"),
             (
                 "catalog/register",
                 json!({"Node": "n", "Address": "10.0.0.1", "Locality": {"Region": "r"}, "Service": {"Service": "s"}}),
