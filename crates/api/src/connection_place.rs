@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::provisional::ProvisionalConnections;
 use maxine_admission::{CallerClass, Leave, Place};
 use parking_lot::Mutex;
 
@@ -17,15 +18,21 @@ pub(super) struct ConnectionPlace {
     address: IpAddr,
     place: Mutex<Place>,
     leave: Arc<Leave>,
+    provisional: Arc<ProvisionalConnections>,
     checks_left: AtomicU8,
 }
 
 impl ConnectionPlace {
     /// The place of a connection from this address. From now on, it may be displaced, which `leave` tells.
-    pub(super) fn new(address: IpAddr, mut place: Place, leave: Arc<Leave>) -> Arc<Self> {
+    pub(super) fn new(
+        address: IpAddr,
+        mut place: Place,
+        leave: Arc<Leave>,
+        provisional: Arc<ProvisionalConnections>,
+    ) -> Arc<Self> {
         place.give_way(&leave);
         let checks_left = AtomicU8::new(CHECKS_MAX);
-        Arc::new(Self { address, place: Mutex::new(place), leave, checks_left })
+        Arc::new(Self { address, place: Mutex::new(place), leave, provisional, checks_left })
     }
 
     /// Says that the connection has sent a request.
@@ -46,6 +53,7 @@ impl ConnectionPlace {
         }
         if let Some(user_class) = user_class() {
             checks_left.store(0, relaxed);
+            self.provisional.has_shown_credential(self.address, user_class);
             self.place.lock().move_to(self.address, user_class);
         }
     }

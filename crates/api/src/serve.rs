@@ -128,7 +128,10 @@ pub async fn serve(
             }
         };
         let leave = Arc::new(Leave::of_connection(CONNECTION_KEPT));
-        let place = place.map(|place| ConnectionPlace::new(peer.ip(), place, Arc::clone(&leave)));
+        let place = place.map(|place| {
+            let (leave, provisional) = (Arc::clone(&leave), Arc::clone(&provisional));
+            ConnectionPlace::new(peer.ip(), place, leave, provisional)
+        });
         set_socket_options(&stream, &limits);
         let answering = Answering {
             front: Arc::clone(&front),
