@@ -285,8 +285,9 @@ fn revoked_problem((setting, lists): (&str, &[PathBuf]), authority: &Path) -> Op
     if lists.is_empty() {
         return None;
     }
+    let pem = maxine_files::read_bundle(authority).ok()?;
     let authorities: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(authority).and_then(Iterator::collect).ok()?;
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().ok()?;
     let read = maxine_revocation::read(lists, &authorities);
     read.err().map(|why| format!("{setting}: {why}"))
 }

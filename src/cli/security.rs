@@ -612,7 +612,7 @@ fn check_redis(config: &NodeConfig, subject: &str, findings: &mut Findings) {
     let file = &config.state.redis_url_file;
     let urls = match file.as_os_str().is_empty() {
         true => config.state.redis_url.clone(),
-        false => match std::fs::read_to_string(file) {
+        false => match maxine_files::read_text(file) {
             Ok(text) => text,
             Err(error) => {
                 let why = format!("not known: {}: {}", file.display(), maxine_wording::io(&error));

@@ -12,7 +12,7 @@ use maxine_telemetry::{OtlpProtocol, check_log_filter};
 
 /// Reads a TOML file. Returns dotted names and their values as text.
 pub(super) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
-    let text = std::fs::read_to_string(path)
+    let text = maxine_files::read_text(path)
         .map_err(|error| format!("{}: {}", path.display(), maxine_wording::io(&error)))?;
     let table: toml::Table =
         text.parse().map_err(|error| format!("{}: {error}", path.display()))?;

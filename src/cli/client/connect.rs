@@ -381,7 +381,7 @@ impl Client {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
-    fs::read(path).map_err(|error| {
+    maxine_files::read(path).map_err(|error| {
         CliError::Usage(format!("{}: {}", path.display(), maxine_wording::io(&error)))
     })
 }
@@ -433,7 +433,7 @@ impl Session {
     /// # Errors The file exists but cannot be used, or other users may read it.
     pub fn load() -> Result<Option<Self>, CliError> {
         let Ok(path) = session_file() else { return Ok(None) };
-        let bytes = match fs::read(&path) {
+        let bytes = match maxine_files::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {

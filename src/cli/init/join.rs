@@ -161,7 +161,7 @@ fn prepared(dir: &Path, ids: &[u64], machine: &str) -> Option<PathBuf> {
 
 /// The machine of the node with this settings file.
 fn host_of(settings: &Path) -> Option<String> {
-    let settings = fs::read_to_string(settings).ok()?.parse::<toml::Table>().ok()?;
+    let settings = maxine_files::read_text(settings).ok()?.parse::<toml::Table>().ok()?;
     let address = settings.get("raft")?.get("advertise")?.as_str()?;
     host(address.rsplit_once(':')?.0).ok()
 }
