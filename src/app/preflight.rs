@@ -61,20 +61,15 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         found.push(format!("telemetry.log_dir: {}: {why}", log_dir.display()));
     }
     if is_elsewhere(audit_file)
-        && let Err(why) = match audit_file.parent() {
-            Some(directory) if !audit_file.is_dir() => check_data_dir(directory),
-            _ => Err("it is a directory".into()),
-        }
+        && let Err(why) = check_file(audit_file, check_data_dir)
     {
         found.push(format!("telemetry.audit_file: {}: {why}", audit_file.display()));
     }
     let log_file = config.data_dir.join(&telemetry.log_file);
-    if !telemetry.log_file.as_os_str().is_empty() {
-        let why = match log_file.parent() {
-            Some(directory) if !log_file.is_dir() => check_data_dir(directory).err(),
-            _ => Some("it is a directory".into()),
-        };
-        found.extend(why.map(|why| format!("telemetry.log_file: {}: {why}", log_file.display())));
+    if !telemetry.log_file.as_os_str().is_empty()
+        && let Err(why) = check_file(&log_file, check_data_dir)
+    {
+        found.push(format!("telemetry.log_file: {}: {why}", log_file.display()));
     }
     // A node serves without its backups, and an alert says why they fail.
     if let Some(dir) = settings::backup_dir(config)
@@ -93,12 +88,10 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     found.extend(config.telemetry.otlp.problems());
     found.extend(config.audit.problems());
     // What a node does while it cannot write this file is a setting, `audit.file_mode`.
-    if let Some(file) = settings::audit_file(config) {
-        let why = match file.parent() {
-            Some(directory) if !file.is_dir() => nearest_directory(directory).err(),
-            _ => Some("it is a directory".into()),
-        };
-        found.extend(why.map(|why| format!("audit.file: {}: {why}", file.display())));
+    if let Some(file) = settings::audit_file(config)
+        && let Err(why) = check_file(&file, |directory| nearest_directory(directory).map(drop))
+    {
+        found.push(format!("audit.file: {}: {why}", file.display()));
     }
     let before = found.len();
     for (certificate, key) in config.http.tls_cert.iter().zip(&config.http.tls_key) {
@@ -257,6 +250,15 @@ fn check_data_dir(dir: &Path) -> Result<(), String> {
     let Some(nearest) = nearest_directory(dir)? else { return Ok(()) };
     access(nearest.as_path(), AccessFlags::W_OK | AccessFlags::X_OK)
         .map_err(|error| format!("{}: {}", nearest.display(), error.desc()))
+}
+
+/// Checks that a node can have a file of its own at this path, whose directory passes `check`.
+fn check_file(file: &Path, check: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
+    match file.parent() {
+        _ if file.is_symlink() => Err(maxine_files::IS_LINK.into()),
+        Some(directory) if !file.is_dir() => check(directory),
+        _ => Err("it is a directory".into()),
+    }
 }
 
 /// Checks that a directory can be at this path. Returns the directory, or the nearest existing one above it. Whether

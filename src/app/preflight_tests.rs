@@ -306,6 +306,26 @@ fn a_sink_of_audit_records_that_cannot_work_is_found() {
     assert_eq!(found.len(), 4, "{found:?}");
 }
 
+/// Regression: a node changed the file to which a link in place of its own file led.
+#[test]
+fn a_link_in_place_of_a_file_that_a_node_writes_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let (link, victim) = (dir.path().join("link"), dir.path().join("victim"));
+    fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, &link).unwrap();
+    let mut config = NodeConfig::defaults();
+    config.data_dir = dir.path().join("data");
+    config.audit.file = Some(link.clone());
+    config.telemetry.log_file.clone_from(&link);
+    config.telemetry.audit_file = link;
+    let found = preflight(&config);
+    for setting in ["audit.file: ", "telemetry.log_file: ", "telemetry.audit_file: "] {
+        let is_it = |line: &String| line.starts_with(setting) && line.contains("symbolic link");
+        assert!(found.iter().any(is_it), "{setting}: {found:?}");
+    }
+    assert_eq!(found.len(), 3, "{found:?}");
+}
+
 /// A place where no folder can be is a wrong setting, even for backups.
 #[test]
 fn a_folder_of_backups_that_is_a_file_is_found() {

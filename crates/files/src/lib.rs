@@ -20,6 +20,8 @@ const MIB: u64 = 1024 * 1024;
 pub const FILE_LEN_MAX: u64 = MIB;
 /// Maximum length of a file with many certificates or a list of revoked ones, in bytes.
 pub const BUNDLE_LEN_MAX: u64 = 16 * MIB;
+/// Why [`open_own`] refuses a link.
+pub const IS_LINK: &str = "it is a symbolic link, which is not followed; name the file itself";
 
 /// Reads a file of at most [`FILE_LEN_MAX`]. Blocks.
 ///
@@ -120,12 +122,8 @@ fn len_text(len: u64) -> String {
 /// [`ErrorKind::InvalidInput`] if the path is a symbolic link; otherwise the error of the operating system.
 pub fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path).map_err(|error| {
-        let is_link = error.raw_os_error() == Some(Errno::ELOOP as i32);
-        if is_link && path.is_symlink() {
-            let text = "it is a symbolic link, which is not followed; name the file itself";
-            return io::Error::new(ErrorKind::InvalidInput, text);
-        }
-        error
+        let is_link = error.raw_os_error() == Some(Errno::ELOOP as i32) && path.is_symlink();
+        if is_link { io::Error::new(ErrorKind::InvalidInput, IS_LINK) } else { error }
     })
 }
 
