@@ -1,6 +1,6 @@
 //! Checks before a node starts. [`preflight`] checks the settings, every file that they name, and the secrets
 //! from the environment. [`start_problems`] checks for what can prevent the start of a node with good
-//! settings: another process that uses its ports or its data.
+//! settings: another process that uses its ports or its data, or another user who owns its data.
 //!
 //! Both are called by `maxine serve` before it starts anything, and by `maxine config check`, so that the two never
 //! differ. Neither changes anything.
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use maxine_raft::pki::check_certificate_name;
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, geteuid};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -206,6 +206,7 @@ pub fn start_problems(config: &NodeConfig) -> Vec<String> {
     };
     found.extend(data.err());
     found.extend(super::data_dir::check(config).err());
+    found.extend(super::private::foreign(config, geteuid().as_raw()));
     found.extend(settings::serve(config).err().map(|error| format!("{error:#}")));
     found
 }
