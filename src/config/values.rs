@@ -74,6 +74,29 @@ pub fn has_password(text: &str) -> bool {
     })
 }
 
+/// What in the URL of a setting can be a secret, if anything. Other users of the machine can read arguments. The path of a
+/// webhook is often all that authorizes a caller.
+pub(super) fn secret_part(key: &str, text: &str) -> Option<&'static str> {
+    const WEBHOOKS: [&str; 2] = ["telemetry.alert_webhook_url", "audit.http_url"];
+    if has_password(text) {
+        return Some("a password");
+    }
+    text.split(',').find_map(|url| {
+        let (scheme, rest) = url.trim().split_once("://")?;
+        if !["http", "https"].contains(&&*scheme.to_ascii_lowercase()) {
+            return None;
+        }
+        let (authority, after) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return Some("a user");
+        }
+        if after.contains('?') {
+            return Some("a query");
+        }
+        (WEBHOOKS.contains(&key) && !matches!(after, "" | "/")).then_some("a path")
+    })
+}
+
 /// A hint about brackets if `text` looks like an IPv6 address without them; otherwise an empty text.
 fn brackets(text: &str) -> &'static str {
     if maxine_wording::lacks_brackets(text) {
