@@ -645,8 +645,9 @@ fn check_redis(config: &NodeConfig, subject: &str, findings: &mut Findings) {
             add(Level::Problem, &found, fix);
         }
     }
-    let found = "entries in Redis carry no signature: whoever may write there can change the state";
-    add(Level::Warning, found, "let only the user of Maxine write to its keys (ACL)");
+    let found = "entries in Redis carry no signature: whoever may write there can change the state, and whoever may read \
+                 there has signing keys and password hashes";
+    add(Level::Warning, found, "let only the user of Maxine read and write its keys (ACL)");
 }
 
 /// Whether a certificate lives so long that a stolen key stays useful.

@@ -134,6 +134,8 @@ fn redis_without_tls_or_a_password_is_found_and_no_password_is_shown() {
             config.state.redis_url = url.into();
         });
         assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
+        let about_readers = |finding: &Finding| finding.found.contains("password hashes");
+        assert!(found.0.iter().any(about_readers), "{found:?}");
         levels(&found, "redis")
     };
     assert_eq!(of("rediss://:hunter2@redis:6379"), [Level::Good, Level::Warning]);
