@@ -203,6 +203,7 @@ async fn what_a_stranger_writes_stops_nobody() {
          redis.call('XADD', KEYS[2], seq .. '-7', 'field', 'garbage')";
     let elsewhere =
         "redis.call('HSET', KEYS[1], 'seq', '999999999999', 'nonce', 'aaaaaaaaaaaaaaaa')";
+    let long_nonce = "redis.call('HSET', KEYS[1], 'nonce', string.rep('x', 64 * 1024 * 1024))";
     let newer = (STATE_VERSION + 1).to_string();
     let (head, log) = (&*format!("{PREFIX}:log:head"), &*format!("{PREFIX}:log"));
     let (snapshot, lease) = (&*format!("{PREFIX}:snapshot2"), &*format!("{PREFIX}:cluster:leader"));
@@ -224,6 +225,7 @@ async fn what_a_stranger_writes_stops_nobody() {
         ("an entry behind the head", &["XADD", log, "*", "field", "garbage"]),
         ("a head far behind the last entry", &["EVAL", elsewhere, "1", head]),
         ("a head that went back", &["HSET", head, "seq", "1", "nonce", "bbbbbbbbbbbbbbbb"]),
+        ("a nonce that is far too long", &["EVAL", long_nonce, "1", head]),
         ("a position that is no number", &["HSET", head, "seq", "many"]),
         ("another name of the log", &["HSET", head, "epoch", "abc"]),
         ("a string as the head", &["SET", head, "x"]),
@@ -304,22 +306,50 @@ async fn a_value_that_is_too_long_is_not_read() {
     let (head, log) = (format!("{PREFIX}:log:head"), format!("{PREFIX}:log"));
     server.command(&["EVAL", forged, "2", &head, &log]).await;
     settles(&nodes, &event_log, "a long value").await;
-    let sent = async || {
-        let stats = server.command(&["INFO", "stats"]).await;
-        let sent = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
-        sent.unwrap().trim().parse::<u64>().unwrap()
-    };
-    let before = sent().await;
+    let before = sent_len(&server).await;
     let fresh = open(config("fresh")).await;
     let all = [&nodes[..], &[fresh]].concat();
     settles(&all, &event_log, "a long value, a fresh node").await;
-    let read_len = sent().await - before;
+    let read_len = sent_len(&server).await - before;
     assert!(read_len < 16 * 1024 * 1024, "{read_len} bytes were sent");
     assert!(
         !event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)),
         "nothing was lost"
     );
     stop(&all).await;
+}
+
+/// The number of bytes that the server has sent to all clients.
+async fn sent_len(server: &RedisServer) -> u64 {
+    let stats = server.command(&["INFO", "stats"]).await;
+    let sent = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+    sent.unwrap().trim().parse().unwrap()
+}
+
+/// Another program puts messages into the inbox of the leader that are too long, and some that cannot be read. The
+/// leader receives at most one of the long ones, the one that it waited for, and answers the calls after them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_are_too_long_are_not_read_and_keep_no_call_out() {
+    let server = RedisServer::start_with(&["--appendonly", "no"]).await;
+    let config = |name| RedisConfig { lease_ms: 10_000, ..config(&server, name) };
+    let leads = open(config("a")).await;
+    leads.leads().await;
+    let follows = open(config("b")).await;
+    let lease = server.command(&["GET", &format!("{PREFIX}:cluster:leader")]).await;
+    let lease: serde_json::Value = serde_json::from_str(&lease).unwrap();
+    let inbox = format!("{PREFIX}:inbox:{}", lease["token"].as_str().unwrap());
+    let before = sent_len(&server).await;
+    let push = "local long = string.rep('x', 32 * 1024 * 1024) \
+         redis.call('RPUSH', KEYS[1], long, long, long, long, 'garbage', '')";
+    server.command(&["EVAL", push, "1", &inbox]).await;
+    let answer = crate::node::eventually("the leader answers", async || {
+        follows.store.call_leader("hi".into(), Duration::from_secs(2)).await.ok()
+    })
+    .await;
+    assert_eq!(answer, "a heard hi");
+    let read_len = sent_len(&server).await - before;
+    assert!(read_len < 48 * 1024 * 1024, "{read_len} bytes were sent");
+    stop(&[leads, follows]).await;
 }
 
 /// The bytes of the snapshot were changed, and the first entries are missing. A node that starts cannot
