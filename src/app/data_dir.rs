@@ -27,7 +27,8 @@ pub(super) fn lock(config: &NodeConfig) -> anyhow::Result<Option<File>> {
     let Some(path) = lock_file(config) else { return Ok(None) };
     let failed = || format!("{} cannot be locked", path.display());
     let mut options = File::options();
-    let lock = options.write(true).create(true).truncate(false).open(&path).with_context(failed)?;
+    options.write(true).create(true).truncate(false);
+    let lock = maxine_files::open(&options, &path).with_context(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Err(anyhow::Error::msg(is_used(config))),
@@ -39,7 +40,7 @@ pub(super) fn lock(config: &NodeConfig) -> anyhow::Result<Option<File>> {
 pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
     let Some(path) = lock_file(config) else { return Ok(()) };
     let failed = |error: io::Error| format!("{}: {}", path.display(), maxine_wording::io(&error));
-    let lock = match File::open(&path) {
+    let lock = match maxine_files::open(File::options().read(true), &path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         opened => opened.map_err(failed)?,
     };

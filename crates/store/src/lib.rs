@@ -20,7 +20,6 @@ mod node_register;
 mod outcome;
 mod raft;
 pub mod redis;
-mod regular_file;
 pub mod shared_file;
 mod store_event;
 mod store_kind;

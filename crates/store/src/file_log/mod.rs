@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 pub(super) use self::check::CHECK_MS;
 use self::check::{ChangeTime, Check};
 use self::frame::FrameRead;
-use super::{OpenError, regular_file};
+use super::OpenError;
 use maxine_state::ControlState;
 
 const MAGIC: [u8; 8] = *b"MAXINELG";
@@ -117,7 +117,7 @@ impl LogFile {
     /// Opens the log at `path` and reads the state at its beginning. [`Self::read_new`] reads the entries.
     /// `None` if there is no file.
     pub(super) fn open(path: &Path) -> Result<Option<(Self, ControlState)>, LogError> {
-        let opened = regular_file::open(OpenOptions::new().read(true).write(true), path);
+        let opened = maxine_files::open(OpenOptions::new().read(true).write(true), path);
         let mut file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -378,7 +378,7 @@ impl LogFile {
 /// Keeps a copy of a damaged log, with the suffix `.damaged`. It replaces an earlier one. Returns its path.
 pub(super) fn keep_damaged(path: &Path) -> Result<PathBuf, LogError> {
     let aside = beside(path, ".damaged");
-    let damaged = regular_file::open(OpenOptions::new().read(true), path);
+    let damaged = maxine_files::open(OpenOptions::new().read(true), path);
     let mut damaged = damaged.map_err(|error| LogError::Io(path.into(), error))?;
     match create_new(&aside).and_then(|mut kept| io::copy(&mut damaged, &mut kept)) {
         Ok(_) => Ok(aside),
@@ -406,7 +406,7 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, LogError> {
     options.read(true).write(true);
     let file = match options.clone().create_new(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            regular_file::open_no_link(&options, path).map_err(fail)?
+            maxine_files::open_no_link(&options, path).map_err(fail)?
         }
         created => created.map_err(fail)?,
     };
@@ -420,7 +420,7 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, LogError> {
 /// Whether another process has the lock. Creates no file.
 pub(super) fn is_locked(path: &Path) -> Result<bool, LogError> {
     let fail = |error| LogError::Io(path.into(), error);
-    let file = match regular_file::open_no_link(OpenOptions::new().read(true), path) {
+    let file = match maxine_files::open_no_link(OpenOptions::new().read(true), path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(fail(error)),
@@ -449,7 +449,7 @@ pub(super) fn read_short(path: &Path, len_max: u64) -> io::Result<Option<Vec<u8>
         if !is_short_file(fs::symlink_metadata(path)?) {
             return Ok(None);
         }
-        let file = regular_file::open_no_link(OpenOptions::new().read(true), path)?;
+        let file = maxine_files::open_no_link(OpenOptions::new().read(true), path)?;
         let mut bytes = Vec::new();
         file.take(len_max).read_to_end(&mut bytes)?;
         Ok(Some(bytes))

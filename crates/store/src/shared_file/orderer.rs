@@ -28,7 +28,7 @@ use crate::file_log::{
 use crate::machine::{Machine, read_entry};
 use crate::newest_state::NewestState;
 use crate::node_register::REPORT_MS;
-use crate::{OpenError, Ordered, ProposeError, StoreEvent, StoreNode, regular_file};
+use crate::{OpenError, Ordered, ProposeError, StoreEvent, StoreNode};
 use maxine_state::Batch;
 
 /// Maximum number of batches in one frame.
@@ -365,7 +365,7 @@ impl Orderer {
     fn take_lock_at_path(&mut self) -> Result<(), Failure> {
         self.unlock();
         let path = beside(&self.shared.config.path, ".lock");
-        let opened = regular_file::open_no_link(File::options().read(true).write(true), &path);
+        let opened = maxine_files::open_no_link(File::options().read(true).write(true), &path);
         self.lock = opened.map_err(|error| without_lock(path, &error))?;
         Ok(())
     }
