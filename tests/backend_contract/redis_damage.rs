@@ -208,6 +208,7 @@ async fn what_a_stranger_writes_stops_nobody() {
     let (head, log) = (&*format!("{PREFIX}:log:head"), &*format!("{PREFIX}:log"));
     let (snapshot, lease) = (&*format!("{PREFIX}:snapshot2"), &*format!("{PREFIX}:cluster:leader"));
     let fence = &*format!("{PREFIX}:cluster:leader:fence");
+    let known = &*format!("{PREFIX}:cluster:nodes");
     let long = "9".repeat(40);
     let writes: &[(&str, &[&str])] = &[
         ("a payload that cannot be read, well chained", &["EVAL", forged, "2", head, log]),
@@ -238,6 +239,10 @@ async fn what_a_stranger_writes_stops_nobody() {
             "a lease of another type",
             &["EVAL", "redis.call('DEL', KEYS[1]) redis.call('SADD', KEYS[1], 'x')", "1", lease],
         ),
+        (
+            "a node of a version that no number holds",
+            &["HSET", known, "z", "9999999999 9999999999999 z:80"],
+        ),
         ("a fence that is no number", &["SET", fence, &long]),
         (
             "a fence of another type",
@@ -261,6 +266,14 @@ async fn what_a_stranger_writes_stops_nobody() {
         let skipped = |event: &StoreEvent| matches!(event, StoreEvent::EntriesSkipped { .. });
         assert!(event_log.any(skipped), "each node reports what it skipped");
     }
+    crate::node::eventually("the list of nodes can be read", async || {
+        let listed = nodes[0].store.nodes().await.ok().flatten()?;
+        ["a", "b", "c"]
+            .iter()
+            .all(|name| listed.iter().any(|node| node.name == *name))
+            .then_some(())
+    })
+    .await;
     stop(&nodes).await;
 }
 
