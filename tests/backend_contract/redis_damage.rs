@@ -243,6 +243,10 @@ async fn what_a_stranger_writes_stops_nobody() {
             "a node of a version that no number holds",
             &["HSET", known, "z", "9999999999 9999999999999 z:80"],
         ),
+        (
+            "a node whose name is no text",
+            &["EVAL", "redis.call('HSET', KEYS[1], '\\255', '3 9999999999999 z:80')", "1", known],
+        ),
         ("a fence that is no number", &["SET", fence, &long]),
         (
             "a fence of another type",
