@@ -941,7 +941,9 @@ async fn entries_of_a_shared_log_that_cannot_be_read_stop_nobody() {
         .await;
     }
     let event_log: Vec<EventLog> = nodes.iter().map(EventLog::by).collect();
-    append_foreign(&dir.path(), &[b"garbage", b"MXC\x03\xff\xff"]);
+    // The last one names state version 65,537, which no build can have.
+    let unreadable: [&[u8]; 3] = [b"garbage", b"MXC\x03\xff\xff", b"MXC\x03\x01\0\x01\0more"];
+    append_foreign(&dir.path(), &unreadable);
     for (node, id) in nodes.iter().zip(["b", "c", "d"]) {
         node.register("orders", id, 80).await;
     }

@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn an_unreadable_entry_is_skipped_alike_however_it_is_read() {
         let garbage = Entry { payload: b"garbage".as_slice().into(), ..entry(2, 2, 1) };
-        let all = vec![entry(1, 1, 0), garbage.clone(), entry(3, 3, 2)];
+        let all = vec![entry(1, 1, 0), garbage, entry(3, 3, 2)];
         let at_once = Replica::new(View::new(Clock::manual()));
         let skipped = at_once.apply(all.clone()).unwrap();
         assert_eq!(skipped.iter().map(|s| &*s.id).collect::<Vec<_>>(), ["2-0"]);
