@@ -42,6 +42,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "clock",
             "control",
             "discovery",
+            "files",
             "fuzzing",
             "gateway",
             "http1",

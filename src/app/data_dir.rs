@@ -28,7 +28,7 @@ pub(super) fn lock(config: &NodeConfig) -> anyhow::Result<Option<File>> {
     let failed = || format!("{} cannot be locked", path.display());
     let mut options = File::options();
     options.write(true).create(true).truncate(false);
-    let lock = maxine_files::open_own(&path, &mut options).with_context(failed)?;
+    let lock = maxine_files::open_own(&options, &path).with_context(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Err(anyhow::Error::msg(is_used(config))),
@@ -40,7 +40,7 @@ pub(super) fn lock(config: &NodeConfig) -> anyhow::Result<Option<File>> {
 pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
     let Some(path) = lock_file(config) else { return Ok(()) };
     let failed = |error: io::Error| format!("{}: {}", path.display(), maxine_wording::io(&error));
-    let lock = match File::open(&path) {
+    let lock = match maxine_files::open(File::options().read(true), &path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         opened => opened.map_err(failed)?,
     };

@@ -118,7 +118,7 @@ keys! {
         "For how long browsers must use only HTTPS for this host, on all of its ports, after an answer over HTTPS (Strict-Transport-Security). 0 sends no such instruction." => |c, v| c.http.hsts_max_age_s = number(v, 0, 63_072_000)?;
 
     "raft.cluster_id" "cluster-id" "MAXINE_CLUSTER_ID" "text" "1 to 63 bytes" "maxine"
-        "Name of the cluster: lower-case letters, digits and hyphens. Nodes with another name are refused." => |c, v| c.raft.cluster_id = text(v, 63)?;
+        "Name of the cluster: lower-case letters, digits and hyphens. In raft mode, nodes with another name are refused. In the other modes, the nodes that use one Redis prefix or one file are one cluster, also if their names differ: tokens of nodes with one name are then refused by the others." => |c, v| c.raft.cluster_id = text(v, 63)?;
     "raft.listen" "raft-listen" "MAXINE_RAFT_LISTEN" "address" "IP:PORT" "127.0.0.1:7700"
         "Address to listen on for connections from other nodes." => |c, v| c.raft.listen = socket_address(v)?;
     "raft.advertise" "raft-advertise" "MAXINE_RAFT_ADVERTISE" "address" "HOST:PORT" ""
@@ -355,7 +355,7 @@ keys! {
     "state.redis_url_file" "redis-url-file" "MAXINE_REGISTRY_REDIS_URL_FILE" "path" "a file" ""
         "File that holds the URL, so that its password is neither in an argument nor in the environment." => |c, v| c.state.redis_url_file = path(v);
     "state.redis_key_prefix" "redis-key-prefix" "MAXINE_REGISTRY_REDIS_KEY_PREFIX" "text" "1 to 128 bytes" "maxine:registry"
-        "Prefix of every key in Redis." => |c, v| c.state.redis_key_prefix = text(v, 128)?;
+        "Prefix of every key in Redis. Each cluster needs a prefix of its own." => |c, v| c.state.redis_key_prefix = text(v, 128)?;
     "state.redis_connect_timeout_ms" "redis-connect-timeout-ms" "MAXINE_REGISTRY_REDIS_CONNECT_TIMEOUT_MS" "milliseconds" "10 to 600000" "5000"
         "Time limit for connecting to Redis." => |c, v| c.state.redis_connect_timeout_ms = number(v, 10, 600_000)?;
     "state.redis_sentinel_master" "redis-sentinel-master" "MAXINE_REGISTRY_REDIS_SENTINEL_MASTER" "text" "up to 255 bytes" ""

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use maxine_store::StoreEvent;
+use maxine_state::{Command, STATE_VERSION};
 use maxine_store::redis::RedisConfig;
+use maxine_store::{OpenError, StoreEvent};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::node::{Node, batch, register};
-use crate::redis_server::{EventLog, RedisServer, open, quick};
+use crate::redis_server::{EventLog, RedisServer, open, quick, try_open};
 
 const LEASE_MS: u64 = 600;
 /// The documented limit is two leases plus the time for one snapshot. The rest is for a busy machine.
@@ -174,6 +175,18 @@ async fn damage_under_writes_never_locks_the_nodes_up_seed_3() {
     damaged_again_and_again(3).await;
 }
 
+/// Adds an entry that follows the last one. Keys: head, log. Arguments: the state version beside the payload, the one in
+/// the payload, and `head` if the head has to name the entry.
+const NEXT: &str = "local h = redis.call('HMGET', KEYS[1], 'seq', 'nonce') \
+     local next, version = string.format('%.0f', tonumber(h[1]) + 1), tonumber(ARGV[2]) \
+     local payload = 'MXC' .. string.char(3, version % 256, math.floor(version / 256) % 256, \
+        math.floor(version / 65536) % 256, math.floor(version / 16777216)) .. 'more' \
+     redis.call('XADD', KEYS[2], next .. '-0', 'n', next .. string.rep('b', 16 - #next), 'p', h[2], \
+        'v', ARGV[1], 'b', payload) \
+     if ARGV[3] == 'head' then \
+        redis.call('HSET', KEYS[1], 'seq', next, 'nonce', next .. string.rep('b', 16 - #next)) \
+     end";
+
 /// Another program writes to Maxine's keys, one thing at a time, while nodes run. Nothing of it stops them,
 /// they skip the same entries, and a node that starts afterwards finds the same state.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,16 +203,30 @@ async fn what_a_stranger_writes_stops_nobody() {
          redis.call('XADD', KEYS[2], seq .. '-7', 'field', 'garbage')";
     let elsewhere =
         "redis.call('HSET', KEYS[1], 'seq', '999999999999', 'nonce', 'aaaaaaaaaaaaaaaa')";
+    let long_nonce = "redis.call('HSET', KEYS[1], 'nonce', string.rep('x', 64 * 1024 * 1024))";
+    let newer = (STATE_VERSION + 1).to_string();
     let (head, log) = (&*format!("{PREFIX}:log:head"), &*format!("{PREFIX}:log"));
     let (snapshot, lease) = (&*format!("{PREFIX}:snapshot2"), &*format!("{PREFIX}:cluster:leader"));
     let fence = &*format!("{PREFIX}:cluster:leader:fence");
+    let known = &*format!("{PREFIX}:cluster:nodes");
     let long = "9".repeat(40);
     let writes: &[(&str, &[&str])] = &[
         ("a payload that cannot be read, well chained", &["EVAL", forged, "2", head, log]),
+        (
+            "another state version in the payload",
+            &["EVAL", NEXT, "2", head, log, "1", "65537", "head"],
+        ),
+        ("a state version of no build", &["EVAL", NEXT, "2", head, log, "65537", "65537", "head"]),
+        ("the same, without the head", &["EVAL", NEXT, "2", head, log, "65537", "65537", ""]),
+        (
+            "the next state version, without the head",
+            &["EVAL", NEXT, "2", head, log, &newer, &newer, ""],
+        ),
         ("an entry between two positions", &["EVAL", between, "2", head, log]),
         ("an entry behind the head", &["XADD", log, "*", "field", "garbage"]),
         ("a head far behind the last entry", &["EVAL", elsewhere, "1", head]),
         ("a head that went back", &["HSET", head, "seq", "1", "nonce", "bbbbbbbbbbbbbbbb"]),
+        ("a nonce that is far too long", &["EVAL", long_nonce, "1", head]),
         ("a position that is no number", &["HSET", head, "seq", "many"]),
         ("another name of the log", &["HSET", head, "epoch", "abc"]),
         ("a string as the head", &["SET", head, "x"]),
@@ -211,6 +238,14 @@ async fn what_a_stranger_writes_stops_nobody() {
         (
             "a lease of another type",
             &["EVAL", "redis.call('DEL', KEYS[1]) redis.call('SADD', KEYS[1], 'x')", "1", lease],
+        ),
+        (
+            "a node of a version that no number holds",
+            &["HSET", known, "z", "9999999999 9999999999999 z:80"],
+        ),
+        (
+            "a node whose name is no text",
+            &["EVAL", "redis.call('HSET', KEYS[1], '\\255', '3 9999999999999 z:80')", "1", known],
         ),
         ("a fence that is no number", &["SET", fence, &long]),
         (
@@ -235,7 +270,40 @@ async fn what_a_stranger_writes_stops_nobody() {
         let skipped = |event: &StoreEvent| matches!(event, StoreEvent::EntriesSkipped { .. });
         assert!(event_log.any(skipped), "each node reports what it skipped");
     }
+    crate::node::eventually("the list of nodes can be read", async || {
+        let listed = nodes[0].store.nodes().await.ok().flatten()?;
+        ["a", "b", "c"]
+            .iter()
+            .all(|name| listed.iter().any(|node| node.name == *name))
+            .then_some(())
+    })
+    .await;
     stop(&nodes).await;
+}
+
+/// A newer Maxine has written an entry. A node that does not understand it must not guess what it does: it stops before
+/// the entry, and does not start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_of_a_newer_maxine_stops_a_node_that_does_not_understand_it() {
+    let server = RedisServer::start_with(&["--appendonly", "no"]).await;
+    let node = open(config(&server, "a")).await;
+    let event_log = EventLog::by(&node);
+    node.leads().await;
+    node.register("orders", "a", 80).await;
+    let before = node.digest();
+    let raise = batch(Command::RaiseStateVersion { to: STATE_VERSION + 1 });
+    let answer = node.store.propose(raise, Duration::from_secs(2).into()).await;
+    assert!(answer.is_err(), "{answer:?}");
+    let stops = |event: &StoreEvent| match event {
+        StoreEvent::Failed { reason } => reason.contains("upgrade this node"),
+        _ => false,
+    };
+    event_log.until("it stops", stops).await;
+    assert_eq!(node.digest(), before, "nothing of the entry was applied");
+    node.store.shutdown().await;
+    let refused = try_open(config(&server, "b")).await.map(drop);
+    let Err(OpenError::Damaged(reason)) = refused else { panic!("it opened") };
+    assert!(reason.contains("upgrade this node"), "{reason}");
 }
 
 /// Redis accepts values of up to 512 MB. A value that is too long for an entry is left out inside Redis, so a
@@ -255,22 +323,50 @@ async fn a_value_that_is_too_long_is_not_read() {
     let (head, log) = (format!("{PREFIX}:log:head"), format!("{PREFIX}:log"));
     server.command(&["EVAL", forged, "2", &head, &log]).await;
     settles(&nodes, &event_log, "a long value").await;
-    let sent = async || {
-        let stats = server.command(&["INFO", "stats"]).await;
-        let sent = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
-        sent.unwrap().trim().parse::<u64>().unwrap()
-    };
-    let before = sent().await;
+    let before = sent_len(&server).await;
     let fresh = open(config("fresh")).await;
     let all = [&nodes[..], &[fresh]].concat();
     settles(&all, &event_log, "a long value, a fresh node").await;
-    let read_len = sent().await - before;
+    let read_len = sent_len(&server).await - before;
     assert!(read_len < 16 * 1024 * 1024, "{read_len} bytes were sent");
     assert!(
         !event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)),
         "nothing was lost"
     );
     stop(&all).await;
+}
+
+/// The number of bytes that the server has sent to all clients.
+async fn sent_len(server: &RedisServer) -> u64 {
+    let stats = server.command(&["INFO", "stats"]).await;
+    let sent = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+    sent.unwrap().trim().parse().unwrap()
+}
+
+/// Another program puts messages into the inbox of the leader that are too long, and some that cannot be read. The
+/// leader receives at most one of the long ones, the one that it waited for, and answers the calls after them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_are_too_long_are_not_read_and_keep_no_call_out() {
+    let server = RedisServer::start_with(&["--appendonly", "no"]).await;
+    let config = |name| RedisConfig { lease_ms: 10_000, ..config(&server, name) };
+    let leads = open(config("a")).await;
+    leads.leads().await;
+    let follows = open(config("b")).await;
+    let lease = server.command(&["GET", &format!("{PREFIX}:cluster:leader")]).await;
+    let lease: serde_json::Value = serde_json::from_str(&lease).unwrap();
+    let inbox = format!("{PREFIX}:inbox:{}", lease["token"].as_str().unwrap());
+    let before = sent_len(&server).await;
+    let push = "local long = string.rep('x', 32 * 1024 * 1024) \
+         redis.call('RPUSH', KEYS[1], long, long, long, long, 'garbage', '')";
+    server.command(&["EVAL", push, "1", &inbox]).await;
+    let answer = crate::node::eventually("the leader answers", async || {
+        follows.store.call_leader("hi".into(), Duration::from_secs(2)).await.ok()
+    })
+    .await;
+    assert_eq!(answer, "a heard hi");
+    let read_len = sent_len(&server).await - before;
+    assert!(read_len < 48 * 1024 * 1024, "{read_len} bytes were sent");
+    stop(&[leads, follows]).await;
 }
 
 /// The bytes of the snapshot were changed, and the first entries are missing. A node that starts cannot

@@ -218,7 +218,7 @@ impl PendingRecords {
 }
 
 fn read(file: &Path) -> io::Result<Vec<PendingRecord>> {
-    let opened = match fs::File::open(file) {
+    let opened = match maxine_files::open(OpenOptions::new().read(true), file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         opened => opened?,
     };

@@ -1,4 +1,4 @@
-//! Reads files that settings or arguments name, within a limit, and opens files that Maxine writes.
+//! Reads files that settings or arguments name, within a limit, and opens files of a node.
 //!
 //! Place in the flow: everything that reads a certificate, a key, a secret or a settings file reads it here. Without a
 //! limit, a wrong path such as `/dev/zero` would use all memory of the machine.
@@ -96,9 +96,13 @@ async fn on_thread<T: Send + 'static>(
 }
 
 fn read_up_to(path: &Path, len_max: u64) -> io::Result<Vec<u8>> {
+    read_from(File::open(path)?, len_max)
+}
+
+fn read_from(file: File, len_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // One byte more shows that there is more.
-    File::open(path)?.take(len_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    file.take(len_max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > len_max {
         let text = format!("it is longer than {}", len_text(len_max));
         return Err(io::Error::new(ErrorKind::FileTooLarge, text));
@@ -114,17 +118,45 @@ fn len_text(len: u64) -> String {
     }
 }
 
-/// Opens a file that Maxine writes. A symbolic link in its place is refused: somebody else could have put it there, so
-/// that Maxine changes another file. Links in the directories of the path are followed. Blocks.
+/// Reads a whole regular file of at most [`FILE_LEN_MAX`]. A link to one is followed. Blocks, but waits for no pipe.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::InvalidInput`] if the path is a symbolic link; otherwise the error of the operating system.
-pub fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path).map_err(|error| {
-        let is_link = error.raw_os_error() == Some(Errno::ELOOP as i32) && path.is_symlink();
-        if is_link { io::Error::new(ErrorKind::InvalidInput, IS_LINK) } else { error }
-    })
+/// See [`open`] and [`read`].
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    read_from(open(OpenOptions::new().read(true), path)?, FILE_LEN_MAX)
+}
+
+/// Opens a regular file. A link to one is followed. Whoever opens a pipe waits until something opens its other end,
+/// perhaps forever, so anything else than a regular file is an error.
+///
+/// # Errors
+///
+/// The file cannot be opened, or it is not a regular file.
+pub fn open(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    open_with(options, path, OFlag::O_NONBLOCK)
+}
+
+/// The same as [`open`], for a file that only Maxine writes. A symbolic link in its place is refused: somebody else
+/// could have put it there, so that Maxine changes another file. Links in the directories of the path are followed.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidInput`] if the path is a symbolic link; otherwise see [`open`].
+pub fn open_own(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    open_with(options, path, OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW)
+}
+
+fn open_with(options: &OpenOptions, path: &Path, flags: OFlag) -> io::Result<File> {
+    let not_regular = || io::Error::other("it is not a regular file");
+    let opened = options.clone().custom_flags(flags.bits()).open(path);
+    let file = opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ELOOP) if path.is_symlink() => io::Error::new(ErrorKind::InvalidInput, IS_LINK),
+        // It is a directory, or a pipe or a socket that nothing reads.
+        Some(Errno::EISDIR | Errno::ENXIO) => not_regular(),
+        _ => error,
+    })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
 }
 
 #[cfg(test)]
@@ -133,6 +165,8 @@ mod tests {
     use std::io::Write;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     use super::*;
 
@@ -188,15 +222,58 @@ mod tests {
         let (victim, link) = (dir.path().join("victim"), dir.path().join("link"));
         fs::write(&victim, "precious").unwrap();
         symlink(&victim, &link).unwrap();
-        let error = open_own(&link, OpenOptions::new().append(true).create(true)).unwrap_err();
+        let error = open_own(OpenOptions::new().append(true).create(true), &link).unwrap_err();
         assert!(error.to_string().contains("symbolic link"), "{error}");
         symlink(dir.path().join("none"), dir.path().join("dangling")).unwrap();
         let dangling = dir.path().join("dangling");
-        assert!(open_own(&dangling, OpenOptions::new().append(true).create(true)).is_err());
+        assert!(open_own(OpenOptions::new().append(true).create(true), &dangling).is_err());
         assert!(!dir.path().join("none").exists());
         // A link among the directories is followed.
         symlink(dir.path(), dir.path().join("directory")).unwrap();
         let through = dir.path().join("directory/victim");
-        assert!(open_own(&through, OpenOptions::new().append(true)).is_ok());
+        assert!(open_own(OpenOptions::new().append(true), &through).is_ok());
+    }
+
+    #[test]
+    fn a_pipe_a_directory_and_a_socket_are_errors_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap();
+        assert!(made.success());
+        std::fs::create_dir(path("directory")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        for name in ["pipe", "directory", "socket"] {
+            let (sender, done) = channel();
+            let path = path(name);
+            std::thread::spawn(move || {
+                let both = OpenOptions::new().read(true).write(true).clone();
+                let write = OpenOptions::new().create(true).append(true).clone();
+                let results = [
+                    read_regular(&path).map(drop),
+                    open(&both, &path).map(drop),
+                    open(&write, &path).map(drop),
+                    open_own(&both, &path).map(drop),
+                ];
+                sender.send(results.map(|result| result.unwrap_err().to_string()))
+            });
+            let errors = done.recv_timeout(Duration::from_secs(10)).expect("it does not wait");
+            assert!(errors.iter().all(|error| error == "it is not a regular file"), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn a_regular_file_is_opened_and_a_link_to_one_only_where_it_may_be_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&file, "text").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(read_regular(&file).unwrap(), b"text");
+        assert_eq!(read_regular(&link).unwrap(), b"text");
+        let options = OpenOptions::new().read(true).clone();
+        assert!(open_own(&options, &file).is_ok());
+        let refused = open_own(&options, &link).unwrap_err().to_string();
+        assert_eq!(refused, IS_LINK);
+        let missing = read_regular(&dir.path().join("missing")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 }

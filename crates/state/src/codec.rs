@@ -16,6 +16,16 @@ pub(super) const BATCH_MAGIC: [u8; 3] = *b"MXC";
 pub(super) const SNAPSHOT_MAGIC: [u8; 3] = *b"MXS";
 /// The format that this build writes and reads. Formats 1 and 2 are not read, because no release wrote them.
 pub(super) const FORMAT_VERSION: u8 = 3;
+/// By how much the state version of a newer build can be higher than that of this build. A release raises it by one
+/// at most.
+const VERSIONS_AHEAD_MAX: u32 = 1_000;
+
+/// Whether a newer Maxine can have this state version, and this build does not understand it. A much higher number is
+/// damage, or was written by something else.
+#[must_use]
+pub fn is_newer_version(state_version: u32) -> bool {
+    (STATE_VERSION + 1..=STATE_VERSION + VERSIONS_AHEAD_MAX).contains(&state_version)
+}
 
 pub(super) fn config() -> Configuration<LittleEndian, Varint, Limit<BODY_LEN_MAX>> {
     bincode::config::standard().with_limit::<BODY_LEN_MAX>()
@@ -45,6 +55,11 @@ pub enum CodecError {
         "it has state version {0}, and this build understands up to {STATE_VERSION}: upgrade this node"
     )]
     NewerState(u32),
+    /// The bytes name a state version that no Maxine can have.
+    #[error(
+        "damaged, or not written by Maxine: it names state version {0}, and this build understands up to {STATE_VERSION}"
+    )]
+    NoVersion(u32),
     /// The bytes are damaged, or contain something that only a newer Maxine knows.
     #[error("damaged, or written by a newer Maxine: {0}")]
     Damaged(#[from] bincode::error::DecodeError),
@@ -101,7 +116,10 @@ pub(super) fn check_head(
         _ if [a, b, c] != magic => Err(CodecError::Foreign),
         (0..FORMAT_VERSION, _) => Err(CodecError::Older(format)),
         (FORMAT_VERSION, version @ 1..=STATE_VERSION) => Ok(version),
-        (FORMAT_VERSION, version) => Err(CodecError::NewerState(version)),
+        (FORMAT_VERSION, version) if is_newer_version(version) => {
+            Err(CodecError::NewerState(version))
+        }
+        (FORMAT_VERSION, version) => Err(CodecError::NoVersion(version)),
         _ => Err(CodecError::Newer(format)),
     }
 }

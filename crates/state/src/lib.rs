@@ -56,7 +56,7 @@ pub use audit_action::AuditAction;
 pub use audit_class::AuditClass;
 pub use check::{Check, CheckKind, CheckReport, CheckState, CheckStatus};
 pub use check_reading::CheckReading;
-pub use codec::CodecError;
+pub use codec::{CodecError, is_newer_version};
 pub use command::{
     Actor, Applied, Batch, CheckExpiry, Command, Deregistration, Fence, HealthReport, ObjectKind,
     Proposal, Rejection, Reply, RequestId,
@@ -81,6 +81,7 @@ pub use lock_session::{
 };
 pub use log_entry::{
     decode_applied, decode_batch, decode_rejection, encode_applied, encode_batch, encode_rejection,
+    named_version,
 };
 pub use name::{InstanceKey, Name, ServiceKey, ServiceRef};
 pub use policy::*;

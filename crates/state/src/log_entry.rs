@@ -3,7 +3,8 @@
 use bincode::error::DecodeError;
 
 use super::codec::{
-    BATCH_MAGIC, BODY_LEN_MAX, CodecError, HEAD_LEN, check_head, config, head, of_short_head,
+    BATCH_MAGIC, BODY_LEN_MAX, CodecError, FORMAT_VERSION, HEAD_LEN, check_head, config, head,
+    of_short_head,
 };
 use super::command::{Applied, Batch, Rejection};
 
@@ -30,6 +31,15 @@ pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
         needs if needs > version => Err(DecodeError::Other("its state version is too low").into()),
         _ => Ok(batch),
     }
+}
+
+/// The state version that the header of a log entry names, whether this build understands it or not. `None` if the
+/// bytes do not begin with a header of the present format.
+#[must_use]
+pub fn named_version(bytes: &[u8]) -> Option<u32> {
+    let ([a, b, c, format, version @ ..], _) = bytes.split_first_chunk::<HEAD_LEN>()?;
+    let is_header = [*a, *b, *c] == BATCH_MAGIC && *format == FORMAT_VERSION;
+    is_header.then(|| u32::from_le_bytes(*version))
 }
 
 /// Encodes the replies to one batch, for the node that proposed it.
@@ -59,7 +69,7 @@ pub fn decode_rejection(bytes: &[u8]) -> Result<Rejection, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::super::STATE_VERSION;
-    use super::super::codec::{FORMAT_VERSION, SNAPSHOT_MAGIC};
+    use super::super::codec::{SNAPSHOT_MAGIC, is_newer_version};
     use super::super::command::{Actor, Command, Deregistration, Fence, Proposal, RequestId};
     use super::super::name::{Name, ServiceKey};
     use super::*;
@@ -131,5 +141,26 @@ mod tests {
         for cut in 8..bytes.len() {
             assert!(decode_batch(&bytes[..cut]).is_err(), "cut at {cut}");
         }
+    }
+
+    /// One changed byte of the header must not look like the entry of a newer build.
+    #[test]
+    fn a_state_version_that_no_build_can_have_is_damage() {
+        let bytes = encode_batch(&sample()).unwrap();
+        assert_eq!(named_version(&bytes), Some(1));
+        for version in [0, 65_537, u32::MAX] {
+            let mut forged = bytes.clone();
+            forged[4..8].copy_from_slice(&version.to_le_bytes());
+            let refused = decode_batch(&forged);
+            assert!(
+                matches!(refused, Err(CodecError::NoVersion(named)) if named == version),
+                "{refused:?}"
+            );
+            assert_eq!(named_version(&forged), Some(version));
+            assert!(!is_newer_version(version));
+        }
+        assert!(is_newer_version(STATE_VERSION + 1) && !is_newer_version(STATE_VERSION));
+        assert_eq!(named_version(&bytes[..7]), None);
+        assert_eq!(named_version(b"MXC\x04\x01\0\0\0"), None);
     }
 }

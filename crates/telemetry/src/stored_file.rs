@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Reads a file up to `len_max` bytes. `None` if it does not exist. Blocks.
 pub(super) fn read(file: &Path, len_max: u64) -> io::Result<Option<Vec<u8>>> {
-    let opened = match fs::File::open(file) {
+    let opened = match maxine_files::open(OpenOptions::new().read(true), file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };

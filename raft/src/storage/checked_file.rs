@@ -1,7 +1,7 @@
 //! A small file that is always written as a whole, durably, and whose checksum is verified when it is read.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::path::Path;
 
 use super::{damaged, sync_dir};
@@ -9,10 +9,10 @@ use crate::codec::{self, Body};
 
 /// The last content of the file; `None` if there is no file. A damaged file is an error. Blocks.
 pub(crate) fn read<B: Body>(dir: &Path, name: &str) -> io::Result<Option<B>> {
-    let bytes = match fs::read(dir.join(name)) {
+    let bytes = match maxine_files::read_regular(&dir.join(name)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) => return Err(io::Error::new(error.kind(), format!("{name}: {error}"))),
     };
     let (sum, body) = bytes
         .split_first_chunk::<4>()
@@ -29,8 +29,14 @@ pub(crate) fn write<B: Body>(dir: &Path, name: &str, body: &B) -> io::Result<()>
     let mut bytes = crc32c::crc32c(&body).to_le_bytes().to_vec();
     bytes.extend_from_slice(&body);
     let unfinished = dir.join(format!("{name}.tmp"));
-    fs::write(&unfinished, &bytes)?;
-    File::open(&unfinished)?.sync_all()?;
+    // Whatever is there must not be written to: opening a pipe would block.
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&unfinished)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
     fs::rename(&unfinished, dir.join(name))?;
     sync_dir(dir)
 }

@@ -26,7 +26,9 @@ impl LogMarkFile {
         let exists = path.exists();
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
-        let mut file = maxine_files::open_own(&path, &mut options)?;
+        let opened = maxine_files::open_own(&options, &path);
+        let mut file =
+            opened.map_err(|error| io::Error::new(error.kind(), format!("log.mark: {error}")))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         if !exists {
@@ -105,4 +107,18 @@ pub(super) fn parse(slot: &[u8]) -> Option<LogMarkDto> {
     }
     let LogMark::V1(mark) = codec::decode(body).ok()?;
     Some(mark)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_in_place_of_the_mark_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.mark");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let refused = LogMarkFile::open(dir.path()).map(drop).unwrap_err().to_string();
+        assert_eq!(refused, "log.mark: it is not a regular file");
+    }
 }

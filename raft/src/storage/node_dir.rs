@@ -137,10 +137,11 @@ pub(crate) fn read_removal(path: &Path, lineage: u64) -> io::Result<Option<Strin
 
 /// Takes the lock of the directory, or fails if it is held.
 pub(crate) fn lock(path: &Path) -> Result<File, StartError> {
-    let storage = |error: io::Error| StartError::Storage(format!("{}: {error}", path.display()));
+    let at = path.join("lock");
+    let storage = |error: io::Error| StartError::Storage(format!("{}: {error}", at.display()));
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true);
-    let file = maxine_files::open_own(&path.join("lock"), &mut options).map_err(storage)?;
+    let file = maxine_files::open_own(&options, &at).map_err(storage)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StartError::Locked(path.to_owned())),
@@ -155,8 +156,9 @@ pub(crate) fn check_openable(
     node_id: NodeId,
     engine: Option<EngineKind>,
 ) -> Result<(), StartError> {
-    let storage = |error: io::Error| StartError::Storage(format!("{}: {error}", path.display()));
-    match File::open(path.join("lock")) {
+    let at = path.join("lock");
+    let storage = |error: io::Error| StartError::Storage(format!("{}: {error}", at.display()));
+    match maxine_files::open(OpenOptions::new().read(true), &at) {
         Ok(file) => match file.try_lock_shared() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StartError::Locked(path.to_owned())),
@@ -291,5 +293,24 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(dir.path().join(IDENTITY_FILE), bytes).unwrap();
         assert!(matches!(NodeDir::open(dir.path(), "demo", 1, SLED), Err(StartError::Storage(_))));
+    }
+    /// Whoever opens a pipe waits for another program, perhaps forever.
+    #[test]
+    fn a_pipe_in_place_of_a_file_is_refused_and_not_waited_for() {
+        for name in [IDENTITY_FILE, "lock"] {
+            let dir = tempfile::tempdir().unwrap();
+            drop(NodeDir::open(dir.path(), "demo", 1, SLED).unwrap());
+            let path = dir.path().join(name);
+            fs::remove_file(&path).unwrap();
+            assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+            let start = NodeDir::open(dir.path(), "demo", 1, SLED).map(drop).unwrap_err();
+            let check = check_openable(dir.path(), "demo", 1, SLED).unwrap_err();
+            for error in [start.to_string(), check.to_string()] {
+                assert!(
+                    error.contains(name) && error.contains("it is not a regular file"),
+                    "{error}"
+                );
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! complete and durable. A backup is the same kind of file in another place.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub(crate) struct SnapshotFile {
 impl SnapshotFile {
     /// Opens a file and verifies all of it. Blocks.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+        let mut file = maxine_files::open(OpenOptions::new().read(true), path)?;
         let len = file.metadata()?.len();
         let broken = |what: &str| unreadable(format!("snapshot {} {what}", path.display()));
         if len < 4 + TRAILER_LEN {

@@ -224,7 +224,7 @@ impl Segment {
     /// Opens an existing segment and reads it.
     pub(super) fn open(dir: &Path, seq: u64) -> io::Result<(Self, Vec<u8>)> {
         let path = Self::path_of(dir, seq);
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        let file = maxine_files::open(OpenOptions::new().read(true).write(true), &path)?;
         let len = file.metadata()?.len();
         let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         file.read_exact_at(&mut bytes, 0)?;
@@ -258,7 +258,7 @@ impl Segment {
         } else {
             fill(dir.join("long.tmp"), len)?
         };
-        let file = OpenOptions::new().read(true).write(true).open(&spare)?;
+        let file = maxine_files::open(OpenOptions::new().read(true).write(true), &spare)?;
         let mut frame = first(len);
         seal(&mut frame, seq, 0);
         file.write_all_at(&frame, 0)?;

@@ -117,7 +117,7 @@ impl LogFile {
     /// Opens the log at `path` and reads the state at its beginning. [`Self::read_new`] reads the entries.
     /// `None` if there is no file.
     pub(super) fn open(path: &Path) -> Result<Option<(Self, ControlState)>, LogError> {
-        let opened = OpenOptions::new().read(true).write(true).open(path);
+        let opened = maxine_files::open(OpenOptions::new().read(true).write(true), path);
         let mut file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -126,10 +126,6 @@ impl LogFile {
         let fail = |error| LogError::Io(path.into(), error);
         let damaged =
             |what: &str| LogError::Damaged { path: path.into(), at: Some(0), what: what.into() };
-        // Reading a pipe would block.
-        if !file.metadata().map_err(fail)?.is_file() {
-            return Err(damaged("it is not a regular file"));
-        }
         let mut header = [0; HEADER_LEN];
         file.read_exact(&mut header).map_err(|_| damaged("the header is incomplete"))?;
         let number = |from: usize| {
@@ -382,11 +378,9 @@ impl LogFile {
 /// Keeps a copy of a damaged log, with the suffix `.damaged`. It replaces an earlier one. Returns its path.
 pub(super) fn keep_damaged(path: &Path) -> Result<PathBuf, LogError> {
     let aside = beside(path, ".damaged");
-    let copied = File::open(path).and_then(|mut damaged| {
-        let mut kept = create_new(&aside)?;
-        io::copy(&mut damaged, &mut kept)
-    });
-    match copied {
+    let damaged = maxine_files::open(OpenOptions::new().read(true), path);
+    let mut damaged = damaged.map_err(|error| LogError::Io(path.into(), error))?;
+    match create_new(&aside).and_then(|mut kept| io::copy(&mut damaged, &mut kept)) {
         Ok(_) => Ok(aside),
         Err(error) => Err(LogError::Io(aside, error)),
     }
@@ -412,10 +406,7 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, LogError> {
     options.read(true).write(true);
     let file = match options.clone().create_new(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if !fs::symlink_metadata(path).map_err(fail)?.is_file() {
-                return Err(fail(io::Error::other("the lock is not a file")));
-            }
-            options.open(path).map_err(fail)?
+            maxine_files::open_own(&options, path).map_err(fail)?
         }
         created => created.map_err(fail)?,
     };
@@ -429,7 +420,7 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, LogError> {
 /// Whether another process has the lock. Creates no file.
 pub(super) fn is_locked(path: &Path) -> Result<bool, LogError> {
     let fail = |error| LogError::Io(path.into(), error);
-    let file = match File::open(path) {
+    let file = match maxine_files::open_own(OpenOptions::new().read(true), path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(fail(error)),
@@ -451,13 +442,19 @@ pub(super) fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Reads a short file. `None` if the path has no regular file of at most `len_max` bytes: reading a pipe would block.
+/// Reads a short file. `None` if the path has no regular file of at most `len_max` bytes.
 pub(super) fn read_short(path: &Path, len_max: u64) -> io::Result<Option<Vec<u8>>> {
-    let bytes = fs::symlink_metadata(path).and_then(|there| {
-        let is_short_file = there.is_file() && there.len() <= len_max;
-        is_short_file.then(|| fs::read(path)).transpose()
-    });
-    match bytes {
+    let is_short_file = |there: fs::Metadata| there.is_file() && there.len() <= len_max;
+    let read = || -> io::Result<Option<Vec<u8>>> {
+        if !is_short_file(fs::symlink_metadata(path)?) {
+            return Ok(None);
+        }
+        let file = maxine_files::open_own(OpenOptions::new().read(true), path)?;
+        let mut bytes = Vec::new();
+        file.take(len_max).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    };
+    match read() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other,
     }
@@ -480,7 +477,7 @@ mod tests {
         let (path, elsewhere) = (dir.path().join("log.lock"), dir.path().join("elsewhere"));
         std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
         let refused = try_lock(&path).unwrap_err();
-        assert!(refused.to_string().contains("is not a file"), "{refused}");
+        assert!(refused.to_string().contains("is not a regular file"), "{refused}");
         assert!(!elsewhere.exists(), "nothing is created where the link leads");
         fs::write(&elsewhere, "precious").unwrap();
         assert!(try_lock(&path).is_err());
@@ -489,5 +486,44 @@ mod tests {
         assert!(held.is_some() && try_lock(&path).unwrap().is_none());
         drop(held);
         assert!(try_lock(&path).unwrap().is_some(), "a file that exists is locked again");
+    }
+
+    /// Runs something that must not wait for a pipe.
+    fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(work()));
+        done.recv_timeout(std::time::Duration::from_secs(10)).expect("it does not wait")
+    }
+
+    #[test]
+    fn a_pipe_in_place_of_a_file_is_an_error_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let at = path.clone();
+        let errors = in_time(move || {
+            [
+                LogFile::open(&at).map(drop),
+                keep_damaged(&at).map(drop),
+                try_lock(&at).map(drop),
+                is_locked(&at).map(drop),
+            ]
+        });
+        for error in errors {
+            let text = error.unwrap_err().to_string();
+            assert_eq!(text, format!("{}: it is not a regular file", path.display()));
+        }
+        let at = path.clone();
+        assert_eq!(in_time(move || read_short(&at, 10)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_link_to_a_log_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, log) = (dir.path().join("link"), dir.path().join("log"));
+        LogFile::create(&log, &ControlState::default(), Place::start()).unwrap();
+        std::os::unix::fs::symlink(&log, &path).unwrap();
+        assert!(LogFile::open(&path).unwrap().is_some());
     }
 }

@@ -72,15 +72,16 @@ impl Core {
     /// The nodes that report to Redis.
     pub(super) async fn registered_nodes(&self) -> RedisResult<Vec<StoreNode>> {
         let max = NODES_MAX.to_string();
-        let found: Vec<(String, u32, u64, String)> =
+        let found: Vec<(Vec<u8>, u32, u64, Vec<u8>)> =
             self.ask_nodes(&scripts::NODES, &[max.as_bytes()]).await?;
-        let node = |(name, state_version, last_seen_ms, addresses): (_, _, _, String)| StoreNode {
-            name,
-            state_version,
-            last_seen_ms,
-            addresses: addresses.split(',').map(str::to_owned).collect(),
+        // A node writes UTF-8. Other entries are left out, so that they do not hide the nodes.
+        let node = |(name, state_version, last_seen_ms, addresses)| {
+            let addresses = String::from_utf8(addresses).ok()?;
+            let addresses = addresses.split(',').map(str::to_owned).collect();
+            let name = String::from_utf8(name).ok()?;
+            Some(StoreNode { name, state_version, last_seen_ms, addresses })
         };
-        Ok(found.into_iter().map(node).collect())
+        Ok(found.into_iter().filter_map(node).collect())
     }
 
     /// Removes a node's entry. Returns whether it existed.

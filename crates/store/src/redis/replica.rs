@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::machine::{Machine, read_entry};
-use maxine_state::{Applied, Batch, CodecError, ControlState, STATE_VERSION};
+use maxine_state::{Applied, Batch, CodecError, ControlState, is_newer_version, named_version};
 use maxine_view::View;
 
 /// Maximum number of entries that are kept in memory, for writing back a tail that Redis lost.
@@ -65,16 +65,30 @@ impl Entry {
         self.seq == place.seq + 1 && self.previous == place.nonce
     }
 
+    /// Whether it says that it is from a newer Maxine. [`Self::batch`] says whether its content agrees.
+    pub(super) fn claims_newer(&self) -> bool {
+        is_newer_version(self.version)
+    }
+
     /// The decoded batch, or why it cannot be read.
+    ///
+    /// Maxine writes the state version beside the payload and into it. If both do not agree, something else has written
+    /// the entry, and it cannot be read on any replica, whatever that understands.
     fn batch(&self) -> Result<Result<Batch, String>, Refusal> {
-        let position = self.seq;
-        let other =
-            |error: CodecError| Refusal::OtherVersion { position, reason: error.to_string() };
-        match read_entry(&self.payload).map_err(other)? {
-            Err(_) if self.version > STATE_VERSION => {
-                Err(other(CodecError::NewerState(self.version)))
+        let beside = self.version;
+        if let Some(inside) = named_version(&self.payload).filter(|inside| *inside != beside) {
+            return Ok(Err(format!(
+                "not written by Maxine: its state version is {beside} beside its content and {inside} in it"
+            )));
+        }
+        match read_entry(&self.payload) {
+            Ok(read) => Ok(read),
+            Err(error @ CodecError::Newer(_)) if !self.claims_newer() => Ok(Err(error.to_string())),
+            // The entries before it have the present format, and a format never goes back.
+            Err(error @ CodecError::Older(_)) if self.seq > 1 => Ok(Err(error.to_string())),
+            Err(error) => {
+                Err(Refusal::OtherVersion { position: self.seq, reason: error.to_string() })
             }
-            read => Ok(read),
         }
     }
 }
@@ -334,7 +348,9 @@ impl Rebuilt {
 mod tests {
     use super::*;
     use maxine_clock::Clock;
-    use maxine_state::{Actor, Batch, Command, Name, Proposal, RequestId, encode_batch};
+    use maxine_state::{
+        Actor, Batch, Command, Name, Proposal, RequestId, STATE_VERSION, encode_batch,
+    };
 
     fn entry(seq: u64, nonce: u8, previous: u8) -> Entry {
         let proposal = Proposal {
@@ -350,11 +366,11 @@ mod tests {
     }
 
     /// An entry that no version can read changes nothing on any replica, in whatever pages it arrives, and
-    /// the entries after it count. An entry of a newer version is not skipped.
+    /// the entries after it count.
     #[test]
     fn an_unreadable_entry_is_skipped_alike_however_it_is_read() {
         let garbage = Entry { payload: b"garbage".as_slice().into(), ..entry(2, 2, 1) };
-        let all = vec![entry(1, 1, 0), garbage.clone(), entry(3, 3, 2)];
+        let all = vec![entry(1, 1, 0), garbage, entry(3, 3, 2)];
         let at_once = Replica::new(View::new(Clock::manual()));
         let skipped = at_once.apply(all.clone()).unwrap();
         assert_eq!(skipped.iter().map(|s| &*s.id).collect::<Vec<_>>(), ["2-0"]);
@@ -368,22 +384,60 @@ mod tests {
         assert_eq!(one_by_one.state().0.digest(), digest);
         assert_eq!(rebuilt.into_state().digest(), digest);
         assert_eq!(at_once.position().seq, 3);
-        // An entry that only a newer version can read is not skipped. An entry in the format of an older
-        // version is not skipped either.
-        let newer = Entry {
-            version: STATE_VERSION + 1,
-            seq: 4,
-            nonce: [4; 16],
-            previous: [3; 16],
-            ..garbage
-        };
-        let older = Entry { payload: b"MXC\x01".as_slice().into(), ..entry(4, 4, 3) };
-        for other in [newer, older] {
-            let refused = at_once.apply(vec![other]);
+    }
+
+    /// The payload of an entry of a newer build, as far as this build reads it.
+    fn of_version(version: u32) -> Arc<[u8]> {
+        [&b"MXC\x03"[..], &version.to_le_bytes(), b"more"].concat().into()
+    }
+
+    #[test]
+    fn an_entry_of_a_newer_build_or_of_an_older_log_stops_the_node() {
+        let newer = STATE_VERSION + 1;
+        let of_newer_state = Entry { version: newer, payload: of_version(newer), ..entry(1, 1, 0) };
+        let format = b"MXC\xff".as_slice().into();
+        let of_newer_format = Entry { version: newer, payload: format, ..entry(1, 1, 0) };
+        let of_older_log = Entry { payload: b"MXC\x01".as_slice().into(), ..entry(1, 1, 0) };
+        for other in [of_newer_state, of_newer_format, of_older_log] {
+            let refused = Replica::new(View::new(Clock::manual())).apply(vec![other]);
             assert!(
-                matches!(refused, Err(Refusal::OtherVersion { position: 4, .. })),
+                matches!(refused, Err(Refusal::OtherVersion { position: 1, .. })),
                 "{refused:?}"
             );
+        }
+    }
+
+    /// What surrounds the content of an entry, and what is possible, decides whether it is from another build.
+    #[test]
+    fn a_forged_version_is_skipped_and_stops_nobody() {
+        let newer = STATE_VERSION + 1;
+        let sound = entry(2, 2, 1);
+        for (version, payload) in [
+            // The field beside the content is that of another version.
+            (1, of_version(65_537)),
+            (1, of_version(newer)),
+            (newer, of_version(newer + 1)),
+            (2, Arc::clone(&sound.payload)),
+            // No build can have this version.
+            (65_537, of_version(65_537)),
+            (0, of_version(0)),
+            (65_537, b"MXC\xff".as_slice().into()),
+            // A newer format needs a newer state version, and no entry has an older format than the one before it.
+            (1, b"MXC\xff".as_slice().into()),
+            (1, b"MXC\x01".as_slice().into()),
+            (newer, b"garbage".as_slice().into()),
+        ] {
+            let forged = Entry { version, payload, ..sound.clone() };
+            let all = vec![entry(1, 1, 0), forged.clone(), entry(3, 3, 2)];
+            let replica = Replica::new(View::new(Clock::manual()));
+            let skipped = replica.apply(all.clone()).unwrap();
+            assert_eq!(skipped.iter().map(|s| &*s.id).collect::<Vec<_>>(), ["2-0"], "{forged:?}");
+            let mut rebuilt =
+                Rebuilt::new(ControlState::default(), Position::default(), Vec::new());
+            rebuilt.apply(all).unwrap();
+            assert_eq!(rebuilt.skipped, skipped);
+            assert_eq!(rebuilt.into_state().digest(), replica.state().0.digest());
+            assert_eq!(replica.position().seq, 3);
         }
     }
 

@@ -19,7 +19,7 @@ mod inbox;
 mod lease;
 mod nodes;
 
-pub(super) use inbox::POST;
+pub(super) use inbox::{POST, TAKE};
 pub(super) use lease::{ACQUIRE, LEASE, RELEASE, RENEW};
 pub(super) use nodes::{FORGET, NODES, REPORT};
 
@@ -32,11 +32,14 @@ local function kind(key) return redis.call('TYPE', key)['ok'] end
 local function number(text)
   return text and #text <= 15 and (text == '0' or string.match(text, '^[1-9]%d*$')) and tonumber(text)
 end
+-- Whether a field of a hash is longer than this. The field is not read.
+local function is_longer(key, field, len) return redis.call('HSTRLEN', key, field) > len end
 local function read_head(key)
-  if kind(key) ~= 'hash' then return nil end
+  if kind(key) ~= 'hash' or is_longer(key, 'epoch', 32) or is_longer(key, 'seq', 15)
+    or is_longer(key, 'nonce', 16) then return nil end
   local h = redis.call('HMGET', key, 'epoch', 'seq', 'nonce')
-  if not (h[1] and h[2] and h[3]) or #h[1] > 32 or not string.match(h[1], '^%x+$')
-    or not number(h[2]) or #h[3] ~= 16 then return nil end
+  if not (h[1] and h[2] and h[3]) or not string.match(h[1], '^%x+$') or not number(h[2])
+    or #h[3] ~= 16 then return nil end
   return h
 end
 -- Returns the lease and how many milliseconds it still lasts.
@@ -237,12 +240,12 @@ if log == 'stream' then
 end
 local snapshot, parts_there, m = kind(KEYS[3]), 0, {}
 if snapshot == 'hash' then
-  m = redis.call('HMGET', KEYS[3], 'epoch', 'seq', 'nonce', 'id', 'parts', 'len', 'crc', 'v', 'recent')
+  for i, field in ipairs({'epoch', 'seq', 'nonce', 'id', 'parts', 'len', 'crc', 'v', 'recent'}) do
+    m[i] = not is_longer(KEYS[3], field, 65536) and redis.call('HGET', KEYS[3], field)
+  end
   if m[4] and kind(ARGV[1] .. m[4]) == 'list' then parts_there = redis.call('LLEN', ARGV[1] .. m[4]) end
 end
-for i = 1, 9 do
-  if not m[i] or #m[i] > 65536 then m[i] = '' end
-end
+for i = 1, 9 do m[i] = m[i] or '' end
 return {head[1], head[2], head[3], kind(KEYS[1]), log, tostring(length), newest, first, last,
   read_lease(KEYS[4]) or '', snapshot, tostring(parts_there),
   m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8], m[9],

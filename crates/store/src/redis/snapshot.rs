@@ -12,7 +12,7 @@ use super::config::Keys;
 use super::connect::Link;
 use super::replica::{Nonce, Position};
 use super::scripts;
-use maxine_state::{CodecError, ControlState, SnapshotError};
+use maxine_state::{CodecError, ControlState, SnapshotError, is_newer_version};
 
 /// Size of one part, in bytes.
 const PART_LEN: usize = 1024 * 1024;
@@ -133,13 +133,20 @@ pub(super) async fn read(
         }
         parts.push(part);
     }
-    let (len, crc) = (manifest.len, manifest.crc);
-    let decode = move || decode(&parts, len, crc);
+    let (len, crc, version) = (manifest.len, manifest.crc, manifest.version);
+    let decode = move || decode(&parts, len, crc, version);
     let state = tokio::task::spawn_blocking(decode).await;
     state.map_err(|error| SnapshotFailure::Damaged(error.to_string()))?
 }
 
-fn decode(parts: &[Vec<u8>], len: u64, crc: u32) -> Result<ControlState, SnapshotFailure> {
+/// Decodes the parts of a snapshot. The other arguments are what its manifest says: if the parts and the manifest name
+/// different state versions, the snapshot is damaged, and not from a newer Maxine.
+fn decode(
+    parts: &[Vec<u8>],
+    len: u64,
+    crc: u32,
+    version: u32,
+) -> Result<ControlState, SnapshotFailure> {
     let found: u64 = parts.iter().map(|part| part.len() as u64).sum();
     let sum = parts.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part));
     if found != len || sum != crc {
@@ -163,7 +170,12 @@ fn decode(parts: &[Vec<u8>], len: u64, crc: u32) -> Result<ControlState, Snapsho
         }
     }
     ControlState::read_from(&mut Chain(parts, 0)).map_err(|error| match error {
-        SnapshotError::Format(CodecError::NewerState(version)) => SnapshotFailure::Newer(version),
+        SnapshotError::Format(CodecError::NewerState(named)) if named == version => {
+            SnapshotFailure::Newer(version)
+        }
+        SnapshotError::Format(CodecError::Newer(_)) if is_newer_version(version) => {
+            SnapshotFailure::Newer(version)
+        }
         error => SnapshotFailure::Damaged(error.to_string()),
     })
 }
@@ -286,6 +298,7 @@ pub(super) async fn install(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use maxine_state::STATE_VERSION;
 
     #[test]
     fn a_snapshot_that_no_node_could_read_is_not_written() {
@@ -294,5 +307,28 @@ mod tests {
         assert_eq!(encode_within(&state, len).unwrap().len, len);
         let refused = encode_within(&state, len - 1);
         assert!(matches!(refused, Err(SnapshotFailure::Unwritable(_))));
+    }
+
+    #[test]
+    fn a_snapshot_is_of_a_newer_maxine_only_if_its_manifest_says_the_same() {
+        let read = |format: u8, inside: u32, beside: u32| {
+            let bytes = [&b"MXS"[..], &[format], &inside.to_le_bytes(), b"more"].concat();
+            let (len, crc) = (bytes.len() as u64, crc32c::crc32c(&bytes));
+            decode(&[bytes], len, crc, beside).map(drop)
+        };
+        let newer = STATE_VERSION + 1;
+        for format in [3, 4] {
+            let found = read(format, newer, newer);
+            assert!(matches!(found, Err(SnapshotFailure::Newer(named)) if named == newer));
+        }
+        for (format, inside, beside) in
+            [(3, newer, 1), (3, newer, newer + 1), (3, 65_537, 65_537), (4, 1, 1), (4, 1, 65_537)]
+        {
+            let found = read(format, inside, beside);
+            assert!(
+                matches!(found, Err(SnapshotFailure::Damaged(_))),
+                "{format} {inside} {beside}"
+            );
+        }
     }
 }

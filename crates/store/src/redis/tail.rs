@@ -10,8 +10,8 @@ use std::time::Duration;
 use redis::{RedisError, RedisResult, Value, cmd};
 
 use super::connect::Link;
-use super::replica::{Refusal, Skipped};
-use super::stream::{self, RebuildError};
+use super::replica::{Entry, Refusal, Skipped};
+use super::stream::{self, Page, RebuildError};
 use super::survey::parse_id;
 use super::{Core, FORBIDDEN, is_refusal, no_answer, refusal_code};
 use crate::StoreEvent;
@@ -140,6 +140,7 @@ impl Core {
                 () = self.stop.cancelled() => return Err(End::Stop),
                 page = stream::page(link, &self.keys, &after, BLOCK_MS, timeout) => page?,
             };
+            let page = self.without_forged(link, page).await?;
             *is_following = true;
             self.note_heard();
             let repair = self.repair_wanted.swap(false, Ordering::AcqRel);
@@ -168,6 +169,23 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Skips what is after the head, from the first entry that says that it is from a newer Maxine. A leader writes an
+    /// entry and the head in one step, so something else has written that entry. What is after the head is repaired.
+    async fn without_forged(&self, link: &mut Link, mut page: Page) -> RedisResult<Page> {
+        let Some(first) = page.entries.iter().position(Entry::claims_newer) else {
+            return Ok(page);
+        };
+        let head = stream::head(link, &self.keys, self.config.command_timeout()).await?;
+        let Some(head) = head else { return Ok(page) };
+        let is_after = |entry: &Entry| entry.seq > head.seq;
+        let Some(at) = page.entries.iter().skip(first).position(is_after) else { return Ok(page) };
+        for entry in page.entries.drain(first + at..) {
+            let reason = String::from("it is after the end of the log");
+            page.skipped.push(Skipped { id: format!("{}-0", entry.seq), reason });
+        }
+        Ok(page)
     }
 
     /// Every replica skips the same entries. Each reports them once, when it passes them.

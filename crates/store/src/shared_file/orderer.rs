@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -22,8 +22,8 @@ use super::node_files::NodeFiles;
 use super::{AWAY, NO_LOCK, Shared};
 use crate::claim::{Claim, Outcome};
 use crate::file_log::{
-    CHECK_MS, GROUP_LEN_MAX, LogError, LogFile, NewEntries, Place, beside, is_refusal,
-    keep_damaged, try_lock,
+    CHECK_MS, GROUP_LEN_MAX, LogError, LogFile, NewEntries, Place, beside, create_new, is_refusal,
+    keep_damaged, read_short, try_lock,
 };
 use crate::machine::{Machine, read_entry};
 use crate::newest_state::NewestState;
@@ -130,10 +130,15 @@ impl From<LogError> for Failure {
     }
 }
 
+/// Whether the file on this node's own disk names the log.
+fn names(used: &Path, log: &Path) -> bool {
+    let name = log.as_os_str().as_bytes();
+    read_short(used, name.len() as u64).is_ok_and(|named| named.as_deref() == Some(name))
+}
+
 /// Refuses to start if the log does not exist although this node has used it.
 pub(super) fn refuse_unmounted_storage(used: &Path, log: &Path) -> Result<(), OpenError> {
-    let names_it = std::fs::read(used).is_ok_and(|name| name == log.as_os_str().as_bytes());
-    if !names_it || log.exists() {
+    if !names(used, log) || log.exists() {
         return Ok(());
     }
     let (used, log) = (used.display(), log.display());
@@ -146,12 +151,10 @@ pub(super) fn refuse_unmounted_storage(used: &Path, log: &Path) -> Result<(), Op
 /// Records on this node's own disk that it has used the log.
 fn remember_use(used: &Path, log: &Path) -> Result<(), OpenError> {
     let failed = |error| OpenError::Io(format!("{}: {error}", used.display()));
-    if std::fs::read(used).is_ok_and(|name| name == log.as_os_str().as_bytes()) {
+    if names(used, log) {
         return Ok(());
     }
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = maxine_files::open_own(used, &mut options).map_err(failed)?;
+    let mut file = create_new(used).map_err(failed)?;
     file.write_all(log.as_os_str().as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
@@ -362,7 +365,7 @@ impl Orderer {
     fn take_lock_at_path(&mut self) -> Result<(), Failure> {
         self.unlock();
         let path = beside(&self.shared.config.path, ".lock");
-        let opened = File::options().read(true).write(true).open(&path);
+        let opened = maxine_files::open_own(File::options().read(true).write(true), &path);
         self.lock = opened.map_err(|error| without_lock(path, &error))?;
         Ok(())
     }

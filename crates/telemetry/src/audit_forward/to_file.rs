@@ -69,15 +69,11 @@ fn append(path: &Path, len_max: u64, files_max: usize, lines: &[Vec<u8>]) -> io:
 
 /// Removes an incomplete line at the end, which a node left that was killed while it wrote. Its record is written again.
 fn cut_torn_line(path: &Path) -> io::Result<()> {
-    let mut file = match maxine_files::open_own(path, OpenOptions::new().read(true).write(true)) {
+    let mut file = match maxine_files::open_own(OpenOptions::new().read(true).write(true), path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file?,
     };
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-    }
-    let from = metadata.len().saturating_sub(LINE_LEN_MAX);
+    let from = file.metadata()?.len().saturating_sub(LINE_LEN_MAX);
     file.seek(SeekFrom::Start(from))?;
     let mut tail = Vec::new();
     file.read_to_end(&mut tail)?;

@@ -161,7 +161,7 @@ fn open_current(path: &Path, is_private: bool) -> io::Result<(BufWriter<File>, u
     if is_private {
         options.mode(0o600);
     }
-    let file = maxine_files::open_own(path, &mut options)?;
+    let file = maxine_files::open_own(&options, path)?;
     if is_private {
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
     }

@@ -27,8 +27,8 @@ return 1
     )
 });
 
-/// Returns the nodes: name, state version, the time since the last report in milliseconds, and the addresses.
-/// Key: the nodes. Argument: the maximum number of entries.
+/// Returns the nodes: name, state version, the time since the last report in milliseconds, and the addresses. An entry
+/// that cannot be read is left out. Key: the nodes. Argument: the maximum number of entries.
 pub(in super::super) static NODES: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -39,7 +39,7 @@ if kind(KEYS[1]) ~= 'hash' or redis.call('HLEN', KEYS[1]) > tonumber(ARGV[1]) th
 local all = redis.call('HGETALL', KEYS[1])
 for at = 1, #all, 2 do
   local version, seen, addresses = string.match(all[at + 1], '^(%d+) (%d+) (.*)$')
-  if number(version) and number(seen) then
+  if number(version) and #version <= 9 and number(seen) then
     local silent = math.max(now - number(seen), 0)
     nodes[#nodes + 1] = {all[at], version, string.format('%.0f', silent), addresses}
   end
