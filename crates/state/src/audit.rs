@@ -3,7 +3,8 @@
 //!
 //! Each record belongs to a *class* that has its own limits. So a fleet that registers, or a stranger who is
 //! refused, cannot push out the records of changes to users, policies or the cluster. A class keeps its
-//! newest records and drops its oldest.
+//! newest records and drops its oldest. Within a class, whoever causes many records can push out those of others. The
+//! registry limits how fast one user does so (`Command::is_long_kept`).
 //!
 //! Every record has its number in the whole log and its number in its class. Its hash covers both numbers,
 //! its content, the previous hash in its class, and the previous hash in the whole log. This proves three
