@@ -198,6 +198,19 @@ impl AuditChain {
         self.next_seq.saturating_sub(self.records.len() as u64)
     }
 
+    /// How many records have left the class since `earlier`, a former content of it, although they were younger than its
+    /// retention at `now_ms` by the log's clock. They had to make room for newer ones.
+    #[must_use]
+    pub fn dropped_early(&self, earlier: &Self, class: AuditClass, now_ms: u64) -> u64 {
+        let left = self.dropped().saturating_sub(earlier.dropped());
+        let is_early = |record: &&Arc<AuditRecord>| {
+            now_ms.saturating_sub(record.time_ms) <= class.retention_ms()
+        };
+        let known = earlier.records.iter().take(usize::try_from(left).unwrap_or(usize::MAX));
+        // The others came after `earlier`, so they have left at once.
+        known.filter(is_early).count() as u64 + left.saturating_sub(earlier.kept() as u64)
+    }
+
     fn head(&self) -> [u8; 32] {
         self.records.back().map_or(self.base, |record| record.hash)
     }
