@@ -147,8 +147,8 @@ impl Verified {
         let class = older.removed_after(newer)?;
         let (own, theirs) = (self.dropped_of(class), other.dropped_of(class));
         Some(format!(
-            "it says that {own} records of class {class} were removed, the other one says {theirs}: the first line of one was \
-             changed, and records were taken out"
+            "it says that {own} records of class {class} were removed, the other one says {theirs}: records were taken out of one \
+             and its first line was changed, or they are not of the same log"
         ))
     }
 
@@ -238,8 +238,8 @@ impl Verified {
         }
         if let Some(class) = self.removed_after(cluster) {
             return Err(format!(
-                "it says that {} records of class {class} were removed, but the cluster has removed {}: the first line of the \
-                 file was changed, and records were taken out",
+                "it says that {} records of class {class} were removed, but the cluster has removed {}: records were taken out \
+                 of the file and its first line was changed, or the cluster was restored from an older backup",
                 self.dropped_of(class),
                 cluster.dropped_of(class)
             ));

@@ -316,7 +316,7 @@ async fn records_that_were_taken_out_of_a_file_are_found_by_the_cluster_and_by_a
 
     for (one, other) in [(&forged, &live), (&live, &forged), (&forged, &whole), (&whole, &forged)] {
         let finding = one.removed_otherwise(other).expect("they contradict each other");
-        assert!(finding.contains("of class open"), "{finding}");
+        assert!(finding.contains("of class open were removed, the other one says"), "{finding}");
     }
     assert_eq!(whole.removed_otherwise(&live), None);
     assert_eq!(forged.removed_otherwise(&later), None, "the cluster may have removed them");
