@@ -233,6 +233,7 @@ def security(_):
         Panel("Certificates and clocks", "1 while a certificate expires soon or has expired, or a clock is wrong.", "none",
               conditions("node.certificate_ends|node.clock_skew|audit.retention_waits"), "certificate-expired.md"),
         Panel("Missing audit records", "Times in the last hour at which audit records could not be written.", "none", events("audit.gap"), "audit-gap.md"),
+        Panel("Audit records that left early", "Times in the last hour at which audit records left the log for lack of room.", "none", events("audit.dropped_early"), "audit-gap.md"),
         Panel("Alerts of Maxine", "Alerts raised, failed deliveries to the webhook, and conditions left out, in the last hour.", "none",
               [(f"sum(increase(maxine_alerts_total{{{S}}}[1h]))", "raised"), (f"sum(increase(maxine_alert_deliveries_failed_total{{{S}}}[1h]))", "deliveries failed"),
                (f"sum(increase(maxine_alerts_left_out_total{{{S}}}[1h]))", "left out")], "README.md#the-webhook"),

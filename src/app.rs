@@ -36,6 +36,7 @@ use maxine_view::View;
 mod alert_conditions;
 mod alert_events;
 mod assemble;
+mod audit_room;
 mod backups;
 mod cluster_contact;
 mod consul;

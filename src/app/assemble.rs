@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::cluster_contact::StoreContact;
 use super::first_identities::{OneTimePassword, ensure_identities};
-use super::{health_sink, proxy_metrics, retention};
+use super::{audit_room, health_sink, proxy_metrics, retention};
 use maxine_actors::peer::PeerRouter;
 use maxine_actors::registry::{RegistryParts, RegistrySettings};
 use maxine_actors::supervisor::Supervised;
@@ -206,6 +206,13 @@ impl Assembled {
             state.telemetry().clone(),
         );
         tasks.spawn(cancel.clone().run_until_cancelled_owned(retention));
+        let room = audit_room::run(
+            Arc::clone(state.view()),
+            state.clock().clone(),
+            self.duties.clone(),
+            state.telemetry().clone(),
+        );
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(room));
         let security = state.security().clone();
         let keys = async move { security.keep_keys().await };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(keys));

@@ -2,9 +2,10 @@
 //!
 //! A file alone proves that its records fit each other, and that none is missing between the oldest kept
 //! record of each class and the end that its first line names. It cannot prove that the cluster's log had the
-//! same end. Whoever can write the file can cut its end off and write a first line that fits, or write the
+//! same end, nor that the cluster removed the records which the first line counts as removed. Whoever can write the file
+//! can cut its end off, or take out the oldest records of a class, and write a first line that fits, or write the
 //! whole chain anew. A second source proves the end: the running cluster (`--cluster`), a head that was
-//! written down (`--contains`), or another export.
+//! written down (`--contains`), or another export. The cluster and the anchors (`--anchor`) also prove what was removed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "HEX", requires = "files")]
     contains: Option<String>,
     /// Also compare the files with the running cluster, which has a record of every export: this shows whether the
-    /// end of a file was cut off
+    /// end of a file was cut off, or its oldest records were taken out
     #[arg(long, requires = "files")]
     cluster: bool,
     /// File with anchors that the nodes have forwarded, one JSON object per line; every file must agree with each of
@@ -90,6 +91,17 @@ pub enum Finding {
         /// Number of records in the file.
         read: usize,
     },
+    /// The first line counts records as removed, and the cluster cannot have removed them.
+    #[error(
+        "the first line says that {dropped} records of class {class} were removed, but the class has room for more, and no \
+         record says that any were removed for their age: they were taken out of the file"
+    )]
+    NeverRemoved {
+        /// The class.
+        class: &'static str,
+        /// The number in the first line.
+        dropped: u64,
+    },
     /// The last hash or the counts of the classes differ from the export's first line.
     #[error("the records do not match the head and the counts in the first line of the export")]
     WrongHead,
@@ -126,6 +138,61 @@ impl Verified {
         self.hashes.iter().find_map(differs)
     }
 
+    /// How the numbers of removed records contradict those of another export of the same log; `None` if they fit. Such a
+    /// number only ever grows.
+    #[must_use]
+    pub fn removed_otherwise(&self, other: &Self) -> Option<String> {
+        let newer = self.next_seq > other.next_seq;
+        let (older, newer) = if newer { (other, self) } else { (self, other) };
+        let class = older.removed_after(newer)?;
+        let (own, theirs) = (self.dropped_of(class), other.dropped_of(class));
+        Some(format!(
+            "it says that {own} records of class {class} were removed, the other one says {theirs}: records were taken out of one \
+             and its first line was changed, or they are not of the same log"
+        ))
+    }
+
+    /// A class of which this log counts more removed records than a log with an end that is as new or newer.
+    fn removed_after(&self, newer: &Self) -> Option<&'static str> {
+        let same_end = self.next_seq == newer.next_seq;
+        let differs = |class: &&'static str| {
+            let (before, after) = (self.dropped_of(class), newer.dropped_of(class));
+            before > after || same_end && before != after
+        };
+        AuditClass::ALL.into_iter().map(AuditClass::as_str).find(differs)
+    }
+
+    /// The number of records of a class that are no longer kept.
+    fn dropped_of(&self, class: &str) -> u64 {
+        self.dropped.iter().find(|(name, _)| *name == class).map_or(0, |(_, dropped)| *dropped)
+    }
+
+    /// Whether an anchor proves how many records of a class were removed: none was removed after it was taken.
+    fn is_removal_proved(&self, class: &str, anchor: &Anchor) -> bool {
+        let dropped = anchor.dropped.as_ref().and_then(|dropped| dropped.get(class));
+        dropped == Some(&self.dropped_of(class))
+    }
+
+    /// Checks the numbers of removed records against those of an anchor whose head agrees.
+    fn check_removed(&self, anchor: &Anchor) -> Result<(), String> {
+        let Some(dropped) = &anchor.dropped else { return Ok(()) };
+        let same_end = anchor.next_seq == self.next_seq;
+        for class in AuditClass::ALL.map(AuditClass::as_str) {
+            let (own, then) = (self.dropped_of(class), dropped.get(class).copied().unwrap_or(0));
+            if own < then || same_end && own != then {
+                let (taken, when) = (
+                    timestamp(anchor.time_ms),
+                    if same_end { "at the same end" } else { "before" },
+                );
+                return Err(format!(
+                    "it says that {own} records of class {class} were removed, the anchor of {taken} says {then}, {when}: the \
+                     first line of the file was changed, and records were taken out"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn contains(&self, hash: &[u8; 32]) -> bool {
         self.head == *hash || self.hashes.values().any(|own| own == hash)
     }
@@ -147,7 +214,7 @@ impl Verified {
             Some(seq) => self.known.get(&seq).copied(),
         };
         match known {
-            Some(known) if known == anchor.head => Ok(true),
+            Some(known) if known == anchor.head => self.check_removed(anchor).map(|()| true),
             Some(_) => Err(format!(
                 "it differs from the anchor of {taken}: one of the first {next_seq} records was changed, or the cluster \
                  was restored from a backup after that"
@@ -158,7 +225,7 @@ impl Verified {
 
     /// Compares this exported log with the cluster's log. Returns what was found, or an error if the two
     /// differ or cannot be compared.
-    pub fn against(&self, cluster: &Self) -> Result<String, String> {
+    pub fn against(&self, cluster: &Self) -> Result<Agreement, String> {
         if let Some(seq) = self.first_difference(cluster) {
             return Err(format!("record {seq} differs from the cluster's"));
         }
@@ -169,18 +236,38 @@ impl Verified {
                 self.next_seq, cluster.next_seq
             ));
         }
+        if let Some(class) = self.removed_after(cluster) {
+            return Err(format!(
+                "it says that {} records of class {class} were removed, but the cluster has removed {}: records were taken out \
+                 of the file and its first line was changed, or the cluster was restored from an older backup",
+                self.dropped_of(class),
+                cluster.dropped_of(class)
+            ));
+        }
         if !self.hashes.keys().any(|seq| cluster.hashes.contains_key(seq)) {
             return Err(
                 "the cluster no longer has any of its records, so nothing can be compared".into()
             );
         }
-        if self.head == cluster.head {
-            return Ok("it ends where the cluster's log ends".into());
+        if (self.head, self.next_seq) == (cluster.head, cluster.next_seq) {
+            let text = "it ends where the cluster's log ends".into();
+            return Ok(Agreement { text, removed_proved: true });
         }
         let head = hex(&self.head);
         match cluster.exports.iter().find(|(_, text)| text.contains(&head)) {
-            Some((seq, _)) => {
-                Ok(format!("record {seq} of the cluster says that an export ended there"))
+            Some((seq, text)) => {
+                let exported = exported_records(text);
+                let read = self.hashes.len();
+                if let Some(exported) = exported
+                    && exported != read
+                {
+                    return Err(format!(
+                        "record {seq} of the cluster says that the export had {exported} records, the file has {read}: records \
+                         were taken out"
+                    ));
+                }
+                let text = format!("record {seq} of the cluster says that an export ended there");
+                Ok(Agreement { text, removed_proved: exported.is_some() })
             }
             None => Err(format!(
                 "the cluster has no record of an export that ended with {head}: its end may have been cut off, \
@@ -190,6 +277,20 @@ impl Verified {
     }
 }
 
+/// What the cluster's log says of an export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreement {
+    /// As text for people.
+    pub text: String,
+    /// Whether it proves that the export had no other records.
+    pub removed_proved: bool,
+}
+
+/// The number of records in the record of an export: `14 records up to 14, head HEX`.
+fn exported_records(object: &str) -> Option<usize> {
+    object.split_once(" record")?.0.parse().ok()
+}
+
 /// The end of the log at one moment, as a node has forwarded it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Anchor {
@@ -197,6 +298,8 @@ pub struct Anchor {
     pub next_seq: u64,
     /// The hash of the newest record.
     pub head: [u8; 32],
+    /// The number of records that had left each class. `None` in anchors of nodes that did not send it yet.
+    pub dropped: Option<BTreeMap<String, u64>>,
     /// When it was taken, in milliseconds since 1970.
     pub time_ms: u64,
 }
@@ -205,6 +308,8 @@ pub struct Anchor {
 struct AnchorLine {
     next_seq: u64,
     head: String,
+    #[serde(default)]
+    dropped: Option<BTreeMap<String, u64>>,
     time_ms: u64,
 }
 
@@ -230,7 +335,8 @@ pub fn anchors(text: &str) -> Result<Vec<Anchor>, String> {
             serde_json::from_value(anchor.clone()).map_err(|error| bad(&error.to_string()))?;
         let head =
             unhex_hash(&read.head).ok_or_else(|| bad("a hash must be 64 hexadecimal digits"))?;
-        found.push(Anchor { next_seq: read.next_seq, head, time_ms: read.time_ms });
+        let AnchorLine { next_seq, dropped, time_ms, .. } = read;
+        found.push(Anchor { next_seq, head, dropped, time_ms });
     }
     Ok(found)
 }
@@ -356,7 +462,10 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
         maxine_wording::read_json(first.as_bytes()).map_err(|error| unreadable(1, &error.text))?;
     let mut log = AuditLog::restore(hash_of(&head.head, 1)?, head.next_seq);
     let mut expected = [0; AuditClass::ALL.len()];
-    for class in &head.classes {
+    for (at, class) in head.classes.iter().enumerate() {
+        if head.classes[..at].iter().any(|before| before.class == class.class) {
+            return Err(Finding::WrongHead);
+        }
         let next_seq = class.dropped.checked_add(class.kept).ok_or(Finding::WrongHead)?;
         log.restore_chain(class.class, hash_of(&class.base, 1)?, next_seq);
         expected[class.class as usize] = class.dropped;
@@ -371,6 +480,7 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
         exports: Vec::new(),
         reworded: 0,
     };
+    let mut has_expired = false;
     for (text, number) in lines {
         let (record, same_words) = record_of(text, number)?;
         verified.reworded += usize::from(!same_words);
@@ -386,6 +496,7 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
         if let Some(before) = record.seq.checked_sub(1) {
             verified.known.insert(before, record.previous);
         }
+        has_expired |= record.action == AuditAction::AuditExpire;
         if record.action == AuditAction::AuditExport {
             verified.exports.push((record.seq, record.object.to_string()));
         }
@@ -395,11 +506,30 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
     if read != head.records {
         return Err(Finding::Truncated { records: head.records, read });
     }
+    // A class cannot have fewer records than the first line says.
+    let is_short = |class: &ClassHead| expected[class.class as usize] != class.dropped + class.kept;
+    if head.classes.iter().any(is_short) {
+        return Err(Finding::WrongHead);
+    }
     match log.verify() {
-        Ok(()) => Ok(verified),
+        Ok(()) => never_removed(&head, has_expired).map_or(Ok(verified), Err),
         Err(seq) if verified.hashes.contains_key(&seq) => Err(Finding::Changed { seq }),
         Err(_) => Err(Finding::WrongHead),
     }
+}
+
+/// Finds a class whose records were not removed by the cluster, although the first line says so. A record makes room for a
+/// newer one only in a class that is full, and such a class stays full until records are removed for their age. That
+/// leaves a record `audit.expire`, which can itself make room only in a full class.
+fn never_removed(head: &Head, has_expired: bool) -> Option<Finding> {
+    let is_full = |class: &ClassHead| class.kept >= class.class.records_max() as u64;
+    let has_room = |class: &&ClassHead| class.dropped > 0 && !is_full(class);
+    let of_expiry = head.classes.iter().find(|class| class.class == AuditClass::Access);
+    if has_expired || of_expiry.is_some_and(is_full) {
+        return None;
+    }
+    let class = head.classes.iter().find(has_room)?;
+    Some(Finding::NeverRemoved { class: class.class.as_str(), dropped: class.dropped })
 }
 
 /// Checks files, each by itself, all against each other, and against the cluster if requested.
@@ -435,6 +565,8 @@ pub async fn verify_files(
         for (other, known) in &good {
             if let Some(seq) = log.first_difference(known) {
                 faults.push(format!("{name}: record {seq} differs from {other}"));
+            } else if let Some(why) = log.removed_otherwise(known) {
+                faults.push(format!("{name}, compared with {other}: {why}"));
             }
         }
         let compared = cluster.as_ref().map(|cluster| log.against(cluster));
@@ -444,7 +576,7 @@ pub async fn verify_files(
         let anchored = anchors.as_ref().map(|anchors| {
             let (agreed, differing) = against_anchors(&log, anchors);
             faults.extend(differing.into_iter().map(|why| format!("{name}: {why}")));
-            (agreed, anchors.len())
+            (agreed, anchors.as_slice())
         });
         show(&name, &log, compared, anchored, out)?;
         good.push((name, log));
@@ -452,17 +584,17 @@ pub async fn verify_files(
     if faults.is_empty() { Ok(()) } else { Err(CliError::Failed(faults.join("\n"))) }
 }
 
-/// How many anchors a log agrees with, and what does not fit.
-fn against_anchors(log: &Verified, anchors: &[Anchor]) -> (usize, Vec<String>) {
-    let (mut agreed, mut faults) = (0, Vec::new());
+/// The anchors that a log agrees with, and what does not fit.
+fn against_anchors<'a>(log: &Verified, anchors: &'a [Anchor]) -> (Vec<&'a Anchor>, Vec<String>) {
+    let (mut agreed, mut faults) = (Vec::new(), Vec::new());
     for anchor in anchors {
         match log.agrees_with(anchor) {
-            Ok(true) => agreed += 1,
+            Ok(true) => agreed.push(anchor),
             Ok(false) => {}
             Err(why) => faults.push(why),
         }
     }
-    if agreed == 0 && faults.is_empty() {
+    if agreed.is_empty() && faults.is_empty() {
         faults.push("no anchor can be checked, because none of their records is kept".into());
     }
     (agreed, faults)
@@ -477,16 +609,29 @@ fn read_anchors(path: &Path) -> Result<Vec<Anchor>, CliError> {
 fn show(
     name: &str,
     log: &Verified,
-    compared: Option<Result<String, String>>,
-    anchored: Option<(usize, usize)>,
+    compared: Option<Result<Agreement, String>>,
+    anchored: Option<(Vec<&Anchor>, &[Anchor])>,
     out: &mut Output,
 ) -> Result<(), CliError> {
     let (records, head) = (log.hashes.len(), hex(&log.head));
-    let left = log.dropped.iter().filter(|(_, n)| *n > 0).map(|(class, n)| format!("{n} {class}"));
-    let left: Vec<String> = left.collect();
-    let left = if left.is_empty() { "none".into() } else { left.join(", ") };
+    let removed = log.dropped.iter().copied().filter(|(_, n)| *n > 0);
+    let left = listed(removed.clone());
+    let agreed: &[&Anchor] = anchored.as_ref().map_or(&[][..], |(agreed, _)| agreed.as_slice());
+    let by_cluster = matches!(&compared, Some(Ok(Agreement { removed_proved: true, .. })));
+    let unproved: Vec<(&'static str, u64)> = removed
+        .filter(|(class, _)| !by_cluster && !agreed.iter().any(|a| log.is_removal_proved(class, a)))
+        .collect();
+    let unchecked = match unproved.iter().map(|(_, n)| n).sum::<u64>() {
+        0 => String::new(),
+        count => format!(
+            "\n{name}: the file itself says that {} removed ({}); this was not checked, and they may have been taken out of \
+             the file",
+            if count == 1 { "1 record was".into() } else { format!("{count} records were") },
+            listed(unproved.iter().copied())
+        ),
+    };
     let proof = match &compared {
-        Some(Ok(compared)) => compared.as_str(),
+        Some(Ok(compared)) => compared.text.as_str(),
         Some(Err(_)) => "it does not agree with the cluster",
         None => {
             "a file alone cannot prove that its end was not cut off: compare it with the cluster (--cluster) or with a \
@@ -502,22 +647,32 @@ fn show(
         ),
     };
     let checked = maxine_wording::count(records, "record");
-    let agrees = match anchored {
-        Some((agreed, all)) => format!("\n{name}: it agrees with {agreed} of {all} anchors"),
+    let agrees = match &anchored {
+        Some((agreed, all)) => {
+            format!("\n{name}: it agrees with {} of {} anchors", agreed.len(), all.len())
+        }
         None => String::new(),
     };
     let text = format!(
-        "{name}: {checked} of {next_seq} checked and correct; removed for room or age: {left}; head {head}\n{name}: {proof}{agrees}{reworded}"
+        "{name}: {checked} of {next_seq} checked and correct; removed for room or age: {left}; head {head}\n{name}: {proof}{agrees}{unchecked}{reworded}"
     );
     let mut json = serde_json::json!({
         "file": name, "records": records, "next_seq": next_seq, "head": head,
-        "dropped": log.dropped.iter().copied().collect::<BTreeMap<_, _>>(), "compared": compared.as_ref().and_then(|agreed| agreed.as_ref().ok()),
+        "dropped": log.dropped.iter().copied().collect::<BTreeMap<_, _>>(),
+        "dropped_unchecked": unproved.into_iter().collect::<BTreeMap<_, _>>(),
+        "compared": compared.as_ref().and_then(|agreed| agreed.as_ref().ok()).map(|agreed| &agreed.text),
         "reworded": log.reworded,
     });
     if let Some((agreed, all)) = anchored {
-        json["anchors"] = serde_json::json!({"checked": all, "agree": agreed});
+        json["anchors"] = serde_json::json!({"checked": all.len(), "agree": agreed.len()});
     }
     out.done(&json, text)
+}
+
+/// The numbers of records of some classes, as text.
+fn listed(classes: impl Iterator<Item = (&'static str, u64)>) -> String {
+    let each: Vec<String> = classes.map(|(class, count)| format!("{count} {class}")).collect();
+    if each.is_empty() { "none".into() } else { each.join(", ") }
 }
 
 /// The cluster's own log, checked.

@@ -161,6 +161,8 @@ keys! {
         "Time limit for a write. A write that is not acknowledged in this time is answered with 503." => |c, v| c.registry.write_timeout_ms = number(v, 100, 60_000)?;
     "registry.pending_max" "pending-writes-max" "MAXINE_PENDING_WRITES_MAX" "writes" "16 to 1000000" "16384"
         "Maximum number of waiting writes. Beyond it, writes are answered with 503." => |c, v| c.registry.pending_max = number(v, 16, 1_000_000)?;
+    "registry.changes_at_once_max" "changes-at-once-max" "MAXINE_CHANGES_AT_ONCE_MAX" "changes" "100 to 1000000" "1000"
+        "Maximum number of changes of policies, configuration, users and tokens that one user or token makes through this node at once. After that, one every two seconds (43,200 in a day); beyond it, 429. Each change leaves a record in the audit log, and a class of records has room for 5,000: a higher number lets one user push out the records of others sooner. The break-glass token is exempt." => |c, v| c.registry.changes_at_once_max = number(v, 100, 1_000_000)?;
     "registry.expiry_grace_ms" "expiry-grace-ms" "MAXINE_EXPIRY_GRACE_MS" "milliseconds" "0 to 60000" "500"
         "Time that is added to the time to live of every lease before it expires." => |c, v| c.registry.expiry.grace_ms = number(v, 0, 60_000)?;
     "registry.expiry_rate_max" "expiry-rate-max" "MAXINE_EXPIRY_RATE_MAX" "instances per second" "1 to 1000000" "1000"

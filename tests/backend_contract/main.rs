@@ -13,6 +13,7 @@
 )]
 
 mod age;
+mod changes;
 mod contract;
 mod files;
 mod locks;

@@ -30,7 +30,7 @@ impl Stack {
         Self::with(node, RegistrySettings::default())
     }
 
-    fn with(node: Node, settings: RegistrySettings) -> Self {
+    pub(crate) fn with(node: Node, settings: RegistrySettings) -> Self {
         let (sender, duties) = watch::channel(None);
         let arbiter = actix_rt::Arbiter::current();
         let clock = Clock::system();
@@ -59,7 +59,7 @@ impl Stack {
         Self { registry: Registry::start(&arbiter, parts), node, duties, leadership }
     }
 
-    async fn has_duties(&mut self) {
+    pub(crate) async fn has_duties(&mut self) {
         let wait = self.duties.wait_for(Option::is_some);
         tokio::time::timeout(SOON, wait).await.expect("in time").expect("it lives");
     }

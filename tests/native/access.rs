@@ -3,7 +3,7 @@
 use maxine_api::ApiSettings;
 use maxine_api::access::{Access, AccessMode, rules};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::Server;
 
@@ -335,4 +335,86 @@ async fn everyone_changes_their_own_password_with_the_present_one() {
     let made = server.json(made).await.1;
     let token = made["token"].as_str().unwrap();
     assert_eq!(change(token, "long enough", "long enough 2").await, 403, "it has no password");
+}
+
+/// Regression: two viewers changed their own passwords again and again, and pushed out all records of users.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_cannot_push_out_the_records_of_others_with_changes_of_their_own_password() {
+    let server = Server::start().await;
+    for user in ["eve", "bob"] {
+        let body = json!({"role": "viewer", "password": "password 0"});
+        let put = server.admin(Method::PUT, &format!("/users/{user}")).json(&body);
+        assert_eq!(server.json(put).await.0, 200);
+    }
+    let change = async |user: &str, from: u32, to: u32| {
+        let session = server.sign_in(user, &format!("password {from}")).await;
+        let (from, to) = (format!("password {from}"), format!("password {to}"));
+        let body = json!({"password": from, "new_password": to});
+        let request = server.open(Method::PUT, "/me/password").bearer_auth(session);
+        request.json(&body).send().await.expect("an answer")
+    };
+    for n in 0..5 {
+        assert_eq!(change("eve", n, n + 1).await.status(), 200, "{n}");
+    }
+    let refused = change("eve", 5, 6).await;
+    assert_eq!(refused.status(), 429);
+    let after_s: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((600..=720).contains(&after_s), "{after_s}");
+    let problem: Value = refused.json().await.expect("a problem");
+    assert_eq!(problem["type"], "/problems/too-many-requests");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("10 times in an hour") && detail.contains("audit log"), "{detail}");
+    // The compatible API has the same limit.
+    let session = server.sign_in("eve", "password 5").await;
+    let url = format!("http://{}/api/maxine/change-password", server.addr);
+    let body = json!({"password": "password 5", "newPassword": "password 6"});
+    let compat = server.client.put(url).bearer_auth(session).json(&body).send().await.unwrap();
+    assert_eq!(compat.status(), 429);
+    assert!(compat.headers().contains_key("retry-after"));
+    // It is a limit for this user alone, and a wrong password does not count.
+    assert_eq!(change("bob", 0, 1).await.status(), 200);
+    let session = server.sign_in("bob", "password 1").await;
+    let wrong = json!({"password": "another one", "new_password": "password 2"});
+    for _ in 0..6 {
+        let request = server.open(Method::PUT, "/me/password").bearer_auth(&session).json(&wrong);
+        assert_eq!(server.json(request).await.0, 403);
+    }
+    assert_eq!(change("bob", 1, 2).await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_cannot_push_out_the_records_of_others_with_changes_of_policies() {
+    let server = Server::start().await;
+    let made = server.admin(Method::POST, "/tokens").json(&json!({"role": "operator"}));
+    let token = server.json(made).await.1["token"].as_str().unwrap().to_owned();
+    let path = "/services/default/flood/policy?create=true";
+    let put = async |token: &str, n: u64| {
+        let policy = json!({"traffic": {"timeouts": {"response_ms": 1_000 + n}}});
+        let request = server.open(Method::PUT, path).bearer_auth(token).json(&policy);
+        request.send().await.expect("an answer")
+    };
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = put(&token, accepted).await;
+        if answer.status() != 200 {
+            break answer;
+        }
+        accepted += 1;
+        assert!(accepted < 2_000, "there is no limit");
+    };
+    assert!(accepted >= 1_000, "{accepted}");
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    let problem: Value = refused.json().await.expect("a problem");
+    assert!(problem["detail"].as_str().unwrap().contains("audit records of others"), "{problem}");
+    assert_eq!((&problem["outcome"], &problem["retry"]), (&json!("not_done"), &json!("later")));
+    // A change of this node alone leaves a record of the same class. The user may regain one change meanwhile.
+    let silence = json!({"duration_ms": 60_000, "reason": "maintenance"});
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        let put = server.open(Method::PUT, "/alerts/silences/node.stalled").bearer_auth(&token);
+        statuses.push(server.json(put.json(&silence)).await.0.as_u16());
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+    assert_eq!(put(&server.token, 0).await.status(), 200, "another user does not wait");
 }

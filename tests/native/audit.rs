@@ -1,6 +1,11 @@
 //! The audit log: queries, its hashes, and what the verifier finds in a log that was changed.
 
-use maxine::cli::audit::{Anchor, Finding, anchors, verify};
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use maxine::cli::audit::{Anchor, Finding, Verified, anchors, verify};
+use maxine_state::AuditAction;
+use maxine_store::ControlStore;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -204,11 +209,167 @@ async fn an_export_whose_end_was_cut_off_and_whose_head_fits_is_told_from_a_whol
     let live = server.admin(Method::GET, "/audit/export").send().await.expect("an answer");
     let live = verify(&live.text().await.expect("text")).unwrap();
     let proved = whole.against(&live).unwrap();
-    assert!(proved.contains("an export ended there"), "{proved}");
+    assert!(proved.removed_proved, "the record of the export has the number of its records");
+    assert!(proved.text.contains("an export ended there"), "{}", proved.text);
     let finding = cut.against(&live).unwrap_err();
     assert!(finding.contains("no record of an export"), "{finding}");
     let ahead = live.against(&whole).unwrap_err();
     assert!(ahead.contains("the cluster only up to"), "{ahead}");
+}
+
+/// The export without the oldest records of a class, with a first line that counts them as removed. Everybody who has the
+/// file can make this.
+fn without_oldest(export: &str, class: &str, count: usize) -> String {
+    let mut lines: Vec<Value> =
+        export.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut head = lines.remove(0);
+    for _ in 0..count {
+        let oldest = lines.iter().position(|record| record["class"] == class).unwrap();
+        let removed = lines.remove(oldest);
+        let classes = head["classes"].as_array_mut().unwrap();
+        let of_class = classes.iter_mut().find(|of| of["class"] == class).unwrap();
+        of_class["base"] = removed["hash"].clone();
+        of_class["dropped"] = json!(of_class["dropped"].as_u64().unwrap() + 1);
+        of_class["kept"] = json!(of_class["kept"].as_u64().unwrap() - 1);
+    }
+    head["records"] = json!(lines.len());
+    lines.insert(0, head);
+    lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// An export of a log that says that records were removed for their age, so that a file without some records fits itself.
+async fn with_expiry() -> (Server, String) {
+    let server = Server::start().await;
+    let proposal = maxine_state::Proposal {
+        request_id: maxine_state::RequestId(7),
+        proposed_at_ms: 1,
+        fence: None,
+        actor: maxine_state::Actor::system("retention"),
+        command: maxine_state::Command::RecordAudit {
+            items: vec![(AuditAction::AuditExpire, "1".into(), true)],
+        },
+    };
+    let batch = maxine_state::Batch { proposals: vec![proposal] };
+    let limit = std::time::Duration::from_secs(5);
+    ControlStore::propose(&*server.store, batch, limit.into()).await.expect("it is written");
+    for n in 0..5 {
+        server.register("orders", &format!("i{n}"), "http://h:1").await;
+    }
+    let export = server.admin(Method::GET, "/audit/export").send().await.expect("an answer");
+    let text = export.text().await.expect("text");
+    (server, text)
+}
+
+fn removed(log: &Verified) -> BTreeMap<String, u64> {
+    log.dropped.iter().map(|(class, count)| ((*class).to_owned(), *count)).collect()
+}
+
+/// Regression: a file whose first line counted records as removed passed, although the cluster had never removed any.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_were_taken_out_of_a_young_log_are_found_without_another_source() {
+    let (_server, export) = with_history().await;
+    let forged = without_oldest(&export, "open", 2);
+    let finding = verify(&forged).unwrap_err();
+    assert_eq!(finding, Finding::NeverRemoved { class: "open", dropped: 2 });
+    assert!(verify(&without_oldest(&export, "open", 0)).is_ok());
+    // All records of a class were taken out, and the first line still counts them.
+    let of_open = |line: &&str| line.contains("\"class\":\"open\",\"class_seq\"");
+    let mut lines: Vec<&str> = export.lines().filter(|line| !of_open(line)).collect();
+    assert_eq!(export.lines().count() - lines.len(), 5);
+    let mut head: Value = serde_json::from_str(lines[0]).unwrap();
+    head["records"] = json!(lines.len() - 1);
+    let head = head.to_string();
+    lines[0] = &head;
+    assert_eq!(verify(&lines.join("\n")).unwrap_err(), Finding::WrongHead);
+    // A class that is named twice, once without removed records.
+    let forged = without_oldest(&export, "open", 2);
+    let (first, rest) = forged.split_once('\n').unwrap();
+    let mut head: Value = serde_json::from_str(first).unwrap();
+    let whole: Value = serde_json::from_str(export.lines().next().unwrap()).unwrap();
+    let classes = whole["classes"].as_array().unwrap();
+    let open = classes.iter().find(|class| class["class"] == "open").unwrap().clone();
+    head["classes"].as_array_mut().unwrap().insert(0, open);
+    assert_eq!(verify(&format!("{head}\n{rest}")).unwrap_err(), Finding::WrongHead);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_were_taken_out_of_a_file_are_found_by_the_cluster_and_by_another_file() {
+    let (server, export) = with_expiry().await;
+    recorded(&server, "audit.export").await;
+    let whole = verify(&export).unwrap();
+    let forged = verify(&without_oldest(&export, "open", 2)).expect("alone it fits itself");
+    assert_eq!(removed(&forged)["open"], 2);
+    let live = server.admin(Method::GET, "/audit/export").send().await.expect("an answer");
+    let live = verify(&live.text().await.expect("text")).unwrap();
+    assert!(whole.against(&live).unwrap().removed_proved);
+    let finding = forged.against(&live).unwrap_err();
+    assert!(finding.contains("2 records of class open"), "{finding}");
+    assert!(finding.contains("the cluster has removed 0"), "{finding}");
+    // The cluster has removed these records later. Its record of the export says how many there were.
+    let mut later = live.clone();
+    for (class, count) in &mut later.dropped {
+        *count += if *class == "open" { 4 } else { 0 };
+    }
+    let finding = forged.against(&later).unwrap_err();
+    assert!(finding.contains("records were taken out"), "{finding}");
+    assert!(whole.against(&later).unwrap().removed_proved);
+
+    for (one, other) in [(&forged, &live), (&live, &forged), (&forged, &whole), (&whole, &forged)] {
+        let finding = one.removed_otherwise(other).expect("they contradict each other");
+        assert!(finding.contains("of class open were removed, the other one says"), "{finding}");
+    }
+    assert_eq!(whole.removed_otherwise(&live), None);
+    assert_eq!(forged.removed_otherwise(&later), None, "the cluster may have removed them");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_were_taken_out_of_a_file_are_found_by_an_anchor_or_named_as_not_checked() {
+    let (_server, export) = with_expiry().await;
+    let (whole, changed) = (verify(&export).unwrap(), without_oldest(&export, "open", 2));
+    let forged = verify(&changed).expect("alone it fits itself");
+    let (next_seq, head) = (whole.next_seq, whole.head);
+    let end = Anchor { next_seq, head, dropped: Some(removed(&whole)), time_ms: 1 };
+    assert_eq!(whole.agrees_with(&end), Ok(true));
+    let finding = forged.agrees_with(&end).unwrap_err();
+    assert!(finding.contains("2 records of class open"), "{finding}");
+    let old = Anchor { dropped: None, ..end.clone() };
+    assert_eq!(forged.agrees_with(&old), Ok(true), "an old anchor says nothing about it");
+    // More were removed than the file says.
+    let more = [("access".to_owned(), 1)].into();
+    let finding = whole.agrees_with(&Anchor { dropped: Some(more), ..end.clone() }).unwrap_err();
+    assert!(finding.contains("0 records of class access"), "{finding}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (good, bad) = (write("good", &export), write("bad", &changed));
+    let hex: String = head.iter().map(|byte| format!("{byte:02x}")).collect();
+    let line = json!({"next_seq": next_seq, "head": hex, "time_ms": 1});
+    let old = write("old", &line.to_string());
+    let mut line = line;
+    line["dropped"] = json!(removed(&whole));
+    let new = write("new", &line.to_string());
+    let run = |arguments: &[&std::path::Path]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_maxine"));
+        let output = command.args(["audit", "verify"]).args(arguments).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.success(), text)
+    };
+    let option = std::path::Path::new("--anchor");
+    let doubt = "the file itself says that 2 records were removed (2 open); this was not checked";
+    for arguments in [vec![bad.as_path()], vec![bad.as_path(), option, old.as_path()]] {
+        let (success, text) = run(&arguments);
+        assert!(success && text.contains(doubt), "{text}");
+    }
+    let (success, text) = run(&[bad.as_path(), option, new.as_path()]);
+    assert!(!success && text.contains("records were taken out"), "{text}");
+    let (success, text) = run(&[good.as_path(), option, new.as_path()]);
+    assert!(success && !text.contains("not checked"), "{text}");
+    let (success, text) = run(&[good.as_path(), bad.as_path()]);
+    assert!(!success && text.contains("the other one says"), "{text}");
 }
 
 /// Whoever can write a file can write the whole chain anew. An anchor that is kept elsewhere shows it.
@@ -216,7 +377,8 @@ async fn an_export_whose_end_was_cut_off_and_whose_head_fits_is_told_from_a_whol
 async fn an_anchor_shows_a_log_whose_end_was_cut_off_or_that_was_written_anew() {
     let (_server, export) = with_history().await;
     let log = verify(&export).unwrap();
-    let anchor = |next_seq: u64, head: [u8; 32]| Anchor { next_seq, head, time_ms: 1 };
+    let anchor =
+        |next_seq: u64, head: [u8; 32]| Anchor { next_seq, head, dropped: None, time_ms: 1 };
     let end = anchor(log.next_seq, log.head);
     assert_eq!(log.agrees_with(&end), Ok(true));
     let (seq, hash) = log.hashes.iter().nth(1).unwrap();
@@ -244,8 +406,11 @@ fn anchors_are_found_among_forwarded_records_and_a_bad_one_is_not_left_out() {
         line.to_string(),
         String::new(),
     ];
-    let expected = Anchor { next_seq: 7, head: [0xab; 32], time_ms: 5 };
-    assert_eq!(anchors(&text.join("\n")).unwrap(), [expected.clone(), expected]);
+    let expected = Anchor { next_seq: 7, head: [0xab; 32], dropped: None, time_ms: 5 };
+    assert_eq!(anchors(&text.join("\n")).unwrap(), [expected.clone(), expected.clone()]);
+    let with_counts = json!({"next_seq": 7, "head": head, "dropped": {"open": 3}, "time_ms": 5});
+    let dropped = Some([("open".to_owned(), 3)].into());
+    assert_eq!(anchors(&with_counts.to_string()).unwrap(), [Anchor { dropped, ..expected }]);
     let short = json!({"anchor": {"next_seq": 7, "head": "ab", "time_ms": 5}}).to_string();
     assert!(anchors(&format!("\n{short}")).unwrap_err().starts_with("line 2 "));
     assert!(anchors("{\"anchor\": {}}").is_err());

@@ -148,6 +148,8 @@ pub(super) fn node(
     let mut env = plan.env.clone();
     env.push(("MAXINE_ADMIN_USERNAME".into(), ADMIN_USER.into()));
     env.push(("MAXINE_ADMIN_PASSWORD".into(), ADMIN_PASSWORD.into()));
+    // All clients use one token, and the workload changes policies without end.
+    env.push(("MAXINE_CHANGES_AT_ONCE_MAX".into(), "1000000".into()));
     if matches!(plan.backend, Backend::Redis | Backend::SharedFile) {
         flags.push("--leader-lease-ms=2000".into());
         flags.push("--leader-renew-ms=500".into());

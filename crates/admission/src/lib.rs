@@ -15,6 +15,7 @@
 
 mod leave;
 mod listen;
+mod pace;
 mod payer;
 mod steps;
 mod turns;
@@ -28,6 +29,7 @@ use parking_lot::Mutex;
 
 pub use leave::Leave;
 pub use listen::listen;
+pub use pace::Pace;
 pub use payer::{Payer, UserName};
 pub use steps::StepTurns;
 pub use turns::{NodeTurns, Turn, WorkTurn, WorkTurns, build_aside};

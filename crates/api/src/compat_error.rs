@@ -171,6 +171,7 @@ pub(crate) mod tests {
             WriteError::Unavailable { retry_after_s: 2, reason: "no leader is known".into() },
             WriteError::Overloaded { retry_after_s: 2 },
             WriteError::AddressOverloaded { retry_after_s: 2 },
+            WriteError::TooManyChanges { retry_after_s: 2 },
             WriteError::OutcomeUnknown { retry_after_s: 2 },
             WriteError::TooLarge { len: 2, max: 1 },
             WriteError::Refused("x".into()),
@@ -198,6 +199,7 @@ pub(crate) mod tests {
                     Rejection::StaleFence { .. } | Rejection::FenceMissing => (503, 503),
                 },
                 WriteError::TooLarge { .. } => (413, 413),
+                WriteError::TooManyChanges { .. } => (429, 429),
                 WriteError::Unavailable { .. }
                 | WriteError::Overloaded { .. }
                 | WriteError::AddressOverloaded { .. }

@@ -6,6 +6,7 @@ use super::{AppState, Caller, RequestContext};
 use maxine_actors::{WriteError, WriteRequest};
 use maxine_identity::{PasswordError, SigninError, check_password, is_from_outside};
 use maxine_state::{Applied, AuditAction, Command, LimitExceeded, Rejection, User};
+use maxine_store::WriteOutcome;
 
 /// Why the password was not changed.
 pub(super) enum OwnPasswordError {
@@ -19,8 +20,21 @@ pub(super) enum OwnPasswordError {
     WrongPassword,
     /// The present password could not be checked now.
     NotChecked(SigninError),
+    /// The user has changed the password too often through this node.
+    TooOften {
+        /// When the next change is possible, in seconds.
+        retry_after_s: u64,
+    },
     /// The new password could not be written.
     NotWritten(WriteError),
+}
+
+/// The text for a user who has changed the password too often.
+pub(super) fn too_often(retry_after_s: u64) -> String {
+    format!(
+        "this password was changed too often: at most 10 times in an hour through one node, because each change leaves a \
+         record in the audit log that pushes an older one out; try again in {retry_after_s} s"
+    )
 }
 
 /// Changes the caller's password, even if the client leaves before the answer. `field` is the name of the new password
@@ -89,7 +103,31 @@ async fn replace(
     if !right.map_err(OwnPasswordError::NotChecked)? {
         return Err(OwnPasswordError::WrongPassword);
     }
-    let password_hash = security.hash_password(new).await.map_err(|error| match error {
+    // Only whoever knows the password is counted, so nobody else can make the user wait.
+    security
+        .count_own_password(user)
+        .map_err(|retry_after_s| OwnPasswordError::TooOften { retry_after_s })?;
+    let written = write(state, caller, context, user, new).await;
+    let is_done = match &written {
+        Ok(_) => true,
+        Err(OwnPasswordError::NotWritten(error)) => error.outcome() == WriteOutcome::Unknown,
+        Err(_) => false,
+    };
+    if !is_done {
+        security.uncount_own_password(user);
+    }
+    written
+}
+
+async fn write(
+    state: &AppState,
+    caller: &Caller,
+    context: &RequestContext,
+    user: &User,
+    new: &str,
+) -> Result<Applied, OwnPasswordError> {
+    let hashed = state.security().hash_password(new).await;
+    let password_hash = hashed.map_err(|error| match error {
         PasswordError::Refused(refused) => OwnPasswordError::Refused(refused),
         PasswordError::Busy(_) => OwnPasswordError::NotChecked(SigninError::Busy),
     })?;

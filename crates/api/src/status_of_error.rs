@@ -59,6 +59,7 @@ impl ProblemKind {
         match error {
             WriteError::Rejected { rejection, .. } => Self::of_rejection(rejection),
             WriteError::TooLarge { .. } => Self::PayloadTooLarge,
+            WriteError::TooManyChanges { .. } => Self::TooManyRequests,
             WriteError::Unavailable { .. }
             | WriteError::Overloaded { .. }
             | WriteError::AddressOverloaded { .. }
@@ -133,7 +134,7 @@ impl From<WriteError> for Problem {
             WriteError::OutcomeUnknown { .. } => {
                 "the outcome is unknown: the write may or may not take effect".into()
             }
-            WriteError::TooLarge { .. } => error.to_string(),
+            WriteError::TooLarge { .. } | WriteError::TooManyChanges { .. } => error.to_string(),
             // The causes of these two are logged on the node. Clients must not see them.
             WriteError::Refused(_) => {
                 "the leader does not accept this kind of write from this node".into()

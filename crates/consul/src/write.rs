@@ -73,7 +73,9 @@ impl From<WriteError> for Refusal {
                 _ => StatusCode::BAD_REQUEST,
             },
             WriteError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            WriteError::AddressOverloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+            WriteError::AddressOverloaded { .. } | WriteError::TooManyChanges { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let text = match &error {

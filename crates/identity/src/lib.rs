@@ -29,8 +29,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use maxine_admission::Pace;
 use maxine_clock::Clock;
-use maxine_state::{ControlState, EndedSession, History, Identities, Name, Role, User};
+use maxine_state::{Actor, ControlState, EndedSession, History, Identities, Name, Role, User};
 use maxine_view::{Snapshot, View};
 
 pub use api_token::{MintedToken, hex};
@@ -54,6 +55,12 @@ use signin_limit::SigninLimit;
 
 /// A session can be renewed until the sign-in was this long ago, in seconds (12 hours).
 const SESSION_AGE_MAX_S: u64 = 12 * 3_600;
+
+/// How often a user may change their own password through one node: so often at once, and then once in this time, in
+/// milliseconds. In any hour this is at most ten times. Each change leaves a record in the class of the audit log that
+/// has the changes of all users, and keeps a few thousand of them.
+const OWN_PASSWORDS_AT_ONCE: u32 = 5;
+const OWN_PASSWORD_INTERVAL_MS: u64 = 12 * 60_000;
 
 /// The cookie of the dashboard's session over plain HTTP.
 pub const SESSION_COOKIE: &str = "maxine_session";
@@ -109,6 +116,7 @@ struct Inner {
     sessions: Sessions,
     passwords: Passwords,
     limit: SigninLimit,
+    own_passwords: Pace,
     outside: Outside,
 }
 
@@ -138,6 +146,7 @@ impl Security {
         let sessions = Sessions::new(settings.env_keys.clone(), settings.session_lifetime_s);
         let passwords = Passwords::new(settings.password_cost);
         let limit = SigninLimit::new(settings.signin_attempts_max, settings.signin_window_ms);
+        let own_passwords = Pace::new(OWN_PASSWORDS_AT_ONCE, OWN_PASSWORD_INTERVAL_MS);
         let started_ms = clock.monotonic_ms();
         let outside = Outside::new(clock.clone());
         Self(Arc::new(Inner {
@@ -149,6 +158,7 @@ impl Security {
             sessions,
             passwords,
             limit,
+            own_passwords,
             outside,
         }))
     }
@@ -330,7 +340,7 @@ impl Security {
         if !api_token::is_same(own.expose().as_bytes(), token.as_bytes()) {
             return Err(AuthError::Invalid);
         }
-        let user = format!("break-glass:{}", settings.node_name).into();
+        let user = Actor::break_glass_user(&settings.node_name).into();
         let role = Some(Role::Admin);
         Ok(Caller { user, role, via: AuthMethod::BreakGlass, ..Caller::default() })
     }
@@ -492,6 +502,17 @@ impl Security {
             self.0.limit.take_back(name, client);
         }
         Ok(right)
+    }
+
+    /// Counts a change of the user's own password, before it is written. The error is the number of seconds until the next
+    /// one is possible; then nothing was counted.
+    pub fn count_own_password(&self, user: &User) -> Result<(), u64> {
+        self.0.own_passwords.take(user.name.as_str(), self.0.clock.monotonic_ms())
+    }
+
+    /// Takes back a change of a user's own password that was counted and not made.
+    pub fn uncount_own_password(&self, user: &User) {
+        self.0.own_passwords.take_back(user.name.as_str());
     }
 
     /// Hashes a password for [`maxine_state::Command::PutUser`], if users may have it. The number of

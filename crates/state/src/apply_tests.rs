@@ -737,3 +737,13 @@ fn an_equal_registration_of_a_permanent_instance_changes_nothing() {
     assert_eq!((driver.instance("a"), driver.events.len()), (Some(&before), events));
     assert!(driver.register_with(registration("a")) > epoch, "with a lease it is another one");
 }
+
+#[test]
+fn the_commands_whose_records_are_kept_for_long_are_those_of_the_classes_identities_and_settings() {
+    use super::super::audit_class::AuditClass::{Identities, Settings};
+    for command in crate::fuzz::commands() {
+        let class = describe(&command).0.class();
+        let expected = matches!(class, Identities | Settings);
+        assert_eq!(command.is_long_kept(), expected, "{command:?}");
+    }
+}

@@ -3,7 +3,8 @@
 //!
 //! Each record belongs to a *class* that has its own limits. So a fleet that registers, or a stranger who is
 //! refused, cannot push out the records of changes to users, policies or the cluster. A class keeps its
-//! newest records and drops its oldest.
+//! newest records and drops its oldest. Within a class, whoever causes many records can push out those of others. The
+//! registry limits how fast one user does so (`Command::is_long_kept`).
 //!
 //! Every record has its number in the whole log and its number in its class. Its hash covers both numbers,
 //! its content, the previous hash in its class, and the previous hash in the whole log. This proves three
@@ -195,6 +196,19 @@ impl AuditChain {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.next_seq.saturating_sub(self.records.len() as u64)
+    }
+
+    /// How many records have left the class since `earlier`, a former content of it, although they were younger than its
+    /// retention at `now_ms` by the log's clock. They had to make room for newer ones.
+    #[must_use]
+    pub fn dropped_early(&self, earlier: &Self, class: AuditClass, now_ms: u64) -> u64 {
+        let left = self.dropped().saturating_sub(earlier.dropped());
+        let is_early = |record: &&Arc<AuditRecord>| {
+            now_ms.saturating_sub(record.time_ms) <= class.retention_ms()
+        };
+        let known = earlier.records.iter().take(usize::try_from(left).unwrap_or(usize::MAX));
+        // The others came after `earlier`, so they have left at once.
+        known.filter(is_early).count() as u64 + left.saturating_sub(earlier.kept() as u64)
     }
 
     fn head(&self) -> [u8; 32] {

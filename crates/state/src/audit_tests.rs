@@ -245,3 +245,28 @@ fn the_records_from_a_number_on_are_complete_and_in_order_over_all_classes() {
     let kept: Vec<u64> = later.since(0, 4).iter().map(|record| record.seq).collect();
     assert_eq!(kept, [0, 1, 3, 4]);
 }
+
+#[test]
+fn records_that_make_room_early_are_told_from_those_that_are_as_old_as_they_may_be() {
+    let class = AuditClass::Identities;
+    let mut log = AuditLog::default();
+    // The second half is younger than the first.
+    for n in 0..class.records_max() as u64 {
+        let time_ms = if n < 10 { 1 } else { LONG_MS };
+        log.append(AuditRecord { time_ms, ..record(AuditAction::UserPut, n) }, 2);
+    }
+    let earlier = log.chain(class).clone();
+    assert_eq!(earlier.dropped_early(&AuditChain::default(), class, LONG_MS + 2), 0);
+    let now_ms = LONG_MS + 2;
+    for n in 0..12 {
+        log.append(AuditRecord { time_ms: now_ms, ..record(AuditAction::UserPut, n) }, 2);
+    }
+    assert_eq!(log.chain(class).dropped_early(&earlier, class, now_ms), 2);
+    for n in 0..class.records_max() as u64 {
+        log.append(AuditRecord { time_ms: now_ms, ..record(AuditAction::UserPut, n) }, 2);
+    }
+    // 12 of the later ones came and left in between.
+    let early = class.records_max() as u64 + 2;
+    assert_eq!(log.chain(class).dropped_early(&earlier, class, now_ms), early);
+    assert_eq!(earlier.dropped_early(log.chain(class), class, now_ms), 0, "an older state");
+}

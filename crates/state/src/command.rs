@@ -73,6 +73,9 @@ stored!(Actor { user, address, trace_id, via_node });
 /// Prefix of the names of Maxine's own parts. No user can have such a name.
 const SYSTEM: &str = "system:";
 
+/// Prefix of the user of a node's break-glass token; the name of the node follows. No user can have such a name.
+const BREAK_GLASS: &str = "break-glass:";
+
 /// Whether this is the name of a part of Maxine itself.
 pub(super) fn is_system(user: &str) -> bool {
     user.starts_with(SYSTEM)
@@ -83,6 +86,18 @@ impl Actor {
     #[must_use]
     pub fn is_system(&self) -> bool {
         is_system(&self.user)
+    }
+
+    /// The user of the break-glass token of the node with this name.
+    #[must_use]
+    pub fn break_glass_user(node: &str) -> String {
+        format!("{BREAK_GLASS}{node}")
+    }
+
+    /// Whether this is the holder of a break-glass token.
+    #[must_use]
+    pub fn is_break_glass(&self) -> bool {
+        self.user.starts_with(BREAK_GLASS)
     }
 
     /// A part of Maxine itself, such as `lease-expiry`.
@@ -382,6 +397,26 @@ impl Command {
                 | Self::ExpireChecks { .. }
                 | Self::ExpireLockSessions { .. }
                 | Self::EndLockDelays { .. }
+        )
+    }
+
+    /// Whether this change by a known caller, when it is accepted, leaves a record in the class `identities` or `settings`
+    /// of the audit log, from state version 2 on.
+    #[must_use]
+    pub fn is_long_kept(&self) -> bool {
+        #[cfg(feature = "next")]
+        if matches!(self, Self::SetNote { .. }) {
+            return true;
+        }
+        matches!(
+            self,
+            Self::PutPolicy { .. }
+                | Self::PutConfig { .. }
+                | Self::PutUser { .. }
+                | Self::DeleteUser { .. }
+                | Self::RotateSigningKey { .. }
+                | Self::PutToken { .. }
+                | Self::DeleteToken { .. }
         )
     }
 }

@@ -115,7 +115,7 @@ fn content() -> KvContent {
 }
 
 /// Every command, and some that are refused.
-fn commands() -> Vec<Command> {
+pub(crate) fn commands() -> Vec<Command> {
     let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
     let address = Address::parse("http://10.0.0.1:80").expect("an address");
     let registration = Registration::new(Name::trusted("a"), address.clone(), 5_000);

@@ -168,6 +168,9 @@ kinds! {
     StoreTornTailCut = "store.torn_tail_cut": Event, Warning, Node, "disk-corrupt";
     /// Audit records could not be written.
     AuditGap = "audit.gap": Event, Critical, Node, "audit-gap";
+    /// Audit records of a class left the log for lack of room, before they were as old as the class allows. The object is the
+    /// class.
+    AuditDroppedEarly = "audit.dropped_early": Event, Warning, Node, "audit-gap";
     /// Audit records of this node are not forwarded. The object is the node and the sink.
     AuditForwardFailing = "audit.forward_failing": Condition, Warning, Node, "audit-forwarding";
     /// Audit records were removed before this node could forward them. The object is the node and the sink.

@@ -30,7 +30,7 @@ use super::clock_check;
 use super::leadership::Duties;
 use super::peer::PeerRouter;
 use super::supervisor::{SendError, Supervised};
-use maxine_admission::site_of;
+use maxine_admission::{Pace, site_of};
 use maxine_clock::Clock;
 use maxine_control::intake::{Write, WriteTimes};
 use maxine_control::leases::{ExpirySettings, LeaseId, LeaseTable};
@@ -57,6 +57,9 @@ const AGREE_PAUSE_MS: u64 = 5;
 /// When a retry makes sense while this node refuses changes by callers, in seconds.
 const GATE_RETRY_S: u64 = 5;
 
+/// A user regains one recorded change in this time, in milliseconds: 43,200 in a day.
+const RECORDED_CHANGE_MS: u64 = 2_000;
+
 /// Limits of the registry's write path.
 #[derive(Clone, Debug)]
 pub struct RegistrySettings {
@@ -65,6 +68,9 @@ pub struct RegistrySettings {
     /// Maximum number of waiting writes of one class. The classes are Maxine itself, callers with a
     /// credential, and strangers. Further writes are refused.
     pub pending_max: usize,
+    /// Maximum number of changes of policies, configuration, users and tokens that one user or token makes at once
+    /// through this node. Then it is one in two seconds.
+    pub changes_at_once_max: u32,
     /// How much a new leader adds to every lease, in milliseconds: one election timeout.
     pub takeover_extra_ms: u64,
     /// Limits on expiry.
@@ -76,6 +82,7 @@ impl Default for RegistrySettings {
         Self {
             write_timeout_ms: 5_000,
             pending_max: 16_384,
+            changes_at_once_max: 1_000,
             takeover_extra_ms: 1_200,
             expiry: ExpirySettings::default(),
         }
@@ -206,6 +213,7 @@ pub struct Registry {
     settings: RegistrySettings,
     writes: Arc<WriteCounters>,
     change_gate: Arc<OnceLock<ChangeGate>>,
+    recorded_changes: Arc<Pace>,
 }
 
 impl Registry {
@@ -271,6 +279,7 @@ impl Registry {
             handed_over: is_handed_over,
             duties,
             expiry,
+            recorded_changes: Arc::new(Pace::new(settings.changes_at_once_max, RECORDED_CHANGE_MS)),
             settings,
             writes: Arc::default(),
             change_gate: Arc::default(),
@@ -298,6 +307,29 @@ impl Registry {
         }
     }
 
+    /// Counts a change that leaves a record in the classes `identities` or `settings` of the audit log. These classes have
+    /// room for a few thousand records, and must keep them for long. So no user or token may make such changes
+    /// without end, and push out the records of others. The break-glass token and Maxine itself are exempt. So is a
+    /// caller without a credential, whose records have a class of their own.
+    ///
+    /// # Errors
+    ///
+    /// The user has made too many of these changes through this node. Nothing was counted.
+    pub fn count_recorded_change(&self, actor: &Who) -> Result<(), WriteError> {
+        if is_unlimited(actor) {
+            return Ok(());
+        }
+        let taken = self.recorded_changes.take(&actor.user, self.clock.monotonic_ms());
+        taken.map_err(|retry_after_s| WriteError::TooManyChanges { retry_after_s })
+    }
+
+    /// Takes back a change that was counted and not made.
+    pub fn uncount_recorded_change(&self, actor: &Who) {
+        if !is_unlimited(actor) {
+            self.recorded_changes.take_back(&actor.user);
+        }
+    }
+
     /// Why this node refuses changes by callers now. `None` if it does not.
     #[must_use]
     pub fn refuses_changes(&self) -> Option<String> {
@@ -322,7 +354,17 @@ impl Registry {
             // It is not counted: another node may take it, and the gate has an alert of its own.
             self.check_change(&request.actor)?;
         }
+        let counted = request.command.is_long_kept().then(|| request.actor.clone());
+        if let Some(actor) = &counted {
+            // It is not noted as a failed write: only this user has to wait.
+            self.count_recorded_change(actor)?;
+        }
         let result = self.submit(request).await;
+        if let (Some(actor), Err(error)) = (&counted, &result)
+            && error.outcome() == WriteOutcome::NotDone
+        {
+            self.uncount_recorded_change(actor);
+        }
         self.writes.note(&result);
         result
     }
@@ -618,6 +660,11 @@ fn is_exempt(command: &Command) -> bool {
         command,
         Command::RecordAudit { .. } | Command::RecordUnknown { .. } | Command::EndSession { .. }
     )
+}
+
+/// Whether the changes of a caller are not counted.
+fn is_unlimited(actor: &Who) -> bool {
+    actor.user.is_empty() || actor.is_system() || actor.is_break_glass()
 }
 
 /// The address of a write's caller. All callers without an address share one.

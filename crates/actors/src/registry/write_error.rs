@@ -30,6 +30,17 @@ pub enum WriteError {
         /// When a retry makes sense, in seconds.
         retry_after_s: u64,
     },
+    /// Nothing was written: the user has made too many changes of policies, configuration, users or tokens through this
+    /// node.
+    #[error(
+        "nothing was written: this user or token has made too many changes of policies, configuration, users or tokens \
+         through this node; this limit protects the audit records of others; try again in \
+         {retry_after_s} s"
+    )]
+    TooManyChanges {
+        /// When the next change is possible, in seconds.
+        retry_after_s: u64,
+    },
     /// The write may have taken effect, or may still do so. A retry with the same request id is safe, because the
     /// write takes effect only once.
     #[error("the outcome is unknown; repeat the request with the same Idempotency-Key")]
@@ -70,6 +81,7 @@ impl WriteError {
             Self::Unavailable { .. }
             | Self::Overloaded { .. }
             | Self::AddressOverloaded { .. }
+            | Self::TooManyChanges { .. }
             | Self::TooLarge { .. }
             | Self::Refused(_)
             | Self::Rejected { .. } => WriteOutcome::NotDone,
@@ -96,6 +108,7 @@ impl WriteError {
             Self::Unavailable { .. }
             | Self::Overloaded { .. }
             | Self::AddressOverloaded { .. }
+            | Self::TooManyChanges { .. }
             | Self::OutcomeUnknown { .. }
             | Self::Storage(_) => Retry::Later,
         }
@@ -108,6 +121,7 @@ impl WriteError {
             Self::Unavailable { retry_after_s, .. }
             | Self::Overloaded { retry_after_s }
             | Self::AddressOverloaded { retry_after_s }
+            | Self::TooManyChanges { retry_after_s }
             | Self::OutcomeUnknown { retry_after_s } => Some(*retry_after_s),
             Self::Storage(_) => Some(STORAGE_RETRY_S),
             Self::Refused(_) | Self::TooLarge { .. } | Self::Rejected { .. } => None,

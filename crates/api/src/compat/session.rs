@@ -137,6 +137,11 @@ impl From<OwnPasswordError> for CompatError {
             OwnPasswordError::Refused(refused) => Self::bad_request(refused.to_string()),
             OwnPasswordError::WrongPassword => Self::bad_request(PASSWORDS_NEEDED),
             OwnPasswordError::NotChecked(error) => error.into(),
+            OwnPasswordError::TooOften { retry_after_s } => {
+                let text = own_password::too_often(retry_after_s);
+                Self::new(StatusCode::TOO_MANY_REQUESTS, text)
+                    .with_retry_after_s(Some(retry_after_s))
+            }
             OwnPasswordError::NotWritten(error) => error.into(),
         }
     }

@@ -68,6 +68,7 @@ pub(super) async fn set_log_level(
     JsonBody(body): JsonBody<LogLevelBody>,
 ) -> Result<Json<ModuleLevel>, Problem> {
     check_range("duration_ms", body.duration_ms, 1_000, LOG_LEVEL_MS_MAX)?;
+    state.registry().count_recorded_change(&write.actor)?;
     let set = ModuleLevel {
         module,
         level: body.level,
@@ -96,6 +97,7 @@ pub(super) async fn reset_log_level(
 ) -> Result<StatusCode, Problem> {
     LogLevels::check_module(&module)
         .map_err(|why| Problem::new(ProblemKind::InvalidRequest, why))?;
+    state.registry().count_recorded_change(&write.actor)?;
     let refused = |why: String| Problem::new(ProblemKind::Internal, why);
     if levels()?.unset(&module).map_err(refused)? {
         tracing::warn!(%module, by = %write.actor.user, "a log level was set back");

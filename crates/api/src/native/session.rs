@@ -288,6 +288,10 @@ pub(super) async fn change_own_password(
             Problem::new(ProblemKind::Forbidden, "the present password is another one")
         }
         OwnPasswordError::NotChecked(error) => signin_problem(error),
+        OwnPasswordError::TooOften { retry_after_s } => {
+            let text = own_password::too_often(retry_after_s);
+            Problem::new(ProblemKind::TooManyRequests, text).with_retry_after_s(retry_after_s)
+        }
         OwnPasswordError::NotWritten(error) => error.into(),
     })?;
     Ok(Json(Written { index: applied.index }))

@@ -128,6 +128,7 @@ pub(super) async fn acknowledge_alert(
 ) -> Result<Json<Alert>, Problem> {
     let alerts = state.telemetry().alerts();
     let missing = || Problem::not_found("alert", &id.to_string());
+    state.registry().count_recorded_change(&write.actor)?;
     if !alerts.acknowledge(id, &write.actor.user) {
         return Err(missing());
     }
@@ -202,6 +203,7 @@ async fn set_silence(
     silence: Silence,
     now_ms: u64,
 ) -> Result<(), Problem> {
+    state.registry().count_recorded_change(&actor)?;
     let state = state.clone();
     let audit = state.audit().clone();
     let set = async move {

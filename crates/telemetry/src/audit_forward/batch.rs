@@ -1,12 +1,13 @@
 //! What is delivered to a sink at once: records, records that are missing, and an anchor.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::position::{Last, Position};
 use crate::audit_record::{AuditRecordView, hex};
-use maxine_state::{AuditLog, AuditRecord, ControlState, History};
+use maxine_state::{AuditClass, AuditLog, AuditRecord, ControlState, History};
 
 /// Maximum length of the records of a batch as JSON, in bytes. A longer record is alone in its batch.
 const RECORDS_LEN_MAX: usize = 256 * 1_024;
@@ -31,6 +32,8 @@ pub(super) struct Anchor {
     pub(super) next_seq: u64,
     /// The hash of the newest record.
     pub(super) head: String,
+    /// The number of records that had left each class.
+    pub(super) dropped: BTreeMap<&'static str, u64>,
     /// When it was taken, in milliseconds since 1970.
     pub(super) time_ms: u64,
 }
@@ -39,7 +42,9 @@ impl Anchor {
     pub(super) fn of(state: &ControlState, time_ms: u64) -> Self {
         let audit = state.audit();
         let (index, next_seq, head) = (state.index(), audit.next_seq(), hex(&audit.head()));
-        Self { index, next_seq, head, time_ms }
+        let of_class = |class: AuditClass| (class.as_str(), audit.chain(class).dropped());
+        let dropped = AuditClass::of_version(state.version()).map(of_class).collect();
+        Self { index, next_seq, head, dropped, time_ms }
     }
 }
 
@@ -212,7 +217,7 @@ pub(super) fn continues(position: &Position, audit: &AuditLog, history: History)
 
 #[cfg(test)]
 mod tests {
-    use maxine_state::{AuditAction, AuditClass, AuditOutcome};
+    use maxine_state::{AuditAction, AuditOutcome};
 
     use super::*;
 
@@ -314,7 +319,8 @@ mod tests {
     fn a_body_and_lines_have_what_a_receiver_needs_to_drop_repeats() {
         let source = Source { cluster: "shop".into(), node: "node-1".into() };
         let mut batch = Batch::from(&at(0), &log(1..3, 3), 10);
-        let anchor = Anchor { index: 7, next_seq: 3, head: "ab".into(), time_ms: 5 };
+        let dropped = [("open", 1)].into();
+        let anchor = Anchor { index: 7, next_seq: 3, head: "ab".into(), dropped, time_ms: 5 };
         batch.anchor = Some(anchor);
         let body: serde_json::Value = serde_json::from_slice(&batch.body(&source)).unwrap();
         assert_eq!((&body["first_seq"], &body["last_seq"]), (&1.into(), &2.into()));
@@ -325,7 +331,10 @@ mod tests {
         let kinds: Vec<&str> = lines.iter().map(|line| line.kind).collect();
         assert_eq!(kinds, ["missing", "policy.put", "policy.put", "anchor"]);
         let anchor: serde_json::Value = serde_json::from_str(&lines[3].json).unwrap();
-        assert_eq!(anchor["anchor"]["head"], "ab");
+        assert_eq!(
+            (&anchor["anchor"]["head"], &anchor["anchor"]["dropped"]["open"]),
+            (&"ab".into(), &1.into())
+        );
         assert_eq!(anchor["history"], "0000000000000001");
         assert!(lines.iter().all(|line| !line.json.contains('\n')));
     }
