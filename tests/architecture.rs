@@ -76,7 +76,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ),
     ("http1", &["fuzzing"]),
     ("identity", &["admission", "clock", "fuzzing", "revocation", "state", "view", "wording"]),
-    ("raft", &["admission", "fuzzing", "revocation"]),
+    ("raft", &["admission", "fuzzing", "revocation", "wording"]),
     ("revocation", &["wording"]),
     ("state", &["fuzzing"]),
     ("store", &["admission", "clock", "fuzzing", "raft", "state", "view", "wording"]),

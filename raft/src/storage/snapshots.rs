@@ -12,15 +12,20 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::snapshot_attempts::Attempts;
 use super::{damaged, sync_dir};
 use crate::application::SnapshotEncoder;
 use crate::codec::{self, SnapshotHead, SnapshotHeadDto};
 use crate::config::NodeId;
 use crate::consensus::{self, SnapshotMeta, StoredMembership};
+use crate::room;
 
 const TRAILER_MAGIC: [u8; 4] = *b"MXSE";
 const TRAILER_LEN: u64 = 8 + 4 + 4;
 const HEAD_LEN_MAX: u32 = 1024 * 1024;
+/// With more free space than this, in bytes, and four times the last snapshot, the size of the state is not determined
+/// before it is written, because that takes as long as writing.
+const AMPLE_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// An error about a file that is not a complete snapshot. It gives no advice, because the file may be a
 /// backup or may have been received from another node.
@@ -214,6 +219,7 @@ pub(crate) struct SnapshotStore {
     dir: PathBuf,
     kept: usize,
     current: Mutex<Option<SnapshotFile>>,
+    pub(crate) attempts: Attempts,
 }
 
 impl SnapshotStore {
@@ -234,7 +240,7 @@ impl SnapshotStore {
             io::ErrorKind::InvalidData => damaged(error),
             _ => error,
         })?;
-        Ok(Self { dir, kept, current: Mutex::new(current) })
+        Ok(Self { dir, kept, current: Mutex::new(current), attempts: Attempts::default() })
     }
 
     /// Removes incomplete files. This happens only once everything in the node's directory is verified,
@@ -253,25 +259,44 @@ impl SnapshotStore {
         self.current.lock().clone()
     }
 
+    /// The index of the current snapshot; `None` without one.
+    pub(crate) fn current_index(&self) -> Option<u64> {
+        self.current.lock().as_ref().map(SnapshotFile::index)
+    }
+
     /// A name for a file that is still being received.
     pub(crate) fn incoming_path(&self, from: u64) -> PathBuf {
         self.dir.join(format!("from-{from}-{:016x}.tmp", rand::random::<u64>()))
     }
 
-    /// Writes a snapshot of the state and makes it the current one. Blocks.
+    /// Whether the state fits on the disk.
+    fn check_room(&self, encoder: &dyn SnapshotEncoder) -> io::Result<()> {
+        let last_len = self.current.lock().as_ref().map_or(0, |last| last.len);
+        if room::free_bytes(&self.dir).is_ok_and(|free| free > AMPLE_BYTES + 4 * last_len) {
+            return Ok(());
+        }
+        match encoder.encoded_len()? {
+            Some(len) => room::check_room("the snapshot", len, &self.dir),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes a snapshot of the state and makes it the current one. If that fails, no part of it remains. Blocks.
     pub(crate) fn create(
         &self,
         head: &SnapshotHeadDto,
         used_ids: &BTreeSet<NodeId>,
         encoder: Box<dyn SnapshotEncoder>,
     ) -> io::Result<SnapshotFile> {
+        self.check_room(&*encoder)?;
         let unfinished = self.dir.join(format!("new-{:016x}.tmp", rand::random::<u64>()));
-        let written = write_file(&unfinished, head, used_ids, |out| encoder.encode(out));
-        if let Err(error) = written {
+        let written = write_file(&unfinished, head, used_ids, |out| encoder.encode(out))
+            .and_then(|()| self.adopt(SnapshotFile::open(&unfinished)?));
+        written.map_err(|error| {
+            // The file no longer has this name if it was complete.
             let _ = fs::remove_file(&unfinished);
-            return Err(error);
-        }
-        self.adopt(SnapshotFile::open(&unfinished)?)
+            io::Error::new(error.kind(), format!("{}: {error}", self.dir.display()))
+        })
     }
 
     /// Gives a complete file its final name and makes it the current one. Blocks.
@@ -327,6 +352,15 @@ mod tests {
         }
     }
 
+    /// Writes a part of the state, and then fails as a disk does.
+    struct FailsWith(io::ErrorKind);
+    impl SnapshotEncoder for FailsWith {
+        fn encode(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
+            out.write_all(&vec![1; 1_000_000])?;
+            Err(self.0.into())
+        }
+    }
+
     fn head(index: u64) -> SnapshotHeadDto {
         SnapshotHeadDto {
             cluster_id: "demo".into(),
@@ -357,6 +391,22 @@ mod tests {
         let mut body = Vec::new();
         reopened.body().read_to_end(&mut body).unwrap();
         assert_eq!(body, vec![244; 100_000]);
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_written_leaves_nothing_and_keeps_the_last_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::open(dir.path(), 2).unwrap();
+        store.create(&head(5), &BTreeSet::new(), Box::new(Blob(vec![1; 10]))).unwrap();
+        let files = || fs::read_dir(dir.path().join("snapshots")).unwrap().count();
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
+            let failed = store.create(&head(9), &BTreeSet::new(), Box::new(FailsWith(kind)));
+            let failed = failed.unwrap_err();
+            assert_eq!(failed.kind(), kind);
+            let place = dir.path().join("snapshots").display().to_string();
+            assert!(failed.to_string().starts_with(&place), "{failed}");
+            assert_eq!((store.current_index(), files()), (Some(5), 1));
+        }
     }
 
     #[test]
