@@ -218,7 +218,7 @@ mod tests {
         let files = files(dir.path(), 2);
         assert_eq!(files.unfinished_ms(), None);
         fs::write(files.begin().unwrap(), "a part").unwrap();
-        assert!(files.unfinished_ms().unwrap() > NOW_MS - 365 * 24 * 3_600_000);
+        assert!(files.unfinished_ms().is_some());
         files.abandon();
         assert!(files.unfinished_ms().is_some());
         assert!(names(&files.work()).is_empty(), "a part of a failed backup takes space");
