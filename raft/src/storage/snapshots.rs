@@ -269,6 +269,15 @@ impl SnapshotStore {
         self.dir.join(format!("from-{from}-{:016x}.tmp", rand::random::<u64>()))
     }
 
+    /// Makes the file of a snapshot of `len` bytes that is received, if there is room for it. The log must not run out of
+    /// space because of it. Blocks.
+    pub(crate) fn begin_incoming(&self, from: u64, len: u64) -> io::Result<(PathBuf, File)> {
+        room::check_room("the snapshot from another node", len, &self.dir)?;
+        let path = self.incoming_path(from);
+        let file = File::create(&path)?;
+        Ok((path, file))
+    }
+
     /// Whether the state fits on the disk.
     fn check_room(&self, encoder: &dyn SnapshotEncoder) -> io::Result<()> {
         let last_len = self.current.lock().as_ref().map_or(0, |last| last.len);
@@ -407,6 +416,17 @@ mod tests {
             assert!(failed.to_string().starts_with(&place), "{failed}");
             assert_eq!((store.current_index(), files()), (Some(5), 1));
         }
+    }
+
+    #[test]
+    fn a_received_snapshot_that_does_not_fit_is_refused_before_a_file_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::open(dir.path(), 2).unwrap();
+        let files = || fs::read_dir(dir.path().join("snapshots")).unwrap().count();
+        let refused = store.begin_incoming(2, 1 << 60).unwrap_err();
+        assert_eq!((refused.kind(), files()), (io::ErrorKind::StorageFull, 0));
+        store.begin_incoming(2, 10).unwrap();
+        assert_eq!(files(), 1);
     }
 
     #[test]
