@@ -26,6 +26,10 @@ const HEAD_LEN_MAX: u32 = 1024 * 1024;
 /// With more free space than this, in bytes, and four times the last snapshot, the size of the state is not determined
 /// before it is written, because that takes as long as writing.
 const AMPLE_BYTES: u64 = 1024 * 1024 * 1024;
+/// After this number of entries, a snapshot lets the log be shortened (`consensus_core`), so less space must stay free.
+const SHORTENS_AFTER: u64 = 6_000;
+/// The space that stays free then, in bytes.
+const SPARE_BYTES_MIN: u64 = 1024 * 1024;
 
 /// An error about a file that is not a complete snapshot. It gives no advice, because the file may be a
 /// backup or may have been received from another node.
@@ -278,16 +282,22 @@ impl SnapshotStore {
         Ok((path, file))
     }
 
-    /// Whether the state fits on the disk.
-    fn check_room(&self, encoder: &dyn SnapshotEncoder) -> io::Result<()> {
-        let last_len = self.current.lock().as_ref().map_or(0, |last| last.len);
-        if room::free_bytes(&self.dir).is_ok_and(|free| free > AMPLE_BYTES + 4 * last_len) {
+    /// Whether the state fits on the disk, of which `free` bytes are free.
+    fn check_room(
+        &self,
+        head: &SnapshotHeadDto,
+        encoder: &dyn SnapshotEncoder,
+        free: u64,
+    ) -> io::Result<()> {
+        let (last_len, last_index) =
+            self.current.lock().as_ref().map_or((0, 0), |last| (last.len, last.index()));
+        if free > AMPLE_BYTES + 4 * last_len {
             return Ok(());
         }
-        match encoder.encoded_len()? {
-            Some(len) => room::check_room("the snapshot", len, &self.dir),
-            None => Ok(()),
-        }
+        let Some(len) = encoder.encoded_len()? else { return Ok(()) };
+        let entries = head.last.map_or(0, |last| last.index).saturating_sub(last_index);
+        let spare = if entries > SHORTENS_AFTER { SPARE_BYTES_MIN } else { room::SPARE_BYTES };
+        room::check_room_beside(spare, "the snapshot", len, &self.dir)
     }
 
     /// Writes a snapshot of the state and makes it the current one. If that fails, no part of it remains. Blocks.
@@ -297,7 +307,7 @@ impl SnapshotStore {
         used_ids: &BTreeSet<NodeId>,
         encoder: Box<dyn SnapshotEncoder>,
     ) -> io::Result<SnapshotFile> {
-        self.check_room(&*encoder)?;
+        self.check_room(head, &*encoder, room::free_bytes(&self.dir).unwrap_or(0))?;
         let unfinished = self.dir.join(format!("new-{:016x}.tmp", rand::random::<u64>()));
         let written = write_file(&unfinished, head, used_ids, |out| encoder.encode(out))
             .and_then(|()| self.adopt(SnapshotFile::open(&unfinished)?));
@@ -361,6 +371,18 @@ mod tests {
         }
     }
 
+    /// A state that is larger than any disk.
+    struct Huge;
+    impl SnapshotEncoder for Huge {
+        fn encode(self: Box<Self>, _: &mut dyn Write) -> io::Result<()> {
+            panic!("it is refused before")
+        }
+
+        fn encoded_len(&self) -> io::Result<Option<u64>> {
+            Ok(Some(1 << 60))
+        }
+    }
+
     /// Writes a part of the state, and then fails as a disk does.
     struct FailsWith(io::ErrorKind);
     impl SnapshotEncoder for FailsWith {
@@ -416,6 +438,19 @@ mod tests {
             assert!(failed.to_string().starts_with(&place), "{failed}");
             assert_eq!((store.current_index(), files()), (Some(5), 1));
         }
+    }
+
+    /// Less must stay free if the snapshot lets the log be shortened.
+    #[test]
+    fn a_state_that_does_not_fit_is_refused_before_a_byte_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::open(dir.path(), 2).unwrap();
+        for (index, spare) in [(6_000, "8192 KiB more"), (6_001, "1024 KiB more")] {
+            let refused = store.check_room(&head(index), &Huge, AMPLE_BYTES).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+            assert!(refused.to_string().contains(spare), "{refused}");
+        }
+        store.check_room(&head(1), &Huge, AMPLE_BYTES + 1).unwrap();
     }
 
     #[test]
