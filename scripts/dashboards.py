@@ -198,8 +198,8 @@ def raft(_):
         panel("Time of the last sync", "How long the last sync of the log to the disk took.", "s",
               [(f"maxine_raft_last_sync_seconds{{{S}}}", "{{instance}}")], "disk-full.md"),
         panel("Stalled disk", "1 while a sync takes too long.", "none", [(f"maxine_raft_disk_stalled{{{S}}}", "{{instance}}")], "disk-full.md"),
-        Panel("Conditions of disks", "1 while a disk is slow or nearly full, or a node has an older copy of its directory.", "none",
-              conditions("node.disk_.*|node.set_back"), "disk-full.md"),
+        Panel("Conditions of disks", "1 while a disk is slow or nearly full, a node has an older copy of its directory, or cannot write a snapshot.", "none",
+              conditions("node.disk_.*|node.set_back|node.snapshot_failed"), "disk-full.md"),
         Panel("Events of disks in the last hour", "Stalls, failures of the log, and incomplete records that were cut off.", "none",
               events("node.stalled|store.failed|store.torn_tail_cut"), "disk-corrupt.md"),
     ])

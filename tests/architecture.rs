@@ -81,7 +81,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         "identity",
         &["admission", "clock", "files", "fuzzing", "revocation", "state", "view", "wording"],
     ),
-    ("raft", &["admission", "files", "fuzzing", "revocation"]),
+    ("raft", &["admission", "files", "fuzzing", "revocation", "wording"]),
     ("revocation", &["files", "wording"]),
     ("state", &["fuzzing"]),
     ("store", &["admission", "clock", "files", "fuzzing", "raft", "state", "view", "wording"]),

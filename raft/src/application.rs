@@ -41,6 +41,12 @@ pub trait Application: Send + 'static {
 pub trait SnapshotEncoder: Send {
     /// Writes the whole state.
     fn encode(self: Box<Self>, out: &mut dyn Write) -> io::Result<()>;
+
+    /// The number of bytes that [`SnapshotEncoder::encode`] writes; `None` if it is not known. It is called only if the
+    /// disk is short of space, and may take as long as writing.
+    fn encoded_len(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
 }
 
 /// Receives the messages that other nodes send with [`crate::RaftNode::call`], and checks what they propose.

@@ -253,6 +253,9 @@ pub enum AdminError {
     /// It was not confirmed: it may have taken effect, or may still do so. The status shows the result.
     #[error("it was not confirmed in time, and may still take effect")]
     OutcomeUnknown,
+    /// This node's disk has not enough free space.
+    #[error("{0}")]
+    NoSpace(String),
     /// The disk or the output failed.
     #[error("io: {0}")]
     Io(String),
@@ -271,6 +274,7 @@ impl AdminError {
             | Self::NotLeader { .. }
             | Self::Refused(_)
             | Self::NoSuchMember(_)
+            | Self::NoSpace(_)
             | Self::Io(_)
             | Self::ShuttingDown => Outcome::NotDone,
         }
@@ -282,15 +286,20 @@ impl AdminError {
         match self {
             Self::NoLeader => Retry::Later,
             Self::NotLeader { .. } | Self::ShuttingDown => Retry::AnotherNode,
-            Self::Refused(_) | Self::NoSuchMember(_) | Self::Io(_) | Self::OutcomeUnknown => {
-                Retry::Never
-            }
+            Self::Refused(_)
+            | Self::NoSuchMember(_)
+            | Self::NoSpace(_)
+            | Self::Io(_)
+            | Self::OutcomeUnknown => Retry::Never,
         }
     }
 }
 
 impl From<std::io::Error> for AdminError {
     fn from(error: std::io::Error) -> Self {
-        Self::Io(error.to_string())
+        match error.kind() {
+            std::io::ErrorKind::StorageFull => Self::NoSpace(error.to_string()),
+            _ => Self::Io(error.to_string()),
+        }
     }
 }

@@ -60,11 +60,6 @@ impl RaftNode {
     pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), AdminError> {
         self.inner.administer(AdminDto::Transfer(to)).await
     }
-
-    /// Writes a snapshot of this node's state and returns its index.
-    pub async fn snapshot(&self) -> Result<u64, AdminError> {
-        snapshot_here(&self.inner).await
-    }
 }
 
 impl Inner {
@@ -389,37 +384,6 @@ async fn remove(
     change(inner, ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
 }
 
-pub(crate) async fn snapshot_here(inner: &Inner) -> Result<u64, AdminError> {
-    let Some(goal) = inner.with_metrics(|metrics| metrics.last_applied.as_ref().map(|id| id.index))
-    else {
-        return Err(AdminError::Refused(
-            "nothing was applied yet, so there is nothing to write".to_owned(),
-        ));
-    };
-    let deadline = clock::now()
-        + Duration::from_millis(inner.config.request_timeout_ms).max(Duration::from_secs(60));
-    let mut asked_at = None;
-    loop {
-        if let Some(current) = inner.snapshots.current()
-            && current.index() >= goal
-        {
-            return Ok(current.index());
-        }
-        if inner.lifecycle.stop.is_cancelled() {
-            return Err(AdminError::ShuttingDown);
-        }
-        if clock::now() > deadline {
-            return Err(AdminError::OutcomeUnknown);
-        }
-        // If a snapshot of an older index is in progress, the core ignores the request, so it is repeated.
-        if asked_at.is_none_or(|at| clock::since(at) > Duration::from_millis(500)) {
-            asked_at = Some(clock::now());
-            inner.raft.trigger().snapshot().await.map_err(|_| AdminError::ShuttingDown)?;
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
 pub(crate) fn refusal_to_dto(error: AdminError) -> AdminRefusalDto {
     match error {
         AdminError::NoLeader => AdminRefusalDto::NoLeader,
@@ -427,7 +391,7 @@ pub(crate) fn refusal_to_dto(error: AdminError) -> AdminRefusalDto {
         AdminError::Refused(reason) => AdminRefusalDto::Refused(reason),
         AdminError::NoSuchMember(reason) => AdminRefusalDto::NoSuchMember(reason),
         AdminError::OutcomeUnknown => AdminRefusalDto::OutcomeUnknown,
-        AdminError::Io(reason) => AdminRefusalDto::Io(reason),
+        AdminError::NoSpace(reason) | AdminError::Io(reason) => AdminRefusalDto::Io(reason),
         AdminError::ShuttingDown => AdminRefusalDto::ShuttingDown,
     }
 }

@@ -37,7 +37,7 @@ use crate::storage::node_dir::NodeDir;
 use crate::storage::snapshots::SnapshotStore;
 use crate::storage::state_machine::{SnapshotOrigin, StateMachine};
 use crate::succession::Succession;
-use crate::{belonging, clock, forward, state_age, storage, supervision, suspicion};
+use crate::{belonging, clock, compaction, forward, state_age, storage, supervision, suspicion};
 
 /// What is opened on the disk before the consensus core starts.
 struct Opened {
@@ -260,6 +260,7 @@ async fn start_inside(
     tasks.spawn(supervision::watch_over(Arc::downgrade(&inner), stop.clone()));
     tasks.spawn(suspicion::watch_leader(Arc::downgrade(&inner), stop.clone()));
     tasks.spawn(state_age::ask_leader(Arc::downgrade(&inner), stop.clone()));
+    tasks.spawn(compaction::follow_snapshots(Arc::downgrade(&inner), stop.clone()));
     tasks.spawn(supervision::look_for_members(Arc::downgrade(&inner), stop.clone()));
     Ok(RaftNode { inner })
 }

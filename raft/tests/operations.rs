@@ -489,6 +489,43 @@ async fn a_damaged_snapshot_is_refused_and_nothing_is_changed() {
     }
 }
 
+/// Regression: an error of the disk while a snapshot was written stopped the node, although its log was whole. So a
+/// snapshot that did not fit stopped one node after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_snapshot_cannot_be_written_continues_and_writes_it_later() {
+    let mut cluster =
+        Cluster::start(EngineKind::Wal, 1, |config| config.snapshot_every_entries = 100).await;
+    let snapshots = cluster.config(1).data_dir.join("snapshots");
+    std::fs::remove_dir_all(&snapshots).unwrap();
+    for number in 0..300 {
+        cluster.propose(1, format!("{number}")).await;
+    }
+    let failed = eventually("an attempt fails", || cluster.node(1).snapshot_failure()).await;
+    assert!(!failed.is_no_space, "{failed:?}");
+    let place = snapshots.display().to_string();
+    assert!(failed.reason.starts_with(&place), "{failed:?}");
+    let refused = cluster.node(1).snapshot().await.unwrap_err();
+    assert!(matches!(&refused, AdminError::Io(reason) if reason.starts_with(&place)), "{refused}");
+    let path = cluster.dir.path().join("backup.mxs");
+    let refused = cluster.node(1).backup_to(&path).await.unwrap_err();
+    assert!(matches!(refused, AdminError::Io(_)), "{refused}");
+    assert!(!path.exists());
+    cluster.propose(1, "the log continues").await;
+    assert_eq!(cluster.node(1).status().purged_index, None);
+
+    std::fs::create_dir(&snapshots).unwrap();
+    cluster.node(1).snapshot().await.unwrap();
+    let good = || cluster.node(1).snapshot_failure().is_none().then_some(());
+    eventually("the failure is over", good).await;
+    let purged = || cluster.node(1).status().purged_index.filter(|index| *index > 0);
+    eventually("the log is shortened", purged).await;
+    cluster.node(1).backup_to(&path).await.unwrap();
+    let index = cluster.propose(1, "after the snapshot").await.index;
+    cluster.kill(1).await;
+    cluster.start_node(1).await;
+    cluster.node(1).wait_applied(index, TIMEOUT).await.unwrap();
+}
+
 /// A start reads only the newest snapshot. An inspection reports all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inspection_verifies_older_snapshots_too() {

@@ -195,6 +195,7 @@ impl Monitored {
             leader_changes: self.leader_changes(),
             staleness_ms: self.store.staleness_ms(),
             lacks_acknowledged: self.store.lacks_acknowledged(),
+            snapshot_failure: self.store.snapshot_failure(),
             store_refuses: self.store.refuses_writes().is_some(),
             is_excluded: self.store.exclusion().is_some(),
             cluster: members::status(self.store.as_ref()).await,
@@ -296,6 +297,8 @@ struct NodeCondition {
     staleness_ms: Option<u64>,
     /// The position up to which this node lacks entries that it had acknowledged.
     lacks_acknowledged: Option<u64>,
+    /// Why this node's last snapshot could not be written.
+    snapshot_failure: Option<String>,
     /// Whether the store takes no writes, whoever sends them.
     store_refuses: bool,
     /// Whether this node no longer belongs to the cluster. Then it knows nothing about the cluster.
@@ -417,6 +420,9 @@ impl Watch {
                  it had acknowledged, and is being filled"
             );
             judged.holds.push(Notice::new(AlertKind::NodeSetBack, &*self.node, message));
+        }
+        if let Some(message) = seen.snapshot_failure.clone() {
+            judged.holds.push(Notice::new(AlertKind::SnapshotFailed, &*self.node, message));
         }
         judged.holds.extend(skewed(&seen.clocks));
         self.judge_sharers(&seen.sharers, now_ms, &mut judged);

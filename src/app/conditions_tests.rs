@@ -296,6 +296,22 @@ fn a_node_that_was_set_back_says_up_to_where_it_lacks_entries_until_it_has_them(
 }
 
 #[test]
+fn a_snapshot_that_cannot_be_written_is_reported_with_the_reason_until_one_is_written() {
+    let mut watch = watch();
+    let failing = |why: Option<&str>| NodeCondition {
+        snapshot_failure: why.map(str::to_owned),
+        ..seen(Some("node-2"), [UP, UP])
+    };
+    assert_eq!(run(&mut watch, &failing(None), 0, 9), []);
+    let raised = run(&mut watch, &failing(Some("it does not fit")), 10, 19);
+    assert_eq!(raised, [(10, "+node.snapshot_failed node-1".to_owned())]);
+    let judged = watch.judge(&failing(Some("it does not fit")), 20_000);
+    assert_eq!(judged.holds[0].message, "it does not fit");
+    let over = run(&mut watch, &failing(None), 20, 29);
+    assert_eq!(over, [(22, "-node.snapshot_failed node-1".to_owned())]);
+}
+
+#[test]
 fn a_voter_that_answers_but_acknowledges_nothing_is_named() {
     let mut watch = watch();
     let mut seen = seen(Some("node-1"), [UP, UP]);

@@ -136,6 +136,145 @@ fn a_backup_that_cannot_be_written_raises_an_alert_with_the_reason() {
     });
 }
 
+/// Regression: an attempt that ended the process was repeated at once by each start, and nothing told of it.
+#[test]
+fn an_attempt_that_ended_with_the_process_is_reported_and_not_repeated_at_once() {
+    in_system(async {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("backups");
+        let work = directory.join(".node-1.part");
+        std::fs::create_dir_all(&work).unwrap();
+        let node = node(dir.path(), directory.clone()).await;
+        let alert = wait_for("an alert is raised", || {
+            let mut alerts = node.telemetry().alerts().newest_first().into_iter();
+            alerts.find(|alert| alert.kind == AlertKind::BackupFailed)
+        });
+        let alert = alert.await;
+        assert_eq!(alert.state, AlertState::Active);
+        let wanted = "it began before this node was started again, at about ";
+        assert!(alert.message.contains(wanted), "{}", alert.message);
+        assert_eq!(files(&directory), [work.clone()]);
+        node.stop().await;
+
+        // The pause is over.
+        let earlier = std::time::SystemTime::now() - Duration::from_secs(6 * 60);
+        std::fs::File::open(&work).unwrap().set_modified(earlier).unwrap();
+        let node = self::node(dir.path(), directory.clone()).await;
+        let made = || {
+            let files = files(&directory);
+            let is_backup = |file: &PathBuf| file.extension().is_some_and(|end| end == "backup");
+            files.iter().any(is_backup).then_some(())
+        };
+        wait_for("a backup is made", made).await;
+        node.stop().await;
+    });
+}
+
+/// Regression: a snapshot that did not fit on the disk stopped the node, whether it was written for a backup, on request
+/// or by the count of entries.
+#[test]
+fn a_disk_without_room_for_the_state_refuses_backups_and_snapshots_and_the_node_continues() {
+    in_system(async {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("disk");
+        std::fs::create_dir(&disk).unwrap();
+        let free_port = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        let (port, peer_port) = (free_port(), free_port());
+        let disk_path = disk.display();
+        // The file 'ballast' leaves less space than the state needs. The log writes into a part that it has reserved.
+        let script = format!(
+            "mount -t tmpfs -o size=64m tmpfs '{disk_path}' && exec '{}' serve --mode=raft --exit-with-stdin --node-id=1 \
+             --raft-listen=127.0.0.1:{peer_port} --raft-members=1@127.0.0.1:{peer_port}@http://127.0.0.1:{port} \
+             --data-dir='{disk_path}/data' --port={port} --raft-snapshot-every-entries=100",
+            env!("CARGO_BIN_EXE_maxine"),
+        );
+        let mut node = namespace::start(&script, Stdio::null());
+        // The disk is in the mount namespace of the node.
+        let root = PathBuf::from(format!("/proc/{}/root{disk_path}", node.id()));
+        let free = || {
+            let disk = nix::sys::statvfs::statvfs(&root.join("data")).unwrap();
+            disk.blocks_available() * disk.fragment_size()
+        };
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = |path: &str| format!("http://127.0.0.1:{port}/api/{path}");
+        let began = Instant::now();
+        let token = loop {
+            let ready = client.get(url("v1/ready")).send().await;
+            if ready.is_ok_and(|answer| answer.status().is_success())
+                && let Ok(token) = std::fs::read_to_string(root.join("data/break-glass"))
+            {
+                break token.trim().to_owned();
+            }
+            assert!(
+                began.elapsed() < PATIENCE,
+                "the node is not ready: root or user namespaces are needed"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let get = |path: &str| client.get(url(path)).bearer_auth(&token);
+        let snapshot = || client.post(url("v1/cluster/snapshot")).bearer_auth(&token);
+        let put = async |number: usize, text: String| {
+            let request = client.put(url(&format!("v1/kv/key-{number}"))).bearer_auth(&token);
+            let answer = request.json(&serde_json::json!({"text": text})).send().await.unwrap();
+            let (status, text) = (answer.status(), answer.text().await.unwrap());
+            assert_eq!(status, 200, "{number}: {text}");
+        };
+        for number in 0..20 {
+            put(number, "x".repeat(100_000)).await;
+        }
+        let ballast = root.join("ballast");
+        let len = usize::try_from(free().saturating_sub(1_500_000)).unwrap();
+        std::fs::write(&ballast, vec![0; len]).unwrap();
+        assert!(free() < 2_000_000, "{}", free());
+        let snapshots = || std::fs::read_dir(root.join("data/raft/snapshots")).unwrap().count();
+        let before = snapshots();
+
+        for request in [snapshot(), get("v1/cluster/backup")] {
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 409);
+            let problem: Value = answer.json().await.unwrap();
+            assert_eq!(
+                (&problem["retry"], &problem["outcome"]),
+                (&"never".into(), &"not_done".into())
+            );
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.starts_with("the snapshot needs about "), "{detail}");
+            assert!(detail.contains(&format!(" are free on {disk_path}/data")), "{detail}");
+        }
+        // The count of entries asks for a snapshot too.
+        for number in 0..150 {
+            put(number % 3, format!("{number}")).await;
+        }
+        assert_eq!(snapshots(), before, "a part of a snapshot takes space");
+        let began = Instant::now();
+        loop {
+            let alerts: Value = get("v1/alerts").send().await.unwrap().json().await.unwrap();
+            let items = alerts["items"].as_array().cloned().unwrap_or_default();
+            let of_snapshots = |alert: &&Value| alert["type"] == "node.snapshot_failed";
+            let message =
+                items.iter().find(of_snapshots).and_then(|alert| alert["message"].as_str());
+            let is_by_request = |text: &str| {
+                ["(1 attempt)", "(2 attempts)"].iter().any(|count| text.contains(count))
+            };
+            if message.is_some_and(|text| !is_by_request(text)) {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "{alerts}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        std::fs::remove_file(&ballast).unwrap();
+        let answer = snapshot().send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert_eq!(status, 204, "{text}");
+        assert!(snapshots() > before);
+        drop(node.stdin.take());
+        assert!(node.wait().unwrap().success());
+    });
+}
+
 /// The folders of the backups and of the audit file are on a disk that is mounted read-only. The node serves, and says
 /// what fails and where.
 #[test]

@@ -189,6 +189,12 @@ impl From<AdminError> for Problem {
         match &error {
             AdminError::Invalid(text) => Self::new(ProblemKind::Conflict, text.clone()),
             AdminError::NotFound(text) => Self::new(ProblemKind::NotFound, text.clone()),
+            AdminError::NoSpace(text) => {
+                let mut problem = Self::new(ProblemKind::Conflict, text.clone());
+                problem.title = "Not enough free space";
+                problem.action = "Nothing was changed. Free space on that disk of the node, and send the request again.";
+                problem
+            }
             AdminError::Unavailable(_) => {
                 Self::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
             }
@@ -226,9 +232,10 @@ mod tests {
             assert_eq!(problem.kind.outcome(), WriteOutcome::NotDone, "{error:?}");
             assert_eq!(problem.retry, error.retry(), "{error:?}");
         }
-        let admin_errors: [fn(String) -> AdminError; 4] = [
+        let admin_errors: [fn(String) -> AdminError; 5] = [
             AdminError::Invalid,
             AdminError::NotFound,
+            AdminError::NoSpace,
             AdminError::Unavailable,
             AdminError::OutcomeUnknown,
         ];
@@ -252,6 +259,9 @@ mod tests {
             (&refused["outcome"], &refused["retry"]),
             (&"not_done".into(), &"another_node".into())
         );
+        let full = json(AdminError::NoSpace("it needs 9 MiB".into()).into());
+        assert_eq!((&full["outcome"], &full["retry"]), (&"not_done".into(), &"never".into()));
+        assert_eq!(full["title"], "Not enough free space");
         let unknown = json(AdminError::OutcomeUnknown("x".into()).into());
         assert_eq!((&unknown["outcome"], &unknown["retry"]), (&"unknown".into(), &"never".into()));
     }

@@ -316,6 +316,11 @@ pub trait ControlStore: Send + Sync + 'static {
         None
     }
 
+    /// Why the last snapshot of the state could not be written on this node, so that its log grows. `None` if it could.
+    fn snapshot_failure(&self) -> Option<String> {
+        None
+    }
+
     /// Why this node no longer belongs to its cluster, so that its state must not be served: it was removed,
     /// or the others have another history. `None` if it belongs to the cluster, or if that is unknown.
     fn exclusion(&self) -> Option<String> {
@@ -565,6 +570,10 @@ pub enum AdminError {
     /// The named node is no member of the cluster.
     #[error("{0}")]
     NotFound(String),
+    /// The disk of this node has not enough free space. Nothing was changed. Other nodes are not asked, because it is not
+    /// known whether they have more.
+    #[error("{0}")]
+    NoSpace(String),
     /// No leader carried it out in time. Nothing was changed, and a retry is safe.
     #[error("{0}")]
     Unavailable(String),
@@ -579,7 +588,9 @@ impl AdminError {
     pub fn outcome(&self) -> WriteOutcome {
         match self {
             Self::OutcomeUnknown(_) => WriteOutcome::Unknown,
-            Self::Invalid(_) | Self::NotFound(_) | Self::Unavailable(_) => WriteOutcome::NotDone,
+            Self::Invalid(_) | Self::NotFound(_) | Self::NoSpace(_) | Self::Unavailable(_) => {
+                WriteOutcome::NotDone
+            }
         }
     }
 
@@ -589,7 +600,9 @@ impl AdminError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unavailable(_) => Retry::Later,
-            Self::Invalid(_) | Self::NotFound(_) | Self::OutcomeUnknown(_) => Retry::Never,
+            Self::Invalid(_) | Self::NotFound(_) | Self::NoSpace(_) | Self::OutcomeUnknown(_) => {
+                Retry::Never
+            }
         }
     }
 }

@@ -46,6 +46,26 @@ impl raft::SnapshotEncoder for FrozenState {
         });
         written
     }
+
+    fn encoded_len(&self) -> io::Result<Option<u64>> {
+        let mut count = ByteCount(0);
+        self.state.write_to(&mut count)?;
+        Ok(Some(count.0))
+    }
+}
+
+/// Counts bytes, and drops them.
+struct ByteCount(u64);
+
+impl Write for ByteCount {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl raft::Application for ReplicatedState {
@@ -237,6 +257,7 @@ fn admin_error(error: raft::AdminError) -> AdminError {
         | raft::AdminError::ShuttingDown => AdminError::Unavailable(error.to_string()),
         raft::AdminError::OutcomeUnknown => AdminError::OutcomeUnknown(error.to_string()),
         raft::AdminError::NoSuchMember(_) => AdminError::NotFound(error.to_string()),
+        raft::AdminError::NoSpace(_) => AdminError::NoSpace(error.to_string()),
         raft::AdminError::Refused(_) | raft::AdminError::Io(_) => {
             AdminError::Invalid(error.to_string())
         }
@@ -292,6 +313,15 @@ impl ControlStore for RaftStore {
 
     fn lacks_acknowledged(&self) -> Option<u64> {
         self.node.lost_index()
+    }
+
+    fn snapshot_failure(&self) -> Option<String> {
+        let failure = self.node.snapshot_failure()?;
+        let attempts = maxine_wording::count(failure.attempts, "attempt");
+        Some(format!(
+            "no snapshot of the state can be written ({attempts}), so the log of this node is not shortened and grows: {}",
+            failure.reason
+        ))
     }
 
     fn exclusion(&self) -> Option<String> {
@@ -425,13 +455,10 @@ impl ClusterAdmin for RaftAdmin {
     }
 
     async fn backup(&self, path: &Path) -> Result<BackupSummary, AdminError> {
-        let io = |error: io::Error| AdminError::Invalid(format!("{}: {error}", path.display()));
         // The backup must contain what was acknowledged before the call.
         let fresh = self.0.read_index(raft::ReadLevel::Strong, Duration::from_secs(5)).await;
         fresh.map_err(|error| AdminError::Unavailable(error.to_string()))?;
-        let mut file = tokio::fs::File::create(path).await.map_err(io)?;
-        let info = self.0.backup(&mut file).await.map_err(admin_error)?;
-        file.sync_all().await.map_err(io)?;
+        let info = self.0.backup_to(path).await.map_err(admin_error)?;
         let written = path.to_path_buf();
         let index = tokio::task::spawn_blocking(move || backup_index(&written)).await;
         let index = index.unwrap_or_else(|error| Err(error.to_string()));
@@ -542,6 +569,7 @@ mod tests {
             raft::AdminError::Refused(text()),
             raft::AdminError::NoSuchMember(text()),
             raft::AdminError::OutcomeUnknown,
+            raft::AdminError::NoSpace(text()),
             raft::AdminError::Io(text()),
             raft::AdminError::ShuttingDown,
         ] {

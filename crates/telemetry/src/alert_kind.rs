@@ -120,6 +120,8 @@ kinds! {
     DiskSlow = "node.disk_slow": Condition, Critical, Node, "disk-full";
     /// This node's disk is nearly full. The object is the node and the directory.
     DiskNearlyFull = "node.disk_nearly_full": Condition, Warning, Node, "disk-full";
+    /// This node cannot write a snapshot of its state, so its log grows. It tries again.
+    SnapshotFailed = "node.snapshot_failed": Condition, Warning, Node, "disk-full";
     /// A certificate of this node expires soon, or has expired, or its list of revoked certificates is out of date. The object
     /// is the node and the file.
     CertificateEnds = "node.certificate_ends": Condition, Warning, Node, "certificate-expired";

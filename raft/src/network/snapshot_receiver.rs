@@ -65,11 +65,9 @@ impl SnapshotReceiver {
     }
 
     async fn begin(&mut self, vote: VoteDto, len: u64) -> io::Result<Response> {
-        let path = self.inbound.snapshots().incoming_path(self.from);
-        let created = path.clone();
-        let file = tokio::task::spawn_blocking(move || File::create(created))
-            .await
-            .map_err(io::Error::other)??;
+        let (inbound, from) = (self.inbound.clone(), self.from);
+        let begin = move || inbound.snapshots().begin_incoming(from, len);
+        let (path, file) = tokio::task::spawn_blocking(begin).await.map_err(io::Error::other)??;
         self.incoming = Some(Incoming { path, file: Arc::new(file), vote, len, received: 0 });
         Ok(Response::SnapshotReady)
     }

@@ -102,6 +102,47 @@ async fn written(kind: EngineKind) -> tempfile::TempDir {
     dir
 }
 
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Regression: such a log was opened without a word, and nobody knew whether its end was missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_its_mark_is_opened_with_a_warning_and_an_empty_one_without() {
+    let (empty, dir) = (tempfile::tempdir().unwrap(), written(EngineKind::Wal).await);
+    let warnings = async |dir: &Path| {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::WARN)
+            .with_writer(move || writer.clone())
+            .finish();
+        let opened = || open(EngineKind::Wal, dir).unwrap();
+        tracing::subscriber::with_default(subscriber, opened).stop().await;
+        String::from_utf8(lines.0.lock().clone()).unwrap()
+    };
+    for quiet in [empty.path(), dir.path()] {
+        let text = warnings(quiet).await;
+        assert!(!text.contains("log.mark"), "{text}");
+    }
+    fs::remove_file(dir.path().join("log.mark")).unwrap();
+    let text = warnings(dir.path()).await;
+    let wanted =
+        "log.mark is missing or empty: it is not known whether the end of the log is whole";
+    assert!(text.contains(wanted), "{text}");
+}
+
 fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

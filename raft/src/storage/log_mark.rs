@@ -18,6 +18,8 @@ const SLOT_LEN: usize = 128;
 pub(crate) struct LogMarkFile {
     file: File,
     mark: LogMarkDto,
+    /// Why the file had no mark when it was opened.
+    absence: Option<String>,
 }
 
 impl LogMarkFile {
@@ -34,7 +36,18 @@ impl LogMarkFile {
         if !exists {
             sync_dir(dir)?;
         }
-        Ok(Self { file, mark: parse(&bytes).unwrap_or_default() })
+        let mark = parse(&bytes);
+        let absence = mark.is_none().then(|| {
+            let how = if bytes.is_empty() { "missing or empty" } else { "damaged" };
+            format!("the file {} is {how}", path.display())
+        });
+        Ok(Self { file, mark: mark.unwrap_or_default(), absence })
+    }
+
+    /// Why nothing was verified, if the file had no mark when it was opened. In a directory without log entries
+    /// that is normal.
+    pub(crate) fn absence(&self) -> Option<&str> {
+        self.absence.as_deref()
     }
 
     /// Compares the content of the engine with the mark.
@@ -120,5 +133,21 @@ mod tests {
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
         let refused = LogMarkFile::open(dir.path()).map(drop).unwrap_err().to_string();
         assert_eq!(refused, "log.mark: it is not a regular file");
+    }
+
+    #[test]
+    fn a_missing_or_damaged_mark_is_reported_and_a_whole_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.mark");
+        let absence = || LogMarkFile::open(dir.path()).unwrap().absence().map(str::to_owned);
+        let text = |how: &str| Some(format!("the file {} is {how}", path.display()));
+        assert_eq!(absence(), text("missing or empty"));
+        let last = Some(LogIdDto { term: 1, node: 1, index: 7 });
+        LogMarkFile::open(dir.path()).unwrap().advance(last, None).unwrap();
+        assert_eq!(absence(), None);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[6] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(absence(), text("damaged"));
     }
 }

@@ -247,6 +247,14 @@ pub(crate) fn recover(
         memory.last.as_ref().map(consensus::log_id_to_dto),
         vote.as_ref().map(consensus::vote_to_dto),
     )?;
+    if let Some(why) = mark.absence()
+        && memory.last != purged
+    {
+        tracing::warn!(
+            "{why}: it is not known whether the end of the log is whole. The other members may know: after a start, \
+             see the alert node.set_back. A new file is written with the next entry"
+        );
+    }
     if first > 0 {
         // Finishes a removal that was interrupted after its mark became durable. This happens only once
         // everything else is verified, because a refused directory must not be changed.

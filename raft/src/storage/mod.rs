@@ -19,6 +19,7 @@ pub(crate) mod log_writer;
 pub(crate) mod node_dir;
 pub(crate) mod redb_engine;
 pub(crate) mod sled_engine;
+pub(crate) mod snapshot_attempts;
 pub(crate) mod snapshots;
 pub(crate) mod state_machine;
 pub(crate) mod wal_engine;

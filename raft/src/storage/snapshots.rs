@@ -12,15 +12,24 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::snapshot_attempts::Attempts;
 use super::{damaged, sync_dir};
 use crate::application::SnapshotEncoder;
 use crate::codec::{self, SnapshotHead, SnapshotHeadDto};
 use crate::config::NodeId;
 use crate::consensus::{self, SnapshotMeta, StoredMembership};
+use crate::room;
 
 const TRAILER_MAGIC: [u8; 4] = *b"MXSE";
 const TRAILER_LEN: u64 = 8 + 4 + 4;
 const HEAD_LEN_MAX: u32 = 1024 * 1024;
+/// With more free space than this, in bytes, and four times the last snapshot, the size of the state is not determined
+/// before it is written, because that takes as long as writing.
+const AMPLE_BYTES: u64 = 1024 * 1024 * 1024;
+/// After this number of entries, a snapshot lets the log be shortened (`consensus_core`), so less space must stay free.
+const SHORTENS_AFTER: u64 = 6_000;
+/// The space that stays free then, in bytes.
+const SPARE_BYTES_MIN: u64 = 1024 * 1024;
 
 /// An error about a file that is not a complete snapshot. It gives no advice, because the file may be a
 /// backup or may have been received from another node.
@@ -214,6 +223,7 @@ pub(crate) struct SnapshotStore {
     dir: PathBuf,
     kept: usize,
     current: Mutex<Option<SnapshotFile>>,
+    pub(crate) attempts: Attempts,
 }
 
 impl SnapshotStore {
@@ -234,7 +244,7 @@ impl SnapshotStore {
             io::ErrorKind::InvalidData => damaged(error),
             _ => error,
         })?;
-        Ok(Self { dir, kept, current: Mutex::new(current) })
+        Ok(Self { dir, kept, current: Mutex::new(current), attempts: Attempts::default() })
     }
 
     /// Removes incomplete files. This happens only once everything in the node's directory is verified,
@@ -253,25 +263,59 @@ impl SnapshotStore {
         self.current.lock().clone()
     }
 
+    /// The index of the current snapshot; `None` without one.
+    pub(crate) fn current_index(&self) -> Option<u64> {
+        self.current.lock().as_ref().map(SnapshotFile::index)
+    }
+
     /// A name for a file that is still being received.
     pub(crate) fn incoming_path(&self, from: u64) -> PathBuf {
         self.dir.join(format!("from-{from}-{:016x}.tmp", rand::random::<u64>()))
     }
 
-    /// Writes a snapshot of the state and makes it the current one. Blocks.
+    /// Makes the file of a snapshot of `len` bytes that is received, if there is room for it. The log must not run out of
+    /// space because of it. Blocks.
+    pub(crate) fn begin_incoming(&self, from: u64, len: u64) -> io::Result<(PathBuf, File)> {
+        room::check_room("the snapshot from another node", len, &self.dir)?;
+        let path = self.incoming_path(from);
+        let file = File::create(&path)?;
+        Ok((path, file))
+    }
+
+    /// Whether the state fits on the disk, of which `free` bytes are free.
+    fn check_room(
+        &self,
+        head: &SnapshotHeadDto,
+        encoder: &dyn SnapshotEncoder,
+        free: u64,
+    ) -> io::Result<()> {
+        let (last_len, last_index) =
+            self.current.lock().as_ref().map_or((0, 0), |last| (last.len, last.index()));
+        if free > AMPLE_BYTES + 4 * last_len {
+            return Ok(());
+        }
+        let Some(len) = encoder.encoded_len()? else { return Ok(()) };
+        let entries = head.last.map_or(0, |last| last.index).saturating_sub(last_index);
+        let spare = if entries > SHORTENS_AFTER { SPARE_BYTES_MIN } else { room::SPARE_BYTES };
+        room::check_room_beside(spare, "the snapshot", len, &self.dir)
+    }
+
+    /// Writes a snapshot of the state and makes it the current one. If that fails, no part of it remains. Blocks.
     pub(crate) fn create(
         &self,
         head: &SnapshotHeadDto,
         used_ids: &BTreeSet<NodeId>,
         encoder: Box<dyn SnapshotEncoder>,
     ) -> io::Result<SnapshotFile> {
+        self.check_room(head, &*encoder, room::free_bytes(&self.dir).unwrap_or(0))?;
         let unfinished = self.dir.join(format!("new-{:016x}.tmp", rand::random::<u64>()));
-        let written = write_file(&unfinished, head, used_ids, |out| encoder.encode(out));
-        if let Err(error) = written {
+        let written = write_file(&unfinished, head, used_ids, |out| encoder.encode(out))
+            .and_then(|()| self.adopt(SnapshotFile::open(&unfinished)?));
+        written.map_err(|error| {
+            // The file no longer has this name if it was complete.
             let _ = fs::remove_file(&unfinished);
-            return Err(error);
-        }
-        self.adopt(SnapshotFile::open(&unfinished)?)
+            io::Error::new(error.kind(), format!("{}: {error}", self.dir.display()))
+        })
     }
 
     /// Gives a complete file its final name and makes it the current one. Blocks.
@@ -327,6 +371,27 @@ mod tests {
         }
     }
 
+    /// A state that is larger than any disk.
+    struct Huge;
+    impl SnapshotEncoder for Huge {
+        fn encode(self: Box<Self>, _: &mut dyn Write) -> io::Result<()> {
+            panic!("it is refused before")
+        }
+
+        fn encoded_len(&self) -> io::Result<Option<u64>> {
+            Ok(Some(1 << 60))
+        }
+    }
+
+    /// Writes a part of the state, and then fails as a disk does.
+    struct FailsWith(io::ErrorKind);
+    impl SnapshotEncoder for FailsWith {
+        fn encode(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
+            out.write_all(&vec![1; 1_000_000])?;
+            Err(self.0.into())
+        }
+    }
+
     fn head(index: u64) -> SnapshotHeadDto {
         SnapshotHeadDto {
             cluster_id: "demo".into(),
@@ -357,6 +422,46 @@ mod tests {
         let mut body = Vec::new();
         reopened.body().read_to_end(&mut body).unwrap();
         assert_eq!(body, vec![244; 100_000]);
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_written_leaves_nothing_and_keeps_the_last_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::open(dir.path(), 2).unwrap();
+        store.create(&head(5), &BTreeSet::new(), Box::new(Blob(vec![1; 10]))).unwrap();
+        let files = || fs::read_dir(dir.path().join("snapshots")).unwrap().count();
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
+            let failed = store.create(&head(9), &BTreeSet::new(), Box::new(FailsWith(kind)));
+            let failed = failed.unwrap_err();
+            assert_eq!(failed.kind(), kind);
+            let place = dir.path().join("snapshots").display().to_string();
+            assert!(failed.to_string().starts_with(&place), "{failed}");
+            assert_eq!((store.current_index(), files()), (Some(5), 1));
+        }
+    }
+
+    /// Less must stay free if the snapshot lets the log be shortened.
+    #[test]
+    fn a_state_that_does_not_fit_is_refused_before_a_byte_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::open(dir.path(), 2).unwrap();
+        for (index, spare) in [(6_000, "8192 KiB more"), (6_001, "1024 KiB more")] {
+            let refused = store.check_room(&head(index), &Huge, AMPLE_BYTES).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+            assert!(refused.to_string().contains(spare), "{refused}");
+        }
+        store.check_room(&head(1), &Huge, AMPLE_BYTES + 1).unwrap();
+    }
+
+    #[test]
+    fn a_received_snapshot_that_does_not_fit_is_refused_before_a_file_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::open(dir.path(), 2).unwrap();
+        let files = || fs::read_dir(dir.path().join("snapshots")).unwrap().count();
+        let refused = store.begin_incoming(2, 1 << 60).unwrap_err();
+        assert_eq!((refused.kind(), files()), (io::ErrorKind::StorageFull, 0));
+        store.begin_incoming(2, 10).unwrap();
+        assert_eq!(files(), 1);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub(crate) struct StateMachine {
     snapshots: Arc<SnapshotStore>,
     origin: SnapshotOrigin,
     last_applied: Option<LogId>,
+    /// The index of the newest snapshot that the core knows.
+    told: Option<u64>,
     roster: Arc<Roster>,
     applied: Arc<watch::Sender<u64>>,
     thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
@@ -78,6 +80,7 @@ impl StateMachine {
         Ok(Self {
             app,
             jobs,
+            told: snapshots.current_index(),
             snapshots,
             origin,
             last_applied: None,
@@ -105,6 +108,22 @@ impl StateMachine {
     async fn job<T>(&self, job: Job, done: oneshot::Receiver<T>) -> io::Result<T> {
         self.jobs.send(job).await.map_err(|_| ended())?;
         done.await.map_err(|_| ended())
+    }
+
+    /// A copy of the present state, which can be written while the node applies further entries.
+    async fn copy(&self) -> io::Result<StateCopy> {
+        let (done, made) = oneshot::channel();
+        let encoder = self.job(Job::Snapshot { done }, made).await?;
+        let membership = self.roster.membership();
+        let head = SnapshotHeadDto {
+            cluster_id: self.origin.cluster_id.clone(),
+            lineage: (self.origin.lineage)(),
+            last: self.last_applied.as_ref().map(consensus::log_id_to_dto),
+            membership_log_id: membership.log_id().as_ref().map(consensus::log_id_to_dto),
+            membership: consensus::membership_to_dto(membership.membership()),
+        };
+        let (snapshots, used_ids) = (self.snapshots.clone(), self.roster.used_ids());
+        Ok(StateCopy { snapshots, head, used_ids, encoder })
     }
 
     async fn apply_group(&mut self, group: &mut Group) -> io::Result<()> {
@@ -224,27 +243,28 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
-        Some(self.get_snapshot_builder().await)
+    /// The core treats an error of a builder as fatal. So a snapshot is written before the core gets a builder for
+    /// it, and a failure only means that there is none yet. Once a snapshot is written, the core is asked to build one
+    /// again (`compaction`), and gets that one.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        if force {
+            return Some(self.get_snapshot_builder().await);
+        }
+        let last = self.last_applied.as_ref().map(consensus::log_id_to_dto);
+        if let Some(current) = self.snapshots.current()
+            && (Some(current.index()) > self.told || current.head.last == last)
+        {
+            self.told = Some(current.index());
+            return Some(SnapshotBuilder::Written(current));
+        }
+        if self.snapshots.attempts.begin() {
+            write_in_background(self.snapshots.clone(), self.copy().await);
+        }
+        None
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let (done, made) = oneshot::channel();
-        let encoder = self.job(Job::Snapshot { done }, made).await;
-        let membership = self.roster.membership();
-        let head = SnapshotHeadDto {
-            cluster_id: self.origin.cluster_id.clone(),
-            lineage: (self.origin.lineage)(),
-            last: self.last_applied.as_ref().map(consensus::log_id_to_dto),
-            membership_log_id: membership.log_id().as_ref().map(consensus::log_id_to_dto),
-            membership: consensus::membership_to_dto(membership.membership()),
-        };
-        SnapshotBuilder {
-            snapshots: self.snapshots.clone(),
-            head,
-            used_ids: self.roster.used_ids(),
-            encoder: Mutex::new(Some(encoder)),
-        }
+        SnapshotBuilder::Copied(Mutex::new(Some(self.copy().await)))
     }
 
     async fn install_snapshot(
@@ -262,6 +282,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.job(Job::Restore { index, snapshot: adopted, done }, finished).await??;
         tracing::debug!(index, "a snapshot was installed");
         self.last_applied = meta.last_log_id;
+        self.told = self.told.max(Some(index));
         self.roster.install(meta.last_membership.clone(), &used_ids);
         Ok(())
     }
@@ -274,30 +295,53 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
-/// Writes one copy of the state to its file.
-pub(crate) struct SnapshotBuilder {
+/// One copy of the state, and where it is written.
+pub(crate) struct StateCopy {
     snapshots: Arc<SnapshotStore>,
     head: SnapshotHeadDto,
     used_ids: BTreeSet<NodeId>,
-    /// The lock exists only because the core requires that the builder can be shared.
-    encoder: Mutex<Option<io::Result<Box<dyn SnapshotEncoder>>>>,
+    encoder: Box<dyn SnapshotEncoder>,
+}
+
+impl StateCopy {
+    async fn write(self) -> io::Result<SnapshotFile> {
+        let write = move || self.snapshots.create(&self.head, &self.used_ids, self.encoder);
+        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
+    }
+}
+
+/// Writes a copy of the state. The task ends by itself, or with the runtime of the node.
+fn write_in_background(snapshots: Arc<SnapshotStore>, copy: io::Result<StateCopy>) {
+    tokio::spawn(async move {
+        let written = match copy {
+            Ok(copy) => copy.write().await,
+            Err(error) => Err(error),
+        };
+        let outcome = written.as_ref().map(SnapshotFile::index);
+        snapshots.attempts.end(outcome, crate::clock::now());
+    });
+}
+
+/// What the core asks for a snapshot.
+pub(crate) enum SnapshotBuilder {
+    /// A snapshot that was written before.
+    Written(SnapshotFile),
+    /// A copy that is written when the core asks. The lock exists only because the core requires that the builder can be
+    /// shared.
+    Copied(Mutex<Option<io::Result<StateCopy>>>),
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let encoder = self
-            .encoder
-            .lock()
-            .take()
-            .ok_or_else(|| io::Error::other("a snapshot is built once"))??;
-        let snapshots = self.snapshots.clone();
-        let (head, used_ids) = (self.head.clone(), self.used_ids.clone());
-        let file = tokio::task::spawn_blocking(move || snapshots.create(&head, &used_ids, encoder))
-            .await
-            .map_err(io::Error::other)??;
-        tracing::debug!(index = file.index(), "a snapshot was taken");
+        let file = match self {
+            Self::Written(file) => file.clone(),
+            Self::Copied(copy) => {
+                let copy = copy.lock().take();
+                copy.ok_or_else(|| io::Error::other("a snapshot is built once"))??.write().await?
+            }
+        };
         Ok(Snapshot { meta: file.meta()?, snapshot: file })
     }
 }

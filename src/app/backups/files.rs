@@ -1,13 +1,16 @@
 //! The folder of the scheduled backups. All functions block.
 //!
 //! A backup is written and verified in a working folder beside the others, and gets its name afterwards. So every file
-//! with the name of a backup is a verified one.
+//! with the name of a backup is a verified one. The working folder exists from the beginning of an attempt until a backup
+//! is finished. So after a restart it is known that the last attempt made none, and when that was.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use maxine_raft::check_room;
 use maxine_store::verify_backup;
 
 /// The folder, and how its files are named.
@@ -21,6 +24,11 @@ pub(super) struct BackupFiles {
     pub(super) keep: usize,
 }
 
+/// Makes a folder that only the user of the node may read.
+fn private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
 fn failed(path: &Path, error: &io::Error) -> String {
     format!("{}: {}", path.display(), maxine_wording::io(error))
 }
@@ -28,7 +36,6 @@ fn failed(path: &Path, error: &io::Error) -> String {
 impl BackupFiles {
     /// Empties the working folder. Returns the file to which the backup must be written.
     pub(super) fn begin(&self) -> Result<PathBuf, String> {
-        let private = |path: &Path| DirBuilder::new().mode(0o700).create(path);
         // The parent is not made: it may be the place of a disk that is not mounted.
         match private(&self.directory) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
@@ -55,8 +62,27 @@ impl BackupFiles {
         Ok(file)
     }
 
+    /// Removes what an attempt that failed has written. The working folder stays, empty, for [`Self::unfinished_ms`].
+    pub(super) fn abandon(&self) {
+        let work = self.work();
+        if let Err(error) = self.clear().and_then(|()| private(&work)) {
+            tracing::debug!(%error, path = %work.display(), "the working folder of a backup could not be emptied");
+        }
+    }
+
+    /// When the last attempt of this node began, or failed, in milliseconds since 1970; `None` if it made a backup, and
+    /// before the first.
+    pub(super) fn unfinished_ms(&self) -> Option<u64> {
+        let changed = fs::metadata(self.work()).and_then(|work| work.modified()).ok()?;
+        let since_1970 = changed.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since_1970.as_millis()).ok()
+    }
+
     fn verify_and_name(&self, index: u64, now_ms: u64) -> Result<PathBuf, String> {
         let draft = self.draft();
+        let len = fs::metadata(&draft).map_err(|error| failed(&draft, &error))?.len();
+        check_room("the test of the backup", len, &self.work())
+            .map_err(|error| error.to_string())?;
         verify_backup(&draft, &self.work().join("restored"), index)
             .map_err(|why| format!("the backup could not be restored for a test: {why}"))?;
         let file = self.directory.join(self.name(index, now_ms)?);
@@ -184,6 +210,20 @@ mod tests {
         assert!(names(&files.directory).is_empty());
         let mode = fs::metadata(&files.directory).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn an_attempt_that_failed_or_was_interrupted_is_known_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(dir.path(), 2);
+        assert_eq!(files.unfinished_ms(), None);
+        fs::write(files.begin().unwrap(), "a part").unwrap();
+        assert!(files.unfinished_ms().is_some());
+        files.abandon();
+        assert!(files.unfinished_ms().is_some());
+        assert!(names(&files.work()).is_empty(), "a part of a failed backup takes space");
+        files.clear().unwrap();
+        assert_eq!(files.unfinished_ms(), None);
     }
 
     /// The parent may be the place of a disk that is not mounted.

@@ -79,6 +79,14 @@ impl BackupMetrics {
     }
 }
 
+/// An attempt that made no backup.
+struct FailedAttempt {
+    attempt: u32,
+    /// When the next attempt follows, on the monotonic clock, in milliseconds.
+    next_ms: u64,
+    message: String,
+}
+
 /// The scheduled backups of one node.
 pub(super) struct Backups {
     node: String,
@@ -130,30 +138,34 @@ impl Backups {
     }
 
     async fn keep_making(&self) {
-        let (mut made_ms, mut failed_ms): (Option<u64>, Option<u64>) = (None, None);
-        let (mut unrecorded, mut attempt) = (None, 0);
+        let mut failed = self.unfinished().await;
+        let (mut made_ms, mut unrecorded): (Option<u64>, _) = (None, None);
         loop {
-            let now_ms = self.clock.monotonic_ms();
-            let may_try =
-                failed_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= RETRY_AFTER_MS);
             let newest_ms = self.newest_ms().max(made_ms);
             if self.duties.borrow().is_none() {
-                (failed_ms, attempt) = (None, 0);
                 self.telemetry.withdraw(AlertKind::BackupFailed, &self.node);
-            } else if may_try && is_due(self.schedule, newest_ms, self.clock.wall_ms()) {
-                attempt += 1;
+            } else if !is_due(self.schedule, newest_ms, self.clock.wall_ms()) {
+                failed = None;
+                self.telemetry.clear(AlertKind::BackupFailed, &self.node);
+            } else if let Some(last) = &failed
+                && self.clock.monotonic_ms() < last.next_ms
+            {
+                self.raise(last);
+            } else {
+                let attempt = failed.as_ref().map_or(0, |last| last.attempt) + 1;
                 match self.make().await {
                     Ok(summary) => {
-                        attempt = 0;
-                        (made_ms, failed_ms) = (Some(self.clock.wall_ms()), None);
+                        (made_ms, failed) = (Some(self.clock.wall_ms()), None);
                         unrecorded = Some(summary);
                         self.metrics.results.with_label_values(&[VERIFIED]).inc();
                         self.telemetry.clear(AlertKind::BackupFailed, &self.node);
                     }
                     Err(why) => {
-                        failed_ms = Some(self.clock.monotonic_ms());
+                        let last = self.failed(attempt, RETRY_AFTER_MS, &why);
                         self.metrics.results.with_label_values(&[FAILED]).inc();
-                        self.report_failure(attempt, &why);
+                        tracing::warn!("{}", last.message);
+                        self.raise(&last);
+                        failed = Some(last);
                     }
                 }
             }
@@ -166,18 +178,42 @@ impl Backups {
         }
     }
 
-    /// Writes a line to the log for each failed attempt. The alert has the same text.
-    fn report_failure(&self, attempt: u32, why: &str) {
-        let next_ms = self.clock.wall_ms() + RETRY_AFTER_MS;
-        let message = failure_text(&self.files.directory, attempt, next_ms, why);
-        tracing::warn!("{message}");
+    /// The last attempt of this node before it was started again, if it made no backup. Without this, an attempt that ends
+    /// the process would be repeated at once by each start.
+    async fn unfinished(&self) -> Option<FailedAttempt> {
+        let files = self.files.clone();
+        let began_ms = tokio::task::spawn_blocking(move || files.unfinished_ms()).await.ok()??;
+        let age_ms = self.clock.wall_ms().saturating_sub(began_ms);
+        let began = maxine_telemetry::events::iso_8601(began_ms);
+        let why = format!(
+            "it began before this node was started again, at about {began}, and made no backup"
+        );
+        Some(self.failed(1, RETRY_AFTER_MS.saturating_sub(age_ms), &why))
+    }
+
+    /// The alert has the text of the line in the log.
+    fn raise(&self, last: &FailedAttempt) {
+        let message = last.message.clone();
         self.telemetry.raise(Notice::new(AlertKind::BackupFailed, &*self.node, message));
+    }
+
+    fn failed(&self, attempt: u32, pause_ms: u64, why: &str) -> FailedAttempt {
+        let next_at_ms = self.clock.wall_ms() + pause_ms;
+        FailedAttempt {
+            attempt,
+            next_ms: self.clock.monotonic_ms() + pause_ms,
+            message: failure_text(&self.files.directory, attempt, next_at_ms, why),
+        }
     }
 
     /// Makes and verifies one backup.
     async fn make(&self) -> Result<BackupSummary, String> {
         let working = self.view.begin_work(WorkKind::Backup);
         let made = self.make_verified().await;
+        if made.is_err() {
+            let files = self.files.clone();
+            let _ended = tokio::task::spawn_blocking(move || files.abandon()).await;
+        }
         self.view.end_work(working, || BackupSummary::outcome(made.as_ref().map_err(Clone::clone)));
         made
     }

@@ -260,6 +260,24 @@ async fn a_refusal_is_final_and_a_read_asks_each_node_once() {
     assert_eq!((error.exit_code(), one.count(), two.count()), (exit::UNAVAILABLE, 1, 1));
 }
 
+/// Regression: a backup that did not fit on one node stopped it, and then the next one.
+#[tokio::test]
+async fn a_backup_or_snapshot_that_one_node_has_no_room_for_is_not_asked_of_the_next() {
+    const FULL: Does = Does::Answer(
+        "HTTP/1.1 409 Conflict\r\ncontent-length: 93\r\n\r\n{\"detail\":\"the snapshot needs about 9 MiB\",\"outcome\":\"not_done\",\"retry\":\"never\",\"status\":409}",
+    );
+    let (full, next) = (Node::start(&[FULL]).await, Node::start(&[OK]).await);
+    let of_two = client(&[&full.url, &next.url], 5_000);
+    let backup = of_two.stream(&Request::get(&["cluster", "backup"])).await.unwrap_err();
+    let write = Request::keyed(Method::POST, &["cluster", "snapshot"]);
+    let snapshot = of_two.send(&write).await.unwrap_err();
+    for error in [backup, snapshot] {
+        assert_eq!(error.exit_code(), exit::REFUSED, "{error}");
+        assert!(error.to_string().contains("the snapshot needs about 9 MiB"), "{error}");
+    }
+    assert_eq!((full.count(), next.count()), (2, 0));
+}
+
 /// Each attempt would count against the limit, so a password is sent once. An answer with status 429 counts
 /// as a refusal.
 #[tokio::test]

@@ -5,6 +5,7 @@
 mod digest;
 mod membership;
 mod offline;
+mod snapshot;
 mod status;
 
 use std::path::PathBuf;
@@ -37,7 +38,11 @@ enum Action {
     Remove(Online<membership::RemoveArgs>),
     /// Move leadership to another voter
     Transfer(Online<membership::TransferArgs>),
-    /// Write a snapshot on the node that is asked, and compact its log
+    /// Write a snapshot on the node that is asked, and remove old entries of its log
+    ///
+    /// The snapshot needs space for one copy of the state on the node's disk. Without that space it is refused, and
+    /// nothing is changed. The newest entries stay in the log: up to 5,000, and older ones until they are 1,000. So with
+    /// few entries in the log, the snapshot takes space and frees none.
     Snapshot(ConnectArgs),
     /// Forget a node of redis or shared-file mode that has been silent for 10 s, so that it holds no upgrade back
     Forget(Online<ForgetArgs>),
@@ -141,14 +146,7 @@ pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
         Action::Transfer(Online { connect, args }) => {
             membership::transfer(&connect.client()?, args, out).await.map_err(absent)
         }
-        Action::Snapshot(connect) => {
-            let request = Request::once(Method::POST, &["cluster", "snapshot"]);
-            let client = connect.client()?;
-            client.send(&request).await?;
-            let server = client.answered().as_str().trim_end_matches('/');
-            let done = json!({"snapshot": true, "server": server});
-            out.done(&done, format!("the snapshot is written on {server}"))
-        }
+        Action::Snapshot(connect) => snapshot::write(&connect.client()?, out).await,
         Action::Forget(Online { connect, args }) => {
             let request = Request::once(Method::DELETE, &["cluster", "nodes", &args.node]);
             connect.client()?.send(&request).await.map_err(absent)?;
