@@ -222,8 +222,8 @@ fn without_status(url: &str, error: &CliError, findings: &mut Findings) {
     match problem.status {
         401 | 403 => findings.add(Level::Unknown, ANSWERS, url, &found, VIEWER),
         503 | 500 => {
-            let fix = "look into its log; see docs/operations/README.md";
-            findings.add(Level::Problem, ANSWERS, url, &found, fix);
+            let fix = format!("look into its log; see {}", runbook::of_refusal(&why));
+            findings.add(Level::Problem, ANSWERS, url, &found, &fix);
         }
         _ => {
             let fix = "look whether the address is that of a Maxine node of this version";
