@@ -9,7 +9,7 @@ use futures::future::{join, join_all, join3};
 use serde_json::Value;
 
 use super::alerts::{begun_ms, groups, message_of};
-use super::client::{Answer, ConnectArgs, Request};
+use super::client::{Answer, ConnectArgs, Request, tls_remedy};
 use super::config::DATA_UNCHECKED;
 use super::each_node::{Node, nodes};
 use super::exit::CliError;
@@ -206,9 +206,22 @@ async fn clock_of(node: &Node) -> Option<(i64, u64)> {
 fn without_status(url: &str, error: &CliError, findings: &mut Findings) {
     let why = error.of_one_node();
     let CliError::Problem(problem) = error else {
-        let fix = match why.to_lowercase().contains("refused") {
-            true => "nothing listens at this address: start the node, or correct the address",
-            false => "look whether the machine runs, and whether the network to it works",
+        if let Some(fix) = tls_remedy(&why) {
+            let found = format!("it answers, but no TLS connection was made: {why}");
+            return findings.add(Level::Problem, "certificates", url, &found, fix);
+        }
+        let says = |words: &[&str]| {
+            let why = why.to_lowercase();
+            words.iter().any(|word| why.contains(word))
+        };
+        let fix = match () {
+            () if says(&["refused"]) => {
+                "nothing listens at this address: start the node, or correct the address"
+            }
+            () if says(&["closed", "reset", "broken pipe"]) => {
+                "something takes connections at this address and ends them: look into its log, and whether it is a node"
+            }
+            () => "look whether the machine runs, and whether the network to it works",
         };
         let fix = format!("{fix}; see docs/operations/replica-lost.md");
         return findings.add(Level::Problem, ANSWERS, url, &format!("no answer: {why}"), &fix);
@@ -776,6 +789,11 @@ mod tests {
         assert!(refused.0 == Level::Problem && refused.1.contains("start the node"), "{refused:?}");
         let slow = found(&dead("no answer in time"));
         assert!(slow.0 == Level::Problem && slow.1.contains("network"), "{slow:?}");
+        let ended = found(&dead("Connection reset by peer (os error 104)"));
+        assert!(ended.0 == Level::Problem && !ended.1.contains("machine runs"), "{ended:?}");
+        let expired = found(&dead("the node's certificate has expired"));
+        assert!(expired.0 == Level::Problem && expired.1.contains("replace its certificate"));
+        assert!(!expired.1.contains("replica-lost"), "{expired:?}");
     }
 
     /// Regression: with a token that was revoked, nothing was checked, and the exit code was 0.
