@@ -406,6 +406,10 @@ fn users_tokens_and_keys_are_kept_without_a_secret_in_an_argument() {
     assert!(!shown.contains("role") && !shown.contains("permission"), "{shown}");
     let own = as_bob(&["passwd"], "long enough 2\nlong enough 3\n");
     assert!(own.status.success(), "{}", text(&own.stderr));
+    // Regression: the next command of every guide ended with 5, because the session was over.
+    assert!(text(&own.stdout).contains("you are signed in until"), "{}", text(&own.stdout));
+    let next = as_bob(&["user"], "");
+    assert!(next.status.success(), "{}", text(&next.stderr));
     assert!(as_bob(&["login", "--user", "bob"], "long enough 3\n").status.success());
     assert!(dev.run(&["user", "set-role", "bob", "viewer"]).status.success());
     let users = text(&dev.run(&["user"]).stdout);

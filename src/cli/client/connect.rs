@@ -220,6 +220,19 @@ impl ConnectArgs {
         }
     }
 
+    /// The stored session, if requests carry it: no other token is given, and it has not expired.
+    ///
+    /// # Errors
+    /// As [`Session::load`].
+    pub fn session_in_use(&self) -> Result<Option<Session>, CliError> {
+        let is_set = std::env::var("MAXINE_TOKEN").is_ok_and(|text| !text.is_empty());
+        if is_set || self.token_file()?.is_some() {
+            return Ok(None);
+        }
+        let now_ms = Clock::system().wall_ms();
+        Ok(Session::load()?.filter(|session| session.expires_at_ms > now_ms))
+    }
+
     fn token(&self) -> Result<Option<Token>, CliError> {
         let mut only_for = None;
         let text = if let Some(file) = self.token_file()? {
