@@ -33,6 +33,8 @@ const STALE_WARN_MS: u64 = 10_000;
 const STEPS: u64 = 2;
 /// A last backup before this time is a warning, in milliseconds.
 const BACKUP_WARN_MS: u64 = 7 * 24 * 3_600 * 1_000;
+/// A critical event of this time is a warning, in milliseconds.
+const EVENT_WARN_MS: u64 = 24 * 3_600 * 1_000;
 
 /// Arguments of `maxine doctor`.
 #[derive(Debug, clap::Args)]
@@ -61,6 +63,8 @@ struct Seen {
     status: Value,
     /// The conditions that are active on it; `None` if it did not say.
     active: Option<Vec<Value>>,
+    /// Its critical events of the last day that nobody has acknowledged.
+    events: Vec<Value>,
     /// The node's clock minus this machine's, and how wrong that can be, in milliseconds.
     clock: Option<(i64, u64)>,
 }
@@ -139,7 +143,8 @@ async fn findings_of_security(
         findings.0.extend(found.0);
         match status {
             Some(status) => {
-                seen.push(Seen { url: node.url.clone(), status, active: None, clock: None });
+                let (url, events) = (node.url.clone(), Vec::new());
+                seen.push(Seen { url, status, active: None, events, clock: None });
             }
             None => silent.push(node.url.as_str()),
         }
@@ -187,8 +192,14 @@ async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Option<See
         )),
     )
     .await;
-    let active = active_of(url, alerts, &mut findings);
-    (findings, Some(Seen { url: url.into(), status, active, clock }))
+    let mut active = alerts_of(url, alerts, &mut findings);
+    let now_ms = Clock::system().wall_ms();
+    let mut events = active.clone().unwrap_or_default();
+    events.retain(|alert| is_recent_event(alert, now_ms));
+    if let Some(alerts) = &mut active {
+        alerts.retain(|alert| alert["state"] == "active");
+    }
+    (findings, Some(Seen { url: url.into(), status, active, events, clock }))
 }
 
 /// The node's clock minus this machine's, and how wrong that can be, in milliseconds.
@@ -324,54 +335,80 @@ fn check_copy(url: &str, status: &Value, findings: &mut Findings) {
     }
 }
 
-/// The conditions that are active on a node, according to its answer. `None` if it gave none.
-fn active_of(
+/// The alerts of a node, according to its answer. `None` if it gave none.
+fn alerts_of(
     url: &str,
     answer: Result<Answer, CliError>,
     findings: &mut Findings,
 ) -> Option<Vec<Value>> {
-    let answer = match answer {
-        Ok(answer) => answer,
+    match answer {
+        Ok(answer) => Some(answer.body["items"].as_array().cloned().unwrap_or_default()),
         Err(error) => {
             let why = format!("not known which alerts it has: {}", error.of_one_node());
             findings.add(Level::Unknown, "alerts", url, &why, VIEWER);
-            return None;
+            None
         }
-    };
-    let mut alerts = answer.body["items"].as_array().cloned().unwrap_or_default();
-    alerts.retain(|alert| alert["state"] == "active");
-    Some(alerts)
+    }
 }
 
-/// The conditions that are active. They include certificates that end soon and disks that are nearly full. A condition
-/// that several nodes report is one finding, which names these nodes.
+/// Whether an alert is a critical event of the last day that nobody has acknowledged. An event has no end, so nothing
+/// else shows that acknowledged writes were lost, for example.
+fn is_recent_event(alert: &Value, now_ms: u64) -> bool {
+    alert["state"] == "event"
+        && alert["severity"] == "critical"
+        && alert["acknowledged_by"].is_null()
+        && now_ms.saturating_sub(begun_ms(alert)) <= EVENT_WARN_MS
+}
+
+/// The conditions that are active, and critical events. They include certificates that end soon and disks that are nearly
+/// full. What several nodes report is one finding, which names these nodes.
 fn check_alerts(seen: &[Seen], findings: &mut Findings) {
+    for node in seen.iter().filter(|node| node.active.as_ref().is_some_and(Vec::is_empty)) {
+        findings.add(Level::Good, "alerts", &node.url, "no condition is active", "");
+    }
+    add_alerts(&once_each(seen, |node| node.active.as_deref().unwrap_or_default()), findings);
+    add_alerts(&once_each(seen, |node| node.events.as_slice()), findings);
+}
+
+/// The alerts of all nodes. One node may have been named by two addresses.
+fn once_each<'a>(
+    seen: &'a [Seen],
+    of: impl Fn(&'a Seen) -> &'a [Value],
+) -> Vec<(&'a Seen, &'a Value)> {
     let mut all: Vec<(&Seen, &Value)> = Vec::new();
     for node in seen {
-        let Some(active) = &node.active else { continue };
-        if active.is_empty() {
-            findings.add(Level::Good, "alerts", &node.url, "no condition is active", "");
-        }
-        // One node may have been named by two addresses.
         let is_known = |alert: &Value| {
             all.iter().any(|(_, known)| ["node", "id"].iter().all(|of| known[of] == alert[of]))
         };
-        let new: Vec<&Value> = active.iter().filter(|alert| !is_known(alert)).collect();
+        let new: Vec<&Value> = of(node).iter().filter(|alert| !is_known(alert)).collect();
         all.extend(new.into_iter().map(|alert| (node, alert)));
     }
+    all
+}
+
+/// One finding for each group of alerts.
+fn add_alerts(all: &[(&Seen, &Value)], findings: &mut Findings) {
     let alerts: Vec<&Value> = all.iter().map(|(_, alert)| *alert).collect();
     for mut group in groups(&alerts) {
         group.sort_by_key(|member| begun_ms(alerts[*member]));
         let is_critical = group.iter().any(|member| alerts[*member]["severity"] == "critical");
-        let level = if is_critical { Level::Problem } else { Level::Warning };
         // The node that has seen it for longest knows most of it.
         let (node, alert) = all[group[0]];
         let text = |field: &str| alert[field].as_str().unwrap_or_default();
         let row: Vec<&Value> = group.iter().map(|member| alerts[*member]).collect();
-        let found = format!("{}: {}", text("type"), message_of(alert, &row));
-        let fix = match page_of(alert, node.active.as_deref().unwrap_or_default()) {
+        let (kind, message) = (text("type"), message_of(alert, &row));
+        let page = match page_of(alert, node.active.as_deref().unwrap_or_default()) {
             "" => String::new(),
             page => format!("see docs/operations/{page}.md"),
+        };
+        let (level, found, fix) = match text("state") {
+            "event" => (
+                Level::Warning,
+                format!("{kind} at {}: {message}", timestamp(begun_ms(alert))),
+                format!("{page}; when it is dealt with, acknowledge it: 'maxine alerts ack'"),
+            ),
+            _ if is_critical => (Level::Problem, format!("{kind}: {message}"), page),
+            _ => (Level::Warning, format!("{kind}: {message}"), page),
         };
         let urls: Vec<&str> = group.iter().map(|member| all[*member].0.url.as_str()).collect();
         findings.add(level, "alerts", &urls.join(", "), &found, &fix);
@@ -560,6 +597,7 @@ mod tests {
             url: "http://n:1".into(),
             status: json!({"version": version}),
             active: Some(Vec::new()),
+            events: Vec::new(),
             clock,
         }
     }
@@ -605,6 +643,49 @@ mod tests {
                 of(Level::Warning, "http://n:2", "see docs/operations/partition.md"),
             ]
         );
+    }
+
+    /// Regression: the doctor found nothing some seconds after acknowledged writes were lost.
+    #[test]
+    fn a_critical_event_of_the_last_day_is_a_warning_until_it_is_acknowledged() {
+        let day_ms = EVENT_WARN_MS;
+        let event = |node: &str| {
+            let mut event = alert(node, 7, AlertKind::StoreWritesLost);
+            event["state"] = "event".into();
+            event["time_ms"] = (2 * day_ms).into();
+            event
+        };
+        let lost = event("n1");
+        assert!(is_recent_event(&lost, 3 * day_ms) && !is_recent_event(&lost, 3 * day_ms + 1));
+        let with = |field: &str, value: &str| {
+            let mut other = lost.clone();
+            other[field] = value.into();
+            other
+        };
+        for other in
+            [with("state", "active"), with("severity", "warning"), with("acknowledged_by", "ada")]
+        {
+            assert!(!is_recent_event(&other, 3 * day_ms), "{other}");
+        }
+        let node = |url: &str, name: &str| Seen {
+            url: url.into(),
+            events: vec![event(name)],
+            ..seen("2.0.0", None)
+        };
+        let mut findings = Findings::default();
+        let nodes = [
+            node("http://n:1", "n1"),
+            node("http://n:2", "n2"),
+            // Another address of the first one.
+            node("http://localhost:1", "n1"),
+        ];
+        check_alerts(&nodes, &mut findings);
+        let warnings: Vec<&Finding> =
+            findings.0.iter().filter(|finding| finding.level == Level::Warning).collect();
+        let subjects: Vec<&str> = warnings.iter().map(|warning| &*warning.subject).collect();
+        assert_eq!(subjects, ["http://n:1", "http://n:2"]);
+        assert!(warnings[0].found.starts_with("store.writes_lost at 1970-01-03T00:00:00.000Z: x"));
+        assert!(warnings[0].fix.starts_with("see docs/operations/redis-lost.md; when it is"));
     }
 
     /// Regression: the page about a lost majority was named whatever the cause was.
