@@ -69,6 +69,13 @@ struct Seen {
     clock: Option<(i64, u64)>,
 }
 
+/// A node that gave no status.
+struct Silent {
+    url: String,
+    /// As for [`Seen`]. A node that refuses a request may still give its time.
+    clock: Option<(i64, u64)>,
+}
+
 /// Runs `maxine doctor`.
 ///
 /// # Errors
@@ -96,11 +103,11 @@ pub(super) async fn findings(
     let each = join_all(nodes.iter().map(|node| check_node(node, connect)));
     let (checked, backups) = join(each, Box::pin(last_backup(connect))).await;
     let (mut seen, mut silent) = (Vec::new(), Vec::new());
-    for (node, (found, of_node)) in nodes.iter().zip(checked) {
+    for (found, of_node) in checked {
         findings.0.extend(found.0);
         match of_node {
-            Some(node) => seen.push(node),
-            None => silent.push(node.url.as_str()),
+            Ok(node) => seen.push(node),
+            Err(node) => silent.push(node),
         }
     }
     compare(&seen, &silent, &mut findings);
@@ -131,7 +138,7 @@ async fn findings_of_security(
     let each = join_all(nodes.iter().map(async |node| {
         let mut findings = Findings::default();
         let status = status_of(node, &mut findings).await;
-        if let Some(status) = &status {
+        if let Ok(status) = &status {
             let checked = security::check_node(node, connect, limit_ms, status, &mut findings);
             Box::pin(checked).await;
         }
@@ -142,11 +149,11 @@ async fn findings_of_security(
     for (node, (found, status)) in nodes.iter().zip(checked) {
         findings.0.extend(found.0);
         match status {
-            Some(status) => {
+            Ok(status) => {
                 let (url, events) = (node.url.clone(), Vec::new());
                 seen.push(Seen { url, status, active: None, events, clock: None });
             }
-            None => silent.push(node.url.as_str()),
+            Err(node) => silent.push(node),
         }
     }
     if config.is_none() {
@@ -158,25 +165,43 @@ async fn findings_of_security(
     Ok(findings.sorted())
 }
 
-/// The status of a node. `None` if it gave none, which is a finding.
-async fn status_of(node: &Node, findings: &mut Findings) -> Option<Value> {
+/// The status of a node. If it gave none, that is a finding.
+async fn status_of(node: &Node, findings: &mut Findings) -> Result<Value, Silent> {
+    let system = Clock::system();
+    let before_ms = system.wall_ms();
     match node.client.send(&Request::get(&["cluster", "status"])).await {
         Ok(answer) => {
             findings.add(Level::Good, ANSWERS, &node.url, "it answers", "");
-            Some(answer.body)
+            Ok(answer.body)
         }
         Err(error) => {
             without_status(&node.url, &error, findings);
-            None
+            let clock = date_of(&error).map(|date_ms| {
+                // The time of the answer has no fractions of a second.
+                let (date_ms, rounded_ms) = (date_ms + 500, 500);
+                clock_at(date_ms, rounded_ms, before_ms, system.wall_ms())
+            });
+            Err(Silent { url: node.url.clone(), clock })
         }
     }
 }
 
-/// Asks one node. `None` if it gave no status.
-async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Option<Seen>) {
+/// The time of a Maxine node that refused a request, in milliseconds since 1970.
+fn date_of(error: &CliError) -> Option<u64> {
+    match error {
+        CliError::Problem(problem) if problem.is_of_maxine() => problem.date_ms,
+        _ => None,
+    }
+}
+
+/// Asks one node.
+async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Result<Seen, Silent>) {
     let url = node.url.as_str();
     let mut findings = Findings::default();
-    let Some(status) = status_of(node, &mut findings).await else { return (findings, None) };
+    let status = match status_of(node, &mut findings).await {
+        Ok(status) => status,
+        Err(silent) => return (findings, Err(silent)),
+    };
     check_status(url, &status, &mut findings);
     let request = Request::get(&["alerts"]).query("limit", Some(1_000));
     // The clock comes first, because it gets the connection that is open: that makes its measurement short.
@@ -199,7 +224,7 @@ async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Option<See
     if let Some(alerts) = &mut active {
         alerts.retain(|alert| alert["state"] == "active");
     }
-    (findings, Some(Seen { url: url.into(), status, active, events, clock }))
+    (findings, Ok(Seen { url: url.into(), status, active, events, clock }))
 }
 
 /// The node's clock minus this machine's, and how wrong that can be, in milliseconds.
@@ -209,8 +234,14 @@ async fn clock_of(node: &Node) -> Option<(i64, u64)> {
     // A time in the future, so that the answer is short.
     let request = Request::get(&["traffic"]).query("since_ms", Some(before_ms + 86_400_000));
     let node_ms = node.client.send(&request).await.ok()?.body["now_ms"].as_u64()?;
-    let error_ms = system.wall_ms().saturating_sub(before_ms).div_ceil(2);
-    Some((signed(node_ms) - signed(before_ms + error_ms), error_ms))
+    Some(clock_at(node_ms, 0, before_ms, system.wall_ms()))
+}
+
+/// A node's clock minus this machine's, and how wrong that can be, in milliseconds. The node gave the time `node_ms`, which
+/// may be off by `rounded_ms`, between two times of this machine.
+fn clock_at(node_ms: u64, rounded_ms: u64, before_ms: u64, after_ms: u64) -> (i64, u64) {
+    let error_ms = after_ms.saturating_sub(before_ms).div_ceil(2);
+    (signed(node_ms) - signed(before_ms + error_ms), error_ms + rounded_ms)
 }
 
 /// What it means that a node gave no status. Only a node that does not answer, or cannot work, is a problem.
@@ -430,10 +461,13 @@ fn page_of<'a>(alert: &'a Value, active: &'a [Value]) -> &'a str {
 }
 
 /// Compares the versions of the nodes. Nodes that gave no status are unknown. Returns how the others are called.
-fn compare_versions(seen: &[Seen], silent: &[&str], findings: &mut Findings) -> String {
-    for url in silent {
-        let found = "it gave no status, so its version and its clock are not known";
-        findings.add(Level::Unknown, "versions", url, found, "");
+fn compare_versions(seen: &[Seen], silent: &[Silent], findings: &mut Findings) -> String {
+    for node in silent {
+        let found = match node.clock {
+            Some(_) => "it gave no status, so its version is not known",
+            None => "it gave no status, so its version and its clock are not known",
+        };
+        findings.add(Level::Unknown, "versions", &node.url, found, "");
     }
     let all = match (silent.len(), seen.len()) {
         (0, _) => "all nodes".to_owned(),
@@ -460,9 +494,11 @@ fn compare_versions(seen: &[Seen], silent: &[&str], findings: &mut Findings) -> 
 }
 
 /// Compares the nodes with each other. Nodes that gave no status are unknown.
-fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
+fn compare(seen: &[Seen], silent: &[Silent], findings: &mut Findings) {
     let all = compare_versions(seen, silent, findings);
-    let clocks: Vec<(i64, u64)> = seen.iter().filter_map(|node| node.clock).collect();
+    let of_seen = seen.iter().map(|node| node.clock);
+    let of_silent = silent.iter().map(|node| node.clock);
+    let clocks: Vec<(i64, u64)> = of_seen.chain(of_silent).flatten().collect();
     for node in seen.iter().filter(|node| node.clock.is_none()) {
         findings.add(Level::Unknown, "clocks", &node.url, "its clock could not be read", "");
     }
@@ -486,7 +522,7 @@ fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
         let found = format!("the nodes reported the same time, but the alert {name} is active");
         findings.add(Level::Unknown, "clocks", "", &found, fix);
     } else {
-        let is_all = clocks.len() == seen.len();
+        let is_all = seen.iter().all(|node| node.clock.is_some());
         let compared = if is_all { all } else { format!("{} of the nodes", clocks.len()) };
         let found = format!("no difference between the times that {compared} reported was found");
         findings.add(Level::Good, "clocks", "", &found, "");
@@ -718,6 +754,25 @@ mod tests {
         assert_eq!(found(&[Some((0, 5)), None]), [Level::Unknown]);
     }
 
+    /// Regression: a node whose clock was 400 days ahead refused the token as expired, and its clock was "not known".
+    #[test]
+    fn the_clock_of_a_node_that_refuses_the_token_is_compared() {
+        let mut problem = Problem::read(401, json!({"type": "/problems/unauthorized"}), None);
+        problem.date_ms = Some(2_000_000);
+        assert_eq!(date_of(&CliError::Problem(Box::new(problem))), Some(2_000_000));
+        let stranger = Problem { date_ms: Some(1), ..Problem::read(401, json!("no"), None) };
+        assert_eq!(date_of(&CliError::Problem(Box::new(stranger))), None);
+        assert_eq!(clock_at(2_000_500, 500, 1_000_000, 1_000_010), (1_000_495, 505));
+        let of = |ahead_ms: i64| {
+            let silent = Silent { url: "http://n:2".into(), clock: Some((ahead_ms, 505)) };
+            let mut findings = Findings::default();
+            compare(&[seen("2.0.0", Some((0, 5)))], &[silent], &mut findings);
+            levels(&findings, "clocks")
+        };
+        assert_eq!(of(34_560_000_000), [Level::Problem]);
+        assert_eq!(of(400), [Level::Good]);
+    }
+
     /// Regression: the clocks were called good while an alert said that one of them was wrong.
     #[test]
     fn clocks_are_not_good_while_a_node_reports_that_one_is_wrong() {
@@ -829,7 +884,8 @@ mod tests {
     fn nodes_that_gave_no_status_are_not_counted_as_equal() {
         let mut findings = Findings::default();
         let both = [seen("2.0.0", Some((0, 5))), seen("2.0.0", Some((0, 5)))];
-        compare(&both, &["http://n:3"], &mut findings);
+        let silent = Silent { url: "http://n:3".into(), clock: None };
+        compare(&both, &[silent], &mut findings);
         let of = |level: Level| -> Vec<&Finding> {
             findings.0.iter().filter(|finding| finding.level == level).collect()
         };

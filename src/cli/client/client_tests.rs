@@ -457,3 +457,13 @@ async fn every_read_of_an_old_copy_is_told_once_and_a_404_too() {
         assert!(!client.told_stale.load(Ordering::Relaxed), "{}", request.path);
     }
 }
+
+#[test]
+fn the_time_of_an_answer_is_read() {
+    let of = |text: &'static str| {
+        date_ms(&HeaderMap::from_iter([(DATE, HeaderValue::from_static(text))]))
+    };
+    assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777_000));
+    assert_eq!(of("yesterday"), None);
+    assert_eq!(date_ms(&HeaderMap::new()), None);
+}

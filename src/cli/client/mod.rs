@@ -13,7 +13,7 @@ mod tls;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -707,10 +707,18 @@ async fn read_problem(response: reqwest::Response) -> Problem {
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse().ok());
+    let date_ms = date_ms(response.headers());
     let bytes = read_body(response).await.unwrap_or_default();
     let body = serde_json::from_slice(&bytes)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-    Problem::read(status, body, retry_after_s)
+    Problem { date_ms, ..Problem::read(status, body, retry_after_s) }
+}
+
+/// The time in the field `date` of an answer, in milliseconds since 1970.
+fn date_ms(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    u64::try_from(at.as_millisecond()).ok()
 }
 
 async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
