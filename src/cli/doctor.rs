@@ -111,6 +111,7 @@ pub(super) async fn findings(
         }
     }
     compare(&seen, &silent, &mut findings);
+    check_network(&seen, &mut findings);
     check_alerts(&seen, &mut findings);
     check_backups(backups, &seen, &mut findings);
     Ok(findings.sorted())
@@ -312,24 +313,24 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
         (Some(true), _) => {
             let fix =
                 "look for other programs that write to this disk; see docs/operations/disk-full.md";
-            findings.add(Level::Problem, "disk", url, "its disk does not answer in time", fix);
+            findings.add(Level::Problem, "disk sync", url, "its disk does not answer in time", fix);
         }
         (_, Some(sync_us)) if sync_us > SYNC_WARN_US => {
             let found = format!("the last sync of its log took {} ms", sync_us / 1_000);
             let fix = "use a faster disk, or one that no other program writes to";
-            findings.add(Level::Warning, "disk", url, &found, fix);
+            findings.add(Level::Warning, "disk sync", url, &found, fix);
         }
         (_, Some(sync_us)) => {
             let found = format!("the last sync of its log took {:.1} ms", sync_us as f64 / 1e3);
-            findings.add(Level::Good, "disk", url, &found, "");
+            findings.add(Level::Good, "disk sync", url, &found, "");
         }
         (_, None) if status["backend"] == "raft" => {
             let found = "it has not synced its log since it started";
-            findings.add(Level::Unknown, "disk", url, found, "");
+            findings.add(Level::Unknown, "disk sync", url, found, "");
         }
         (_, None) => {
             let found = "a node reports the time of its syncs in Raft mode only";
-            findings.add(Level::Unknown, "disk", url, found, "");
+            findings.add(Level::Unknown, "disk sync", url, found, "");
         }
     }
     if status["backend"] == "redis" {
@@ -529,6 +530,34 @@ fn compare(seen: &[Seen], silent: &[Silent], findings: &mut Findings) {
     }
 }
 
+/// Finds members that answer this machine although another one cannot reach them: the network between them is split.
+fn check_network(seen: &[Seen], findings: &mut Findings) {
+    let id = |node: &Seen| match node.status["excluded"].is_string() {
+        true => None,
+        false => node.status["raft"]["node_id"].as_u64(),
+    };
+    let mut reports = std::collections::BTreeSet::new();
+    for node in seen {
+        let Some(own) = id(node) else { continue };
+        for member in node.status["raft"]["members"].as_array().into_iter().flatten() {
+            let other = member["id"].as_u64().filter(|other| *other != own);
+            let answers = other.is_some() && seen.iter().any(|node| id(node) == other);
+            if answers && member["reachable"] == false {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let (by, of) = (text(&node.status["node"]), text(&member["name"]));
+                reports.insert(format!("{by} reports that {of} cannot be reached"));
+            }
+        }
+    }
+    if reports.is_empty() {
+        return;
+    }
+    let reports: Vec<String> = reports.into_iter().collect();
+    let found = format!("{}, although all of them answer this machine", reports.join("; "));
+    let fix = "repair the network between them (raft.listen), or their certificates; see docs/operations/partition.md";
+    findings.add(Level::Warning, "network", "", &found, fix);
+}
+
 /// Whether a condition of this kind is active on one of the nodes, as far as they said.
 fn has_alert(seen: &[Seen], kind: AlertKind) -> bool {
     let mut active = seen.iter().filter_map(|node| node.active.as_ref()).flatten();
@@ -559,7 +588,9 @@ fn check_backups(answer: Result<Answer, CliError>, seen: &[Seen], findings: &mut
     let is_failing = fails.into_iter().any(|kind| has_alert(seen, kind));
     let fix = match is_failing {
         true => "see docs/operations/backups.md",
-        false => "make one with `maxine cluster backup FILE`, or set backup.schedule",
+        false => {
+            "make one with `maxine cluster backup FILE`, or set backup.schedule; if it is set, look again in a minute"
+        }
     };
     match answer {
         Ok(answer) => match answer.body["items"][0]["time_ms"].as_u64() {
@@ -754,6 +785,43 @@ mod tests {
         assert_eq!(found(&[Some((0, 5)), None]), [Level::Unknown]);
     }
 
+    /// Regression: in a partition all nodes answered the doctor, and it named only a lost replica and a lost majority.
+    #[test]
+    fn members_that_answer_but_do_not_reach_each_other_are_a_split_network() {
+        let node = |id: u64, reached: [bool; 2]| {
+            let others = (1..=3).filter(|other| *other != id).zip(reached);
+            let members = others.map(|(other, reachable)| {
+                json!({"id": other, "name": format!("node-{other}"), "reachable": reachable})
+            });
+            let members: Vec<Value> = members.collect();
+            let name = format!("node-{id}");
+            let raft = json!({"node_id": id, "members": members});
+            Seen { status: json!({"node": name, "raft": raft}), ..seen("2.0.0", None) }
+        };
+        let found = |nodes: &[Seen]| {
+            let mut findings = Findings::default();
+            check_network(nodes, &mut findings);
+            findings.0.pop().map(|finding| (finding.found, finding.fix))
+        };
+        assert_eq!(found(&[node(1, [true, true]), node(2, [true, true])]), None);
+        assert_eq!(
+            found(&[node(1, [true, false]), node(2, [true, false])]),
+            None,
+            "node 3 is silent"
+        );
+        let mut left = node(3, [false, false]);
+        left.status["excluded"] = "it was removed".into();
+        assert_eq!(found(&[node(1, [true, false]), left]), None, "a removed node is not expected");
+        let split = [node(1, [true, false]), node(2, [true, false]), node(3, [false, false])];
+        let (found, fix) = found(&split).unwrap();
+        assert!(
+            found.starts_with("node-1 reports that node-3 cannot be reached; node-2 "),
+            "{found}"
+        );
+        assert!(found.ends_with("although all of them answer this machine"), "{found}");
+        assert!(fix.ends_with("docs/operations/partition.md"), "{fix}");
+    }
+
     /// Regression: a node whose clock was 400 days ahead refused the token as expired, and its clock was "not known".
     #[test]
     fn the_clock_of_a_node_that_refuses_the_token_is_compared() {
@@ -796,10 +864,10 @@ mod tests {
         };
         let raft =
             |stalled: bool, us: u64| json!({"raft": {"disk_stalled": stalled, "last_sync_us": us}});
-        assert_eq!(found(raft(false, 900), "disk"), [Level::Good]);
-        assert_eq!(found(raft(false, 200_000), "disk"), [Level::Warning]);
-        assert_eq!(found(raft(true, 900), "disk"), [Level::Problem]);
-        assert_eq!(found(json!({"raft": null}), "disk"), [Level::Unknown]);
+        assert_eq!(found(raft(false, 900), "disk sync"), [Level::Good]);
+        assert_eq!(found(raft(false, 200_000), "disk sync"), [Level::Warning]);
+        assert_eq!(found(raft(true, 900), "disk sync"), [Level::Problem]);
+        assert_eq!(found(json!({"raft": null}), "disk sync"), [Level::Unknown]);
         assert_eq!(found(json!({"staleness_ms": null}), "copy"), [Level::Unknown]);
         assert_eq!(found(json!({"excluded": "removed"}), "member"), [Level::Problem]);
         assert_eq!(found(json!({"backend": "redis"}), "redis"), [Level::Unknown]);

@@ -117,6 +117,16 @@ pub(super) fn list(tried: &[(String, String)]) -> String {
 }
 
 impl CliError {
+    /// An error of the files of a certificate authority. Where they belong to another cluster, or are not there, the user
+    /// named the wrong directory or cluster.
+    #[must_use]
+    pub fn of_authority(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::InvalidInput => Self::Usage(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+
     /// The exit code that this error ends the process with.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
