@@ -1114,19 +1114,20 @@ fn a_node_that_hangs_delays_no_command_by_more_than_its_time_limit() {
     }
 }
 
-/// Regression: an empty `MAXINE_TOKEN_FILE` was an error, and an empty `MAXINE_TOKEN` counts as not set.
+/// Regression: an empty `MAXINE_TOKEN_FILE` or `MAXINE_CA_FILE` was an error, and an empty `MAXINE_TOKEN` counts as not
+/// set.
 #[test]
-fn an_empty_variable_for_the_token_file_counts_as_not_set() {
-    let kv = |args: &[&str], empty: bool| {
+fn an_empty_variable_for_a_file_counts_as_not_set() {
+    let kv = |args: &[&str], empty: &[&str]| {
         let mut command = plain(&["kv", "list", "--server", "http://127.0.0.1:9"]);
-        command.args(args);
-        if empty {
-            command.env("MAXINE_TOKEN_FILE", "");
-        }
+        command.args(args).envs(empty.iter().map(|name| (name, "")));
         code(&command.output().unwrap())
     };
-    assert_eq!(kv(&[], true), 4);
-    assert_eq!(kv(&["--token-file", ""], false), 2);
+    assert_eq!(kv(&[], &["MAXINE_TOKEN_FILE"]), 4);
+    assert_eq!(kv(&[], &["MAXINE_CA_FILE"]), 4);
+    assert_eq!(kv(&[], &["MAXINE_CLIENT_CERT", "MAXINE_CLIENT_KEY"]), 4);
+    assert_eq!(kv(&["--token-file", ""], &[]), 2);
+    assert_eq!(kv(&["--ca-file", ""], &[]), 2);
 }
 
 /// Regression: without a leader the status came after the whole time limit if one of the nodes hung.
