@@ -59,6 +59,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("control", &["balance", "state"]),
     ("discovery", &["balance", "fuzzing", "state", "view"]),
     ("dns", &["admission", "clock", "fuzzing", "state", "view"]),
+    ("files", &[]),
     ("fuzzing", &[]),
     (
         "gateway",
@@ -75,12 +76,15 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     ("http1", &["fuzzing"]),
-    ("identity", &["admission", "clock", "fuzzing", "revocation", "state", "view", "wording"]),
-    ("raft", &["admission", "fuzzing", "revocation"]),
-    ("revocation", &["wording"]),
+    (
+        "identity",
+        &["admission", "clock", "files", "fuzzing", "revocation", "state", "view", "wording"],
+    ),
+    ("raft", &["admission", "files", "fuzzing", "revocation"]),
+    ("revocation", &["files", "wording"]),
     ("state", &["fuzzing"]),
-    ("store", &["admission", "clock", "fuzzing", "raft", "state", "view", "wording"]),
-    ("telemetry", &["clock", "state", "view", "wording"]),
+    ("store", &["admission", "clock", "files", "fuzzing", "raft", "state", "view", "wording"]),
+    ("telemetry", &["clock", "files", "state", "view", "wording"]),
     ("view", &["balance", "clock", "state"]),
     ("wording", &[]),
 ];

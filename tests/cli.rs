@@ -497,6 +497,7 @@ fn keys_are_kept_and_a_command_runs_under_a_lock() {
     let other = (revision + 1).to_string();
     let refused = dev.run(&["kv", "put", "app/a", "two", "--revision", &other]);
     assert_eq!(code(&refused), 5, "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("key app/a: "), "{}", text(&refused.stderr));
     let file = dev.home.path().join("value");
     std::fs::write(&file, [0, 255]).unwrap();
     dev.json(&["kv", "put", "app/b", "--value-file", file.to_str().unwrap(), "--revision", "0"]);
@@ -504,7 +505,8 @@ fn keys_are_kept_and_a_command_runs_under_a_lock() {
     let exists = dev.run(&["kv", "put", "app/b", "x", "--revision", "0"]);
     assert_eq!(code(&exists), 5, "{}", text(&exists.stderr));
     let shown = text(&exists.stderr);
-    assert!(shown.contains("exists already") && !shown.contains("somebody else"), "{shown}");
+    assert!(shown.contains("key app/b: it exists already"), "{shown}");
+    assert!(!shown.contains("somebody else"), "{shown}");
     for byte in [0, b'"'] {
         let value = vec![byte; 512 * 1024];
         std::fs::write(&file, &value).unwrap();
@@ -516,7 +518,10 @@ fn keys_are_kept_and_a_command_runs_under_a_lock() {
     let keys: Vec<_> = listed.iter().map(|key| key["key"].as_str().unwrap()).collect();
     assert_eq!(keys, ["app/a", "app/b"]);
     assert!(dev.run(&["kv", "delete", "app/", "--recurse", "--yes"]).status.success());
-    assert_eq!(code(&get("app/a")), 3);
+    let missing = get("app/a");
+    let shown = text(&missing.stderr);
+    assert_eq!(code(&missing), 3, "{shown}");
+    assert!(shown.contains("key app/a does not exist") && !shown.contains("path"), "{shown}");
     assert_eq!(code(&dev.run(&["kv", "delete", "app/a", "--yes"])), 3);
 
     // The command has the fencing token, and its exit code is kept.
@@ -977,6 +982,15 @@ fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
     assert!(why.starts_with("a subcommand is missing; Usage: maxine cluster"), "{why}");
     let missing = plain(&["cluster"]).output().unwrap();
     assert_eq!((code(&missing), text(&missing.stderr).contains("Commands:")), (2, true));
+    // Regression: the usage showed --server as required when the variable was set.
+    for (args, usage) in [
+        (&["lock"][..], "Usage: maxine lock <KEY> -- <COMMAND>..."),
+        (&["kv", "put"], "Usage: maxine kv put <KEY> [VALUE]"),
+    ] {
+        let missing = plain(args).env("MAXINE_SERVER", "http://127.0.0.1:9").output().unwrap();
+        assert_eq!(code(&missing), 2, "{}", text(&missing.stderr));
+        assert!(text(&missing.stderr).contains(usage), "{}", text(&missing.stderr));
+    }
     let shown = plain(&["watch", "--count", "0"]).output().unwrap();
     assert!(text(&shown.stderr).contains("0 is not in 1.."), "{}", text(&shown.stderr));
     let shown = plain(&["drain", "-o", "table"]).output().unwrap();

@@ -260,7 +260,7 @@ pub fn rotate_authority(
             validity.limit(&mut params, AUTHORITY_DAYS.max(validity.node_days));
             let key = KeyPair::generate().map_err(io::Error::other)?;
             let certificate = params.self_signed(&key).map_err(io::Error::other)?.pem();
-            let present = fs::read_to_string(&ca.cert_pem)?;
+            let present = maxine_files::read_text(&ca.cert_pem)?;
             next.write(&key, &certificate)?;
             // The present authority stays the first, because its key is the one beside it.
             let both = format!("{}\n{certificate}", present.trim_end());
@@ -281,8 +281,8 @@ pub fn rotate_authority(
         }
         CaStep::Finish => {
             existing_authority(&next, cluster_id, Validity { node_days: 0, ..validity })?;
-            let certificate = fs::read_to_string(&next.cert_pem)?;
-            let key = fs::read_to_string(&next.key_pem)?;
+            let certificate = maxine_files::read_text(&next.cert_pem)?;
+            let key = maxine_files::read_text(&next.key_pem)?;
             replace(&ca.key_pem, &key, 0o600)?;
             replace(&ca.cert_pem, &certificate, 0o644)?;
             fs::remove_file(issued)?;
@@ -352,8 +352,8 @@ fn names_of_all(nodes: &[NodePki], cluster_id: &str) -> io::Result<Vec<NodeNames
 /// The host names and addresses in the present certificate of a node.
 fn names_of(node: &NodePki, cluster_id: &str) -> io::Result<NodeNames> {
     let path = node.cert_pem.display();
-    let der = CertificateDer::from_pem_file(&node.cert_pem)
-        .map_err(|error| refused(format!("{path}: {error}")))?;
+    let der =
+        first_certificate(&node.cert_pem).map_err(|error| refused(format!("{path}: {error}")))?;
     let (_, parsed) =
         X509Certificate::from_der(&der).map_err(|error| refused(format!("{path}: {error}")))?;
     let names = parsed
@@ -365,6 +365,10 @@ fn names_of(node: &NodePki, cluster_id: &str) -> io::Result<NodeNames> {
     let own = certificate_name(cluster_id, node.node_id);
     let hosts = names.filter_map(host_name).filter(|host| *host != own).collect();
     Ok(NodeNames { node_id: node.node_id, hosts })
+}
+
+fn first_certificate(path: &Path) -> Result<CertificateDer<'static>, pem::Error> {
+    CertificateDer::from_pem_slice(&maxine_files::read(path).map_err(pem::Error::Io)?)
 }
 
 fn host_name(name: &GeneralName<'_>) -> Option<String> {
@@ -402,7 +406,7 @@ pub fn key_fingerprint(path: &Path) -> io::Result<String> {
     let failed = |error: &dyn std::fmt::Display| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
     };
-    let certificate = CertificateDer::from_pem_file(path).map_err(|error| match error {
+    let certificate = first_certificate(path).map_err(|error| match error {
         pem::Error::Io(error) => error,
         pem::Error::NoItemsFound => failed(&"it holds no certificate in PEM"),
         other => failed(&other),
@@ -422,7 +426,7 @@ pub fn check_certificate_name(
     cluster_id: &str,
     node_id: NodeId,
 ) -> Result<(), String> {
-    let own = CertificateDer::from_pem_file(cert_pem).map_err(|error| error.to_string())?;
+    let own = first_certificate(cert_pem).map_err(|error| error.to_string())?;
     check_name(&own, cluster_id, node_id)
 }
 
@@ -457,10 +461,10 @@ impl Pair {
 /// expire before the new certificates.
 fn existing_authority(ca: &Pair, cluster_id: &str, validity: Validity) -> io::Result<KeyPair> {
     let (cert_pem, key_pem) = (ca.cert_pem.display(), ca.key_pem.display());
-    let key = KeyPair::from_pem(&fs::read_to_string(&ca.key_pem)?)
+    let key = KeyPair::from_pem(&maxine_files::read_text(&ca.key_pem)?)
         .map_err(|error| refused(format!("{key_pem}: {error}")))?;
-    let der = CertificateDer::from_pem_file(&ca.cert_pem)
-        .map_err(|error| refused(format!("{cert_pem}: {error}")))?;
+    let der =
+        first_certificate(&ca.cert_pem).map_err(|error| refused(format!("{cert_pem}: {error}")))?;
     let (_, parsed) =
         X509Certificate::from_der(&der).map_err(|error| refused(format!("{cert_pem}: {error}")))?;
     if parsed.public_key().raw != key.subject_public_key_info() {
@@ -514,7 +518,8 @@ pub fn certificate_end_ms(path: &Path) -> io::Result<u64> {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
     };
     let mut end_ms = None;
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
+    let pem = maxine_files::read_bundle(path).map_err(|error| failed(&error))?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| failed(&error))?;
         let (_, parsed) =
             X509Certificate::from_der(&certificate).map_err(|error| failed(&error))?;
@@ -531,7 +536,8 @@ pub fn certificate_life_ms(path: &Path) -> io::Result<u64> {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
     };
     let mut life_s = 0_u64;
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
+    let pem = maxine_files::read_bundle(path).map_err(|error| failed(&error))?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| failed(&error))?;
         let (_, parsed) =
             X509Certificate::from_der(&certificate).map_err(|error| failed(&error))?;

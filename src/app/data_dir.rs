@@ -27,7 +27,8 @@ pub(super) fn lock(config: &NodeConfig) -> anyhow::Result<Option<File>> {
     let Some(path) = lock_file(config) else { return Ok(None) };
     let failed = || format!("{} cannot be locked", path.display());
     let mut options = File::options();
-    let lock = options.write(true).create(true).truncate(false).open(&path).with_context(failed)?;
+    options.write(true).create(true).truncate(false);
+    let lock = maxine_files::open_own(&path, &mut options).with_context(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Err(anyhow::Error::msg(is_used(config))),

@@ -1,6 +1,6 @@
 //! Checks before a node starts. [`preflight`] checks the settings, every file that they name, and the secrets
 //! from the environment. [`start_problems`] checks for what can prevent the start of a node with good
-//! settings: another process that uses its ports or its data.
+//! settings: another process that uses its ports or its data, or another user who owns its data.
 //!
 //! Both are called by `maxine serve` before it starts anything, and by `maxine config check`, so that the two never
 //! differ. Neither changes anything.
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use maxine_raft::pki::check_certificate_name;
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, geteuid};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -61,20 +61,15 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         found.push(format!("telemetry.log_dir: {}: {why}", log_dir.display()));
     }
     if is_elsewhere(audit_file)
-        && let Err(why) = match audit_file.parent() {
-            Some(directory) if !audit_file.is_dir() => check_data_dir(directory),
-            _ => Err("it is a directory".into()),
-        }
+        && let Err(why) = check_file(audit_file, check_data_dir)
     {
         found.push(format!("telemetry.audit_file: {}: {why}", audit_file.display()));
     }
     let log_file = config.data_dir.join(&telemetry.log_file);
-    if !telemetry.log_file.as_os_str().is_empty() {
-        let why = match log_file.parent() {
-            Some(directory) if !log_file.is_dir() => check_data_dir(directory).err(),
-            _ => Some("it is a directory".into()),
-        };
-        found.extend(why.map(|why| format!("telemetry.log_file: {}: {why}", log_file.display())));
+    if !telemetry.log_file.as_os_str().is_empty()
+        && let Err(why) = check_file(&log_file, check_data_dir)
+    {
+        found.push(format!("telemetry.log_file: {}: {why}", log_file.display()));
     }
     // A node serves without its backups, and an alert says why they fail.
     if let Some(dir) = settings::backup_dir(config)
@@ -93,12 +88,10 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     found.extend(config.telemetry.otlp.problems());
     found.extend(config.audit.problems());
     // What a node does while it cannot write this file is a setting, `audit.file_mode`.
-    if let Some(file) = settings::audit_file(config) {
-        let why = match file.parent() {
-            Some(directory) if !file.is_dir() => nearest_directory(directory).err(),
-            _ => Some("it is a directory".into()),
-        };
-        found.extend(why.map(|why| format!("audit.file: {}: {why}", file.display())));
+    if let Some(file) = settings::audit_file(config)
+        && let Err(why) = check_file(&file, |directory| nearest_directory(directory).map(drop))
+    {
+        found.push(format!("audit.file: {}: {why}", file.display()));
     }
     let before = found.len();
     for (certificate, key) in config.http.tls_cert.iter().zip(&config.http.tls_key) {
@@ -213,6 +206,7 @@ pub fn start_problems(config: &NodeConfig) -> Vec<String> {
     };
     found.extend(data.err());
     found.extend(super::data_dir::check(config).err());
+    found.extend(super::private::foreign(config, geteuid().as_raw()));
     found.extend(settings::serve(config).err().map(|error| format!("{error:#}")));
     found
 }
@@ -259,6 +253,15 @@ fn check_data_dir(dir: &Path) -> Result<(), String> {
         .map_err(|error| format!("{}: {}", nearest.display(), error.desc()))
 }
 
+/// Checks that a node can have a file of its own at this path, whose directory passes `check`.
+fn check_file(file: &Path, check: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
+    match file.parent() {
+        _ if file.is_symlink() => Err(maxine_files::IS_LINK.into()),
+        Some(directory) if !file.is_dir() => check(directory),
+        _ => Err("it is a directory".into()),
+    }
+}
+
 /// Checks that a directory can be at this path. Returns the directory, or the nearest existing one above it. Whether
 /// this node may write to it is not checked.
 fn nearest_directory(dir: &Path) -> Result<Option<PathBuf>, String> {
@@ -285,8 +288,9 @@ fn revoked_problem((setting, lists): (&str, &[PathBuf]), authority: &Path) -> Op
     if lists.is_empty() {
         return None;
     }
+    let pem = maxine_files::read_bundle(authority).ok()?;
     let authorities: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(authority).and_then(Iterator::collect).ok()?;
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().ok()?;
     let read = maxine_revocation::read(lists, &authorities);
     read.err().map(|why| format!("{setting}: {why}"))
 }

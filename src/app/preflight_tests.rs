@@ -235,6 +235,58 @@ fn the_files_of_redis_and_of_upstreams_are_looked_at() {
     assert!(problems.contains("redis://") && !problems.contains("hunter2"), "{problems}");
 }
 
+/// Regression: a sparse file of 6 GB, or a link to a device without an end, used all memory of the machine.
+#[test]
+fn a_file_that_a_setting_names_is_read_within_a_limit() {
+    let files = Files::new(false);
+    let endless = files.path("endless");
+    std::os::unix::fs::symlink("/dev/zero", &endless).unwrap();
+    let mut config = NodeConfig::defaults();
+    config.data_dir = files.path("data");
+    config.backend = BackendKind::Raft;
+    config.node_id = 3;
+    config.raft.cluster_id = "shop".into();
+    config.raft.tls_ca.clone_from(&endless);
+    config.raft.tls_cert.clone_from(&endless);
+    config.raft.tls_key.clone_from(&endless);
+    config.security.identities_file = endless.clone();
+    config.security.upstream_ca.clone_from(&endless);
+    config.telemetry.otlp.endpoint = "https://127.0.0.1:4317".into();
+    config.telemetry.otlp.headers_file = Some(endless.clone());
+    config.telemetry.otlp.ca_file = Some(endless.clone());
+    config.audit.http_url = "https://127.0.0.1:9000".into();
+    config.audit.http_key_file = Some(endless.clone());
+    let found = preflight(&config);
+    for (setting, limit) in [
+        ("raft.tls_ca", 16),
+        ("raft.tls_cert", 1),
+        ("raft.tls_key", 1),
+        ("security.identities_file", 1),
+        ("security.upstream_ca", 16),
+        ("telemetry.otlp_headers_file", 1),
+        ("telemetry.otlp_ca", 16),
+        ("audit.http_key_file", 1),
+    ] {
+        let expected = format!("{setting}: {}: it is longer than {limit} MiB", endless.display());
+        let is_there = found.iter().any(|line| line.contains(&expected));
+        assert!(is_there, "{expected}: {found:?}");
+    }
+    config.backend = BackendKind::Redis;
+    config.state.redis_url_file.clone_from(&endless);
+    config.http.tls_cert = vec![files.path("cert.pem")];
+    config.http.tls_key = vec![files.path("key.pem")];
+    config.http.tls_client_auth = maxine_identity::ClientAuth::Required;
+    config.http.tls_client_ca = files.path("ca.pem");
+    config.http.tls_client_crl = vec![endless];
+    let found = preflight(&config).join("\n");
+    for setting in ["state.redis_url_file: ", "http.tls_client_crl: "] {
+        assert!(
+            found.lines().any(|line| line.starts_with(setting) && line.contains(" MiB")),
+            "{found}"
+        );
+    }
+}
+
 /// A node that cannot forward its audit records is found before its start.
 #[test]
 fn a_sink_of_audit_records_that_cannot_work_is_found() {
@@ -252,6 +304,26 @@ fn a_sink_of_audit_records_that_cannot_work_is_found() {
         assert!(found.iter().any(|line| line.starts_with(setting)), "{setting}: {found:?}");
     }
     assert_eq!(found.len(), 4, "{found:?}");
+}
+
+/// Regression: a node changed the file to which a link in place of its own file led.
+#[test]
+fn a_link_in_place_of_a_file_that_a_node_writes_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let (link, victim) = (dir.path().join("link"), dir.path().join("victim"));
+    fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, &link).unwrap();
+    let mut config = NodeConfig::defaults();
+    config.data_dir = dir.path().join("data");
+    config.audit.file = Some(link.clone());
+    config.telemetry.log_file.clone_from(&link);
+    config.telemetry.audit_file = link;
+    let found = preflight(&config);
+    for setting in ["audit.file: ", "telemetry.log_file: ", "telemetry.audit_file: "] {
+        let is_it = |line: &String| line.starts_with(setting) && line.contains("symbolic link");
+        assert!(found.iter().any(is_it), "{setting}: {found:?}");
+    }
+    assert_eq!(found.len(), 3, "{found:?}");
 }
 
 /// A place where no folder can be is a wrong setting, even for backups.

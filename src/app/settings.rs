@@ -239,7 +239,7 @@ pub(super) fn redis(config: &NodeConfig) -> anyhow::Result<RedisConfig> {
     let urls = if file.as_os_str().is_empty() {
         settings.redis_url.clone()
     } else {
-        std::fs::read_to_string(file).map_err(|error| {
+        maxine_files::read_text(file).map_err(|error| {
             let why = maxine_wording::io(&error);
             anyhow::anyhow!("state.redis_url_file: {}: {why}", file.display())
         })?
@@ -570,7 +570,7 @@ pub(super) fn upstream_roots(config: &NodeConfig) -> Result<TlsRoots, String> {
     if path.as_os_str().is_empty() {
         return Ok(TlsRoots::System);
     }
-    let read = std::fs::read(path);
+    let read = maxine_files::read_bundle(path);
     read.map(TlsRoots::Pem)
         .map_err(|error| format!("{}: {}", path.display(), maxine_wording::io(&error)))
 }

@@ -86,7 +86,7 @@ impl Watched {
 }
 
 fn content(files: &[PathBuf]) -> Content {
-    files.iter().map(|path| std::fs::read(path).ok()).collect()
+    files.iter().map(|path| maxine_files::read_bundle(path).ok()).collect()
 }
 
 /// Watches the files for as long as the future is polled.

@@ -415,15 +415,12 @@ pub async fn verify_files(
     let contains = args.contains.as_deref().map(|text| unhex_hash(text).ok_or_else(not_a_hash));
     let contains = contains.transpose()?;
     let cluster = if args.cluster { Some(of_cluster(connect).await?) } else { None };
-    let anchors = match &args.anchor {
-        Some(path) => Some(read_anchors(path).await?),
-        None => None,
-    };
+    let anchors = args.anchor.as_deref().map(read_anchors).transpose()?;
     let mut good: Vec<(String, Verified)> = Vec::new();
     let mut faults = Vec::new();
     for path in &args.files {
         let name = path.display().to_string();
-        let log = match verify(&read(path).await?) {
+        let log = match verify(&read(path)?) {
             Ok(log) => log,
             Err(finding) => {
                 faults.push(format!("{name}: {finding}"));
@@ -471,9 +468,9 @@ fn against_anchors(log: &Verified, anchors: &[Anchor]) -> (usize, Vec<String>) {
     (agreed, faults)
 }
 
-async fn read_anchors(path: &Path) -> Result<Vec<Anchor>, CliError> {
+fn read_anchors(path: &Path) -> Result<Vec<Anchor>, CliError> {
     let failed = |why: String| CliError::Usage(format!("{}: {why}", path.display()));
-    let anchors = anchors(&read(path).await?).map_err(failed)?;
+    let anchors = anchors(&read(path)?).map_err(failed)?;
     if anchors.is_empty() { Err(failed("it has no anchors".into())) } else { Ok(anchors) }
 }
 
@@ -544,14 +541,9 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn read(path: &Path) -> Result<String, CliError> {
-    let failed = |error: std::io::Error| {
+/// Blocks, which is fine for a command that does nothing else meanwhile.
+fn read(path: &Path) -> Result<String, CliError> {
+    maxine_files::read_text_up_to(path, EXPORT_LEN_MAX).map_err(|error| {
         CliError::Usage(format!("{}: {}", path.display(), maxine_wording::io(&error)))
-    };
-    let len = tokio::fs::metadata(path).await.map_err(failed)?.len();
-    if len > EXPORT_LEN_MAX {
-        let text = format!("{} is {len} bytes long, the limit is {EXPORT_LEN_MAX}", path.display());
-        return Err(CliError::Usage(text));
-    }
-    tokio::fs::read_to_string(path).await.map_err(failed)
+    })
 }

@@ -210,7 +210,7 @@ async fn text_of(node: &Node, request: &Request) -> Result<Vec<u8>, CliError> {
 
 /// Adds the settings and the log of the node on this machine.
 fn add_machine(file: &Path, bundle: &mut Bundle) {
-    let settings = fs::read_to_string(file)
+    let settings = maxine_files::read_text(file)
         .map_err(|error| maxine_wording::io(&error))
         .and_then(|text| text.parse::<toml::Table>().map_err(|error| error.message().to_owned()));
     match settings {

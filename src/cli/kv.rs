@@ -32,7 +32,7 @@ enum Action {
     Put(PutArgs),
     /// Delete a key, or all keys that begin with a text
     Delete(DeleteArgs),
-    /// List keys
+    /// List keys, without their values
     List(ListArgs),
 }
 
@@ -165,7 +165,8 @@ async fn put(connect: &ConnectArgs, args: PutArgs, out: &mut Output) -> Result<(
     }
     let request = Request::keyed(Method::PUT, &["kv", &args.key]).json(body_of(value, args.flags));
     let request = condition(request, args.revision);
-    let answer = connect.client()?.send(&request).await?;
+    let sent = connect.client()?.send(&request).await;
+    let answer = sent.map_err(|error| with_key(error, &args.key))?;
     let revision = &answer.body["revision"];
     out.done(&answer.body, format!("{} has revision {revision}", args.key))
 }
@@ -189,6 +190,17 @@ fn condition(request: Request, revision: Option<u64>) -> Request {
     }
 }
 
+/// Names the key where a node says only that it has another revision.
+fn with_key(error: CliError, key: &str) -> CliError {
+    match error {
+        CliError::Problem(mut problem) if problem.status == 412 => {
+            problem.detail = format!("key {key}: {}", problem.detail);
+            CliError::Problem(problem)
+        }
+        error => error,
+    }
+}
+
 async fn delete(
     connect: &ConnectArgs,
     args: &DeleteArgs,
@@ -203,7 +215,7 @@ async fn delete(
     }
     confirm(&format!("delete the key {}", args.key), args.yes)?;
     let request = condition(Request::keyed(Method::DELETE, &["kv", &args.key]), args.revision);
-    let answer = client.send(&request).await?;
+    let answer = client.send(&request).await.map_err(|error| with_key(error, &args.key))?;
     out.done(&answer.body, format!("{} is deleted", args.key))
 }
 

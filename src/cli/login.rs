@@ -60,7 +60,7 @@ impl LoginArgs {
 
     fn password(&self) -> Result<String, CliError> {
         if let Some(file) = &self.password_file {
-            let text = std::fs::read_to_string(file).map_err(|error| {
+            let text = maxine_files::read_text(file).map_err(|error| {
                 CliError::Usage(format!("{}: {}", file.display(), maxine_wording::io(&error)))
             })?;
             return Ok(text.trim_end_matches(['\n', '\r']).to_owned());

@@ -122,6 +122,7 @@ enum Command {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
     let args: Vec<OsString> = args.into_iter().collect();
     Cli::try_parse_from(&args).map_err(|error| {
+        let error = as_without_environment(error, &args);
         let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
         if !error.use_stderr() || !output::wants_json(&args) {
             let code = u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
@@ -141,6 +142,22 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> 
         let error = exit::CliError::Usage(text);
         ExitCode::from(error.report(output::Format::Json, &mut std::io::stderr()))
     })
+}
+
+/// The same error with a usage that does not show what is set in the environment. Otherwise, if `MAXINE_SERVER` is set,
+/// the usage shows `--server <URL>` as if it were required.
+fn as_without_environment(error: clap::Error, args: &[OsString]) -> clap::Error {
+    if error.kind() != ErrorKind::MissingRequiredArgument {
+        return error;
+    }
+    match without_environment(Cli::command()).try_get_matches_from(args) {
+        Err(other) if other.kind() == error.kind() => other,
+        _ => error,
+    }
+}
+
+fn without_environment(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.env(None::<&'static str>)).mut_subcommands(without_environment)
 }
 
 /// Runs the command.

@@ -16,6 +16,7 @@ use super::each_node::Node;
 use super::exit::{CliError, REFUSED};
 use super::finding::{Findings, Level, VIEWER};
 use super::output::timestamp;
+use crate::app::private::user_text;
 use crate::config::{Access, BackendKind, NodeConfig};
 use maxine_identity::{ClientAuth, break_glass_file};
 use maxine_raft::pki::{certificate_end_ms, certificate_life_ms};
@@ -36,6 +37,8 @@ const ITEMS_MAX: u64 = 1_000;
 pub(super) const REGISTRATION_IS_OPEN: &str = "registration is open";
 /// The user id of root.
 const ROOT: u32 = 0;
+/// The user id of `nobody`, which also stands for users that are not known here.
+const NOBODY: u32 = 65_534;
 /// What to do to learn what a node does not show.
 const WITH_CONFIG: &str = "run it on the machine of the node, with --config";
 /// What to do if a node does not show something without the token of an administrator.
@@ -613,7 +616,7 @@ fn check_redis(config: &NodeConfig, subject: &str, findings: &mut Findings) {
     let file = &config.state.redis_url_file;
     let urls = match file.as_os_str().is_empty() {
         true => config.state.redis_url.clone(),
-        false => match std::fs::read_to_string(file) {
+        false => match maxine_files::read_text(file) {
             Ok(text) => text,
             Err(error) => {
                 let why = format!("not known: {}: {}", file.display(), maxine_wording::io(&error));
@@ -643,8 +646,9 @@ fn check_redis(config: &NodeConfig, subject: &str, findings: &mut Findings) {
             add(Level::Problem, &found, fix);
         }
     }
-    let found = "entries in Redis carry no signature: whoever may write there can change the state";
-    add(Level::Warning, found, "let only the user of Maxine write to its keys (ACL)");
+    let found = "entries in Redis carry no signature: whoever may write there can change the state, and whoever may read \
+                 there has signing keys and password hashes";
+    add(Level::Warning, found, "let only the user of Maxine read and write its keys (ACL)");
 }
 
 /// Whether a certificate lives so long that a stolen key stays useful.
@@ -706,10 +710,19 @@ fn check_mode(path: &Path, node_user: Option<u32>, findings: &mut Findings) {
     let subject = path.display().to_string();
     match std::fs::metadata(path) {
         Ok(found) => {
-            let mode = found.permissions().mode() & 0o777;
+            let (mode, owner) = (found.permissions().mode() & 0o777, found.uid());
+            let own = nix::unistd::geteuid().as_raw();
+            let foreign = match found.is_dir() {
+                true => foreign_directory(owner, own),
+                false => foreign_file(mode, owner, node_user),
+            };
+            if let Some((found, change)) = foreign {
+                let fix = format!("{change} {subject}");
+                return findings.add(Level::Problem, "file modes", &subject, &found, &fix);
+            }
             let (found, change) = match found.is_dir() {
-                true => directory_verdict(mode, found.uid(), node_user),
-                false => file_verdict(mode, found.uid(), node_user),
+                true => directory_verdict(mode, owner, node_user),
+                false => file_verdict(mode, owner, node_user),
             };
             let level = if change.is_empty() { Level::Good } else { Level::Warning };
             let fix = if change.is_empty() { String::new() } else { format!("{change} {subject}") };
@@ -720,6 +733,25 @@ fn check_mode(path: &Path, node_user: Option<u32>, findings: &mut Findings) {
             findings.add(Level::Unknown, "file modes", &subject, &why, "run it as the node's user");
         }
     }
+}
+
+/// Why a node must not use a data directory with this owner, and the command that corrects it. `own` is the user of this
+/// command, which is that of the node, or root.
+fn foreign_directory(owner: u32, own: u32) -> Option<(String, String)> {
+    // Root may look at the directory of any node. The user nobody is that of no node.
+    let is_foreign = owner != own && if own == ROOT { owner == NOBODY } else { owner != ROOT };
+    is_foreign.then(|| {
+        let (owner, user) = (user_text(owner), user_text(own));
+        let found = format!("{owner} owns it: a node that runs as {user} does not start with it");
+        (found, format!("chown -R {own}"))
+    })
+}
+
+/// The same for a secret file whose owner alone has access. Other modes are judged by [`file_verdict`].
+fn foreign_file(mode: u32, owner: u32, node_user: Option<u32>) -> Option<(String, String)> {
+    let user = node_user.filter(|user| *user != owner && owner != ROOT && mode & 0o077 == 0)?;
+    let (owner, of_node) = (user_text(owner), user_text(user));
+    Some((format!("{owner} owns it, and the data belongs to {of_node}"), format!("chown {user}")))
 }
 
 /// What the mode of a secret file means, and the command that corrects it; empty if it is good. A node often reads a

@@ -134,6 +134,8 @@ fn redis_without_tls_or_a_password_is_found_and_no_password_is_shown() {
             config.state.redis_url = url.into();
         });
         assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
+        let about_readers = |finding: &Finding| finding.found.contains("password hashes");
+        assert!(found.0.iter().any(about_readers), "{found:?}");
         levels(&found, "redis")
     };
     assert_eq!(of("rediss://:hunter2@redis:6379"), [Level::Good, Level::Warning]);
@@ -289,6 +291,48 @@ fn the_advice_about_a_key_never_takes_it_from_the_node() {
     assert_eq!(of_directory(0o750, 1_000), "chown root");
 }
 
+/// Regression: doctor called a data directory of the user nobody good, because only that user has access.
+#[test]
+fn a_data_directory_or_a_key_of_another_user_is_a_problem() {
+    const NODE: u32 = 990;
+    for (owner, own, is_foreign) in [
+        (NODE, NODE, false),
+        (1_000, NODE, true),
+        // A volume of Kubernetes, and root who looks at the directory of a node with its own user.
+        (ROOT, NODE, false),
+        (NODE, ROOT, false),
+        (NOBODY, ROOT, true),
+        (NOBODY, NOBODY, false),
+    ] {
+        let found = foreign_directory(owner, own);
+        assert_eq!(found.is_some(), is_foreign, "{owner} {own}: {found:?}");
+        assert!(found.is_none_or(|(_, fix)| fix == format!("chown -R {own}")));
+    }
+    for (mode, owner, node_user, fix) in [
+        (0o600, NODE, Some(NODE), None),
+        (0o600, 1_000, Some(NODE), Some("chown 990")),
+        (0o400, 1_000, Some(ROOT), Some("chown 0")),
+        // Files of Secrets belong to root.
+        (0o400, ROOT, Some(NODE), None),
+        (0o640, 1_000, Some(NODE), None),
+        (0o600, 1_000, None, None),
+    ] {
+        let found = foreign_file(mode, owner, node_user);
+        assert_eq!(found.as_ref().map(|(_, fix)| fix.as_str()), fix, "{mode:o} {owner}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key.pem");
+    std::fs::write(&file, "").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    // Files of root are good for every node.
+    if std::fs::metadata(&file).unwrap().uid() == ROOT {
+        std::os::unix::fs::chown(&file, Some(1_000), None).unwrap();
+    }
+    let mut findings = Findings::default();
+    check_mode(&file, Some(NODE), &mut findings);
+    assert_eq!(levels(&findings, "file modes"), [Level::Problem]);
+}
+
 #[test]
 fn a_file_that_others_can_read_is_found() {
     let dir = tempfile::tempdir().unwrap();
@@ -297,8 +341,9 @@ fn a_file_that_others_can_read_is_found() {
     for (mode, level) in [(0o600, Level::Good), (0o646, Level::Warning), (0o604, Level::Warning)] {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let mut findings = Findings::default();
-        check_mode(&file, Some(ROOT), &mut findings);
-        check_mode(&dir.path().join("none"), Some(ROOT), &mut findings);
+        let own = Some(nix::unistd::geteuid().as_raw());
+        check_mode(&file, own, &mut findings);
+        check_mode(&dir.path().join("none"), own, &mut findings);
         assert_eq!(levels(&findings, "file modes"), [level, Level::Unknown]);
         assert_eq!(findings.0[0].fix.starts_with("chmod "), level == Level::Warning);
     }

@@ -136,8 +136,9 @@ impl NewPasswordArgs {
 }
 
 fn first_line(file: &Path) -> Result<String, CliError> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| CliError::Usage(format!("{}: {error}", file.display())))?;
+    let text = maxine_files::read_text(file).map_err(|error| {
+        CliError::Usage(format!("{}: {}", file.display(), maxine_wording::io(&error)))
+    })?;
     match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(line.to_owned()),
         _ => Err(CliError::Usage(format!("{}: the first line is empty", file.display()))),

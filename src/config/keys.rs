@@ -281,7 +281,7 @@ keys! {
     "telemetry.alerts_max" "recent-alerts-max" "MAXINE_RECENT_ALERT_LIMIT" "alerts" "1 to 100000" "100"
         "Number of alerts that are kept." => |c, v| c.telemetry.alerts_max = number(v, 1, 100_000)?;
     "telemetry.alert_webhook_url" "alert-webhook-url" "MAXINE_ALERT_WEBHOOK_URL" "URL" "up to 2048 bytes" ""
-        "URL to which each alert is posted. If empty, alerts are not posted." => |c, v| c.telemetry.alert_webhook_url = text(v, 2_048)?;
+        "URL to which each alert is posted. If empty, alerts are not posted. A URL with a user, a path or a query is refused as a flag." => |c, v| c.telemetry.alert_webhook_url = text(v, 2_048)?;
     "telemetry.alert_webhook_timeout_ms" "alert-webhook-timeout-ms" "MAXINE_ALERT_WEBHOOK_TIMEOUT_MS" "milliseconds" "100 to 60000" "5000"
         "Time limit for posting one alert." => |c, v| c.telemetry.alert_webhook_timeout_ms = number(v, 100, 60_000)?;
     "telemetry.otlp_endpoint" "otlp-endpoint" "MAXINE_OTLP_ENDPOINT" "URL" "up to 2048 bytes" ""
@@ -326,7 +326,7 @@ keys! {
     "audit.syslog_mode" "audit-syslog-mode" "MAXINE_AUDIT_SYSLOG_MODE" "choice" "alerting, blocking" "alerting"
         "What follows while that receiver takes no records, as with audit.file_mode." => |c, v| c.audit.syslog_mode = sink_mode(v)?;
     "audit.http_url" "audit-http-url" "MAXINE_AUDIT_HTTP_URL" "URL" "up to 2048 bytes" ""
-        "URL to which this node posts audit records in batches, as JSON. A batch is repeated until the answer has a status of 200 to 299. If empty, none are posted." => |c, v| c.audit.http_url = text(v, 2_048)?;
+        "URL to which this node posts audit records in batches, as JSON. A batch is repeated until the answer has a status of 200 to 299. If empty, none are posted. A URL with a user, a path or a query is refused as a flag." => |c, v| c.audit.http_url = text(v, 2_048)?;
     "audit.http_key_file" "audit-http-key-file" "MAXINE_AUDIT_HTTP_KEY_FILE" "path" "a file with 32 to 4096 bytes" ""
         "File with the key that signs these batches with HMAC-SHA256 (the header field x-maxine-signature). Required with audit.http_url. It is read again before each delivery; line ends at its end do not count." => |c, v| c.audit.http_key_file = optional_path(v);
     "audit.http_ca" "audit-http-ca" "MAXINE_AUDIT_HTTP_CA" "path" "a PEM file" ""

@@ -476,18 +476,20 @@ impl NodeConfig {
         }
         for key in KEYS {
             let Some((value, origin)) = given.get(key.name) else { continue };
-            let has_password = values::has_password(value);
-            if has_password && matches!(origin, Origin::Flag(_)) {
+            let secret = values::secret_part(key.name, value);
+            if let (Some(part), Origin::Flag(_)) = (secret, origin) {
                 bad.push(format!(
-                    "{origin}: {} must not hold a password, because every user of this machine can read \
-                     arguments: set {} in the environment{}",
+                    "{origin}: {} must not hold {part}, because every user of this machine can read \
+                     arguments: set {} in the environment, or {} in the settings file{}",
                     key.name,
                     key.env,
+                    key.name,
                     file_instead(key.name)
                 ));
             }
             if let Err(problem) = (key.set)(&mut config, value.trim()) {
-                let shown = if key.secret || has_password { "(hidden)" } else { value.as_str() };
+                let shown =
+                    if key.secret || secret.is_some() { "(hidden)" } else { value.as_str() };
                 // Control characters are escaped, so that the message is one line.
                 let escape = |c: char| {
                     if c.is_control() { c.escape_default().to_string() } else { c.into() }
@@ -885,6 +887,36 @@ mod tests {
         assert!(load(None, &[], &plain).is_ok());
         let long = format!("redis://:hunter2@{}", "x".repeat(5_000));
         let error = load(None, &[("MAXINE_REGISTRY_REDIS_URL", &long)], &[]).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    /// Regression: the secret in the path or the query of a webhook was accepted as an argument, and other users saw it.
+    #[test]
+    fn a_url_with_a_secret_in_an_argument_is_refused() {
+        for (name, value, part) in [
+            ("telemetry.alert_webhook_url", "https://hooks.example/services/hunter2", "a path"),
+            ("telemetry.alert_webhook_url", "https://hooks.example?token=hunter2", "a query"),
+            ("telemetry.alert_webhook_url", "HTTPS://hunter2@hooks.example", "a user"),
+            ("audit.http_url", "https://siem.example/in/hunter2", "a path"),
+            ("telemetry.otlp_endpoint", "https://otlp.example/v1?key=hunter2", "a query"),
+            ("telemetry.performance_report_url", "https://r.example/x?sig=hunter2", "a query"),
+        ] {
+            let error = load(None, &[], &[(name, value)]).unwrap_err().to_string();
+            let key = KEYS.iter().find(|key| key.name == name).unwrap();
+            let says = error.contains(key.env) && error.contains("in the settings file");
+            assert!(says && error.contains(&format!("must not hold {part}")), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+            assert!(load(None, &[(key.env, value)], &[]).is_ok(), "{name}");
+        }
+        for (name, value) in [
+            ("telemetry.alert_webhook_url", "http://127.0.0.1:9000/"),
+            ("audit.http_url", "https://siem.example"),
+            ("telemetry.otlp_endpoint", "http://127.0.0.1:4318/v1/traces"),
+        ] {
+            assert!(load(None, &[], &[(name, value)]).is_ok(), "{name}");
+        }
+        let long = format!("https://hooks.example/hunter2/{}", "x".repeat(5_000));
+        let error = load(None, &[("MAXINE_ALERT_WEBHOOK_URL", &long)], &[]).unwrap_err();
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
 

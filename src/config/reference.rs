@@ -11,8 +11,9 @@ const SECRETS_HEAD: &str = r"
 
 These are read from the environment only, never from the TOML file or from a flag. Set the same values on every node.
 A password has at least 8 characters and at most 1,024 bytes; a node with a shorter one does not start.
-A URL with a password (`state.redis_url`, `state.redis_sentinels`, `telemetry.alert_webhook_url`) is accepted in the
-environment and in files, and refused as a flag.
+A URL with a password is accepted in the environment and in files, and refused as a flag (`state.redis_url`,
+`state.redis_sentinels`). So are a user or a query in a URL of HTTP, and any path in `telemetry.alert_webhook_url` and
+`audit.http_url`, because these can be secrets too.
 
 | environment | meaning |
 |---|---|

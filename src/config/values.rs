@@ -12,7 +12,7 @@ use maxine_telemetry::{OtlpProtocol, check_log_filter};
 
 /// Reads a TOML file. Returns dotted names and their values as text.
 pub(super) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
-    let text = std::fs::read_to_string(path)
+    let text = maxine_files::read_text(path)
         .map_err(|error| format!("{}: {}", path.display(), maxine_wording::io(&error)))?;
     let table: toml::Table =
         text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
@@ -71,6 +71,29 @@ pub fn has_password(text: &str) -> bool {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
         let user = authority.rsplit_once('@').map(|(user, _)| user);
         user.and_then(|user| user.split_once(':')).is_some_and(|(_, word)| !word.is_empty())
+    })
+}
+
+/// What in the URL of a setting can be a secret, if anything. Other users of the machine can read arguments. The path of a
+/// webhook is often all that authorizes a caller.
+pub(super) fn secret_part(key: &str, text: &str) -> Option<&'static str> {
+    const WEBHOOKS: [&str; 2] = ["telemetry.alert_webhook_url", "audit.http_url"];
+    if has_password(text) {
+        return Some("a password");
+    }
+    text.split(',').find_map(|url| {
+        let (scheme, rest) = url.trim().split_once("://")?;
+        if !["http", "https"].contains(&&*scheme.to_ascii_lowercase()) {
+            return None;
+        }
+        let (authority, after) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return Some("a user");
+        }
+        if after.contains('?') {
+            return Some("a query");
+        }
+        (WEBHOOKS.contains(&key) && !matches!(after, "" | "/")).then_some("a path")
     })
 }
 

@@ -15,6 +15,7 @@ mod authority;
 mod backups;
 mod clocks;
 mod consul_ids;
+mod consul_nodes;
 mod dashboard;
 mod data_plane;
 mod dev;

@@ -264,6 +264,16 @@ fn what_a_body_cannot_have_is_refused_and_says_why() {
             ),
             (
                 "agent/service/register",
+                service("Locality", json!({"Region": "r"})),
+                "unknown field",
+            ),
+            (
+                "catalog/register",
+                json!({"Node": "n", "Address": "10.0.0.1", "Service": {"Service": "s", "Token": "t"}}),
+                "unknown field",
+            ),
+            (
+                "agent/service/register",
                 service("Connect", json!({"SidecarService": {}})),
                 "no service mesh",
             ),
@@ -273,7 +283,7 @@ fn what_a_body_cannot_have_is_refused_and_says_why() {
                 "no service mesh",
             ),
             ("session/create", json!({"Node": "nope"}), "Missing node registration"),
-            ("session/create", json!({"TTL": 10}), "TTL is no string"),
+            ("session/create", json!({"TTL": 10}), "TTL must be a text"),
             (
                 "catalog/register",
                 json!({"Node": "n", "Address": "10.0.0.1", "Locality": {"Region": "r"}, "Service": {"Service": "s"}}),
@@ -296,6 +306,27 @@ fn what_a_body_cannot_have_is_refused_and_says_why() {
             let made = server.put_known("session/create", json!({"Node": node})).await;
             assert_eq!(made.status, 200, "{node}: {}", made.body);
         }
+        server.node.stop().await;
+    });
+}
+
+/// The files of Consul's agent can have it. Consul takes the token of a request from its header or query only.
+#[test]
+fn a_token_in_the_definition_of_a_service_gives_no_rights_and_is_not_refused() {
+    run(async {
+        let server = Server::start(|_| {}).await;
+        let with_token = |token: &str| json!({"Name": "web", "Port": 1, "token": token});
+        server.register(with_token("not-a-token-of-maxine")).await;
+        let shown = server.get("agent/service/web").await;
+        assert!(shown.body.get("Token").is_none(), "{}", shown.body);
+        // A check that needs a token: that of the definition does not count, and that of the header does.
+        let mut body = with_token(&server.token);
+        body["Check"] = json!({"TCP": "localhost:1", "Interval": "5s"});
+        let path = "agent/service/register";
+        let refused = server.put(path, body.clone()).await;
+        assert_eq!(refused.status, 403, "{}", refused.body);
+        let registered = server.put_known(path, body).await;
+        assert_eq!(registered.status, 200, "{}", registered.body);
         server.node.stop().await;
     });
 }

@@ -395,3 +395,49 @@ fn services_whose_names_differ_only_in_case_are_read_as_one() {
         server.node.stop().await;
     });
 }
+
+/// A reader of the node's services does not wake for it.
+#[test]
+fn the_status_of_a_check_does_not_change_the_index_of_its_service() {
+    run(async {
+        let server = Server::start(|_| {}).await;
+        let check = json!({"CheckID": "c", "TTL": "600s", "Status": "passing"});
+        let service = json!({"Name": "s", "Address": "10.9.0.1", "Port": 1, "Check": check});
+        server.register(service).await;
+        assert_eq!(server.put("agent/check/fail/c", json!(null)).await.status, 200);
+        let answer = server.get_known("catalog/node-services/maxine").await;
+        let service = &answer.body["Services"][0];
+        assert!(service["ModifyIndex"].as_u64().unwrap() <= answer.index(), "{service}");
+        let answer = server.get_known("health/checks/s").await;
+        assert_eq!(answer.body[0]["ModifyIndex"], answer.index(), "the check's changes");
+    });
+}
+
+/// One reader never sees the new address with the former status.
+#[test]
+fn a_new_address_and_a_new_status_of_a_check_are_one_change() {
+    run(async {
+        let server = Server::start(|_| {}).await;
+        let node = |address: &str, status: &str| {
+            json!({
+                "Node": "n", "Address": "10.9.0.1",
+                "Service": {"Service": "s", "Address": address, "Port": 1},
+                "Check": {"CheckID": "c", "Name": "c", "Status": status},
+            })
+        };
+        server.in_catalog(node("10.9.0.1", "passing")).await;
+        for round in 2..20 {
+            let before = server.get("health/service/s").await.index();
+            let path = format!("health/service/s?index={before}&wait=20s");
+            let address = format!("10.9.0.{round}");
+            let status = if round % 2 == 0 { "critical" } else { "passing" };
+            let (seen, ()) =
+                tokio::join!(server.get(&path), server.in_catalog(node(&address, status)));
+            let entry = &seen.body[0];
+            assert_eq!(entry["Service"]["Address"], address.as_str());
+            let mut checks = entry["Checks"].as_array().unwrap().iter();
+            let check = checks.find(|check| check["CheckID"] == "c").unwrap();
+            assert_eq!(check["Status"], status, "{round}: {entry}");
+        }
+    });
+}

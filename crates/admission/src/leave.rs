@@ -19,6 +19,8 @@ pub struct Leave {
     kept: Duration,
     /// Whether the place is kept only while its holder has no more than an even share of the places.
     within_share: bool,
+    /// Whether the holder has sent nothing yet that could be answered.
+    is_silent: AtomicBool,
     is_displaced: AtomicBool,
     waiting: Mutex<Option<Waker>>,
 }
@@ -29,14 +31,27 @@ impl Leave {
     pub fn after(kept: Duration) -> Self {
         let is_displaced = AtomicBool::new(false);
         let waiting = Mutex::new(None);
-        Self { began: now(), kept, within_share: false, is_displaced, waiting }
+        let is_silent = AtomicBool::new(false);
+        Self { began: now(), kept, within_share: false, is_silent, is_displaced, waiting }
     }
 
-    /// Like [`Self::after`], but an address or user that holds more than an even share of all places does not keep
-    /// the place. So nobody keeps more than that by giving places back and taking them again.
+    /// A signal for the place of a connection. An address or user that holds more than an even share of all places
+    /// does not keep it, so nobody keeps more than that by renewing connections all the time. Until
+    /// [`Self::has_spoken`], it also gives way to an address that would hold as many.
     #[must_use]
-    pub fn after_within_share(kept: Duration) -> Self {
-        Self { within_share: true, ..Self::after(kept) }
+    pub fn of_connection(kept: Duration) -> Self {
+        Self { within_share: true, is_silent: AtomicBool::new(true), ..Self::after(kept) }
+    }
+
+    /// Says that the connection has sent something that is answered.
+    pub fn has_spoken(&self) {
+        self.is_silent.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the place is that of a connection that has sent nothing yet for the time that it is kept.
+    #[must_use]
+    pub fn is_wasted(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed) && self.age() >= self.kept
     }
 
     /// Whether the place may be given to another client now. `exceeds_share` says whether the address or user that

@@ -9,8 +9,8 @@
 //! are displaced, as long as that address holds more than the new one would. A new address gets its share, unless there
 //! are as many addresses as places.
 //!
-//! The places of a user count together, from whichever addresses they are taken. They give way to other users only,
-//! never to callers without a credential. The last part of the reserve is only for operators and administrators. So a
+//! The places of a user count together, from whichever addresses they are taken. They give way to other users; to
+//! callers without a credential only while all users together hold more than the reserve. The last part of the reserve is only for operators and administrators. So a
 //! user with the lowest role cannot lock them out.
 
 mod leave;
@@ -118,6 +118,8 @@ struct Taken {
     /// How many of `all` have no user at the moment.
     unused: usize,
     by_payer: HashMap<Payer, usize>,
+    /// How many of `all` users have.
+    of_users: usize,
     /// The places that may be displaced, by their payer and number. The oldest one of a payer has its lowest number.
     displaceable: BTreeMap<(Payer, u64), Displaceable>,
     next_number: u64,
@@ -131,6 +133,8 @@ struct Newcomer {
     of_payer: usize,
     /// How many places each payer would hold if all held the same number.
     even_share: usize,
+    /// How many places are reserved for users.
+    reserved: usize,
 }
 
 /// Places that may be displaced.
@@ -257,8 +261,7 @@ impl Places {
         let payer = caller_class.payer(address);
         let mut taken = self.taken.lock();
         let of_payer = taken.of(payer) + 1;
-        let newcomer =
-            Newcomer { payer, of_payer, even_share: self.even_share(&taken, caller_class) };
+        let newcomer = self.newcomer(&taken, payer, caller_class, of_payer);
         taken.remove_oldest_of_most(newcomer).is_some()
     }
 
@@ -276,8 +279,7 @@ impl Places {
         }
         let (payer, caller_class) = user;
         let of_payer = taken.of(payer) + count;
-        let newcomer =
-            Newcomer { payer, of_payer, even_share: self.even_share(taken, caller_class) };
+        let newcomer = self.newcomer(taken, payer, caller_class, of_payer);
         while added.is_err() && taken.displace(newcomer) {
             added = self.add(taken, user, count, new);
         }
@@ -308,12 +310,20 @@ impl Places {
             let of_others = (taken.all - taken.unused).saturating_sub(of_payer);
             missing = missing.max((of_others + needed).saturating_sub(max));
         }
-        let even_share = self.even_share(taken, caller_class);
-        let newcomer = Newcomer { payer, of_payer: wanted, even_share };
+        let newcomer = self.newcomer(taken, payer, caller_class, wanted);
+        let mut of_users = match payer {
+            Payer::Site(_) => taken.of_users.saturating_sub(self.limits.reserved),
+            Payer::User(_) => taken.of_users,
+        };
         let mut free = 0;
         for (other, held) in &taken.by_payer {
             if taken.oldest_for(newcomer, *other, *held).is_some() {
-                free += held - wanted;
+                let mut of_other = (held - wanted).max(1);
+                if matches!(other, Payer::User(_)) {
+                    of_other = of_other.min(of_users);
+                    of_users -= of_other;
+                }
+                free += of_other;
             }
             if free >= missing {
                 return true;
@@ -338,14 +348,21 @@ impl Places {
         if caller_class != CallerClass::Trusted && of_payer.saturating_add(count) > allowed {
             return Err(NoPlace::Address);
         }
-        *taken.by_payer.entry(payer).or_insert(0) += count;
+        taken.add(payer, count);
         taken.all += new;
         Ok(())
     }
 
-    /// The places of each address and user, if those that hold some and one of this class shared all equally.
-    fn even_share(&self, taken: &Taken, caller_class: CallerClass) -> usize {
-        self.max_for(caller_class) / (taken.by_payer.len() + 1)
+    /// A payer that will hold `of_payer` places.
+    fn newcomer(
+        &self,
+        taken: &Taken,
+        payer: Payer,
+        caller_class: CallerClass,
+        of_payer: usize,
+    ) -> Newcomer {
+        let even_share = self.max_for(caller_class) / (taken.by_payer.len() + 1);
+        Newcomer { payer, of_payer, even_share, reserved: self.limits.reserved }
     }
 
     /// The places of the node that these callers may use.
@@ -371,12 +388,17 @@ impl Taken {
 
     /// The oldest place of a payer that holds so many, if it may be displaced now for this newcomer.
     fn oldest_for(&self, newcomer: Newcomer, payer: Payer, held: usize) -> Option<u64> {
-        if held <= newcomer.of_payer || !payer.gives_way_to(newcomer.payer) {
+        let users_exceed_reserve = self.of_users > newcomer.reserved;
+        if held < newcomer.of_payer || !payer.gives_way_to(newcomer.payer, users_exceed_reserve) {
             return None;
         }
         let mut places = self.displaceable.range((payer, 0)..=(payer, u64::MAX));
         let ((_, number), oldest) = places.next()?;
-        oldest.leave.may_be_displaced(held > newcomer.even_share).then_some(*number)
+        let gives_way = match held > newcomer.of_payer {
+            true => oldest.leave.may_be_displaced(held > newcomer.even_share),
+            false => oldest.leave.is_wasted(),
+        };
+        gives_way.then_some(*number)
     }
 
     /// Displaces the oldest place of the payer that holds the most, if it holds more than the newcomer would. Returns
@@ -406,7 +428,17 @@ impl Taken {
         Some((payer, displaced.count))
     }
 
+    fn add(&mut self, payer: Payer, count: usize) {
+        *self.by_payer.entry(payer).or_insert(0) += count;
+        if matches!(payer, Payer::User(_)) {
+            self.of_users += count;
+        }
+    }
+
     fn remove(&mut self, payer: Payer, count: usize) {
+        if matches!(payer, Payer::User(_)) {
+            self.of_users -= count;
+        }
         if let Some(of_payer) = self.by_payer.get_mut(&payer) {
             *of_payer -= count;
             if *of_payer == 0 {
@@ -424,8 +456,9 @@ impl Place {
     }
 
     /// From now on, the place may be displaced: it may be given to an address or user that holds less. `leave` then
-    /// tells the holder, which must end what it needs the place for. Places of users are displaced for other users
-    /// only. Those of [`CallerClass::Known`] and of trusted proxies are never displaced.
+    /// tells the holder, which must end what it needs the place for. Places of users are displaced for other users,
+    /// and for strangers while users hold more than the reserve. Those of [`CallerClass::Known`] and of trusted proxies
+    /// are never displaced.
     pub fn give_way(&mut self, leave: &Arc<Leave>) {
         let Some((payer, caller_class)) = self.user else { return };
         if self.number.is_some() || self.count == 0 || !caller_class.gives_way() {
@@ -509,7 +542,7 @@ impl Place {
         if moved.is_ok() {
             self.user = Some(user);
         } else {
-            *taken.by_payer.entry(payer).or_insert(0) += self.count;
+            taken.add(payer, self.count);
         }
         let Some((payer, caller_class)) = self.user else { return };
         match (self.number, displaceable.flatten()) {

@@ -14,10 +14,12 @@ pub enum Payer {
 }
 
 impl Payer {
-    /// Whether what this payer holds may be displaced for the newcomer. A user gives way to other users only.
+    /// Whether what this payer holds may be displaced for the newcomer. A user gives way to other users; to callers
+    /// without a credential only while all users together hold more than what is reserved for them.
     #[must_use]
-    pub fn gives_way_to(self, newcomer: Self) -> bool {
-        self != newcomer && matches!((self, newcomer), (Self::Site(_), _) | (_, Self::User(_)))
+    pub fn gives_way_to(self, newcomer: Self, users_exceed_reserve: bool) -> bool {
+        let is_user = |payer: Self| matches!(payer, Self::User(_));
+        self != newcomer && (!is_user(self) || is_user(newcomer) || users_exceed_reserve)
     }
 }
 

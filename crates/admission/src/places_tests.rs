@@ -232,19 +232,20 @@ fn a_user_gets_one_share_from_however_many_addresses_and_does_not_keep_out_other
         assert_eq!(viewer.len(), 64, "{addresses}: the share of one");
         let strangers = fill_as(&places, 200, CallerClass::Stranger);
         assert_eq!(places.taken(), 96, "{addresses}: strangers have the rest");
+        let displaced = viewer.iter().filter(|(_, leave)| leave.is_displaced()).count();
+        assert!(displaced <= 32, "{addresses}: it keeps what is reserved for users");
         let more = fill_as(&places, addresses, user("viewer"));
-        assert_eq!(more.len(), 0, "{addresses}: it has more than its share now");
+        assert!(more.len() <= displaced, "{addresses}: {}", more.len());
         let admin = places.take(ip("192.0.2.1"), admin(), 8);
         assert!(admin.is_ok(), "{addresses}: the last part of the reserve is left");
-        assert!(viewer.iter().all(|(_, leave)| !leave.is_displaced()), "{addresses}");
-        drop((viewer, strangers, admin));
+        drop((viewer, strangers, more, admin));
         let taken = places.taken.lock();
         assert!(taken.by_payer.is_empty() && taken.displaceable.is_empty());
     }
 }
 
 #[test]
-fn many_users_that_hold_all_places_give_way_to_users_that_hold_less_and_not_to_strangers() {
+fn many_users_that_hold_all_places_give_way_to_those_that_hold_less() {
     for users in [24, 200] {
         let places =
             Places::shared(PlaceLimits { max: 1_024, per_address_max: 1_024, reserved: 128 }, 50);
@@ -257,9 +258,9 @@ fn many_users_that_hold_all_places_give_way_to_users_that_hold_less_and_not_to_s
             held.iter().filter(|(_, leave)| leave.is_displaced()).count()
         };
         let before = displaced(&held);
-        let stranger = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1);
-        assert_eq!(stranger.unwrap_err(), NoPlace::Node, "{users}");
-        assert_eq!(displaced(&held), before, "{users}: strangers displace no users");
+        let stranger = places.take(ip("192.0.2.1"), CallerClass::Stranger, 1).unwrap();
+        assert!(displaced(&held) > before, "{users}: users hold more than the reserve");
+        drop(stranger);
         let known = places.take(ip("192.0.2.1"), CallerClass::Known, 16);
         assert!(known.is_ok(), "{users}: the last part of the reserve is left");
         drop(known);
@@ -302,7 +303,7 @@ async fn places_that_are_renewed_all_the_time_do_not_keep_out_a_new_address() {
         let places = Places::fair(limits);
         let young = |address| {
             let mut place = places.take(address, CallerClass::Stranger, 1).ok()?;
-            let leave = Arc::new(Leave::after_within_share(Duration::from_secs(1)));
+            let leave = Arc::new(Leave::of_connection(Duration::from_secs(1)));
             place.give_way(&leave);
             Some((place, leave))
         };
@@ -356,6 +357,57 @@ fn a_place_counts_for_the_user_that_shows_a_credential_and_gives_way_to_users_on
     second.move_to(attacker(2), user("viewer"));
     assert_eq!(places.taken_by(attacker(2)), 1, "the user has its limit");
     drop((first, second));
+    assert_eq!(places.taken(), 0);
+}
+
+/// Some users take what strangers could have. Strangers get their even share back, and users keep the reserve.
+#[test]
+fn users_that_hold_more_than_the_reserve_give_way_to_strangers() {
+    for users in [2_u16, 6, 40] {
+        let limits = PlaceLimits { max: 1_000, per_address_max: 600, reserved: 125 };
+        let places = Places::fair(limits);
+        let mut held: Vec<(Place, Arc<Leave>)> = Vec::new();
+        for _ in 0..2 {
+            held.extend((0..users).flat_map(|n| fill_as(&places, 1, user(&format!("user {n}")))));
+        }
+        let stranger = fill(&places, ip("192.0.2.1"), 1);
+        let even = 875 / (usize::from(users) + 1);
+        assert!(
+            (even - even / 5..=even + 1).contains(&stranger.len()),
+            "{users}: {}",
+            stranger.len()
+        );
+        held.retain(|(_, leave)| !leave.is_displaced());
+        let crowd = fill_as(&places, 400, CallerClass::Stranger);
+        assert!(crowd.len() >= 400, "{users}: {}", crowd.len());
+        let of_users = held.iter().filter(|(_, leave)| !leave.is_displaced()).count();
+        assert!(of_users >= 125, "{users}: {of_users}");
+        drop((held, stranger, crowd));
+        let taken = places.taken.lock();
+        assert_eq!((taken.all, taken.of_users, taken.unused), (0, 0, 0));
+    }
+}
+
+/// As many addresses as places hold one connection each, on which they have sent nothing.
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_gives_way_to_an_address_that_has_none() {
+    let places = Places::fair(PlaceLimits { max: 8, per_address_max: 8, reserved: 0 });
+    let connect = |n: u16| {
+        let mut place = places.take(attacker(n), CallerClass::Stranger, 1).ok()?;
+        let leave = Arc::new(Leave::of_connection(Duration::from_secs(1)));
+        place.give_way(&leave);
+        Some((place, leave))
+    };
+    let held: Vec<_> = (0..8).map_while(connect).collect();
+    assert_eq!(held.len(), 8);
+    held[0].1.has_spoken();
+    assert!(connect(100).is_none(), "all are kept for a while");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let newcomers: Vec<_> = (100..108).map_while(connect).collect();
+    assert_eq!(newcomers.len(), 7);
+    assert!(!held[0].1.is_displaced(), "it has sent something");
+    assert!(held[1..].iter().all(|(_, leave)| leave.is_displaced()));
+    drop((held, newcomers));
     assert_eq!(places.taken(), 0);
 }
 

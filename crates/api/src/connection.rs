@@ -308,11 +308,14 @@ impl Session<'_> {
         read_us: u64,
         output: &mut Vec<u8>,
     ) -> (usize, bool, Option<Next>) {
-        let Answering { front, peer, credential_check, .. } = &self.answering;
+        let Answering { front, peer, credential_check, place, .. } = &self.answering;
         let fast_path = front.fast_path().filter(|_| credential_check.is_none());
         let answered = fast_path.map(|fast_path| fast_path.answer(*peer, bytes, read_us, output));
         let Answered { len: answered_len, relay } = answered.unwrap_or_default();
         let is_answered = answered_len > 0;
+        if let Some(place) = place.as_ref().filter(|_| is_answered || relay.is_some()) {
+            place.has_spoken();
+        }
         if let Some(relay) = relay {
             return (answered_len, is_answered, Some(Next::Relay(relay)));
         }

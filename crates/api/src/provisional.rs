@@ -5,8 +5,11 @@
 //! is displaced. Otherwise the oldest one of the addresses with the most is displaced. So an address that floods the
 //! node displaces its own connections, and a caller from another address keeps its place while it sends its request.
 //! If no address has more than one, a connection is kept for a short time, and new ones are refused meanwhile.
+//!
+//! The networks from which operators and administrators came lately are remembered. Their connections displace others,
+//! and are not displaced themselves, so that an operator can work while more addresses than places flood the node.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,10 @@ pub(super) const CONNECTION_KEPT: Duration = Duration::from_secs(1);
 /// How long the only waiting connection of an address is kept. Otherwise, a flood from more addresses than there are
 /// places would displace each connection before it can send its request.
 const ONLY_ONE_KEPT: Duration = Duration::from_millis(300);
+/// How many networks are remembered from which operators have come.
+const FAMILIAR_MAX: usize = 256;
+/// How many connections of such a network may wait before the other ones.
+const FAMILIAR_WAITING_MAX: usize = 4;
 
 #[derive(Debug)]
 struct Waiter {
@@ -35,9 +42,31 @@ struct Waiting {
     /// The connections, in the order of arrival.
     waiters: VecDeque<Waiter>,
     by_network: HashMap<IpAddr, usize>,
+    /// The networks from which operators and administrators have shown a credential.
+    familiar: HashSet<IpAddr>,
+    /// The same networks. The one that has been known longest is first.
+    familiar_order: VecDeque<IpAddr>,
 }
 
 impl Waiting {
+    fn remember(&mut self, network: IpAddr) {
+        if !self.familiar.insert(network) {
+            return;
+        }
+        self.familiar_order.push_back(network);
+        if self.familiar_order.len() > FAMILIAR_MAX
+            && let Some(first) = self.familiar_order.pop_front()
+        {
+            self.familiar.remove(&first);
+        }
+    }
+
+    /// Whether connections of this network go before others: operators have come from it, and it has few that wait.
+    fn is_preferred(&self, network: IpAddr, waiting_max: usize) -> bool {
+        let waiting = || self.by_network.get(&network).copied().unwrap_or(0);
+        self.familiar.contains(&network) && waiting() <= waiting_max
+    }
+
     fn remove(&mut self, at: usize) -> Option<Waiter> {
         let waiter = self.waiters.remove(at)?;
         if let Some(count) = self.by_network.get_mut(&waiter.network) {
@@ -56,16 +85,19 @@ impl Waiting {
 
     /// Displaces a connection to make room for one of this network. Returns whether there was one to displace.
     fn displace(&mut self, network: IpAddr) -> bool {
-        let Some(most) = self.by_network.values().copied().max() else { return false };
-        let has_most = |of: IpAddr| self.by_network.get(&of) == Some(&most);
+        let is_preferred = |of: IpAddr| self.is_preferred(of, FAMILIAR_WAITING_MAX);
+        let others = self.by_network.iter().filter(|(of, _)| !is_preferred(**of));
+        let Some(most) = others.map(|(_, count)| *count).max() else { return false };
+        let has_most = |of: IpAddr| self.by_network.get(&of) == Some(&most) && !is_preferred(of);
         let floods = has_most(network);
         let gives_way = |waiter: &Waiter| match floods {
             true => waiter.network == network,
             false => has_most(waiter.network),
         };
         let at = self.waiters.iter().position(gives_way);
+        let is_first = floods || most > 1 || self.is_preferred(network, FAMILIAR_WAITING_MAX - 1);
         let is_old = |waiter: &Waiter| waiter.leave.age() >= ONLY_ONE_KEPT;
-        let at = at.filter(|at| floods || most > 1 || is_old(&self.waiters[*at]));
+        let at = at.filter(|at| is_first || is_old(&self.waiters[*at]));
         let Some(displaced) = at.and_then(|at| self.remove(at)) else { return false };
         displaced.leave.displace();
         true
@@ -100,7 +132,7 @@ impl ProvisionalConnections {
         address: IpAddr,
     ) -> Result<ProvisionalConnection, NoPlace> {
         let network = site_of(address);
-        let leave = Arc::new(Leave::after_within_share(CONNECTION_KEPT));
+        let leave = Arc::new(Leave::of_connection(CONNECTION_KEPT));
         let mut waiting = self.waiting.lock();
         // They leave some places for operators on this machine.
         let PlaceLimits { max, reserved, .. } = self.connections.limits();
@@ -127,6 +159,15 @@ impl ProvisionalConnections {
     }
 }
 
+impl ProvisionalConnections {
+    /// Says that a caller of this class has shown a credential from this address.
+    pub(super) fn has_shown_credential(&self, address: IpAddr, caller_class: CallerClass) {
+        if matches!(caller_class, CallerClass::User { is_operator: true, .. }) {
+            self.waiting.lock().remember(site_of(address));
+        }
+    }
+}
+
 impl ProvisionalConnection {
     /// Returns when another connection has taken this one's place.
     pub(super) async fn displaced(&self) {
@@ -149,6 +190,8 @@ impl ProvisionalConnection {
             && waiting.displace(network)
         {}
         drop(waiting);
+        self.leave.has_spoken();
+        self.all.has_shown_credential(network, caller_class);
         place.set_user(network, caller_class)?;
         place.give_way(&self.leave);
         Ok(Some(place))
@@ -225,6 +268,41 @@ mod tests {
             tokio::time::advance(Duration::from_millis(25)).await;
         }
         assert_eq!(flood.iter().filter(|one| !is_displaced(one)).count(), 93);
+    }
+
+    /// More addresses than places flood the node, and renew their connections all the time.
+    #[tokio::test(start_paused = true)]
+    async fn an_operator_who_comes_again_is_admitted_at_once_and_has_time() {
+        let connections =
+            Places::new(PlaceLimits { max: 106, per_address_max: 106, reserved: 106 });
+        let provisional = ProvisionalConnections::new(Arc::clone(&connections), 93);
+        let enter = |address: IpAddr| provisional.enter(address);
+        let admin = CallerClass::of_user("admin", true);
+        let viewer = user("viewer");
+        let first = enter(ip(1)).unwrap();
+        assert!(matches!(first.settle(admin), Ok(Some(_))));
+        let of_viewer = enter(ip(2)).unwrap();
+        assert!(matches!(of_viewer.settle(viewer), Ok(Some(_))));
+        drop((first, of_viewer));
+        let mut held = Vec::new();
+        for round in 0..20_u16 {
+            let flood = |n: u16| {
+                let [high, low] = (round * 300 + n).to_be_bytes();
+                enter([10, 1, high, low].into()).ok()
+            };
+            held.extend((0..300).filter_map(flood));
+            let again = enter(ip(1)).unwrap();
+            held.extend((300..600).filter_map(flood));
+            tokio::time::advance(Duration::from_millis(290)).await;
+            held.extend((0..300).filter_map(flood));
+            assert!(!is_displaced(&again), "{round}");
+            assert!(matches!(again.settle(admin), Ok(Some(_))), "{round}");
+            held.extend((0..300).filter_map(flood));
+            assert_eq!(enter(ip(2)).map(drop), Err(NoPlace::Node), "{round}: as any other");
+        }
+        let many: Vec<_> = (0..50).map(|_| enter(ip(1))).collect();
+        let kept = many.iter().flatten().filter(|one| !is_displaced(one)).count();
+        assert!((1..=FAMILIAR_WAITING_MAX).contains(&kept), "{kept} of one network");
     }
 
     /// Even if many addresses reconnect at once, each displaces its own connections, as long as there are more places

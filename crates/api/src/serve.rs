@@ -127,8 +127,11 @@ pub async fn serve(
                 continue;
             }
         };
-        let leave = Arc::new(Leave::after_within_share(CONNECTION_KEPT));
-        let place = place.map(|place| ConnectionPlace::new(peer.ip(), place, &leave));
+        let leave = Arc::new(Leave::of_connection(CONNECTION_KEPT));
+        let place = place.map(|place| {
+            let (leave, provisional) = (Arc::clone(&leave), Arc::clone(&provisional));
+            ConnectionPlace::new(peer.ip(), place, leave, provisional)
+        });
         set_socket_options(&stream, &limits);
         let answering = Answering {
             front: Arc::clone(&front),

@@ -45,7 +45,7 @@ pub use shape::Names;
 use answer::{Answer, Refusal};
 use parts::Inner;
 use routes::{Action, Found, find, methods_of};
-use text::{Query, is_utf8};
+use text::{Query, has_whole_escapes, is_utf8};
 use write::Reported;
 
 use maxine_state::limits::{KV_TRANSACTION_LEN_MAX, KV_VALUE_LEN_MAX};
@@ -146,6 +146,9 @@ impl Consul {
         // Names that differ only in such bytes would count as one.
         if !is_utf8(asked.uri.path()) {
             return Err(Refusal::bad("Invalid URL path: it is not UTF-8"));
+        }
+        if !has_whole_escapes(asked.uri.path()) {
+            return Err(Refusal::bad("Invalid URL path: a % begins no escape of two digits"));
         }
         let (face, name) = (&self.0, name.as_ref());
         // The futures are boxed, because one blocked reader must not take the memory of the largest handler.

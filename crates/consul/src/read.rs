@@ -43,7 +43,7 @@ const FILTERED: HeaderName = HeaderName::from_static("x-consul-results-filtered-
 static ALL_KEYS: LazyLock<KvScope> = LazyLock::new(|| KvScope::Prefix(KvKey::everything()));
 
 /// How long a read waits for the leader's confirmation.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a blocking query whose index is ahead of this node waits for the node.
 const AHEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a read that waits checks whether its caller may still have the answer.
@@ -217,6 +217,10 @@ impl Inner {
             };
             if let Some((status, text)) = asked.guard.ended() {
                 return Err(Refusal::new(status, text));
+            }
+            // The client must not believe that nothing has changed when this node cannot know.
+            if options.mode == Mode::Consistent && self.store.leadership_now().leader.is_none() {
+                self.strongly_confirmed().await?;
             }
             left = left.saturating_sub(part);
             // After the time, the answer is the present one.
@@ -402,15 +406,18 @@ impl Inner {
                 Ok(self.contact_ms())
             }
             Mode::Consistent => {
-                let confirmed = self.store.barrier(Consistency::Strong, CONFIRM_TIMEOUT);
-                match tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await {
-                    Ok(Ok(())) => Ok(self.contact_ms()),
-                    _ => {
-                        let text = "No cluster leader";
-                        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text))
-                    }
-                }
+                self.strongly_confirmed().await?;
+                Ok(self.contact_ms())
             }
+        }
+    }
+
+    /// Waits until this node's copy has every write that was acknowledged before now.
+    async fn strongly_confirmed(&self) -> Result<(), Refusal> {
+        let confirmed = self.store.barrier(Consistency::Strong, CONFIRM_TIMEOUT);
+        match tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "No cluster leader")),
         }
     }
 

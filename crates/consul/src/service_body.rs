@@ -56,6 +56,8 @@ impl ServiceBody {
         if name.is_empty() {
             return Err(Refusal::bad("Missing service name"));
         }
+        // Files with services can have it. Consul, too, takes the token of a request from its header or query only.
+        object.ignore("Token");
         let weights = weights(&mut object, false)?;
         Self::read(object, name, checks, weights)
     }

@@ -86,7 +86,7 @@ fn lock_delay_ms(value: Option<Value>) -> Result<u64, Refusal> {
 
 /// A time to live: Go's text. `None` if it is absent, empty or 0.
 fn ttl_ms(value: Option<Value>) -> Result<Option<u64>, Refusal> {
-    let wrong = || Refusal::bad("Request decode failed: TTL is no string such as \"10s\"");
+    let wrong = || Refusal::bad("Request decode failed: TTL must be a text such as \"10s\"");
     match value {
         None => Ok(None),
         Some(Value::String(text)) if text.is_empty() => Ok(None),
@@ -155,6 +155,11 @@ impl Inner {
             spec.node = self.names.node.as_str().into();
         }
         let namespace = Name::trusted(ServiceKey::DEFAULT_NAMESPACE);
+        // Both may have been registered through another node just now.
+        let is_own = self.names.is_own_node(&spec.node);
+        if !is_own || !checks.is_empty() {
+            self.current(asked).await?;
+        }
         if !self.has_node(asked, &namespace, &spec.node).await? {
             return Err(Refusal::bad(format!("Missing node registration: {:?}", spec.node)));
         }
@@ -265,7 +270,7 @@ mod tests {
             assert!(read(bad.clone()).is_err(), "{bad}");
         }
         let refused = read(json!({"TTL": 10})).err().map(|refused| refused.text);
-        let text = r#"Request decode failed: TTL is no string such as "10s""#;
+        let text = r#"Request decode failed: TTL must be a text such as "10s""#;
         assert_eq!(refused.as_deref(), Some(text));
         assert_eq!(read(json!({"TTL": "0s"})).unwrap().spec.ttl_ms, None);
     }

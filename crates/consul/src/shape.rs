@@ -574,7 +574,7 @@ impl<'a> Shown<'a> {
             connect: Nothing {},
             peer_name: "",
             create_index: self.instance.lease_epoch.max(1),
-            modify_index: self.instance.modified_index.max(1),
+            modify_index: self.instance.lease_epoch.max(1),
         }
     }
 

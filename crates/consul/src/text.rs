@@ -62,6 +62,14 @@ pub(crate) fn is_utf8(encoded: &str) -> bool {
     percent_decode_str(encoded).decode_utf8().is_ok()
 }
 
+/// Whether each `%` in a part of a URL begins an escape.
+pub(crate) fn has_whole_escapes(encoded: &str) -> bool {
+    encoded.split('%').skip(1).all(|rest| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
 /// Decodes the rest of a path, in which an encoded slash is the same as a slash.
 pub(crate) fn decoded_path(path: &str) -> Cow<'_, str> {
     percent_decode_str(path).decode_utf8_lossy()

@@ -1,6 +1,11 @@
 //! The writes of the agent and of the catalog.
 //!
 //! A pass of a TTL check with the status that the check has already moves its deadline and does not enter the log.
+//!
+//! A client can send each write to another node. So a decision on what is registered is made on a copy that has every
+//! write that was acknowledged before the request ([`Inner::current`]).
+
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -10,6 +15,7 @@ use super::check_body::{self, CheckBody};
 use super::model::{CheckExtra, Extras, NodeExtra, own_metadata};
 use super::options::{check_datacenter_name, namespace};
 use super::parts::Inner;
+use super::read::CONFIRM_TIMEOUT;
 use super::request::Asked;
 use super::service_body::{Made, ServiceBody};
 use super::text::boolean;
@@ -19,9 +25,10 @@ use maxine_state::limits::{
     CHECK_OUTPUT_LEN_MAX, OPEN_PROBE_TIMEOUT_MS_MAX, TEXT_LEN_MAX, check_text,
 };
 use maxine_state::{
-    Address, Applied, Check, CheckKind, CheckReport, CheckStatus, Command, Deregistration,
-    Instance, InstanceKey, Name, ObjectKind, Registration, Rejection, ServiceKey,
+    Address, Applied, Check, CheckKind, CheckReport, CheckState, CheckStatus, Command,
+    Deregistration, Instance, InstanceKey, Name, ObjectKind, Registration, Rejection, ServiceKey,
 };
+use maxine_store::Consistency;
 
 const UNKNOWN_SERVICE: &str = "Ensure that the service ID is passed, not the service name.";
 const UNKNOWN_CHECK: &str = "Ensure that the check ID is passed, not the check name.";
@@ -88,6 +95,24 @@ impl From<WriteError> for Refusal {
 }
 
 impl Inner {
+    /// Waits until this node's copy has every write that was acknowledged before now, on any node.
+    pub(crate) async fn current(&self, asked: &Asked) -> Result<(), Refusal> {
+        let left = asked
+            .answer_by_ms
+            .map(|by_ms| Duration::from_millis(by_ms.saturating_sub(self.clock.monotonic_ms())));
+        let timeout = left.map_or(CONFIRM_TIMEOUT, |left| left.min(CONFIRM_TIMEOUT));
+        let confirmed = self.store.barrier(Consistency::Strong, timeout);
+        match tokio::time::timeout(timeout, confirmed).await {
+            Ok(Ok(())) => {}
+            _ => {
+                let text = "nothing was written: no leader confirms what is registered";
+                return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text));
+            }
+        }
+        self.tables.caught_up(&self.view).await;
+        Ok(())
+    }
+
     pub(crate) async fn propose(
         &self,
         asked: &Asked,
@@ -204,7 +229,7 @@ impl Inner {
         let namespace = namespace(&query, &body.namespaces())?;
         check_datacenter_name(&body.datacenter, &self.names)?;
         let _changing = self.changing(&body.id).await;
-        self.tables.caught_up(&self.view).await;
+        self.current(asked).await?;
         let (node, id) = (self.names.node.as_str(), body.id.clone());
         let before = self.registered(&namespace, (node, &id), &body.name);
         let client = asked.client.to_string();
@@ -220,7 +245,7 @@ impl Inner {
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
         let is_renamed = before.as_ref().is_some_and(|(before, _)| *before != key);
-        keep_states(&mut registration, present, is_renamed);
+        keep_states(&mut registration, present, is_renamed, &[]);
         self.replace(asked, (node, &id), service, registration).await?;
         Ok(answer::done())
     }
@@ -270,7 +295,8 @@ impl Inner {
         id: &str,
     ) -> Result<Answer, Refusal> {
         let namespace = namespace(&self.query(asked)?, &[])?;
-        self.tables.caught_up(&self.view).await;
+        let _changing = self.changing(id).await;
+        self.current(asked).await?;
         let keys = self.tables.find(&namespace, &self.names.node, id);
         if keys.is_empty() {
             return Err(unknown_service(id));
@@ -293,6 +319,7 @@ impl Inner {
         let reason = query.get("reason").unwrap_or_default();
         check_text("reason", reason, 0, TEXT_LEN_MAX)?;
         let namespace = namespace(&query, &[])?;
+        self.current(asked).await?;
         let key = self.agent_key(&namespace, id).await.ok_or_else(|| unknown_service(id))?;
         let reason = enable.then(|| reason.into());
         self.propose(asked, Command::SetDrain { key, reason }).await?;
@@ -314,6 +341,7 @@ impl Inner {
         let _changing = self.changing(&body.service_id).await;
         let missing =
             || Refusal::not_found(format!("ServiceID {:?} does not exist", body.service_id));
+        self.current(asked).await?;
         let key = self.agent_key(&namespace, &body.service_id).await;
         let key = key.ok_or_else(missing)?;
         let instance = self.instance(&key).ok_or_else(missing)?;
@@ -337,9 +365,11 @@ impl Inner {
     ) -> Result<Answer, Refusal> {
         let namespace = namespace(&self.query(asked)?, &[])?;
         let node = &self.names.node;
+        self.current(asked).await?;
         let (_, Instance { registration, .. }) = self.check_owner(&namespace, node, id).await?;
         let _changing = self.changing(Extras::of(&registration).id(&registration)).await;
         // It may have been changed before this request had its turn.
+        self.current(asked).await?;
         let (key, instance) = self.check_owner(&namespace, node, id).await?;
         let mut checks = checks_of(&instance.registration);
         checks.retain(|(_, extra)| extra.id != id);
@@ -412,11 +442,12 @@ impl Inner {
                 (known.ok_or_else(|| Refusal::bad("Invalid check status: \"\""))?, output)
             }
         };
-        let (key, instance) = self.check_owner(&namespace, &self.names.node, id).await?;
-        let reported = instance.reported_checks().iter().find(|check| check.id.as_str() == id);
-        let Some(present) = reported else {
-            let text = format!("CheckID {id:?} does not have associated TTL");
-            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text));
+        let (key, present) = match self.own_check(&namespace, id).await {
+            Ok(found) => found,
+            Err(_) => {
+                self.current(asked).await?;
+                self.own_check(&namespace, id).await?
+            }
         };
         // Only a change of the status is written. A client whose note differs each time would otherwise write to the
         // log with each pass.
@@ -435,6 +466,21 @@ impl Inner {
             error => error.into(),
         })?;
         Ok(answer::done())
+    }
+
+    /// The instance and the TTL check with this id on the agent's node, as this node knows them.
+    async fn own_check(
+        &self,
+        namespace: &Name,
+        id: &str,
+    ) -> Result<(InstanceKey, CheckState), Refusal> {
+        let (key, instance) = self.check_owner(namespace, &self.names.node, id).await?;
+        let reported = instance.reported_checks().iter().find(|check| check.id.as_str() == id);
+        let Some(present) = reported else {
+            let text = format!("CheckID {id:?} does not have associated TTL");
+            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text));
+        };
+        Ok((key, present.clone()))
     }
 
     async fn report(
@@ -492,7 +538,7 @@ impl Inner {
         let node = Name::parse("Node", &node)?;
         let client = asked.client.to_string();
         let _changing = self.changing(&body.id).await;
-        self.tables.caught_up(&self.view).await;
+        self.current(asked).await?;
         // On the agent's node, it is a registration of the agent.
         let (other_node, extra) = match self.names.is_own_node(node.as_str()) {
             true => (None, extra),
@@ -515,7 +561,7 @@ impl Inner {
         let service = ServiceKey::new(namespace, service);
         let key = service.instance(registration.id.clone());
         let is_renamed = before.as_ref().is_some_and(|(before, _)| *before != key);
-        keep_states(&mut registration, present, is_renamed);
+        keep_states(&mut registration, present, is_renamed, &states);
         self.replace(asked, place, service, registration).await?;
         for (check, status, output) in states {
             let report = CheckReport { status, output: printable(&output).into() };
@@ -571,7 +617,11 @@ impl Inner {
             );
             return Err(Refusal::bad(text));
         }
-        self.tables.caught_up(&self.view).await;
+        let _changing = match service_id.as_str() {
+            "" => None,
+            id => Some(self.changing(id).await),
+        };
+        self.current(asked).await?;
         // Without an id, the whole node: what was registered on it through this face.
         let keys = match service_id.as_str() {
             "" => self.tables.on_node(&namespace, &node),
@@ -616,14 +666,22 @@ fn kept_checks(
 }
 
 /// Lets the checks of a registration at another address or under another name begin with the states that they have now.
-/// Otherwise they would begin anew, which Consul's do not.
-fn keep_states(registration: &mut Registration, present: Option<&Instance>, is_renamed: bool) {
+/// Otherwise they would begin anew, which Consul's do not. A check for which the client sets a state begins with that.
+fn keep_states(
+    registration: &mut Registration,
+    present: Option<&Instance>,
+    is_renamed: bool,
+    set: &[(Name, CheckStatus, String)],
+) {
     let begins_anew =
         |present: &&Instance| is_renamed || present.registration.address != registration.address;
     let Some(present) = present.filter(begins_anew) else { return };
     let mut checks = registration.checks.to_vec();
     for check in &mut checks {
         let CheckKind::Ttl { initial, .. } = &mut check.kind else { continue };
+        if set.iter().any(|(id, ..)| *id == check.id) {
+            continue;
+        }
         let mut reported = present.reported_checks().iter();
         if let Some(now) = reported.find(|now| now.id == check.id) {
             *initial = now.status;

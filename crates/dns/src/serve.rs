@@ -156,10 +156,11 @@ async fn accept(
                     dns.metrics.connections_refused.inc();
                     continue;
                 };
-                let leave = Arc::new(Leave::after_within_share(CONNECTION_KEPT));
+                let leave = Arc::new(Leave::of_connection(CONNECTION_KEPT));
                 place.give_way(&leave);
                 let (dns, stop, rate) = (Arc::clone(&dns), stop.clone(), Arc::clone(&rate));
                 tasks.spawn(async move {
+                    let place = (place, &*leave);
                     let connection = Connection::new(&dns, stream, (from.ip(), &rate), place);
                     let ended = tokio::select! {
                         biased;
@@ -188,6 +189,7 @@ struct Connection<'a> {
     stream: BufReader<TcpStream>,
     /// The address of the client, and the rate of questions over TCP.
     from: (IpAddr, &'a Mutex<RateLimit>),
+    leave: &'a Leave,
     _place: Place,
 }
 
@@ -196,11 +198,11 @@ impl<'a> Connection<'a> {
         dns: &'a Dns,
         stream: TcpStream,
         from: (IpAddr, &'a Mutex<RateLimit>),
-        place: Place,
+        (place, leave): (Place, &'a Leave),
     ) -> Self {
         dns.metrics.connections.inc();
         let stream = BufReader::with_capacity(512, stream);
-        Self { dns, stream, from, _place: place }
+        Self { dns, stream, from, leave, _place: place }
     }
 
     /// Answers one question after the other.
@@ -218,6 +220,7 @@ impl<'a> Connection<'a> {
             if !self.dns.answer(&question, Transport::Tcp, &mut out) {
                 break;
             }
+            self.leave.has_spoken();
             let len = u16::try_from(out.len() - 2).map_err(io::Error::other)?;
             out[..2].copy_from_slice(&len.to_be_bytes());
             timeout(limit, self.stream.get_mut().write_all(&out)).await??;

@@ -132,7 +132,7 @@ fn build(settings: &ServerTlsSettings) -> Result<ServerConfig, String> {
         (auth, Some(path)) => {
             let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
             let mut roots = RootCertStore::empty();
-            let authorities = read_certificates(path)?;
+            let authorities = read_certificates(path, maxine_files::read_bundle)?;
             for certificate in &authorities {
                 roots.add(certificate.clone()).map_err(|error| failed(&error))?;
             }
@@ -158,8 +158,8 @@ fn build(settings: &ServerTlsSettings) -> Result<ServerConfig, String> {
     Ok(config)
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = read(path)?;
+fn read_certificates(path: &Path, read: Read) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = read_with(path, read)?;
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match read {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
@@ -167,9 +167,11 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path)
-        .map_err(|error| format!("{}: {}", path.display(), maxine_wording::io(&error)))
+/// Reads a file within a limit.
+type Read = fn(&Path) -> std::io::Result<Vec<u8>>;
+
+fn read_with(path: &Path, read: Read) -> Result<Vec<u8>, String> {
+    read(path).map_err(|error| format!("{}: {}", path.display(), maxine_wording::io(&error)))
 }
 
 /// A certificate with the server names that it is valid for.
@@ -183,12 +185,12 @@ struct NamedCertificate {
 impl NamedCertificate {
     fn read(files: &CertificateFiles) -> Result<Self, String> {
         let (certificate, key) = (files.certificate.display(), files.key.display());
-        let chain = read_certificates(&files.certificate)?;
+        let chain = read_certificates(&files.certificate, maxine_files::read)?;
         let names = match chain.first().map(|own| X509Certificate::from_der(own)) {
             Some(Ok((_, parsed))) => dns_names(&parsed),
             _ => return Err(format!("{certificate}: it holds a certificate that cannot be read")),
         };
-        let pem = read(&files.key)?;
+        let pem = read_with(&files.key, maxine_files::read)?;
         let private = PrivateKeyDer::from_pem_slice(&pem)
             .map_err(|_| format!("{key}: it holds no private key in PEM"))?;
         let provider = rustls::crypto::ring::default_provider();

@@ -32,9 +32,9 @@ struct Look<'a>(&'a mut Vec<String>);
 
 impl Look<'_> {
     fn at(&mut self, files: TlsFiles<'_>) {
-        let authority = files.authority.and_then(|named| self.certificates(named));
+        let authority = files.authority.and_then(|named| self.certificates(named, true));
         let Some([certificate, key]) = files.identity else { return };
-        let chain = self.certificates(certificate);
+        let chain = self.certificates(certificate, false);
         let key = self.key(key);
         let Some(chain) = chain else { return };
         if let Some((key, named)) = key {
@@ -51,8 +51,14 @@ impl Look<'_> {
         self.0.push(format!("{setting}: {}: {text}", path.display()));
     }
 
-    fn certificates(&mut self, named: (&str, &Path)) -> Option<Vec<CertificateDer<'static>>> {
-        let pem = match std::fs::read(named.1) {
+    /// `is_bundle` says that the file may have many certificates.
+    fn certificates(
+        &mut self,
+        named: (&str, &Path),
+        is_bundle: bool,
+    ) -> Option<Vec<CertificateDer<'static>>> {
+        let read = if is_bundle { maxine_files::read_bundle } else { maxine_files::read };
+        let pem = match read(named.1) {
             Ok(pem) => pem,
             Err(error) => {
                 self.problem(named, maxine_wording::io(&error));
@@ -78,7 +84,7 @@ impl Look<'_> {
         &mut self,
         named: (&'a str, &'a Path),
     ) -> Option<(PrivateKeyDer<'static>, (&'a str, &'a Path))> {
-        match std::fs::read(named.1) {
+        match maxine_files::read(named.1) {
             Err(error) => self.problem(named, maxine_wording::io(&error)),
             Ok(pem) => match PrivateKeyDer::from_pem_slice(&pem) {
                 Err(_) => self.problem(named, "it holds no private key in PEM"),

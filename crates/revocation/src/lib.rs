@@ -110,7 +110,7 @@ pub fn next_update_ms(path: &Path) -> Result<Option<u64>, String> {
 
 /// The lists in a file; at least one.
 fn read_file(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
-    let pem = std::fs::read(path)
+    let pem = maxine_files::read_bundle(path)
         .map_err(|error| format!("{}: {}", path.display(), maxine_wording::io(&error)))?;
     let read: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&pem).collect();
     match read {

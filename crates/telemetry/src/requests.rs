@@ -67,7 +67,7 @@ pub struct FinishedRequest {
 
 /// Parts of the names of parameters whose values are credentials. Names are compared in lower case, without `-`, `_` and
 /// `.`.
-const SECRET_PARTS: [&str; 12] = [
+const SECRET_PARTS: [&str; 20] = [
     "token",
     "secret",
     "passw",
@@ -80,9 +80,20 @@ const SECRET_PARTS: [&str; 12] = [
     "session",
     "jwt",
     "assertion",
+    "bearer",
+    "passphrase",
+    "privatekey",
+    "authkey",
+    "sessid",
+    "cookie",
+    "saml",
+    "verifier",
 ];
 /// Whole names of such parameters.
-const SECRET_NAMES: [&str; 6] = ["auth", "code", "key", "pass", "sid", "sig"];
+const SECRET_NAMES: [&str; 13] = [
+    "auth", "code", "hmac", "key", "otp", "pass", "pin", "psk", "pw", "sid", "sig", "ticket",
+    "totp",
+];
 
 /// Appends a query, with the values hidden that look like credentials.
 fn push_hiding(out: &mut String, query: &str) {
@@ -169,6 +180,16 @@ mod tests {
             ("/x?Password=s3cret", "/x?Password=(hidden)"),
             ("/x?X-Amz-Signature=s3cret", "/x?X-Amz-Signature=(hidden)"),
             ("/x?api_key=s3cret&key=s3cret", "/x?api_key=(hidden)&key=(hidden)"),
+            ("/x?bearer=s3cret&BEARER=s3cret", "/x?bearer=(hidden)&BEARER=(hidden)"),
+            (
+                "/x?passphrase=a&private_key=b&otp=1",
+                "/x?passphrase=(hidden)&private_key=(hidden)&otp=(hidden)",
+            ),
+            (
+                "/x?PHPSESSID=a&SAMLResponse=b&code_verifier=c",
+                "/x?PHPSESSID=(hidden)&SAMLResponse=(hidden)&code_verifier=(hidden)",
+            ),
+            ("/x?ticket=a&tickets=2", "/x?ticket=(hidden)&tickets=2"),
             ("/x?p%61ssword=s3cret", "/x?p%61ssword=(hidden)"),
             ("/x?next=eyJhbGciOi.eyJzdWIi.c2ln", "/x?next=(hidden)"),
             ("/x?eyJhbGciOi.eyJzdWIi.c2ln", "/x?(hidden)"),

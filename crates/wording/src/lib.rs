@@ -229,6 +229,8 @@ pub fn io(error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => "permission denied".into(),
         io::ErrorKind::IsADirectory => "it is a folder, not a file".into(),
         io::ErrorKind::InvalidData => "it is not UTF-8 text".into(),
+        // The text of `maxine_files`, with a unit.
+        io::ErrorKind::FileTooLarge if error.get_ref().is_some() => error.to_string(),
         _ => {
             let text = error.to_string();
             text.split_once(" (os error").map_or(text.as_str(), |(text, _)| text).to_lowercase()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
@@ -91,8 +91,7 @@ impl Protection {
         let failed = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
             StartError::Tls(format!("{what} {}: {error}", path.display()))
         };
-        let authorities: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(ca_pem)
-            .and_then(Iterator::collect)
+        let authorities = read_certificates(ca_pem, maxine_files::read_bundle)
             .map_err(|error| failed("authority", ca_pem, &error))?;
         let mut roots = RootCertStore::empty();
         for certificate in &authorities {
@@ -100,14 +99,15 @@ impl Protection {
         }
         let revoked = maxine_revocation::read(&config.tls_crl, &authorities)
             .map_err(|why| StartError::Tls(format!("revoked certificates: {why}")))?;
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert_pem)
-            .and_then(Iterator::collect)
+        let chain = read_certificates(cert_pem, maxine_files::read)
             .map_err(|error| failed("certificate", cert_pem, &error))?;
         let own =
             chain.first().ok_or_else(|| failed("certificate", cert_pem, &"the file holds none"))?;
         check_name(own, &config.cluster_id, config.node_id)
             .map_err(|error| failed("certificate", cert_pem, &error))?;
-        let key = PrivateKeyDer::from_pem_file(key_pem)
+        let key = maxine_files::read(key_pem)
+            .map_err(pem::Error::Io)
+            .and_then(|text| PrivateKeyDer::from_pem_slice(&text))
             .map_err(|error| failed("key", key_pem, &error))?;
 
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -186,6 +186,15 @@ impl Protection {
 fn shown(certificates: Option<&[CertificateDer<'_>]>) -> Vec<CertificateDer<'static>> {
     let owned = |certificate: &CertificateDer<'_>| certificate.clone().into_owned();
     certificates.unwrap_or_default().iter().map(owned).collect()
+}
+
+/// Reads the certificates of a PEM file, within the limit of `read`. Blocks.
+fn read_certificates(
+    path: &Path,
+    read: fn(&Path) -> std::io::Result<Vec<u8>>,
+) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    let pem = read(path).map_err(pem::Error::Io)?;
+    CertificateDer::pem_slice_iter(&pem).collect()
 }
 
 /// The fingerprints of keys that are refused. Blocks.

@@ -52,7 +52,8 @@ pub(crate) fn key_fingerprint(certificate: &CertificateDer<'_>) -> Result<Finger
 ///
 /// Describes what is wrong with the file.
 pub(crate) fn read(path: &Path) -> Result<HashSet<Fingerprint>, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let text = maxine_files::read_text_up_to(path, maxine_files::BUNDLE_LEN_MAX)
+        .map_err(|error| error.to_string())?;
     let mut all = HashSet::new();
     for (at, line) in text.lines().enumerate() {
         let word = line.split('#').next().unwrap_or_default().trim();

@@ -24,8 +24,9 @@ impl LogMarkFile {
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let path = dir.join("log.mark");
         let exists = path.exists();
-        let mut file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true);
+        let mut file = maxine_files::open_own(&path, &mut options)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         if !exists {

@@ -138,12 +138,9 @@ pub(crate) fn read_removal(path: &Path, lineage: u64) -> io::Result<Option<Strin
 /// Takes the lock of the directory, or fails if it is held.
 pub(crate) fn lock(path: &Path) -> Result<File, StartError> {
     let storage = |error: io::Error| StartError::Storage(format!("{}: {error}", path.display()));
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path.join("lock"))
-        .map_err(storage)?;
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    let file = maxine_files::open_own(&path.join("lock"), &mut options).map_err(storage)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StartError::Locked(path.to_owned())),

@@ -148,7 +148,7 @@ impl ConnectArgs {
     fn client_with(&self, servers: Vec<Url>, token: Option<Token>) -> Result<Client, CliError> {
         let certificates = match self.ca_file()? {
             Some(file) => {
-                reqwest::Certificate::from_pem_bundle(&read_file(file)?).map_err(|_| {
+                reqwest::Certificate::from_pem_bundle(&read_authorities(file)?).map_err(|_| {
                     CliError::Usage(format!("{}: it holds no certificate in PEM", file.display()))
                 })?
             }
@@ -417,9 +417,15 @@ fn unless_empty<'a>(
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
-    fs::read(path).map_err(|error| {
-        CliError::Usage(format!("{}: {}", path.display(), maxine_wording::io(&error)))
-    })
+    maxine_files::read(path).map_err(|error| unread(path, &error))
+}
+
+fn read_authorities(path: &Path) -> Result<Vec<u8>, CliError> {
+    maxine_files::read_bundle(path).map_err(|error| unread(path, &error))
+}
+
+fn unread(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::Usage(format!("{}: {}", path.display(), maxine_wording::io(error)))
 }
 
 /// The session that `maxine login` stores.
@@ -469,7 +475,7 @@ impl Session {
     /// # Errors The file exists but cannot be used, or other users may read it.
     pub fn load() -> Result<Option<Self>, CliError> {
         let Ok(path) = session_file() else { return Ok(None) };
-        let bytes = match fs::read(&path) {
+        let bytes = match maxine_files::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {

@@ -137,8 +137,27 @@ impl Problem {
             412 if self.is_of_maxine() => None,
             412 if self.is_of_creation => Some("it exists already, and nothing was changed".into()),
             412 => Some("it has another revision than the change expects: read it again, then repeat the change".into()),
+            404 if self.action.contains("the path") => {
+                Some("check the name; upper and lower case matter".into())
+            }
             _ if self.action.is_empty() => None,
+            _ if self.action.contains("Retry-After") => Some(self.when_to_repeat()),
             _ => Some(self.action.clone()),
+        }
+    }
+
+    /// When to repeat the command. The user does not see the header that the node's advice names.
+    fn when_to_repeat(&self) -> String {
+        if self.is_outcome_unknown() {
+            return "look whether the change was made before you repeat it".into();
+        }
+        let when = match self.retry_after_s {
+            Some(seconds) => format!("in {seconds} s"),
+            None => "later".to_owned(),
+        };
+        match self.status {
+            429 => format!("try again {when}"),
+            _ => format!("nothing was changed; try again {when}"),
         }
     }
 }
@@ -212,6 +231,30 @@ mod tests {
                 (format!("{detail} (HTTP 412)"), None)
             );
         }
+    }
+
+    /// Regression: the advice named a header and a path, which a user of the command line does not see.
+    #[test]
+    fn the_advice_names_no_header_and_no_path() {
+        let advice = |status: u16, action: &str, outcome: Value, retry_after_s| {
+            let body = json!({"action": action, "outcome": outcome});
+            Problem::read(status, body, retry_after_s).advice().unwrap()
+        };
+        let unavailable = "Nothing was changed. Repeat the request after the time in Retry-After.";
+        let not_done = json!("not_done");
+        let said = advice(503, unavailable, not_done.clone(), Some(2));
+        assert_eq!(said, "nothing was changed; try again in 2 s");
+        let said = advice(503, unavailable, not_done.clone(), None);
+        assert_eq!(said, "nothing was changed; try again later");
+        let said = advice(429, "Wait for the time in Retry-After.", not_done.clone(), Some(60));
+        assert_eq!(said, "try again in 60 s");
+        let unknown =
+            "Repeat the request with the same Idempotency-Key after the time in Retry-After.";
+        let said = advice(503, unknown, json!("unknown"), Some(1));
+        assert_eq!(said, "look whether the change was made before you repeat it");
+        let missing = "Check the path and the names in it. Upper and lower case matter.";
+        let said = advice(404, missing, not_done, None);
+        assert_eq!(said, "check the name; upper and lower case matter");
     }
 
     #[test]

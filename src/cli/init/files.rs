@@ -146,7 +146,7 @@ keep = 14
         let ca = self.tls_dir().join("ca.pem");
         let ca = std::path::absolute(&ca).unwrap_or(ca);
         let mut commands = vec![
-            format!("export MAXINE_SERVER={}", servers.join(",")),
+            format!("export MAXINE_SERVER={}", quoted_text(&servers.join(","))),
             format!("export MAXINE_CA_FILE={}", quoted(&ca)),
             "maxine health --ready".to_owned(),
             "# One of the nodes has the password of the administrator; on the others the file does not exist:"
@@ -155,15 +155,21 @@ keep = 14
         let show =
             |(_, host): (u64, &str)| format!("ssh -t {host} sudo cat {DATA_DIR}/initial-password");
         commands.extend(self.nodes().map(show));
-        let folders: Vec<String> = self.nodes().map(|(id, _)| quoted(&self.node_dir(id))).collect();
         commands.extend([
             "maxine login --user admin".to_owned(),
             "maxine passwd".to_owned(),
             "maxine doctor".to_owned(),
             "# The nodes have their files now, and these copies contain their keys:".to_owned(),
-            format!("rm -r {}", folders.join(" ")),
         ]);
+        commands.extend(self.removal_commands());
         commands
+    }
+
+    /// The commands that delete the copies of the nodes' files, on the nodes' machines and here.
+    pub(super) fn removal_commands(&self) -> Vec<String> {
+        let folders: Vec<String> = self.nodes().map(|(id, _)| quoted(&self.node_dir(id))).collect();
+        let there = self.nodes().map(|(id, host)| format!("ssh {host} rm -r node-{id}"));
+        there.chain([format!("rm -r {}", folders.join(" "))]).collect()
     }
 
     /// All that the user has to know, with all commands. `days` is the validity of the nodes' certificates.
@@ -209,12 +215,21 @@ fn bracketed(host: &str) -> String {
 /// A path as one word of a command of the shell.
 pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
-    if !text.starts_with('-') && text.chars().all(is_plain) {
-        return text;
+    // It is no option.
+    if text.starts_with('-') { format!("'./{}'", escaped(&text)) } else { quoted_text(&text) }
+}
+
+/// A text as one word of a command of the shell.
+pub(super) fn quoted_text(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%:,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
     }
-    let text = if text.starts_with('-') { format!("./{text}") } else { text };
-    format!("'{}'", text.replace('\'', r"'\''"))
+    format!("'{}'", escaped(text))
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\'', r"'\''")
 }
 
 #[cfg(test)]
@@ -276,6 +291,29 @@ mod tests {
         assert!(commands.iter().all(|command| text.contains(command)), "{text}");
         assert_eq!(quoted(Path::new("a'b")), r"'a'\''b'");
         assert_eq!(quoted(Path::new("-r")), "'./-r'");
+        assert_eq!(quoted(Path::new("-a'b")), r"'./-a'\''b'");
+        assert_eq!(quoted_text("a,b:1"), "a,b:1");
+        assert_eq!(quoted_text("$(id)"), "'$(id)'");
+        assert_eq!(quoted_text(""), "''");
+    }
+
+    /// Regression: the copies of the keys stayed on the machines of the nodes.
+    #[test]
+    fn the_last_commands_delete_every_copy_of_a_key() {
+        let plan = plan(&["10.0.0.1", "2001:db8::2"]);
+        let commands = plan.removal_commands();
+        assert_eq!(
+            commands,
+            [
+                "ssh 10.0.0.1 rm -r node-1",
+                "ssh 2001:db8::2 rm -r node-2",
+                "rm -r 'my cluster/node-1' 'my cluster/node-2'",
+            ]
+        );
+        let text = plan.instructions(365);
+        assert!(commands.iter().all(|command| text.contains(command)), "{text}");
+        let script = plan.script(2);
+        assert!(script.trim_end().ends_with("rm -r $(pwd)\""), "{script}");
     }
 
     #[test]

@@ -19,3 +19,5 @@ install -o root -g maxine -m 0640 maxine.toml /etc/maxine/maxine.toml
 install -o root -g maxine -m 0640 tls/ca.pem tls/node-@NODE@.pem tls/node-@NODE@-key.pem /etc/maxine/tls
 systemctl enable maxine
 systemctl restart maxine
+echo "The files of node @NODE@ are in /etc/maxine. Delete this copy, which contains the key of the node:"
+echo "  rm -r $(pwd)"

@@ -11,7 +11,7 @@ use maxine_raft::pki::{NODE_DAYS, Validity};
 use reqwest::Url;
 use serde_json::json;
 
-use super::files::{Plan, quoted};
+use super::files::{Plan, quoted_text};
 use super::{failed, host, shown, write_nodes};
 use crate::cli::client::{ConnectArgs, Request, shapes};
 use crate::cli::download::check_target;
@@ -76,6 +76,16 @@ pub async fn run(args: &JoinArgs, out: &mut Output) -> Result<(), CliError> {
 
 /// The plan of the new node, and its number.
 fn plan(args: &JoinArgs, raft: &shapes::Raft) -> Result<(Plan, u64), CliError> {
+    if let Some(member) =
+        raft.members.iter().find(|member| !has_characters_of_urls(&member.http_addr))
+    {
+        let text = format!(
+            "the cluster says that node {} is at {:?}, which has characters that a URL does not have: correct \
+             http.advertise of that node",
+            member.id, member.http_addr
+        );
+        return Err(CliError::Refused(text));
+    }
     let urls: Vec<(u64, Url)> = raft
         .members
         .iter()
@@ -121,6 +131,11 @@ fn plan(args: &JoinArgs, raft: &shapes::Raft) -> Result<(Plan, u64), CliError> {
     Ok((plan, id))
 }
 
+/// Whether a text has only characters that RFC 3986 allows. The parser accepts others, and leaves some of them out.
+fn has_characters_of_urls(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || "-._~:/?#[]@!$&'()*+,;=%".contains(c))
+}
+
 fn port_of(peer_addr: &str) -> Option<u16> {
     peer_addr.rsplit_once(':')?.1.parse().ok()
 }
@@ -163,7 +178,7 @@ fn prepared(dir: &Path, ids: &[u64], machine: &str) -> Option<PathBuf> {
 
 /// The machine of the node with this settings file.
 fn host_of(settings: &Path) -> Option<String> {
-    let settings = fs::read_to_string(settings).ok()?.parse::<toml::Table>().ok()?;
+    let settings = maxine_files::read_text(settings).ok()?.parse::<toml::Table>().ok()?;
     let address = settings.get("raft")?.get("advertise")?.as_str()?;
     host(address.rsplit_once(':')?.0).ok()
 }
@@ -172,7 +187,8 @@ fn host_of(settings: &Path) -> Option<String> {
 fn sign_in_commands(raft: &shapes::Raft, http_addr: &str) -> [String; 2] {
     let members = raft.members.iter().map(|member| member.http_addr.trim_end_matches('/'));
     let servers: Vec<&str> = members.chain([http_addr]).collect();
-    [format!("export MAXINE_SERVER={}", servers.join(",")), "maxine login --user NAME".to_owned()]
+    let servers = quoted_text(&servers.join(","));
+    [format!("export MAXINE_SERVER={servers}"), "maxine login --user NAME".to_owned()]
 }
 
 /// Writes all files, or none.
@@ -204,7 +220,7 @@ fn report(
         return out.json(&json!({
             "id": id, "cluster_id": plan.cluster_id, "host": args.host, "dir": shown(&dir), "peer_addr": peer_addr,
             "http_addr": http_addr, "start_commands": plan.start_commands(), "add_command": add,
-            "sign_in_commands": sign_in,
+            "removal_commands": plan.removal_commands(), "sign_in_commands": sign_in,
         }));
     }
     out.line(format!(
@@ -218,8 +234,8 @@ fn report(
          3. Add it, with a vote once it has caught up:\n\
          \n{add}\n\
          \n\
-         4. The node has its files now, and this copy contains its key:\n\
-         \nrm -r {folder}\n\
+         4. The node has its files now, and these copies contain its key:\n\
+         \n{removal}\n\
          \n\
          5. Sign in again, because a session is sent only to the nodes that were named when it was made:\n\
          \n{sign_in}",
@@ -229,7 +245,7 @@ fn report(
         toml = dir.join("maxine.toml").display(),
         host = args.host,
         start = plan.start_commands().join("\n"),
-        folder = quoted(&dir),
+        removal = plan.removal_commands().join("\n"),
         sign_in = sign_in.join("\n"),
     ))
 }
@@ -323,6 +339,27 @@ mod tests {
         let servers = "https://10.0.0.1:8443,https://10.0.0.2:8443,https://10.0.0.3:8443";
         assert_eq!(commands[0], format!("export MAXINE_SERVER={servers}"));
         assert_eq!(commands[1], "maxine login --user NAME");
+    }
+
+    /// Regression: a URL of a member went into a command of the shell as it was.
+    #[test]
+    fn a_url_of_a_member_begins_no_command_of_the_shell() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join("tls")).unwrap();
+        let args = args(&["--dir", home.path().to_str().unwrap(), "10.0.0.4"]);
+        let with = |url: &str| members(&[(1, "10.0.0.1:7701", url)]);
+        for url in [
+            "https://10.0.0.1:8443/`id`",
+            "https://10.0.0.1:8443/\n id",
+            "https://10.0.0.1:8443/\"x",
+        ] {
+            let Err(error) = plan(&args, &with(url)) else { panic!("{url:?} is accepted") };
+            let text = error.to_string();
+            assert!(text.contains("node 1") && !text.contains('\n'), "{text}");
+        }
+        let commands = sign_in_commands(&with("https://10.0.0.1:8443/$(id);'x"), "https://b:1");
+        let quoted = r"'https://10.0.0.1:8443/$(id);'\''x,https://b:1'";
+        assert_eq!(commands[0], format!("export MAXINE_SERVER={quoted}"));
     }
 
     /// A new authority would make a node that no other node trusts.

@@ -243,7 +243,7 @@ pub(super) fn check_probe(caller: &Caller, probe: Option<&ProbeSpec>) -> Result<
     {
         return Ok(());
     }
-    let detail = "without a token a probe has the kind http, a path, thresholds, an interval of at least 5 s and a \
-                  time limit of at most 5 s, and nothing else";
+    let detail = "this check needs a token: without one, a check can only be HTTP with a path, thresholds, an interval \
+                  of at least 5 s and a time limit of at most 5 s";
     Err(Problem::new(ProblemKind::Unauthorized, detail).with_field("probe"))
 }

@@ -59,7 +59,8 @@ impl Remote {
             None => builder,
             Some(path) => {
                 let named = |text: String| format!("ca_file: {}: {text}", path.display());
-                let pem = std::fs::read(path).map_err(|error| named(maxine_wording::io(&error)))?;
+                let pem = maxine_files::read_bundle(path)
+                    .map_err(|error| named(maxine_wording::io(&error)))?;
                 let authorities = reqwest::Certificate::from_pem_bundle(&pem)
                     .ok()
                     .filter(|authorities| !authorities.is_empty())

@@ -137,7 +137,7 @@ impl OutsideSettings {
     /// Every problem, one text each.
     pub fn read(path: &Path) -> Result<Self, Vec<String>> {
         let named = |text: String| format!("{}: {text}", path.display());
-        let text = std::fs::read_to_string(path)
+        let text = maxine_files::read_text(path)
             .map_err(|error| vec![named(maxine_wording::io(&error))])?;
         let directory = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, directory).map_err(|problems| problems.into_iter().map(named).collect())

@@ -275,7 +275,7 @@ impl OfProvider {
             return Ok(self.source.remote.post(url, Proof::Nothing, &form).await?);
         };
         // The file is read each time, so a new secret needs no restart.
-        let secret = tokio::fs::read_to_string(path).await.map_err(|error| {
+        let secret = maxine_files::read_text_on_thread(path).await.map_err(|error| {
             tracing::error!(file = %path.display(), %error, "the secret of a provider cannot be read");
             Away::new("this node cannot read the secret of the provider")
         })?;

@@ -238,7 +238,7 @@ impl Drop for Attempt {
 }
 
 async fn read(path: &std::path::Path) -> Result<String, Away> {
-    tokio::fs::read_to_string(path)
+    maxine_files::read_text_on_thread(path)
         .await
         .map_err(|error| Away::new(&format!("{}: {}", path.display(), maxine_wording::io(&error))))
 }

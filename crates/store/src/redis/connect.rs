@@ -228,7 +228,7 @@ impl Connector {
 
 pub(super) fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>, String> {
     let read = |path: &std::path::Path| {
-        std::fs::read(path)
+        maxine_files::read_bundle(path)
             .map_err(|error| format!("{}: {}", path.display(), maxine_wording::io(&error)))
     };
     if config.tls_ca_file.is_none() && config.tls_client_files.is_none() {

@@ -152,8 +152,8 @@ fn remember_use(used: &Path, log: &Path) -> Result<(), OpenError> {
         return Ok(());
     }
     let mut options = File::options();
-    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(used);
-    let mut file = opened.map_err(failed)?;
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = maxine_files::open_own(used, &mut options).map_err(failed)?;
     file.write_all(log.as_os_str().as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 

@@ -281,7 +281,7 @@ fn redis_url(text: &str) -> Result<Option<String>, TransferError> {
         return Ok(Some(text.into()));
     }
     let Some(path) = text.strip_prefix("redis-file:") else { return Ok(None) };
-    let url = std::fs::read_to_string(path);
+    let url = maxine_files::read_text(Path::new(path));
     let url = url
         .map_err(|error| TransferError::Usage(format!("{path}: {}", maxine_wording::io(&error))))?;
     Ok(Some(url.trim().into()))

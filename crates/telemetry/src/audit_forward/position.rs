@@ -42,7 +42,7 @@ impl Position {
 /// Reads a position. `None` if none is stored, or if the file is damaged: all kept records are then forwarded again.
 /// Blocks.
 pub(super) fn load(path: &Path) -> io::Result<Option<Position>> {
-    let bytes = match fs::read(path) {
+    let bytes = match maxine_files::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         bytes => bytes?,
     };

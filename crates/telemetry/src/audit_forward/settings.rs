@@ -160,7 +160,7 @@ pub(super) fn server_name(address: &str) -> Result<ServerName<'static>, String> 
 
 /// Reads the key that signs deliveries. Line ends at its end do not belong to it. Blocks.
 pub(super) fn read_key(path: &Path) -> Result<Vec<u8>, String> {
-    let mut key = std::fs::read(path).map_err(|error| maxine_wording::io(&error))?;
+    let mut key = maxine_files::read(path).map_err(|error| maxine_wording::io(&error))?;
     while key.last().is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
         key.pop();
     }

@@ -69,7 +69,7 @@ fn append(path: &Path, len_max: u64, files_max: usize, lines: &[Vec<u8>]) -> io:
 
 /// Removes an incomplete line at the end, which a node left that was killed while it wrote. Its record is written again.
 fn cut_torn_line(path: &Path) -> io::Result<()> {
-    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
+    let mut file = match maxine_files::open_own(path, OpenOptions::new().read(true).write(true)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file?,
     };
@@ -112,6 +112,21 @@ mod tests {
             let mode = entry.unwrap().metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+    }
+
+    /// Regression: through a link, the last line of another program's file was removed, and its mode was changed.
+    #[test]
+    fn a_link_in_place_of_the_file_leads_to_no_other_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("audit.jsonl"), dir.path().join("victim"));
+        fs::write(&victim, "whole\nunfinished").unwrap();
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        let error = append(&path, 1_000, 2, &lines(&["one"])).unwrap_err();
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+        assert!(LogFiles::open_private(&path, 1_000, 2).is_err());
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "whole\nunfinished");
+        assert_eq!(fs::metadata(&victim).unwrap().permissions().mode() & 0o777, 0o644);
     }
 
     #[test]

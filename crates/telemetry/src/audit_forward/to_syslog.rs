@@ -94,7 +94,7 @@ async fn connect(
     }
     let Some(ca_file) = ca_file else { return Err("audit.syslog_ca is not set".into()) };
     // The file is read for each connection, so that it can be replaced without a restart.
-    let pem = tokio::fs::read(ca_file).await.map_err(|error| {
+    let pem = maxine_files::read_bundle_on_thread(ca_file).await.map_err(|error| {
         format!("audit.syslog_ca: {}: {}", ca_file.display(), maxine_wording::io(&error))
     })?;
     let config = client_config(&pem)

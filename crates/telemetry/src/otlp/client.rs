@@ -93,7 +93,8 @@ impl Client {
         // The file is read each time, so that a token can be replaced without a restart.
         let fields = match &self.headers_file {
             Some(path) => {
-                let text = tokio::fs::read(path).await.map_err(|error| error.to_string());
+                let text = maxine_files::read_on_thread(path).await;
+                let text = text.map_err(|error| error.to_string());
                 text.and_then(|text| header_fields(&text)).map_err(|why| {
                     Failure::Later(format!(
                         "telemetry.otlp_headers_file: {}: {why}",

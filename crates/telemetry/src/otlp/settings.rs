@@ -52,8 +52,7 @@ impl OtlpSettings {
             .err()
             .map(|why| format!("telemetry.otlp_endpoint: {why}"));
         let headers = self.headers_file.as_ref().and_then(|path| {
-            let why = std::fs::metadata(path)
-                .and_then(|_| std::fs::read(path))
+            let why = maxine_files::read(path)
                 .map_err(|error| error.to_string())
                 .and_then(|text| header_fields(&text))
                 .err()?;
@@ -106,7 +105,7 @@ pub(super) fn header_fields(text: &[u8]) -> Result<Vec<(HeaderName, HeaderValue)
 pub(crate) fn read_authorities(
     path: &Path,
 ) -> Result<(Vec<u8>, Vec<reqwest::Certificate>), String> {
-    let pem = std::fs::read(path).map_err(|error| error.to_string())?;
+    let pem = maxine_files::read_bundle(path).map_err(|error| error.to_string())?;
     let certificates = reqwest::Certificate::from_pem_bundle(&pem).unwrap_or_default();
     match certificates.is_empty() {
         true => Err("it holds no certificate in PEM".into()),

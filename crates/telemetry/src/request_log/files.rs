@@ -38,7 +38,7 @@ impl LogFiles {
     ///
     /// # Errors
     ///
-    /// The directory or the file cannot be created or written.
+    /// The directory or the file cannot be created or written, or the file is a symbolic link.
     pub fn open(path: &Path, len_max: u64, files_max: usize) -> io::Result<Self> {
         Self::open_as(path, len_max, files_max, false)
     }
@@ -149,7 +149,7 @@ impl LogFiles {
         self.flush(false);
         (0..self.files_max)
             .map(|number| self.path(number))
-            .filter(|path| path.is_file())
+            .filter(|path| path.symlink_metadata().is_ok_and(|found| found.is_file()))
             .filter_map(|path| Some(LogFile { name: path.file_name()?.to_str()?.into(), path }))
             .collect()
     }
@@ -161,7 +161,7 @@ fn open_current(path: &Path, is_private: bool) -> io::Result<(BufWriter<File>, u
     if is_private {
         options.mode(0o600);
     }
-    let file = options.open(path)?;
+    let file = maxine_files::open_own(path, &mut options)?;
     if is_private {
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
     }
@@ -189,6 +189,22 @@ mod tests {
         let text = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
         assert_eq!(text("maxine-requests.log"), "line 8 ...\n");
         assert_eq!(text("maxine-requests.2.log"), "line 6 ...\n");
+    }
+
+    /// Regression: a link in the directory of the logs led to another program's file.
+    #[test]
+    fn a_link_in_place_of_a_log_file_is_neither_written_nor_listed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, victim) = (directory.path().join("x.log"), directory.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(LogFiles::open(&path, 1_000, 2).is_err());
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&victim, directory.path().join("x.1.log")).unwrap();
+        let names: Vec<String> =
+            LogFiles::open(&path, 1_000, 2).unwrap().list().into_iter().map(|f| f.name).collect();
+        assert_eq!(names, ["x.log"]);
     }
 
     #[test]
