@@ -194,8 +194,8 @@ fn alive(lease: KnownLease, checks: Option<&str>, is_ready: bool) -> String {
         (KnownLease::NoAnswer, _) => beside_checks(
             "whether its lease has expired is not known, because the leader gave no answer",
         ),
-        (KnownLease::None | KnownLease::Runs, Some(checks)) if is_ready => checks.to_owned(),
-        (KnownLease::None, checks) => {
+        (KnownLease::Permanent | KnownLease::Runs, Some(checks)) if is_ready => checks.to_owned(),
+        (KnownLease::Permanent, checks) => {
             format!("it is permanent, and {}", checks.unwrap_or("it has no checks"))
         }
         (KnownLease::Runs, Some(checks)) => format!("its lease has not expired, and {checks}"),
@@ -228,7 +228,10 @@ mod tests {
             "{runs}"
         );
         assert_eq!(alive(KnownLease::Runs, passes, true), "its health checks pass");
-        assert_eq!(alive(KnownLease::None, None, true), "it is permanent, and it has no checks");
+        assert_eq!(
+            alive(KnownLease::Permanent, None, true),
+            "it is permanent, and it has no checks"
+        );
         let over = alive(KnownLease::Over { for_ms: 7_900 }, passes, true);
         assert!(over.starts_with("its time to live ended at least 7 s ago"), "{over}");
     }

@@ -67,7 +67,7 @@ impl OwnReport for InstanceStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KnownLease {
     /// The instance is permanent.
-    None,
+    Permanent,
     /// It has not expired, according to the leader.
     Runs,
     /// Its time to live has ended, and the instance is kept only because expiry is suspended.
@@ -85,7 +85,7 @@ impl KnownLease {
     /// What this node knows without a question to the leader.
     pub(super) fn here(app: &AppState, instance: &Instance) -> Self {
         match instance.registration.expiry {
-            Expiry::Never => Self::None,
+            Expiry::Never => Self::Permanent,
             Expiry::AfterSilence { .. } if app.store().leadership_now().leader.is_none() => {
                 Self::NoLeader
             }
