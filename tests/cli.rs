@@ -406,6 +406,10 @@ fn users_tokens_and_keys_are_kept_without_a_secret_in_an_argument() {
     assert!(!shown.contains("role") && !shown.contains("permission"), "{shown}");
     let own = as_bob(&["passwd"], "long enough 2\nlong enough 3\n");
     assert!(own.status.success(), "{}", text(&own.stderr));
+    // Regression: the next command of every guide ended with 5, because the session was over.
+    assert!(text(&own.stdout).contains("you are signed in until"), "{}", text(&own.stdout));
+    let next = as_bob(&["user"], "");
+    assert!(next.status.success(), "{}", text(&next.stderr));
     assert!(as_bob(&["login", "--user", "bob"], "long enough 3\n").status.success());
     assert!(dev.run(&["user", "set-role", "bob", "viewer"]).status.success());
     let users = text(&dev.run(&["user"]).stdout);
@@ -1124,19 +1128,20 @@ fn a_node_that_hangs_delays_no_command_by_more_than_its_time_limit() {
     }
 }
 
-/// Regression: an empty `MAXINE_TOKEN_FILE` was an error, and an empty `MAXINE_TOKEN` counts as not set.
+/// Regression: an empty `MAXINE_TOKEN_FILE` or `MAXINE_CA_FILE` was an error, and an empty `MAXINE_TOKEN` counts as not
+/// set.
 #[test]
-fn an_empty_variable_for_the_token_file_counts_as_not_set() {
-    let kv = |args: &[&str], empty: bool| {
+fn an_empty_variable_for_a_file_counts_as_not_set() {
+    let kv = |args: &[&str], empty: &[&str]| {
         let mut command = plain(&["kv", "list", "--server", "http://127.0.0.1:9"]);
-        command.args(args);
-        if empty {
-            command.env("MAXINE_TOKEN_FILE", "");
-        }
+        command.args(args).envs(empty.iter().map(|name| (name, "")));
         code(&command.output().unwrap())
     };
-    assert_eq!(kv(&[], true), 4);
-    assert_eq!(kv(&["--token-file", ""], false), 2);
+    assert_eq!(kv(&[], &["MAXINE_TOKEN_FILE"]), 4);
+    assert_eq!(kv(&[], &["MAXINE_CA_FILE"]), 4);
+    assert_eq!(kv(&[], &["MAXINE_CLIENT_CERT", "MAXINE_CLIENT_KEY"]), 4);
+    assert_eq!(kv(&["--token-file", ""], &[]), 2);
+    assert_eq!(kv(&["--ca-file", ""], &[]), 2);
 }
 
 /// Regression: without a leader the status came after the whole time limit if one of the nodes hung.

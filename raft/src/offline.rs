@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use openraft::EntryPayload;
 
 use crate::codec::{
-    self, IdentityDto, LogIdDto, SnapshotHeadDto, StoredLogId, StoredVote, VoteDto,
+    self, DirIds, IdentityDto, LogIdDto, SnapshotHeadDto, StoredLogId, StoredVote, VoteDto,
 };
 use crate::config::{Config, EngineKind, Member, NodeId, cluster_id_is_valid, invalid_cluster_id};
 use crate::consensus::{self, Entry, Membership};
 use crate::error::StartError;
+use crate::storage::checked_file;
 use crate::storage::log_mark::LogMarkFile;
 use crate::storage::log_store::{Recovered, recover};
 use crate::storage::snapshots::{self, SnapshotFile, SnapshotStore};
@@ -102,9 +103,14 @@ fn storage(error: impl std::fmt::Display) -> StartError {
 }
 
 fn open(data_dir: &Path) -> Result<Opened, StartError> {
-    let identity = node_dir::read_identity(data_dir).map_err(storage)?.ok_or_else(|| {
-        StartError::Identity(format!("{} is not the directory of a Raft node", data_dir.display()))
-    })?;
+    let Some(identity) = node_dir::read_identity(data_dir).map_err(storage)? else {
+        // If other files of a node are here, the error is that of a start.
+        node_dir::check_openable(data_dir, "", 0, None)?;
+        let why = format!("{} is not the directory of a Raft node", data_dir.display());
+        return Err(StartError::Identity(why));
+    };
+    // A start refuses a damaged one too. Only the node that returns needs its content.
+    checked_file::read::<DirIds>(data_dir, "dir-ids").map_err(storage)?;
     let lock = node_dir::lock(data_dir)?;
     let kind: EngineKind = identity.engine.parse().map_err(StartError::Identity)?;
     // The snapshot is verified before the log, as at a start.
@@ -363,6 +369,27 @@ mod tests {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
             self.0.pop().map_or(Ok(0), |kind| Err(kind.into()))
         }
+    }
+
+    /// Regression: a directory without its identity was "not the directory of a Raft node", and a damaged file of directory
+    /// ids was not looked at, so "the checksums are correct" although the node refused to start.
+    #[test]
+    fn an_inspection_refuses_what_a_start_refuses() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = || inspect(dir.path()).unwrap_err();
+        assert!(matches!(refused(), StartError::Identity(_)), "an empty directory is no node's");
+        drop(node_dir::NodeDir::open(dir.path(), "demo", 1, None).unwrap());
+        let ids = dir.path().join("dir-ids");
+        let mut bytes = std::fs::read(&ids).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&ids, bytes).unwrap();
+        let damaged = refused().to_string();
+        assert!(damaged.contains("the dir-ids file fails its checksum"), "{damaged}");
+        std::fs::remove_file(dir.path().join("identity")).unwrap();
+        let missing = refused();
+        assert!(matches!(missing, StartError::Storage(_)), "{missing}");
+        let missing = missing.to_string();
+        assert!(missing.contains("the file identity is missing next to dir-ids"), "{missing}");
     }
 
     #[test]

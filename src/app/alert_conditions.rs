@@ -19,7 +19,7 @@ use maxine_actors::{Registry, members};
 use maxine_clock::{Clock, SKEW_MAX_MS};
 use maxine_state::{AuditAction, Leadership};
 use maxine_store::{ClusterStatus, ControlStore, MemberView, StoreNode};
-use maxine_telemetry::{AlertKind, Notice, Scope, Severity, Telemetry};
+use maxine_telemetry::{Alert, AlertKind, Notice, Scope, Severity, Telemetry};
 use maxine_view::View;
 
 /// Interval between two checks.
@@ -94,7 +94,8 @@ pub(super) async fn watch(watched: Monitored) {
     tokio::join!(
         watch_all(&watched, &slow, &sharers),
         watch_slowly(&watched, &slow),
-        watch_sharers(&watched, &sharers)
+        watch_sharers(&watched, &sharers),
+        watch_stalls(&watched)
     );
 }
 
@@ -170,23 +171,62 @@ async fn watch_all(watched: &Monitored, slow: &Mutex<SlowChecks>, sharers: &Mute
                 Change::Withdraw(kind, object) => watched.telemetry.withdraw(kind, &object),
             }
         }
-        let slept_ms = watched.clock.monotonic_ms();
         tokio::time::sleep(TICK).await;
-        watched.alert_on_stall(slept_ms);
     }
 }
 
-impl Monitored {
-    /// Raises an alert if this process did not run for a while. On the leader the expiry raises it instead,
-    /// because it knows the effect on leases.
-    fn alert_on_stall(&self, slept_ms: u64) {
-        let asleep_ms = self.clock.monotonic_ms().saturating_sub(slept_ms);
-        let by_ms = asleep_ms.saturating_sub(TICK.as_millis() as u64);
-        if by_ms >= STALL_MS && !self.store.leadership_now().is_leader {
-            let message = format!("this node's process did not run for at least {by_ms} ms");
-            let notice = Notice::new(AlertKind::NodeStalled, &*self.node, message);
-            self.telemetry.alert(notice.details(json!({"by_ms": by_ms})));
+/// A time in which this process did not run.
+#[derive(Clone, Copy, Debug)]
+struct Stall {
+    /// Its length at least, in milliseconds.
+    by_ms: u64,
+    /// A time before its end, in milliseconds since 1970.
+    from_ms: u64,
+}
+
+impl Stall {
+    /// Whether one of these alerts of a node reports it. The expiry of a leader reports a stall too, with its effect on
+    /// leases. It may have measured a part of it only.
+    fn is_in(self, alerts: &[Alert], node: &str) -> bool {
+        alerts.iter().any(|alert| {
+            let is_ours = alert.kind == AlertKind::NodeStalled && alert.object == node;
+            let by_ms = alert.details.get("by_ms").and_then(serde_json::Value::as_u64);
+            is_ours && alert.time_ms >= self.from_ms && by_ms >= Some(self.by_ms / 2)
+        })
+    }
+}
+
+/// Raises an alert if this process did not run for a while. Nothing is awaited here but the time, so each stall is seen.
+/// It is raised one tick later, unless the expiry of a leader has reported it: right after a stall, a former leader may
+/// still take itself for the leader, and then its expiry does not report it.
+async fn watch_stalls(watched: &Monitored) {
+    let mut before: Option<Stall> = None;
+    loop {
+        let (slept_ms, from_ms) = (watched.clock.monotonic_ms(), watched.clock.wall_ms());
+        tokio::time::sleep(TICK).await;
+        let asleep_ms = watched.clock.monotonic_ms().saturating_sub(slept_ms);
+        if let Some(stall) = before.take() {
+            watched.alert_on(stall);
         }
+        before = stall(asleep_ms, from_ms);
+    }
+}
+
+/// What a sleep of one tick shows that took this long, and began at `from_ms`.
+fn stall(asleep_ms: u64, from_ms: u64) -> Option<Stall> {
+    let by_ms = asleep_ms.saturating_sub(TICK.as_millis() as u64);
+    (by_ms >= STALL_MS).then_some(Stall { by_ms, from_ms })
+}
+
+impl Monitored {
+    fn alert_on(&self, stall: Stall) {
+        if stall.is_in(&self.telemetry.alerts().newest_first(), &self.node) {
+            return;
+        }
+        let by_ms = stall.by_ms;
+        let message = format!("this node's process did not run for at least {by_ms} ms");
+        let notice = Notice::new(AlertKind::NodeStalled, &*self.node, message);
+        self.telemetry.alert(notice.details(json!({"by_ms": by_ms})));
     }
 
     async fn look(&self) -> NodeCondition {

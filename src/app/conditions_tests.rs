@@ -385,3 +385,37 @@ fn a_node_that_shares_the_store_and_no_longer_reports_is_named() {
     // Nothing is said of a node as long as this node's own reports are refused.
     assert_eq!(run(&mut Watch::new("node-1".into()), &sharing(60_000, 60_000, 9_000), 0, 9), []);
 }
+
+/// Regression: only the sleep between two checks was measured, so a stall during a check was not told. A node that took
+/// itself for the leader left the alert to its expiry, which then found that it leads no more.
+#[test]
+fn a_stall_is_told_unless_an_alert_of_it_exists() {
+    assert!(stall(1_900, 0).is_none());
+    let seen = stall(281_000, 50_000).unwrap();
+    assert_eq!(seen.by_ms, 280_000);
+    let alert = |node: &str, time_ms: u64, by_ms: u64| Alert {
+        id: 1,
+        node: node.to_owned(),
+        time_ms,
+        state: maxine_telemetry::AlertState::Event,
+        resolved_ms: None,
+        severity: Severity::Warning,
+        stage: 0,
+        kind: AlertKind::NodeStalled,
+        object: node.to_owned(),
+        message: String::new(),
+        details: json!({"by_ms": by_ms}).as_object().cloned().unwrap_or_default(),
+        runbook: "disk-full",
+        acknowledged_by: None,
+        silenced: false,
+    };
+    assert!(!seen.is_in(&[], "node-1"));
+    assert!(seen.is_in(&[alert("node-1", 331_000, 279_900)], "node-1"), "by the expiry");
+    for other in [
+        alert("node-2", 331_000, 280_000),
+        alert("node-1", 49_000, 280_000),
+        alert("node-1", 331_000, 12_483),
+    ] {
+        assert!(!seen.is_in(&[other], "node-1"));
+    }
+}

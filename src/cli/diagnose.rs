@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use futures::future::{join, join_all, join3};
 use serde_json::{Value, json};
 
-use super::client::{Client, ConnectArgs, Request};
+use super::client::{Answer, Client, ConnectArgs, Request};
 use super::doctor;
 use super::download::{check_target, new_private_file};
 use super::each_node::{Node, nodes};
@@ -165,7 +165,18 @@ async fn files_of(node: &Node) -> Vec<Made> {
 
 /// Reads an answer that is JSON.
 async fn json_of(client: &Client, request: &Request) -> Result<Vec<u8>, CliError> {
-    Ok(lines_of(&client.send(request).await?.body))
+    json_in(client.send(request).await)
+}
+
+/// The JSON of an answer. A node that is not ready answers with 503, and the reason is what the archive is for.
+fn json_in(answer: Result<Answer, CliError>) -> Result<Vec<u8>, CliError> {
+    match answer {
+        Ok(answer) => Ok(lines_of(&answer.body)),
+        Err(CliError::Problem(problem)) if problem.raw["ready"].is_boolean() => {
+            Ok(lines_of(&problem.raw))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn lines_of(value: &Value) -> Vec<u8> {
@@ -358,6 +369,7 @@ impl Bundle {
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::Problem;
     use super::*;
 
     #[test]
@@ -379,6 +391,16 @@ mod tests {
         assert_eq!(shown["telemetry"]["webhook_url"], "https://hooks.example.com (cut)");
         assert_eq!(shown["telemetry"]["log_filter"], "info,maxine=debug");
         assert_eq!(shown["http"]["port"], 8080);
+    }
+
+    /// Regression: the archive lacked the readiness of a node just when it was not ready.
+    #[test]
+    fn the_readiness_of_a_node_that_is_not_ready_is_kept_with_its_reason() {
+        let refused =
+            |body: Value| json_in(Err(CliError::Problem(Box::new(Problem::read(503, body, None)))));
+        let kept = refused(json!({"ready": false, "reason": "no leader is confirmed"})).unwrap();
+        assert!(String::from_utf8(kept).unwrap().contains("no leader is confirmed"));
+        assert!(refused(json!({"type": "/problems/unavailable", "status": 503})).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use futures::future::{join, join_all, join3};
 use serde_json::Value;
 
 use super::alerts::{begun_ms, groups, message_of};
-use super::client::{Answer, ConnectArgs, Request};
+use super::client::{Answer, ConnectArgs, Request, tls_remedy};
 use super::config::DATA_UNCHECKED;
 use super::each_node::{Node, nodes};
 use super::exit::CliError;
@@ -33,6 +33,8 @@ const STALE_WARN_MS: u64 = 10_000;
 const STEPS: u64 = 2;
 /// A last backup before this time is a warning, in milliseconds.
 const BACKUP_WARN_MS: u64 = 7 * 24 * 3_600 * 1_000;
+/// A critical event of this time is a warning, in milliseconds.
+const EVENT_WARN_MS: u64 = 24 * 3_600 * 1_000;
 
 /// Arguments of `maxine doctor`.
 #[derive(Debug, clap::Args)]
@@ -61,7 +63,16 @@ struct Seen {
     status: Value,
     /// The conditions that are active on it; `None` if it did not say.
     active: Option<Vec<Value>>,
+    /// Its critical events of the last day that nobody has acknowledged.
+    events: Vec<Value>,
     /// The node's clock minus this machine's, and how wrong that can be, in milliseconds.
+    clock: Option<(i64, u64)>,
+}
+
+/// A node that gave no status.
+struct Silent {
+    url: String,
+    /// As for [`Seen`]. A node that refuses a request may still give its time.
     clock: Option<(i64, u64)>,
 }
 
@@ -92,14 +103,15 @@ pub(super) async fn findings(
     let each = join_all(nodes.iter().map(|node| check_node(node, connect)));
     let (checked, backups) = join(each, Box::pin(last_backup(connect))).await;
     let (mut seen, mut silent) = (Vec::new(), Vec::new());
-    for (node, (found, of_node)) in nodes.iter().zip(checked) {
+    for (found, of_node) in checked {
         findings.0.extend(found.0);
         match of_node {
-            Some(node) => seen.push(node),
-            None => silent.push(node.url.as_str()),
+            Ok(node) => seen.push(node),
+            Err(node) => silent.push(node),
         }
     }
     compare(&seen, &silent, &mut findings);
+    check_network(&seen, &mut findings);
     check_alerts(&seen, &mut findings);
     check_backups(backups, &seen, &mut findings);
     Ok(findings.sorted())
@@ -127,7 +139,7 @@ async fn findings_of_security(
     let each = join_all(nodes.iter().map(async |node| {
         let mut findings = Findings::default();
         let status = status_of(node, &mut findings).await;
-        if let Some(status) = &status {
+        if let Ok(status) = &status {
             let checked = security::check_node(node, connect, limit_ms, status, &mut findings);
             Box::pin(checked).await;
         }
@@ -138,10 +150,11 @@ async fn findings_of_security(
     for (node, (found, status)) in nodes.iter().zip(checked) {
         findings.0.extend(found.0);
         match status {
-            Some(status) => {
-                seen.push(Seen { url: node.url.clone(), status, active: None, clock: None });
+            Ok(status) => {
+                let (url, events) = (node.url.clone(), Vec::new());
+                seen.push(Seen { url, status, active: None, events, clock: None });
             }
-            None => silent.push(node.url.as_str()),
+            Err(node) => silent.push(node),
         }
     }
     if config.is_none() {
@@ -153,25 +166,43 @@ async fn findings_of_security(
     Ok(findings.sorted())
 }
 
-/// The status of a node. `None` if it gave none, which is a finding.
-async fn status_of(node: &Node, findings: &mut Findings) -> Option<Value> {
+/// The status of a node. If it gave none, that is a finding.
+async fn status_of(node: &Node, findings: &mut Findings) -> Result<Value, Silent> {
+    let system = Clock::system();
+    let before_ms = system.wall_ms();
     match node.client.send(&Request::get(&["cluster", "status"])).await {
         Ok(answer) => {
             findings.add(Level::Good, ANSWERS, &node.url, "it answers", "");
-            Some(answer.body)
+            Ok(answer.body)
         }
         Err(error) => {
             without_status(&node.url, &error, findings);
-            None
+            let clock = date_of(&error).map(|date_ms| {
+                // The time of the answer has no fractions of a second.
+                let (date_ms, rounded_ms) = (date_ms + 500, 500);
+                clock_at(date_ms, rounded_ms, before_ms, system.wall_ms())
+            });
+            Err(Silent { url: node.url.clone(), clock })
         }
     }
 }
 
-/// Asks one node. `None` if it gave no status.
-async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Option<Seen>) {
+/// The time of a Maxine node that refused a request, in milliseconds since 1970.
+fn date_of(error: &CliError) -> Option<u64> {
+    match error {
+        CliError::Problem(problem) if problem.is_of_maxine() => problem.date_ms,
+        _ => None,
+    }
+}
+
+/// Asks one node.
+async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Result<Seen, Silent>) {
     let url = node.url.as_str();
     let mut findings = Findings::default();
-    let Some(status) = status_of(node, &mut findings).await else { return (findings, None) };
+    let status = match status_of(node, &mut findings).await {
+        Ok(status) => status,
+        Err(silent) => return (findings, Err(silent)),
+    };
     check_status(url, &status, &mut findings);
     let request = Request::get(&["alerts"]).query("limit", Some(1_000));
     // The clock comes first, because it gets the connection that is open: that makes its measurement short.
@@ -187,8 +218,14 @@ async fn check_node(node: &Node, connect: &ConnectArgs) -> (Findings, Option<See
         )),
     )
     .await;
-    let active = active_of(url, alerts, &mut findings);
-    (findings, Some(Seen { url: url.into(), status, active, clock }))
+    let mut active = alerts_of(url, alerts, &mut findings);
+    let now_ms = Clock::system().wall_ms();
+    let mut events = active.clone().unwrap_or_default();
+    events.retain(|alert| is_recent_event(alert, now_ms));
+    if let Some(alerts) = &mut active {
+        alerts.retain(|alert| alert["state"] == "active");
+    }
+    (findings, Ok(Seen { url: url.into(), status, active, events, clock }))
 }
 
 /// The node's clock minus this machine's, and how wrong that can be, in milliseconds.
@@ -198,17 +235,36 @@ async fn clock_of(node: &Node) -> Option<(i64, u64)> {
     // A time in the future, so that the answer is short.
     let request = Request::get(&["traffic"]).query("since_ms", Some(before_ms + 86_400_000));
     let node_ms = node.client.send(&request).await.ok()?.body["now_ms"].as_u64()?;
-    let error_ms = system.wall_ms().saturating_sub(before_ms).div_ceil(2);
-    Some((signed(node_ms) - signed(before_ms + error_ms), error_ms))
+    Some(clock_at(node_ms, 0, before_ms, system.wall_ms()))
+}
+
+/// A node's clock minus this machine's, and how wrong that can be, in milliseconds. The node gave the time `node_ms`, which
+/// may be off by `rounded_ms`, between two times of this machine.
+fn clock_at(node_ms: u64, rounded_ms: u64, before_ms: u64, after_ms: u64) -> (i64, u64) {
+    let error_ms = after_ms.saturating_sub(before_ms).div_ceil(2);
+    (signed(node_ms) - signed(before_ms + error_ms), error_ms + rounded_ms)
 }
 
 /// What it means that a node gave no status. Only a node that does not answer, or cannot work, is a problem.
 fn without_status(url: &str, error: &CliError, findings: &mut Findings) {
     let why = error.of_one_node();
     let CliError::Problem(problem) = error else {
-        let fix = match why.to_lowercase().contains("refused") {
-            true => "nothing listens at this address: start the node, or correct the address",
-            false => "look whether the machine runs, and whether the network to it works",
+        if let Some(fix) = tls_remedy(&why) {
+            let found = format!("it answers, but no TLS connection was made: {why}");
+            return findings.add(Level::Problem, "certificates", url, &found, fix);
+        }
+        let says = |words: &[&str]| {
+            let why = why.to_lowercase();
+            words.iter().any(|word| why.contains(word))
+        };
+        let fix = match () {
+            () if says(&["refused"]) => {
+                "nothing listens at this address: start the node, or correct the address"
+            }
+            () if says(&["closed", "reset", "broken pipe"]) => {
+                "something takes connections at this address and ends them: look into its log, and whether it is a node"
+            }
+            () => "look whether the machine runs, and whether the network to it works",
         };
         let fix = format!("{fix}; see docs/operations/replica-lost.md");
         return findings.add(Level::Problem, ANSWERS, url, &format!("no answer: {why}"), &fix);
@@ -222,8 +278,8 @@ fn without_status(url: &str, error: &CliError, findings: &mut Findings) {
     match problem.status {
         401 | 403 => findings.add(Level::Unknown, ANSWERS, url, &found, VIEWER),
         503 | 500 => {
-            let fix = "look into its log; see docs/operations/README.md";
-            findings.add(Level::Problem, ANSWERS, url, &found, fix);
+            let fix = format!("look into its log; see {}", runbook::of_refusal(&why));
+            findings.add(Level::Problem, ANSWERS, url, &found, &fix);
         }
         _ => {
             let fix = "look whether the address is that of a Maxine node of this version";
@@ -257,24 +313,24 @@ fn check_status(url: &str, status: &Value, findings: &mut Findings) {
         (Some(true), _) => {
             let fix =
                 "look for other programs that write to this disk; see docs/operations/disk-full.md";
-            findings.add(Level::Problem, "disk", url, "its disk does not answer in time", fix);
+            findings.add(Level::Problem, "disk sync", url, "its disk does not answer in time", fix);
         }
         (_, Some(sync_us)) if sync_us > SYNC_WARN_US => {
             let found = format!("the last sync of its log took {} ms", sync_us / 1_000);
             let fix = "use a faster disk, or one that no other program writes to";
-            findings.add(Level::Warning, "disk", url, &found, fix);
+            findings.add(Level::Warning, "disk sync", url, &found, fix);
         }
         (_, Some(sync_us)) => {
             let found = format!("the last sync of its log took {:.1} ms", sync_us as f64 / 1e3);
-            findings.add(Level::Good, "disk", url, &found, "");
+            findings.add(Level::Good, "disk sync", url, &found, "");
         }
         (_, None) if status["backend"] == "raft" => {
             let found = "it has not synced its log since it started";
-            findings.add(Level::Unknown, "disk", url, found, "");
+            findings.add(Level::Unknown, "disk sync", url, found, "");
         }
         (_, None) => {
             let found = "a node reports the time of its syncs in Raft mode only";
-            findings.add(Level::Unknown, "disk", url, found, "");
+            findings.add(Level::Unknown, "disk sync", url, found, "");
         }
     }
     if status["backend"] == "redis" {
@@ -311,54 +367,80 @@ fn check_copy(url: &str, status: &Value, findings: &mut Findings) {
     }
 }
 
-/// The conditions that are active on a node, according to its answer. `None` if it gave none.
-fn active_of(
+/// The alerts of a node, according to its answer. `None` if it gave none.
+fn alerts_of(
     url: &str,
     answer: Result<Answer, CliError>,
     findings: &mut Findings,
 ) -> Option<Vec<Value>> {
-    let answer = match answer {
-        Ok(answer) => answer,
+    match answer {
+        Ok(answer) => Some(answer.body["items"].as_array().cloned().unwrap_or_default()),
         Err(error) => {
             let why = format!("not known which alerts it has: {}", error.of_one_node());
             findings.add(Level::Unknown, "alerts", url, &why, VIEWER);
-            return None;
+            None
         }
-    };
-    let mut alerts = answer.body["items"].as_array().cloned().unwrap_or_default();
-    alerts.retain(|alert| alert["state"] == "active");
-    Some(alerts)
+    }
 }
 
-/// The conditions that are active. They include certificates that end soon and disks that are nearly full. A condition
-/// that several nodes report is one finding, which names these nodes.
+/// Whether an alert is a critical event of the last day that nobody has acknowledged. An event has no end, so nothing
+/// else shows that acknowledged writes were lost, for example.
+fn is_recent_event(alert: &Value, now_ms: u64) -> bool {
+    alert["state"] == "event"
+        && alert["severity"] == "critical"
+        && alert["acknowledged_by"].is_null()
+        && now_ms.saturating_sub(begun_ms(alert)) <= EVENT_WARN_MS
+}
+
+/// The conditions that are active, and critical events. They include certificates that end soon and disks that are nearly
+/// full. What several nodes report is one finding, which names these nodes.
 fn check_alerts(seen: &[Seen], findings: &mut Findings) {
+    for node in seen.iter().filter(|node| node.active.as_ref().is_some_and(Vec::is_empty)) {
+        findings.add(Level::Good, "alerts", &node.url, "no condition is active", "");
+    }
+    add_alerts(&once_each(seen, |node| node.active.as_deref().unwrap_or_default()), findings);
+    add_alerts(&once_each(seen, |node| node.events.as_slice()), findings);
+}
+
+/// The alerts of all nodes. One node may have been named by two addresses.
+fn once_each<'a>(
+    seen: &'a [Seen],
+    of: impl Fn(&'a Seen) -> &'a [Value],
+) -> Vec<(&'a Seen, &'a Value)> {
     let mut all: Vec<(&Seen, &Value)> = Vec::new();
     for node in seen {
-        let Some(active) = &node.active else { continue };
-        if active.is_empty() {
-            findings.add(Level::Good, "alerts", &node.url, "no condition is active", "");
-        }
-        // One node may have been named by two addresses.
         let is_known = |alert: &Value| {
             all.iter().any(|(_, known)| ["node", "id"].iter().all(|of| known[of] == alert[of]))
         };
-        let new: Vec<&Value> = active.iter().filter(|alert| !is_known(alert)).collect();
+        let new: Vec<&Value> = of(node).iter().filter(|alert| !is_known(alert)).collect();
         all.extend(new.into_iter().map(|alert| (node, alert)));
     }
+    all
+}
+
+/// One finding for each group of alerts.
+fn add_alerts(all: &[(&Seen, &Value)], findings: &mut Findings) {
     let alerts: Vec<&Value> = all.iter().map(|(_, alert)| *alert).collect();
     for mut group in groups(&alerts) {
         group.sort_by_key(|member| begun_ms(alerts[*member]));
         let is_critical = group.iter().any(|member| alerts[*member]["severity"] == "critical");
-        let level = if is_critical { Level::Problem } else { Level::Warning };
         // The node that has seen it for longest knows most of it.
         let (node, alert) = all[group[0]];
         let text = |field: &str| alert[field].as_str().unwrap_or_default();
         let row: Vec<&Value> = group.iter().map(|member| alerts[*member]).collect();
-        let found = format!("{}: {}", text("type"), message_of(alert, &row));
-        let fix = match page_of(alert, node.active.as_deref().unwrap_or_default()) {
+        let (kind, message) = (text("type"), message_of(alert, &row));
+        let page = match page_of(alert, node.active.as_deref().unwrap_or_default()) {
             "" => String::new(),
             page => format!("see docs/operations/{page}.md"),
+        };
+        let (level, found, fix) = match text("state") {
+            "event" => (
+                Level::Warning,
+                format!("{kind} at {}: {message}", timestamp(begun_ms(alert))),
+                format!("{page}; when it is dealt with, acknowledge it: 'maxine alerts ack'"),
+            ),
+            _ if is_critical => (Level::Problem, format!("{kind}: {message}"), page),
+            _ => (Level::Warning, format!("{kind}: {message}"), page),
         };
         let urls: Vec<&str> = group.iter().map(|member| all[*member].0.url.as_str()).collect();
         findings.add(level, "alerts", &urls.join(", "), &found, &fix);
@@ -380,10 +462,13 @@ fn page_of<'a>(alert: &'a Value, active: &'a [Value]) -> &'a str {
 }
 
 /// Compares the versions of the nodes. Nodes that gave no status are unknown. Returns how the others are called.
-fn compare_versions(seen: &[Seen], silent: &[&str], findings: &mut Findings) -> String {
-    for url in silent {
-        let found = "it gave no status, so its version and its clock are not known";
-        findings.add(Level::Unknown, "versions", url, found, "");
+fn compare_versions(seen: &[Seen], silent: &[Silent], findings: &mut Findings) -> String {
+    for node in silent {
+        let found = match node.clock {
+            Some(_) => "it gave no status, so its version is not known",
+            None => "it gave no status, so its version and its clock are not known",
+        };
+        findings.add(Level::Unknown, "versions", &node.url, found, "");
     }
     let all = match (silent.len(), seen.len()) {
         (0, _) => "all nodes".to_owned(),
@@ -410,9 +495,11 @@ fn compare_versions(seen: &[Seen], silent: &[&str], findings: &mut Findings) -> 
 }
 
 /// Compares the nodes with each other. Nodes that gave no status are unknown.
-fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
+fn compare(seen: &[Seen], silent: &[Silent], findings: &mut Findings) {
     let all = compare_versions(seen, silent, findings);
-    let clocks: Vec<(i64, u64)> = seen.iter().filter_map(|node| node.clock).collect();
+    let of_seen = seen.iter().map(|node| node.clock);
+    let of_silent = silent.iter().map(|node| node.clock);
+    let clocks: Vec<(i64, u64)> = of_seen.chain(of_silent).flatten().collect();
     for node in seen.iter().filter(|node| node.clock.is_none()) {
         findings.add(Level::Unknown, "clocks", &node.url, "its clock could not be read", "");
     }
@@ -436,11 +523,39 @@ fn compare(seen: &[Seen], silent: &[&str], findings: &mut Findings) {
         let found = format!("the nodes reported the same time, but the alert {name} is active");
         findings.add(Level::Unknown, "clocks", "", &found, fix);
     } else {
-        let is_all = clocks.len() == seen.len();
+        let is_all = seen.iter().all(|node| node.clock.is_some());
         let compared = if is_all { all } else { format!("{} of the nodes", clocks.len()) };
         let found = format!("no difference between the times that {compared} reported was found");
         findings.add(Level::Good, "clocks", "", &found, "");
     }
+}
+
+/// Finds members that answer this machine although another one cannot reach them: the network between them is split.
+fn check_network(seen: &[Seen], findings: &mut Findings) {
+    let id = |node: &Seen| match node.status["excluded"].is_string() {
+        true => None,
+        false => node.status["raft"]["node_id"].as_u64(),
+    };
+    let mut reports = std::collections::BTreeSet::new();
+    for node in seen {
+        let Some(own) = id(node) else { continue };
+        for member in node.status["raft"]["members"].as_array().into_iter().flatten() {
+            let other = member["id"].as_u64().filter(|other| *other != own);
+            let answers = other.is_some() && seen.iter().any(|node| id(node) == other);
+            if answers && member["reachable"] == false {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let (by, of) = (text(&node.status["node"]), text(&member["name"]));
+                reports.insert(format!("{by} reports that {of} cannot be reached"));
+            }
+        }
+    }
+    if reports.is_empty() {
+        return;
+    }
+    let reports: Vec<String> = reports.into_iter().collect();
+    let found = format!("{}, although all of them answer this machine", reports.join("; "));
+    let fix = "repair the network between them (raft.listen), or their certificates; see docs/operations/partition.md";
+    findings.add(Level::Warning, "network", "", &found, fix);
 }
 
 /// Whether a condition of this kind is active on one of the nodes, as far as they said.
@@ -473,7 +588,9 @@ fn check_backups(answer: Result<Answer, CliError>, seen: &[Seen], findings: &mut
     let is_failing = fails.into_iter().any(|kind| has_alert(seen, kind));
     let fix = match is_failing {
         true => "see docs/operations/backups.md",
-        false => "make one with `maxine cluster backup FILE`, or set backup.schedule",
+        false => {
+            "make one with `maxine cluster backup FILE`, or set backup.schedule; if it is set, look again in a minute"
+        }
     };
     match answer {
         Ok(answer) => match answer.body["items"][0]["time_ms"].as_u64() {
@@ -547,6 +664,7 @@ mod tests {
             url: "http://n:1".into(),
             status: json!({"version": version}),
             active: Some(Vec::new()),
+            events: Vec::new(),
             clock,
         }
     }
@@ -594,6 +712,49 @@ mod tests {
         );
     }
 
+    /// Regression: the doctor found nothing some seconds after acknowledged writes were lost.
+    #[test]
+    fn a_critical_event_of_the_last_day_is_a_warning_until_it_is_acknowledged() {
+        let day_ms = EVENT_WARN_MS;
+        let event = |node: &str| {
+            let mut event = alert(node, 7, AlertKind::StoreWritesLost);
+            event["state"] = "event".into();
+            event["time_ms"] = (2 * day_ms).into();
+            event
+        };
+        let lost = event("n1");
+        assert!(is_recent_event(&lost, 3 * day_ms) && !is_recent_event(&lost, 3 * day_ms + 1));
+        let with = |field: &str, value: &str| {
+            let mut other = lost.clone();
+            other[field] = value.into();
+            other
+        };
+        for other in
+            [with("state", "active"), with("severity", "warning"), with("acknowledged_by", "ada")]
+        {
+            assert!(!is_recent_event(&other, 3 * day_ms), "{other}");
+        }
+        let node = |url: &str, name: &str| Seen {
+            url: url.into(),
+            events: vec![event(name)],
+            ..seen("2.0.0", None)
+        };
+        let mut findings = Findings::default();
+        let nodes = [
+            node("http://n:1", "n1"),
+            node("http://n:2", "n2"),
+            // Another address of the first one.
+            node("http://localhost:1", "n1"),
+        ];
+        check_alerts(&nodes, &mut findings);
+        let warnings: Vec<&Finding> =
+            findings.0.iter().filter(|finding| finding.level == Level::Warning).collect();
+        let subjects: Vec<&str> = warnings.iter().map(|warning| &*warning.subject).collect();
+        assert_eq!(subjects, ["http://n:1", "http://n:2"]);
+        assert!(warnings[0].found.starts_with("store.writes_lost at 1970-01-03T00:00:00.000Z: x"));
+        assert!(warnings[0].fix.starts_with("see docs/operations/redis-lost.md; when it is"));
+    }
+
     /// Regression: the page about a lost majority was named whatever the cause was.
     #[test]
     fn the_page_about_refused_writes_is_that_of_their_cause() {
@@ -624,6 +785,62 @@ mod tests {
         assert_eq!(found(&[Some((0, 5)), None]), [Level::Unknown]);
     }
 
+    /// Regression: in a partition all nodes answered the doctor, and it named only a lost replica and a lost majority.
+    #[test]
+    fn members_that_answer_but_do_not_reach_each_other_are_a_split_network() {
+        let node = |id: u64, reached: [bool; 2]| {
+            let others = (1..=3).filter(|other| *other != id).zip(reached);
+            let members = others.map(|(other, reachable)| {
+                json!({"id": other, "name": format!("node-{other}"), "reachable": reachable})
+            });
+            let members: Vec<Value> = members.collect();
+            let name = format!("node-{id}");
+            let raft = json!({"node_id": id, "members": members});
+            Seen { status: json!({"node": name, "raft": raft}), ..seen("2.0.0", None) }
+        };
+        let found = |nodes: &[Seen]| {
+            let mut findings = Findings::default();
+            check_network(nodes, &mut findings);
+            findings.0.pop().map(|finding| (finding.found, finding.fix))
+        };
+        assert_eq!(found(&[node(1, [true, true]), node(2, [true, true])]), None);
+        assert_eq!(
+            found(&[node(1, [true, false]), node(2, [true, false])]),
+            None,
+            "node 3 is silent"
+        );
+        let mut left = node(3, [false, false]);
+        left.status["excluded"] = "it was removed".into();
+        assert_eq!(found(&[node(1, [true, false]), left]), None, "a removed node is not expected");
+        let split = [node(1, [true, false]), node(2, [true, false]), node(3, [false, false])];
+        let (found, fix) = found(&split).unwrap();
+        assert!(
+            found.starts_with("node-1 reports that node-3 cannot be reached; node-2 "),
+            "{found}"
+        );
+        assert!(found.ends_with("although all of them answer this machine"), "{found}");
+        assert!(fix.ends_with("docs/operations/partition.md"), "{fix}");
+    }
+
+    /// Regression: a node whose clock was 400 days ahead refused the token as expired, and its clock was "not known".
+    #[test]
+    fn the_clock_of_a_node_that_refuses_the_token_is_compared() {
+        let mut problem = Problem::read(401, json!({"type": "/problems/unauthorized"}), None);
+        problem.date_ms = Some(2_000_000);
+        assert_eq!(date_of(&CliError::Problem(Box::new(problem))), Some(2_000_000));
+        let stranger = Problem { date_ms: Some(1), ..Problem::read(401, json!("no"), None) };
+        assert_eq!(date_of(&CliError::Problem(Box::new(stranger))), None);
+        assert_eq!(clock_at(2_000_500, 500, 1_000_000, 1_000_010), (1_000_495, 505));
+        let of = |ahead_ms: i64| {
+            let silent = Silent { url: "http://n:2".into(), clock: Some((ahead_ms, 505)) };
+            let mut findings = Findings::default();
+            compare(&[seen("2.0.0", Some((0, 5)))], &[silent], &mut findings);
+            levels(&findings, "clocks")
+        };
+        assert_eq!(of(34_560_000_000), [Level::Problem]);
+        assert_eq!(of(400), [Level::Good]);
+    }
+
     /// Regression: the clocks were called good while an alert said that one of them was wrong.
     #[test]
     fn clocks_are_not_good_while_a_node_reports_that_one_is_wrong() {
@@ -647,10 +864,10 @@ mod tests {
         };
         let raft =
             |stalled: bool, us: u64| json!({"raft": {"disk_stalled": stalled, "last_sync_us": us}});
-        assert_eq!(found(raft(false, 900), "disk"), [Level::Good]);
-        assert_eq!(found(raft(false, 200_000), "disk"), [Level::Warning]);
-        assert_eq!(found(raft(true, 900), "disk"), [Level::Problem]);
-        assert_eq!(found(json!({"raft": null}), "disk"), [Level::Unknown]);
+        assert_eq!(found(raft(false, 900), "disk sync"), [Level::Good]);
+        assert_eq!(found(raft(false, 200_000), "disk sync"), [Level::Warning]);
+        assert_eq!(found(raft(true, 900), "disk sync"), [Level::Problem]);
+        assert_eq!(found(json!({"raft": null}), "disk sync"), [Level::Unknown]);
         assert_eq!(found(json!({"staleness_ms": null}), "copy"), [Level::Unknown]);
         assert_eq!(found(json!({"excluded": "removed"}), "member"), [Level::Problem]);
         assert_eq!(found(json!({"backend": "redis"}), "redis"), [Level::Unknown]);
@@ -735,7 +952,8 @@ mod tests {
     fn nodes_that_gave_no_status_are_not_counted_as_equal() {
         let mut findings = Findings::default();
         let both = [seen("2.0.0", Some((0, 5))), seen("2.0.0", Some((0, 5)))];
-        compare(&both, &["http://n:3"], &mut findings);
+        let silent = Silent { url: "http://n:3".into(), clock: None };
+        compare(&both, &[silent], &mut findings);
         let of = |level: Level| -> Vec<&Finding> {
             findings.0.iter().filter(|finding| finding.level == level).collect()
         };
@@ -776,6 +994,11 @@ mod tests {
         assert!(refused.0 == Level::Problem && refused.1.contains("start the node"), "{refused:?}");
         let slow = found(&dead("no answer in time"));
         assert!(slow.0 == Level::Problem && slow.1.contains("network"), "{slow:?}");
+        let ended = found(&dead("Connection reset by peer (os error 104)"));
+        assert!(ended.0 == Level::Problem && !ended.1.contains("machine runs"), "{ended:?}");
+        let expired = found(&dead("the node's certificate has expired"));
+        assert!(expired.0 == Level::Problem && expired.1.contains("replace its certificate"));
+        assert!(!expired.1.contains("replica-lost"), "{expired:?}");
     }
 
     /// Regression: with a token that was revoked, nothing was checked, and the exit code was 0.

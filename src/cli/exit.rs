@@ -7,7 +7,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use super::client::Problem;
+use super::client::{Problem, tls_remedy};
 use super::output::{Format, printable_lines};
 
 /// The command did what was asked.
@@ -117,6 +117,16 @@ pub(super) fn list(tried: &[(String, String)]) -> String {
 }
 
 impl CliError {
+    /// An error of the files of a certificate authority. Where they belong to another cluster, or are not there, the user
+    /// named the wrong directory or cluster.
+    #[must_use]
+    pub fn of_authority(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::InvalidInput => Self::Usage(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+
     /// The exit code that this error ends the process with.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
@@ -151,9 +161,14 @@ impl CliError {
     pub fn action(&self) -> Option<String> {
         match self {
             Self::Problem(problem) => problem.advice(),
-            Self::Unavailable { answered: false, .. } => Some(
-                "check that a node runs at this address; --server URL,URL or MAXINE_SERVER names the nodes".into(),
-            ),
+            Self::Unavailable { answered: false, tried } => {
+                let of_tls = tried.iter().find_map(|(_, why)| tls_remedy(why));
+                let names_nodes = "--server URL,URL or MAXINE_SERVER names the nodes";
+                Some(match of_tls {
+                    Some(remedy) => remedy.to_owned(),
+                    None => format!("check that a node runs at this address; {names_nodes}"),
+                })
+            }
             Self::OutcomeUnknown { is_silent, look, .. } => {
                 let look = match look {
                     Some(command) => format!("'{command}'"),
@@ -230,6 +245,21 @@ mod tests {
         assert!(String::from_utf8(text).unwrap().contains("http://a: connection refused"));
         let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(line["exit_code"], 4);
+    }
+
+    /// Regression: the advice for a node with an expired certificate was to check that a node runs.
+    #[test]
+    fn a_node_whose_certificate_is_refused_is_not_said_not_to_run() {
+        let action = |why: &[&str]| {
+            let tried = why.iter().map(|why| ("http://a".into(), (*why).into())).collect();
+            CliError::Unavailable { answered: false, tried }.action().unwrap()
+        };
+        assert!(action(&["Connection refused"]).starts_with("check that a node runs"));
+        let expired = "the node's certificate has expired";
+        for all in [&[expired][..], &["Connection refused", expired]] {
+            let action = action(all);
+            assert!(action.starts_with("something answers at this address: replace"), "{action}");
+        }
     }
 
     #[test]

@@ -102,16 +102,33 @@ pub async fn login(args: LoginArgs, out: &mut Output) -> Result<(), CliError> {
         }
         None => with_password(&client, &args).await?,
     };
-    let signed_in: SignedIn = answer.read()?;
-    let servers = client.servers().iter().map(Url::to_string).collect();
-    let SignedIn { user, role, expires_at_ms, access_token } = signed_in;
-    let session = Session { servers, user, role, expires_at_ms, token: access_token };
-    let path = session.store()?;
+    let (session, path) = keep(&client, &answer)?;
+    let expires_at_ms = session.expires_at_ms;
     // The token itself is not shown, because the output of a script may be logged.
     out.done(
         &json!({"user": session.user, "role": session.role, "expires_at_ms": expires_at_ms, "file": path.display().to_string()}),
         format!("signed in as {} ({}) until {}", session.user, session.role.as_str(), timestamp(expires_at_ms)),
     )
+}
+
+/// Signs in with a password that was just changed, at the node that has changed it, and stores the session.
+pub(super) async fn again(
+    client: &Client,
+    user: &str,
+    password: &str,
+) -> Result<Session, CliError> {
+    let body = json!({"user": user, "password": password});
+    let answer = client.send(&Request::once(Method::POST, &["session"]).json(body)).await?;
+    keep(client, &answer).map(|(session, _)| session)
+}
+
+/// Stores a new session for the nodes of this client. Returns it with its file.
+fn keep(client: &Client, answer: &Answer) -> Result<(Session, PathBuf), CliError> {
+    let SignedIn { user, role, expires_at_ms, access_token } = answer.read()?;
+    let servers = client.servers().iter().map(Url::to_string).collect();
+    let session = Session { servers, user, role, expires_at_ms, token: access_token };
+    let path = session.store()?;
+    Ok((session, path))
 }
 
 async fn with_password(client: &Client, args: &LoginArgs) -> Result<Answer, CliError> {

@@ -19,6 +19,16 @@ pub(super) fn without_leader(status: &Value) -> String {
     format!("{OPERATIONS}/{page}.md")
 }
 
+/// The page about the reason for which a node gives no status.
+pub(super) fn of_refusal(why: &str) -> String {
+    let page = match () {
+        () if why.contains("the shared storage ") => "disk-full",
+        () if why.contains("the store ") => "redis-lost",
+        () => "README",
+    };
+    format!("{OPERATIONS}/{page}.md")
+}
+
 /// The page about a warning of a node with this status.
 pub(super) fn of_warning(text: &str, status: &Value) -> String {
     let pages = [
@@ -124,6 +134,16 @@ mod tests {
         for (backend, leader, text, page) in cases {
             assert_eq!(of(backend, leader, text), page, "{text}");
         }
+    }
+
+    /// Regression: the list of all runbooks was named for a node that had started while Redis was silent.
+    #[test]
+    fn a_node_without_a_state_names_the_page_of_the_reason() {
+        let of = |why: &str| of_refusal(&format!("{NO_STATE}{why}: ask another node"));
+        assert_eq!(of("; the store does not answer"), "docs/operations/redis-lost.md");
+        assert_eq!(of("; the store demands a password"), "docs/operations/redis-lost.md");
+        assert_eq!(of("; the shared storage is full"), "docs/operations/disk-full.md");
+        assert_eq!(of(""), "docs/operations/README.md");
     }
 
     /// Without a leader, the page is that of the reason, which is another warning.

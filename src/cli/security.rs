@@ -393,7 +393,8 @@ fn check_tokens(tokens: &[Value], findings: &mut Findings) {
     if endless.is_empty() {
         let found = match tokens.len() {
             0 => "there are no API tokens".to_owned(),
-            n => format!("{} expire", maxine_wording::count(n, "API token")),
+            1 => "the one API token expires".to_owned(),
+            n => format!("all {n} API tokens expire"),
         };
         findings.add(Level::Good, "tokens", "", &found, "");
     }

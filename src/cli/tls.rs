@@ -116,10 +116,6 @@ fn fingerprint(file: &Path, out: &mut Output) -> Result<(), CliError> {
     out.done(&json!({"fingerprint": fingerprint}), format!("{fingerprint}  # {}", file.display()))
 }
 
-fn describe(error: std::io::Error) -> CliError {
-    CliError::Failed(error.to_string())
-}
-
 fn list(files: &[PathBuf]) -> String {
     let names: Vec<_> = files.iter().map(|path| format!("  {}", path.display())).collect();
     names.join("\n")
@@ -131,7 +127,7 @@ fn shown(files: &[PathBuf]) -> Vec<String> {
 
 fn renew(args: &Directory, out: &mut Output) -> Result<(), CliError> {
     let pki = renew_nodes(&args.dir, &args.cluster_id, &args.nodes, args.validity());
-    let nodes = pki.map_err(describe)?.nodes;
+    let nodes = pki.map_err(CliError::of_authority)?.nodes;
     let files: Vec<_> =
         nodes.iter().flat_map(|node| [node.cert_pem.clone(), node.key_pem.clone()]).collect();
     let text = format!(
@@ -163,6 +159,6 @@ fn rotate(args: &RotateArgs, out: &mut Output) -> Result<(), CliError> {
         ),
     };
     let files = rotate_authority(dir, cluster_id, nodes, step, args.directory.validity());
-    let files = files.map_err(describe)?;
+    let files = files.map_err(CliError::of_authority)?;
     out.done(&json!({"changed": shown(&files)}), format!("Changed:\n{}\n{next}", list(&files)))
 }

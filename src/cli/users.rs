@@ -14,9 +14,14 @@ use serde_json::json;
 use super::client::{Client, ConnectArgs, LIST_ITEMS_MAX, Problem, Request};
 use super::confirm::{confirm, read_password};
 use super::exit::CliError;
-use super::output::Output;
+use super::login;
+use super::output::{Output, timestamp};
 use super::tokens::tokens_of;
 use maxine_state::Role;
+
+/// The result of a change of one's own password after which this machine has no session.
+const CHANGED_WITHOUT_SESSION: &str =
+    "changed; your sessions have ended, sign in with `maxine login`";
 
 /// Arguments of `maxine user`.
 #[derive(Debug, clap::Args)]
@@ -174,9 +179,10 @@ pub async fn user(args: UserArgs, out: &mut Output) -> Result<(), CliError> {
 pub async fn passwd(args: PasswdArgs, out: &mut Output) -> Result<(), CliError> {
     let client = args.connect.client()?;
     let Some(user) = args.user else {
+        let session = args.connect.session_in_use()?;
         let present = read_password("Your present password: ")?;
         let new = args.password.read("yourself")?;
-        let body = json!({"password": present, "new_password": new});
+        let body = json!({"password": present, "new_password": &new});
         let request = Request::once(Method::PUT, &["me", "password"]).json(body);
         let answer = client.send(&request).await.map_err(|error| match error {
             // No role is missing, so the node's advice to ask for one does not help.
@@ -185,8 +191,18 @@ pub async fn passwd(args: PasswdArgs, out: &mut Output) -> Result<(), CliError> 
             }
             other => other,
         })?;
-        return out
-            .done(&answer.body, "changed; your sessions have ended, sign in with `maxine login`");
+        let Some(session) = session else {
+            return out.done(&answer.body, CHANGED_WITHOUT_SESSION);
+        };
+        // Without this, the next command would end with the message that the session was ended.
+        let text = match login::again(&client, &session.user, &new).await {
+            Ok(session) => format!(
+                "changed; your other sessions have ended, and you are signed in until {}",
+                timestamp(session.expires_at_ms)
+            ),
+            Err(error) => format!("{CHANGED_WITHOUT_SESSION}: {}", error.of_one_node()),
+        };
+        return out.done(&answer.body, text);
     };
     let present = find(&client, &user).await?;
     let body = json!({"role": present.role, "password": args.password.read(&user)?});

@@ -318,7 +318,7 @@ keys! {
     "audit.files_max" "audit-forward-files-max" "MAXINE_AUDIT_FORWARD_FILES_MAX" "files" "1 to 10000" "16"
         "Number of these files that are kept. Beyond it, the oldest is removed." => |c, v| c.audit.files_max = number(v, 1, 10_000)?;
     "audit.file_mode" "audit-forward-file-mode" "MAXINE_AUDIT_FORWARD_FILE_MODE" "choice" "alerting, blocking" "alerting"
-        "What follows while that file cannot be written: alerting (the alert audit.forward_failing) or blocking (also, after audit.block_after_ms, this node refuses changes by callers with 503)." => |c, v| c.audit.file_mode = sink_mode(v)?;
+        "What follows while that file cannot be written: alerting (the alert audit.forward_failing) or blocking (also, after audit.block_after_ms, this node refuses changes by callers with 503). A mode of blocking without the sink itself prevents the start." => |c, v| c.audit.file_mode = sink_mode(v)?;
     "audit.syslog_address" "audit-syslog-address" "MAXINE_AUDIT_SYSLOG_ADDRESS" "address" "HOST:PORT" ""
         "Syslog receiver to which this node sends each audit record, as a message of RFC 5424 with octet counting. If empty, none." => |c, v| c.audit.syslog_address = if v.is_empty() { String::new() } else { host_and_port(&text(v, 255)?)? };
     "audit.syslog_protocol" "audit-syslog-protocol" "MAXINE_AUDIT_SYSLOG_PROTOCOL" "choice" "tls, tcp" "tls"

@@ -521,6 +521,7 @@ impl NodeConfig {
         self.check_dns(bad);
         self.check_tls(bad);
         self.check_backup(bad);
+        bad.extend(self.audit.modes_without_sink());
         let raft = &self.raft;
         if self.backend == BackendKind::Raft {
             if self.node_id == 0 {
@@ -993,6 +994,9 @@ mod tests {
             ("audit.http_mode", "strict"),
             ("audit.batch_max", "0"),
             ("audit.files_max", "0"),
+            ("audit.file_mode", "blocking"),
+            ("audit.syslog_mode", "blocking"),
+            ("audit.http_mode", "blocking"),
         ] {
             let error = load(name, value).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

@@ -759,6 +759,9 @@ async fn damage_of_what_running_nodes_have_read_is_noticed_and_repaired() {
         assert!(!event_log.iter().any(|event_log| event_log.any(StoreEvent::is_loss)));
         nodes[2].register("orders", "later", 80 + u16::try_from(part).unwrap()).await;
         agree(&nodes).await;
+        // Regression: the node that repaired it also reported that the storage does not answer.
+        let is_silence = |event: &StoreEvent| matches!(event, StoreEvent::Unreachable { reason, .. } if reason.contains("is damaged"));
+        assert!(!event_log.iter().any(|event_log| event_log.any(is_silence)));
         let fresh = shared(&dir.path(), "z").await;
         assert!(ids.iter().all(|id| fresh.has("orders", id)), "flipped in part {part}");
         assert_eq!(fresh.digest(), nodes[0].digest());

@@ -341,6 +341,7 @@ fn a_blocking_sink_that_fails_stops_changes_and_neither_heartbeats_nor_look_ups(
         assert_eq!(refused["outcome"], "not_done", "{refused}");
         let detail = refused["detail"].as_str().unwrap();
         assert!(detail.contains("sink http") && detail.contains("audit.http_mode"), "{detail}");
+        assert!(detail.contains("; the next try is at 20"), "{detail}");
         let blocked = next_seq(&node);
         // The same registration again is a heartbeat.
         assert_eq!(register(&node, "a").await.0, 200);
@@ -432,6 +433,71 @@ fn a_node_that_refuses_changes_because_of_a_blocking_sink_is_not_ready_for_write
         receiver.refuse(false);
         until("the node stays not ready", async || ask("ready").await.0 == 200).await;
         node.stop().await;
+    });
+}
+
+/// Regression: while the position could not be stored, each try delivered the same records again.
+#[test]
+fn records_whose_position_cannot_be_stored_are_delivered_once() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let receiver = Receiver::default();
+        let mut config = config(dir.path());
+        config.audit.http_url = receiver.serve().await;
+        config.audit.http_key_file = Some(key_file(dir.path()));
+        let node = Node::start(config).await.unwrap();
+        registered(&node, "a").await;
+        let next = next_seq(&node);
+        until("records are missing", async || receiver.has_all(next)).await;
+        // A folder where the new file of the position is written.
+        let draft = dir.path().join("data/audit-forward/http.new");
+        until("the folder is not made", async || std::fs::create_dir(&draft).is_ok()).await;
+        let came_once = || {
+            let batches = receiver.batches.lock();
+            let records = batches.iter().map(|batch| batch["records"].as_array().unwrap().len());
+            let all: usize = records.sum();
+            drop(batches);
+            all == receiver.records().len()
+        };
+        registered(&node, "b").await;
+        let failing = AlertKind::AuditForwardFailing;
+        until("there is no alert", async || alert(&node, failing, "http").is_some()).await;
+        let (_, _, message) = alert(&node, failing, "http").unwrap();
+        assert!(message.starts_with("the sink http took audit records, but"), "{message}");
+        assert!(message.contains("the file with the position cannot be used"), "{message}");
+        let metrics = node.telemetry().metrics().clone();
+        let failures = || metrics.audit_forward_failures.with_label_values(&["http"]).get();
+        assert!(failures() >= 2, "it is tried again");
+        assert!(came_once(), "{:?}", receiver.batches.lock());
+
+        std::fs::remove_dir(&draft).unwrap();
+        registered(&node, "c").await;
+        let next = next_seq(&node);
+        until("records are missing", async || receiver.has_all(next)).await;
+        assert!(came_once(), "{:?}", receiver.batches.lock());
+        node.stop().await;
+    });
+}
+
+/// Nobody knows what became of a delivery without an answer. The words are those of the runbook.
+#[test]
+fn a_receiver_that_does_not_answer_is_reported_in_the_words_of_the_runbook() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        // It takes connections, and never answers.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = config(dir.path());
+        config.audit.http_url = format!("http://{}/audit", listener.local_addr().unwrap());
+        config.audit.http_key_file = Some(key_file(dir.path()));
+        config.audit.timeout_ms = 500;
+        let node = Node::start(config).await.unwrap();
+        registered(&node, "a").await;
+        let failing = AlertKind::AuditForwardFailing;
+        until("there is no alert", async || alert(&node, failing, "http").is_some()).await;
+        let (_, _, message) = alert(&node, failing, "http").unwrap();
+        assert!(message.contains("wait: there was no answer in time; the next try"), "{message}");
+        node.stop().await;
+        drop(listener);
     });
 }
 

@@ -278,6 +278,22 @@ fn a_node_that_starts_while_its_store_hangs_says_why_within_seconds() {
         assert_eq!(status, 503, "{ready}");
         assert!(reason.contains("no state yet"), "{ready}");
         assert!(reason.contains("the store does not answer"), "{ready}");
+        // Regression: who had no break-glass token, or wanted to sign in, was not told why there is no state.
+        for path in ["/api/v1/cluster/status", "/api/maxine/serviceops/servers", "/api/v1/session"]
+        {
+            let url = format!("http://{}{path}", node.http_addr());
+            let request = match path {
+                "/api/v1/session" => client
+                    .post(url)
+                    .json(&serde_json::json!({"user": "admin", "password": "right"})),
+                _ => client.get(url).bearer_auth("mxt_unknown_to_this_node"),
+            };
+            let answer = request.send().await.unwrap();
+            let (status, text) = (answer.status(), answer.text().await.unwrap());
+            assert_eq!(status, 503, "{path}: {text}");
+            assert!(text.contains("no state yet"), "{path}: {text}");
+            assert!(text.contains("the store does not answer"), "{path}: {text}");
+        }
         assert_eq!(get("/api/actuator/health").await.0, 200);
         assert_eq!(get("/api/v1/cluster/status").await.0, 200);
         let started = Instant::now();

@@ -37,6 +37,8 @@ impl Survivor<'_> {
         let path = format!("/api/v1/services/default/{instance}");
         let health = self.json(&format!("{path}/health")).await;
         assert_eq!(health.get("reports"), Some(&Value::Null), "{health}");
+        let why = health["why"].as_str().unwrap_or_default();
+        assert!(why.starts_with("this node knows no leader") && why.contains("not known"), "{why}");
         let url = format!("{}{path}/heartbeat", self.base);
         let request = self.dev.client.post(url).bearer_auth(self.token);
         let answer = request.header("x-maxine-timeout-ms", "500").send().await.unwrap();

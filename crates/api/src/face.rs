@@ -100,7 +100,10 @@ pub(super) async fn answer(
                 }
             }
         }
-        Err(refusal) => face.refusal(refusal.status(), refusal.text()).map(Body::from),
+        Err(refusal) => {
+            let (status, text) = (refusal.status(), state.with_reason(refusal.text()));
+            face.refusal(status, text).map(Body::from)
+        }
     };
     edge.close(record, response)
 }

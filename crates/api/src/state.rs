@@ -251,6 +251,16 @@ impl AppState {
         self.store().exclusion().or_else(no_state)
     }
 
+    /// A text for a caller. If it says that this node has no state, the reason is added, if the store knows it.
+    #[must_use]
+    pub fn with_reason(&self, text: String) -> String {
+        let Some(rest) = text.strip_prefix(NO_STATE) else { return text };
+        match self.not_serving_reason() {
+            Some(reason) => format!("{reason}{rest}"),
+            None => text,
+        }
+    }
+
     /// Writes events outside the log to the replicated audit log.
     #[must_use]
     pub fn audit(&self) -> &AuditRelay {

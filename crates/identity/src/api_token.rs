@@ -5,7 +5,7 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use sha2::{Digest, Sha256};
 
-use super::{AuthError, Secret};
+use super::{AuthError, CredentialKind, ExpiredCredential, Secret};
 use maxine_state::{Identities, Name, TokenRecord};
 
 /// Prefix of every API token.
@@ -58,8 +58,9 @@ pub(super) fn find<'a>(
     if !is_same(&hash, &record.token_hash) {
         return Err(AuthError::Invalid);
     }
-    if record.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
-        return Err(AuthError::Expired);
+    if let Some(at_ms) = record.expires_at_ms.filter(|at_ms| *at_ms <= now_ms) {
+        let kind = CredentialKind::ApiToken;
+        return Err(AuthError::Expired(ExpiredCredential { kind, at_ms, now_ms }));
     }
     Ok(record)
 }
@@ -100,7 +101,10 @@ mod tests {
         let (minted, identities) = made(AUDIENCE);
         let text = minted.text.expose();
         assert!(find(&identities, AUDIENCE, text, 99).is_ok());
-        assert_eq!(find(&identities, AUDIENCE, text, 100).unwrap_err(), AuthError::Expired);
+        let kind = CredentialKind::ApiToken;
+        let expired = AuthError::Expired(ExpiredCredential { kind, at_ms: 100, now_ms: 101 });
+        assert_eq!(find(&identities, AUDIENCE, text, 101).unwrap_err(), expired);
+        assert!(find(&identities, AUDIENCE, text, 100).is_err());
         let begin = format!("mxt_{AUDIENCE}_");
         for wrong in [
             &text[..text.len() - 1],

@@ -3,15 +3,37 @@
 use super::CSRF_HEADER;
 use maxine_state::Role;
 
+/// A kind of credential that ends at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialKind {
+    /// A session of a user.
+    Session,
+    /// An API token.
+    ApiToken,
+    /// A token of another issuer.
+    WorkloadToken,
+}
+
+/// A credential whose time is over, by the time of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpiredCredential {
+    /// What it is.
+    pub kind: CredentialKind,
+    /// When it expired, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The time of this node, in milliseconds since 1970. If it is wrong, so is the refusal.
+    pub now_ms: u64,
+}
+
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// There are no credentials, or none of an accepted kind: 401.
     #[error("Unauthorized")]
     Missing,
-    /// The session has expired: 401.
+    /// The credential has expired: 401.
     #[error("JWT token expired")]
-    Expired,
+    Expired(ExpiredCredential),
     /// The token was not issued by this cluster, or it is an API token that was deleted: 403.
     #[error("Forbidden")]
     Invalid,
@@ -62,7 +84,7 @@ impl AuthError {
         !matches!(
             self,
             Self::Missing
-                | Self::Expired
+                | Self::Expired(_)
                 | Self::HistoryEnded
                 | Self::Stale { .. }
                 | Self::NoState
@@ -75,7 +97,15 @@ impl AuthError {
     pub fn explanation(self) -> String {
         match self {
             Self::Missing => "the request carries no token".into(),
-            Self::Expired => "the session has expired".into(),
+            Self::Expired(ExpiredCredential { kind, at_ms, now_ms }) => {
+                let what = match kind {
+                    CredentialKind::Session => "session",
+                    CredentialKind::ApiToken => "API token",
+                    CredentialKind::WorkloadToken => "token of another issuer",
+                };
+                let (at, now) = (maxine_wording::iso_8601(at_ms), maxine_wording::iso_8601(now_ms));
+                format!("the {what} expired at {at}, by the time of this node, which is {now}")
+            }
             Self::Invalid => "the token is not valid in this cluster, or was revoked".into(),
             Self::Revoked => {
                 "the session was ended, its user was deleted, or the password or role was changed"
@@ -110,7 +140,7 @@ impl AuthError {
     #[must_use]
     pub fn status(self) -> http::StatusCode {
         match self {
-            Self::Missing | Self::Expired | Self::Revoked | Self::HistoryEnded => {
+            Self::Missing | Self::Expired(_) | Self::Revoked | Self::HistoryEnded => {
                 http::StatusCode::UNAUTHORIZED
             }
             Self::Invalid
@@ -185,4 +215,34 @@ pub enum MintError {
     /// The operating system provides no random numbers.
     #[error("the operating system gave no random numbers")]
     NoRandomness,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: an API token that had expired by a wrong clock was called a session, without a time.
+    #[test]
+    fn an_expired_credential_is_named_with_its_time_and_that_of_the_node() {
+        for (kind, name) in [
+            (CredentialKind::Session, "the session expired"),
+            (CredentialKind::ApiToken, "the API token expired"),
+            (CredentialKind::WorkloadToken, "the token of another issuer expired"),
+        ] {
+            let (at_ms, now_ms) = (1_795_440_992_705, 1_830_000_992_705);
+            let error = AuthError::Expired(ExpiredCredential { kind, at_ms, now_ms });
+            let text = error.explanation();
+            assert!(text.starts_with(name), "{text}");
+            assert!(
+                text.contains(" at 2026-11-23T13:36:32.705Z, by the time of this node"),
+                "{text}"
+            );
+            assert!(text.ends_with(", which is 2027-12-28T13:36:32.705Z"), "{text}");
+            // The compatible API has one text for all of them.
+            assert_eq!(
+                (error.to_string().as_str(), error.status().as_u16()),
+                ("JWT token expired", 401)
+            );
+        }
+    }
 }

@@ -98,7 +98,10 @@ pub(super) fn audience_of(token: &str) -> Option<String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TokenError {
     /// It was issued here, and has expired.
-    Expired,
+    Expired {
+        /// When, in seconds since 1970.
+        at_s: u64,
+    },
     /// It was issued for this cluster in an earlier history. Its signature proves nothing, because the keys
     /// of that history are no longer valid.
     HistoryEnded,
@@ -217,7 +220,9 @@ impl Sessions {
         for (_, secret) in named.into_iter().chain(others) {
             match self.verify(token, secret) {
                 Ok(claims) if claims.aud != realm.audience => return Err(TokenError::Invalid),
-                Ok(claims) if claims.exp <= now_s => return Err(TokenError::Expired),
+                Ok(claims) if claims.exp <= now_s => {
+                    return Err(TokenError::Expired { at_s: claims.exp });
+                }
                 Ok(claims) => return Ok(claims),
                 Err(ErrorKind::InvalidSignature) => {}
                 Err(_) => return Err(TokenError::Invalid),
@@ -312,7 +317,8 @@ mod tests {
         let rotated = identities(&[("b", 2), ("a", 1)]);
         let claims = sessions.check(&rotated, IN_C, &token, 2_799).unwrap();
         assert_eq!((claims.user_name.as_str(), claims.credential_version), ("ada", 3));
-        assert_eq!(sessions.check(&rotated, IN_C, &token, 2_800).unwrap_err(), TokenError::Expired);
+        let expired = TokenError::Expired { at_s: 2_800 };
+        assert_eq!(sessions.check(&rotated, IN_C, &token, 2_800).unwrap_err(), expired);
         let gone = identities(&[("b", 2)]);
         // A forged and expired token is reported as forged.
         assert_eq!(sessions.check(&gone, IN_C, &token, 9_999).unwrap_err(), TokenError::Invalid);
@@ -334,7 +340,8 @@ mod tests {
         let token = Sessions::new(Some(old), 60).issue(&none, IN_C, &user(), 0).unwrap();
         let sessions = Sessions::new(Some(new), 60);
         assert!(sessions.check(&none, IN_C, &token, 59).is_ok());
-        assert_eq!(sessions.check(&none, IN_C, &token, 60).unwrap_err(), TokenError::Expired);
+        let expired = TokenError::Expired { at_s: 60 };
+        assert_eq!(sessions.check(&none, IN_C, &token, 60).unwrap_err(), expired);
     }
 
     #[test]

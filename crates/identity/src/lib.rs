@@ -37,7 +37,7 @@ use maxine_view::{Snapshot, View};
 pub use api_token::{MintedToken, hex};
 pub use break_glass::{break_glass_file, is_break_glass, make_break_glass_token};
 pub use caller::{AuthMethod, Caller, OutsideToken, SessionRef};
-pub use error::{AuthError, MintError, RenewError, SigninError};
+pub use error::{AuthError, CredentialKind, ExpiredCredential, MintError, RenewError, SigninError};
 pub use outside::{
     Begun, BegunDevice, Callback, OutsideSettings, Polled, Proven, ProviderError, ProviderName,
     Return,
@@ -315,7 +315,11 @@ impl Security {
         let now_s = self.0.clock.wall_ms() / 1_000;
         let checked = self.0.sessions.check(identities, Realm { audience, history }, token, now_s);
         let claims = checked.map_err(|error| match error {
-            TokenError::Expired => AuthError::Expired,
+            TokenError::Expired { at_s } => AuthError::Expired(ExpiredCredential {
+                kind: CredentialKind::Session,
+                at_ms: at_s.saturating_mul(1_000),
+                now_ms: now_s * 1_000,
+            }),
             TokenError::HistoryEnded => AuthError::HistoryEnded,
             TokenError::Invalid => AuthError::Invalid,
         })?;

@@ -41,6 +41,8 @@ pub(crate) struct NewestState {
     /// The history of an older state that was found, until it has ended. Until then the file stays as it is, so that
     /// a restart finds the loss again.
     lost_in: Option<History>,
+    /// Whether the last try to write the file failed. It is reported once, and not each second.
+    is_failing: bool,
 }
 
 impl NewestState {
@@ -55,7 +57,7 @@ impl NewestState {
                 None
             })
         });
-        Self { path: path.map(Path::to_owned), seen, is_compared: false, lost_in: None }
+        Self { path: path.map(Path::to_owned), seen, ..Self::default() }
     }
 
     /// Compares the state that the store has now with what an earlier run of this node has seen. Returns the loss, if
@@ -103,10 +105,17 @@ impl NewestState {
             return;
         }
         match write(path, &now) {
-            Ok(()) => self.seen = Some(now),
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the newest state could not be noted")
+            Ok(()) => {
+                if std::mem::take(&mut self.is_failing) {
+                    tracing::info!(path = %path.display(), "the newest state is noted again");
+                }
+                self.seen = Some(now);
             }
+            Err(error) if !self.is_failing => {
+                self.is_failing = true;
+                tracing::warn!(path = %path.display(), %error, "the newest state cannot be noted; it is tried again");
+            }
+            Err(_) => {}
         }
     }
 }
@@ -186,5 +195,23 @@ mod tests {
         }
         std::fs::write(&path, "{").unwrap();
         assert_eq!(starts(&path, &first), None, "what cannot be read is not known");
+    }
+    /// Regression: on a full disk there was a line in the log each second.
+    #[test]
+    fn a_state_that_cannot_be_noted_is_reported_once_and_noted_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("missing");
+        let path = folder.join("newest-state");
+        let mut state = ControlState::default();
+        begin_history(&mut state, 5);
+        let mut newest = NewestState::read(Some(&path));
+        assert_eq!(newest.compare(&state), None);
+        for _ in 0..2 {
+            newest.note(&state);
+            assert!(newest.is_failing);
+        }
+        std::fs::create_dir(&folder).unwrap();
+        newest.note(&state);
+        assert!(!newest.is_failing && path.exists());
     }
 }

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
-use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::TraceName;
 use maxine_state::{Address, Instance, Name, ServiceKey, ServiceRef};
 use maxine_view::ServiceCounter;
+
+pub use maxine_wording::iso_8601;
 
 /// An event outside the hot path.
 #[derive(Clone, Debug)]
@@ -153,13 +154,6 @@ fn head(time_ms: u64, kind: &str, outcome: &str) -> Map<String, Value> {
     event
 }
 
-/// A time in milliseconds since 1970, as ISO 8601 text in UTC with milliseconds.
-#[must_use]
-pub fn iso_8601(time_ms: u64) -> String {
-    let time = i64::try_from(time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    time.unwrap_or(Timestamp::UNIX_EPOCH).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,11 +166,5 @@ mod tests {
         {
             assert_eq!(url_of(&Address::parse(address).unwrap(), &target), expected);
         }
-    }
-
-    #[test]
-    fn times_are_utc_with_milliseconds() {
-        assert_eq!(iso_8601(1_795_440_992_705), "2026-11-23T13:36:32.705Z");
-        assert_eq!(iso_8601(0), "1970-01-01T00:00:00.000Z");
     }
 }

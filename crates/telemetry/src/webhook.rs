@@ -83,8 +83,7 @@ impl Webhook {
                 let now_ms = telemetry.0.clock.monotonic_ms();
                 telemetry.alerts().note_delivery(&alert, result.is_ok(), now_ms);
                 if let Err(error) = result {
-                    // The URL is not shown, because it may contain a secret.
-                    telemetry.delivery_failed(&alert, &error.without_url().to_string());
+                    telemetry.delivery_failed(&alert, &why_failed(error));
                 }
                 drop(permit);
             };
@@ -153,6 +152,18 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Why a request to a receiver failed, as text for people. The URL is not shown, because it may contain a secret.
+pub(crate) fn why_failed(error: reqwest::Error) -> String {
+    if let Some(status) = error.status() {
+        return format!("the receiver answered with status {}", status.as_u16());
+    }
+    if error.is_timeout() {
+        return "there was no answer in time".to_owned();
+    }
+    let what = if error.is_connect() { "no connection" } else { "the connection broke" };
+    format!("{what}: {}", with_causes(&error.without_url()))
 }
 
 /// A client for the few requests that Maxine itself sends to URLs that the operator has set.

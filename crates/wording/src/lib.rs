@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::io;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 /// Maximum length of a text of another service in a log line or an alert, in bytes.
@@ -43,6 +44,13 @@ pub struct JsonError {
     pub fault: JsonFault,
     /// The complete text.
     pub text: String,
+}
+
+/// A time in milliseconds since 1970, as ISO 8601 text in UTC with milliseconds.
+#[must_use]
+pub fn iso_8601(time_ms: u64) -> String {
+    let time = i64::try_from(time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    time.unwrap_or(Timestamp::UNIX_EPOCH).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
 /// Parses JSON.
@@ -278,6 +286,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn times_are_utc_with_milliseconds() {
+        assert_eq!(iso_8601(1_795_440_992_705), "2026-11-23T13:36:32.705Z");
+        assert_eq!(iso_8601(0), "1970-01-01T00:00:00.000Z");
+    }
 
     #[test]
     fn a_text_of_another_service_is_short_and_has_no_control_characters() {

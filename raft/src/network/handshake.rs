@@ -134,9 +134,11 @@ pub(crate) async fn greet(
         Welcome::Accepted { node_id, .. } if node_id != target => {
             Err(refused(format!("node {node_id} answered in place of node {target}")))
         }
-        Welcome::Accepted { lineage, .. } if lineage != me.dir.lineage() => {
-            Err(refused(format!("node {target} belongs to another lineage ({lineage:016x})")))
-        }
+        Welcome::Accepted { lineage, .. } if lineage != me.dir.lineage() => Err(refused(format!(
+            "node {target} has lineage {lineage:016x}, and node {} has {:016x}",
+            me.node_id,
+            me.dir.lineage()
+        ))),
         Welcome::Accepted { node_id, app_version, protocol, name, http_addr, .. } => {
             me.refusals.accepted(target);
             show_dir(me, target, &mut reader, &mut write).await?;
@@ -452,9 +454,10 @@ async fn judge_lineage(me: &LocalIdentity, hello: &HelloDto) -> Result<(), Refus
             Err(error) => Err(error.to_string().into()),
         };
     }
+    // The other node shows this text. So "this node" would be the wrong one there.
     Err(Refusal::OtherHistory(format!(
-        "this node belongs to another lineage ({lineage:016x}, not {:016x}): 'maxine cluster recover' or 'restore' began one of them",
-        hello.lineage
+        "node {} has lineage {lineage:016x}, and node {} has {:016x}: 'maxine cluster recover' or 'restore' began one of them",
+        me.node_id, hello.node_id, hello.lineage
     )))
 }
 

@@ -53,6 +53,8 @@ pub struct ConnectArgs {
         long,
         env = "MAXINE_CA_FILE",
         value_name = "FILE",
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
+        value_hint = clap::ValueHint::AnyPath,
         global = true,
         help_heading = "Connection"
     )]
@@ -62,6 +64,8 @@ pub struct ConnectArgs {
         long,
         env = "MAXINE_CLIENT_CERT",
         value_name = "FILE",
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
+        value_hint = clap::ValueHint::AnyPath,
         global = true,
         requires = "client_key",
         help_heading = "Connection"
@@ -72,6 +76,8 @@ pub struct ConnectArgs {
         long,
         env = "MAXINE_CLIENT_KEY",
         value_name = "FILE",
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
+        value_hint = clap::ValueHint::AnyPath,
         global = true,
         requires = "client_cert",
         help_heading = "Connection"
@@ -140,14 +146,13 @@ impl ConnectArgs {
     }
 
     fn client_with(&self, servers: Vec<Url>, token: Option<Token>) -> Result<Client, CliError> {
-        let authority = self.ca_file.as_deref().map(read_authorities).transpose()?;
-        let certificates = match (&self.ca_file, authority) {
-            (Some(file), Some(pem)) => {
-                reqwest::Certificate::from_pem_bundle(&pem).map_err(|_| {
+        let certificates = match self.ca_file()? {
+            Some(file) => {
+                reqwest::Certificate::from_pem_bundle(&read_authorities(file)?).map_err(|_| {
                     CliError::Usage(format!("{}: it holds no certificate in PEM", file.display()))
                 })?
             }
-            _ => Vec::new(),
+            None => Vec::new(),
         };
         let tls = ClientTls { certificates, identity: self.identity()? };
         Client::new(servers, token, tls, self.timeout_ms)
@@ -155,9 +160,10 @@ impl ConnectArgs {
 
     /// The certificate that this client shows, if it has one.
     fn identity(&self) -> Result<Option<reqwest::Identity>, CliError> {
-        let (Some(certificate), Some(key)) = (&self.client_cert, &self.client_key) else {
-            return Ok(None);
-        };
+        let certificate = self.client_cert.as_deref();
+        let certificate = unless_empty(certificate, "--client-cert", "MAXINE_CLIENT_CERT")?;
+        let key = unless_empty(self.client_key.as_deref(), "--client-key", "MAXINE_CLIENT_KEY")?;
+        let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
         let both = [read_file(certificate)?, b"\n".to_vec(), read_file(key)?].concat();
         let identity = reqwest::Identity::from_pem(&both).map_err(|_| {
             let (certificate, key) = (certificate.display(), key.display());
@@ -206,18 +212,30 @@ impl ConnectArgs {
         Ok(servers)
     }
 
-    /// The file of the token. An empty `MAXINE_TOKEN_FILE` counts as not set.
+    /// The file of the token.
     fn token_file(&self) -> Result<Option<&Path>, CliError> {
-        match self.token_file.as_deref() {
-            Some(file) if file.as_os_str().is_empty() => {
-                let is_set = std::env::var_os("MAXINE_TOKEN_FILE").is_some_and(|it| it.is_empty());
-                match is_set {
-                    true => Ok(None),
-                    false => Err(CliError::Usage("--token-file: the name is empty".into())),
-                }
-            }
-            file => Ok(file),
+        unless_empty(self.token_file.as_deref(), "--token-file", "MAXINE_TOKEN_FILE")
+    }
+
+    /// The file of the authorities to trust in addition to the system's.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for an empty name.
+    pub fn ca_file(&self) -> Result<Option<&Path>, CliError> {
+        unless_empty(self.ca_file.as_deref(), "--ca-file", "MAXINE_CA_FILE")
+    }
+
+    /// The stored session, if requests carry it: no other token is given, and it has not expired.
+    ///
+    /// # Errors
+    /// As [`Session::load`].
+    pub fn session_in_use(&self) -> Result<Option<Session>, CliError> {
+        let is_set = std::env::var("MAXINE_TOKEN").is_ok_and(|text| !text.is_empty());
+        if is_set || self.token_file()?.is_some() {
+            return Ok(None);
         }
+        let now_ms = Clock::system().wall_ms();
+        Ok(Session::load()?.filter(|session| session.expires_at_ms > now_ms))
     }
 
     fn token(&self) -> Result<Option<Token>, CliError> {
@@ -377,6 +395,24 @@ impl Client {
             clock: Clock::system(),
             told_stale: AtomicBool::new(false),
         })
+    }
+}
+
+/// The file of a flag. An empty variable of the environment counts as not set.
+fn unless_empty<'a>(
+    file: Option<&'a Path>,
+    flag: &str,
+    variable: &str,
+) -> Result<Option<&'a Path>, CliError> {
+    match file {
+        Some(name) if name.as_os_str().is_empty() => {
+            let is_variable = std::env::var_os(variable).is_some_and(|it| it.is_empty());
+            match is_variable {
+                true => Ok(None),
+                false => Err(CliError::Usage(format!("{flag}: the name is empty"))),
+            }
+        }
+        file => Ok(file),
     }
 }
 

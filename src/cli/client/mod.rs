@@ -8,11 +8,12 @@ mod hedged;
 mod problem;
 pub mod shapes;
 mod sse;
+mod tls;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -20,6 +21,7 @@ use serde_json::Value;
 pub use connect::{ConnectArgs, Session, session_file};
 pub use problem::Problem;
 pub use sse::{EventParser, ServerEvent};
+pub use tls::remedy as tls_remedy;
 
 use super::exit::CliError;
 use maxine_clock::Clock;
@@ -705,10 +707,18 @@ async fn read_problem(response: reqwest::Response) -> Problem {
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse().ok());
+    let date_ms = date_ms(response.headers());
     let bytes = read_body(response).await.unwrap_or_default();
     let body = serde_json::from_slice(&bytes)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-    Problem::read(status, body, retry_after_s)
+    Problem { date_ms, ..Problem::read(status, body, retry_after_s) }
+}
+
+/// The time in the field `date` of an answer, in milliseconds since 1970.
+fn date_ms(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    u64::try_from(at.as_millisecond()).ok()
 }
 
 async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
@@ -729,7 +739,7 @@ fn describe(error: &reqwest::Error) -> String {
     }
     let mut cause: &dyn std::error::Error = error;
     loop {
-        if let Some(text) = tls_text(cause) {
+        if let Some(text) = tls::text(cause) {
             return text;
         }
         match cause.source() {
@@ -737,51 +747,6 @@ fn describe(error: &reqwest::Error) -> String {
             None => return cause.to_string(),
         }
     }
-}
-
-/// What a TLS error means for the user. `None` if it is another error.
-fn tls_text(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
-    // An input or output error may contain another one, and does not give the inner one as its source.
-    let mut innermost = cause;
-    while let Some(inner) = innermost.downcast_ref::<std::io::Error>() {
-        innermost = inner.get_ref()?;
-    }
-    let error = innermost.downcast_ref::<Error>()?.clone();
-    let trust = "give the file of the authority that signed it with --ca-file or MAXINE_CA_FILE";
-    let text = match error {
-        // The server's first bytes are not TLS.
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "the server does not speak TLS on this port: use a URL with http://".into()
-        }
-        Error::InvalidCertificate(why) => match why {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "the node's certificate has expired".into()
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "the node's certificate is not valid yet: compare the clocks".into()
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "the node's certificate has another name than the URL: use a name that is in it"
-                    .into()
-            }
-            CertificateError::UnknownIssuer => {
-                format!("the authority of the node's certificate is not trusted: {trust}")
-            }
-            // Another authority of the same name has another key, and often another algorithm.
-            _ => format!("the node's certificate cannot be verified: {trust}"),
-        },
-        Error::AlertReceived(
-            AlertDescription::CertificateRequired | AlertDescription::BadCertificate,
-        ) => "the node wants a certificate of this client, which it trusts: --client-cert and \
-              --client-key"
-            .into(),
-        Error::AlertReceived(alert) => {
-            format!("the node ended the TLS connection with the alert {alert:?}")
-        }
-        other => other.to_string(),
-    };
-    Some(text)
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ pub struct Problem {
     pub retry: Option<Retry>,
     /// Time to wait before a retry, in seconds.
     pub retry_after_s: Option<u64>,
+    /// The time of the server when it answered, in milliseconds since 1970, to the second.
+    #[serde(skip)]
+    pub date_ms: Option<u64>,
     /// The unchanged body.
     #[serde(skip)]
     pub raw: Value,

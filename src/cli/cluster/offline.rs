@@ -111,6 +111,14 @@ fn describe(error: impl std::fmt::Display) -> CliError {
     CliError::Failed(error.to_string())
 }
 
+/// What a stopped node's directory refuses. Nothing is damaged if the user named another directory, node or cluster.
+fn of_directory(error: StartError) -> CliError {
+    match error {
+        StartError::Identity(why) => CliError::Usage(why),
+        other => describe(other),
+    }
+}
+
 /// The directory of the log. `data_dir` may be the node's data directory or the log's own directory.
 fn log_dir(data_dir: &Path) -> PathBuf {
     let inner = data_dir.join(LOG_DIR);
@@ -122,11 +130,7 @@ fn look(data_dir: &Path) -> Result<(PathBuf, maxine_raft::offline::Inspection), 
         return Err(CliError::Usage(format!("{} is not a directory", data_dir.display())));
     }
     let dir = log_dir(data_dir);
-    let inspection = maxine_raft::offline::inspect(&dir).map_err(|error| match error {
-        // Nothing is damaged: the user named another directory.
-        StartError::Identity(why) => CliError::Usage(why),
-        other => describe(other),
-    })?;
+    let inspection = maxine_raft::offline::inspect(&dir).map_err(of_directory)?;
     Ok((dir, inspection))
 }
 
@@ -229,13 +233,14 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
         args.node_id,
         &members,
     )
-    .map_err(describe)?;
+    .map_err(of_directory)?;
+    let next = match members.len() {
+        1 => "Start it",
+        _ => "Do the same for each other member, then start them all",
+    };
     out.done(
         &json!({"index": index, "lineage": report.lineage, "data_dir": args.data_dir.display().to_string()}),
-        format!(
-            "{} holds the state at index {}. Do the same for each other member, then start them all",
-            args.data_dir.display(), index
-        ),
+        format!("{} holds the state at index {index}. {next}", args.data_dir.display()),
     )
 }
 
@@ -310,8 +315,8 @@ pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliErr
 
 pub(super) fn init_tls(args: &InitTlsArgs, out: &mut Output) -> Result<(), CliError> {
     let validity = Validity { now_ms: Clock::system().wall_ms(), node_days: args.days };
-    let pki =
-        issue_cluster(&args.dir, &args.cluster_id, &args.nodes, validity).map_err(describe)?;
+    let pki = issue_cluster(&args.dir, &args.cluster_id, &args.nodes, validity);
+    let pki = pki.map_err(CliError::of_authority)?;
     let shown = |path: &Path| path.display().to_string();
     if out.is_json() {
         let node = |node: &NodePki| {
@@ -469,6 +474,23 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         std::fs::create_dir(&file).unwrap();
         is_refused_with("it is a folder, not a file");
+    }
+
+    /// Regression: these ended with 1, although the user named the wrong directory or cluster.
+    #[test]
+    fn what_a_directory_refuses_is_a_wrong_argument_and_damage_is_a_failure() {
+        let refused = of_directory(StartError::Identity("data is not empty".into()));
+        assert_eq!(refused.exit_code(), crate::cli::exit::USAGE, "{refused}");
+        let damaged = of_directory(StartError::Storage("a checksum is wrong".into()));
+        assert_eq!(damaged.exit_code(), crate::cli::exit::FAILURE, "{damaged}");
+        let dir = tempfile::tempdir().unwrap();
+        let made = |cluster: &str| {
+            let validity = Validity { now_ms: Clock::system().wall_ms(), node_days: 30 };
+            issue_cluster(dir.path(), cluster, &[1], validity).map_err(CliError::of_authority)
+        };
+        assert!(made("demo").is_ok());
+        let other = made("another").err().map(|error| error.exit_code());
+        assert_eq!(other, Some(crate::cli::exit::USAGE));
     }
 
     /// The directory of a node in local mode has no Raft log.

@@ -170,7 +170,18 @@ fn reached(raft: &shapes::Raft, member: &shapes::Member) -> &'static str {
     }
 }
 
+/// The last log entry that a member has. One of a member that is not reached is from when it was last heard.
+fn log_entry(member: &shapes::Member) -> Option<String> {
+    let index = member.matched_index?;
+    Some(match (member.reachable, member.last_contact_ms) {
+        (Some(false), Some(age_ms)) => format!("{index}, {} ago", human_ms(age_ms)),
+        (Some(false), None) => format!("{index}, once"),
+        _ => index.to_string(),
+    })
+}
+
 fn member_row((member, reached): (shapes::Member, &str)) -> Vec<String> {
+    let entry = log_entry(&member);
     let role = match (member.leader, member.voter) {
         (true, _) => "leader",
         (false, true) => "voter",
@@ -181,7 +192,7 @@ fn member_row((member, reached): (shapes::Member, &str)) -> Vec<String> {
         member.name,
         role.into(),
         reached.into(),
-        or_dash(member.matched_index),
+        or_dash(entry),
         or_dash(member.last_contact_ms.map(human_ms)),
         or_dash(member.state_version),
         member.peer_addr,
@@ -251,6 +262,11 @@ fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
             format!("a change of the voters is not finished, {}", may_fail(tolerated))
         }
         _ if !has_leader => "this node knows no leader".to_owned(),
+        tolerated if voters.is_multiple_of(2) => format!(
+            "{}; {voters} voters tolerate no more failures than {}: use an odd number",
+            may_fail(tolerated),
+            voters - 1
+        ),
         tolerated => may_fail(tolerated),
     }
 }
@@ -386,5 +402,28 @@ mod tests {
         let none = serde_json::from_value::<shapes::Raft>(none).unwrap();
         assert!(tolerance(false, &none).starts_with("its members are not known"));
         assert_eq!(tolerance(true, &raft(3, 1)), "1 more of the voters may fail");
+        let voter = |id: u64| serde_json::json!({"id": id, "name": "n", "voter": true});
+        let even = serde_json::json!({
+            "majority": 3, "reachable_voters": 4, "failures_tolerated": 1,
+            "members": (1..=4).map(voter).collect::<Vec<_>>(),
+        });
+        let even = tolerance(true, &serde_json::from_value::<shapes::Raft>(even).unwrap());
+        let odd = "1 more of the voters may fail; 4 voters tolerate no more failures than 3: use an odd number";
+        assert_eq!(even, odd);
+    }
+
+    /// Regression: a former leader that was cut off showed the positions of the others as if they were current.
+    #[test]
+    fn the_position_of_a_member_that_is_not_reached_has_its_age() {
+        let of = |reachable: Option<bool>, heard_ms: Option<u64>| {
+            let member = serde_json::json!({
+                "id": 2, "name": "b", "voter": true, "reachable": reachable,
+                "matched_index": 1_514, "last_contact_ms": heard_ms,
+            });
+            log_entry(&serde_json::from_value::<shapes::Member>(member).unwrap()).unwrap()
+        };
+        assert_eq!(of(Some(true), Some(10)), "1514");
+        assert_eq!(of(Some(false), Some(10_000)), format!("1514, {} ago", human_ms(10_000)));
+        assert_eq!(of(Some(false), None), "1514, once");
     }
 }

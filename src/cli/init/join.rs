@@ -58,7 +58,9 @@ pub async fn run(args: &JoinArgs, out: &mut Output) -> Result<(), CliError> {
         }
     }
     let mut connect = args.connect.clone();
-    connect.ca_file.get_or_insert_with(|| tls.join("ca.pem"));
+    if connect.ca_file()?.is_none() {
+        connect.ca_file = Some(tls.join("ca.pem"));
+    }
     let answer = connect.client()?.send(&Request::get(&["cluster", "status"])).await?;
     let cluster: shapes::Cluster = answer.read()?;
     let Some(raft) = cluster.raft else {

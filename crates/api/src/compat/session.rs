@@ -30,7 +30,11 @@ pub(super) async fn sign_in(
         state.telemetry().metrics().auth_failures.inc();
         return Err(CompatError::bad_request(BOTH_NEEDED));
     };
-    let session = open_session(&state, &context, user_name, password).await?;
+    let session = open_session(&state, &context, user_name, password).await.map_err(|error| {
+        let mut refused = CompatError::from(error);
+        refused.message = state.with_reason(refused.message);
+        refused
+    })?;
     Ok(answer(&json!({ "accessToken": session.access_token, "role": session.role })))
 }
 

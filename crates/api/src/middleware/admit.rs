@@ -59,7 +59,7 @@ impl Shared {
         let caller = self.identify(request, access, cookie, context.client.is_https).map_err(
             |(error, caller)| {
                 self.note_refusal(request, error, &caller, context);
-                Box::new(refusal(path, error))
+                Box::new(self.refusal(path, error))
             },
         )?;
         if !access.is_about_the_node(path)
@@ -191,28 +191,28 @@ impl Shared {
         }
         Ok(caller)
     }
-}
 
-/// A refusal in the format of the API to which the path belongs. The compatible API has fixed texts. The native API
-/// says what is missing, and treats an invalid token like a missing one.
-fn refusal(path: &str, error: AuthError) -> Response<Body> {
-    let retry_after_s = match error {
-        AuthError::Stale { .. } | AuthError::NoState => Some(5),
-        AuthError::KeysAwaited => Some(1),
-        _ => None,
-    };
-    if !is_native(path) {
-        let text = error.to_string();
-        return CompatError::new(error.status(), text)
-            .with_retry_after_s(retry_after_s)
-            .into_response();
+    /// A refusal in the format of the API to which the path belongs. The compatible API has fixed texts. The native API
+    /// says what is missing, and treats an invalid token like a missing one.
+    fn refusal(&self, path: &str, error: AuthError) -> Response<Body> {
+        let retry_after_s = match error {
+            AuthError::Stale { .. } | AuthError::NoState => Some(5),
+            AuthError::KeysAwaited => Some(1),
+            _ => None,
+        };
+        if !is_native(path) {
+            let text = self.state.with_reason(error.to_string());
+            return CompatError::new(error.status(), text)
+                .with_retry_after_s(retry_after_s)
+                .into_response();
+        }
+        let status = match error {
+            AuthError::Invalid => StatusCode::UNAUTHORIZED,
+            other => other.status(),
+        };
+        let text = self.state.with_reason(error.explanation());
+        edge_error(path, CompatError::new(status, text).with_retry_after_s(retry_after_s))
     }
-    let status = match error {
-        AuthError::Invalid => StatusCode::UNAUTHORIZED,
-        other => other.status(),
-    };
-    let refusal = CompatError::new(status, error.explanation());
-    edge_error(path, refusal.with_retry_after_s(retry_after_s))
 }
 
 /// The compatible API answers 404 to a wrong method, and the native API answers 405.

@@ -291,9 +291,14 @@ fn certificate_warnings(alerts: Vec<Alert>) -> Vec<String> {
     get, path = "/api/v1/cluster/digest", tag = "cluster", operation_id = "clusterDigest",
     params(Freshness), responses((status = 200, body = DigestView)),
 )]
-pub(super) async fn digest(fresh: Fresh, _: Params<NoParams>) -> Result<Response, Problem> {
+pub(super) async fn digest(
+    State(app): State<AppState>,
+    fresh: Fresh,
+    _: Params<NoParams>,
+) -> Result<Response, Problem> {
     if !fresh.has_state() {
-        return Err(Problem::new(ProblemKind::Unavailable, NO_STATE).with_retry_after_s(1));
+        let why = app.with_reason(NO_STATE.to_owned());
+        return Err(Problem::new(ProblemKind::Unavailable, why).with_retry_after_s(1));
     }
     let state = fresh.state().clone();
     let StateDigest { index, digest } =

@@ -16,6 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{Params, ServicePath};
 use super::fresh::{Fresh, Freshness};
 use super::health::why;
+use super::instance_nodes::KnownLease;
 use super::known_checks::KnownChecks;
 use super::resolve::check_path;
 use super::shape::Detail;
@@ -161,7 +162,8 @@ pub(super) async fn explain_resolve(
                     None => {
                         let is_probed = state.health().effective_probe(instance, policy).is_some();
                         let known = KnownChecks::of(instance, is_probed, Detail::of(&caller), &[]);
-                        let why = why(service, &in_traffic, instance, &known, None, now_ms);
+                        let lease = KnownLease::here(&state, instance);
+                        let why = why(service, &in_traffic, instance, &known, lease, now_ms);
                         (CandidateOutcome::LeftOut, why)
                     }
                 };

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::extract::{InstancePath, NoParams, Params};
 use super::fresh::{Fresh, Freshness};
-use super::instance_nodes;
+use super::instance_nodes::KnownLease;
 use super::known_checks::KnownChecks;
 use super::shape::{CheckView, Detail, DrainView, HealthView};
 use crate::observations::{self, ProbeObservation, ProxyStatus};
@@ -90,13 +90,9 @@ pub(super) async fn instance_health(
             "other callers may use it, but the proxy of this node sends it nothing: {held_back}"
         ),
         None => {
-            let is_leased = instance.registration.expiry != Expiry::Never;
-            let overdue_ms = match is_leased {
-                true => instance_nodes::overdue_ms(&state, &key).await,
-                false => None,
-            };
+            let lease = KnownLease::ask(&state, &key, instance).await;
             let now_ms = state.clock().wall_ms();
-            why(service, &in_traffic, instance, &known, overdue_ms, now_ms)
+            why(service, &in_traffic, instance, &known, lease, now_ms)
         }
     };
     Ok(fresh.json(HealthWhy {
@@ -138,7 +134,7 @@ pub(super) fn why(
     in_traffic: &InTraffic<'_>,
     instance: &Instance,
     known: &KnownChecks,
-    overdue_ms: Option<u64>,
+    lease: KnownLease,
     now_ms: u64,
 ) -> String {
     let drain = service.drains.get(&instance.registration.id);
@@ -165,25 +161,9 @@ pub(super) fn why(
         (Liveness::Alive, Readiness::NotReady) => {
             format!("its health checks fail: {reason}{recovery}")
         }
-        // Checks that pass do not matter if the lease has ended.
-        (Liveness::Alive, Readiness::Ready | Readiness::Unknown) if overdue_ms.is_some() => {
-            let ended_s = overdue_ms.unwrap_or_default() / 1_000;
-            let expiry =
-                "expiry is suspended, because too many instances became silent at the same time";
-            let checks =
-                if known.is_empty() { String::new() } else { format!("; {}", known.text(reason)) };
-            format!("its time to live ended at least {ended_s} s ago, but {expiry}{checks}")
-        }
-        (Liveness::Alive, Readiness::Ready) if !known.is_empty() => known.text(reason),
-        (Liveness::Alive, Readiness::Ready | Readiness::Unknown) => {
-            let lives = match instance.registration.expiry {
-                Expiry::AfterSilence { .. } if known.is_empty() => {
-                    return "its lease has not expired, and only the lease decides: it has no checks".into();
-                }
-                Expiry::AfterSilence { .. } => "its lease has not expired",
-                Expiry::Never => "it is permanent",
-            };
-            format!("{lives}, and {}", known.text(reason))
+        (Liveness::Alive, readiness) => {
+            let checks = (!known.is_empty()).then(|| known.text(reason));
+            alive(lease, checks.as_deref(), readiness == Readiness::Ready)
         }
     };
     if in_traffic.panic_mode() {
@@ -191,4 +171,68 @@ pub(super) fn why(
         return format!("{why} ({verdict})");
     }
     verdict
+}
+
+/// Why an instance that no check has taken out gets traffic. `checks` is what is known of its checks; `None` if it has
+/// none.
+fn alive(lease: KnownLease, checks: Option<&str>, is_ready: bool) -> String {
+    let beside_checks = |text: &str| match checks {
+        Some(checks) => format!("{text}; {checks}"),
+        None => text.to_owned(),
+    };
+    match (lease, checks) {
+        // Checks that pass do not matter if the lease has ended, or may have.
+        (KnownLease::Over { for_ms }, _) => beside_checks(&format!(
+            "its time to live ended at least {} s ago, but expiry is suspended, because too many instances became silent \
+             at the same time",
+            for_ms / 1_000
+        )),
+        (KnownLease::NoLeader, _) => beside_checks(
+            "this node knows no leader: without one nothing expires, and whether the instance still sends heartbeats is \
+             not known",
+        ),
+        (KnownLease::NoAnswer, _) => beside_checks(
+            "whether its lease has expired is not known, because the leader gave no answer",
+        ),
+        (KnownLease::Permanent | KnownLease::Runs, Some(checks)) if is_ready => checks.to_owned(),
+        (KnownLease::Permanent, checks) => {
+            format!("it is permanent, and {}", checks.unwrap_or("it has no checks"))
+        }
+        (KnownLease::Runs, Some(checks)) => format!("its lease has not expired, and {checks}"),
+        (KnownLease::Runs, None) => {
+            "its lease has not expired, and only the lease decides: it has no checks".into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: without a leader, where nothing expires, an instance that had ended long ago had a lease that "has not
+    /// expired".
+    #[test]
+    fn a_lease_that_nobody_judges_is_never_said_to_run() {
+        let passes = Some("its health checks pass");
+        for lease in [KnownLease::NoLeader, KnownLease::NoAnswer] {
+            for is_ready in [true, false] {
+                let bare = alive(lease, None, is_ready);
+                assert!(bare.contains("not known") && !bare.contains("has not expired"), "{bare}");
+                let with_checks = alive(lease, passes, is_ready);
+                assert_eq!(with_checks, format!("{bare}; its health checks pass"));
+            }
+        }
+        let runs = alive(KnownLease::Runs, None, true);
+        assert!(
+            runs.starts_with("its lease has not expired, and only the lease decides"),
+            "{runs}"
+        );
+        assert_eq!(alive(KnownLease::Runs, passes, true), "its health checks pass");
+        assert_eq!(
+            alive(KnownLease::Permanent, None, true),
+            "it is permanent, and it has no checks"
+        );
+        let over = alive(KnownLease::Over { for_ms: 7_900 }, passes, true);
+        assert!(over.starts_with("its time to live ended at least 7 s ago"), "{over}");
+    }
 }

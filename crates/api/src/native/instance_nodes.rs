@@ -16,7 +16,7 @@ use crate::observations::{self, ProbeObservation};
 use crate::problem::Problem;
 use crate::stopping::Stopping;
 use maxine_actors::peer::{self, InstanceReport, InstanceStatus, PROBES_MAX, ProbeReport, To};
-use maxine_state::InstanceKey;
+use maxine_state::{Expiry, Instance, InstanceKey};
 
 /// Time limit for the answer of a node.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
@@ -63,17 +63,53 @@ impl OwnReport for InstanceStatus {
     }
 }
 
-/// If an instance is kept only because expiry is suspended: how long ago its time to live ended, in milliseconds. Only
-/// the leader knows this. `None` if no time to live has ended, or if the leader gave no answer.
-pub(super) async fn overdue_ms(app: &AppState, key: &InstanceKey) -> Option<u64> {
-    let leadership = app.store().leadership_now();
-    if leadership.is_leader {
-        return app.registry().overdue_ms(key);
+/// What is known of the lease of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KnownLease {
+    /// The instance is permanent.
+    Permanent,
+    /// It has not expired, according to the leader.
+    Runs,
+    /// Its time to live has ended, and the instance is kept only because expiry is suspended.
+    Over {
+        /// How long ago it ended, in milliseconds.
+        for_ms: u64,
+    },
+    /// This node knows no leader. Without one nothing expires, and nobody takes heartbeats.
+    NoLeader,
+    /// The leader gave no answer.
+    NoAnswer,
+}
+
+impl KnownLease {
+    /// What this node knows without a question to the leader.
+    pub(super) fn here(app: &AppState, instance: &Instance) -> Self {
+        match instance.registration.expiry {
+            Expiry::Never => Self::Permanent,
+            Expiry::AfterSilence { .. } if app.store().leadership_now().leader.is_none() => {
+                Self::NoLeader
+            }
+            Expiry::AfterSilence { .. } => Self::Runs,
+        }
     }
-    leadership.leader?;
-    let question = InstanceStatus(key.clone());
-    let answer = peer::call(&**app.store(), To::Leader, question, ANSWER_TIMEOUT).await;
-    answer.ok()?.overdue_ms
+
+    /// Asks the leader, because only the leader knows whether a time to live has ended.
+    pub(super) async fn ask(app: &AppState, key: &InstanceKey, instance: &Instance) -> Self {
+        let here = Self::here(app, instance);
+        if here != Self::Runs {
+            return here;
+        }
+        let overdue_ms = if app.store().leadership_now().is_leader {
+            app.registry().overdue_ms(key)
+        } else {
+            let question = InstanceStatus(key.clone());
+            match peer::call(&**app.store(), To::Leader, question, ANSWER_TIMEOUT).await {
+                Ok(answer) => answer.overdue_ms,
+                Err(_) => return Self::NoAnswer,
+            }
+        };
+        overdue_ms.map_or(Self::Runs, |for_ms| Self::Over { for_ms })
+    }
 }
 
 /// The answer of a node, as the API shows it. `report` is `None` if the node did not answer.

@@ -65,7 +65,11 @@ pub(super) async fn sign_in(
         return Err(LimitExceeded::new("password", limit, Given::Bytes(len as u64)).into());
     }
     let opened = open_session(&state, &context, &body.user, &body.password).await;
-    let signed_in = opened.map_err(signin_problem)?;
+    let signed_in = opened.map_err(|error| {
+        let mut problem = signin_problem(error);
+        problem.detail = state.with_reason(problem.detail.into()).into();
+        problem
+    })?;
     Ok(session_answer(&state, &context, &headers, body.user, signed_in))
 }
 

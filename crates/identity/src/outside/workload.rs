@@ -9,7 +9,9 @@ use tokio::task::JoinSet;
 use super::Outside;
 use super::keys::{self, Unverified};
 use super::settings::{Issuer, texts};
-use crate::{AuthError, AuthMethod, Caller, OutsideToken, Security};
+use crate::{
+    AuthError, AuthMethod, Caller, CredentialKind, ExpiredCredential, OutsideToken, Security,
+};
 use maxine_state::Role;
 use maxine_state::limits::check_name;
 
@@ -100,7 +102,11 @@ fn caller(issuer: &Issuer, claims: &Value, now_s: u64) -> Result<Caller, AuthErr
     let skew_s = issuer.clock_skew_s;
     let expires_s = seconds("exp").ok_or(AuthError::Invalid)?;
     if expires_s.saturating_add(skew_s) <= now_s {
-        return Err(AuthError::Expired);
+        return Err(AuthError::Expired(ExpiredCredential {
+            kind: CredentialKind::WorkloadToken,
+            at_ms: expires_s.saturating_mul(1_000),
+            now_ms: now_s * 1_000,
+        }));
     }
     let is_early = |name: &str| {
         let is_number = claims.get(name).is_none_or(Value::is_number);
@@ -267,13 +273,18 @@ mod tests {
         let caller = world.identify(&token).unwrap();
         assert_eq!((&*caller.user, caller.role), ("jwt:k8s/shop:orders", Some(Role::Operator)));
         let now_s = world.clock.wall_ms() / 1_000;
+        let expired = AuthError::Expired(ExpiredCredential {
+            kind: CredentialKind::WorkloadToken,
+            at_ms: (now_s - 61) * 1_000,
+            now_ms: now_s * 1_000,
+        });
         for (name, value, why) in [
             ("aud", json!("other"), AuthError::Invalid),
             ("aud", json!(null), AuthError::Invalid),
             ("sub", json!("pay:orders"), AuthError::NoRule),
             ("sub", json!("shop:\n"), AuthError::Invalid),
             ("sub", json!(7), AuthError::Invalid),
-            ("exp", json!(now_s - 61), AuthError::Expired),
+            ("exp", json!(now_s - 61), expired),
             ("exp", json!("never"), AuthError::Invalid),
             ("exp", json!(null), AuthError::Invalid),
             ("nbf", json!(now_s + 61), AuthError::Invalid),
@@ -291,7 +302,7 @@ mod tests {
         assert!(world.outside.identify("mxt_a_b_c").is_none());
         // A remembered token ends in time, too.
         world.clock.advance(Duration::from_secs(661));
-        assert_eq!(world.identify(&token).unwrap_err(), AuthError::Expired);
+        assert!(matches!(world.identify(&token).unwrap_err(), AuthError::Expired(_)));
         assert!(!world.outside.is_still_valid(caller.outside.as_ref().unwrap()));
     }
 

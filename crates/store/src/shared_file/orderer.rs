@@ -80,6 +80,8 @@ pub(super) struct Orderer {
 enum Failure {
     /// The lock was not free in time.
     Busy,
+    /// The log was damaged, and this node has replaced it by its state. Only this round ends.
+    Replaced(String),
     /// The storage failed. It may work later.
     Away(String),
     /// The lock file at this path is missing, so the storage may not be mounted. It may work later.
@@ -223,9 +225,9 @@ impl Orderer {
         match caught_up {
             Ok(()) => Ok(orderer),
             Err(Failure::Fatal(reason)) => Err(OpenError::Damaged(reason)),
-            Err(Failure::Away(reason) | Failure::NotWritten(reason, _)) => {
-                Err(OpenError::Io(reason))
-            }
+            Err(
+                Failure::Away(reason) | Failure::NotWritten(reason, _) | Failure::Replaced(reason),
+            ) => Err(OpenError::Io(reason)),
             Err(Failure::NoLock(lock)) => Err(OpenError::Io(no_lock(&lock))),
             Err(Failure::Busy) => Err(OpenError::Refused(String::from("the log is busy"))),
         }
@@ -244,7 +246,8 @@ impl Orderer {
             let done = done.and_then(|()| self.report()).and_then(|()| self.check_log());
             match done {
                 Ok(()) => self.shared.note_reachable(),
-                Err(Failure::Busy) => {}
+                // The storage answers. That the log was damaged is reported already.
+                Err(Failure::Busy | Failure::Replaced(_)) => {}
                 Err(Failure::NotWritten(reason, kind)) => {
                     self.shared.note_reachable();
                     self.shared.note_refusing(&reason, kind);
@@ -439,7 +442,7 @@ impl Orderer {
         let reason = format!("{damaged}; it is kept as {}", aside.display());
         self.shared.emit(StoreEvent::Damaged { reason: reason.clone(), is_repaired: true });
         self.shared.emit(StoreEvent::StatePutBack { position: place.seq });
-        Err(Failure::Away(reason))
+        Err(Failure::Replaced(reason))
     }
 
     fn take(&mut self, news: NewEntries) -> Result<(), Failure> {

@@ -1,7 +1,8 @@
 //! Forwards the records of the audit log to sinks outside: a file, a syslog receiver and an HTTP endpoint.
 //!
 //! Place in the flow: each node follows its own published state, and sends each record to each of its sinks, in the order
-//! of the log. How far a sink has got is stored after each delivery, so that a restart repeats at most the last one.
+//! of the log. How far a sink has got is stored after each delivery, and nothing more is delivered before that, so that a
+//! restart repeats at most the last one.
 //! Delivery is at least once, and by every node: a record that any node has applied is forwarded although the leader
 //! was lost, and a receiver drops repeats by number and hash. Sinks do not wait for each other.
 //!
@@ -94,6 +95,15 @@ struct Failing {
     failures: u32,
     /// Why the last one failed.
     why: String,
+    /// When the next try begins, in milliseconds since 1970. In the past while that try is in progress.
+    next_try_ms: u64,
+}
+
+impl Failing {
+    /// For how long the sink has failed, in milliseconds.
+    fn for_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.since_ms)
+    }
 }
 
 enum Sink {
@@ -130,8 +140,16 @@ impl AuditForward {
         });
         for (at, sink) in sinks.into_iter().enumerate() {
             let path = settings.directory.join(shared.sinks[at].name);
-            let (shared, position, records_max) = (Arc::clone(&shared), None, shared.batch_max);
-            let worker = Worker { shared, at, sink, path, position, records_max, anchor_due_ms: 0 };
+            let worker = Worker {
+                shared: Arc::clone(&shared),
+                at,
+                sink,
+                path,
+                position: None,
+                is_stored: true,
+                records_max: shared.batch_max,
+                anchor_due_ms: 0,
+            };
             tasks.spawn(stop.clone().run_until_cancelled_owned(worker.run()));
         }
         Self(shared)
@@ -143,12 +161,14 @@ impl AuditForward {
     pub fn refusal(&self) -> Option<String> {
         let now_ms = self.0.clock.monotonic_ms();
         self.0.sinks.iter().find_map(|status| {
-            let for_ms = status.failing_for_ms(now_ms)?;
+            let failing = status.failing.lock();
+            let failing = failing.as_ref()?;
+            let for_ms = failing.for_ms(now_ms);
             self.0.blocks(status, for_ms).then(|| {
-                let name = status.name;
+                let (name, next_try) = (status.name, iso_8601(failing.next_try_ms));
                 format!(
                     "this node could not forward audit records to its sink {name} for {} s, and audit.{name}_mode is \
-                     blocking",
+                     blocking; the next try is at {next_try}",
                     for_ms / 1_000
                 )
             })
@@ -184,14 +204,6 @@ impl Shared {
     }
 }
 
-impl Status {
-    /// For how long the sink has failed; `None` if it has not.
-    fn failing_for_ms(&self, now_ms: u64) -> Option<u64> {
-        let failing = self.failing.lock();
-        failing.as_ref().map(|failing| now_ms.saturating_sub(failing.since_ms))
-    }
-}
-
 /// Why a batch of at most one record was not taken, as text for people.
 fn too_large(batch: &Batch, len: usize) -> String {
     let what = match batch.records.first() {
@@ -214,6 +226,8 @@ struct Worker {
     path: PathBuf,
     /// `None` until it was read.
     position: Option<Position>,
+    /// Whether that file has this position. If not, it is stored before the next delivery.
+    is_stored: bool,
     /// Maximum number of records in the next batch. Less than the setting after the receiver refused a batch as too large.
     records_max: usize,
     /// When the next anchor is due, on the monotonic clock.
@@ -237,8 +251,8 @@ impl Worker {
                     tokio::time::sleep(GATHER).await;
                 }
                 Err(why) => {
-                    let failures = self.failed(why);
-                    self.pause(failures).await;
+                    let pause_ms = self.failed(why);
+                    self.pause(pause_ms).await;
                 }
             }
         }
@@ -246,21 +260,31 @@ impl Worker {
 
     /// Delivers one batch, and stores how far the sink has got. Returns false if there was nothing to deliver.
     async fn step(&mut self) -> Result<bool, String> {
+        self.store_position().await?;
         let Some(batch) = self.deliver().await? else {
             // The receiver may take more the next time.
             self.records_max = self.shared.batch_max;
             return Ok(false);
         };
-        if self.position.as_ref() != Some(&batch.after) {
-            self.store(batch.after.clone()).await?;
-        }
         if batch.anchor.is_some() {
             let now_ms = self.shared.clock.monotonic_ms();
             self.anchor_due_ms = now_ms.saturating_add(self.shared.anchor_interval_ms);
         }
         self.count(&batch);
+        // What was delivered is not delivered again, also if this fails.
+        self.is_stored = self.position.as_ref() == Some(&batch.after);
         self.position = Some(batch.after);
+        self.store_position().await?;
         Ok(true)
+    }
+
+    /// Stores how far the sink has got, unless the file has it.
+    async fn store_position(&mut self) -> Result<(), String> {
+        if let (false, Some(position)) = (self.is_stored, &self.position) {
+            self.store(position.clone()).await?;
+            self.is_stored = true;
+        }
+        Ok(())
     }
 
     /// Delivers one batch. A batch that is too large for the receiver is divided until it is taken, or has one record.
@@ -400,35 +424,36 @@ impl Worker {
         }
     }
 
-    /// Notes a failed delivery. Returns how many failed before it.
-    fn failed(&self, why: String) -> u32 {
+    /// Notes a failed delivery. Returns the time until the next one, in milliseconds.
+    fn failed(&self, why: String) -> u64 {
         let (name, clock) = (self.name(), &self.shared.clock);
         let failures = &self.shared.telemetry.metrics().audit_forward_failures;
         failures.with_label_values(&[name]).inc();
+        let (now_ms, wall_ms) = (clock.monotonic_ms(), clock.wall_ms());
         let mut failing = self.status().failing.lock();
-        match &mut *failing {
-            Some(failing) => {
-                failing.failures += 1;
-                failing.why = why;
-                failing.failures - 1
-            }
-            None => {
-                tracing::warn!(sink = name, error = %why, "audit records could not be forwarded; it is tried again");
-                let (since_ms, since_wall_ms) = (clock.monotonic_ms(), clock.wall_ms());
-                *failing = Some(Failing { since_ms, since_wall_ms, failures: 1, why });
-                0
-            }
+        if failing.is_none() {
+            tracing::warn!(sink = name, error = %why, "audit records could not be forwarded; it is tried again");
         }
+        let before = failing.take();
+        let (since_ms, since_wall_ms, failures) =
+            before.map_or((now_ms, wall_ms, 0), |it| (it.since_ms, it.since_wall_ms, it.failures));
+        let pause_ms = retry_pause_ms(failures);
+        *failing = Some(Failing {
+            since_ms,
+            since_wall_ms,
+            failures: failures + 1,
+            why,
+            next_try_ms: wall_ms + pause_ms,
+        });
+        pause_ms
     }
 
     /// Waits before the next delivery, and keeps the alert up to date meanwhile.
-    async fn pause(&self, failures: u32) {
+    async fn pause(&self, pause_ms: u64) {
         let clock = &self.shared.clock;
-        let pause_ms = retry_pause_ms(failures);
         let until_ms = clock.monotonic_ms() + pause_ms;
-        let next_try = iso_8601(clock.wall_ms() + pause_ms);
         loop {
-            self.report(&next_try);
+            self.report();
             let left_ms = until_ms.saturating_sub(clock.monotonic_ms());
             if left_ms == 0 {
                 return;
@@ -438,7 +463,7 @@ impl Worker {
     }
 
     /// Raises the alert if the sink has failed for long enough.
-    fn report(&self, next_try: &str) {
+    fn report(&self) {
         let (status, shared) = (self.status(), &self.shared);
         let Some(failing) = status.failing.lock().clone() else { return };
         let for_ms = shared.clock.monotonic_ms().saturating_sub(failing.since_ms);
@@ -453,7 +478,12 @@ impl Worker {
         gauge.with_label_values(&[name]).set(i64::try_from(waiting).unwrap_or(i64::MAX));
         let since = iso_8601(failing.since_wall_ms);
         let refuses = if blocks { "; this node refuses changes until it works again" } else { "" };
+        let next_try = iso_8601(failing.next_try_ms);
         let what = match waiting {
+            _ if !self.is_stored => format!(
+                "the sink {name} took audit records, but how far it has got cannot be stored since {since}: the next \
+                 records are not sent before that, and {waiting} wait"
+            ),
             0 => format!(
                 "an anchor could not be delivered to the sink {name} since {since}; no record waits"
             ),

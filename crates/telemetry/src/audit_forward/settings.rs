@@ -112,6 +112,27 @@ impl AuditForwardSettings {
         }
         found
     }
+
+    /// Blocking modes of sinks that are not set. Whoever sets one expects that no change is made without its audit record.
+    #[must_use]
+    pub fn modes_without_sink(&self) -> Vec<String> {
+        let sinks = [
+            ("audit.file_mode", self.file_mode, "audit.file", self.file.is_none()),
+            (
+                "audit.syslog_mode",
+                self.syslog_mode,
+                "audit.syslog_address",
+                self.syslog_address.is_empty(),
+            ),
+            ("audit.http_mode", self.http_mode, "audit.http_url", self.http_url.is_empty()),
+        ];
+        let wrong = sinks
+            .into_iter()
+            .filter(|(_, mode, _, is_missing)| *mode == AuditSinkMode::Blocking && *is_missing);
+        wrong
+            .map(|(mode, _, sink, _)| format!("{mode} is blocking, and {sink} is not set"))
+            .collect()
+    }
 }
 
 fn authorities_problem(setting: &str, path: &Path) -> Option<String> {
@@ -206,5 +227,24 @@ mod tests {
         assert!(found[0].contains("6 bytes") && !found[0].contains("secret"), "{found:?}");
         settings.http_key_file = Some(good);
         assert_eq!(settings.problems(), Vec::<String>::new());
+    }
+
+    /// Regression: whoever mistyped the name of a sink had a node that changed things without an audit record.
+    #[test]
+    fn a_blocking_mode_of_a_sink_that_is_not_set_is_found() {
+        let mut settings = AuditForwardSettings {
+            file_mode: AuditSinkMode::Blocking,
+            syslog_mode: AuditSinkMode::Blocking,
+            http_mode: AuditSinkMode::Blocking,
+            ..AuditForwardSettings::default()
+        };
+        let expected = [
+            "audit.file_mode is blocking, and audit.file is not set",
+            "audit.syslog_mode is blocking, and audit.syslog_address is not set",
+            "audit.http_mode is blocking, and audit.http_url is not set",
+        ];
+        assert_eq!(settings.modes_without_sink(), expected);
+        settings.file = Some("audit.jsonl".into());
+        assert_eq!(settings.modes_without_sink(), expected[1..]);
     }
 }

@@ -11,7 +11,7 @@ use super::batch::{Batch, NotTaken, Source};
 use super::settings::read_key;
 use crate::audit_record::hex;
 use crate::otlp::read_authorities;
-use crate::webhook::{http_client_with, with_causes};
+use crate::webhook::{http_client_with, why_failed};
 
 /// The field with the signature: `sha256=` and HMAC-SHA256 over the bytes of the body, in hexadecimal.
 const SIGNATURE: &str = "x-maxine-signature";
@@ -58,7 +58,7 @@ impl HttpSink {
         let answer = request.send().await.map_err(|error| {
             // The file with the authorities may have changed.
             self.client = None;
-            with_causes(&error.without_url())
+            why_failed(error)
         })?;
         match answer.status() {
             status if status.is_success() => Ok(()),

@@ -75,7 +75,7 @@ impl Syslog {
             Ok::<_, String>(connection)
         };
         let sent = tokio::time::timeout(self.timeout, send).await;
-        let connection = sent.map_err(|_| "the receiver did not answer in time".to_owned())??;
+        let connection = sent.map_err(|_| "there was no answer in time".to_owned())??;
         self.connection = Some(connection);
         Ok(())
     }

@@ -17,7 +17,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 
 use super::settings::{OtlpProtocol, OtlpSettings, header_fields, read_authorities};
-use crate::webhook::{http_client_with, with_causes};
+use crate::webhook::{http_client_with, why_failed, with_causes};
 
 /// The path of traces in OTLP over HTTP.
 const TRACES_PATH: &str = "/v1/traces";
@@ -182,8 +182,7 @@ async fn post(
 }
 
 fn lost(error: reqwest::Error) -> Failure {
-    let why = if error.is_timeout() { "there was no answer in time" } else { "no connection" };
-    Failure::Later(format!("{why}: {}", with_causes(&error.without_url())))
+    Failure::Later(why_failed(error))
 }
 
 /// Which codes may be tried again is in the specification of OTLP.
