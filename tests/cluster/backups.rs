@@ -153,7 +153,7 @@ fn an_attempt_that_ended_with_the_process_is_reported_and_not_repeated_at_once()
         assert_eq!(alert.state, AlertState::Active);
         let wanted = "it began before this node was started again, at about ";
         assert!(alert.message.contains(wanted), "{}", alert.message);
-        assert_eq!(files(&directory), [work.clone()]);
+        assert_eq!(files(&directory), std::slice::from_ref(&work));
         node.stop().await;
 
         // The pause is over.
