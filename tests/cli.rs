@@ -281,7 +281,7 @@ fn log_levels_are_set_on_every_node_and_the_doctor_looks_at_every_node() {
     assert_eq!((has("answers", "good"), has("versions", "good")), (3, 1), "{findings:?}");
     assert_eq!((has("clocks", "good"), has("backups", "warning")), (1, 1), "{findings:?}");
     assert_eq!(
-        (has("disk", "good") + has("disk", "warning"), has("open files", "unknown")),
+        (has("disk sync", "good") + has("disk sync", "warning"), has("open files", "unknown")),
         (3, 1)
     );
     let problems = findings.iter().any(|finding| finding["level"] == "problem");

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::load::{self, Outcome, Run};
 use super::report::{Goal, Section, ms};
 use super::wire::{self, Connection};
-use super::{Bench, node, registrations};
+use super::{Bench, node};
 use maxine::cli::exit::CliError;
 use maxine_clock::Clock;
 
@@ -23,11 +23,13 @@ const SYNC_LEN: usize = 512;
 /// The median write may take this many times as long as the median sync.
 const SYNCS_PER_WRITE: f64 = 2.2;
 
-/// Measures the parts of a registration on a cluster. `numbers` gives each registration another number.
+/// Measures the parts of a registration on a cluster. `registration` makes the request that registers some instances,
+/// from a number on. `numbers` gives each registration another number.
 pub(super) async fn measure(
     bench: &Bench,
     cluster: &node::Cluster,
     dir: &Path,
+    registration: fn(first: u64, count: u64) -> Vec<u8>,
     numbers: &Arc<AtomicU64>,
 ) -> Result<Section, CliError> {
     let leader = cluster.leader().await?;
@@ -35,8 +37,7 @@ pub(super) async fn measure(
     let addrs = cluster.addrs();
     let sync = syncs(bench, dir, 1).await?;
     let three = syncs(bench, dir, 3).await?;
-    let write =
-        |_: u64| registrations::registration_request(numbers.fetch_add(1, Ordering::Relaxed), 1);
+    let write = |_: u64| registration(numbers.fetch_add(1, Ordering::Relaxed), 1);
     let of_leader = ask(bench, &addrs[leader], write).await?;
     let of_follower = ask(bench, &addrs[follower], write).await?;
     let read = |_: u64| wire::get("/api/v1/services/default/s0/instances/i0");

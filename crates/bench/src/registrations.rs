@@ -30,7 +30,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Section>, CliError> {
         for (clients, batch, _) in CASES {
             ours.push(maxine(bench, &cluster, clients, batch, &numbers).await?);
         }
-        one_write::measure(bench, &cluster, &dir, &numbers).await?
+        one_write::measure(bench, &cluster, &dir, registration_request, &numbers).await?
     };
     let mut theirs = Vec::new();
     if bench.with_etcd {
