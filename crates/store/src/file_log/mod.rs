@@ -477,7 +477,7 @@ mod tests {
         let (path, elsewhere) = (dir.path().join("log.lock"), dir.path().join("elsewhere"));
         std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
         let refused = try_lock(&path).unwrap_err();
-        assert!(refused.to_string().contains("is not a regular file"), "{refused}");
+        assert!(refused.to_string().contains("it is a symbolic link"), "{refused}");
         assert!(!elsewhere.exists(), "nothing is created where the link leads");
         fs::write(&elsewhere, "precious").unwrap();
         assert!(try_lock(&path).is_err());
