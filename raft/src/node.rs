@@ -262,6 +262,7 @@ async fn start_inside(
     tasks.spawn(state_age::ask_leader(Arc::downgrade(&inner), stop.clone()));
     tasks.spawn(compaction::follow_snapshots(Arc::downgrade(&inner), stop.clone()));
     tasks.spawn(supervision::look_for_members(Arc::downgrade(&inner), stop.clone()));
+    tasks.spawn(supervision::watch_directory(Arc::downgrade(&inner), stop.clone()));
     Ok(RaftNode { inner })
 }
 

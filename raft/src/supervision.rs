@@ -1,8 +1,8 @@
 //! The tasks that watch over a running node: they publish who leads, watch the disk and the consensus core, and
 //! look for the members while there is no known leader.
 
-use std::sync::Weak;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -15,6 +15,8 @@ use crate::{belonging, clock, membership, quorum, transfer};
 
 /// How often members are asked while there is no known leader.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often the node looks whether its directory is still there.
+const DIRECTORY_EVERY: Duration = Duration::from_millis(500);
 /// How often the clock is checked.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -68,14 +70,8 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
             let members = inner.with_metrics(|metrics| metrics.membership_config.clone());
             inner.links.retain(|node| members.membership().get_node(&node).is_some());
         }
-        if let Some(reason) = core_end(&inner)
-            && !inner.lifecycle.stop.is_cancelled()
-            && inner.lifecycle.is_accepting()
-        {
-            // Peers must not count a node as alive if its core has ended.
-            inner.health.fail(&reason);
-            inner.lifecycle.stop.cancel();
-            inner.links.close();
+        if let Some(reason) = core_end(&inner) {
+            end(&inner, &reason);
         }
     }
 }
@@ -90,6 +86,37 @@ fn core_end(inner: &Inner) -> Option<String> {
         inner.raft.metrics().is_closed().then(|| reason.to_owned())
     };
     stated.or_else(panicked)
+}
+
+/// Ends the node if its directory is gone or was replaced. What it acknowledged from then on would be lost.
+pub(crate) async fn watch_directory(node: Weak<Inner>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(DIRECTORY_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let Some(inner) = node.upgrade() else { return };
+        let looked = Arc::clone(&inner);
+        let Ok(loss) = tokio::task::spawn_blocking(move || looked.dir.loss()).await else {
+            continue;
+        };
+        if let Some(loss) = loss {
+            end(&inner, &loss);
+        }
+    }
+}
+
+/// Ends the node, unless it is ending already.
+fn end(inner: &Inner, reason: &str) {
+    if inner.lifecycle.stop.is_cancelled() || !inner.lifecycle.is_accepting() {
+        return;
+    }
+    // Peers must not count a node as alive that takes no part any more.
+    inner.health.fail(reason);
+    inner.lifecycle.stop.cancel();
+    inner.links.close();
 }
 
 /// While there is no known leader, asks the members whether they are reachable, and whether this node still

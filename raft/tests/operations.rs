@@ -529,6 +529,27 @@ async fn a_node_whose_snapshot_cannot_be_written_continues_and_writes_it_later()
     cluster.node(1).wait_applied(index, TIMEOUT).await.unwrap();
 }
 
+/// Whatever the node acknowledged from then on would be gone after its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_directory_is_removed_or_replaced_ends_and_says_why() {
+    let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
+    cluster.propose(1, "before").await;
+    let moved = cluster.dir.path().join("moved");
+    let directories = [1, 2].map(|id| cluster.config(id).data_dir.clone());
+    std::fs::remove_dir_all(&directories[0]).unwrap();
+    let reason = tokio::time::timeout(TIMEOUT, cluster.node(1).failed()).await.unwrap();
+    assert!(reason.contains("was removed while this node ran"), "{reason}");
+    cluster.kill(1).await;
+    // With a copy of its files in its place, as after a restore under a running node.
+    cluster.propose(2, "between").await;
+    std::fs::rename(&directories[1], &moved).unwrap();
+    std::fs::create_dir(&directories[1]).unwrap();
+    std::fs::copy(moved.join("identity"), directories[1].join("identity")).unwrap();
+    std::fs::write(directories[1].join("lock"), b"").unwrap();
+    let reason = tokio::time::timeout(TIMEOUT, cluster.node(2).failed()).await.unwrap();
+    assert!(reason.contains("was replaced while this node ran"), "{reason}");
+}
+
 /// A start reads only the newest snapshot. An inspection reports all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inspection_verifies_older_snapshots_too() {

@@ -48,10 +48,16 @@ impl Leave {
         self.is_silent.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the place is that of a connection that has sent nothing yet for the time that it is kept.
+    /// Whether the place is that of a connection that has sent nothing yet.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has sent nothing for as long as it keeps its place.
     #[must_use]
     pub fn is_wasted(&self) -> bool {
-        self.is_silent.load(Ordering::Relaxed) && self.age() >= self.kept
+        self.is_silent() && self.age() >= self.kept
     }
 
     /// Whether the place may be given to another client now. `exceeds_share` says whether the address or user that

@@ -20,7 +20,7 @@ mod payer;
 mod steps;
 mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -33,6 +33,9 @@ pub use pace::Pace;
 pub use payer::{Payer, UserName};
 pub use steps::StepTurns;
 pub use turns::{NodeTurns, Turn, WorkTurn, WorkTurns, build_aside};
+
+/// So many addresses and users that hold the most are looked at when a place is needed. More would take too long.
+const CANDIDATES_MAX: usize = 256;
 
 /// One in this many reserved places is for operators and administrators only.
 const OPERATORS_ONE_IN: usize = 4;
@@ -120,6 +123,10 @@ struct Taken {
     /// How many of `all` have no user at the moment.
     unused: usize,
     by_payer: HashMap<Payer, usize>,
+    /// The same numbers, in order.
+    by_held: BTreeSet<(usize, Payer)>,
+    /// The places of connections that had sent nothing when they were last looked at, in the order of arrival.
+    silent: VecDeque<(Payer, u64)>,
     /// How many of `all` users have.
     of_users: usize,
     /// The places that may be displaced, by their payer and number. The oldest one of a payer has its lowest number.
@@ -264,6 +271,7 @@ impl Places {
         let mut taken = self.taken.lock();
         let of_payer = taken.of(payer) + 1;
         let newcomer = self.newcomer(&taken, payer, caller_class, of_payer);
+        taken.skip_those_that_spoke();
         taken.remove_oldest_of_most(newcomer).is_some()
     }
 
@@ -276,6 +284,9 @@ impl Places {
         new: usize,
     ) -> Result<(), NoPlace> {
         let mut added = self.add(taken, user, count, new);
+        if added.is_err() {
+            taken.skip_those_that_spoke();
+        }
         if added.is_ok() || !self.could_displace(taken, user, count, new) {
             return added;
         }
@@ -317,21 +328,19 @@ impl Places {
             Payer::Site(_) => taken.of_users.saturating_sub(self.limits.reserved),
             Payer::User(_) => taken.of_users,
         };
-        let mut free = 0;
-        for (other, held) in &taken.by_payer {
-            if taken.oldest_for(newcomer, *other, *held).is_some() {
-                let mut of_other = (held - wanted).max(1);
-                if matches!(other, Payer::User(_)) {
-                    of_other = of_other.min(of_users);
-                    of_users -= of_other;
-                }
-                free += of_other;
-            }
+        let mut free = usize::from(taken.wasted_for(newcomer).is_some());
+        for (other, _) in taken.candidates(newcomer) {
             if free >= missing {
-                return true;
+                break;
             }
+            let mut of_other = taken.of(other) - wanted;
+            if matches!(other, Payer::User(_)) {
+                of_other = of_other.min(of_users);
+                of_users -= of_other;
+            }
+            free += of_other;
         }
-        false
+        free >= missing
     }
 
     /// Counts `count` more places for a user, `new` of which nobody has held before.
@@ -388,19 +397,40 @@ impl Taken {
         self.by_payer.get(&payer).copied().unwrap_or(0)
     }
 
-    /// The oldest place of a payer that holds so many, if it may be displaced now for this newcomer.
-    fn oldest_for(&self, newcomer: Newcomer, payer: Payer, held: usize) -> Option<u64> {
-        let users_exceed_reserve = self.of_users > newcomer.reserved;
-        if held < newcomer.of_payer || !payer.gives_way_to(newcomer.payer, users_exceed_reserve) {
-            return None;
+    fn gives_way(&self, payer: Payer, newcomer: Newcomer) -> bool {
+        payer.gives_way_to(newcomer.payer, self.of_users > newcomer.reserved)
+    }
+
+    /// The oldest places that may be displaced now for this newcomer: first that of the payer that holds the most. All of
+    /// these payers hold more than the newcomer would.
+    fn candidates(&self, newcomer: Newcomer) -> impl Iterator<Item = (Payer, u64)> {
+        let most_first = self.by_held.iter().rev().take(CANDIDATES_MAX);
+        let more = most_first.take_while(move |(held, _)| *held > newcomer.of_payer);
+        more.filter_map(move |(held, payer)| {
+            let mut places = self.displaceable.range((*payer, 0)..=(*payer, u64::MAX));
+            let ((_, number), oldest) = places.next()?;
+            let exceeds_share = *held > newcomer.even_share;
+            let may =
+                self.gives_way(*payer, newcomer) && oldest.leave.may_be_displaced(exceeds_share);
+            may.then_some((*payer, *number))
+        })
+    }
+
+    /// The place of the connection that has been silent for longest, if its payer holds as many as the newcomer would.
+    fn wasted_for(&self, newcomer: Newcomer) -> Option<(Payer, u64)> {
+        let (payer, number) = *self.silent.front()?;
+        let place = self.displaceable.get(&(payer, number))?;
+        let may = self.of(payer) >= newcomer.of_payer && self.gives_way(payer, newcomer);
+        (may && place.leave.is_wasted()).then_some((payer, number))
+    }
+
+    /// Removes connections from the beginning of the silent ones that are not silent any more, or are gone.
+    fn skip_those_that_spoke(&mut self) {
+        while let Some(key) = self.silent.front()
+            && self.displaceable.get(key).is_none_or(|place| !place.leave.is_silent())
+        {
+            self.silent.pop_front();
         }
-        let mut places = self.displaceable.range((payer, 0)..=(payer, u64::MAX));
-        let ((_, number), oldest) = places.next()?;
-        let gives_way = match held > newcomer.of_payer {
-            true => oldest.leave.may_be_displaced(held > newcomer.even_share),
-            false => oldest.leave.is_wasted(),
-        };
-        gives_way.then_some(*number)
     }
 
     /// Displaces the oldest place of the payer that holds the most, if it holds more than the newcomer would. Returns
@@ -416,22 +446,18 @@ impl Taken {
 
     /// Tells the holder of this place to leave. Returns the payer and the number of places, which are still counted.
     fn remove_oldest_of_most(&mut self, newcomer: Newcomer) -> Option<(Payer, usize)> {
-        let mut most: Option<(usize, Payer, u64)> = None;
-        for (payer, held) in &self.by_payer {
-            if most.is_none_or(|(most, ..)| *held > most)
-                && let Some(number) = self.oldest_for(newcomer, *payer, *held)
-            {
-                most = Some((*held, *payer, number));
-            }
-        }
-        let (_, payer, number) = most?;
+        let most = self.candidates(newcomer).next();
+        let (payer, number) = most.or_else(|| self.wasted_for(newcomer))?;
         let displaced = self.displaceable.remove(&(payer, number))?;
         displaced.leave.displace();
         Some((payer, displaced.count))
     }
 
     fn add(&mut self, payer: Payer, count: usize) {
-        *self.by_payer.entry(payer).or_insert(0) += count;
+        let held = self.by_payer.entry(payer).or_insert(0);
+        self.by_held.remove(&(*held, payer));
+        *held += count;
+        self.by_held.insert((*held, payer));
         if matches!(payer, Payer::User(_)) {
             self.of_users += count;
         }
@@ -442,9 +468,12 @@ impl Taken {
             self.of_users -= count;
         }
         if let Some(of_payer) = self.by_payer.get_mut(&payer) {
+            self.by_held.remove(&(*of_payer, payer));
             *of_payer -= count;
             if *of_payer == 0 {
                 self.by_payer.remove(&payer);
+            } else {
+                self.by_held.insert((*of_payer, payer));
             }
         }
     }
@@ -470,6 +499,10 @@ impl Place {
         let number = taken.next_number;
         taken.next_number += 1;
         let place = Displaceable { count: self.count, leave: Arc::clone(leave) };
+        if leave.is_silent() {
+            taken.skip_those_that_spoke();
+            taken.silent.push_back((payer, number));
+        }
         taken.displaceable.insert((payer, number), place);
         self.number = Some(number);
     }

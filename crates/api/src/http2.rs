@@ -19,6 +19,7 @@ use super::compat_error::CompatError;
 use super::linger::LingeringStream;
 use super::listener::{Client, Listener};
 use super::send_monitor::{Reader, SendMonitor};
+use super::turn_read::TurnRead;
 use super::unread_body::{KeptBody, UnreadBody};
 use maxine_admission::{CallerClass, Leave, Place};
 
@@ -41,7 +42,7 @@ pub(super) async fn serve(listener: &Listener, answering: Answering, client: Cli
     let Listener { limits, metrics, unsent, stop, .. } = listener;
     let idle = Duration::from_millis(limits.header_timeout_ms);
     let monitor = SendMonitor::new(answering.front.clock().clone(), unsent.clone());
-    let read = Cursor::new(client.bytes.freeze()).chain(client.read);
+    let read = Cursor::new(client.bytes.freeze()).chain(TurnRead::new(client.read));
     let stream = LingeringStream::new(tokio::io::join(read, client.write));
     let peer = answering.peer.ip;
     let began = Arc::new(AtomicBool::new(false));

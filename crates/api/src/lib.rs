@@ -54,6 +54,7 @@ mod state;
 mod status_of_error;
 mod stopping;
 mod tls;
+mod turn_read;
 mod ui;
 mod unread_body;
 mod well_formed;

@@ -86,6 +86,14 @@ impl Waiting {
     /// Displaces a connection to make room for one of this network. Returns whether there was one to displace.
     fn displace(&mut self, network: IpAddr) -> bool {
         let is_preferred = |of: IpAddr| self.is_preferred(of, FAMILIAR_WAITING_MAX);
+        let is_old = |waiter: &Waiter| waiter.leave.age() >= ONLY_ONE_KEPT;
+        let comes_first = self.is_preferred(network, FAMILIAR_WAITING_MAX - 1);
+        // A flood from many addresses. Nothing is looked for among all of them.
+        if self.by_network.len() == self.waiters.len() && !self.by_network.contains_key(&network) {
+            let at = self.waiters.iter().position(|waiter| !is_preferred(waiter.network));
+            let at = at.filter(|at| comes_first || is_old(&self.waiters[*at]));
+            return self.displace_at(at);
+        }
         let others = self.by_network.iter().filter(|(of, _)| !is_preferred(**of));
         let Some(most) = others.map(|(_, count)| *count).max() else { return false };
         let has_most = |of: IpAddr| self.by_network.get(&of) == Some(&most) && !is_preferred(of);
@@ -95,9 +103,12 @@ impl Waiting {
             false => has_most(waiter.network),
         };
         let at = self.waiters.iter().position(gives_way);
-        let is_first = floods || most > 1 || self.is_preferred(network, FAMILIAR_WAITING_MAX - 1);
-        let is_old = |waiter: &Waiter| waiter.leave.age() >= ONLY_ONE_KEPT;
+        let is_first = floods || most > 1 || comes_first;
         let at = at.filter(|at| is_first || is_old(&self.waiters[*at]));
+        self.displace_at(at)
+    }
+
+    fn displace_at(&mut self, at: Option<usize>) -> bool {
         let Some(displaced) = at.and_then(|at| self.remove(at)) else { return false };
         displaced.leave.displace();
         true
@@ -144,7 +155,8 @@ impl ProvisionalConnections {
             // None of them has had its time.
             return Err(NoPlace::Node);
         }
-        let take = || self.connections.take(address, CallerClass::Known, 1);
+        // Strangers at the same address may have all that an address may have.
+        let take = || self.connections.take(address, CallerClass::Trusted, 1);
         let place = match take() {
             // Callers with a credential hold the rest of the reserved places.
             Err(NoPlace::Node) if waiting.displace(network) => take()?,

@@ -106,9 +106,9 @@ pub async fn serve(
         let stranger = (caller_class == CallerClass::Stranger).then_some(peer.ip());
         let place = connections.take(peer.ip(), caller_class, 1).map(|place| (Some(place), None));
         let place = place.or_else(|why| {
-            // Only the share that is reserved for callers with a credential is left.
-            let is_full = why == NoPlace::Node && caller_class == CallerClass::Stranger;
-            if !is_full {
+            // What is reserved for callers with a credential may be left: of the node, or beside the strangers at the
+            // address of this caller.
+            if caller_class != CallerClass::Stranger {
                 return Err(why);
             }
             Ok((None, Some(CredentialCheck::new(provisional.enter(peer.ip())?))))

@@ -26,7 +26,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::alphabet::STANDARD;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use maxine_admission::Pace;
@@ -124,13 +126,22 @@ struct Inner {
 #[derive(Clone)]
 pub struct Security(Arc<Inner>);
 
-/// The user and the password of an `Authorization` of the scheme `Basic` (RFC 7617), as text.
+/// Reads base 64 with or without padding.
+const ANY_BASE64: GeneralPurpose = {
+    let padding = DecodePaddingMode::Indifferent;
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(padding);
+    GeneralPurpose::new(&STANDARD, config.with_decode_allow_trailing_bits(true))
+};
+
+/// The user and the password of an `Authorization` of the scheme `Basic` (RFC 7617), as text. Instances may accept it
+/// without padding, and in the alphabet for URLs.
 fn basic_credentials(value: &str) -> Option<String> {
     let (scheme, credentials) = value.trim_start().split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
-    let decoded = BASE64.decode(credentials.trim()).ok()?;
+    let credentials = credentials.trim().replace('-', "+").replace('_', "/");
+    let decoded = ANY_BASE64.decode(credentials).ok()?;
     Some(String::from_utf8_lossy(&decoded).into_owned())
 }
 

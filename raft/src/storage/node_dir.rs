@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
@@ -118,6 +119,23 @@ impl NodeDir {
             checked_file::write(&self.path, REMOVAL_FILE, &kept)?;
         }
         Ok(())
+    }
+
+    /// Why this directory is not the one that this node has opened any more; `None` while it is, or if that cannot be
+    /// seen now. Blocks.
+    pub(crate) fn loss(&self) -> Option<String> {
+        let mine = self.lock.lock().as_ref()?.metadata().ok()?;
+        let is_mine = |there: fs::Metadata| (there.dev(), there.ino()) == (mine.dev(), mine.ino());
+        let how = match fs::symlink_metadata(self.path.join("lock")).map(is_mine) {
+            Ok(true) => match fs::symlink_metadata(self.path.join(IDENTITY_FILE)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => "has lost its files",
+                _ => return None,
+            },
+            Ok(false) => "was replaced",
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "was removed",
+            Err(_) => return None,
+        };
+        Some(format!("the data directory {} {how} while this node ran", self.path.display()))
     }
 
     /// Releases the lock.
