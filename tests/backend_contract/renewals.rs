@@ -229,7 +229,8 @@ fn a_leader_that_lapsed_unnoticed_acknowledges_no_heartbeat() {
 fn a_lease_has_the_same_time_however_often_leadership_is_handed_over() {
     const TTL_MS: u64 = 4_000;
     on_a_system(async {
-        let nodes = contract::nodes(&ThreeDisks::new()).await;
+        let disks = ThreeDisks::new();
+        let nodes = contract::nodes(&disks).await;
         let stacks: Vec<Stack> = nodes.into_iter().map(Stack::on).collect();
         stacks[0].register("before").await;
         let clock = Clock::system();
