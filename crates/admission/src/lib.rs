@@ -401,8 +401,8 @@ impl Taken {
         payer.gives_way_to(newcomer.payer, self.of_users > newcomer.reserved)
     }
 
-    /// The oldest places that may be displaced now for this newcomer: first that of the payer that holds the most. All of
-    /// these payers hold more than the newcomer would.
+    /// The oldest places that may be displaced now for this newcomer: first that of the payer that holds the most, and of
+    /// those that hold as many, those of addresses first. All of these payers hold more than the newcomer would.
     fn candidates(&self, newcomer: Newcomer) -> impl Iterator<Item = (Payer, u64)> {
         let most_first = self.by_held.iter().rev().take(CANDIDATES_MAX);
         let more = most_first.take_while(move |(held, _)| *held > newcomer.of_payer);

@@ -4,13 +4,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-/// Whose places and turns count together.
+/// Whose places and turns count together. In order, users come before addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Payer {
-    /// Callers who count by their address, or by their network of IPv6.
-    Site(IpAddr),
     /// Callers with the credentials of this user, wherever they are.
     User(UserName),
+    /// Callers who count by their address, or by their network of IPv6.
+    Site(IpAddr),
 }
 
 impl Payer {

@@ -83,12 +83,6 @@ impl Share {
         free > 0 && (holder.is_shared() || self.taken_by(holder.payer()) < FREE_FACTOR * free)
     }
 
-    /// Whether users hold more than what is reserved for them.
-    fn users_exceed_reserve(&self) -> bool {
-        let of_users = self.taken.iter().filter(|(payer, _)| matches!(payer, Payer::User(_)));
-        of_users.map(|(_, taken)| taken).sum::<usize>() > self.kept
-    }
-
     fn taken_by(&self, payer: Payer) -> usize {
         self.taken.get(&payer).copied().unwrap_or(0)
     }
@@ -178,11 +172,10 @@ impl State {
         if !own.any(|waiter| waiter.number == number) {
             return;
         }
-        let users_exceed_reserve = self.slots.users_exceed_reserve();
         let mut most = self.slots.taken_by(newcomer) + 1;
         let mut asked = None;
         for (payer, taken) in &self.slots.taken {
-            if !payer.gives_way_to(newcomer, users_exceed_reserve) || *taken <= most {
+            if !payer.gives_way_to(newcomer, false) || *taken <= most {
                 continue;
             }
             let mut held = self.held.range((*payer, 0)..=(*payer, u64::MAX));
@@ -207,12 +200,11 @@ impl State {
             return false;
         }
         let newcomer = holder.payer();
-        let users_exceed_reserve = self.queue.users_exceed_reserve();
         let own = self.queue.taken_by(newcomer) + 1;
         let others = self.waiting.iter().filter_map(|(payer, of_payer)| {
             let newest = of_payer.back()?;
-            let gives_way = payer.gives_way_to(newcomer, users_exceed_reserve)
-                && newest.holder.caller_class.gives_way();
+            let gives_way =
+                payer.gives_way_to(newcomer, false) && newest.holder.caller_class.gives_way();
             let taken = self.queue.taken_by(*payer);
             (gives_way && taken > own).then_some((taken, *payer, newest.number))
         });
