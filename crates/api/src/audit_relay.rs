@@ -83,8 +83,9 @@ struct Rate {
 /// The records of one kind in the present second, either of users or of callers without a credential.
 #[derive(Default)]
 struct Group {
+    /// Records taken in this second.
     taken: u32,
-    /// Those that were not the first one of their caller.
+    /// How many of these were not the first record of their caller in this second.
     repeats: u32,
     /// Records of each user or address. It has no more entries than records are taken in a second.
     of_callers: HashMap<Box<str>, u32>,

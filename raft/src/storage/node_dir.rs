@@ -312,7 +312,8 @@ mod tests {
         fs::write(dir.path().join(IDENTITY_FILE), bytes).unwrap();
         assert!(matches!(NodeDir::open(dir.path(), "demo", 1, SLED), Err(StartError::Storage(_))));
     }
-    /// Whoever opens a pipe waits for another program, perhaps forever.
+
+    /// A program that opens a pipe waits until another program opens its other end, perhaps forever.
     #[test]
     fn a_pipe_in_place_of_a_file_is_refused_and_not_waited_for() {
         for name in [IDENTITY_FILE, "lock"] {

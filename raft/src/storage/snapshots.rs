@@ -28,7 +28,7 @@ const HEAD_LEN_MAX: u32 = 1024 * 1024;
 const AMPLE_BYTES: u64 = 1024 * 1024 * 1024;
 /// After this number of entries, a snapshot lets the log be shortened (`consensus_core`), so less space must stay free.
 const SHORTENS_AFTER: u64 = 6_000;
-/// The space that stays free then, in bytes.
+/// The space that must stay free beside such a snapshot, in bytes.
 const SPARE_BYTES_MIN: u64 = 1024 * 1024;
 
 /// An error about a file that is not a complete snapshot. It gives no advice, because the file may be a
